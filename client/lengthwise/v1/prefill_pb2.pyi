@@ -28,14 +28,16 @@ class PrefillRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., destination: _Optional[_Union[KVDestination, _Mapping]] = ...) -> None: ...
 
 class KVDestination(_message.Message):
-    __slots__ = ("address", "worker_id", "reservation")
+    __slots__ = ("address", "worker_id", "reservation", "router_id")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     address: str
     worker_id: str
     reservation: int
-    def __init__(self, address: _Optional[str] = ..., worker_id: _Optional[str] = ..., reservation: _Optional[int] = ...) -> None: ...
+    router_id: str
+    def __init__(self, address: _Optional[str] = ..., worker_id: _Optional[str] = ..., reservation: _Optional[int] = ..., router_id: _Optional[str] = ...) -> None: ...
 
 class PrefillResponse(_message.Message):
     __slots__ = ("token_id", "logprobs", "finish_reason", "queue_seconds", "prefill_seconds")
