@@ -1,5 +1,6 @@
-"""Everything that can go wrong, as one tree. Each class has one gRPC status and one answer to «may I try
-again?», so that the server maps errors to statuses and the SDK maps them back without knowing more.
+"""Everything that can go wrong, as one tree. Each class has one gRPC status and one answer to «may
+I try again?», so that the server maps errors to statuses and the SDK maps them back without knowing
+more.
 
 LengthwiseError
 ├─ InvalidRequest          INVALID_ARGUMENT      not retryable

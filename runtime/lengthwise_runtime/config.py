@@ -1,0 +1,71 @@
+"""YAML file → frozen dataclass. The only place that knows YAML and pydantic; unknown keys, wrong
+types and contradicting values are refused with the path of the field."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid")
+"""Every configuration dataclass carries this as `__pydantic_config__`."""
+
+
+class ConfigError(Exception):
+    """The configuration file cannot be used; the message lists every field that is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Files of PEM text. With `authority` set, both sides must show a certificate it signed
+    (mTLS)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    certificate: Path
+    private_key: Path
+    authority: Path | None = None
+
+
+def load_config(path: Path, cls: type[T]) -> T:
+    """Reads and validates a configuration file.
+
+    Errors: ConfigError naming the file and each offending field.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not YAML: {error}") from error
+    try:
+        return TypeAdapter(cls).validate_python(data or {})
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']},"
+            f" got {item['input']!r}"
+            for item in error.errors()
+        ]
+        raise ConfigError("\n".join([f"configuration {path} is invalid:", *lines])) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """host and port of a TCP listener or peer."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "host:port" or "[v6]:port". Errors: ConfigError."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not host or not port.isdecimal() or int(port) > 65535:
+            raise ConfigError(f"not an address: got {text!r}, expected host:port")
+        return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,0 +1,37 @@
+"""Commands from the event loop to the engine thread, drained once per step."""
+
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+from lengthwise.errors import Overloaded
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """A bounded many-producers, one-consumer queue. Posting never blocks."""
+
+    def __init__(self, limit: int) -> None:
+        self._items: deque[T] = deque()
+        self._limit = limit
+        self._changed = threading.Condition()
+
+    def post(self, item: T) -> None:
+        """Errors: Overloaded when `limit` commands already wait: the engine is stuck or swamped."""
+        with self._changed:
+            if len(self._items) >= self._limit:
+                raise Overloaded(
+                    f"the engine's mailbox is full: {self._limit} commands wait; try another worker"
+                )
+            self._items.append(item)
+            self._changed.notify()
+
+    def drain(self, timeout_seconds: float) -> list[T]:
+        """All waiting commands, in order; waits up to `timeout_seconds` for a first one."""
+        with self._changed:
+            if not self._items and timeout_seconds > 0:
+                self._changed.wait(timeout_seconds)
+            items = list(self._items)
+            self._items.clear()
+            return items

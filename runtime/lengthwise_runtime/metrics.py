@@ -1,0 +1,86 @@
+"""Prometheus metrics: buckets, the metrics every worker has, and the endpoint.
+
+Names, meanings and labels are written down in docs/metrics.md; a test compares both.
+"""
+
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from lengthwise_runtime.config import Address, ConfigError
+
+LATENCY_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0,
+    3.0, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0,
+)  # fmt: skip
+"""Seconds. Dense from 0.1 to 2 s, where TTFT objectives lie."""
+
+TOKEN_LATENCY_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
+    0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+"""Seconds. Dense from 10 to 100 ms, where TPOT objectives lie."""
+
+STEP_GAP_BUCKETS = (
+    0.00005, 0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05, 0.1,
+)  # fmt: skip
+"""Seconds between engine steps that the model did not use."""
+
+TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
+"""Tokens: 1 to 131,072."""
+
+
+def serve_metrics(listen: str, registry: CollectorRegistry) -> tuple[WSGIServer, Address] | None:
+    """Serves /metrics in a thread of its own; None where `listen` is empty.
+
+    Errors: ConfigError when the address cannot be bound.
+    """
+    if not listen:
+        return None
+    address = Address.parse(listen)
+    try:
+        server, _ = start_http_server(address.port, address.host, registry)
+    except OSError as error:
+        raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
+    return server, Address(address.host, server.server_port)
+
+
+class WorkerMetrics:
+    """What prefill and decode workers both tell. Label `role` tells them apart."""
+
+    def __init__(self, registry: CollectorRegistry, role: str) -> None:
+        self._blocks = Gauge(
+            "lengthwise_kv_blocks", "KV blocks by state", ("role", "state"), registry=registry
+        )
+        self._free = self._blocks.labels(role, "free")
+        self._used = self._blocks.labels(role, "used")
+        self.step_gap = Histogram(
+            "lengthwise_step_gap_seconds",
+            "Time between consecutive engine steps not spent in the model",
+            ("role",),
+            buckets=STEP_GAP_BUCKETS,
+            registry=registry,
+        ).labels(role)
+        self.transfer_seconds = Histogram(
+            "lengthwise_kv_transfer_seconds",
+            "From a request's first piece of KV announced to its commit",
+            ("role",),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        ).labels(role)
+        self.transfer_bytes = Counter(
+            "lengthwise_kv_transfer_bytes_total",
+            "KV bytes sent (prefill) or received (decode)",
+            ("role",),
+            registry=registry,
+        ).labels(role)
+        self.transfer_failures = Counter(
+            "lengthwise_kv_transfer_failures_total",
+            "Transfers that did not end in a commit, by reason",
+            ("role", "reason"),
+            registry=registry,
+        )
+
+    def set_blocks(self, free: int, total: int) -> None:
+        self._free.set(free)
+        self._used.set(total - free)

@@ -1,0 +1,84 @@
+"""The life of a process: arguments, configuration, logs, signals, drain, exit code."""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from lengthwise_runtime.config import ConfigError, load_config
+from lengthwise_runtime.logs import configure_logging
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+
+class Application(Protocol):
+    """What a process runs."""
+
+    async def start(self) -> None:
+        """Returns when the process is ready. Errors: ConfigError for what an operator can mend."""
+
+    async def failed(self) -> BaseException:
+        """Returns when a background task that should never end has ended, with the reason."""
+
+    async def drain(self) -> None:
+        """Refuses new work, finishes what runs, frees everything; bounded by its own
+        configuration."""
+
+
+def run_process(
+    name: str,
+    config_class: type[C],
+    build: Callable[[C], Application],
+    expected: tuple[type[Exception], ...] = (),
+) -> None:
+    """Entry point of a process: reads `--config FILE`, serves until SIGTERM or SIGINT, drains,
+    exits.
+
+    `expected`: errors of start-up that are the operator's to mend; they are printed as one line.
+    """
+    parser = argparse.ArgumentParser(prog=f"lengthwise-{name}", description=f"Lengthwise {name}")
+    parser.add_argument("--config", type=Path, required=True, help="YAML configuration file")
+    parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    arguments = parser.parse_args()
+    configure_logging(name, arguments.log_level.upper())
+    try:
+        application = build(load_config(arguments.config, config_class))
+        sys.exit(asyncio.run(_serve(application)))
+    except _operator_errors(expected) as error:
+        logger.error("%s", error)
+        sys.exit(2)
+
+
+def _operator_errors(expected: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
+    return (ConfigError, *expected)
+
+
+async def _serve(application: Application) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await application.start()
+    # What start-up made lives as long as the process: the collector need not walk it again.
+    gc.freeze()
+    stopping = asyncio.create_task(stop.wait())
+    failing = asyncio.create_task(application.failed())
+    await asyncio.wait((stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+    if failing.done():
+        logger.critical("a task that must not end has ended", exc_info=failing.result())
+    else:
+        logger.info("draining")
+    await application.drain()
+    for task in (stopping, failing):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):  # cancelled just above
+            await task
+    return 0 if stop.is_set() else 1

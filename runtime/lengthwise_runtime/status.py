@@ -1,0 +1,42 @@
+"""`Worker.Watch`: every watcher gets the newest status at once, on change and as a heartbeat."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from lengthwise.v1 import worker_pb2, worker_pb2_grpc
+
+HEARTBEAT_SECONDS = 0.5
+"""A fourth of the silence (2 s) after which a router gives a worker up: three may be lost or
+late."""
+
+CHANGE_SECONDS = 0.05
+"""Changes are told at most this often: bursts of requests must not become bursts of statuses."""
+
+
+class StatusBoard(worker_pb2_grpc.WorkerServicer):
+    """Holds no state of its own: asks `current` for a status whenever one is due."""
+
+    def __init__(self, current: Callable[[], worker_pb2.WorkerStatus]) -> None:
+        self._current = current
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """To be called on the event loop when the status is worth telling before the heartbeat."""
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+    async def Watch(
+        self,
+        request: worker_pb2.WatchRequest,
+        context: grpc.aio.ServicerContext[worker_pb2.WatchRequest, worker_pb2.WorkerStatus],
+    ) -> AsyncIterator[worker_pb2.WorkerStatus]:
+        while True:
+            changed = self._changed
+            yield self._current()
+            await asyncio.sleep(CHANGE_SECONDS)
+            try:
+                await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS - CHANGE_SECONDS)
+            except TimeoutError:
+                continue

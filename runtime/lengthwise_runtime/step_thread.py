@@ -1,0 +1,49 @@
+"""The engine thread. It dies loudly: a step that raises is a defect or a broken device, so the
+process logs, turns unhealthy, and ends, and whoever supervises it starts a clean one."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+def end_process(error: BaseException) -> None:
+    """Flushes logs and ends the process at once: no handler may run on a broken engine."""
+    logging.shutdown()
+    os._exit(EXIT_CODE)
+
+
+class StepThread:
+    """Calls `step` until stopped. `step` must return within a bounded time."""
+
+    def __init__(
+        self,
+        step: Callable[[], None],
+        on_death: Callable[[BaseException], None] = end_process,
+    ) -> None:
+        self._step = step
+        self._on_death = on_death
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Asks the loop to end after the running step; tells whether it did in time."""
+        self._stopping.set()
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._step()
+        except BaseException as error:
+            logger.critical("the engine thread died; ending the process", exc_info=error)
+            self._on_death(error)
