@@ -1,0 +1,157 @@
+"""Block ids of one KV cache: which are free, in runs of consecutive ids.
+
+A run of consecutive blocks is one contiguous piece of memory in every layer and crosses the wire
+without packing, so the free list is kept as runs and a request is given as few of them as possible.
+
+The rule: ids and integers only, tensors stay in the engine; every block is either free or handed out
+exactly once, and giving back anything else is refused before anything has changed.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+
+from lengthwise_policy.checks import require_at_least
+
+
+def blocks_for(num_tokens: int, block_size: int) -> int:
+    """Blocks that hold `num_tokens` KV slots."""
+    return -(-num_tokens // block_size)
+
+
+def kv_slots(num_tokens: int, max_new_tokens: int) -> int:
+    """KV slots of a prompt and all it may generate; the last token generated is never read again."""
+    return num_tokens + max_new_tokens - 1
+
+
+def consecutive_runs(block_ids: Sequence[int]) -> list[tuple[int, int]]:
+    """Splits ids, in their order, into `(first id, how many)` of ids that grow by one."""
+    if not block_ids:
+        return []
+    first, count = block_ids[0], len(block_ids)
+    if tuple(block_ids) == tuple(range(first, first + count)):
+        return [(first, count)]
+    runs = []
+    start = previous = first
+    for block_id in block_ids[1:]:
+        if block_id != previous + 1:
+            runs.append((start, previous + 1 - start))
+            start = block_id
+        previous = block_id
+    runs.append((start, previous + 1 - start))
+    return runs
+
+
+class BlockPool:
+    """The free blocks of one cache.
+
+    Three views of the same runs: by start and by end (to merge a run with its neighbours at once)
+    and by length (to find the best fit by bisection). All are rebuilt and compared by
+    `check_integrity`.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        require_at_least("num_blocks", num_blocks, 1)
+        self._num_blocks = num_blocks
+        self._num_free = 0
+        self._in_use = bytearray(b"\x01") * num_blocks
+        self._length_at: dict[int, int] = {}  # first id of a free run -> its length
+        self._start_before: dict[int, int] = {}  # id after a free run -> its first id
+        self._by_length: list[tuple[int, int]] = []  # sorted (length, first id)
+        self.release(range(num_blocks))
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    @property
+    def num_free(self) -> int:
+        return self._num_free
+
+    @property
+    def num_free_runs(self) -> int:
+        """How scattered the free blocks are: 1 is best."""
+        return len(self._by_length)
+
+    def allocate(self, num_blocks: int) -> tuple[int, ...] | None:
+        """Hands out blocks in as few runs as possible, or None when fewer are free.
+
+        The smallest run that holds the rest of the request is taken (best fit), and while none does,
+        the longest one.
+        """
+        require_at_least("num_blocks", num_blocks, 1)
+        if num_blocks > self._num_free:
+            return None
+        taken: list[int] = []
+        while (missing := num_blocks - len(taken)) > 0:
+            index = min(bisect_left(self._by_length, (missing, 0)), len(self._by_length) - 1)
+            length, start = self._by_length[index]
+            taken.extend(self._take(start, length, min(length, missing)))
+        return tuple(taken)
+
+    def release(self, block_ids: Iterable[int]) -> None:
+        """Takes blocks back. Raises ValueError, and changes nothing, if any is foreign or free."""
+        runs = consecutive_runs(sorted(block_ids))
+        for start, length in runs:
+            self._check_in_use(start, length)
+        for start, length in runs:
+            self._give(start, length)
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError unless all views of the free blocks agree. Walks over all blocks."""
+        free = [block_id for block_id, in_use in enumerate(self._in_use) if not in_use]
+        runs = consecutive_runs(free)
+        if (
+            self._num_free != len(free)
+            or self._length_at != dict(runs)
+            or self._start_before != {start + length: start for start, length in runs}
+            or self._by_length != sorted((length, start) for start, length in runs)
+        ):
+            raise RuntimeError(
+                f"free blocks disagree: {len(free)} blocks in {len(runs)} runs are marked free, "
+                f"{self._num_free} blocks in {len(self._by_length)} runs are listed"
+            )
+
+    def _check_in_use(self, start: int, length: int) -> None:
+        end = start + length
+        if start < 0 or end > self._num_blocks:
+            raise ValueError(
+                f"foreign block: expected ids in [0, {self._num_blocks}), got {start} to {end - 1}"
+            )
+        if self._in_use.count(1, start, end) != length:
+            free = self._in_use.index(0, start, end)
+            raise ValueError(f"block {free} is given back twice: it is free already")
+
+    def _take(self, start: int, length: int, num_blocks: int) -> range:
+        """Cuts `num_blocks` from the front of a free run."""
+        end = start + num_blocks
+        self._remove_run(start, length)
+        if num_blocks < length:
+            self._add_run(end, length - num_blocks)
+        self._in_use[start:end] = b"\x01" * num_blocks
+        self._num_free -= num_blocks
+        return range(start, end)
+
+    def _give(self, start: int, length: int) -> None:
+        """Marks a run free and merges it with the free runs before and after it."""
+        end = start + length
+        self._in_use[start:end] = bytes(length)
+        self._num_free += length
+        before = self._start_before.get(start)
+        if before is not None:
+            self._remove_run(before, start - before)
+            start = before
+        after = self._length_at.get(end)
+        if after is not None:
+            self._remove_run(end, after)
+            end += after
+        self._add_run(start, end - start)
+
+    def _add_run(self, start: int, length: int) -> None:
+        self._length_at[start] = length
+        self._start_before[start + length] = start
+        insort(self._by_length, (length, start))
+
+    def _remove_run(self, start: int, length: int) -> None:
+        del self._length_at[start]
+        del self._start_before[start + length]
+        del self._by_length[bisect_left(self._by_length, (length, start))]

@@ -1,0 +1,10 @@
+"""One wording for a number that is too small, shared by the configurations and the values.
+
+The rule: a message names the field, what was got and what is accepted.
+"""
+
+
+def require_at_least(field: str, got: float, least: float) -> None:
+    """Raises ValueError unless `got >= least` (NaN is refused too)."""
+    if not got >= least:
+        raise ValueError(f"{field}: expected at least {least}, got {got}")
