@@ -1,0 +1,30 @@
+"""Every error the engine raises on purpose, in one tree.
+
+    EngineError
+    ├─ CheckpointError      the checkpoint cannot be served as it lies on disk
+    │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
+    ├─ CacheSizeError       the memory given for the KV cache is unusable
+    └─ StepError            a caller broke the contract of `ModelRunner.run`
+
+Messages say what was found, what was expected and, where there is one, the remedy.
+"""
+
+
+class EngineError(Exception):
+    """The root: catch this to catch whatever the engine raises on purpose."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint is missing, damaged or inconsistent; the message begins with the file."""
+
+
+class UnsupportedModel(CheckpointError):
+    """A sound checkpoint needs an architecture or option the engine does not implement."""
+
+
+class CacheSizeError(EngineError):
+    """The KV cache cannot be made as asked: too little memory, or sizes that do not match."""
+
+
+class StepError(EngineError):
+    """A step breaks the contract of `ModelRunner.run`; a scheduler's bug, never a client's."""

@@ -1,0 +1,43 @@
+"""How the KV cache lies in memory, as a value that two workers can compare before they exchange it.
+
+The rule: everything that changes the bytes of a block is a field here, and nothing else is.
+"""
+
+import hashlib
+from dataclasses import astuple, dataclass
+from typing import Final
+
+ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVLayout:
+    """The shape of one model's keys and values; `block_size` is in tokens."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "num_kv_heads", "head_dim", "block_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"KVLayout.{name} must be at least 1, got {getattr(self, name)}")
+        if self.dtype not in ITEM_BYTES:
+            raise ValueError(
+                f"KVLayout.dtype must be one of {list(ITEM_BYTES)}, got {self.dtype!r}"
+            )
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block of one layer, keys and values together."""
+        return 2 * self.block_size * self.num_kv_heads * self.head_dim * ITEM_BYTES[self.dtype]
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """How many blocks `num_tokens` tokens of one sequence need."""
+        return -(-num_tokens // self.block_size)
+
+    def fingerprint(self) -> str:
+        """16 hex digits, equal for two layouts exactly when their blocks are interchangeable."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]

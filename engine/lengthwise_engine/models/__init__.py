@@ -1,0 +1,1 @@
+"""Decoder-only transformers: their specification, weights and computation."""

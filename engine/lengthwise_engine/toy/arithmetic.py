@@ -1,0 +1,75 @@
+"""The toy model's definition, in plain integers: what lies in the cache and what comes of it.
+
+Each token leaves NUM_CHANNELS small integers per layer for K and as many for V:
+
+    value(layer, kv, channel, position, token) = ((2 c + 1) token + c position + c^2) mod 251
+    with c = 1 + (2 layer + kv) NUM_CHANNELS + channel
+
+and the next token is drawn from a hash of a sum over everything in the cache:
+
+    sum = Σ_position,layer (1 + layer + num_layers position) Σ_kv,channel value (1 + 37 c mod 61)
+
+Values differ between K and V and factors between all layers and positions, so a block that is
+missing, stale or swapped changes the sum, and the hash turns that into another token 94 times out
+of 95 at each token from there on. All sums stay far below 2^63; those per position below 2^24, so
+float32 holds them exactly.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from lengthwise_engine.toy.spec import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, ToySpec
+
+NUM_CHANNELS: Final = NUM_KV_HEADS * HEAD_DIM
+VALUE_MODULUS: Final = 251
+WEIGHT_MODULUS: Final = 61
+
+FIRST_OUTPUT_TOKEN: Final = ord(" ")
+NUM_OUTPUT_TOKENS: Final = 95
+"""The toy speaks printable ASCII."""
+
+_MASK = 2**64 - 1
+
+
+def channel_number(layer: int, kv: int, channel: int) -> int:
+    """`c` of the formulas: K and V of each channel of each layer have a number of their own."""
+    return 1 + (2 * layer + kv) * NUM_CHANNELS + channel
+
+
+def channel_weight(c: int) -> int:
+    """The factor of channel number `c` in the sum."""
+    return 1 + 37 * c % WEIGHT_MODULUS
+
+
+def next_token_of_sum(total: int, spec: ToySpec) -> int:
+    """The greedy token for the sum over the cache: splitmix64's finaliser, then a range."""
+    mixed = (total + 0x9E3779B97F4A7C15) & _MASK
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
+    mixed ^= mixed >> 31
+    if spec.eos_one_in and (mixed >> 32) % spec.eos_one_in == 0:
+        return EOS_TOKEN_ID
+    return FIRST_OUTPUT_TOKEN + mixed % NUM_OUTPUT_TOKENS
+
+
+def toy_next_token(token_ids: Sequence[int], spec: ToySpec) -> int:
+    """What a `ToyRunner` answers greedily after `token_ids` if its cache is right: the oracle."""
+    total = sum(
+        _contribution(position, token, spec.num_layers) for position, token in enumerate(token_ids)
+    )
+    return next_token_of_sum(total, spec)
+
+
+@lru_cache(maxsize=1 << 17)
+def _contribution(position: int, token: int, num_layers: int) -> int:
+    total = 0
+    for layer in range(num_layers):
+        weighted = 0
+        for kv in range(2):
+            for channel in range(NUM_CHANNELS):
+                c = channel_number(layer, kv, channel)
+                value = ((2 * c + 1) * token + c * position + c * c) % VALUE_MODULUS
+                weighted += value * channel_weight(c)
+        total += (1 + layer + num_layers * position) * weighted
+    return total

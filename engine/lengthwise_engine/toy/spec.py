@@ -1,0 +1,47 @@
+"""The sizes of a toy model and how its config.json is read.
+
+The rule: everything a test may vary is a key of config.json; everything else is a constant here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lengthwise_engine.models.spec import ModelSpec
+
+MODEL_TYPE: Final = "lengthwise_toy"
+NUM_KV_HEADS: Final = 2
+HEAD_DIM: Final = 4
+EOS_TOKEN_ID: Final = 257
+VOCAB_SIZE: Final = 260
+"""256 bytes (a byte's token id is its value), then begin, end, user and assistant marks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToySpec(ModelSpec):
+    """The toy's sizes and its pace.
+
+    `eos_one_in` k > 0 makes one token in about k the end-of-sequence token; 0 means never. Each
+    `run` takes at least `step_seconds` plus `prefill_seconds_per_token` for each prompt token.
+    """
+
+    eos_one_in: int
+    step_seconds: float
+    prefill_seconds_per_token: float
+
+
+def read_toy_spec(config: Mapping[str, Any]) -> ToySpec:
+    """The spec of a config.json that `write_toy_checkpoint` wrote."""
+    return ToySpec(
+        model_type=MODEL_TYPE,
+        context_length=config["max_position_embeddings"],
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=(EOS_TOKEN_ID,),
+        num_layers=config["num_hidden_layers"],
+        num_kv_heads=NUM_KV_HEADS,
+        head_dim=HEAD_DIM,
+        dtype="float32",
+        eos_one_in=config["eos_one_in"],
+        step_seconds=config["step_seconds"],
+        prefill_seconds_per_token=config["prefill_seconds_per_token"],
+    )
