@@ -1,0 +1,30 @@
+"""A cluster of stand-ins: the supervision is real, the processes do nothing."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lengthwise.local import LocalCluster, Role
+
+STAND_IN = Path(__file__).parent / "stand_in.py"
+
+MakeCluster = Callable[..., LocalCluster]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def make_cluster(model: Path) -> MakeCluster:
+    """LocalCluster of stand-ins; takes LocalCluster's arguments."""
+    roles: tuple[Role, ...] = ("prefill", "decode", "router")
+    commands = {role: (sys.executable, "-S", str(STAND_IN)) for role in roles}
+    return partial(LocalCluster, model=model, commands=commands, start_seconds=20.0)

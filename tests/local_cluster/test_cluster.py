@@ -1,0 +1,203 @@
+"""A local cluster starts whole or not at all, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lengthwise.local import LocalCluster, LocalClusterError, Process
+
+MakeCluster = Callable[..., LocalCluster]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def config_of(cluster: LocalCluster, process: Process) -> dict[str, object]:
+    config: dict[str, object] = json.loads((cluster.folder / f"{process.name}.yaml").read_text())
+    return config
+
+
+def test_every_process_of_every_role_becomes_ready(make_cluster: MakeCluster) -> None:
+    with make_cluster(prefill=1, decode=2, routers=2) as cluster:
+        names = [process.name for process in cluster.processes]
+        assert names == ["prefill-0", "decode-0", "decode-1", "router-0", "router-1"]
+        assert len({process.worker_id for process in cluster.processes}) == 5
+        assert cluster.endpoints == [router.address for router in cluster.routers]
+        assert all(psutil.pid_exists(process.pid) for process in cluster.processes)
+
+
+def test_a_clean_exit_ends_every_process_and_removes_the_folder(make_cluster: MakeCluster) -> None:
+    with make_cluster() as cluster:
+        folder, processes = cluster.folder, cluster.processes
+    assert [process.exit_code for process in processes] == [0, 0, 0]
+    assert not folder.exists()
+
+
+def test_a_failing_block_keeps_the_logs_and_says_where(make_cluster: MakeCluster) -> None:
+    with pytest.raises(ZeroDivisionError) as caught, make_cluster() as cluster:
+        raise ZeroDivisionError
+    assert str(cluster.folder) in caught.value.__notes__[0]
+    assert (cluster.folder / "decode-0.log").exists()
+
+
+def test_a_process_that_ends_while_starting_is_an_error_with_its_last_words(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(configs={"decode": {"behaviour": "crash"}})
+    with pytest.raises(
+        LocalClusterError, match=r"decode-0 ended with exit code 1[\s\S]*cannot alloc"
+    ):
+        cluster.__enter__()
+    assert not any(process.running for process in cluster.processes)
+
+
+def test_a_process_that_never_becomes_ready_is_named_after_the_deadline(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(configs={"prefill": {"behaviour": "mute"}}, start_seconds=1.0)
+    with pytest.raises(LocalClusterError, match=r"not ready within 1 s: prefill-0"):
+        cluster.__enter__()
+    assert not any(process.running for process in cluster.processes)
+
+
+def test_waiting_tells_who_is_missing(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster()
+    seen: list[set[str]] = []
+    try:
+        cluster.launch()
+        cluster.wait_ready(lambda missing: seen.append({process.name for process in missing}))
+    finally:
+        cluster.stop()
+    assert seen[0] == {"prefill-0", "decode-0", "router-0"}
+
+
+def test_a_killed_worker_comes_back_under_a_new_name(make_cluster: MakeCluster) -> None:
+    with make_cluster() as cluster:
+        worker = cluster.decode[0]
+        before = worker.worker_id
+        worker.kill()
+        assert worker.wait(5.0) == -signal.SIGKILL
+        assert worker.announcement is not None, "a killed process leaves its announcement"
+        worker.restart()
+        assert worker.worker_id != before
+        assert not (cluster.folder / "announced" / f"{before}.json").exists()
+
+
+def test_a_restarted_router_keeps_its_address(make_cluster: MakeCluster) -> None:
+    with make_cluster() as cluster:
+        before = cluster.endpoint
+        cluster.routers[0].restart()
+        assert config_of(cluster, cluster.routers[0])["listen"] == before
+        assert cluster.endpoint == before
+
+
+def test_a_frozen_process_is_drained_all_the_same(make_cluster: MakeCluster) -> None:
+    with make_cluster() as cluster:
+        frozen = cluster.decode[0]
+        frozen.kill(signal.SIGSTOP)
+        started = time.monotonic()
+    assert frozen.exit_code == 0
+    assert time.monotonic() - started < 5.0
+
+
+def test_a_process_that_ignores_the_drain_is_killed_and_its_log_kept(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(configs={"prefill": {"behaviour": "stubborn"}})
+    cluster.launch()
+    cluster.wait_ready()
+    assert [process.name for process in cluster.stop(drain_seconds=0.3)] == ["prefill-0"]
+    assert cluster.prefill[0].exit_code == -signal.SIGKILL
+    assert cluster.folder.exists()
+
+
+def test_what_a_killed_process_started_is_killed_with_it(make_cluster: MakeCluster) -> None:
+    with make_cluster(configs={"decode": {"behaviour": "parent"}}) as cluster:
+        grandchild = int((cluster.folder / "grandchild").read_text())
+        cluster.decode[0].kill()
+        cluster.decode[0].wait(5.0)
+        assert eventually(
+            lambda: (
+                not psutil.pid_exists(grandchild)
+                or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+            )
+        )
+
+
+def test_processes_die_with_a_starter_that_was_killed(tmp_path: Path) -> None:
+    # The module stands for a router: something that would run for ever.
+    (tmp_path / "endless.py").write_text("import signal\nprint('up', flush=True)\nsignal.pause()\n")
+    starter = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys, time\n"
+            "command = [sys.executable, '-m', 'lengthwise.local._child', 'endless']\n"
+            "child = subprocess.Popen(command,\n"
+            "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
+            "child.stdout.readline()\n"
+            "print(child.pid, flush=True)\n"
+            "time.sleep(600)\n",
+        ],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    with starter:
+        assert starter.stdout is not None
+        child = psutil.Process(int(starter.stdout.readline()))
+        assert child.is_running()
+        starter.kill()
+    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_configurations_join_the_defaults(make_cluster: MakeCluster, model: Path) -> None:
+    with make_cluster(configs={"decode": {"num_blocks": 64, "threads": 7}}) as cluster:
+        decode = config_of(cluster, cluster.decode[0])
+        assert decode["num_blocks"] == 64
+        assert decode["threads"] == 7
+        assert decode["model"] == str(model)
+        assert "num_blocks" not in config_of(cluster, cluster.prefill[0])
+
+
+def test_a_port_in_use_is_one_line_before_anything_starts(make_cluster: MakeCluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalClusterError, match=rf"port {port} cannot be used") as caught:
+            make_cluster(port=port)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        pytest.param("/nowhere/at/all", "which is no folder", id="missing"),
+        pytest.param("/", "holds no config.json", id="no-checkpoint"),
+        pytest.param("llama", "expected a checkpoint folder or a hub id", id="neither"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_line(
+    make_cluster: MakeCluster, model: str, message: str
+) -> None:
+    with pytest.raises(LocalClusterError, match=message) as caught:
+        make_cluster(model=model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_role_without_processes_is_refused(make_cluster: MakeCluster) -> None:
+    with pytest.raises(LocalClusterError, match="decode: got 0, expected at least 1"):
+        make_cluster(decode=0)
