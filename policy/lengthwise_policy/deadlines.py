@@ -30,11 +30,11 @@ class Deadlines:
 
     def passed(self, now: float) -> tuple[RequestId, ...]:
         """The ids whose deadline is at or before `now`, earliest first, ties by id."""
-        due: list[tuple[float, RequestId]] = []
+        due: dict[RequestId, float] = {}
         while self._heap and self._heap[0][0] <= now:
             at, request_id = heappop(self._heap)
-            if self._at.get(request_id) == at and (at, request_id) not in due[-1:]:
-                due.append((at, request_id))
-        for entry in due:
-            heappush(self._heap, entry)
-        return tuple(request_id for _, request_id in due)
+            if self._at.get(request_id) == at:
+                due[request_id] = at
+        for request_id, at in due.items():
+            heappush(self._heap, (at, request_id))
+        return tuple(due)

@@ -1,7 +1,7 @@
 """The values that policies take and give, shared by the router, the workers and the simulator.
 
-The rule: frozen, comparable, free of behaviour beyond arithmetic on their own fields. Token counts
-are tokens, block counts are blocks of `block_size` tokens, instants are seconds of the caller's clock.
+The rule: frozen, comparable, free of behaviour beyond arithmetic on their own fields. Instants are
+seconds of the caller's clock.
 """
 
 from dataclasses import dataclass
@@ -46,10 +46,11 @@ class DecodeStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
-    """What a router knows of one worker: its last status, and what the router itself has placed since.
+    """What a router knows of one worker: its last status, and what the router itself placed there.
 
-    Statuses lag; `outstanding_*` do not. Policies add the two, which counts a request twice once the
-    status has caught up; that weighs all workers alike, while the lag would send bursts to one of them.
+    Statuses lag, `outstanding_*` do not. Policies add the two. That counts a request twice once the
+    status has caught up, for all workers alike; without it a burst between two statuses would go to
+    one worker.
     """
 
     worker_id: WorkerId

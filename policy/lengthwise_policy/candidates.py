@@ -1,0 +1,107 @@
+"""Which workers may take a request at all: alive, large enough, and compatible with each other.
+
+The rule: a prefill and a decode worker are paired only if they serve the same model and lay out KV
+alike, so that in a rolling update each generation keeps to itself. A worker that just failed the
+request is a candidate only if there is no pair without it; one that drains never is, unless it
+holds the request's reservation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.types import PlacementRequest, WorkerView
+
+# (model fingerprint, KV layout fingerprint)
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Prefill workers, each with at least one partner, and their partners.
+
+    `partners` maps a kind to its decode workers; it is empty when the request needs none.
+    """
+
+    prefill: Sequence[WorkerView]
+    partners: Mapping[Kind, Sequence[WorkerView]]
+    note: str  # for the reason of the placement: "" or what was given up to find a pair
+
+
+def kind_of(view: WorkerView) -> Kind:
+    return view.model_fingerprint, view.layout_fingerprint
+
+
+def find_candidates(
+    request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+) -> Candidates:
+    """Raises NoCandidates, which says what each side lacks."""
+    able_prefill = [
+        view for view in prefill if not view.draining and view.capacity_tokens >= request.num_tokens
+    ]
+    able_decode = _able_decode(request, decode)
+    excluded = request.excluded
+    fresh_prefill = [view for view in able_prefill if view.worker_id not in excluded]
+    fresh_decode = [view for view in able_decode if view.worker_id not in excluded]
+    for prefill_views, decode_views, note in (
+        (fresh_prefill, fresh_decode, ""),
+        (fresh_prefill, able_decode, "; only decode workers that failed this request are left"),
+        (able_prefill, fresh_decode, "; only prefill workers that failed this request are left"),
+        (able_prefill, able_decode, "; only workers that failed this request are left"),
+    ):
+        if not request.needs_decode:
+            paired, partners = prefill_views, {}
+        else:
+            partners = _by_kind(decode_views)
+            paired = [view for view in prefill_views if kind_of(view) in partners]
+        if paired:
+            return Candidates(prefill=paired, partners=partners, note=note)
+    raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
+
+
+def _able_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> list[WorkerView]:
+    if not request.needs_decode:
+        return []
+    if request.reserved_decode is not None:
+        return [view for view in decode if view.worker_id == request.reserved_decode]
+    kv_tokens = request.kv_tokens
+    return [view for view in decode if not view.draining and view.capacity_tokens >= kv_tokens]
+
+
+def _by_kind(views: Sequence[WorkerView]) -> dict[Kind, list[WorkerView]]:
+    kinds: dict[Kind, list[WorkerView]] = {}
+    for view in views:
+        kinds.setdefault(kind_of(view), []).append(view)
+    return kinds
+
+
+def _what_lacks(
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    able_prefill: Sequence[WorkerView],
+    able_decode: Sequence[WorkerView],
+) -> str:
+    if not able_prefill:
+        return f"no prefill worker {_why_unable(prefill, request.num_tokens)}"
+    if able_decode:
+        return (
+            "no prefill worker has a decode worker of the same model and KV layout: prefill "
+            f"workers are {_names(able_prefill)}, decode workers are {_names(able_decode)}"
+        )
+    if request.reserved_decode is not None:
+        return f"decode worker {request.reserved_decode!r}, which holds the reservation, is gone"
+    return f"no decode worker {_why_unable(decode, request.kv_tokens)}"
+
+
+def _why_unable(views: Sequence[WorkerView], num_tokens: int) -> str:
+    draining = sum(view.draining for view in views)
+    return (
+        f"for {num_tokens} tokens: of {len(views)} known, {draining} drain and "
+        f"{len(views) - draining} are too small"
+    )
+
+
+def _names(views: Sequence[WorkerView]) -> str:
+    """The kinds present, `model/layout` each."""
+    return ", ".join(sorted({"/".join(kind_of(view)) for view in views}))
