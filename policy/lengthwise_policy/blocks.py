@@ -76,10 +76,10 @@ class BlockPool:
         """Hands out blocks in as few runs as possible, or None when fewer are free.
 
         The smallest run that holds the rest of the request is taken (best fit); while none does,
-        the longest one is. Of the rules tried this scatters least: 1.37 runs per request against
-        1.55 for first fit, 2.50 for the longest run always and 11.8 for the lowest ids, in 10,000
-        blocks kept 95 % full by 4,000 requests of log-normal size (median 33 blocks, sigma 1.2)
-        that end in random order; the order is the same at 80 % and 100 % and for other sizes.
+        the longest one is. Measured in 10,000 blocks kept 95 % full by requests of log-normal size
+        (median 33 blocks, sigma 1.2) that end in random order: 1.37 runs per request, against 1.55
+        with first fit, 2.50 with the longest run always and 11.8 with the lowest ids; at 80 % best
+        and first fit are equal, at 1.02.
         """
         require_at_least("num_blocks", num_blocks, 1)
         if num_blocks > self._num_free:
@@ -93,7 +93,10 @@ class BlockPool:
 
     def release(self, block_ids: Iterable[int]) -> None:
         """Takes blocks back. Raises ValueError, and changes nothing, if any is foreign or free."""
-        runs = consecutive_runs(sorted(block_ids))
+        returned = sorted(block_ids)
+        if len(set(returned)) != len(returned):
+            raise ValueError(f"a block is given back twice in one call: {returned}")
+        runs = consecutive_runs(returned)
         for start, length in runs:
             self._check_in_use(start, length)
         for start, length in runs:
