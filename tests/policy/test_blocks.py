@@ -103,7 +103,7 @@ def test_worst_case_blocks_are_exact(num_tokens: int, max_new_tokens: int, block
 def test_the_smallest_run_that_fits_is_taken() -> None:
     pool = BlockPool(20)
     pool.allocate(20)
-    pool.release(range(0, 6))
+    pool.release(range(6))
     pool.release(range(8, 11))
     assert pool.allocate(3) == (8, 9, 10)
     assert pool.allocate(4) == (0, 1, 2, 3)

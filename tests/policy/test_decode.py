@@ -1,4 +1,4 @@
-"""DecodeScheduler by example: reservations, the queue, steps, and blocks that may not be freed yet."""
+"""DecodeScheduler by example: reservations, the queue, steps, blocks that may not be freed yet."""
 
 import math
 

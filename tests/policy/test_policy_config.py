@@ -1,0 +1,50 @@
+"""The policies' configurations as the configuration file meets them: through pydantic."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from lengthwise_policy.admission import AdmissionPolicy
+from lengthwise_policy.decode import DecodePolicy
+from lengthwise_policy.prefill import PrefillPolicy
+
+POLICIES = [PrefillPolicy, DecodePolicy, AdmissionPolicy]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_field_has_a_default(policy: Any) -> None:
+    assert TypeAdapter(policy).validate_python({}) == policy()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_unknown_key_is_refused(policy: Any) -> None:
+    with pytest.raises(ValidationError, match="chunk_token"):
+        TypeAdapter(policy).validate_python({"chunk_token": 1})
+
+
+@pytest.mark.parametrize(
+    ("policy", "values", "message"),
+    [
+        (PrefillPolicy, {"chunk_tokens": 0}, "chunk_tokens: expected at least 1, got 0"),
+        (PrefillPolicy, {"max_batch_requests": 0}, "max_batch_requests: expected at least 1"),
+        (PrefillPolicy, {"queue_limit": 0}, "queue_limit: expected at least 1"),
+        (PrefillPolicy, {"short_tokens": -1}, "short_tokens: expected at least 0"),
+        (DecodePolicy, {"max_running": 0}, "max_running: expected at least 1"),
+        (DecodePolicy, {"queue_limit": 0}, "queue_limit: expected at least 1"),
+        (AdmissionPolicy, {"max_requests_in_flight": 0}, "max_requests_in_flight: expected"),
+        (AdmissionPolicy, {"max_prompt_tokens": 0}, "max_prompt_tokens: expected at least 1"),
+        (AdmissionPolicy, {"min_retry_after_seconds": -1.0}, "min_retry_after_seconds: expected"),
+        (AdmissionPolicy, {"min_retry_after_seconds": float("nan")}, "got nan"),
+        (
+            AdmissionPolicy,
+            {"min_retry_after_seconds": 2.0, "max_retry_after_seconds": 1.0},
+            "max_retry_after_seconds .not below min_retry_after_seconds.: expected at least 2.0",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(
+    policy: Any, values: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(policy).validate_python(values)
