@@ -1,0 +1,1 @@
+"""Receives KV caches and continues their requests in one continuous batch, token by token."""

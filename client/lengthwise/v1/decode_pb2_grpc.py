@@ -75,8 +75,9 @@ class DecodeWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Tokens(self, request, context):
-        """All tokens of all of a router's requests: one message per engine step. One stream per router; when
-        it breaks, that router's requests are cancelled after a grace period.
+        """All tokens of all of a router's requests: one message per engine step. One stream per router; its
+        first message is empty and says that it is open; when it breaks, that router's requests are
+        cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,138 @@
+"""Where a decode worker's objects are made and joined."""
+
+import asyncio
+import logging
+
+from lengthwise.v1 import decode_pb2_grpc, worker_pb2
+from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_decode_worker.kv_receive import ArrivalEvents, KVReceive
+from lengthwise_decode_worker.metrics import DecodeMetrics
+from lengthwise_decode_worker.publisher import Publisher
+from lengthwise_decode_worker.reservations import Reservations
+from lengthwise_decode_worker.service import DecodeService
+from lengthwise_decode_worker.step_loop import Command, DecodeLoop, StepOutput
+from lengthwise_engine.transfer.base import TransferEvent
+from lengthwise_policy.decode import DecodeScheduler
+from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_runtime.step_thread import StepThread
+from lengthwise_worker.engine import start_engine
+from lengthwise_worker.host import WorkerHost, queue_status, wait_until
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "lengthwise.v1.DecodeWorker"
+
+MAILBOX_LIMIT = 65_536
+"""Commands, not requests: the queue limit of the policy refuses long before."""
+
+
+class DecodeApplication:
+    """A decode worker; see `runtime.process.Application`."""
+
+    def __init__(self, config: DecodeWorkerConfig) -> None:
+        self._config = config
+        self._mailbox: Mailbox[Command] = Mailbox(MAILBOX_LIMIT)
+        self._publisher = Publisher()
+
+    async def start(self) -> None:
+        config = self._config
+        self._host = WorkerHost(config, "decode", SERVICE, self._status)
+        self._metrics = DecodeMetrics(self._host.registry)
+        self._engine = await start_engine(config, self._on_event)
+        model = self._engine.model
+        layout = model.cache.layout
+        self._reservations = Reservations(
+            publisher=self._publisher, post=self._mailbox.post, block_size=layout.block_size
+        )
+        self._receive = self._reservations.receive = KVReceive(
+            receiver=self._engine.transfer,
+            layout=layout,
+            num_blocks=model.cache.num_blocks,
+            metrics=self._metrics,
+            events=ArrivalEvents(
+                committed=self._reservations.on_committed,
+                failed=self._reservations.on_failed,
+                drained=self._reservations.on_drained,
+            ),
+        )
+        self._service = DecodeService(
+            spec=model.spec,
+            model_fingerprint=model.fingerprint,
+            layout_fingerprint=self._engine.layout_fingerprint,
+            reservations=self._reservations,
+            receive=self._receive,
+            publisher=self._publisher,
+        )
+        decode_pb2_grpc.add_DecodeWorkerServicer_to_server(self._service, self._host.server.guarded)
+        event_loop = asyncio.get_running_loop()
+        self._loop = DecodeLoop(
+            runner=model.runner,
+            scheduler=DecodeScheduler(config.policy, self._engine.pool, layout.block_size),
+            pool=self._engine.pool,
+            mailbox=self._mailbox,
+            publish=lambda output: _hand_over(event_loop, self, output),
+        )
+        self._thread = StepThread(self._loop.step)
+        self._thread.start()
+        address = await self._host.open()
+        logger.info("decode worker %s listens on %s", self._host.worker_id, address)
+
+    async def failed(self) -> BaseException:
+        """Never returns: the engine thread and the transfer process end the process themselves."""
+        never: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def drain(self) -> None:
+        """No new reservations; what is reserved is finished within `drain_seconds`, and what is
+        left is given back to its router, which continues it elsewhere."""
+        self._service.draining = True
+        await self._host.withdraw()
+        await wait_until(lambda: not len(self._reservations), self._config.drain_seconds)
+        self._reservations.fail_all("this decode worker is going away")
+        self._publisher.close()
+        await self._host.server.stop(grace_seconds=0.5)
+        await asyncio.to_thread(self._thread.stop, 5.0)
+        await asyncio.to_thread(self._engine.transfer.stop)
+
+    def on_step(self, output: StepOutput) -> None:
+        """A step has ended; runs on the event loop."""
+        for router_id, rows in output.rows.items():
+            self._publisher.publish(router_id, rows)
+        self._reservations.on_outcomes(output.outcomes)
+        if output.gap_seconds is not None:
+            self._metrics.step_gap.observe(output.gap_seconds)
+        snapshot = self._loop.snapshot
+        num_tokens = sum(len(rows.token_ids) for rows in output.rows.values())
+        self._metrics.generated_tokens.inc(num_tokens)
+        self._metrics.running_requests.set(snapshot.running_requests)
+        self._metrics.set_blocks(snapshot.blocks_free, self._engine.model.cache.num_blocks)
+        self._host.board.changed()
+
+    def _on_event(self, event: TransferEvent) -> None:
+        self._receive.on_event(event)
+
+    def _status(self) -> worker_pb2.WorkerStatus:
+        model, snapshot = self._engine.model, self._loop.snapshot
+        return worker_pb2.WorkerStatus(
+            worker_id=self._host.worker_id,
+            role=worker_pb2.ROLE_DECODE,
+            model=self._config.model_name,
+            model_fingerprint=model.fingerprint,
+            layout_fingerprint=self._engine.layout_fingerprint,
+            context_length=model.spec.context_length,
+            block_size=model.cache.layout.block_size,
+            blocks_total=model.cache.num_blocks,
+            blocks_free=snapshot.blocks_free,
+            running_requests=snapshot.running_requests,
+            queues=queue_status([("", snapshot.queued_requests, snapshot.queued_tokens)]),
+            step=self._loop.progress,
+            draining=self._service.draining,
+            output_tokens_total=snapshot.output_tokens_total,
+            vocab_size=model.spec.vocab_size,
+        )
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, application: DecodeApplication, output: StepOutput
+) -> None:
+    loop.call_soon_threadsafe(application.on_step, output)

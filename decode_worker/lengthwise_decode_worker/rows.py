@@ -1,0 +1,57 @@
+"""What one step, or several, have for one router: the columns of a `TokenBatch`."""
+
+from dataclasses import dataclass, field
+
+from lengthwise.v1 import common_pb2, decode_pb2
+from lengthwise_engine.sampler import SampledToken
+from lengthwise_runtime.wire import logprobs_to_wire
+
+
+@dataclass(slots=True)
+class RouterRows:
+    """Plain lists, because a protobuf message costs more to append to than to build at once."""
+
+    reservations: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[tuple[int, SampledToken]] = field(default_factory=list)
+    ended: list[decode_pb2.Ended] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.reservations) + len(self.ended)
+
+    def append(self, reservation: int, index: int, token: SampledToken) -> None:
+        if token.logprob is not None:
+            self.logprobs.append((len(self.reservations), token))
+        self.reservations.append(reservation)
+        self.indices.append(index)
+        self.token_ids.append(token.token_id)
+
+    def end(self, reservation: int, reason: common_pb2.FinishReason) -> None:
+        self.ended.append(decode_pb2.Ended(reservation=reservation, finish_reason=reason))
+
+    def fail(self, reservation: int, error: str) -> None:
+        self.ended.append(decode_pb2.Ended(reservation=reservation, error=error))
+
+    def extend(self, later: "RouterRows") -> None:
+        """Appends what a later step has."""
+        shift = len(self.reservations)
+        self.logprobs.extend((row + shift, token) for row, token in later.logprobs)
+        self.reservations.extend(later.reservations)
+        self.indices.extend(later.indices)
+        self.token_ids.extend(later.token_ids)
+        self.ended.extend(later.ended)
+
+    def to_wire(self) -> decode_pb2.TokenBatch:
+        return decode_pb2.TokenBatch(
+            reservations=self.reservations,
+            indices=self.indices,
+            token_ids=self.token_ids,
+            logprobs=[
+                decode_pb2.RowLogprobs(
+                    row=row, logprobs=logprobs_to_wire(token.logprob or 0.0, token.top_logprobs)
+                )
+                for row, token in self.logprobs
+            ],
+            ended=self.ended,
+        )

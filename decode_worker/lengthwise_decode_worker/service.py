@@ -1,0 +1,181 @@
+"""The DecodeWorker service: what routers and prefill workers ask, translated to reservations,
+streams and links."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from lengthwise.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
+from lengthwise.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_decode_worker.kv_receive import KVReceive, Link, transfer_failed
+from lengthwise_decode_worker.publisher import Publisher
+from lengthwise_decode_worker.reservations import Reservations
+from lengthwise_decode_worker.step_loop import DecodeWork
+from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_engine.sampler import SamplingState
+from lengthwise_policy.types import RequestId
+from lengthwise_runtime.wire import sampling_from_wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_LEASE_SECONDS = 86_400.0
+
+HELLO_SECONDS = 5.0
+"""A control stream that says nothing for so long is not a prefill worker's."""
+
+
+class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
+    """Checks what it is sent; routers have checked it too, but a worker does not rely on them."""
+
+    def __init__(
+        self,
+        *,
+        spec: ModelSpec,
+        model_fingerprint: str,
+        layout_fingerprint: str,
+        reservations: Reservations,
+        receive: KVReceive,
+        publisher: Publisher,
+    ) -> None:
+        self._spec = spec
+        self._model_fingerprint = model_fingerprint
+        self._layout_fingerprint = layout_fingerprint
+        self._reservations = reservations
+        self._receive = receive
+        self._publisher = publisher
+        self.draining = False
+
+    async def Reserve(
+        self, request: decode_pb2.ReserveRequest, context: Context
+    ) -> decode_pb2.ReserveResponse:
+        if self.draining:
+            raise NoWorkerAvailable("this decode worker is draining; try another one")
+        self._check(request)
+        seconds = min(context.time_remaining() or request.lease_seconds, request.lease_seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._reservations.reserve(_work(request), request.epoch)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
+        return decode_pb2.ReserveResponse()
+
+    async def Release(
+        self, request: decode_pb2.ReleaseRequest, context: Context
+    ) -> decode_pb2.ReleaseResponse:
+        for reservation in request.reservations:
+            self._reservations.release(_request_id(request.router_id, reservation))
+        return decode_pb2.ReleaseResponse()
+
+    async def Tokens(
+        self, request: decode_pb2.TokensRequest, context: Context
+    ) -> AsyncIterator[decode_pb2.TokenBatch]:
+        router_id = request.router_id
+        if not 1 <= len(router_id) <= 128:
+            raise InvalidRequest(f"router_id: got {len(router_id)} characters, expected 1 to 128")
+        # What an earlier stream of this router reserved is not this stream's.
+        self._reservations.cancel_router(router_id)
+        try:
+            async with aclosing(self._publisher.stream(router_id)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            if not self._publisher.is_open(router_id):
+                self._reservations.cancel_router(router_id)
+
+    async def Transfer(
+        self, request_iterator: AsyncIterator[decode_pb2.TransferFrame], context: Context
+    ) -> AsyncIterator[decode_pb2.TransferReply]:
+        async with asyncio.timeout(HELLO_SECONDS):
+            hello = (await anext(request_iterator)).hello
+        self._check_hello(hello)
+        link = self._receive.open_link(hello.link)
+        reader = asyncio.create_task(self._read(request_iterator, link), name=f"read {link.name}")
+        reader.add_done_callback(lambda _: link.changed.set())
+        reason = "the prefill worker ended the control stream"
+        try:
+            while not reader.done() and link.down_reason is None:
+                await link.changed.wait()
+                link.changed.clear()
+                while link.replies:
+                    yield link.replies.popleft()
+            if link.down_reason is not None:
+                raise transfer_failed(link)
+            reader.result()
+        except (grpc.aio.BaseError, InvalidRequest) as error:
+            reason = str(error)
+            raise
+        finally:
+            reader.cancel()
+            self._receive.close_link(link, reason)
+
+    async def _read(self, frames: AsyncIterator[decode_pb2.TransferFrame], link: Link) -> None:
+        async for frame in frames:
+            kind = frame.WhichOneof("frame")
+            if kind == "announce":
+                await self._receive.announce(link, frame.announce)
+            elif kind == "commit":
+                self._receive.commit(link, frame.commit)
+            else:
+                raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
+
+    def _check(self, request: decode_pb2.ReserveRequest) -> None:
+        num_tokens, max_tokens = len(request.token_ids), request.max_tokens
+        if num_tokens < 1 or max_tokens < 1:
+            raise InvalidRequest(
+                f"got {num_tokens} token_ids and max_tokens {max_tokens}, expected at least 1 each"
+            )
+        if num_tokens + max_tokens > self._spec.context_length:
+            raise InvalidRequest(
+                f"got {num_tokens} token_ids and max_tokens {max_tokens}, the context holds"
+                f" {self._spec.context_length}"
+            )
+        if max(request.token_ids) >= self._spec.vocab_size:
+            raise InvalidRequest(
+                f"token_ids: got {max(request.token_ids)}, expected below {self._spec.vocab_size}"
+            )
+        if not 1 <= request.num_prompt_tokens <= num_tokens:
+            raise InvalidRequest(
+                f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
+            )
+        if not 0 < request.lease_seconds <= MAX_LEASE_SECONDS:
+            raise InvalidRequest(
+                f"lease_seconds: got {request.lease_seconds}, expected above 0, at most"
+                f" {MAX_LEASE_SECONDS:.0f}"
+            )
+
+    def _check_hello(self, hello: decode_pb2.TransferHello) -> None:
+        ours = (self._model_fingerprint, self._layout_fingerprint)
+        theirs = (hello.model_fingerprint, hello.layout_fingerprint)
+        if theirs != ours:
+            raise InvalidRequest(
+                f"prefill worker {hello.worker_id} serves model and KV layout {theirs}, this decode"
+                f" worker {ours}; they cannot exchange KV"
+            )
+
+
+def _request_id(router_id: str, reservation: int) -> RequestId:
+    return RequestId(f"{router_id}/{reservation}")
+
+
+def _work(request: decode_pb2.ReserveRequest) -> DecodeWork:
+    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+    token_ids = list(request.token_ids)
+    return DecodeWork(
+        request_id=_request_id(request.router_id, request.reservation),
+        router_id=request.router_id,
+        reservation=request.reservation,
+        token_ids=token_ids,
+        num_given_tokens=len(token_ids),
+        sampling=SamplingState(
+            sampling=sampling_from_wire(request.sampling, top_logprobs),
+            token_ids=token_ids,
+            num_prompt_tokens=request.num_prompt_tokens,
+        ),
+        stop_token_ids=frozenset(request.stop_token_ids),
+        max_tokens=request.max_tokens,
+        deadline_at=time.monotonic() + request.lease_seconds,
+    )

@@ -1,0 +1,14 @@
+"""`python -m lengthwise_prefill_worker --config FILE`."""
+
+from lengthwise_engine.errors import EngineError
+from lengthwise_prefill_worker.app import PrefillApplication
+from lengthwise_prefill_worker.config import PrefillWorkerConfig
+from lengthwise_runtime.process import run_process
+
+
+def main() -> None:
+    run_process("prefill-worker", PrefillWorkerConfig, PrefillApplication, (EngineError,))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Where a prefill worker's objects are made and joined."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from lengthwise.v1 import prefill_pb2_grpc, worker_pb2
+from lengthwise_engine.transfer.base import TransferEvent
+from lengthwise_policy.prefill import PrefillScheduler
+from lengthwise_policy.types import RequestId
+from lengthwise_prefill_worker.config import PrefillWorkerConfig
+from lengthwise_prefill_worker.kv_push import KVPush
+from lengthwise_prefill_worker.link import Identity
+from lengthwise_prefill_worker.metrics import PrefillMetrics
+from lengthwise_prefill_worker.pieces import PieceReady
+from lengthwise_prefill_worker.service import PrefillService
+from lengthwise_prefill_worker.step_loop import Command, Outcome, PrefillLoop, Release
+from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_runtime.step_thread import StepThread
+from lengthwise_worker.engine import Engine, start_engine
+from lengthwise_worker.host import WorkerHost, queue_status, wait_until
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "lengthwise.v1.PrefillWorker"
+
+MAILBOX_LIMIT = 65_536
+"""Commands, not requests: the queue limit of the policy refuses long before."""
+
+
+class _Outputs:
+    """Carries the engine thread's results to the event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        push: KVPush,
+        service: PrefillService,
+        stepped: "PrefillApplication",
+    ) -> None:
+        self._loop = loop
+        self._push = push
+        self._service = service
+        self._application = stepped
+
+    def pieces(self, pieces: Sequence[PieceReady]) -> None:
+        self._loop.call_soon_threadsafe(self._push_all, pieces)
+
+    def outcomes(self, outcomes: Sequence[Outcome], gap_seconds: float | None) -> None:
+        self._loop.call_soon_threadsafe(self._stepped, outcomes, gap_seconds)
+
+    def _push_all(self, pieces: Sequence[PieceReady]) -> None:
+        for piece in pieces:
+            self._push.piece(piece)
+
+    def _stepped(self, outcomes: Sequence[Outcome], gap_seconds: float | None) -> None:
+        self._service.on_outcomes(outcomes)
+        self._application.on_step(gap_seconds)
+
+
+class PrefillApplication:
+    """A prefill worker; see `runtime.process.Application`."""
+
+    def __init__(self, config: PrefillWorkerConfig) -> None:
+        self._config = config
+        self._mailbox: Mailbox[Command] = Mailbox(MAILBOX_LIMIT)
+
+    async def start(self) -> None:
+        config = self._config
+        self._host = WorkerHost(config, "prefill", SERVICE, self._status)
+        self._metrics = PrefillMetrics(self._host.registry)
+        self._engine = await start_engine(config, self._on_event)
+        model = self._engine.model
+        self._push = KVPush(
+            identity=Identity(
+                worker_id=self._host.worker_id,
+                model_fingerprint=model.fingerprint,
+                layout_fingerprint=self._engine.layout_fingerprint,
+            ),
+            sender=self._engine.transfer,
+            layout=model.cache.layout,
+            tls=config.tls,
+            connect_seconds=config.connect_seconds,
+            metrics=self._metrics,
+            release=self._release,
+        )
+        self._service = PrefillService(
+            spec=model.spec,
+            mailbox=self._mailbox,
+            push=self._push,
+            metrics=self._metrics,
+            short_tokens=config.policy.short_tokens,
+        )
+        prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(
+            self._service, self._host.server.guarded
+        )
+        self._loop = self._build_loop(self._engine)
+        self._thread = StepThread(self._loop.step)
+        self._thread.start()
+        address = await self._host.open()
+        logger.info("prefill worker %s listens on %s", self._host.worker_id, address)
+
+    def _build_loop(self, engine: Engine) -> PrefillLoop:
+        config = self._config
+        return PrefillLoop(
+            runner=engine.model.runner,
+            scheduler=PrefillScheduler(
+                config.policy, engine.pool, engine.model.cache.layout.block_size
+            ),
+            pool=engine.pool,
+            mailbox=self._mailbox,
+            outputs=_Outputs(asyncio.get_running_loop(), self._push, self._service, self),
+            layerwise_tokens=config.layerwise_tokens,
+            piece_bytes=config.piece_bytes,
+        )
+
+    async def failed(self) -> BaseException:
+        """Never returns: the engine thread and the transfer process end the process themselves."""
+        never: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        return await never
+
+    async def drain(self) -> None:
+        """No new work; what runs is computed, pushed and committed, within `drain_seconds`."""
+        self._service.draining = True
+        await self._host.withdraw()
+        await wait_until(
+            lambda: not self._service.num_pending and not self._push.num_unfinished,
+            self._config.drain_seconds,
+        )
+        await self._host.server.stop(grace_seconds=0.5)
+        await self._push.close()
+        await asyncio.to_thread(self._thread.stop, 5.0)
+        await asyncio.to_thread(self._engine.transfer.stop)
+
+    def on_step(self, gap_seconds: float | None) -> None:
+        """A step has ended; runs on the event loop."""
+        if gap_seconds is not None:
+            self._metrics.step_gap.observe(gap_seconds)
+        cache = self._engine.model.cache
+        self._metrics.set_blocks(self._loop.snapshot.blocks_free, cache.num_blocks)
+        self._host.board.changed()
+
+    def _release(self, request_id: RequestId) -> None:
+        self._mailbox.post(Release(request_id=request_id))
+
+    def _on_event(self, event: TransferEvent) -> None:
+        self._push.on_event(event)
+
+    def _status(self) -> worker_pb2.WorkerStatus:
+        model, snapshot = self._engine.model, self._loop.snapshot
+        return worker_pb2.WorkerStatus(
+            worker_id=self._host.worker_id,
+            role=worker_pb2.ROLE_PREFILL,
+            model=self._config.model_name,
+            model_fingerprint=model.fingerprint,
+            layout_fingerprint=self._engine.layout_fingerprint,
+            context_length=model.spec.context_length,
+            block_size=model.cache.layout.block_size,
+            blocks_total=model.cache.num_blocks,
+            blocks_free=snapshot.blocks_free,
+            running_requests=snapshot.running_requests,
+            queues=queue_status(snapshot.queues),
+            step=self._loop.progress,
+            draining=self._service.draining,
+            prompt_tokens_total=snapshot.prompt_tokens_total,
+            vocab_size=model.spec.vocab_size,
+        )

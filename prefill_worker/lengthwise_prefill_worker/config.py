@@ -1,0 +1,28 @@
+"""What a prefill worker can be told."""
+
+from dataclasses import dataclass, field
+
+from lengthwise_policy.prefill import PrefillPolicy
+from lengthwise_worker.config import WorkerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillWorkerConfig(WorkerConfig):
+    """`WorkerConfig` and the limits of scheduling and pushing."""
+
+    policy: PrefillPolicy = field(default_factory=PrefillPolicy)
+    layerwise_tokens: int = 512
+    """Prompts longer than this are pushed layer by layer while they are computed; shorter ones as
+    one packed copy. Splitwise measured the crossing at 512."""
+    piece_bytes: int = 1 << 20
+    """Layers are pushed together until a piece has this size; gloo reaches its bandwidth at 1
+    MiB."""
+    connect_seconds: float = 5.0
+    """A link to a decode worker that is not up by then is given up."""
+
+    def __post_init__(self) -> None:
+        # dataclass(slots=True) makes a new class: the zero-argument super() would miss it.
+        WorkerConfig.__post_init__(self)
+        for name in ("layerwise_tokens", "piece_bytes", "connect_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -1,0 +1,282 @@
+"""What becomes of each request's KV: pieces out, then one commit, then the blocks are free.
+
+Runs on the event loop. A request's blocks are given back (`release`) only when no send can read
+them any more: all its pieces are sent or dropped, or its link is down.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lengthwise.errors import LengthwiseError, TransferFailed
+from lengthwise.v1 import decode_pb2, prefill_pb2
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.transfer.base import (
+    KVSender,
+    LinkDown,
+    LinkUp,
+    ProcessLost,
+    Sent,
+    TransferEvent,
+    combine_checksums,
+)
+from lengthwise_policy.types import RequestId
+from lengthwise_prefill_worker.link import Announced, DecodeLink, Identity
+from lengthwise_prefill_worker.pieces import PieceReady
+from lengthwise_runtime.config import TlsConfig
+from lengthwise_runtime.metrics import WorkerMetrics
+
+logger = logging.getLogger(__name__)
+
+CANCEL_SECONDS = 0.5
+"""A cancelled request whose sends are still outstanding after this loses its link: a healthy link
+takes a piece in milliseconds, and blocks must be free within a second of the cancel."""
+
+ROLE = "prefill"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Push:
+    """One request on its way to its decode worker."""
+
+    request_id: RequestId
+    link: DecodeLink
+    destination: prefill_pb2.KVDestination
+    epoch: int
+    on_failed: Callable[[LengthwiseError], None]
+    checksums: list[int] = field(default_factory=list)
+    num_bytes: int = 0
+    outstanding: int = 0
+    started_at: float = 0.0
+    first_token_id: int | None = None
+    cancelled: bool = False
+
+
+class KVPush:
+    """All pushes of this worker, and the links they use."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        sender: KVSender,
+        layout: KVLayout,
+        tls: TlsConfig | None,
+        connect_seconds: float,
+        metrics: WorkerMetrics,
+        release: Callable[[RequestId], None],
+    ) -> None:
+        self._identity = identity
+        self._sender = sender
+        self._layout = layout
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._metrics = metrics
+        self._release = release
+        self._pushes: dict[RequestId, _Push] = {}
+        self._links: dict[str, DecodeLink] = {}
+        self._opening: dict[tuple[str, str], asyncio.Task[DecodeLink]] = {}
+        self._by_worker: dict[tuple[str, str], DecodeLink] = {}
+        self._committing: dict[tuple[str, int, int], _Push] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._epochs = itertools.count()
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests being pushed or waiting for the decode worker's word."""
+        return len(self._pushes) + len(self._committing)
+
+    async def open(
+        self,
+        request_id: RequestId,
+        destination: prefill_pb2.KVDestination,
+        epoch: int,
+        on_failed: Callable[[LengthwiseError], None],
+    ) -> None:
+        """Makes sure that the link is up before anything is computed. Errors: TransferFailed."""
+        link = await self._link_to(destination)
+        self._pushes[request_id] = _Push(
+            request_id=request_id,
+            link=link,
+            destination=destination,
+            epoch=epoch,
+            on_failed=on_failed,
+        )
+
+    def piece(self, ready: PieceReady) -> None:
+        """A piece may leave; pieces of requests that are not pushed any more are ignored."""
+        push = self._pushes.get(ready.request_id)
+        if push is None or push.cancelled:
+            return
+        push.started_at = push.started_at or time.monotonic()
+        push.outstanding += 1
+        push.num_bytes += ready.piece.num_bytes(self._layout)
+        announce = decode_pb2.Announce(
+            reservation=push.destination.reservation,
+            router_id=push.destination.router_id,
+            epoch=push.epoch,
+            first_layer=ready.piece.first_layer,
+            num_layers=ready.piece.num_layers,
+            first_block=ready.first_block,
+            num_blocks=len(ready.piece.block_ids),
+        )
+
+        def sent(checksum: int) -> None:
+            push.checksums.append(checksum)
+            self._metrics.transfer_bytes.inc(ready.piece.num_bytes(self._layout))
+            self._piece_done(push)
+
+        push.link.push(
+            Announced(
+                piece=ready.piece,
+                announce=announce,
+                wanted=lambda: not push.cancelled,
+                sent=sent,
+                dropped=lambda: self._piece_done(push),
+            )
+        )
+
+    def computed(self, request_id: RequestId, first_token_id: int) -> None:
+        """No more pieces will come; commits once all are sent."""
+        push = self._pushes.get(request_id)
+        if push is not None and not push.cancelled:
+            push.first_token_id = first_token_id
+            self._settle(push)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Stops pushing, and releases the request as soon as nothing reads its blocks."""
+        push = self._pushes.get(request_id)
+        if push is None:
+            self._release(request_id)
+        elif not push.cancelled:
+            push.cancelled = True
+            push.link.issue()
+            self._settle(push)
+            if request_id in self._pushes:
+                loop = asyncio.get_running_loop()
+                loop.call_later(CANCEL_SECONDS, self._cancel_late, push)
+
+    def on_event(self, event: TransferEvent) -> None:
+        """What the transfer process says."""
+        if isinstance(event, ProcessLost):
+            for link in list(self._links.values()):
+                link.close(event.reason)
+        elif isinstance(event, LinkUp | LinkDown | Sent):
+            found = self._links.get(event.link)
+            if found is None:
+                return
+            if isinstance(event, LinkUp):
+                found.link_up()
+            elif isinstance(event, Sent):
+                found.sent(event.checksum)
+            else:
+                found.close(event.reason)
+
+    async def close(self) -> None:
+        """Ends every link."""
+        for task in self._opening.values():
+            task.cancel()
+        for link in list(self._links.values()):
+            link.close("this worker is going away")
+        await asyncio.gather(*self._opening.values(), *self._closing, return_exceptions=True)
+
+    async def _link_to(self, destination: prefill_pb2.KVDestination) -> DecodeLink:
+        key = (destination.address, destination.worker_id)
+        link = self._by_worker.get(key)
+        if link is not None:
+            return link
+        opening = self._opening.get(key)
+        if opening is None:
+            opening = asyncio.create_task(self._open_link(key), name=f"open {key}")
+            self._opening[key] = opening
+            opening.add_done_callback(lambda task: self._opened(key, task))
+        # One caller's cancellation must not end what others wait for.
+        return await asyncio.shield(opening)
+
+    async def _open_link(self, key: tuple[str, str]) -> DecodeLink:
+        address, worker_id = key
+        link = DecodeLink(
+            f"{self._identity.worker_id}/{worker_id}/{next(self._epochs)}",
+            address,
+            identity=self._identity,
+            sender=self._sender,
+            layout=self._layout,
+            tls=self._tls,
+            on_committed=self._committed,
+            on_down=lambda link, reason: self._link_down(key, link, reason),
+        )
+        self._links[link.name] = link
+        await link.open(self._connect_seconds)
+        self._by_worker[key] = link
+        return link
+
+    def _opened(self, key: tuple[str, str], task: asyncio.Task[DecodeLink]) -> None:
+        del self._opening[key]
+        if not task.cancelled() and task.exception() is not None:
+            logger.warning("%s", task.exception())
+
+    def _link_down(self, key: tuple[str, str], link: DecodeLink, reason: str) -> None:
+        del self._links[link.name]
+        if self._by_worker.get(key) is link:
+            del self._by_worker[key]
+        for push in [push for push in self._pushes.values() if push.link is link]:
+            push.outstanding = 0
+            if push.cancelled:
+                self._finish(push)
+                continue
+            push.cancelled = True
+            self._metrics.transfer_failures.labels(ROLE, "link_down").inc()
+            push.on_failed(TransferFailed(f"the KV link to {key[0]} failed: {reason}"))
+            self._finish(push)
+        for commit in [c for c, push in self._committing.items() if push.link is link]:
+            del self._committing[commit]
+            self._metrics.transfer_failures.labels(ROLE, "link_down").inc()
+        closing = asyncio.create_task(link.closed(), name=f"close {link.name}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _piece_done(self, push: _Push) -> None:
+        push.outstanding -= 1
+        self._settle(push)
+
+    def _settle(self, push: _Push) -> None:
+        """Commits or releases a push that has nothing outstanding."""
+        if push.outstanding > 0 or push.request_id not in self._pushes:
+            return
+        if push.cancelled:
+            self._finish(push)
+        elif push.first_token_id is not None:
+            key = (push.destination.router_id, push.destination.reservation, push.epoch)
+            self._committing[key] = push
+            push.link.commit(
+                decode_pb2.Commit(
+                    reservation=push.destination.reservation,
+                    router_id=push.destination.router_id,
+                    epoch=push.epoch,
+                    first_token_id=push.first_token_id,
+                    checksum=combine_checksums(push.checksums),
+                    num_pieces=len(push.checksums),
+                    num_bytes=push.num_bytes,
+                )
+            )
+            self._finish(push)
+
+    def _finish(self, push: _Push) -> None:
+        del self._pushes[push.request_id]
+        self._release(push.request_id)
+
+    def _cancel_late(self, push: _Push) -> None:
+        if self._pushes.get(push.request_id) is push:
+            push.link.close(f"a cancelled request's sends are stuck for {CANCEL_SECONDS} s")
+
+    def _committed(self, committed: decode_pb2.Committed) -> None:
+        key = (committed.router_id, committed.reservation, committed.epoch)
+        push = self._committing.pop(key, None)
+        if committed.error:
+            self._metrics.transfer_failures.labels(ROLE, "refused").inc()
+            logger.warning("a commit was refused: %s", committed.error)
+        elif push is not None:
+            self._metrics.transfer_seconds.observe(time.monotonic() - push.started_at)

@@ -1,0 +1,178 @@
+"""The PrefillWorker service: one coroutine is one request's life here."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from lengthwise.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LengthwiseError,
+    NoWorkerAvailable,
+    Overloaded,
+)
+from lengthwise.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
+from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_engine.sampler import SamplingState
+from lengthwise_policy.errors import NeverFits
+from lengthwise_policy.lengths import length_class
+from lengthwise_policy.types import RequestId
+from lengthwise_prefill_worker.kv_push import KVPush
+from lengthwise_prefill_worker.metrics import PrefillMetrics
+from lengthwise_prefill_worker.step_loop import Command, Computed, Expired, Outcome, PrefillWork
+from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_runtime.wire import logprobs_to_wire, sampling_from_wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_SECONDS = 3600.0
+"""For calls without a deadline: nothing here waits for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pending:
+    """A call that waits for its first token."""
+
+    computed: asyncio.Future[Computed]
+    stop_token_ids: frozenset[int]
+
+    def fail(self, error: LengthwiseError) -> None:
+        if not self.computed.done():
+            self.computed.set_exception(error)
+            # The call may already be on its way out with another error.
+            self.computed.exception()
+
+
+class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
+    """Checks, opens the link, hands the work to the engine, and waits for the first token."""
+
+    def __init__(
+        self,
+        *,
+        spec: ModelSpec,
+        mailbox: Mailbox[Command],
+        push: KVPush,
+        metrics: PrefillMetrics,
+        short_tokens: int,
+    ) -> None:
+        self._spec = spec
+        self._mailbox = mailbox
+        self._push = push
+        self._metrics = metrics
+        self._short_tokens = short_tokens
+        self._pending: dict[RequestId, _Pending] = {}
+        self._numbers = itertools.count()
+        self.draining = False
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._pending)
+
+    async def Prefill(
+        self, request: prefill_pb2.PrefillRequest, context: Context
+    ) -> prefill_pb2.PrefillResponse:
+        if self.draining:
+            raise NoWorkerAvailable("this prefill worker is draining; try another one")
+        self._check(request)
+        # Two attempts at one request may meet here: the engine knows them by different names.
+        request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
+        seconds = min(context.time_remaining() or MAX_SECONDS, MAX_SECONDS)
+        pending = _Pending(
+            computed=asyncio.get_running_loop().create_future(),
+            stop_token_ids=frozenset(request.stop_token_ids),
+        )
+        self._pending[request_id] = pending
+        pushed = request.HasField("destination")
+        goes_on = False
+        try:
+            if pushed:
+                await self._push.open(request_id, request.destination, request.epoch, pending.fail)
+            self._mailbox.post(_work(request, request_id, seconds, pushed))
+            async with asyncio.timeout(seconds):
+                computed = await pending.computed
+            goes_on = computed.token.token_id not in pending.stop_token_ids
+            return self._response(request, computed, goes_on)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no first token within {seconds:.3f} s") from error
+        finally:
+            del self._pending[request_id]
+            # What is being pushed is released by its commit.
+            if not (pushed and goes_on):
+                self._push.cancel(request_id)
+
+    def on_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """What the engine thread hands over once per step; runs on the event loop."""
+        for outcome in outcomes:
+            pending = self._pending.get(outcome.request_id)
+            if pending is None or pending.computed.done():
+                # The caller is gone, or the link failed: whoever saw that released it.
+                continue
+            if isinstance(outcome, Computed):
+                pending.computed.set_result(outcome)
+                if outcome.token.token_id not in pending.stop_token_ids:
+                    self._push.computed(outcome.request_id, outcome.token.token_id)
+            elif isinstance(outcome, Expired):
+                pending.fail(DeadlineExceeded("the deadline passed before the first token"))
+            elif isinstance(outcome.error, NeverFits):
+                pending.fail(InvalidRequest(str(outcome.error)))
+            else:
+                pending.fail(Overloaded(str(outcome.error)))
+
+    def _check(self, request: prefill_pb2.PrefillRequest) -> None:
+        """Routers have checked all this; a worker does not rely on it."""
+        num_tokens = len(request.token_ids)
+        if not 1 <= num_tokens <= self._spec.context_length:
+            raise InvalidRequest(
+                f"token_ids: got {num_tokens}, expected 1 to {self._spec.context_length}"
+            )
+        if max(request.token_ids) >= self._spec.vocab_size:
+            raise InvalidRequest(
+                f"token_ids: got {max(request.token_ids)}, expected below {self._spec.vocab_size}"
+            )
+        if not 1 <= request.num_prompt_tokens <= num_tokens:
+            raise InvalidRequest(
+                f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
+            )
+
+    def _response(
+        self, request: prefill_pb2.PrefillRequest, computed: Computed, goes_on: bool
+    ) -> prefill_pb2.PrefillResponse:
+        name = length_class(len(request.token_ids), self._short_tokens)
+        self._metrics.queue_seconds.labels("prefill", name).observe(computed.queue_seconds)
+        self._metrics.prefill_seconds.labels("prefill", name).observe(computed.prefill_seconds)
+        self._metrics.residual_tokens.observe(len(request.token_ids))
+        response = prefill_pb2.PrefillResponse(
+            token_id=computed.token.token_id,
+            queue_seconds=computed.queue_seconds,
+            prefill_seconds=computed.prefill_seconds,
+        )
+        if not goes_on:
+            response.finish_reason = common_pb2.FINISH_REASON_STOP
+        if computed.token.logprob is not None:
+            response.logprobs.CopyFrom(
+                logprobs_to_wire(computed.token.logprob, computed.token.top_logprobs)
+            )
+        return response
+
+
+def _work(
+    request: prefill_pb2.PrefillRequest, request_id: RequestId, seconds: float, pushed: bool
+) -> PrefillWork:
+    now = time.monotonic()
+    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+    return PrefillWork(
+        request_id=request_id,
+        sampling=SamplingState(
+            sampling=sampling_from_wire(request.sampling, top_logprobs),
+            token_ids=list(request.token_ids),
+            num_prompt_tokens=request.num_prompt_tokens,
+        ),
+        arrived_at=now,
+        deadline_at=now + seconds,
+        pushed=pushed,
+    )

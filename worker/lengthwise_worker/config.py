@@ -1,0 +1,57 @@
+"""What every worker can be told, whatever its role."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from lengthwise_runtime.config import STRICT, TlsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """Keys that both worker roles read."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    model: str
+    """Checkpoint folder or hub id."""
+    served_name: str = ""
+    """Name that clients ask for; empty: the last part of `model`."""
+    listen: str = "127.0.0.1:0"
+    advertise_host: str = "127.0.0.1"
+    """Where other processes reach this one."""
+    metrics_listen: str = "127.0.0.1:0"
+    """Empty: no metrics endpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Of KV transfer; auto is nccl on CUDA and gloo elsewhere."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_memory_bytes: int = 512 << 20
+    num_blocks: int | None = None
+    """KV blocks; unset: as many as `kv_memory_bytes` holds."""
+    threads: int = 0
+    """Of torch on CPU; 0: torch's own choice."""
+    announce_folder: Path | None = None
+    tls: TlsConfig | None = None
+    stall_seconds: float = 5.0
+    """A KV transfer that moves nothing for so long is given up."""
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.threads < 0:
+            raise ValueError(f"threads must be at least 0, got {self.threads}")
+
+    @property
+    def model_name(self) -> str:
+        return self.served_name or Path(self.model).name
+
+    def transfer_backend(self, device_type: str) -> Literal["gloo", "nccl"]:
+        """Backend of KV transfer for a cache on this type of device."""
+        if self.backend != "auto":
+            return self.backend
+        return "nccl" if device_type == "cuda" else "gloo"
