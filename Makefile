@@ -1,0 +1,54 @@
+# What developers and CI run. `make up` and `make test` need nothing but Python 3.11 or newer.
+SHELL := /bin/bash
+BIN := .venv/bin
+# Keeps the top-level folders from being importable by their bare names.
+export PYTHONSAFEPATH := 1
+
+PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
+GENERATED := client/lengthwise/v1
+
+.PHONY: help setup proto proto-check lint test test-quick test-gpu gpu-check bench up clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## Make .venv with everything in it
+	@scripts/setup
+
+proto: setup  ## Generate the wire's Python code
+	@$(BIN)/python -m grpc_tools.protoc -Iproto \
+	  --python_out=client --pyi_out=client --grpc_python_out=client $(PROTOS)
+
+proto-check: setup  # Fails when the committed code is not what the .proto files say
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$$fresh --pyi_out=$$fresh \
+	  --grpc_python_out=$$fresh $(PROTOS) && \
+	diff -r --exclude=__init__.py --exclude=__pycache__ $$fresh/lengthwise/v1 $(GENERATED) || \
+	{ echo "$(GENERATED) is stale; run: make proto" >&2; exit 1; }
+
+lint: setup proto-check  ## Format, lint, types, import contracts, generated code
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-timing | tail -n 12
+
+test: setup  ## All tests; those that need a GPU or a cluster skip themselves
+	@$(BIN)/pytest -q
+
+test-quick: setup  ## The tests that take seconds
+	@$(BIN)/pytest -q -m "not slow and not gpu and not cluster"
+
+test-gpu: setup  ## The tests that need an NVIDIA GPU
+	@$(BIN)/pytest -q -m gpu
+
+gpu-check: setup  ## On a machine with an NVIDIA GPU: its tests and its benchmark rows
+	@$(BIN)/python benchmarks/gpu_check.py
+
+bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
+	@$(BIN)/python benchmarks/run.py
+
+up: setup  ## Serve the demo model here: one prefill and two decode workers
+	@$(BIN)/lengthwise up
+
+clean:  ## Remove .venv and caches
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
