@@ -1,20 +1,24 @@
-"""From a checkpoint folder to a runner ready to compute: the one place that decides which.
+"""From a checkpoint to a runner ready to compute: the one place that decides which.
 
 The rule: workers call `load_runner` and never ask what kind of model they serve.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from lengthwise_engine.errors import CacheSizeError, CheckpointError, UnsupportedModel
+from lengthwise_engine.errors import CacheSizeError, CheckpointError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.models.loading import load_model
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner import ModelRunner
+from lengthwise_engine.torch_runner import TorchRunner
 from lengthwise_engine.toy.runner import ToyRunner
 from lengthwise_engine.toy.spec import MODEL_TYPE as TOY
 from lengthwise_engine.toy.spec import read_toy_spec
@@ -30,6 +34,18 @@ class LoadedModel:
     fingerprint: str
 
 
+def resolve_checkpoint(name: str) -> Path:
+    """A folder of that name if there is one, else the Hugging Face repository, downloaded."""
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise CheckpointError(
+            f"{name}: neither a folder nor a repository that can be downloaded: {error}"
+        ) from error
+
+
 def load_runner(
     checkpoint: Path,
     *,
@@ -37,29 +53,36 @@ def load_runner(
     num_blocks: int | None,
     kv_memory_bytes: int,
     block_size: int = 16,
+    dtype: torch.dtype | None = None,
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
     The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes` when that is None.
-    Raises `CheckpointError` for a checkpoint that cannot be served and `CacheSizeError` for a
-    memory budget that does not hold one sequence of the model's full context.
+    `dtype` is the type real models compute in, see `load_model`. Raises `CheckpointError` for a
+    checkpoint that cannot be served and `CacheSizeError` for a memory budget that does not hold one
+    sequence of the model's full context.
     """
-    config_path = checkpoint / "config.json"
-    if not config_path.is_file():
-        raise CheckpointError(f"{config_path}: not found; expected a Hugging Face checkpoint")
-    config = json.loads(config_path.read_text())
-    if config["model_type"] != TOY:
-        raise UnsupportedModel(f"{config_path}: model_type {config['model_type']!r}")
-    spec = read_toy_spec(config)
-    layout = spec.kv_layout(block_size=block_size, dtype="float32")
-    if num_blocks is None:
-        num_blocks = blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
-    cache = KVCache.allocate(layout, num_blocks, torch.device(device))
+    config = ConfigJson.read(checkpoint / "config.json")
+    target = torch.device(device)
+
+    def allocate(spec: ModelSpec, dtype: torch.dtype) -> KVCache:
+        layout = spec.kv_layout(block_size=block_size, dtype=str(dtype).removeprefix("torch."))
+        count = num_blocks or blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
+        return KVCache.allocate(layout, count, target)
+
+    runner: ModelRunner
+    spec: ModelSpec
+    if config.text("model_type") == TOY:
+        spec = toy = read_toy_spec(config)
+        cache = allocate(toy, torch.float32)
+        runner = ToyRunner(cache, toy)
+    else:
+        model = load_model(checkpoint, target, dtype)
+        spec = model.spec
+        cache = allocate(spec, model.dtype)
+        runner = TorchRunner(model, cache)
     return LoadedModel(
-        runner=ToyRunner(cache, spec),
-        cache=cache,
-        spec=spec,
-        fingerprint=model_fingerprint(checkpoint),
+        runner=runner, cache=cache, spec=spec, fingerprint=model_fingerprint(checkpoint)
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from lengthwise_engine.errors import StepError
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.sampler import SampledToken, SamplingState
 
 __all__ = ["ModelRunner", "SampledToken", "SequenceChunk", "check_chunks"]
@@ -56,17 +57,17 @@ class ModelRunner(Protocol):
 
 
 def check_chunks(
-    chunks: Sequence[SequenceChunk], *, layout: KVLayout, num_blocks: int, vocab_size: int
+    chunks: Sequence[SequenceChunk], *, layout: KVLayout, num_blocks: int, spec: ModelSpec
 ) -> None:
     """Raise `StepError` unless every chunk can be computed without touching foreign memory."""
     for index, chunk in enumerate(chunks):
-        if not chunk.token_ids or chunk.start < 0:
+        if not chunk.token_ids or chunk.start < 0 or chunk.end > spec.context_length:
             raise StepError(
-                f"chunk {index}: needs at least one token and a start >= 0, got"
-                f" {len(chunk.token_ids)} tokens from {chunk.start}"
+                f"chunk {index}: needs one token or more within [0, {spec.context_length}), got"
+                f" {len(chunk.token_ids)} from position {chunk.start}"
             )
-        if min(chunk.token_ids) < 0 or max(chunk.token_ids) >= vocab_size:
-            raise StepError(f"chunk {index}: token ids must lie in [0, {vocab_size})")
+        if min(chunk.token_ids) < 0 or max(chunk.token_ids) >= spec.vocab_size:
+            raise StepError(f"chunk {index}: token ids must lie in [0, {spec.vocab_size})")
         needed = layout.num_blocks_for(chunk.end)
         if len(chunk.block_ids) < needed:
             raise StepError(

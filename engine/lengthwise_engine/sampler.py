@@ -1,11 +1,18 @@
 """How a token is chosen from logits.
 
 The rule: a token is a function of (logits, sampling parameters, seed, position) and of nothing
-else, so a request samples the same tokens whatever batch, worker or retry it runs in.
+else, so a request samples the same tokens whatever batch, worker or retry it runs in. The steps, in
+this order: penalties, temperature, top-k, top-p, min-p, Gumbel-max. Ties at a threshold all stay.
+Rows that do not need a step do not pay for it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+
+from lengthwise_kernels.dispatch import gumbel_noise, gumbel_noise_everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +33,20 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int = 0
     top_logprobs: int | None = None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether earlier tokens of the sequence change the logits."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether some tokens cannot be sampled at all."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,3 +72,136 @@ class SampledToken:
     token_id: int
     logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...]
+
+
+def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
+    """One token for each row of `logits` [rows, vocab_size], float32, which stay as they are."""
+    adjusted = _penalise(logits, states)
+    token_ids: list[int] = adjusted.argmax(-1).tolist()
+    random = [row for row, state in enumerate(states) if state.sampling.temperature > 0.0]
+    if random:
+        drawn = _draw(_rows(adjusted, random), [states[row] for row in random])
+        for row, token_id in zip(random, drawn, strict=True):
+            token_ids[row] = token_id
+    tokens = [
+        SampledToken(token_id=token_id, logprob=None, top_logprobs=()) for token_id in token_ids
+    ]
+    asked = [row for row, state in enumerate(states) if state.sampling.top_logprobs is not None]
+    if asked:
+        counts = [states[row].sampling.top_logprobs or 0 for row in asked]
+        chosen = [token_ids[row] for row in asked]
+        for row, token in zip(asked, _report(_rows(logits, asked), chosen, counts), strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _rows(matrix: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """These rows, without a copy if they are all of them."""
+    return matrix if len(rows) == len(matrix) else matrix[torch.tensor(rows, device=matrix.device)]
+
+
+def _penalise(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
+    """Repetition over prompt and output (Hugging Face), the others over the output (OpenAI)."""
+    rows = [row for row, state in enumerate(states) if state.sampling.penalised]
+    if not rows:
+        return logits
+    logits = logits.clone()
+    for row in rows:
+        state, values = states[row], logits[row]
+        sampling = state.sampling
+        seen = torch.tensor(state.token_ids, device=logits.device)
+        if sampling.repetition_penalty != 1.0:
+            before = values[seen]
+            penalty = sampling.repetition_penalty
+            values[seen] = torch.where(before < 0, before * penalty, before / penalty)
+        counts = torch.bincount(seen[state.num_prompt_tokens :], minlength=len(values))
+        values -= counts * sampling.frequency_penalty + (counts > 0) * sampling.presence_penalty
+    return logits
+
+
+def _draw(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[int]:
+    """A sample of each row at its temperature, position and seed."""
+    device = logits.device
+    temperatures = torch.tensor([state.sampling.temperature for state in states], device=device)
+    scores = logits / temperatures.unsqueeze(1)
+    # As int64: the upper half of the unsigned seeds becomes negative with the same bits.
+    seeds = [(state.sampling.seed + 2**63) % 2**64 - 2**63 for state in states]
+    seed = torch.tensor(seeds, device=device)
+    position = torch.tensor([len(state.token_ids) for state in states], device=device)
+    token_ids = [0] * len(states)
+    narrowed = [row for row, state in enumerate(states) if state.sampling.narrowed]
+    whole = [row for row, state in enumerate(states) if not state.sampling.narrowed]
+    if whole:
+        index = torch.tensor(whole, device=device)
+        noise = gumbel_noise_everywhere(seed[index], position[index], scores.shape[1])
+        for row, token in zip(whole, (scores[index] + noise).argmax(-1).tolist(), strict=True):
+            token_ids[row] = token
+    if narrowed:
+        index = torch.tensor(narrowed, device=device)
+        part = scores[index]
+        threshold = _threshold(part, [states[row].sampling for row in narrowed])
+        row_of, token_of = (part >= threshold.unsqueeze(1)).nonzero(as_tuple=True)
+        noise = gumbel_noise(seed[index][row_of], position[index][row_of], token_of)
+        noisy = torch.full_like(part, -math.inf)
+        noisy[row_of, token_of] = part[row_of, token_of] + noise
+        for row, token in zip(narrowed, noisy.argmax(-1).tolist(), strict=True):
+            token_ids[row] = token
+    return token_ids
+
+
+def _threshold(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """The least score [rows] that top-k, then top-p of what is left, then min-p let through."""
+    vocab_size = scores.shape[1]
+    min_p = torch.tensor([sampling.min_p for sampling in samplings], device=scores.device)
+    threshold = scores.amax(-1) + min_p.log()
+    # Only rows with a top-p and no top-k need the whole vocabulary in order.
+    groups: tuple[list[int], list[int]] = ([], [])
+    for row, sampling in enumerate(samplings):
+        if 0 < sampling.top_k < vocab_size:
+            groups[0].append(row)
+        elif sampling.top_p < 1.0:
+            groups[1].append(row)
+    for rows in groups:
+        if rows:
+            index = torch.tensor(rows, device=scores.device)
+            least = _least_kept(scores[index], [samplings[row] for row in rows])
+            threshold[index] = torch.maximum(threshold[index], least)
+    return threshold
+
+
+def _least_kept(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """The least score [rows] among the top-k and, of these, the fewest whose mass reaches top-p."""
+    vocab_size = scores.shape[1]
+    sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
+    size = torch.tensor(sizes, device=scores.device).unsqueeze(1)
+    top_p = torch.tensor([[sampling.top_p] for sampling in samplings], device=scores.device)
+    best = scores.topk(max(sizes), dim=-1).values
+    inside = torch.arange(max(sizes), device=scores.device) < size
+    mass = best.masked_fill(~inside, -math.inf).softmax(-1)
+    kept = inside & ((mass.cumsum(-1) - mass < top_p) | (top_p >= 1.0))
+    return best.gather(1, kept.sum(-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
+
+
+def _report(
+    logits: torch.Tensor, chosen: Sequence[int], counts: Sequence[int]
+) -> list[SampledToken]:
+    """The chosen tokens with their log-probabilities and those of each row's best tokens."""
+    logprobs = logits.log_softmax(-1)
+    of_chosen = logprobs.gather(1, torch.tensor(chosen, device=logits.device).unsqueeze(1))
+    best = logprobs.topk(min(max(counts), logits.shape[1]), dim=-1)
+    columns = zip(
+        chosen,
+        of_chosen.squeeze(1).tolist(),
+        best.indices.tolist(),
+        best.values.tolist(),
+        counts,
+        strict=True,
+    )
+    return [
+        SampledToken(
+            token_id=token_id,
+            logprob=logprob,
+            top_logprobs=tuple(zip(ids[:count], values[:count], strict=True)),
+        )
+        for token_id, logprob, ids, values, count in columns
+    ]

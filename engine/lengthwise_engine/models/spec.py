@@ -7,6 +7,7 @@ the spelling the checkpoint used.
 from dataclasses import dataclass
 
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.rope import RopeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +36,25 @@ class ModelSpec:
             block_size=block_size,
             dtype=dtype,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSpec(ModelSpec):
+    """A Llama-like decoder: everything in which the supported families differ.
+
+    `windows` has one entry per layer: how many positions back a query sees (itself included), or
+    None for all. `qkv_bias`, `output_bias` and `mlp_bias` say which projections have biases;
+    `qk_norm` that queries and keys are normalised per head before rotation.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    norm_eps: float
+    rope: RopeSpec
+    windows: tuple[int | None, ...]
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    tied_embeddings: bool

@@ -52,12 +52,7 @@ class ToyRunner:
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
-        check_chunks(
-            chunks,
-            layout=self.layout,
-            num_blocks=self._cache.num_blocks,
-            vocab_size=self._spec.vocab_size,
-        )
+        check_chunks(chunks, layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._spec)
         self._store(chunks, on_layer)
         sampled = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
         tokens: list[SampledToken | None] = [None] * len(chunks)

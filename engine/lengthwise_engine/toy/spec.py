@@ -3,10 +3,10 @@
 The rule: everything a test may vary is a key of config.json; everything else is a constant here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.models.spec import ModelSpec
 
 MODEL_TYPE: Final = "lengthwise_toy"
@@ -30,18 +30,18 @@ class ToySpec(ModelSpec):
     prefill_seconds_per_token: float
 
 
-def read_toy_spec(config: Mapping[str, Any]) -> ToySpec:
+def read_toy_spec(config: ConfigJson) -> ToySpec:
     """The spec of a config.json that `write_toy_checkpoint` wrote."""
     return ToySpec(
         model_type=MODEL_TYPE,
-        context_length=config["max_position_embeddings"],
+        context_length=config.integer("max_position_embeddings"),
         vocab_size=VOCAB_SIZE,
         eos_token_ids=(EOS_TOKEN_ID,),
-        num_layers=config["num_hidden_layers"],
+        num_layers=config.integer("num_hidden_layers"),
         num_kv_heads=NUM_KV_HEADS,
         head_dim=HEAD_DIM,
         dtype="float32",
-        eos_one_in=config["eos_one_in"],
-        step_seconds=config["step_seconds"],
-        prefill_seconds_per_token=config["prefill_seconds_per_token"],
+        eos_one_in=config.integer("eos_one_in", minimum=0),
+        step_seconds=config.number("step_seconds"),
+        prefill_seconds_per_token=config.number("prefill_seconds_per_token"),
     )

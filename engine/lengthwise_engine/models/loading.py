@@ -1,0 +1,36 @@
+"""From a checkpoint folder to a spec and a model.
+
+The rule: everything that can be wrong with a checkpoint is found here, at start, and is a
+`CheckpointError`.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.families import read_decoder_spec
+from lengthwise_engine.models.generation import read_generation_defaults
+from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_engine.models.weights import load_weights
+
+
+def read_spec(checkpoint: Path) -> DecoderSpec:
+    """The spec of a checkpoint folder of a supported family."""
+    config = ConfigJson.read(checkpoint / "config.json")
+    return read_decoder_spec(config, read_generation_defaults(checkpoint))
+
+
+def load_model(checkpoint: Path, device: torch.device, dtype: torch.dtype | None = None) -> Decoder:
+    """Load a checkpoint folder.
+
+    `dtype` None means the checkpoint's own on a GPU and float32 on a CPU, where half precision is
+    slower, not faster.
+    """
+    spec = read_spec(checkpoint)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else getattr(torch, spec.dtype)
+    weights = load_weights(SafetensorsFiles(checkpoint), spec, device=device, dtype=dtype)
+    return Decoder(spec, weights)

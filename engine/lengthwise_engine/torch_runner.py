@@ -1,0 +1,57 @@
+"""The runner of real models.
+
+The rule: it owns a model and a cache, and nothing between two steps depends on what it ran before
+but the cache.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lengthwise_engine.errors import CacheSizeError
+from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.runner import SampledToken, SequenceChunk, check_chunks
+from lengthwise_engine.sampler import sample
+from lengthwise_engine.step_tensors import step_tensors
+
+
+class TorchRunner:
+    """A `ModelRunner` that computes a `Decoder`."""
+
+    def __init__(self, model: Decoder, cache: KVCache) -> None:
+        expected = model.spec.kv_layout(
+            block_size=cache.layout.block_size, dtype=str(model.dtype).removeprefix("torch.")
+        )
+        if cache.layout != expected:
+            raise CacheSizeError(f"the model needs {expected}, got {cache.layout}")
+        self._model = model
+        self._cache = cache
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._cache.layout
+
+    @torch.inference_mode()
+    def run(
+        self,
+        chunks: Sequence[SequenceChunk],
+        on_layer: Callable[[int], None] | None = None,
+    ) -> list[SampledToken | None]:
+        check_chunks(
+            chunks, layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._model.spec
+        )
+        if not chunks:
+            return []
+        step = step_tensors(
+            chunks,
+            windows=self._model.spec.windows,
+            block_size=self.layout.block_size,
+            dtype=self._model.dtype,
+            device=self._model.device,
+        )
+        logits = self._model.forward(step, self._cache.tensor, on_layer)
+        states = [chunk.sampling for chunk in chunks]
+        tokens = iter(sample(logits, [state for state in states if state is not None]))
+        return [None if state is None else next(tokens) for state in states]

@@ -1,0 +1,224 @@
+"""Attention of new tokens over a paged history, for any mix of prompt chunks and decode rows.
+
+The rule: everything that depends on lengths and block tables is worked out once per step in a plan;
+the layers of the step share it. A query at position i sees the keys at positions
+max(0, i - window + 1) .. i of its own sequence.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch.nn import functional
+
+_QUERY_TILE: Final = 256
+"""Queries per masked tile: bounds a mask to 256 x keys, and skips keys after the tile. Tiles of
+128 to 512 differ by under 5 % for a 2,048-token chunk over 2,048 tokens of history on two cores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionBatch:
+    """What a step attends to: per sequence its new tokens, the tokens before them and its blocks.
+
+    Queries of all sequences lie one after the other; keys and values of the new tokens are in the
+    cache already.
+    """
+
+    query_lengths: Sequence[int]
+    starts: Sequence[int]
+    block_ids: Sequence[Sequence[int]]
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Consecutive queries of one sequence and the keys they see; `mask` None means causal."""
+
+    queries: slice
+    keys: slice
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptChunk:
+    halves: torch.Tensor
+    tiles: tuple[_Tile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeRow:
+    """Keys [first_key, end) of `blocks` are seen, counted from the first of these blocks."""
+
+    query: int
+    blocks: Sequence[int]
+    first_key: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodeGroup:
+    """Single queries of sequences of similar length; `mask` [rows, 1, 1, keys] adds to scores."""
+
+    rows: torch.Tensor
+    halves: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """A step's attention, worked out; opaque to callers.
+
+    `halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1.
+    """
+
+    prompt_chunks: tuple[_PromptChunk, ...]
+    decode_groups: tuple[_DecodeGroup, ...]
+
+
+def plan_attention(
+    batch: AttentionBatch, *, window: int | None, dtype: torch.dtype, device: torch.device
+) -> AttentionPlan:
+    """Work out the attention of `batch` for layers with this sliding window (None: no window).
+
+    `dtype` is that of the queries.
+    """
+    chunks: list[_PromptChunk] = []
+    groups: dict[int, list[_DecodeRow]] = {}
+    first_query = 0
+    for length, start, ids in zip(batch.query_lengths, batch.starts, batch.block_ids, strict=True):
+        first_key = 0 if window is None else max(0, start - window + 1)
+        first_block = first_key // batch.block_size
+        blocks = ids[first_block : -(-(start + length) // batch.block_size)]
+        origin = first_block * batch.block_size
+        if length == 1:
+            row = _DecodeRow(first_query, blocks, first_key - origin, start + 1 - origin)
+            # Rows whose block counts round up to the same power of two share a padded tensor, so
+            # that padding is less than half of it however mixed the lengths are.
+            groups.setdefault((len(blocks) - 1).bit_length(), []).append(row)
+        else:
+            tiles = _tiles(first_query, length, start - origin, window, device)
+            chunks.append(_PromptChunk(_halves([blocks], device)[:, 0], tiles))
+        first_query += length
+    return AttentionPlan(
+        tuple(chunks),
+        tuple(_decode_group(rows, batch.block_size, dtype, device) for rows in groups.values()),
+    )
+
+
+def paged_attention(
+    queries: torch.Tensor, layer: torch.Tensor, plan: AttentionPlan, scale: float
+) -> torch.Tensor:
+    """softmax(scale q k) v for the queries [tokens, num_heads, head_dim] of a planned step.
+
+    `layer` is [num_blocks, 2, block_size, num_kv_heads, head_dim]; query heads h · num_heads /
+    num_kv_heads and following share key head h. Returns the shape of `queries`.
+    """
+    output = torch.empty_like(queries)
+    for chunk in plan.prompt_chunks:
+        _attend_chunk(queries, layer, chunk, scale, output)
+    for group in plan.decode_groups:
+        _attend_decode(queries, layer, group, scale, output)
+    return output
+
+
+def _attend_chunk(
+    queries: torch.Tensor,
+    layer: torch.Tensor,
+    chunk: _PromptChunk,
+    scale: float,
+    output: torch.Tensor,
+) -> None:
+    keys, values = _gather(layer, chunk.halves)
+    keys = keys.flatten(0, 1).transpose(0, 1)
+    values = values.flatten(0, 1).transpose(0, 1)
+    for tile in chunk.tiles:
+        result = functional.scaled_dot_product_attention(
+            queries[tile.queries].transpose(0, 1).unsqueeze(0),
+            keys[:, tile.keys].unsqueeze(0),
+            values[:, tile.keys].unsqueeze(0),
+            attn_mask=tile.mask,
+            is_causal=tile.mask is None,
+            scale=scale,
+            enable_gqa=True,
+        )
+        output[tile.queries] = result[0].transpose(0, 1)
+
+
+def _attend_decode(
+    queries: torch.Tensor,
+    layer: torch.Tensor,
+    group: _DecodeGroup,
+    scale: float,
+    output: torch.Tensor,
+) -> None:
+    num_kv_heads, head_dim = layer.shape[-2:]
+    num_rows = len(group.rows)
+    keys, values = _gather(layer, group.halves)
+    shape = (num_rows, -1, num_kv_heads, head_dim)
+    # The query heads that share a key head stand in the place of query positions: no key is copied.
+    result = functional.scaled_dot_product_attention(
+        queries[group.rows].view(num_rows, num_kv_heads, -1, head_dim),
+        keys.view(shape).transpose(1, 2),
+        values.view(shape).transpose(1, 2),
+        attn_mask=group.mask,
+        scale=scale,
+    )
+    output[group.rows] = result.reshape(num_rows, -1, head_dim)
+
+
+def _gather(layer: torch.Tensor, halves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of the half blocks [2, ...], each [num blocks, block_size, heads, dim]."""
+    cache = layer.flatten(0, 1)
+    return cache.index_select(0, halves[0]), cache.index_select(0, halves[1])
+
+
+def _decode_group(
+    rows: Sequence[_DecodeRow], block_size: int, dtype: torch.dtype, device: torch.device
+) -> _DecodeGroup:
+    num_blocks = max(len(row.blocks) for row in rows)
+    # Padding repeats a row's last block, which the mask hides: no row reads another's memory.
+    tables = [[*row.blocks, *[row.blocks[-1]] * (num_blocks - len(row.blocks))] for row in rows]
+    positions = torch.arange(num_blocks * block_size, device=device)
+    first = torch.tensor([[row.first_key] for row in rows], device=device)
+    end = torch.tensor([[row.end] for row in rows], device=device)
+    hidden = (positions < first) | (positions >= end)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+    mask.masked_fill_(hidden, float("-inf"))
+    return _DecodeGroup(
+        rows=torch.tensor([row.query for row in rows], device=device),
+        halves=_halves(tables, device).flatten(1),
+        mask=mask[:, None, None],
+    )
+
+
+def _halves(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """[2, rows, blocks]: half blocks of keys and of values."""
+    keys = 2 * torch.tensor(tables, device=device)
+    return torch.stack((keys, keys + 1))
+
+
+def _tiles(
+    first_query: int, length: int, start: int, window: int | None, device: torch.device
+) -> tuple[_Tile, ...]:
+    """Cut a prompt chunk that begins at key number `start` into tiles."""
+    if start == 0 and (window is None or length <= window):
+        queries = slice(first_query, first_query + length)
+        return (_Tile(queries, slice(0, length), None),)
+    return tuple(
+        _masked_tile(first_query, first, min(first + _QUERY_TILE, length), start, window, device)
+        for first in range(0, length, _QUERY_TILE)
+    )
+
+
+def _masked_tile(
+    first_query: int, first: int, end: int, start: int, window: int | None, device: torch.device
+) -> _Tile:
+    first_key = 0 if window is None else max(0, start + first - window + 1)
+    keys = slice(first_key, start + end)
+    key = torch.arange(keys.start, keys.stop, device=device)
+    query = torch.arange(start + first, start + end, device=device).unsqueeze(1)
+    seen = key <= query
+    if window is not None:
+        seen &= key > query - window
+    return _Tile(slice(first_query + first, first_query + end), keys, seen)
