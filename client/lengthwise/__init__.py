@@ -1,0 +1,77 @@
+"""Lengthwise, from the outside: clients, what they take and give, and what can go wrong.
+
+Importing it needs grpcio and protobuf alone.
+"""
+
+from lengthwise.aio import AsyncClient
+from lengthwise.client import Client
+from lengthwise.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    LengthwiseError,
+    ModelNotFound,
+    NotSupported,
+    NoWorkerAvailable,
+    Overloaded,
+    PromptTooLong,
+    Stale,
+    TransferFailed,
+    Unauthenticated,
+)
+from lengthwise.transport import AsyncTransport, Transport
+from lengthwise.types import (
+    Chunk,
+    Completion,
+    FinishReason,
+    Logprob,
+    Message,
+    Model,
+    Options,
+    Prompt,
+    Retry,
+    Sampling,
+    Timeout,
+    Timings,
+    Tls,
+    Token,
+    TokenLogprobs,
+    Usage,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncTransport",
+    "Cancelled",
+    "Chunk",
+    "Client",
+    "Completion",
+    "DeadlineExceeded",
+    "FinishReason",
+    "InternalError",
+    "InvalidRequest",
+    "LengthwiseError",
+    "Logprob",
+    "Message",
+    "Model",
+    "ModelNotFound",
+    "NoWorkerAvailable",
+    "NotSupported",
+    "Options",
+    "Overloaded",
+    "Prompt",
+    "PromptTooLong",
+    "Retry",
+    "Sampling",
+    "Stale",
+    "Timeout",
+    "Timings",
+    "Tls",
+    "Token",
+    "TokenLogprobs",
+    "TransferFailed",
+    "Transport",
+    "Unauthenticated",
+    "Usage",
+]

@@ -1,0 +1,39 @@
+"""What `Client` and `AsyncClient` share: endpoints, patience, and the start of each call."""
+
+import random
+
+from lengthwise import _wire
+from lengthwise._retries import Retries, Rotation
+from lengthwise._session import Session
+from lengthwise.errors import InvalidRequest
+from lengthwise.types import Options, Prompt, Retry, Timeout
+
+
+class Calls:
+    """Makes the state machine of each call. Time comes as an argument."""
+
+    def __init__(self, num_endpoints: int, timeout: Timeout, retry: Retry) -> None:
+        if num_endpoints < 1:
+            raise InvalidRequest("transports: got none, expected at least one")
+        self._rotation = Rotation(num_endpoints)
+        self._timeout = timeout
+        self._retry = retry
+
+    def session(self, prompt: Prompt, options: Options, now: float) -> Session:
+        """Errors: InvalidRequest, TypeError."""
+        request = _wire.generate_request(prompt, options)
+        return Session(request, self.retries(options.get("timeout"), now))
+
+    def retries(self, timeout: Timeout | float | None, now: float) -> Retries:
+        """Errors: InvalidRequest."""
+        if timeout is None:
+            timeout = self._timeout
+        elif not isinstance(timeout, Timeout):
+            timeout = Timeout(total=timeout)
+        return Retries(
+            retry=self._retry,
+            timeout=timeout,
+            rotation=self._rotation,
+            now=now,
+            draw=random.random,
+        )

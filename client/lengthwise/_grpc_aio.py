@@ -1,0 +1,91 @@
+"""`AsyncTransport` over a grpc.aio channel."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
+
+import grpc
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
+
+from lengthwise._channel import channel_options, credentials, error_of, silent
+from lengthwise.errors import Cancelled, LengthwiseError, NoWorkerAvailable
+from lengthwise.types import Timeout, Tls
+from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+
+T = TypeVar("T")
+
+
+class GrpcAioTransport:
+    """One target. The channel belongs to the event loop of the first call."""
+
+    def __init__(self, target: str, *, tls: Tls | None, connect_seconds: float) -> None:
+        self._target = target
+        self._options = channel_options(target, connect_seconds)
+        self._credentials = credentials(tls) if tls else None
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    async def generate(
+        self, request: inference_pb2.GenerateRequest, patience: Timeout
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        call = self._stub().Generate(request, timeout=patience.total)
+        seconds = patience.connect
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(seconds):
+                        response = await self._translated(call.read())
+                except TimeoutError as error:
+                    raise silent(self._target, seconds) from error
+                if response is EOF:
+                    return
+                seconds = patience.silence
+                yield response
+        finally:
+            call.cancel()
+
+    async def get_model(
+        self, request: inference_pb2.GetModelRequest, patience: Timeout
+    ) -> inference_pb2.GetModelResponse:
+        return await self._translated(self._stub().GetModel(request, timeout=patience.total))
+
+    async def tokenize(
+        self, request: inference_pb2.TokenizeRequest, patience: Timeout
+    ) -> inference_pb2.TokenizeResponse:
+        return await self._translated(self._stub().Tokenize(request, timeout=patience.total))
+
+    async def close(self) -> None:
+        """Cancels what still runs."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    def _stub(self) -> inference_pb2_grpc.InferenceStub:
+        if self._closed:
+            raise Cancelled("the client is closed")
+        if self._channel is None:
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._target, self._options)
+            else:
+                self._channel = grpc.aio.secure_channel(
+                    self._target, self._credentials, self._options
+                )
+        return inference_pb2_grpc.InferenceStub(self._channel)
+
+    async def _translated(self, call: Awaitable[T]) -> T:
+        try:
+            return await call
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        except asyncio.CancelledError:
+            # grpc.aio also raises this for a call that the *server* cancelled; the task knows
+            # better.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            if self._closed:
+                raise Cancelled("the client was closed") from None
+            raise NoWorkerAvailable(f"{self._target} cut the call") from None
+
+    def _error(self, error: grpc.RpcError) -> LengthwiseError:
+        return Cancelled("the client was closed") if self._closed else error_of(self._target, error)

@@ -1,0 +1,86 @@
+"""`Transport` over a synchronous gRPC channel."""
+
+from collections.abc import Generator
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from lengthwise._channel import channel_options, credentials, error_of, silent
+from lengthwise._watchdog import Watchdog
+from lengthwise.errors import Cancelled, LengthwiseError
+from lengthwise.types import Timeout, Tls
+from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+
+
+class GrpcTransport:
+    """One target. Connecting happens on first use; any number of threads may call."""
+
+    def __init__(self, target: str, *, tls: Tls | None, connect_seconds: float) -> None:
+        options = channel_options(target, connect_seconds)
+        if tls is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials(tls), options)
+        self._target = target
+        self._stub = inference_pb2_grpc.InferenceStub(self._channel)
+        self._watchdog = Watchdog()
+        self._closed = False
+
+    def generate(
+        self, request: inference_pb2.GenerateRequest, patience: Timeout
+    ) -> Generator[inference_pb2.GenerateResponse, None, None]:
+        self._check_open()
+        call = self._stub.Generate(request, timeout=patience.total)
+        seconds, shortest = patience.connect, min(patience.connect, patience.silence)
+        try:
+            with self._watchdog.watch(call.cancel, shortest=shortest) as watch:
+                while True:
+                    try:
+                        with watch.waiting(seconds):
+                            response = next(call, None)
+                    except grpc.RpcError as error:
+                        if watch.expired:
+                            raise silent(self._target, seconds) from error
+                        raise self._error(error) from error
+                    if response is None:
+                        return
+                    seconds = patience.silence
+                    yield response
+        finally:
+            call.cancel()
+
+    def get_model(
+        self, request: inference_pb2.GetModelRequest, patience: Timeout
+    ) -> inference_pb2.GetModelResponse:
+        response: inference_pb2.GetModelResponse = self._unary(
+            self._stub.GetModel, request, patience
+        )
+        return response
+
+    def tokenize(
+        self, request: inference_pb2.TokenizeRequest, patience: Timeout
+    ) -> inference_pb2.TokenizeResponse:
+        response: inference_pb2.TokenizeResponse = self._unary(
+            self._stub.Tokenize, request, patience
+        )
+        return response
+
+    def close(self) -> None:
+        """Cancels what still runs."""
+        self._closed = True
+        self._channel.close()
+
+    def _unary(self, method: Any, request: Message, patience: Timeout) -> Any:
+        self._check_open()
+        try:
+            return method(request, timeout=patience.total)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: grpc.RpcError) -> LengthwiseError:
+        return Cancelled("the client was closed") if self._closed else error_of(self._target, error)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Cancelled("the client is closed")

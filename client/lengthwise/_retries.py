@@ -1,0 +1,91 @@
+"""When to try again, where, and after how long. No clock, no sleep, no randomness of its own.
+
+An endpoint that failed is followed by the next one at once; only after a round through all of them
+comes a wait, which doubles from round to round and is jittered, so that clients of a lost router do
+not come back together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lengthwise.errors import DeadlineExceeded, LengthwiseError
+from lengthwise.types import Retry, Timeout
+
+
+class Rotation:
+    """The endpoint that calls of one client go to: the last one that did not fail."""
+
+    def __init__(self, num_endpoints: int) -> None:
+        self.num_endpoints = num_endpoints
+        self.current = 0
+
+    def leave(self, endpoint: int) -> None:
+        """Moves on, unless another call has done so already."""
+        if self.current == endpoint:
+            self.current = (endpoint + 1) % self.num_endpoints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Where to call, and how patiently: `patience.total` is what is left of the call's."""
+
+    endpoint: int
+    patience: Timeout
+
+
+class Retries:
+    """One call's way through attempts. Every `begin` is followed by at most one `fail`."""
+
+    def __init__(
+        self,
+        *,
+        retry: Retry,
+        timeout: Timeout,
+        rotation: Rotation,
+        now: float,
+        draw: Callable[[], float],
+    ) -> None:
+        """`draw` returns a number in [0, 1)."""
+        self._retry = retry
+        self._deadline = now + timeout.total
+        self._timeout = timeout
+        self._rotation = rotation
+        self._draw = draw
+        self._endpoint = 0
+        self._failures = 0
+        self._resuming = False
+
+    def begin(self, now: float) -> Attempt:
+        """Errors: DeadlineExceeded."""
+        remaining = self._deadline - now
+        if remaining <= 0:
+            raise DeadlineExceeded(f"the request did not finish within {self._timeout.total:g} s")
+        self._endpoint = self._rotation.current
+        return Attempt(endpoint=self._endpoint, patience=replace(self._timeout, total=remaining))
+
+    def progress(self) -> None:
+        """Something of lasting worth arrived: patience starts anew, and is greater."""
+        self._failures = 0
+        self._resuming = True
+
+    def fail(self, error: LengthwiseError, now: float) -> float:
+        """How many seconds to wait before the next `begin`.
+
+        Errors: the given one, when it is final, or there is no try or no time left.
+        """
+        if not error.retryable:
+            raise error
+        self._failures += 1
+        self._rotation.leave(self._endpoint)
+        rounds, failed_in_round = divmod(self._failures, self._rotation.num_endpoints)
+        if rounds >= (self._retry.resume_attempts if self._resuming else self._retry.attempts):
+            raise error
+        delay = 0.0 if failed_in_round else self._backoff(rounds)
+        delay = max(delay, error.retry_after_seconds or 0.0)
+        if now + delay >= self._deadline:
+            raise error
+        return delay
+
+    def _backoff(self, rounds: int) -> float:
+        ceiling = min(self._retry.max_delay, self._retry.first_delay * 2.0 ** min(rounds - 1, 62))
+        return ceiling * (0.5 + self._draw() / 2)

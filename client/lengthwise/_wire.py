@@ -1,0 +1,157 @@
+"""Prompts and options → requests, responses → values: the one place of the client that knows both
+sides."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from lengthwise import _validation as valid
+from lengthwise.errors import InternalError, InvalidRequest
+from lengthwise.types import (
+    FinishReason,
+    Logprob,
+    Message,
+    Model,
+    Options,
+    Prompt,
+    Sampling,
+    Timings,
+    TokenLogprobs,
+    Usage,
+)
+from lengthwise.v1 import common_pb2, inference_pb2
+
+_FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
+    common_pb2.FINISH_REASON_STOP: "stop",
+    common_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+
+def generate_request(prompt: Prompt, options: Options) -> inference_pb2.GenerateRequest:
+    """Errors: InvalidRequest naming the field; TypeError for an option that does not exist."""
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
+    given = {name: value for name, value in options.items() if value is not None}
+    request_id = options.get("request_id")
+    return inference_pb2.GenerateRequest(
+        request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
+        model=_model_name(options.get("model")),
+        prompt=wire_prompt(prompt),
+        sampling=common_pb2.SamplingParams(**_checked(given, valid.SAMPLING)),
+        stop=_stop_conditions(options),
+        **_checked(given, valid.LIMITS),
+    )
+
+
+def tokenize_request(prompt: Prompt, model: str | None) -> inference_pb2.TokenizeRequest:
+    """Errors: InvalidRequest."""
+    return inference_pb2.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
+
+
+def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
+    """Errors: InvalidRequest, PromptTooLong."""
+    if isinstance(prompt, str):
+        valid.check_prompt_bytes(valid.utf8_bytes("prompt", prompt))
+        return inference_pb2.Prompt(text=prompt)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise InvalidRequest(
+            f"prompt: got {type(prompt).__name__}, expected str, token ids or Messages"
+        )
+    if not prompt:
+        raise InvalidRequest("prompt: got an empty list, expected at least one token id or Message")
+    if isinstance(prompt[0], Message):
+        return inference_pb2.Prompt(conversation=_conversation(cast(Sequence[Message], prompt)))
+    ids = valid.check_prompt_tokens(prompt)
+    return inference_pb2.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
+
+
+def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
+    num_bytes = 0
+    for index, message in enumerate(messages):
+        if not isinstance(message, Message):
+            raise InvalidRequest(
+                f"prompt[{index}]: got {type(message).__name__}, expected Message as before"
+            )
+        if not valid.utf8_bytes(f"prompt[{index}].role", message.role):
+            raise InvalidRequest(f"prompt[{index}].role: got '', expected \"user\" or the like")
+        num_bytes += valid.utf8_bytes(f"prompt[{index}].content", message.content)
+    valid.check_prompt_bytes(num_bytes)
+    return inference_pb2.Conversation(
+        messages=[
+            inference_pb2.ChatMessage(role=message.role, content=message.content)
+            for message in messages
+        ]
+    )
+
+
+def _checked(given: Mapping[str, object], ranges: Mapping[str, valid.Range]) -> dict[str, Any]:
+    return {name: check.check(name, given[name]) for name, check in ranges.items() if name in given}
+
+
+def _stop_conditions(options: Options) -> inference_pb2.StopConditions:
+    strings = options.get("stop") or ()
+    if isinstance(strings, str):
+        strings = (strings,)
+    return inference_pb2.StopConditions(
+        strings=valid.check_stop_strings(strings),
+        token_ids=valid.check_token_ids("stop_token_ids", options.get("stop_token_ids") or ()),
+        ignore_eos=bool(options.get("ignore_eos")),
+    )
+
+
+def _model_name(model: str | None) -> str:
+    valid.utf8_bytes("model", model or "")
+    return model or ""
+
+
+def finish_reason(value: common_pb2.FinishReason) -> FinishReason:
+    """Errors: InternalError for a value this client does not know."""
+    try:
+        return _FINISH_REASONS[value]
+    except KeyError:
+        raise InternalError(
+            f"the server ended with finish reason {value}, which this client does not know;"
+            " expected stop or length"
+        ) from None
+
+
+def token_logprobs(message: common_pb2.TokenLogprobs) -> TokenLogprobs:
+    top = tuple(Logprob(token_id=entry.token_id, logprob=entry.logprob) for entry in message.top)
+    return TokenLogprobs(logprob=message.logprob, top=top)
+
+
+def usage(message: inference_pb2.Usage) -> Usage:
+    return Usage(prompt_tokens=message.prompt_tokens, output_tokens=message.output_tokens)
+
+
+def timings(message: inference_pb2.PhaseTimings) -> Timings:
+    return Timings(
+        **{field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    )
+
+
+def model(message: inference_pb2.GetModelResponse) -> Model:
+    sampling = message.default_sampling
+    return Model(
+        name=message.model,
+        context_length=message.context_length,
+        vocab_size=message.vocab_size,
+        eos_token_ids=tuple(message.eos_token_ids),
+        has_chat_template=message.has_chat_template,
+        fingerprint=message.model_fingerprint,
+        default_sampling=Sampling(
+            temperature=_shortest(sampling.temperature),
+            top_k=sampling.top_k,
+            top_p=_shortest(sampling.top_p),
+            min_p=_shortest(sampling.min_p),
+            repetition_penalty=_shortest(sampling.repetition_penalty),
+            presence_penalty=_shortest(sampling.presence_penalty),
+            frequency_penalty=_shortest(sampling.frequency_penalty),
+        ),
+    )
+
+
+def _shortest(value: float) -> float:
+    """0.7 went over the wire in single precision and came back as 0.699999988."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,141 @@
+"""The asynchronous client: the verbs of `Client`, to be awaited."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from lengthwise import _wire
+from lengthwise._calls import Calls
+from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
+from lengthwise._grpc_aio import GrpcAioTransport
+from lengthwise._session import Session, join
+from lengthwise.errors import LengthwiseError
+from lengthwise.transport import AsyncTransport
+from lengthwise.types import (
+    Chunk,
+    Completion,
+    Message,
+    Model,
+    Options,
+    Prompt,
+    Retry,
+    Timeout,
+    Tls,
+)
+from lengthwise.v1 import inference_pb2
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to the routers of one deployment, from one event loop.
+
+    async with AsyncClient("router:50051") as client:
+        completion = await client.generate("Once upon a time", max_tokens=64)
+        async for chunk in client.stream([Message("user", "Why is the sky blue?")]):
+            print(chunk.text, end="", flush=True)
+
+    Cancelling a task cancels its request at once, in every phase. Lost routers: see `Client`.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        tls: Tls | None = None,
+        timeout: Timeout | None = None,
+        retry: Retry | None = None,
+        transports: Sequence[AsyncTransport] | None = None,
+    ) -> None:
+        """As `Client`; needs no running event loop yet."""
+        timeout = timeout or Timeout()
+        self._transports = transports or [
+            GrpcAioTransport(target, tls=tls, connect_seconds=timeout.connect)
+            for target in parse_endpoints(endpoints)
+        ]
+        self._calls = Calls(len(self._transports), timeout, retry or Retry())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancels what still runs, and disconnects."""
+        for transport in self._transports:
+            await transport.close()
+
+    async def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """Continues a prompt, and returns when all is there. See `Client.generate`."""
+        return join([chunk async for chunk in self.stream(prompt, **options)])
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
+        """Continues a prompt piece by piece. Leaving the loop, or `aclose()`, cancels the request
+        at once. See `Client.stream`."""
+        return self._run(self._calls.session(prompt, options, time.monotonic()))
+
+    async def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+        """`generate` with a conversation as its prompt, under its common name."""
+        return await self.generate(messages, **options)
+
+    async def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+    ) -> list[int]:
+        """The token ids that `generate` would compute."""
+        request = _wire.tokenize_request(prompt, model)
+        response = await self._unary(
+            lambda transport, left: transport.tokenize(request, left), timeout
+        )
+        return list(response.token_ids)
+
+    async def model(
+        self,
+        *,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+    ) -> Model:
+        """What is served."""
+        request = inference_pb2.GetModelRequest()
+        response = await self._unary(
+            lambda transport, left: transport.get_model(request, left), timeout
+        )
+        return _wire.model(response)
+
+    async def _run(self, session: Session) -> AsyncGenerator[Chunk, None]:
+        while not session.finished:
+            attempt, request = session.begin(time.monotonic())
+            transport = self._transports[attempt.endpoint]
+            try:
+                async with aclosing(transport.generate(request, attempt.patience)) as responses:
+                    async for response in responses:
+                        chunk = session.receive(response)
+                        if chunk is not None:
+                            yield chunk
+                session.ended()
+            except LengthwiseError as error:
+                await asyncio.sleep(session.fail(error, time.monotonic()))
+
+    async def _unary(
+        self,
+        call: Callable[[AsyncTransport, Timeout], Awaitable[T]],
+        patience: Timeout | float | None,
+    ) -> T:
+        retries = self._calls.retries(patience, time.monotonic())
+        while True:
+            attempt = retries.begin(time.monotonic())
+            try:
+                return await call(self._transports[attempt.endpoint], attempt.patience)
+            except LengthwiseError as error:
+                await asyncio.sleep(retries.fail(error, time.monotonic()))

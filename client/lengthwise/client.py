@@ -1,0 +1,143 @@
+"""The synchronous client. Everything but the waiting is shared with `AsyncClient`."""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from lengthwise import _wire
+from lengthwise._calls import Calls
+from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
+from lengthwise._grpc_sync import GrpcTransport
+from lengthwise._session import Session, join
+from lengthwise.errors import LengthwiseError
+from lengthwise.transport import Transport
+from lengthwise.types import (
+    Chunk,
+    Completion,
+    Message,
+    Model,
+    Options,
+    Prompt,
+    Retry,
+    Timeout,
+    Tls,
+)
+from lengthwise.v1 import inference_pb2
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to the routers of one deployment; any number of threads may share it.
+
+    with Client(["10.0.0.5:50051", "10.0.0.6:50051"]) as client:
+        print(client.generate("Once upon a time", max_tokens=64, temperature=0.7).text)
+        for chunk in client.stream([Message("user", "Why is the sky blue?")]):
+            print(chunk.text, end="", flush=True)
+
+    A router that is lost, even in the middle of a stream, is replaced by the next endpoint, or by
+    itself once it is back; the completion goes on with the very token that comes next.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        tls: Tls | None = None,
+        timeout: Timeout | None = None,
+        retry: Retry | None = None,
+        transports: Sequence[Transport] | None = None,
+    ) -> None:
+        """Connects on first use.
+
+        endpoints: host:port of each router, or one name that resolves to all, such as
+            dns:///service:port.
+        transports: instead of endpoints; `lengthwise.fake.FakeTransport` serves tests.
+        Errors: InvalidRequest.
+        """
+        timeout = timeout or Timeout()
+        self._transports = transports or [
+            GrpcTransport(target, tls=tls, connect_seconds=timeout.connect)
+            for target in parse_endpoints(endpoints)
+        ]
+        self._calls = Calls(len(self._transports), timeout, retry or Retry())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what still runs, and disconnects."""
+        for transport in self._transports:
+            transport.close()
+
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
+        """Continues a prompt, and returns when all is there. `Options` lists the options.
+
+        Errors: InvalidRequest at once; any other LengthwiseError when trying again is no use.
+        """
+        return join(list(self.stream(prompt, **options)))
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[Chunk, None, None]:
+        """Continues a prompt piece by piece. Leaving the loop, or `close()`, cancels the request at
+        once.
+
+        Errors: as `generate`; those that are not InvalidRequest come while iterating.
+        """
+        return self._run(self._calls.session(prompt, options, time.monotonic()))
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+        """`generate` with a conversation as its prompt, under its common name."""
+        return self.generate(messages, **options)
+
+    def tokenize(
+        self,
+        prompt: Prompt,
+        *,
+        model: str | None = None,
+        timeout: Timeout | float | None = None,
+    ) -> list[int]:
+        """The token ids that `generate` would compute."""
+        request = _wire.tokenize_request(prompt, model)
+        response = self._unary(lambda transport, left: transport.tokenize(request, left), timeout)
+        return list(response.token_ids)
+
+    def model(self, *, timeout: Timeout | float | None = None) -> Model:
+        """What is served."""
+        request = inference_pb2.GetModelRequest()
+        response = self._unary(lambda transport, left: transport.get_model(request, left), timeout)
+        return _wire.model(response)
+
+    def _run(self, session: Session) -> Generator[Chunk, None, None]:
+        while not session.finished:
+            attempt, request = session.begin(time.monotonic())
+            transport = self._transports[attempt.endpoint]
+            try:
+                with closing(transport.generate(request, attempt.patience)) as responses:
+                    for response in responses:
+                        chunk = session.receive(response)
+                        if chunk is not None:
+                            yield chunk
+                session.ended()
+            except LengthwiseError as error:
+                time.sleep(session.fail(error, time.monotonic()))
+
+    def _unary(
+        self, call: Callable[[Transport, Timeout], T], patience: Timeout | float | None
+    ) -> T:
+        retries = self._calls.retries(patience, time.monotonic())
+        while True:
+            attempt = retries.begin(time.monotonic())
+            try:
+                return call(self._transports[attempt.endpoint], attempt.patience)
+            except LengthwiseError as error:
+                time.sleep(retries.fail(error, time.monotonic()))

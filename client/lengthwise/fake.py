@@ -1,0 +1,160 @@
+"""Stand-ins for a router, for the tests of programs that use Lengthwise.
+
+    fake = FakeTransport("Paris.", NoWorkerAvailable("down"), ["Lon", 0.5, "don."])
+    with Client(transports=[fake]) as client:
+        assert client.generate("Capital of France?").text == "Paris."
+        assert fake.requests[0].prompt.text == "Capital of France?"
+
+Every attempt takes the next reply. A reply is a text, an error, or the steps of one attempt: texts,
+errors, seconds of silence, and whole responses. A character is a token, with its code point as id;
+a request that resumes is sent what comes after the tokens it has.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+
+from lengthwise._channel import silent
+from lengthwise.errors import LengthwiseError
+from lengthwise.types import Timeout
+from lengthwise.v1 import common_pb2, inference_pb2
+
+Step = str | float | LengthwiseError | inference_pb2.GenerateResponse
+Reply = str | LengthwiseError | Sequence[Step]
+
+FAKE_SEED = 7
+"""The seed of requests that name none."""
+
+
+class _Script:
+    """The replies, and the requests that took them."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.requests: list[inference_pb2.GenerateRequest] = []
+        """A copy of every attempt's request, in order."""
+        self._replies = replies
+
+    def _attempt(
+        self, request: inference_pb2.GenerateRequest, patience: Timeout
+    ) -> Iterator[inference_pb2.GenerateResponse | float]:
+        """Responses, and seconds to wait. Raises the script's errors."""
+        if len(self.requests) == len(self._replies):
+            raise LookupError(f"all {len(self._replies)} replies of the fake have been used")
+        reply = self._replies[len(self.requests)]
+        copy = inference_pb2.GenerateRequest()
+        copy.CopyFrom(request)
+        self.requests.append(copy)
+        steps = (reply,) if isinstance(reply, str | LengthwiseError) else reply
+        sampling = request.sampling
+        yield inference_pb2.GenerateResponse(
+            request_id=request.request_id,
+            seed=sampling.seed if sampling.HasField("seed") else FAKE_SEED,
+        )
+        num_received, num_sent = len(copy.resume.token_ids), 0
+        for step in steps:
+            if isinstance(step, LengthwiseError):
+                raise step
+            if isinstance(step, float | int):
+                yield min(step, patience.silence)
+                if step >= patience.silence:
+                    raise silent("the fake", patience.silence)
+            elif isinstance(step, str):
+                first = max(num_received - num_sent, 0)
+                if first < len(step):
+                    yield _response(step[first:], num_sent + first)
+                num_sent += len(step)
+            else:
+                yield step
+        yield _last_response(copy, num_sent)
+
+    def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
+        return inference_pb2.TokenizeResponse(token_ids=_prompt_ids(request.prompt))
+
+
+class FakeTransport(_Script):
+    """For `Client(transports=[...])`."""
+
+    def generate(
+        self, request: inference_pb2.GenerateRequest, patience: Timeout
+    ) -> Generator[inference_pb2.GenerateResponse, None, None]:
+        for item in self._attempt(request, patience):
+            if isinstance(item, float | int):
+                time.sleep(item)
+            else:
+                yield item
+
+    def get_model(
+        self, request: inference_pb2.GetModelRequest, patience: Timeout
+    ) -> inference_pb2.GetModelResponse:
+        return _model()
+
+    def tokenize(
+        self, request: inference_pb2.TokenizeRequest, patience: Timeout
+    ) -> inference_pb2.TokenizeResponse:
+        return self._tokenized(request)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class AsyncFakeTransport(_Script):
+    """For `AsyncClient(transports=[...])`."""
+
+    async def generate(
+        self, request: inference_pb2.GenerateRequest, patience: Timeout
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        for item in self._attempt(request, patience):
+            if isinstance(item, float | int):
+                await asyncio.sleep(item)
+            else:
+                yield item
+
+    async def get_model(
+        self, request: inference_pb2.GetModelRequest, patience: Timeout
+    ) -> inference_pb2.GetModelResponse:
+        return _model()
+
+    async def tokenize(
+        self, request: inference_pb2.TokenizeRequest, patience: Timeout
+    ) -> inference_pb2.TokenizeResponse:
+        return self._tokenized(request)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _response(text: str, index: int) -> inference_pb2.GenerateResponse:
+    return inference_pb2.GenerateResponse(index=index, token_ids=map(ord, text), text=text)
+
+
+def _last_response(
+    request: inference_pb2.GenerateRequest, num_tokens: int
+) -> inference_pb2.GenerateResponse:
+    return inference_pb2.GenerateResponse(
+        index=num_tokens,
+        finish_reason=common_pb2.FINISH_REASON_STOP,
+        usage=inference_pb2.Usage(
+            prompt_tokens=len(_prompt_ids(request.prompt)), output_tokens=num_tokens
+        ),
+        timings=inference_pb2.PhaseTimings(total_seconds=0.0),
+    )
+
+
+def _prompt_ids(prompt: inference_pb2.Prompt) -> list[int]:
+    if prompt.HasField("token_ids"):
+        return list(prompt.token_ids.ids)
+    texts = [message.content for message in prompt.conversation.messages] or [prompt.text]
+    return [ord(character) for text in texts for character in text]
+
+
+def _model() -> inference_pb2.GetModelResponse:
+    return inference_pb2.GetModelResponse(
+        model="fake",
+        context_length=4096,
+        vocab_size=0x110000,
+        has_chat_template=True,
+        model_fingerprint="0" * 16,
+        default_sampling=common_pb2.SamplingParams(
+            temperature=1.0, top_p=1.0, repetition_penalty=1.0
+        ),
+    )

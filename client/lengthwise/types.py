@@ -1,0 +1,254 @@
+"""What the client is given and gives back: values, frozen and complete, without a trace of the
+wire."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from lengthwise.errors import InvalidRequest
+
+FinishReason = Literal["stop", "length"]
+"""stop: an end-of-sequence token, a stop token or a stop string; length: max_tokens or the
+context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A turn of a conversation. Roles are usually "system", "user" and "assistant"; the model's
+    chat template decides which it accepts."""
+
+    role: str
+    content: str
+
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""Text; or token ids, computed as they are; or a conversation, rendered by the model's chat
+template."""
+
+
+class Options(TypedDict, total=False):
+    """What may be said about a generation beside its prompt. What is absent or None is the model's
+    default."""
+
+    temperature: float | None
+    """0 to 100; 0 is greedy."""
+    top_k: int | None
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float | None
+    """Keep the smallest set of tokens whose probability reaches top_p; above 0, up to 1."""
+    min_p: float | None
+    """Keep tokens at least min_p times as likely as the likeliest; 0 to 1."""
+    repetition_penalty: float | None
+    """Divides the logits of tokens seen in prompt or output; above 0."""
+    presence_penalty: float | None
+    """Subtracted from the logits of tokens seen in the output; -2 to 2."""
+    frequency_penalty: float | None
+    """Subtracted once per occurrence in the output; -2 to 2."""
+    seed: int | None
+    """Equal seeds give equal tokens, on whatever worker; 0 to 2**64 - 1. Absent: the router draws
+    one."""
+    max_tokens: int | None
+    """At least 1. Absent: as many as the context holds."""
+    stop: str | Sequence[str] | None
+    """The text ends before the first of these: at most 16, each of 1 to 256 characters."""
+    stop_token_ids: Sequence[int] | None
+    """Token ids that end the request, beside the model's own end-of-sequence tokens."""
+    ignore_eos: bool | None
+    """Go on past end-of-sequence tokens."""
+    top_logprobs: int | None
+    """Return log probabilities, and those of this many alternatives; 0 to 20."""
+    priority: int | None
+    """Requests of higher priority are served first."""
+    model: str | None
+    """Refuse to be served by any other model."""
+    request_id: str | None
+    """Names the request in the server's logs; at most 128 characters. Absent: a random one."""
+    timeout: "Timeout | float | None"
+    """Replaces the client's; a number is `Timeout(total=number)`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeout:
+    """How long to be patient, in seconds.
+
+    | total   | the whole request with all its retries; the server stops working on it too |
+    | connect | until an endpoint gives its first sign of life; then another is tried      |
+    | silence | between signs of life, of which a router gives one a second; likewise      |
+    """
+
+    total: float = 600.0
+    connect: float = 5.0
+    silence: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("total", "connect", "silence"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidRequest(f"timeout.{name}: got {value!r}, expected seconds above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often to try again after an error that may pass. Tries of a list of endpoints are counted
+    in rounds through it, and waits, which double from `first_delay` to `max_delay` seconds with
+    jitter, come between rounds."""
+
+    attempts: int = 5
+    """Rounds for a request that has received nothing yet: one second in all."""
+    resume_attempts: int = 12
+    """Rounds without a further token for one that has: about 18 seconds, in which a lost router is
+    back."""
+    first_delay: float = 0.1
+    max_delay: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("attempts", "resume_attempts"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InvalidRequest(f"retry.{name}: got {value!r}, expected at least 1")
+        if not 0 < self.first_delay <= self.max_delay < math.inf:
+            raise InvalidRequest(
+                f"retry: got first_delay {self.first_delay!r} and max_delay {self.max_delay!r},"
+                " expected 0 < first_delay <= max_delay"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files of PEM text. authority: who signs the servers' certificates; None: those that the
+    system trusts.
+    certificate and private_key, together: what this client shows."""
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.private_key is None):
+            raise InvalidRequest("tls: got one of certificate and private_key, expected both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprob:
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Log probabilities at one position, of the model's raw distribution (before penalties and
+    temperature)."""
+
+    logprob: float
+    """Of the token that was chosen."""
+    top: tuple[Logprob, ...]
+    """The likeliest tokens, best first; as many as were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A generated token. The first of a request has index 0."""
+
+    index: int
+    id: int
+    logprobs: TokenLogprobs | None = None
+    """Where asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time of a request went, as its router saw it."""
+
+    queue_seconds: float
+    """Waiting at the prefill worker before the first chunk was computed."""
+    prefill_seconds: float
+    """From the first chunk's start to the first token."""
+    reserve_seconds: float
+    """Waiting for the decode worker's blocks."""
+    time_to_first_token_seconds: float
+    """From the request's arrival to the first token."""
+    time_per_output_token_seconds: float
+    """(last token - first token) / (output tokens - 1); 0 for a single token."""
+    total_seconds: float
+    """From arrival to the last token."""
+    retries: int
+    """How often a phase had to be done again on another worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A piece of a completion, as it comes.
+
+    text: what has become certain. It never splits a character, and may lag behind the tokens while
+        a stop string or a character is incomplete.
+    finish_reason, usage, timings: in the last chunk alone.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    request_id: str
+    seed: int | None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a prompt was continued with."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    request_id: str
+    seed: int | None
+    """The same prompt and options with this seed give the same tokens again."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen where a request does not say; the fields are those of `Options`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What is served."""
+
+    name: str
+    context_length: int
+    """Prompt and output together, in tokens."""
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+    """Whether it takes conversations."""
+    fingerprint: str
+    """Equal on every worker that serves these very weights."""
+    default_sampling: Sampling
