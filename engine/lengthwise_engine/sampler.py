@@ -13,40 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from lengthwise_kernels.dispatch import gumbel_noise, gumbel_noise_everywhere
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """Sampling parameters of one request, resolved and validated by the router.
-
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave the support whole.
-    `seed` is an unsigned 64-bit number. `top_logprobs` None asks for no log-probabilities, 0 for
-    the chosen token's alone, k for those of the k best tokens as well.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = 0
-    top_logprobs: int | None = None
-
-    @property
-    def penalised(self) -> bool:
-        """Whether earlier tokens of the sequence change the logits."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-        )
-
-    @property
-    def narrowed(self) -> bool:
-        """Whether some tokens cannot be sampled at all."""
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+from lengthwise_policy.sampling import Sampling as Sampling
 
 
 @dataclass(slots=True, kw_only=True)

@@ -21,3 +21,22 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int = 0
     top_logprobs: int | None = None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether earlier tokens of the sequence change the logits."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the token is the one with the largest raw logit, and nothing else is asked."""
+        return self.temperature == 0.0 and not self.penalised and self.top_logprobs is None
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether some tokens cannot be sampled at all."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0

@@ -123,5 +123,5 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     metadata = [(ERROR_KEY, type(error).__name__)]
     if error.retry_after_seconds is not None:
         metadata.append((RETRY_AFTER_KEY, f"{error.retry_after_seconds:.3f}"))
-    await context.abort(error.status, str(error), metadata)
+    await context.abort(error.status, str(error), tuple(metadata))
     raise AssertionError("abort returns never")

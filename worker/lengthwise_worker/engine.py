@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from lengthwise_engine.transfer.process import TransferProcess
 
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loading import LoadedModel, load_runner, resolve_checkpoint
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.blocks import BlockPool
 from lengthwise_worker.config import WorkerConfig
@@ -66,9 +66,9 @@ def _load(config: WorkerConfig) -> LoadedModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_runner(
-        config.model,
+        resolve_checkpoint(config.model),
         device=device,
-        dtype=config.dtype,
+        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
     )
