@@ -15,9 +15,6 @@ class Deadlines:
         self._at: dict[RequestId, float] = {}
         self._heap: list[tuple[float, RequestId]] = []
 
-    def __len__(self) -> int:
-        return len(self._at)
-
     def add(self, request_id: RequestId, deadline_at: float) -> None:
         self._at[request_id] = deadline_at
         heappush(self._heap, (deadline_at, request_id))
