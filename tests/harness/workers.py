@@ -1,0 +1,201 @@
+"""A router made of plain calls, to drive workers phase by phase, and what tests ask of workers."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import psutil
+
+from lengthwise.v1 import (
+    common_pb2,
+    decode_pb2,
+    decode_pb2_grpc,
+    prefill_pb2,
+    prefill_pb2_grpc,
+    worker_pb2,
+    worker_pb2_grpc,
+)
+from lengthwise_engine.toy.arithmetic import toy_next_token
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_runtime.channel import open_channel
+
+GREEDY = common_pb2.SamplingParams(
+    temperature=0,
+    top_k=0,
+    top_p=1,
+    min_p=0,
+    repetition_penalty=1,
+    presence_penalty=0,
+    frequency_penalty=0,
+    seed=1,
+)
+
+
+def oracle(prompt: Sequence[int], count: int, spec: ToySpec) -> list[int]:
+    """The first `count` tokens that follow `prompt`."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(toy_next_token(tokens, spec))
+    return tokens[len(prompt) :]
+
+
+def prompt_of(num_tokens: int, seed: int = 0) -> list[int]:
+    return [(7 * i + 13 * seed + i * i) % 250 for i in range(num_tokens)]
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    """Fails unless the condition (a function or coroutine function) turns true in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.01)
+
+
+class PlainRouter:
+    """Speaks the workers' protocol call by call."""
+
+    def __init__(self, prefill: str, decode: str) -> None:
+        self.router_id = f"router-{uuid.uuid4().hex[:8]}"
+        self.decode_address = decode
+        self._prefill_channel = open_channel(prefill, None)
+        self._decode_channel = open_channel(decode, None)
+        self.prefill_stub = prefill_pb2_grpc.PrefillWorkerStub(self._prefill_channel)
+        self.decode_stub = decode_pb2_grpc.DecodeWorkerStub(self._decode_channel)
+        self._numbers = itertools.count(1)
+        self.tokens: dict[int, dict[int, int]] = {}
+        self.ended: dict[int, decode_pb2.Ended] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._call: Any = None
+
+    async def open(self) -> None:
+        self._call = self.decode_stub.Tokens(decode_pb2.TokensRequest(router_id=self.router_id))
+        first = await asyncio.wait_for(self._call.read(), 5)
+        assert first == decode_pb2.TokenBatch()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for batch in self._call:
+            rows = zip(batch.reservations, batch.indices, batch.token_ids, strict=True)
+            for reservation, index, token_id in rows:
+                got = self.tokens.setdefault(reservation, {})
+                assert index not in got, "a token came twice"
+                got[index] = token_id
+            for ended in batch.ended:
+                self.ended[ended.reservation] = ended
+
+    async def leave(self) -> None:
+        """Ends the Tokens stream, as the death of a router does."""
+        if self._call is not None:
+            self._call.cancel()
+        if self._reading is not None:
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+    async def close(self) -> None:
+        await self.leave()
+        await self._prefill_channel.close(None)
+        await self._decode_channel.close(None)
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    async def reserve(
+        self, number: int, prompt: Sequence[int], max_tokens: int, **fields: Any
+    ) -> None:
+        request = decode_pb2.ReserveRequest(
+            request_id=f"request-{number}",
+            router_id=self.router_id,
+            reservation=number,
+            epoch=fields.pop("epoch", 1),
+            token_ids=prompt,
+            num_prompt_tokens=len(prompt),
+            sampling=GREEDY,
+            max_tokens=max_tokens,
+            lease_seconds=fields.pop("lease_seconds", 60.0),
+            **fields,
+        )
+        await self.decode_stub.Reserve(request, timeout=10)
+
+    def prefill(
+        self,
+        number: int,
+        prompt: Sequence[int],
+        *,
+        epoch: int = 1,
+        pushed: bool = True,
+        **fields: Any,
+    ) -> Any:
+        """The call, not yet awaited."""
+        request = prefill_pb2.PrefillRequest(
+            request_id=f"request-{number}",
+            epoch=epoch,
+            token_ids=prompt,
+            num_prompt_tokens=len(prompt),
+            sampling=GREEDY,
+            **fields,
+        )
+        if pushed:
+            request.destination.CopyFrom(
+                prefill_pb2.KVDestination(
+                    address=self.decode_address,
+                    worker_id="decode",
+                    reservation=number,
+                    router_id=self.router_id,
+                )
+            )
+        return self.prefill_stub.Prefill(request, timeout=20)
+
+    async def release(self, number: int) -> None:
+        await self.decode_stub.Release(
+            decode_pb2.ReleaseRequest(router_id=self.router_id, reservations=[number]), timeout=5
+        )
+
+    async def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
+        """All phases without a fault."""
+        number = self.number()
+        await self.reserve(number, prompt, max_tokens)
+        first = await self.prefill(number, prompt)
+        await eventually(lambda: number in self.ended, 20)
+        assert not self.ended[number].error, self.ended[number].error
+        rows = self.tokens.get(number, {})
+        assert sorted(rows) == list(range(1, max_tokens)), "an index is missing"
+        return [first.token_id, *(rows[index] for index in sorted(rows))]
+
+
+async def status_of(address: str) -> worker_pb2.WorkerStatus:
+    channel = open_channel(address, None)
+    call = worker_pb2_grpc.WorkerStub(channel).Watch(worker_pb2.WatchRequest(), timeout=5)
+    status = await call.read()
+    call.cancel()
+    await channel.close(None)
+    if not isinstance(status, worker_pb2.WorkerStatus):
+        raise AssertionError(f"no status from {address}")
+    return status
+
+
+async def all_free(*addresses: str) -> bool:
+    statuses = [await status_of(address) for address in addresses]
+    return all(
+        s.blocks_free == s.blocks_total and not s.running_requests and not s.queues[0].requests
+        for s in statuses
+    )
+
+
+def transfer_process_of(pid: int) -> psutil.Process:
+    """The worker's child that owns the process groups."""
+    children = psutil.Process(pid).children()
+    assert len(children) == 1, children
+    return children[0]
+
+
+def is_refused(error: BaseException, code: grpc.StatusCode) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is code

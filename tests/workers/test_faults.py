@@ -1,0 +1,130 @@
+"""Transfer processes that die or freeze, links that cannot be, workers that drain: requests fail in
+bounded time with a reason, and the next ones work."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.workers import (
+    PlainRouter,
+    all_free,
+    eventually,
+    oracle,
+    prompt_of,
+    transfer_process_of,
+)
+
+from lengthwise.local import LocalCluster
+from lengthwise.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_runtime.channel import open_channel
+
+pytestmark = pytest.mark.slow
+
+STALL_SECONDS = 2.0
+
+
+async def _settled(cluster: LocalCluster) -> None:
+    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address), 5)
+
+
+async def _works_again(router: PlainRouter, spec: ToySpec) -> None:
+    """A router tries again until a transfer process is back; so does this."""
+
+    async def attempt() -> bool:
+        prompt = prompt_of(300)
+        try:
+            return await router.generate(prompt, 5) == oracle(prompt, 5, spec)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+            return False
+
+    await eventually(attempt, 15)
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+async def test_a_killed_transfer_process_is_replaced(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec, side: str
+) -> None:
+    await router.generate(prompt_of(100), 5)
+    worker = cluster.prefill[0] if side == "prefill" else cluster.decode[0]
+    transfer_process_of(worker.pid).send_signal(signal.SIGKILL)
+    await _works_again(router, toy_spec)
+    await _settled(cluster)
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+async def test_a_frozen_transfer_process_is_replaced_or_its_link_is(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec, side: str
+) -> None:
+    await router.generate(prompt_of(100), 5)
+    worker = cluster.prefill[0] if side == "prefill" else cluster.decode[0]
+    frozen = transfer_process_of(worker.pid)
+    frozen.send_signal(signal.SIGSTOP)
+    number, prompt = router.number(), prompt_of(900)
+    await router.reserve(number, prompt, 50)
+    call = router.prefill(number, prompt)
+    outcome = (await asyncio.gather(call, return_exceptions=True))[0]
+    if not isinstance(outcome, BaseException):
+        await eventually(lambda: number in router.ended, STALL_SECONDS + 5)
+        assert router.ended[number].error
+    await router.release(number)
+    if frozen.is_running():
+        frozen.send_signal(signal.SIGCONT)
+    await _works_again(router, toy_spec)
+    await _settled(cluster)
+
+
+async def test_a_decode_worker_that_is_not_there_fails_the_prefill_in_time(
+    cluster: LocalCluster, router: PlainRouter
+) -> None:
+    router.decode_address = "127.0.0.1:1"
+    with pytest.raises(grpc.aio.AioRpcError, match="no KV link") as caught:
+        await asyncio.wait_for(router.prefill(router.number(), prompt_of(10)), 10)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    await _settled(cluster)
+
+
+async def test_workers_of_different_layouts_refuse_each_other(cluster: LocalCluster) -> None:
+    channel = open_channel(cluster.decode[0].address, None)
+
+    async def frames() -> AsyncIterator[decode_pb2.TransferFrame]:
+        hello = decode_pb2.TransferHello(
+            worker_id="other", model_fingerprint="m", layout_fingerprint="l", link="other/0"
+        )
+        yield decode_pb2.TransferFrame(hello=hello)
+
+    call = decode_pb2_grpc.DecodeWorkerStub(channel).Transfer(frames(), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError, match="cannot exchange KV") as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await channel.close(None)
+
+
+@pytest.fixture
+def short_lived(toy_folder: Path) -> Iterator[LocalCluster]:
+    with LocalCluster(model=toy_folder) as cluster:
+        yield cluster
+
+
+async def test_a_drained_worker_finishes_what_it_has(
+    short_lived: LocalCluster, toy_spec: ToySpec
+) -> None:
+    prefill, decode = short_lived.prefill[0], short_lived.decode[0]
+    router = PlainRouter(prefill.address, decode.address)
+    await router.open()
+    prompt = prompt_of(1000)
+    running = asyncio.ensure_future(router.generate(prompt, 100))
+    await eventually(lambda: bool(router.tokens))
+    decode.kill(signal.SIGTERM)
+    prefill.kill(signal.SIGTERM)
+    assert await running == oracle(prompt, 100, toy_spec)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.reserve(router.number(), prompt, 5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    for process in (prefill, decode):
+        assert await asyncio.to_thread(process.wait, 10) == 0
+    await router.close()
