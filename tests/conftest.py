@@ -119,9 +119,8 @@ def _write_checkpoint(folder: Path, config: Mapping[str, Any]) -> None:
 
     write_toy_checkpoint(folder)
     settings = dict(config)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(settings.pop("model_type"), **settings)
-    )
+    make_model: Callable[[Any], Any] = AutoModelForCausalLM.from_config
+    model = make_model(AutoConfig.for_model(settings.pop("model_type"), **settings))
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from lengthwise_engine.errors import CacheSizeError, CheckpointError
+from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
@@ -32,18 +30,6 @@ class LoadedModel:
     cache: KVCache
     spec: ModelSpec
     fingerprint: str
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """A folder of that name if there is one, else the Hugging Face repository, downloaded."""
-    if Path(name).is_dir():
-        return Path(name)
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise CheckpointError(
-            f"{name}: neither a folder nor a repository that can be downloaded: {error}"
-        ) from error
 
 
 def load_runner(

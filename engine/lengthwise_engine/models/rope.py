@@ -74,7 +74,7 @@ def read_rope(config: ConfigJson, context_length: int) -> RopeSpec:
     """The rotary part of config.json in either spelling.
 
     `rope_theta` beside `rope_scaling` (with `type` or `rope_type`), or both inside
-    `rope_parameters` as transformers 5 writes them. Raises `UnsupportedModel` for other types of scaling.
+    `rope_parameters` as transformers 5 writes them. Raises `UnsupportedModel` for other types.
     """
     scaling = config.object("rope_scaling")
     if not scaling.keys():

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from lengthwise_engine.toy.spec import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, ToySpec
+from lengthwise_engine.toy.spec import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, VOCAB_SIZE, ToySpec
 
 NUM_CHANNELS: Final = NUM_KV_HEADS * HEAD_DIM
 VALUE_MODULUS: Final = 251
@@ -28,6 +28,9 @@ WEIGHT_MODULUS: Final = 61
 FIRST_OUTPUT_TOKEN: Final = ord(" ")
 NUM_OUTPUT_TOKENS: Final = 95
 """The toy speaks printable ASCII."""
+
+OTHER_LOGIT: Final = -100.0
+"""The logit of every token the toy never says."""
 
 _MASK = 2**64 - 1
 
@@ -51,6 +54,16 @@ def next_token_of_sum(total: int, spec: ToySpec) -> int:
     if spec.eos_one_in and (mixed >> 32) % spec.eos_one_in == 0:
         return EOS_TOKEN_ID
     return FIRST_OUTPUT_TOKEN + mixed % NUM_OUTPUT_TOKENS
+
+
+def toy_logits(token: int) -> list[float]:
+    """Logits whose best token is `token`, each next printable character one less likely by e."""
+    logits = [OTHER_LOGIT] * VOCAB_SIZE
+    for distance in range(1, NUM_OUTPUT_TOKENS):
+        rank = (token - FIRST_OUTPUT_TOKEN + distance) % NUM_OUTPUT_TOKENS
+        logits[FIRST_OUTPUT_TOKEN + rank] = -float(distance)
+    logits[token] = 0.0
+    return logits
 
 
 def toy_next_token(token_ids: Sequence[int], spec: ToySpec) -> int:

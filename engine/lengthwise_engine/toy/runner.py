@@ -13,12 +13,14 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner import SampledToken, SequenceChunk, check_chunks
+from lengthwise_engine.sampler import sample
 from lengthwise_engine.toy.arithmetic import (
     NUM_CHANNELS,
     VALUE_MODULUS,
     channel_number,
     channel_weight,
     next_token_of_sum,
+    toy_logits,
 )
 from lengthwise_engine.toy.spec import HEAD_DIM, NUM_KV_HEADS, ToySpec
 
@@ -53,15 +55,20 @@ class ToyRunner:
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
         check_chunks(chunks, layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._spec)
+        if not chunks:
+            return []
         self._store(chunks, on_layer)
-        sampled = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
-        tokens: list[SampledToken | None] = [None] * len(chunks)
-        if sampled:
-            totals = self._totals([chunks[index] for index in sampled])
-            for index, total in zip(sampled, totals, strict=True):
-                token = next_token_of_sum(total, self._spec)
-                tokens[index] = SampledToken(token_id=token, logprob=None, top_logprobs=())
-        return tokens
+        tokens = iter(self._sample([chunk for chunk in chunks if chunk.sampling is not None]))
+        return [None if chunk.sampling is None else next(tokens) for chunk in chunks]
+
+    def _sample(self, chunks: Sequence[SequenceChunk]) -> list[SampledToken]:
+        if not chunks:
+            return []
+        best = [next_token_of_sum(total, self._spec) for total in self._totals(chunks)]
+        states = [chunk.sampling for chunk in chunks if chunk.sampling is not None]
+        if all(state.sampling.takes_best for state in states):
+            return [SampledToken(token_id=token, logprob=None, top_logprobs=()) for token in best]
+        return sample(torch.tensor([toy_logits(token) for token in best]), states)
 
     def _store(
         self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None

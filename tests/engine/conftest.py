@@ -1,0 +1,87 @@
+"""What the engine tests share: one thread, and a scheduler of few lines."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.runner import SequenceChunk
+from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+
+Generate = Callable[..., list[list[SampledToken]]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> LoadedModel:
+    folder = write_toy_checkpoint(tmp_path / "toy", num_layers=3, context_length=2048)
+    return load_runner(folder, device="cpu", num_blocks=300, kv_memory_bytes=0)
+
+
+@pytest.fixture(scope="session")
+def generate() -> Generate:
+    """`generate(loaded, prompts, num_tokens, samplings=..., chunk_sizes=...)`, in one batch.
+
+    Each prompt is computed in chunks of its `chunk_sizes`, beside the others' chunks and decode
+    rows, in blocks scattered over the cache; returns the tokens of each.
+    """
+    return _generate
+
+
+def _generate(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    *,
+    samplings: Sequence[Sampling] | None = None,
+    chunk_sizes: Sequence[int] | None = None,
+) -> list[list[SampledToken]]:
+    free = list(range(loaded.cache.num_blocks))
+    random.Random(3).shuffle(free)
+    tables: list[list[int]] = []
+    for prompt in prompts:
+        count = loaded.runner.layout.num_blocks_for(len(prompt) + num_tokens)
+        tables.append([free.pop() for _ in range(count)])
+    samplings = samplings or [Sampling(temperature=0.0)] * len(prompts)
+    chunk_sizes = chunk_sizes or [len(prompt) for prompt in prompts]
+    states = [
+        SamplingState(sampling=sampling, token_ids=list(prompt), num_prompt_tokens=len(prompt))
+        for sampling, prompt in zip(samplings, prompts, strict=True)
+    ]
+    cached = [0] * len(prompts)
+    results: list[list[SampledToken]] = [[] for _ in prompts]
+    while any(len(result) < num_tokens for result in results):
+        rows = [row for row, result in enumerate(results) if len(result) < num_tokens]
+        chunks = list(_next_chunks(rows, states, cached, chunk_sizes, tables))
+        tokens = loaded.runner.run(chunks)
+        for row, chunk, token in zip(rows, chunks, tokens, strict=True):
+            cached[row] = chunk.end
+            if token is not None:
+                results[row].append(token)
+                states[row].token_ids = [*states[row].token_ids, token.token_id]
+    return results
+
+
+def _next_chunks(
+    rows: Sequence[int],
+    states: Sequence[SamplingState],
+    cached: Sequence[int],
+    chunk_sizes: Sequence[int],
+    tables: Sequence[Sequence[int]],
+) -> Iterator[SequenceChunk]:
+    for row in rows:
+        end = min(cached[row] + chunk_sizes[row], len(states[row].token_ids))
+        yield SequenceChunk(
+            token_ids=states[row].token_ids[cached[row] : end],
+            start=cached[row],
+            block_ids=tables[row],
+            sampling=states[row] if end == len(states[row].token_ids) else None,
+        )
