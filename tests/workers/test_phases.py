@@ -1,5 +1,5 @@
-"""A prompt computed in one process continues in another as if nothing had happened, and whatever ends
-a request early gives every block back within a second."""
+"""A prompt computed in one process continues in another as if nothing had happened, and whatever
+ends a request early gives every block back within a second."""
 
 import asyncio
 

@@ -1,0 +1,60 @@
+"""Under load, each process in turn is killed and frozen: no request fails, none hangs, and every
+token is what it would have been."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import pytest
+from harness.clusters import Load, closed_loop, nothing_is_held
+from harness.workers import eventually
+
+import lengthwise
+from lengthwise.local import LocalCluster, Process
+from lengthwise_engine.toy.spec import ToySpec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+HUNG_SECONDS = 10.0
+CLIENTS = 8
+
+VICTIMS = {
+    "prefill-0": lambda cluster: cluster.prefill[0],
+    "prefill-1": lambda cluster: cluster.prefill[1],
+    "decode-0": lambda cluster: cluster.decode[0],
+    "decode-1": lambda cluster: cluster.decode[1],
+    "router-0": lambda cluster: cluster.routers[0],
+}
+
+
+async def _finished_more(load: Load, count: int) -> None:
+    target = load.finished + count
+    await eventually(lambda: load.finished >= target, 40)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize("victim", VICTIMS.values(), ids=VICTIMS.keys())
+async def test_no_request_fails_or_hangs_when_a_process_is(
+    cluster: LocalCluster,
+    toy_spec: ToySpec,
+    victim: Callable[[LocalCluster], Process],
+    signum: signal.Signals,
+) -> None:
+    process, load, stop = victim(cluster), Load(), asyncio.Event()
+    async with lengthwise.AsyncClient(cluster.endpoints) as client:
+        traffic = asyncio.create_task(
+            closed_loop(client, toy_spec, load, stop, clients=CLIENTS, seed=signum)
+        )
+        try:
+            await _finished_more(load, 3 * CLIENTS)
+            process.kill(signum)
+            await _finished_more(load, 10 * CLIENTS)
+        finally:
+            if signum == signal.SIGSTOP:
+                process.kill(signal.SIGCONT)
+            else:
+                await asyncio.to_thread(process.restart)
+            stop.set()
+            await traffic
+    assert load.slowest_seconds < HUNG_SECONDS
+    await eventually(lambda: nothing_is_held(cluster), 15)

@@ -1,0 +1,53 @@
+"""Workers join and leave while requests run."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from harness.clusters import Load, closed_loop, nothing_is_held
+from harness.workers import eventually
+
+import lengthwise
+from lengthwise.local import LocalCluster
+from lengthwise_engine.toy.spec import ToySpec
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 3), (3, 1)])
+async def test_any_ratio_serves_and_survives_planned_leaves(
+    toy_folder: Path, toy_spec: ToySpec, prefill: int, decode: int
+) -> None:
+    worker = {"num_blocks": 2048}
+    with LocalCluster(
+        model=toy_folder,
+        prefill=prefill,
+        decode=decode,
+        configs={"prefill": worker, "decode": worker},
+    ) as cluster:
+        load, stop = Load(), asyncio.Event()
+        async with lengthwise.AsyncClient(cluster.endpoints) as client:
+            traffic = asyncio.create_task(
+                closed_loop(client, toy_spec, load, stop, clients=6, seed=3)
+            )
+            for process in (cluster.prefill if prefill > 1 else cluster.decode)[:2]:
+                await eventually(lambda seen=load.finished: load.finished >= seen + 20, 30)
+                process.drain()
+                assert await asyncio.to_thread(process.wait, 20) == 0
+                await asyncio.to_thread(process.restart)
+            await eventually(lambda seen=load.finished: load.finished >= seen + 20, 30)
+            stop.set()
+            await traffic
+        await eventually(lambda: nothing_is_held(cluster), 5)
+
+
+async def test_requests_wait_while_no_decode_worker_is_there(toy_folder: Path) -> None:
+    """All decode workers are away for a moment: requests wait, none fails."""
+    with LocalCluster(model=toy_folder) as cluster:
+        async with lengthwise.AsyncClient(cluster.endpoints) as client:
+            cluster.decode[0].kill()
+            waiting = asyncio.create_task(
+                client.generate([1, 2, 3], max_tokens=5, temperature=0, ignore_eos=True)
+            )
+            await asyncio.to_thread(cluster.decode[0].restart)
+            assert len((await waiting).token_ids) == 5

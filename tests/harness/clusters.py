@@ -1,0 +1,102 @@
+"""Load on a whole local cluster, and what must hold of it."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lengthwise
+from harness.workers import status_of
+from lengthwise.local import LocalCluster
+from lengthwise.v1 import worker_pb2
+from lengthwise_engine.toy.arithmetic import toy_next_token
+from lengthwise_engine.toy.spec import ToySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A prompt and how much is wanted of it."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+
+    def answer(self, spec: ToySpec) -> tuple[int, ...]:
+        tokens = list(self.prompt)
+        for _ in range(self.max_tokens):
+            tokens.append(toy_next_token(tokens, spec))
+        return tuple(tokens[len(self.prompt) :])
+
+
+def questions(count: int, *, seed: int, longest: int = 1200, most: int = 80) -> list[Question]:
+    """Mixed lengths: most prompts short, some long."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        length = min(int(rng.lognormvariate(4.5, 1.2)) + 1, longest)
+        prompt = tuple(rng.randrange(250) for _ in range(length))
+        made.append(Question(prompt=prompt, max_tokens=rng.randint(1, most)))
+    return made
+
+
+@dataclass(slots=True)
+class Load:
+    """What became of the requests sent so far."""
+
+    finished: int = 0
+    slowest_seconds: float = 0.0
+    retried: int = 0
+
+
+async def ask(
+    client: lengthwise.AsyncClient, question: Question, spec: ToySpec, load: Load
+) -> None:
+    """Asks one question greedily and checks every token of the answer."""
+    started_at = time.monotonic()
+    completion = await client.generate(
+        list(question.prompt), max_tokens=question.max_tokens, temperature=0, ignore_eos=True
+    )
+    load.slowest_seconds = max(load.slowest_seconds, time.monotonic() - started_at)
+    load.retried += completion.timings.retries
+    assert completion.token_ids == question.answer(spec)
+    assert [token.index for token in completion.tokens] == list(range(question.max_tokens))
+    assert completion.usage == lengthwise.Usage(
+        prompt_tokens=len(question.prompt), output_tokens=question.max_tokens
+    )
+    load.finished += 1
+
+
+async def closed_loop(
+    client: lengthwise.AsyncClient,
+    spec: ToySpec,
+    load: Load,
+    stop: asyncio.Event,
+    *,
+    clients: int,
+    seed: int,
+) -> None:
+    """`clients` callers, each asking its next question when the last is answered."""
+
+    async def caller(number: int) -> None:
+        for question in questions(10_000, seed=seed + number, longest=600, most=40):
+            if stop.is_set():
+                return
+            await ask(client, question, spec, load)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(clients):
+            group.create_task(caller(number))
+
+
+async def statuses(cluster: LocalCluster) -> Sequence[worker_pb2.WorkerStatus]:
+    return await asyncio.gather(*(status_of(worker.address) for worker in cluster.workers))
+
+
+async def nothing_is_held(cluster: LocalCluster) -> bool:
+    """Every block of every worker is free and nobody waits."""
+    return all(
+        s.blocks_free == s.blocks_total
+        and s.running_requests == 0
+        and all(queue.requests == 0 for queue in s.queues)
+        for s in await statuses(cluster)
+    )
