@@ -74,8 +74,8 @@ class DecodeApplication:
         )
         self._thread = StepThread(self._loop.step)
         self._thread.start()
-        address = await self._host.open()
-        logger.info("decode worker %s listens on %s", self._host.worker_id, address)
+        self.address = await self._host.open()
+        logger.info("decode worker %s listens on %s", self._host.worker_id, self.address)
 
     async def failed(self) -> BaseException:
         """Never returns: the engine thread and the transfer process end the process themselves."""

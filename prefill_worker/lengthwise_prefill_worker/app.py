@@ -97,8 +97,8 @@ class PrefillApplication:
         self._loop = self._build_loop(self._engine)
         self._thread = StepThread(self._loop.step)
         self._thread.start()
-        address = await self._host.open()
-        logger.info("prefill worker %s listens on %s", self._host.worker_id, address)
+        self.address = await self._host.open()
+        logger.info("prefill worker %s listens on %s", self._host.worker_id, self.address)
 
     def _build_loop(self, engine: Engine) -> PrefillLoop:
         config = self._config

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from harness.clusters import Load, closed_loop, nothing_is_held
+from harness.clusters import Load, closed_loop, finished_more, nothing_is_held
 from harness.workers import eventually
 
 import lengthwise
@@ -27,11 +27,6 @@ VICTIMS = {
 }
 
 
-async def _finished_more(load: Load, count: int) -> None:
-    target = load.finished + count
-    await eventually(lambda: load.finished >= target, 40)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 @pytest.mark.parametrize("victim", VICTIMS.values(), ids=VICTIMS.keys())
 async def test_no_request_fails_or_hangs_when_a_process_is(
@@ -46,9 +41,9 @@ async def test_no_request_fails_or_hangs_when_a_process_is(
             closed_loop(client, toy_spec, load, stop, clients=CLIENTS, seed=signum)
         )
         try:
-            await _finished_more(load, 3 * CLIENTS)
+            await finished_more(load, 3 * CLIENTS)
             process.kill(signum)
-            await _finished_more(load, 10 * CLIENTS)
+            await finished_more(load, 10 * CLIENTS)
         finally:
             if signum == signal.SIGSTOP:
                 process.kill(signal.SIGCONT)

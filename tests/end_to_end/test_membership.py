@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from harness.clusters import Load, closed_loop, nothing_is_held
+from harness.clusters import Load, closed_loop, finished_more, nothing_is_held
 from harness.workers import eventually
 
 import lengthwise
@@ -31,11 +31,11 @@ async def test_any_ratio_serves_and_survives_planned_leaves(
                 closed_loop(client, toy_spec, load, stop, clients=6, seed=3)
             )
             for process in (cluster.prefill if prefill > 1 else cluster.decode)[:2]:
-                await eventually(lambda seen=load.finished: load.finished >= seen + 20, 30)
+                await finished_more(load, 20)
                 process.drain()
                 assert await asyncio.to_thread(process.wait, 20) == 0
                 await asyncio.to_thread(process.restart)
-            await eventually(lambda seen=load.finished: load.finished >= seen + 20, 30)
+            await finished_more(load, 20)
             stop.set()
             await traffic
         await eventually(lambda: nothing_is_held(cluster), 5)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import lengthwise
-from harness.workers import status_of
+from harness.workers import eventually, status_of
 from lengthwise.local import LocalCluster
 from lengthwise.v1 import worker_pb2
 from lengthwise_engine.toy.arithmetic import toy_next_token
@@ -64,6 +64,12 @@ async def ask(
         prompt_tokens=len(question.prompt), output_tokens=question.max_tokens
     )
     load.finished += 1
+
+
+async def finished_more(load: Load, count: int) -> None:
+    """Waits until `count` further requests are answered."""
+    target = load.finished + count
+    await eventually(lambda: load.finished >= target, 40)
 
 
 async def closed_loop(
