@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +28,13 @@ async def _pair(checkpoint: Path) -> AsyncIterator[PlainRouter]:
 
     Prompts above 128 tokens take several chunks and are pushed layer by layer.
     """
-    common = {"model": str(checkpoint), "metrics_listen": "", "num_blocks": 256}
-    decode = DecodeApplication(DecodeWorkerConfig(**common))
-    prefill = PrefillApplication(PrefillWorkerConfig(**common, layerwise_tokens=128))
+    model = str(checkpoint)
+    decode = DecodeApplication(DecodeWorkerConfig(model=model, metrics_listen="", num_blocks=256))
+    prefill = PrefillApplication(
+        PrefillWorkerConfig(
+            model=model, metrics_listen="", num_blocks=256, layerwise_tokens=128, piece_bytes=4096
+        )
+    )
     await asyncio.gather(decode.start(), prefill.start())
     router = PlainRouter(prefill.address, decode.address)
     await router.open()
@@ -43,7 +48,7 @@ async def _pair(checkpoint: Path) -> AsyncIterator[PlainRouter]:
 def _expected(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     outputs = []
     for prompt in prompts:
         ids = torch.tensor([prompt])

@@ -1,0 +1,104 @@
+"""The shape of the code: sizes, documented names, no folder that shadows a public package."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE_ROOTS = (
+    "client", "policy", "kernels", "engine", "runtime", "router", "worker", "prefill_worker",
+    "decode_worker",
+)  # fmt: skip
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 80
+
+
+def _modules() -> Iterator[Path]:
+    for folder in (*SOURCE_ROOTS, "tests", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if "/v1/" not in path.as_posix():
+                yield path
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_files_and_functions_fit_a_screen_or_a_few() -> None:
+    too_long = []
+    for path in _modules():
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > MAX_FILE_LINES:
+            too_long.append(f"{_name(path)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    too_long.append(f"{_name(path)}:{node.lineno} {node.name}: {lines} lines")
+    assert not too_long, "\n".join(too_long)
+
+
+def test_every_module_says_why_it_exists() -> None:
+    silent = [
+        _name(path)
+        for path in _modules()
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not silent, "\n".join(silent)
+
+
+def test_every_folder_holds_one_package_named_after_it() -> None:
+    for folder in SOURCE_ROOTS:
+        expected = "lengthwise" if folder == "client" else f"lengthwise_{folder}"
+        packages = [path.parent.name for path in (ROOT / folder).glob("*/__init__.py")]
+        assert packages == [expected]
+
+
+def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
+    pattern = re.compile(r"lengthwise_[a-z_]*(?:_seconds|_total|_bytes|_tokens|_blocks|_requests"
+                         r"|_in_flight|workers)\b")  # fmt: skip
+    documented = set(re.findall(r"`(lengthwise_[a-z_]+)`", (ROOT / "docs/metrics.md").read_text()))
+    exported = set()
+    for folder in ("runtime", "router", "worker", "prefill_worker", "decode_worker"):
+        for path in (ROOT / folder).rglob("metrics.py"):
+            text = path.read_text(encoding="utf-8")
+            exported |= set(re.findall(r'"(lengthwise_[a-z_]+)"', text))
+    assert exported, "found no metric at all"
+    assert documented == exported
+    assert all(pattern.fullmatch(name) for name in exported)
+
+
+@pytest.mark.parametrize("module", ["lengthwise", "lengthwise_policy", "lengthwise_router.app"])
+def test_packages_that_need_no_torch_do_not_load_it(module: str) -> None:
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert result.returncode == 0, result.stderr or f"{module} loads torch"
+
+
+def test_the_sdk_needs_grpc_and_protobuf_alone() -> None:
+    program = (
+        "import sys, lengthwise\n"
+        "heavy = {'typer', 'rich', 'pydantic', 'yaml', 'tokenizers', 'numpy', 'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_relative_links_in_the_documents_lead_somewhere() -> None:
+    broken = []
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
+            if not (path.parent / target).exists():
+                broken.append(f"{_name(path)}: {target}")
+    assert not broken, "\n".join(broken)
