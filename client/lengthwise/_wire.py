@@ -90,8 +90,10 @@ def _checked(given: Mapping[str, object], ranges: Mapping[str, valid.Range]) -> 
 
 
 def _stop_conditions(options: Options) -> inference_pb2.StopConditions:
-    strings = options.get("stop") or ()
-    if isinstance(strings, str):
+    strings = options.get("stop")
+    if strings is None:
+        strings = ()
+    elif isinstance(strings, str):
         strings = (strings,)
     return inference_pb2.StopConditions(
         strings=valid.check_stop_strings(strings),

@@ -1,0 +1,134 @@
+"""What is wrong with a request is said before it is sent, by the name of the field."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+
+from lengthwise import Client, InvalidRequest, LengthwiseError, Message, PromptTooLong, Tls
+from lengthwise.fake import FakeTransport
+
+
+def refused(prompt: Any, **options: Any) -> LengthwiseError:
+    fake = FakeTransport("never sent")
+    with Client(transports=[fake]) as client, pytest.raises(InvalidRequest) as caught:
+        client.stream(prompt, **options)
+    assert fake.requests == []
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature: got -0.1, expected a number from 0 up to 100"),
+        ({"temperature": math.nan}, "temperature: got nan"),
+        ({"temperature": math.inf}, "temperature: got inf"),
+        ({"temperature": True}, "temperature: got True"),
+        ({"temperature": "hot"}, "temperature: got 'hot'"),
+        ({"top_k": -1}, "top_k: got -1, expected an integer from 0"),
+        ({"top_k": 1.5}, "top_k: got 1.5"),
+        ({"top_p": 0}, "top_p: got 0, expected a number above 0 up to 1"),
+        ({"top_p": 1.1}, "top_p: got 1.1"),
+        ({"min_p": 1.5}, "min_p: got 1.5, expected a number from 0 up to 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: got 0.0, expected a finite number"),
+        ({"presence_penalty": 2.5}, "presence_penalty: got 2.5, expected a number from -2 up to 2"),
+        ({"frequency_penalty": -3}, "frequency_penalty: got -3"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"seed": 2**64}, "seed: got 18446744073709551616"),
+        ({"max_tokens": 0}, "max_tokens: got 0, expected an integer from 1"),
+        ({"max_tokens": True}, "max_tokens: got True"),
+        ({"top_logprobs": 21}, "top_logprobs: got 21, expected an integer from 0 to 20"),
+        ({"priority": 2**31}, "priority: got 2147483648"),
+        ({"stop": ""}, r"stop\[0\]: got 0 characters, expected 1 to 256"),
+        ({"stop": ["a", "b" * 257]}, r"stop\[1\]: got 257 characters"),
+        ({"stop": ["a"] * 17}, "stop: got 17 strings, expected at most 16"),
+        ({"stop": ["\ud800"]}, r"stop\[0\]: got a lone surrogate"),
+        ({"stop_token_ids": [1, -1]}, r"stop_token_ids\[1\]: got -1"),
+        ({"request_id": ""}, "request_id: got 0 characters, expected 1 to 128"),
+        ({"request_id": "r" * 129}, "request_id: got 129 characters"),
+        ({"model": "\udfff"}, "model: got a lone surrogate"),
+        ({"timeout": -1.0}, "timeout.total: got -1.0, expected seconds above 0"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) -> None:
+    error = refused("hi", **options)
+    assert re.match(message, str(error)), str(error)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        pytest.param("", "prompt: got no text", id="no-text"),
+        pytest.param([], "prompt: got an empty list", id="empty-list"),
+        pytest.param("a\ud83d", "got a lone surrogate ('\\ud83d') at character 1", id="surrogate"),
+        pytest.param(b"hi", "prompt: got bytes, expected str, token ids or Messages", id="bytes"),
+        pytest.param(None, "prompt: got NoneType", id="none"),
+        pytest.param([1, 2**32], "prompt[1]: got 4294967296", id="too-large-id"),
+        pytest.param([1, -2], "prompt[1]: got -2", id="negative-id"),
+        pytest.param([1, 2.5], "prompt[1]: got 2.5", id="fraction"),
+        pytest.param([1, Message("user", "hi")], "prompt[1]: got Message", id="mixed"),
+        pytest.param([Message("user", "hi"), 1], "prompt[1]: got int", id="mixed-too"),
+        pytest.param([Message("", "hi")], "prompt[0].role: got ''", id="no-role"),
+        pytest.param([Message("user", "")], "prompt: got no text", id="no-content"),
+        pytest.param([Message("user", "\ud800")], "prompt[0].content: got a lone", id="content"),
+    ],
+)
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, message: str) -> None:
+    assert message in str(refused(prompt))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        pytest.param("é" * (2 << 20) + "!", id="text"),
+        pytest.param([Message("user", "a" * (2 << 20))] * 3, id="conversation"),
+        pytest.param([1] * ((1 << 20) + 1), id="token-ids"),
+    ],
+)
+def test_a_prompt_beyond_what_servers_accept_is_too_long(prompt: Any) -> None:
+    assert isinstance(refused(prompt), PromptTooLong)
+
+
+def test_an_option_that_does_not_exist_is_a_type_error() -> None:
+    options: Any = {"temprature": 1.0, "max_token": 3}
+    client = Client(transports=[FakeTransport("never sent")])
+    with pytest.raises(TypeError, match="no such option: max_token, temprature"):
+        client.stream("hi", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}, id="least"),
+        pytest.param({"temperature": 100.0, "seed": 2**64 - 1, "top_logprobs": 20}, id="most"),
+        pytest.param({"presence_penalty": -2, "frequency_penalty": 2}, id="penalties"),
+        pytest.param({"stop": ["a" * 256] * 16}, id="stops"),
+    ],
+)
+def test_the_ends_of_a_range_are_accepted(options: Any) -> None:
+    options = {"top_logprobs": None, **options}
+    fake = FakeTransport([])
+    with Client(transports=[fake]) as client:
+        assert client.generate("hi", **options).text == ""
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        pytest.param([], "endpoints: got none", id="none"),
+        pytest.param("", "endpoints: got ''", id="empty"),
+        pytest.param("http://router:50051", "expected host:port", id="url"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_one_is_refused(endpoints: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        Client(endpoints)
+
+
+def test_tls_files_that_cannot_be_read_are_named(tmp_path: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"tls: cannot read .*ca\.pem: No such file"):
+        Client("router:50051", tls=Tls(authority=tmp_path / "ca.pem"))
+    with pytest.raises(InvalidRequest, match="tls: got one of certificate and private_key"):
+        Tls(certificate=tmp_path / "client.pem")
