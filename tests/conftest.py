@@ -18,8 +18,8 @@ _SMALL: Mapping[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
     "tie_word_embeddings": False,
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "original_max_position_embeddings": 128}
