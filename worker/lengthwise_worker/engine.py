@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from lengthwise_engine.transfer.process import TransferProcess
 
-from lengthwise_engine.loading import LoadedModel, load_runner, resolve_checkpoint
+from lengthwise_engine.hub import resolve_checkpoint
+from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.blocks import BlockPool
 from lengthwise_worker.config import WorkerConfig
