@@ -3,6 +3,7 @@
 The wrapping happens once, when a servicer is registered, not in an interceptor on every call.
 """
 
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NoReturn, Protocol
@@ -61,9 +62,11 @@ def _guarded(handler: Any) -> Any:
             _unary(handler.unary_unary), deserializer, serializer
         )
     if handler.unary_stream:
-        return grpc.unary_stream_rpc_method_handler(
-            _stream(handler.unary_stream), deserializer, serializer
-        )
+        behaviour = handler.unary_stream
+        # A handler is a generator, or a coroutine that calls `context.write`: that one notices at
+        # once, and not only when it is collected, that its call was cancelled during a write.
+        guard = _unary if inspect.iscoroutinefunction(behaviour) else _stream
+        return grpc.unary_stream_rpc_method_handler(guard(behaviour), deserializer, serializer)
     if handler.stream_stream:
         return grpc.stream_stream_rpc_method_handler(
             _stream(handler.stream_stream), handler.request_deserializer, serializer

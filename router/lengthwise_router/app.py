@@ -1,0 +1,151 @@
+"""Where a router's objects are made and joined; nowhere else are any constructed."""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+from pathlib import Path
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from lengthwise.v1 import inference_pb2_grpc
+from lengthwise_policy.admission import Admission, AdmissionPolicy
+from lengthwise_policy.placement import STRATEGIES
+from lengthwise_router.checkpoint import load_checkpoint
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.discovery import discovery_of
+from lengthwise_router.dispatch import Dispatch
+from lengthwise_router.fleet import Fleet
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.service import InferenceService
+from lengthwise_router.tokenization import PromptEncoder
+from lengthwise_router.wakeup import Pacer, Wakeups
+from lengthwise_runtime.announce import Announcement
+from lengthwise_runtime.channel import open_channel
+from lengthwise_runtime.config import Address
+from lengthwise_runtime.metrics import serve_metrics
+from lengthwise_runtime.server import Server
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "lengthwise.v1.Inference"
+
+FLUSH_SECONDS = 1.0
+"""What a draining router allows for giving its last reservations back."""
+
+
+class RouterApplication:
+    """A router; see `runtime.process.Application`."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        self._config = config
+        self._router_id = f"router-{secrets.token_hex(6)}"  # unique for each start
+        self._announcement: Path | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        config = self._config
+        checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
+        registry = CollectorRegistry()
+        self._metrics = RouterMetrics(registry, checkpoint.name)
+        self._wakeups = Wakeups()
+        self._fleet = Fleet(
+            discovery=discovery_of(config.discovery),
+            open_channel=self._open_channel,
+            model=checkpoint.name,
+            router_id=self._router_id,
+            heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
+            step_stall_seconds=config.step_stall_seconds,
+        )
+        self._encoder = PromptEncoder(
+            checkpoint,
+            threads=config.tokenizer_threads,
+            max_waiting=config.max_requests_in_flight,
+        )
+        self._admission = Admission(
+            AdmissionPolicy(
+                max_requests_in_flight=config.max_requests_in_flight,
+                max_prompt_tokens=checkpoint.context_length,
+            )
+        )
+        self._service = InferenceService(
+            checkpoint=checkpoint,
+            encoder=self._encoder,
+            admission=self._admission,
+            dispatch=Dispatch(
+                fleet=self._fleet,
+                strategy=STRATEGIES[config.strategy](random.random),
+                pacer=Pacer(config.message_interval_seconds),
+                metrics=self._metrics,
+                router_id=self._router_id,
+                config=config,
+            ),
+            fleet=self._fleet,
+            wakeups=self._wakeups,
+            metrics=self._metrics,
+            config=config,
+        )
+        await self._open(registry)
+
+    async def _open(self, registry: CollectorRegistry) -> None:
+        """Starts the background tasks, then listens, then says so."""
+        config = self._config
+        self._tasks = [
+            asyncio.create_task(self._fleet.run(), name="fleet"),
+            asyncio.create_task(self._wakeups.run(self._sweep), name="sweep"),
+        ]
+        self._server = Server(config.listen, config.tls, [SERVICE])
+        inference_pb2_grpc.add_InferenceServicer_to_server(self._service, self._server.guarded)
+        self.address = await self._server.start()
+        metrics = serve_metrics(config.metrics_listen, registry)
+        await self._server.set_serving(True)
+        if config.announce_folder is not None:
+            note = Announcement(
+                address=str(Address(self._host(), self.address.port)),
+                role="router",
+                worker_id=self._router_id,
+                pid=os.getpid(),
+                metrics=str(metrics[1]) if metrics is not None else "",
+            )
+            self._announcement = note.write(config.announce_folder)
+        logger.info("router %s listens on %s", self._router_id, self.address)
+
+    async def failed(self) -> BaseException:
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        task = done.pop()
+        return task.exception() or RuntimeError(f"task {task.get_name()} ended")
+
+    async def drain(self) -> None:
+        """Refuses new requests, and lets those in flight finish for `drain_seconds`."""
+        self._service.draining = True
+        if self._announcement is not None:
+            self._announcement.unlink(missing_ok=True)
+        await self._server.set_serving(False)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._config.drain_seconds
+        while self._admission.in_flight and loop.time() < give_up_at:
+            await asyncio.sleep(0.05)
+        await self._server.stop(grace_seconds=0.5)
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._fleet.flush_releases()
+        except TimeoutError:
+            logger.warning("some reservations could not be given back; their leases will end them")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fleet.close()
+        self._encoder.close()
+
+    def _open_channel(self, address: str) -> grpc.aio.Channel:
+        return open_channel(address, self._config.tls)
+
+    def _sweep(self, now: float) -> None:
+        self._fleet.sweep(now)
+        self._metrics.set_workers(self._fleet.workers)
+
+    def _host(self) -> str:
+        host = self.address.host
+        return self._config.advertise_host if host in ("0.0.0.0", "::") else host

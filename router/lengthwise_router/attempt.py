@@ -1,0 +1,287 @@
+"""One attempt at a request, on one pair of workers: Reserve → Prefill → tokens.
+
+    phase      waits for                          ends early when
+    reserve    blocks at the decode worker        a worker is lost, the call fails or times out
+    prefill    the prefill worker's reply         the same; the reservation failed
+    transfer   the decode worker's first token    a worker is lost, the stream breaks, time out
+    decode     its further tokens                 the decode worker is lost, the stream breaks,
+                                                  no token for too long
+
+The rule: what has been generated stays generated. A failed attempt says whom to blame, and the next
+one goes on from there.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import grpc
+
+from lengthwise.errors import (
+    ERROR_KEY,
+    InvalidRequest,
+    LengthwiseError,
+    NoWorkerAvailable,
+    Overloaded,
+    TransferFailed,
+    from_status,
+)
+from lengthwise.v1 import common_pb2, prefill_pb2
+from lengthwise_policy.types import WorkerId
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.generation import Generation, Tokens
+from lengthwise_router.reservation import Reservation
+from lengthwise_router.token_streams import StreamFailure
+from lengthwise_router.worker import LossReason, Worker
+
+Phase = Literal["reserve", "prefill", "transfer", "decode"]
+
+FailureReason = (
+    LossReason
+    | StreamFailure
+    | Literal["rpc_error", "timeout", "overloaded", "stale", "transfer_failed", "wrong_end"]
+)
+"""Why an attempt failed: a fixed set, it becomes a metric label."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class AttemptFailed(Exception):
+    """`error` is what the client is told if no further attempt is made."""
+
+    phase: Phase
+    reason: FailureReason
+    error: LengthwiseError
+    blamed: frozenset[WorkerId]
+    keeps_reservation: bool = False
+
+
+class Attempt:
+    """A context manager: within it, the attempt learns of the loss of its workers."""
+
+    def __init__(
+        self,
+        *,
+        generation: Generation,
+        prefill: Worker,
+        reservation: Reservation | None,
+        router_id: str,
+        config: RouterConfig,
+    ) -> None:
+        self._generation = generation
+        self._prefill = prefill
+        self._prefill_id = prefill.worker_id
+        self._reservation = reservation
+        self._router_id = router_id
+        self._config = config
+        self._phase: Phase = "reserve"
+        self._lost: tuple[Worker, LossReason] | None = None
+        self._silent_since = 0.0
+
+    def __enter__(self) -> Self:
+        self._prefill.dependents.add(self)
+        if self._reservation is not None:
+            self._reservation.worker.dependents.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._prefill.dependents.discard(self)
+        if self._reservation is not None:
+            self._reservation.worker.dependents.discard(self)
+
+    def worker_lost(self, worker: Worker, reason: LossReason) -> None:
+        self._lost = worker, reason
+        self._generation.patience.wakeup.ring()
+
+    async def first_token(self) -> Tokens:
+        """Reserves and prefills. Errors: AttemptFailed."""
+        reservation = self._reservation
+        if reservation is not None:
+            began_at = time.monotonic()
+            await self._call(
+                reservation.worker.reserve,
+                reservation.request(self._generation, self._router_id),
+                self._config.reserve_timeout_seconds,
+                reservation.worker_id,
+            )
+            self._generation.reserve_seconds += time.monotonic() - began_at
+        self._phase = "prefill"
+        num_tokens = len(self._generation.token_ids)
+        self._prefill.place(num_tokens)
+        try:
+            reply = await self._call(
+                self._prefill.prefill,
+                self._prefill_request(),
+                self._config.prefill_timeout_seconds,
+                self._prefill_id,
+            )
+        finally:
+            self._prefill.unplace(num_tokens)
+        return self._accept_first(reply)
+
+    async def next_tokens(self) -> Tokens:
+        """The tokens since the last call, as soon as there are any. Errors: AttemptFailed."""
+        reservation = self._reservation
+        assert reservation is not None
+        stream = reservation.stream
+        patience = self._generation.patience
+        now = time.monotonic()
+        while True:
+            # What came before a failure is good.
+            if stream.token_ids and (now >= stream.pace_at or stream.is_over):
+                stream.pace_at = now + self._config.message_interval_seconds
+                return self._accept(*stream.take())
+            if stream.ended is not None:
+                return self._accept([], [])
+            self._check()
+            if stream.last_row_at is not None:
+                self._phase = "decode"
+                self._prefill.dependents.discard(self)
+                give_up_at = stream.last_row_at + self._config.token_timeout_seconds
+            else:
+                give_up_at = self._silent_since + self._config.transfer_timeout_seconds
+            if now >= give_up_at:
+                raise self._failure(
+                    "timeout", "the decode worker sends no tokens", {reservation.worker_id}
+                )
+            if stream.token_ids:
+                stream.ring_when_due()
+            now = await patience.wait(give_up_at)
+
+    async def _call(self, method: Any, message: Any, seconds: float, callee: WorkerId) -> Any:
+        """Calls a worker. Errors: AttemptFailed, InvalidRequest when the worker says so."""
+        patience = self._generation.patience
+        call = method(message, timeout=min(seconds, max(patience.remaining_seconds, 0.001)))
+        await patience.until_done(call, self._check)
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise self._rpc_failure(error, callee) from error
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                raise
+            raise self._failure("rpc_error", "the call was cancelled", {callee}) from None
+
+    def _prefill_request(self) -> prefill_pb2.PrefillRequest:
+        generation, reservation = self._generation, self._reservation
+        request = generation.request
+        message = prefill_pb2.PrefillRequest(
+            request_id=request.request_id,
+            epoch=reservation.epoch if reservation is not None else 1,
+            token_ids=generation.token_ids,
+            num_prompt_tokens=generation.num_prompt_tokens,
+            sampling=request.sampling,
+            top_logprobs=request.top_logprobs,
+            stop_token_ids=request.stop_token_ids,
+        )
+        if reservation is not None:
+            destination = message.destination
+            destination.address = reservation.worker.address
+            destination.worker_id = reservation.worker_id
+            destination.reservation = reservation.number
+            destination.router_id = self._router_id
+        return message
+
+    def _accept_first(self, reply: prefill_pb2.PrefillResponse) -> Tokens:
+        generation = self._generation
+        generation.queue_seconds += reply.queue_seconds
+        generation.prefill_seconds += reply.prefill_seconds
+        self._phase = "transfer"
+        self._silent_since = time.monotonic()
+        tokens = Tokens(
+            generation.num_generated,
+            [reply.token_id],
+            [reply.logprobs] if generation.request.top_logprobs is not None else [],
+            common_pb2.FINISH_REASON_UNSPECIFIED,
+        )
+        generation.token_ids.append(reply.token_id)
+        return tokens._replace(finish_reason=generation.finish_reason())
+
+    def _accept(self, token_ids: list[int], logprobs: list[common_pb2.TokenLogprobs]) -> Tokens:
+        generation, reservation = self._generation, self._reservation
+        assert reservation is not None
+        stream = reservation.stream
+        if len(token_ids) > generation.num_remaining:
+            raise self._failure(
+                "wrong_end",
+                f"the decode worker sent {len(token_ids)} tokens of {generation.num_remaining}",
+                {reservation.worker_id},
+            )
+        index = generation.num_generated
+        generation.token_ids.extend(token_ids)
+        finish_reason = common_pb2.FINISH_REASON_UNSPECIFIED
+        if stream.ended is not None:
+            finish_reason = stream.ended
+            if finish_reason != generation.finish_reason():
+                raise self._failure(
+                    "wrong_end",
+                    f"the decode worker ended with reason {finish_reason} after"
+                    f" {generation.num_generated} of {generation.max_tokens} tokens",
+                    {reservation.worker_id},
+                )
+        return Tokens(index, token_ids, logprobs, finish_reason)
+
+    def _check(self) -> None:
+        """Raises AttemptFailed when the attempt cannot go on."""
+        reservation = self._reservation
+        if self._lost is not None:
+            worker, reason = self._lost
+            is_prefill = worker is self._prefill
+            raise self._failure(
+                reason,
+                f"{'prefill' if is_prefill else 'decode'} worker at {worker.address} was lost:"
+                f" {reason}",
+                {self._prefill_id if is_prefill or reservation is None else reservation.worker_id},
+                keeps_reservation=is_prefill,
+            )
+        if reservation is not None and reservation.stream.failure is not None:
+            stream = reservation.stream
+            blamed = {reservation.worker_id}
+            if self._phase != "decode":
+                blamed.add(self._prefill_id)  # either may have broken the transfer
+            raise self._failure(stream.failure, f"decode worker: {stream.failure_details}", blamed)
+
+    def _rpc_failure(self, error: grpc.aio.AioRpcError, callee: WorkerId) -> Exception:
+        status, details = error.code(), error.details() or ""
+        metadata = {str(key): str(value) for key, value in error.trailing_metadata() or ()}
+        told = from_status(status, details, metadata)
+        if isinstance(told, InvalidRequest):
+            return told
+        if isinstance(told, Overloaded):
+            return self._failure("overloaded", details, {callee}, error=told)
+        if metadata.get(ERROR_KEY) == TransferFailed.__name__ and self._reservation is not None:
+            blamed = {self._prefill_id, self._reservation.worker_id}
+            return self._failure("transfer_failed", details, blamed, error=told)
+        if status is grpc.StatusCode.ABORTED:
+            # The reservation failed before we heard of it: a new one may well succeed there.
+            return self._failure("stale", details, set())
+        reason: FailureReason = (
+            "timeout" if status is grpc.StatusCode.DEADLINE_EXCEEDED else "rpc_error"
+        )
+        return self._failure(
+            reason,
+            f"worker {callee}: {status.name}: {details}",
+            {callee},
+            keeps_reservation=self._phase == "prefill",
+        )
+
+    def _failure(
+        self,
+        reason: FailureReason,
+        details: str,
+        blamed: set[WorkerId],
+        *,
+        keeps_reservation: bool = False,
+        error: LengthwiseError | None = None,
+    ) -> AttemptFailed:
+        reservation = self._reservation
+        return AttemptFailed(
+            phase=self._phase,
+            reason=reason,
+            error=error or NoWorkerAvailable(f"{self._phase} failed: {details}"),
+            blamed=frozenset(blamed),
+            keeps_reservation=keeps_reservation
+            and self._phase == "prefill"
+            and reservation is not None
+            and reservation.is_untouched,
+        )

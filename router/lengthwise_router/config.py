@@ -1,0 +1,85 @@
+"""RouterConfig: everything an operator may set on a router."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.placement import DEFAULT_STRATEGY, STRATEGIES
+from lengthwise_runtime.config import STRICT, TlsConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryConfig:
+    """Where the workers are: exactly one of the two is set."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    endpoints: tuple[str, ...] = ()  # host:port of every worker, whatever its role
+    folder: Path | None = None  # in which workers announce themselves
+
+    def __post_init__(self) -> None:
+        if bool(self.endpoints) == (self.folder is not None):
+            raise ValueError(
+                f"expected either endpoints or folder, got endpoints={list(self.endpoints)}"
+                f" and folder={self.folder}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    """Keys of the router's configuration file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    model: str  # checkpoint folder or hub id: tokenizer, chat template and limits come from it
+    discovery: DiscoveryConfig
+    served_name: str = ""  # empty: the last part of `model`
+    listen: str = "127.0.0.1:50051"
+    metrics_listen: str = "127.0.0.1:9090"  # port 0: any; empty: no metrics
+    announce_folder: Path | None = None
+    advertise_host: str = "127.0.0.1"  # what is announced where `listen` names all interfaces
+    tls: TlsConfig | None = None
+
+    strategy: str = DEFAULT_STRATEGY
+    max_requests_in_flight: int = 1024
+    max_attempts: int = 8  # of one request, the first included
+    tokenizer_threads: int = 2
+
+    # A request's phases. Lost workers are noticed much earlier than these end.
+    default_deadline_seconds: float = 600.0  # of calls that bring none
+    no_worker_seconds: float = 10.0  # a request waits this long for any worker that could take it
+    reserve_timeout_seconds: float = 60.0  # waiting for blocks at one decode worker
+    prefill_timeout_seconds: float = 120.0  # queue and computation at one prefill worker
+    transfer_timeout_seconds: float = 5.0  # from the first token to the decode worker's first
+    token_timeout_seconds: float = 30.0  # between two tokens while the worker does run steps
+
+    heartbeat_timeout_seconds: float = 2.0  # a worker silent for longer is lost
+    step_stall_seconds: float = 5.0  # a worker with running requests and no step for longer is lost
+
+    keepalive_seconds: float = 1.0  # a silent response stream gets an empty message
+    message_interval_seconds: float = 0.02  # tokens closer together than this share a message
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"strategy: got {self.strategy!r}, expected one of {', '.join(sorted(STRATEGIES))}"
+            )
+        for name in ("max_requests_in_flight", "max_attempts", "tokenizer_threads"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in (
+            "default_deadline_seconds",
+            "reserve_timeout_seconds",
+            "prefill_timeout_seconds",
+            "transfer_timeout_seconds",
+            "token_timeout_seconds",
+            "heartbeat_timeout_seconds",
+            "step_stall_seconds",
+            "keepalive_seconds",
+        ):
+            require_at_least(name, getattr(self, name), 0.01)
+        for name in ("no_worker_seconds", "message_interval_seconds", "drain_seconds"):
+            require_at_least(name, getattr(self, name), 0.0)

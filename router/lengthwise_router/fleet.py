@@ -1,0 +1,181 @@
+"""All workers, live: one connection per discovered address, and who of them may be used.
+
+A connection is a Watch stream, for decode workers a Tokens stream too, and the task that gives
+reservations back. If any of them ends, or the worker falls silent, the whole connection ends, who
+depends on the worker is told, and a new one is tried with growing pauses.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+import grpc
+
+from lengthwise.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_router.discovery import Discovery
+from lengthwise_router.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+MIN_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 1.0
+
+OWN_PAUSE_SECONDS = 0.5
+"""When sweeps lie further apart, this process itself stood still, and no silence counts."""
+
+
+class _ConnectionEnded(Exception):
+    pass
+
+
+class Fleet:
+    """Life: construct, `run` for ever, `close`."""
+
+    def __init__(
+        self,
+        *,
+        discovery: Discovery,
+        open_channel: Callable[[str], grpc.aio.Channel],
+        model: str,
+        router_id: str,
+        heartbeat_timeout_seconds: float,
+        step_stall_seconds: float,
+    ) -> None:
+        self._discovery = discovery
+        self._open_channel = open_channel
+        self._model = model
+        self._router_id = router_id
+        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._step_stall_seconds = step_stall_seconds
+        self._addresses: frozenset[str] = frozenset()
+        self._workers: dict[str, Worker] = {}
+        self._swept_at = time.monotonic()
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        return tuple(self._workers.values())
+
+    def views(self, role: Role) -> list[WorkerView]:
+        """The workers of one role that policies may choose from."""
+        return [
+            worker.view()
+            for worker in self._workers.values()
+            if worker.is_usable and worker.role == role
+        ]
+
+    def worker(self, worker_id: WorkerId) -> Worker:
+        """A worker of the views. Errors: KeyError."""
+        for worker in self._workers.values():
+            if worker.is_usable and worker.worker_id == worker_id:
+                return worker
+        raise KeyError(worker_id)
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Of the weights that most workers serve; empty while there is none."""
+        found = [
+            worker.status.model_fingerprint
+            for worker in self._workers.values()
+            if worker.is_usable and worker.status is not None
+        ]
+        return max(found, key=found.count, default="")
+
+    async def run(self) -> None:
+        """Follows discovery. Ends only with an error that is a defect, or when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            async for addresses in self._discovery.addresses():
+                self._addresses = addresses
+                for address in addresses - self._workers.keys():
+                    worker = Worker(address, self._open_channel(address), self._router_id)
+                    self._workers[address] = worker
+                    group.create_task(self._follow(worker), name=f"follow {address}")
+
+    def sweep(self, now: float) -> None:
+        """Gives up workers that have been silent for too long."""
+        stood_still = now - self._swept_at
+        self._swept_at = now
+        for worker in self._workers.values():
+            if stood_still > OWN_PAUSE_SECONDS:
+                worker.heard_at += stood_still
+            if now - worker.heard_at > self._heartbeat_timeout_seconds:
+                worker.lose("silent")
+
+    async def flush_releases(self) -> None:
+        """Returns when every reservation has been given back."""
+        for worker in self.workers:
+            await worker.releases.flushed()
+
+    async def close(self) -> None:
+        """To be called once `run` has been cancelled."""
+        for worker in self.workers:
+            await worker.channel.close()
+
+    async def _follow(self, worker: Worker) -> None:
+        """Keeps a worker connected for as long as discovery knows it or requests depend on it."""
+        pause = MIN_PAUSE_SECONDS
+        try:
+            while worker.address in self._addresses:
+                began_at = time.monotonic()
+                await self._connect(worker)
+                lasted = time.monotonic() - began_at
+                pause = MIN_PAUSE_SECONDS if lasted > 1.0 else min(2 * pause, MAX_PAUSE_SECONDS)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        finally:
+            worker.lose("stream_broken")
+        del self._workers[worker.address]
+        await worker.channel.close()
+
+    async def _connect(self, worker: Worker) -> None:
+        """One connection, from its first call to its end."""
+        worker.connecting()
+        try:
+            async with asyncio.TaskGroup() as connection:
+                connection.create_task(self._end_when_lost(worker))
+                await self._watch(worker, connection)
+        except* (grpc.aio.AioRpcError, _ConnectionEnded) as errors:
+            logger.debug("%r: connection ended: %s", worker, errors.exceptions)
+        finally:
+            worker.lose("stream_broken")
+
+    async def _end_when_lost(self, worker: Worker) -> None:
+        await worker.lost.wait()
+        raise _ConnectionEnded
+
+    async def _watch(self, worker: Worker, connection: asyncio.TaskGroup) -> None:
+        watch = worker_pb2_grpc.WorkerStub(worker.channel).Watch(worker_pb2.WatchRequest())
+        has_decode_tasks = False
+        async for status in watch:
+            if self._is_duplicate(worker, status):
+                raise _ConnectionEnded
+            worker.heard(status, self._model, self._step_stall_seconds)
+            if worker.role == "decode" and worker.condition == "ready" and not has_decode_tasks:
+                has_decode_tasks = True
+                connection.create_task(self._receive_tokens(worker))
+                connection.create_task(worker.releases.run())
+        raise _ConnectionEnded
+
+    async def _receive_tokens(self, worker: Worker) -> None:
+        stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
+        batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self._router_id))
+        async for batch in batches:
+            worker.is_streaming = True  # the first batch is empty and says just that
+            try:
+                worker.streams.deliver(batch)
+            except ValueError as error:
+                logger.error("%r: malformed batch of tokens: %s", worker, error)
+                raise _ConnectionEnded from error
+        raise _ConnectionEnded
+
+    def _is_duplicate(self, worker: Worker, status: worker_pb2.WorkerStatus) -> bool:
+        """One worker under two addresses: two Tokens streams would end each other for ever."""
+        for other in self._workers.values():
+            if other is not worker and other.worker_id == status.worker_id:
+                logger.warning(
+                    "worker %s is known at %s already; its address %s is not used",
+                    *(status.worker_id, other.address, worker.address),
+                )
+                return True
+        return False

@@ -1,0 +1,132 @@
+"""Tokens → messages to the client: text, stop strings, usage and timings."""
+
+import time
+
+from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_policy.lengths import length_class
+from lengthwise_router.detokenizer import Detokenizer
+from lengthwise_router.generation import Generation, Tokens
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.stop_strings import StopStrings
+
+STOP = common_pb2.FINISH_REASON_STOP
+
+
+class Reply:
+    """What one client is told."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        detokenizer: Detokenizer,
+        metrics: RouterMetrics,
+        arrived_at: float,
+    ) -> None:
+        self._generation = generation
+        self._detokenizer = detokenizer
+        strings = generation.request.stop_strings
+        self._stop_strings = StopStrings(strings) if strings else None
+        self._metrics = metrics
+        self._length_class = length_class(generation.num_prompt_tokens)
+        self._arrived_at = arrived_at
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self._num_tokens = 0  # told to the client, those resumed included
+
+    def resume(self) -> inference_pb2.GenerateResponse | None:
+        """Takes in what the client has received already; gives the last message if that is all."""
+        generation = self._generation
+        resumed = list(generation.request.resumed_token_ids)
+        if not resumed:
+            return None
+        num_told, _ = self._text_of(resumed)
+        self._num_tokens = len(resumed)
+        finish_reason = generation.finish_reason()
+        if self._stop_strings is not None and self._stop_strings.hit:
+            finish_reason = STOP
+        if not finish_reason:
+            return None
+        self._first_at = self._last_at = time.monotonic()
+        response = inference_pb2.GenerateResponse(index=len(resumed))
+        self._open(response)
+        self._close(response, finish_reason)
+        return response
+
+    def append(self, tokens: Tokens) -> inference_pb2.GenerateResponse:
+        """The message for these tokens. The last one has a finish reason, be it the tokens' own or
+        a stop string's."""
+        now = time.monotonic()
+        token_ids = tokens.token_ids
+        num_tokens, text = self._text_of(token_ids)
+        finish_reason = tokens.finish_reason
+        if num_tokens < len(token_ids) or (self._stop_strings and self._stop_strings.hit):
+            finish_reason = STOP
+            token_ids = token_ids[:num_tokens]
+        response = inference_pb2.GenerateResponse(
+            index=tokens.index, token_ids=token_ids, text=text
+        )
+        if tokens.logprobs:
+            response.logprobs.extend(tokens.logprobs[:num_tokens])
+        self._num_tokens += num_tokens
+        if not self._first_at:
+            self._first_at = now
+            self._open(response)
+            self._metrics.first_token(self._length_class, now - self._arrived_at)
+        else:
+            self._metrics.inter_token_latency.observe(now - self._last_at)
+        self._last_at = now
+        if finish_reason:
+            self._close(response, finish_reason)
+        return response
+
+    def _text_of(self, token_ids: list[int]) -> tuple[int, str]:
+        """How many of the tokens count, and the text that is certain after them."""
+        stop_strings = self._stop_strings
+        if stop_strings is None:
+            return len(token_ids), self._detokenizer.append(token_ids)
+        # One by one: the tokens after a stop string do not count.
+        pieces = []
+        for position, token_id in enumerate(token_ids):
+            pieces.append(stop_strings.append(self._detokenizer.append((token_id,))))
+            if stop_strings.hit:
+                return position + 1, "".join(pieces)
+        return len(token_ids), "".join(pieces)
+
+    def _open(self, response: inference_pb2.GenerateResponse) -> None:
+        request = self._generation.request
+        response.request_id = request.request_id
+        response.seed = request.sampling.seed
+
+    def _close(
+        self,
+        response: inference_pb2.GenerateResponse,
+        finish_reason: common_pb2.FinishReason,
+    ) -> None:
+        """Adds what was held back, and what only the last message says."""
+        generation = self._generation
+        stop_strings = self._stop_strings
+        held = self._detokenizer.finish()
+        if stop_strings is None:
+            response.text += held
+        elif not stop_strings.hit:
+            response.text += stop_strings.append(held)
+            if stop_strings.hit:
+                finish_reason = STOP
+            response.text += stop_strings.finish()
+        response.finish_reason = finish_reason
+        usage = response.usage
+        usage.prompt_tokens = generation.num_prompt_tokens
+        usage.output_tokens = self._num_tokens
+        num_fresh = self._num_tokens - len(generation.request.resumed_token_ids)
+        per_token = (self._last_at - self._first_at) / (num_fresh - 1) if num_fresh > 1 else 0.0
+        timings = response.timings
+        timings.queue_seconds = generation.queue_seconds
+        timings.prefill_seconds = generation.prefill_seconds
+        timings.reserve_seconds = generation.reserve_seconds
+        timings.time_to_first_token_seconds = self._first_at - self._arrived_at
+        timings.time_per_output_token_seconds = per_token
+        timings.total_seconds = self._last_at - self._arrived_at
+        timings.retries = generation.retries
+        self._metrics.finished(
+            self._length_class, generation.num_prompt_tokens, num_fresh, per_token
+        )

@@ -1,0 +1,68 @@
+"""Blocks at a decode worker, held for one request by this router.
+
+The rule: whoever makes a reservation closes it. Closing gives the blocks back, unless the worker
+has ended the request itself or is lost.
+"""
+
+import itertools
+
+from lengthwise.v1 import decode_pb2
+from lengthwise_policy.types import WorkerId
+from lengthwise_router.generation import Generation
+from lengthwise_router.token_streams import TokenStream
+from lengthwise_router.wakeup import Pacer
+from lengthwise_router.worker import Worker
+
+_numbers = itertools.count(1)
+
+LEASE_SLACK_SECONDS = 5.0
+"""A lease outlives the request's deadline by this much: it is the last resort, not the first."""
+
+
+class Reservation:
+    """Names what is held; each prefill attempt at it has an epoch of its own."""
+
+    def __init__(self, worker: Worker, generation: Generation, pacer: Pacer) -> None:
+        self.worker = worker
+        self.worker_id: WorkerId = worker.worker_id
+        self.number = next(_numbers)
+        self.epoch = 0
+        # The prefill worker's token comes first, and not through the stream.
+        self.stream = TokenStream(generation.num_generated + 1, generation.patience.wakeup, pacer)
+        self._num_tokens = len(generation.token_ids) + generation.num_remaining
+        self._asked = False
+        worker.streams.add(self.number, self.stream)
+        worker.place(self._num_tokens)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nothing has come of it yet: another prefill worker may fill it."""
+        stream = self.stream
+        return stream.failure is None and stream.last_row_at is None and stream.ended is None
+
+    def request(self, generation: Generation, router_id: str) -> decode_pb2.ReserveRequest:
+        """The message that asks for the blocks, for the next epoch."""
+        self.epoch += 1
+        self._asked = True
+        request = generation.request
+        return decode_pb2.ReserveRequest(
+            request_id=request.request_id,
+            router_id=router_id,
+            reservation=self.number,
+            epoch=self.epoch,
+            token_ids=generation.token_ids,
+            num_prompt_tokens=generation.num_prompt_tokens,
+            sampling=request.sampling,
+            stop_token_ids=request.stop_token_ids,
+            max_tokens=generation.num_remaining,
+            top_logprobs=request.top_logprobs,
+            lease_seconds=generation.patience.remaining_seconds + LEASE_SLACK_SECONDS,
+            priority=request.priority,
+        )
+
+    def close(self) -> None:
+        worker = self.worker
+        worker.streams.remove(self.number)
+        worker.unplace(self._num_tokens)
+        if self._asked and self.stream.ended is None and worker.is_streaming:
+            worker.releases.add(self.number)

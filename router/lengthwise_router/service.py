@@ -1,0 +1,158 @@
+"""The Inference service: the life of one request, top to bottom, is one coroutine here."""
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from lengthwise.errors import LengthwiseError, NoWorkerAvailable, Overloaded, PromptTooLong
+from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_policy.admission import Admission, Refuse
+from lengthwise_router.checkpoint import Checkpoint
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.detokenizer import Vocabulary
+from lengthwise_router.dispatch import Dispatch
+from lengthwise_router.fleet import Fleet
+from lengthwise_router.generation import Generation, Patience
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.reply import Reply
+from lengthwise_router.request import Request, check_model, fit, read_request
+from lengthwise_router.tokenization import PromptEncoder
+from lengthwise_router.wakeup import Wakeups
+from lengthwise_runtime.wire import sampling_to_wire
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_DEADLINE_SECONDS = 86_000.0
+"""Leases at decode workers last a day at most."""
+
+KEEPALIVE = inference_pb2.GenerateResponse()
+
+
+class InferenceService(inference_pb2_grpc.InferenceServicer):
+    """What clients call."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Checkpoint,
+        encoder: PromptEncoder,
+        admission: Admission,
+        dispatch: Dispatch,
+        fleet: Fleet,
+        wakeups: Wakeups,
+        metrics: RouterMetrics,
+        config: RouterConfig,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._vocabulary = Vocabulary(checkpoint.tokenizer)
+        self._encoder = encoder
+        self._admission = admission
+        self._dispatch = dispatch
+        self._fleet = fleet
+        self._wakeups = wakeups
+        self._metrics = metrics
+        self._config = config
+        self.draining = False
+
+    async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
+        arrived_at = time.monotonic()
+        code = "OK"
+        self._metrics.in_flight.inc()
+        try:
+            await self._generate(message, context, arrived_at)
+        except LengthwiseError as error:
+            code = error.status.name
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.request_ended(code)
+
+    async def GetModel(
+        self, message: inference_pb2.GetModelRequest, context: Context
+    ) -> inference_pb2.GetModelResponse:
+        checkpoint = self._checkpoint
+        sampling = sampling_to_wire(checkpoint.default_sampling)
+        sampling.ClearField("seed")
+        return inference_pb2.GetModelResponse(
+            model=checkpoint.name,
+            context_length=checkpoint.context_length,
+            vocab_size=checkpoint.vocab_size,
+            eos_token_ids=checkpoint.eos_token_ids,
+            has_chat_template=self._encoder.has_chat_template,
+            model_fingerprint=self._fleet.model_fingerprint,
+            default_sampling=sampling,
+        )
+
+    async def Tokenize(
+        self, message: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        check_model(message.model, self._checkpoint)
+        token_ids = self._encoder.encode(message.prompt)
+        if isinstance(token_ids, asyncio.Future):
+            token_ids = await token_ids
+        return inference_pb2.TokenizeResponse(token_ids=token_ids)
+
+    async def _generate(
+        self, message: inference_pb2.GenerateRequest, context: Context, arrived_at: float
+    ) -> None:
+        if self.draining:
+            raise NoWorkerAvailable("this router is draining; try another one")
+        request = read_request(message, self._checkpoint)
+        patience = self._patience(context, arrived_at)
+        prompt_ids = self._encoder.encode(message.prompt)
+        if isinstance(prompt_ids, asyncio.Future):
+            await patience.until_done(prompt_ids)
+            prompt_ids = prompt_ids.result()
+        max_tokens = fit(request, len(prompt_ids), self._checkpoint)
+        generation = Generation(
+            request=request, prompt_ids=prompt_ids, max_tokens=max_tokens, patience=patience
+        )
+        self._admit(len(prompt_ids))
+        try:
+            await self._relay(generation, context, arrived_at)
+        finally:
+            self._admission.finished(time.monotonic())
+
+    def _patience(self, context: Context, arrived_at: float) -> Patience:
+        seconds = context.time_remaining()
+        if seconds is None:
+            seconds = self._config.default_deadline_seconds
+        return Patience(
+            wakeup=self._wakeups.new(),
+            deadline_at=arrived_at + min(seconds, MAX_DEADLINE_SECONDS),
+            keepalive_seconds=self._config.keepalive_seconds,
+            keepalive=lambda: context.write(KEEPALIVE),
+        )
+
+    def _admit(self, num_tokens: int) -> None:
+        """Errors: Overloaded, PromptTooLong."""
+        decision = self._admission.ask(num_tokens, time.monotonic())
+        if isinstance(decision, Refuse):
+            if decision.retry_after_seconds is None:
+                raise PromptTooLong(decision.reason)
+            raise Overloaded(decision.reason, decision.retry_after_seconds)
+
+    async def _relay(self, generation: Generation, context: Context, arrived_at: float) -> None:
+        """Tokens from the workers become messages to the client, each as soon as the one before it
+        is written."""
+        reply = Reply(generation, self._vocabulary.detokenizer(), self._metrics, arrived_at)
+        response = reply.resume()
+        if response is not None:
+            await context.write(response)
+            return
+        async with aclosing(self._dispatch.tokens(generation)) as stream:
+            async for tokens in stream:
+                response = reply.append(tokens)
+                await context.write(response)
+                generation.patience.sent(time.monotonic())
+                if response.finish_reason:
+                    return

@@ -1,0 +1,128 @@
+"""One Tokens stream per decode worker, fanned out to the requests that wait.
+
+    DecodeWorker ══TokenBatch══▶ TokenFanOut ──rows──▶ TokenStream (one per reservation) ──▶ request
+
+The rules: a row of an unknown reservation is ignored; an index seen before is dropped; a gap ends
+the attempt, because what follows it would be a wrong answer.
+"""
+
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+from lengthwise.v1 import common_pb2, decode_pb2
+from lengthwise_router.wakeup import Pacer, Wakeup
+
+StreamFailure = Literal["gap", "ended_with_error", "malformed"]
+
+
+class TokenStream:
+    """The tokens of one reservation that have come and not been taken yet."""
+
+    __slots__ = (
+        "_next_index",
+        "_pacer",
+        "_wakeup",
+        "ended",
+        "failure",
+        "failure_details",
+        "last_row_at",
+        "logprobs",
+        "pace_at",
+        "token_ids",
+    )
+
+    def __init__(self, next_index: int, wakeup: Wakeup, pacer: Pacer) -> None:
+        self._next_index = next_index
+        self._wakeup = wakeup
+        self._pacer = pacer
+        self.token_ids: list[int] = []
+        self.logprobs: list[common_pb2.TokenLogprobs] = []
+        self.last_row_at: float | None = None
+        self.pace_at = 0.0  # rows before this instant do not wake the request yet
+        self.ended: common_pb2.FinishReason | None = None
+        self.failure: StreamFailure | None = None
+        self.failure_details = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come."""
+        return self.ended is not None or self.failure is not None
+
+    def ring_when_due(self) -> None:
+        """Rings once tokens may leave that have to wait now."""
+        self._pacer.ring_at(self.pace_at, self._wakeup)
+
+    def push(
+        self, index: int, token_id: int, logprobs: common_pb2.TokenLogprobs | None, now: float
+    ) -> None:
+        if index != self._next_index:
+            if index > self._next_index and self.failure is None:
+                self.fail("gap", f"got token {index}, expected {self._next_index}")
+            return
+        self._next_index = index + 1
+        if not self.token_ids:
+            if now >= self.pace_at:
+                self._wakeup.ring()
+            else:
+                self.ring_when_due()
+        self.token_ids.append(token_id)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+        self.last_row_at = now
+
+    def end(self, ended: decode_pb2.Ended) -> None:
+        if ended.error or not ended.finish_reason:
+            self.fail("ended_with_error", ended.error or "it gave no reason")
+            return
+        self.ended = ended.finish_reason
+        self._wakeup.ring()
+
+    def fail(self, failure: StreamFailure, details: str) -> None:
+        self.failure = failure
+        self.failure_details = details
+        self._wakeup.ring()
+
+    def take(self) -> tuple[list[int], list[common_pb2.TokenLogprobs]]:
+        taken = self.token_ids, self.logprobs
+        self.token_ids, self.logprobs = [], []
+        return taken
+
+
+class TokenFanOut:
+    """The token streams of one decode worker."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, TokenStream] = {}
+
+    def add(self, reservation: int, stream: TokenStream) -> None:
+        self._streams[reservation] = stream
+
+    def remove(self, reservation: int) -> None:
+        self._streams.pop(reservation, None)
+
+    def deliver(self, batch: decode_pb2.TokenBatch) -> None:
+        """Hands out what one engine step gave."""
+        now = time.monotonic()
+        streams = self._streams
+        if batch.logprobs:
+            logprobs = {row.row: row.logprobs for row in batch.logprobs}
+            rows: Iterable[tuple[int, int, int]] = _rows(batch)
+            for row, (reservation, index, token_id) in enumerate(rows):
+                stream = streams.get(reservation)
+                if stream is not None:
+                    stream.push(index, token_id, logprobs.get(row), now)
+        else:
+            for reservation, index, token_id in _rows(batch):
+                stream = streams.get(reservation)
+                if stream is not None:
+                    stream.push(index, token_id, None, now)
+        for ended in batch.ended:
+            stream = streams.get(ended.reservation)
+            if stream is not None:
+                stream.end(ended)
+
+
+def _rows(batch: decode_pb2.TokenBatch) -> Iterable[tuple[int, int, int]]:
+    """Errors: ValueError when the columns differ in length."""
+    return zip(batch.reservations, batch.indices, batch.token_ids, strict=True)
