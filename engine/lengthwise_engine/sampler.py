@@ -9,11 +9,16 @@ Rows that do not need a step do not pay for it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from lengthwise_kernels.dispatch import gumbel_noise, gumbel_noise_everywhere
 from lengthwise_policy.sampling import Sampling as Sampling
+
+_LIKELY_ENOUGH: Final = 1024
+"""Tokens looked at for top-p before the whole vocabulary is sorted. On one core a row of 152,000
+logits of a model that knows what it wants costs 2.3 ms this way and 15 ms sorted."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,32 +126,53 @@ def _threshold(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Ten
     vocab_size = scores.shape[1]
     min_p = torch.tensor([sampling.min_p for sampling in samplings], device=scores.device)
     threshold = scores.amax(-1) + min_p.log()
-    # Only rows with a top-p and no top-k need the whole vocabulary in order.
-    groups: tuple[list[int], list[int]] = ([], [])
-    for row, sampling in enumerate(samplings):
-        if 0 < sampling.top_k < vocab_size:
-            groups[0].append(row)
-        elif sampling.top_p < 1.0:
-            groups[1].append(row)
-    for rows in groups:
+    top_k = [row for row, sampling in enumerate(samplings) if 0 < sampling.top_k < vocab_size]
+    top_p = [
+        row for row, sampling in enumerate(samplings) if sampling.top_p < 1.0 and row not in top_k
+    ]
+    for rows, least_kept in ((top_k, _least_of_top_k), (top_p, _least_of_top_p)):
         if rows:
             index = torch.tensor(rows, device=scores.device)
-            least = _least_kept(scores[index], [samplings[row] for row in rows])
+            least = least_kept(scores[index], [samplings[row] for row in rows])
             threshold[index] = torch.maximum(threshold[index], least)
     return threshold
 
 
-def _least_kept(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
-    """The least score [rows] among the top-k and, of these, the fewest whose mass reaches top-p."""
-    vocab_size = scores.shape[1]
-    sizes = [min(sampling.top_k or vocab_size, vocab_size) for sampling in samplings]
-    size = torch.tensor(sizes, device=scores.device).unsqueeze(1)
-    top_p = torch.tensor([[sampling.top_p] for sampling in samplings], device=scores.device)
+def _least_of_top_k(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """The least score [rows] among the top-k and, of their mass, the top-p."""
+    sizes = [sampling.top_k for sampling in samplings]
     best = scores.topk(max(sizes), dim=-1).values
-    inside = torch.arange(max(sizes), device=scores.device) < size
-    mass = best.masked_fill(~inside, -math.inf).softmax(-1)
-    kept = inside & ((mass.cumsum(-1) - mass < top_p) | (top_p >= 1.0))
-    return best.gather(1, kept.sum(-1, keepdim=True).clamp(min=1) - 1).squeeze(1)
+    outside = torch.arange(max(sizes), device=best.device) >= _column(sizes, best)
+    mass = best.masked_fill(outside, -math.inf).softmax(-1)
+    kept = _reaching(mass, samplings) & ~outside
+    return best.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
+
+
+def _least_of_top_p(scores: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """The least score [rows] among the fewest tokens whose mass reaches top-p."""
+    total = scores.logsumexp(-1, keepdim=True)
+    best = scores.topk(min(_LIKELY_ENOUGH, scores.shape[1]), dim=-1).values
+    if ((best - total).exp().sum(-1, keepdim=True) < _top_p(samplings, best)).any():
+        best = scores.sort(-1, descending=True).values
+    kept = _reaching((best - total).exp(), samplings)
+    return best.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
+
+
+def _reaching(mass: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """Which tokens are needed to reach top-p, given masses in falling order; always the first."""
+    before = mass.cumsum(-1) - mass
+    top_p = _top_p(samplings, mass)
+    kept = (before < top_p) | (top_p >= 1.0)
+    kept[:, 0] = True
+    return kept
+
+
+def _top_p(samplings: Sequence[Sampling], like: torch.Tensor) -> torch.Tensor:
+    return _column([sampling.top_p for sampling in samplings], like)
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device).unsqueeze(1)
 
 
 def _report(

@@ -1,8 +1,11 @@
 """What the engine tests share: one thread, and a scheduler of few lines."""
 
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +27,26 @@ def _one_thread() -> None:
 def toy(tmp_path: Path) -> LoadedModel:
     folder = write_toy_checkpoint(tmp_path / "toy", num_layers=3, context_length=2048)
     return load_runner(folder, device="cpu", num_blocks=300, kv_memory_bytes=0)
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> Callable[..., Path]:
+    """`copy_of(variant, changes, drop=keys)`: a checkpoint a test may damage.
+
+    Its config.json has the `changes` and lacks the keys to `drop`, unless they are changes.
+    """
+
+    def copy(
+        variant: str, changes: Mapping[str, Any] | None = None, *, drop: Sequence[str] = ()
+    ) -> Path:
+        target = tmp_path / f"{variant}-{len(list(tmp_path.iterdir()))}"
+        folder = Path(shutil.copytree(make_checkpoint(variant), target))
+        config = json.loads((folder / "config.json").read_text())
+        kept = {key: value for key, value in config.items() if key not in drop}
+        (folder / "config.json").write_text(json.dumps({**kept, **(changes or {})}))
+        return folder
+
+    return copy
 
 
 @pytest.fixture(scope="session")
