@@ -93,6 +93,8 @@ def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
     details = call.details() or call.code().name
     if ERROR_KEY in metadata:
         return from_status(call.code(), details, metadata)
+    if call.code() is grpc.StatusCode.UNAVAILABLE:
+        return NoWorkerAvailable(f"cannot reach {target}: {details}")
     # Our servers name their errors. An unnamed end that we did not ask for is a server or a proxy
     # that went away.
     if call.code() is grpc.StatusCode.CANCELLED or "RST_STREAM" in details:

@@ -22,8 +22,12 @@ MAX_PROMPT_BYTES = 4 << 20
 MAX_PROMPT_TOKENS = 1 << 20
 """Of a prompt given as token ids; 5 MiB on the wire at most."""
 
+MAX_MESSAGES = 4096
+"""Of a conversation."""
+
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKEN_IDS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
 
 
@@ -53,7 +57,7 @@ class Real:
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"a finite number {'above' if self.above else 'of at least'} {self.low:g}"
-        return f"a number {'above' if self.above else 'from'} {self.low:g} up to {self.high:g}"
+        return f"a number in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Whole:
             number = None
         if number is None or isinstance(value, bool) or not self.low <= number <= self.high:
             raise InvalidRequest(
-                f"{field}: got {value!r}, expected an integer from {self.low} to {self.high}"
+                f"{field}: got {value!r}, expected an integer in [{self.low}, {self.high}]"
             )
         return number
 
@@ -139,6 +143,15 @@ def check_prompt_tokens(ids: Sequence[object]) -> list[int]:
             f"prompt: got {len(ids)} token ids, expected at most {MAX_PROMPT_TOKENS}"
         )
     return check_token_ids("prompt", ids)
+
+
+def check_stop_token_ids(ids: Sequence[object]) -> list[int]:
+    """Errors: InvalidRequest."""
+    if len(ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest(
+            f"stop_token_ids: got {len(ids)}, expected at most {MAX_STOP_TOKEN_IDS}"
+        )
+    return check_token_ids("stop_token_ids", ids)
 
 
 def check_stop_strings(strings: Sequence[str]) -> Sequence[str]:

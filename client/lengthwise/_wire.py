@@ -67,6 +67,10 @@ def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
 
 
 def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
+    if len(messages) > valid.MAX_MESSAGES:
+        raise InvalidRequest(
+            f"prompt: got {len(messages)} messages, expected at most {valid.MAX_MESSAGES}"
+        )
     num_bytes = 0
     for index, message in enumerate(messages):
         if not isinstance(message, Message):
@@ -97,7 +101,7 @@ def _stop_conditions(options: Options) -> inference_pb2.StopConditions:
         strings = (strings,)
     return inference_pb2.StopConditions(
         strings=valid.check_stop_strings(strings),
-        token_ids=valid.check_token_ids("stop_token_ids", options.get("stop_token_ids") or ()),
+        token_ids=valid.check_stop_token_ids(options.get("stop_token_ids") or ()),
         ignore_eos=bool(options.get("ignore_eos")),
     )
 

@@ -9,15 +9,17 @@ import sys
 import uuid
 from pathlib import Path
 
-config = json.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
+config_file = Path(sys.argv[sys.argv.index("--config") + 1])
+config = json.loads(config_file.read_text())
 behaviour = config.get("behaviour", "")
 print(f"behaviour: {behaviour or 'good'}", flush=True)
 
 if behaviour == "crash":
     sys.exit("cannot allocate the cache")
-if behaviour == "crash-later" and Path("started").exists():
+started_before = Path(f"{config_file.stem}.started").exists()
+Path(f"{config_file.stem}.started").touch()
+if behaviour == "crash-later" and started_before:
     sys.exit("crashed again")
-Path("started").touch()
 
 stopping = behaviour != "stubborn"
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0) if stopping else None)
@@ -29,7 +31,7 @@ if behaviour == "parent":
 worker_id = uuid.uuid4().hex
 port = int(config["listen"].rpartition(":")[2]) or 40_000 + os.getpid() % 10_000
 note = Path(config["announce_folder"]) / f"{worker_id}.json"
-if behaviour != "mute":
+if behaviour != "mute" and not (behaviour == "mute-later" and started_before):
     partial = note.with_suffix(".partial")
     partial.write_text(
         json.dumps(

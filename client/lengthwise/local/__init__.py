@@ -6,6 +6,16 @@ The processes come from the extras `router` and `worker`; this package itself ne
 
 from lengthwise.local._cluster import LocalCluster
 from lengthwise.local._process import Announcement, Process, Role
+from lengthwise.local._supervisor import Died, Restarted, Supervisor
 from lengthwise.local.errors import LocalClusterError
 
-__all__ = ["Announcement", "LocalCluster", "LocalClusterError", "Process", "Role"]
+__all__ = [
+    "Announcement",
+    "Died",
+    "LocalCluster",
+    "LocalClusterError",
+    "Process",
+    "Restarted",
+    "Role",
+    "Supervisor",
+]

@@ -18,7 +18,7 @@ from lengthwise.local._process import POLL_SECONDS, Process, Role
 from lengthwise.local.errors import LocalClusterError
 
 KILL_SECONDS = 5.0
-"""Beyond its drain time, a process gets this long to end before it is killed."""
+"""A killed process is gone at once; a machine that swaps may need longer to say so."""
 
 
 class LocalCluster:
@@ -45,7 +45,7 @@ class LocalCluster:
         commands: Mapping[Role, Sequence[str]] | None = None,
         folder: Path | None = None,
         start_seconds: float = 60.0,
-        drain_seconds: float = 30.0,
+        drain_seconds: float = 35.0,
     ) -> None:
         """Checks what can be checked; starts nothing.
 
@@ -53,6 +53,8 @@ class LocalCluster:
         port, metrics_port: of the first router, the others count up; 0: any free ones.
         configs: keys that replace or join a role's configuration.
         commands: runs these instead of a role's process, with `--config FILE` added.
+        drain_seconds: what routers, and then workers, get to end before they are killed; their own
+            limit is 30 s.
         folder: for configurations and logs, never removed; None: a new one, removed after a clean
             exit.
         Errors: LocalClusterError, one line, for a bad model, a taken port or an extra not
@@ -208,7 +210,7 @@ class LocalCluster:
 def _end(processes: Sequence[Process], drain_seconds: float) -> list[Process]:
     for process in processes:
         process.drain()
-    deadline = time.monotonic() + drain_seconds + (KILL_SECONDS if drain_seconds else 0.0)
+    deadline = time.monotonic() + drain_seconds
     while any(process.running for process in processes) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     killed = [process for process in processes if process.running]

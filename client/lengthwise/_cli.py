@@ -1,0 +1,40 @@
+"""The command line. Rule: what went wrong is one line on standard error and exit code 1, never a
+traceback; Ctrl-C is quiet and 130."""
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from lengthwise import _cli_requests, _cli_up
+from lengthwise.errors import LengthwiseError
+from lengthwise.local import LocalClusterError
+
+app = typer.Typer(
+    help="Length-aware, disaggregated LLM serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(_cli_requests.generate)
+app.command()(_cli_requests.chat)
+app.command()(_cli_requests.tokenize)
+app.command()(_cli_requests.model)
+app.command()(_cli_up.up)
+
+
+def main() -> None:
+    reported(lambda: app(prog_name="lengthwise"))
+
+
+def reported(command: Callable[[], object]) -> None:
+    """Runs a command; what an error says becomes the line that its user reads."""
+    try:
+        command()
+    except (LengthwiseError, LocalClusterError) as error:
+        print(f"lengthwise: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

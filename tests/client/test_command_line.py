@@ -1,0 +1,161 @@
+"""The commands that talk to a router: what they print, where, and with which exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+
+import pytest
+from harness.scripted_router import Responses, Router, fail, first, last, words
+
+from lengthwise import InvalidRequest
+from lengthwise._cli import main
+from lengthwise.v1 import inference_pb2
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in this process and returns its exit code."""
+
+    def run(*arguments: str, stdin: str = "") -> int:
+        monkeypatch.setattr(sys, "argv", ["lengthwise", *arguments])
+        monkeypatch.setattr(sys, "stdin", StringIO(stdin))
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0)
+
+    return run
+
+
+def hello(request: inference_pb2.GenerateRequest, _: object) -> Responses:
+    yield first(request)
+    yield words(0, "Hello ", "world.")
+    yield last(2)
+
+
+def test_generate_prints_the_text_alone(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.append(hello)
+    arguments = ("--max-tokens", "7", "--temperature", "0", "--seed", "5", "--stop", "A")
+    assert run("generate", "hi", "--endpoint", router.address, *arguments, "--stop", "B") == 0
+    assert capsys.readouterr() == ("Hello world.\n", "")
+    request = router.requests[0]
+    assert request.prompt.text == "hi"
+    assert request.max_tokens == 7
+    assert request.sampling.HasField("temperature")
+    assert request.sampling.temperature == 0
+    assert request.sampling.seed == 5
+    assert list(request.stop.strings) == ["A", "B"]
+    assert not request.sampling.HasField("top_p")
+
+
+def test_generate_reads_the_prompt_from_standard_input(router: Router, run: Run) -> None:
+    router.scripts.append(hello)
+    assert run("generate", "-", "-e", router.address, stdin="a\nb") == 0
+    assert router.requests[0].prompt.text == "a\nb"
+
+
+def test_statistics_go_to_standard_error(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.append(hello)
+    assert run("generate", "hi", "-e", router.address, "--stats") == 0
+    output = capsys.readouterr()
+    assert output.out == "Hello world.\n"
+    assert output.err.startswith("3 prompt tokens, 2 output tokens")
+    assert "0.25 s in all · 1 retries · seed 99 · stop" in output.err
+
+
+def test_json_is_one_whole_value(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.append(hello)
+    assert run("generate", "hi", "-e", router.address, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["text"] == "Hello world."
+    assert [token["id"] for token in value["tokens"]] == [1000, 1001]
+    assert value["usage"] == {"prompt_tokens": 3, "output_tokens": 2}
+
+
+def test_an_error_is_one_line_and_exit_code_1(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
+        fail(context, InvalidRequest("prompt: not for this model"))
+        yield from ()
+
+    router.scripts.append(refuse)
+    assert run("generate", "hi", "-e", router.address) == 1
+    assert capsys.readouterr() == ("", "lengthwise: prompt: not for this model\n")
+
+
+def test_no_router_is_one_line_and_exit_code_1(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("model", "-e", "127.0.0.1:1") == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("lengthwise: cannot reach 127.0.0.1:1: ")
+    assert output.err.count("\n") == 1
+
+
+def test_chat_remembers_what_was_said(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.extend([hello, hello])
+    assert run("chat", "--system", "Be brief.", "-e", router.address, stdin="hi\n\nbye\n") == 0
+    assert capsys.readouterr().out == "Hello world.\nHello world.\n"
+    messages = router.requests[1].prompt.conversation.messages
+    assert [(message.role, message.content) for message in messages] == [
+        ("system", "Be brief."),
+        ("user", "hi"),
+        ("assistant", "Hello world."),
+        ("user", "bye"),
+    ]
+
+
+def test_chat_answers_one_message(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.append(hello)
+    assert run("chat", "hi", "-e", router.address) == 0
+    assert capsys.readouterr().out == "Hello world.\n"
+
+
+def test_tokenize_prints_ids(router: Router, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("tokenize", "ab", "-e", router.address) == 0
+    assert run("tokenize", "-", "--json", "-e", router.address, stdin="ab") == 0
+    assert capsys.readouterr().out == "97 98\n[97, 98]\n"
+
+
+def test_model_is_described(router: Router, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("model", "-e", router.address) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "toy"]
+    assert any(line.split() == ["default", "temperature", "0.7"] for line in lines)
+    assert run("model", "--json", "-e", router.address) == 0
+    assert json.loads(capsys.readouterr().out)["context_length"] == 128
+
+
+def test_interrupting_is_quiet_and_comes_after_what_was_printed(router: Router) -> None:
+    def slow(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
+        yield words(0, "Hello ")
+        router.freeze()
+
+    router.scripts.append(slow)
+    command = [sys.executable, "-m", "lengthwise._cli", "generate", "hi", "-e", router.address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert os.read(process.stdout.fileno(), 100) == b"Hello ", "text came late"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr.read() == b""
+    assert router.ended.wait(5)
