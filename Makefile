@@ -42,10 +42,10 @@ test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu
 
 gpu-check: setup  ## On a machine with an NVIDIA GPU: its tests and its benchmark rows
-	@$(BIN)/python benchmarks/gpu_check.py
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gpu_check.py
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
-	@$(BIN)/python benchmarks/run.py
+	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/run.py
 
 up: setup  ## Serve the demo model here: one prefill and two decode workers
 	@$(BIN)/lengthwise up
