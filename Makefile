@@ -42,13 +42,13 @@ test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu
 
 gpu-check: setup  ## On a machine with an NVIDIA GPU: its tests and its benchmark rows
-	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/gpu_check.py
+	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/gpu_check.py
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
-	@PYTHONPATH=benchmarks $(BIN)/python benchmarks/run.py
+	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/run.py
 
-up: setup  ## Serve the demo model here: one prefill and two decode workers
-	@$(BIN)/lengthwise up
+up: setup  ## Serve the demo model here and stream a first completion
+	@$(BIN)/lengthwise up --say "def read_lines(path):"
 
 clean:  ## Remove .venv and caches
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

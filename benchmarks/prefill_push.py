@@ -1,5 +1,5 @@
-"""What pushing KV costs a prefill: 2,048 tokens computed with the push to a decode worker and without,
-turn by turn, in the same two processes.
+"""What pushing KV costs a prefill: 2,048 tokens computed with the push to a decode worker and
+without, turn by turn, in the same two processes.
 
 Budget: at most 10 % slower with the push (median).
 """
@@ -9,12 +9,12 @@ import asyncio
 import statistics
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rows import append_rows
 
-from lengthwise.local import LocalCluster
+from lengthwise.local import LocalCluster, Role
 from lengthwise.v1 import common_pb2, decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
 from lengthwise_runtime.channel import open_channel
 
@@ -121,7 +121,10 @@ def main() -> None:
             ("random Llama 512x8", random_llama(Path(folder) / "512", hidden=512, layers=8)),
         ]
         for name, model in models:
-            configs = {"prefill": {"threads": 1}, "decode": {"threads": 1}}
+            configs: Mapping[Role, Mapping[str, object]] = {
+                "prefill": {"threads": 1},
+                "decode": {"threads": 1},
+            }
             with LocalCluster(model=model, device="cpu", configs=configs) as cluster:
                 rows.append(row(name, *asyncio.run(measure(cluster, arguments.repeats))))
             print(f"{name}: {rows[-1]['ratio']} x with the push (budget 1.10)")

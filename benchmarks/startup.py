@@ -1,12 +1,13 @@
-"""How long a newcomer waits: from `lengthwise up` to the first token of the demo model, one prefill and
-two decode workers. Budget: 20 s."""
+"""How long a newcomer waits: from `lengthwise up` to the first token of the demo model, one prefill
+and two decode workers. Budget: 20 s."""
 
 import statistics
 import time
 
+from rows import append_rows
+
 import lengthwise
 from lengthwise.local import LocalCluster
-from rows import append_rows
 
 REPEATS = 3
 
@@ -15,11 +16,12 @@ def main() -> None:
     seconds = []
     for _ in range(REPEATS):
         started_at = time.monotonic()
-        with LocalCluster(prefill=1, decode=2) as cluster:
-            with lengthwise.Client(cluster.endpoint) as client:
-                for _chunk in client.stream("def ", max_tokens=2):
-                    seconds.append(time.monotonic() - started_at)
-                    break
+        with (
+            LocalCluster(prefill=1, decode=2) as cluster,
+            lengthwise.Client(cluster.endpoint) as client,
+        ):
+            next(client.stream("def ", max_tokens=2))
+            seconds.append(time.monotonic() - started_at)
     print(f"first token after {statistics.median(seconds):.1f} s (budget 20 s)")
     row = {
         "repeats": REPEATS,

@@ -83,7 +83,7 @@ class PlainRouter:
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        while (batch := await self._call.read()) is not grpc.aio.EOF:
+        while (batch := await self._call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
             rows = zip(batch.reservations, batch.indices, batch.token_ids, strict=True)
             for reservation, index, token_id in rows:
                 got = self.tokens.setdefault(reservation, {})
