@@ -38,6 +38,11 @@ class Inference(inference_pb2_grpc.InferenceServicer):
             usage=inference_pb2.Usage(prompt_tokens=1, output_tokens=request.max_tokens),
         )
 
+    def Tokenize(
+        self, request: inference_pb2.TokenizeRequest, context: Any
+    ) -> inference_pb2.TokenizeResponse:
+        return inference_pb2.TokenizeResponse(token_ids=[1, 2])
+
 
 if __name__ == "__main__":
     server = grpc.server(

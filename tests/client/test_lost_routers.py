@@ -1,5 +1,6 @@
 """A router that is lost in the middle of a stream costs the caller nothing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -198,6 +199,21 @@ def test_a_completion_is_the_same_whatever_happens_to_routers(
     assert text_of(chunks) == undisturbed.text
     assert tuple(token for chunk in chunks for token in chunk.tokens) == undisturbed.tokens
     assert chunks[-1].finish_reason == "length"
+
+
+@pytest.mark.slow
+def test_a_frozen_router_holds_up_no_unary_call() -> None:
+    with (
+        RouterProcess() as one,
+        RouterProcess() as other,
+        Client([one.address, other.address]) as client,
+    ):
+        assert client.tokenize("hi") == [1, 2]
+        one.popen.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, one.popen.pid, os.WSTOPPED | os.WNOWAIT)
+        started = time.monotonic()
+        assert client.tokenize("hi") == [1, 2]
+        assert 1.0 < time.monotonic() - started < 8.0, "answered by the wrong one, or late"
 
 
 def test_giving_up_on_a_lost_stream_is_bounded(caller: Caller) -> None:
