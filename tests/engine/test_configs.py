@@ -70,6 +70,23 @@ def test_a_spec_says_what_config_and_generation_config_say(
     assert read_spec(folder).eos_token_ids == (257,)
 
 
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"max_window_layers": 1}, (None, 9, 9)),
+        ({"max_window_layers": 0}, (9, 9, 9)),
+        ({}, (None, None, None)),
+        ({"max_window_layers": 1, "use_sliding_window": False}, (None, None, None)),
+    ],
+)
+def test_qwen_slides_from_max_window_layers_on(
+    changes: dict[str, Any], windows: tuple[int | None, ...], copy_of: CopyOf
+) -> None:
+    sliding = {"use_sliding_window": True, "sliding_window": 9}
+    drop = ("layer_types", "max_window_layers")
+    assert read_spec(copy_of("qwen2", sliding | changes, drop=drop)).windows == windows
+
+
 def test_yarn_stretches_a_context_that_the_config_left_at_its_trained_length(
     copy_of: CopyOf,
 ) -> None:

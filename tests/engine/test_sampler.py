@@ -167,6 +167,14 @@ def test_neighbouring_positions_and_seeds_draw_independently() -> None:
         assert abs(correlation.item()) < 3.3 / math.sqrt(1560)
 
 
+def test_all_64_bits_of_a_seed_count() -> None:
+    texts = [
+        _tokens(torch.zeros(20, 50), [_state(Sampling(seed=seed), range(n)) for n in range(20)])
+        for seed in (0, 2**32, 2**63, 2**64 - 1, 2**63 - 1)
+    ]
+    assert len({tuple(text) for text in texts}) == 5
+
+
 def test_logprobs_are_of_the_raw_logits() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
     raw = logits.log_softmax(-1)[0].tolist()
@@ -187,14 +195,15 @@ def test_logprobs_come_only_where_they_were_asked_for() -> None:
 
 
 def test_repetition_counts_the_prompt_but_presence_and_frequency_do_not() -> None:
-    logits = torch.tensor([[2.0, 1.9, 1.8, 1.7]] * 3)
+    logits = torch.tensor([[2.0, 1.9, 1.8, 1.7]] * 4)
     tokens = [0, 0, 1, 2, 2]
     states = [
         _state(Sampling(temperature=0.0, repetition_penalty=1.5), tokens, 2),
-        _state(Sampling(temperature=0.0, presence_penalty=0.15), tokens, 2),
-        _state(Sampling(temperature=0.0, frequency_penalty=3.0), [0, 0, 0, 1], 2),
+        _state(Sampling(temperature=0.0, presence_penalty=0.4), tokens, 2),
+        _state(Sampling(temperature=0.0, frequency_penalty=0.15), [0, 0, 0, 1], 2),
+        _state(Sampling(temperature=0.0, frequency_penalty=0.15), [1, 2, 0, 0], 2),
     ]
-    assert _tokens(logits, states) == [3, 0, 2]
+    assert _tokens(logits, states) == [3, 0, 0, 1]
 
 
 def test_the_logits_are_left_as_they_were() -> None:
