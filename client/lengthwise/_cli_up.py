@@ -15,15 +15,17 @@ from rich.console import Console
 from rich.live import Live
 from typer import Option
 
+from lengthwise._channel import DEFAULT_ENDPOINT
 from lengthwise._cli_requests import statistics
 from lengthwise._cli_table import ClusterTable
 from lengthwise._session import join
 from lengthwise.client import Client
-from lengthwise.local import Died, LocalCluster, LocalClusterError, Process, Supervisor
+from lengthwise.local import Died, LocalCluster, Process, Supervisor
 
 LOOK_SECONDS = 0.2
 DRAW_SECONDS = 1.0
-FIRST_PROMPT = "Once upon a time"
+FIRST_PROMPT = "def read_lines(path):"
+"""The demo model has read the Python standard library."""
 FIRST_TOKENS = 64
 
 
@@ -40,14 +42,14 @@ def up(
     say: Annotated[
         str | None, Option(help="Stream a first completion of this text when all is ready.")
     ] = None,
-    once: Annotated[bool, Option(help="Stop after a first completion; for scripts.")] = False,
+    once: Annotated[
+        bool, Option("--once", help="Stop after a first completion; for scripts.")
+    ] = False,
     start_timeout: Annotated[
         float, Option(help="Seconds in which all must be ready; loading large models takes long.")
     ] = 120.0,
 ) -> None:
     """Run routers, prefill workers and decode workers on this machine."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise LocalClusterError(f"device: got {device!r}, expected auto, cpu or cuda")
     cluster = LocalCluster(
         model=model,
         prefill=prefill,
@@ -78,6 +80,8 @@ def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) ->
             session.watch()
     except KeyboardInterrupt:
         print()
+        if once:
+            raise
     except BaseException:
         session.failed = True
         raise
@@ -164,6 +168,8 @@ class _Up:
     def _how_to_call(self, seconds: float) -> str:
         endpoints = self._cluster.endpoints
         options = "".join(f" --endpoint {endpoint}" for endpoint in endpoints)
+        if endpoints == [DEFAULT_ENDPOINT.replace("localhost", "127.0.0.1")]:
+            options = ""
         target = repr(endpoints[0] if len(endpoints) == 1 else endpoints)
         metrics = ", ".join(
             f"{process.name} {process.metrics_address}" for process in self._cluster.processes

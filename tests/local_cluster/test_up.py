@@ -68,7 +68,7 @@ def test_it_says_how_to_call_it_and_drains_when_asked(model: Path, signum: int) 
         address = up.read_until(r"ready after .* s on (127.0.0.1:\d+)")[1]
         up.read_until(r"Ctrl-C stops it")
         assert "decode-1 is ready on 127.0.0.1" in up.output
-        assert f"lengthwise generate 'Once upon a time' --endpoint {address}" in up.output
+        assert f"lengthwise generate 'def read_lines(path):' --endpoint {address}" in up.output
         assert f"Client('{address}').generate(" in up.output
         children = up.children()
         assert len(children) == 4

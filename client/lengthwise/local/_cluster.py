@@ -63,6 +63,8 @@ class LocalCluster:
         for name, count in (("prefill", prefill), ("decode", decode), ("routers", routers)):
             if count < 1:
                 raise LocalClusterError(f"{name}: got {count}, expected at least 1")
+        if device not in ("auto", "cpu", "cuda"):
+            raise LocalClusterError(f"device: got {device!r}, expected auto, cpu or cuda")
         self.start_seconds = start_seconds
         self.drain_seconds = drain_seconds
         self._device = device
