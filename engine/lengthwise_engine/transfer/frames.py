@@ -1,0 +1,159 @@
+"""What crosses a socket: JSON values behind a four-byte length, and the messages made of them.
+
+Two sockets speak it: the one between a worker and its transfer process, and the one over which the
+two ends of a link find each other. The rule: every message is a frozen dataclass, so both ends of a
+socket name the same fields; nothing is ever unpickled.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final
+
+from lengthwise_engine.kv.cache import SharedKV
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.transfer.base import (
+    Discarded,
+    LinkDown,
+    LinkUp,
+    Piece,
+    Received,
+    Sent,
+    TransferEvent,
+)
+
+_LENGTH: Final = struct.Struct("!I")
+# A piece of a million blocks is 8 MB of JSON; a longer frame is a broken or foreign stream.
+_MAX_FRAME_BYTES: Final = 64 * 2**20
+
+
+class FrameError(Exception):
+    """The bytes on a socket are not frames of this protocol."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """First frame to the transfer process. File descriptors are inherited under the same number."""
+
+    layout: KVLayout
+    num_blocks: int
+    shared: SharedKV
+    listen_file_descriptor: int
+    backend: str
+    stall_seconds: float
+    connect_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect:
+    link: str
+    rendezvous: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accept:
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    link: str
+    sequence: int
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receive:
+    link: str
+    sequence: int
+    key: str
+    piece: Piece | None
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard:
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    link: str
+
+
+Command = Connect | Accept | Send | Receive | Discard | Close
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The transfer process has mapped the cache and listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A long operation moved bytes: keeps the parent from calling the link stalled."""
+
+    link: str
+
+
+Report = TransferEvent | Ready | Progress
+
+_MESSAGES: Final[dict[str, type[Any]]] = {
+    message.__name__: message
+    for message in (
+        *(Setup, Connect, Accept, Send, Receive, Discard, Close),
+        *(Ready, Progress, LinkUp, LinkDown, Sent, Received, Discarded),
+    )
+}
+_NESTED: Final[dict[str, type[Any]]] = {"piece": Piece, "layout": KVLayout, "shared": SharedKV}
+
+
+def frame(value: object) -> bytes:
+    """`value` is a message, or anything JSON has."""
+    if is_dataclass(value):
+        value = {"message": type(value).__name__, **_fields(value)}
+    body = json.dumps(value, default=_fields, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+def message(value: Any) -> Any:
+    """The message that `frame` was given, from the JSON value that `FrameReader` returned."""
+    try:
+        arguments = dict(value)
+        kind = _MESSAGES[arguments.pop("message")]
+        for name, nested in _NESTED.items():
+            if arguments.get(name) is not None:
+                arguments[name] = nested(**arguments[name])
+        return kind(**arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FrameError(f"expected a transfer message, got {str(value)[:200]!r}") from error
+
+
+class FrameReader:
+    """Cuts a byte stream into JSON values."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        """The values that `data` completes. Raises FrameError when the stream is not frames."""
+        self._bytes += data
+        while len(self._bytes) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._bytes)
+            if length > _MAX_FRAME_BYTES:
+                raise FrameError(f"frame of {length} bytes, expected at most {_MAX_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._bytes) < end:
+                return
+            body = bytes(self._bytes[_LENGTH.size : end])
+            del self._bytes[:end]
+            try:
+                yield json.loads(body)
+            except ValueError as error:
+                raise FrameError(f"frame is not JSON: {body[:200]!r}") from error
+
+
+def _fields(value: Any) -> dict[str, object]:
+    # dataclasses.asdict would copy the block ids one by one.
+    return {field.name: getattr(value, field.name) for field in fields(value)}
