@@ -132,6 +132,7 @@ class PlainRouter:
         *,
         epoch: int = 1,
         pushed: bool = True,
+        timeout: float = 20.0,
         **fields: Any,
     ) -> Any:
         """The call, not yet awaited."""
@@ -152,7 +153,7 @@ class PlainRouter:
                     router_id=self.router_id,
                 )
             )
-        return self.prefill_stub.Prefill(request, timeout=20)
+        return self.prefill_stub.Prefill(request, timeout=timeout)
 
     async def release(self, number: int) -> None:
         await self.decode_stub.Release(

@@ -107,10 +107,9 @@ async def test_a_deadline_in_the_queue_frees_the_blocks(
     await eventually(lambda: _is_running(cluster.prefill[0].address))
     number, prompt = router.number(), prompt_of(200)
     await router.reserve(number, prompt, 5, lease_seconds=0.3)
-    call = router.prefill(number, prompt)
-    call.time_remaining()
-    with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-        await asyncio.wait_for(call, 0.1)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.prefill(number, prompt, timeout=0.1)
+    assert is_refused(caught.value, grpc.StatusCode.DEADLINE_EXCEEDED)
     await blocker
     await eventually(lambda: number in router.ended)
     assert "lease" in router.ended[number].error

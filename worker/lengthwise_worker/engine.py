@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.process import TransferConfig, TransferProcess
 
 from lengthwise_engine.hub import resolve_checkpoint
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.blocks import BlockPool
+from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,16 @@ async def start_engine(config: WorkerConfig, on_event: Callable[[TransferEvent],
     model = await asyncio.to_thread(_load, config)
     transfer = TransferProcess(
         model.cache,
-        backend=config.transfer_backend(model.cache.tensor.device.type),
-        host=config.advertise_host,
-        stall_seconds=config.stall_seconds,
+        TransferConfig(
+            backend=config.transfer_backend(model.cache.tensor.device.type),
+            listen_host=Address.parse(config.listen).host,
+            advertise_host=config.advertise_host,
+            stall_seconds=config.stall_seconds,
+        ),
         on_event=lambda event: _deliver(loop, on_event, event),
     )
-    await asyncio.to_thread(transfer.start)
+    transfer.start()
+    await asyncio.to_thread(transfer.wait_ready)
     logger.info(
         "%s ready in %.1f s: %d KV blocks of %d tokens, %s on %s",
         config.model_name,
