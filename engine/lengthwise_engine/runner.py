@@ -35,6 +35,12 @@ class SequenceChunk:
         """How many tokens of the sequence the cache holds after the step."""
         return self.start + len(self.token_ids)
 
+    def begun_block(self, block_size: int) -> int | None:
+        """The block the step leaves partly filled, if the step is the first to write to it."""
+        if self.end % block_size == 0 or self.start > self.end - self.end % block_size:
+            return None
+        return self.block_ids[self.end // block_size]
+
 
 class ModelRunner(Protocol):
     """Computes steps of one model over one KV cache; not thread-safe, one thread owns it."""

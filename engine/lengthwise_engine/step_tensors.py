@@ -17,13 +17,15 @@ class StepTensors:
     """New tokens of all chunks one after the other, and what their layers share.
 
     `token_ids` and `positions` are [tokens]; `kv_rows` [2, tokens] says where their keys and values
-    go; `sampled` numbers the tokens whose logits are wanted. `plans` has the attention of all
-    tokens for each sliding window in use, `last_plan` that of the sampled ones in the last layer.
+    go, `begun` which blocks have to be cleared before that; `sampled` numbers the tokens whose
+    logits are wanted. `plans` has the attention of all tokens for each sliding window in use,
+    `last_plan` that of the sampled ones in the last layer.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     kv_rows: torch.Tensor
+    begun: torch.Tensor
     sampled: torch.Tensor
     plans: Mapping[int | None, AttentionPlan]
     last_plan: AttentionPlan
@@ -48,6 +50,7 @@ def step_tensors(
         blocks.extend(chunk.block_ids[p // block_size] for p in range(chunk.start, chunk.end))
         if chunk.sampling is not None:
             sampled.append(len(token_ids) - 1)
+    begun = [chunk.begun_block(block_size) for chunk in chunks]
     sampling = [chunk for chunk in chunks if chunk.sampling is not None]
     whole = AttentionBatch(
         query_lengths=[len(chunk.token_ids) for chunk in chunks],
@@ -76,6 +79,9 @@ def step_tensors(
         token_ids=torch.tensor(token_ids, device=device),
         positions=position,
         kv_rows=kv_rows(position, torch.tensor(blocks, device=device), block_size),
+        begun=torch.tensor(
+            [block for block in begun if block is not None], dtype=torch.long, device=device
+        ),
         sampled=torch.tensor(sampled, dtype=torch.long, device=device),
         plans=plans,
         last_plan=last_plan,

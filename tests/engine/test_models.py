@@ -111,6 +111,16 @@ def test_half_precision_stays_near_the_float32_logits_as_transformers_does(
     assert (ours - exact).abs().mean() < 1.5 * (theirs - exact).abs().mean()
 
 
+def test_what_former_owners_left_in_the_blocks_does_not_matter(
+    make_checkpoint: Callable[..., Path], generate: Generate
+) -> None:
+    loaded = _load(make_checkpoint("qwen2-some-windows"))
+    prompts = [_prompt(length) for length in (1, 16, 47, 100)]
+    clean = generate(loaded, prompts, 34, chunk_sizes=[1, 16, 9, 100])
+    loaded.cache.tensor.fill_(float("nan"))
+    assert generate(loaded, prompts, 34, chunk_sizes=[1, 16, 9, 100]) == clean
+
+
 def test_a_prompt_chunk_that_samples_nothing_computes_no_logits(
     make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

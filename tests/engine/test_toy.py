@@ -127,9 +127,11 @@ def test_any_damage_to_the_cache_changes_the_text(
 def test_sequences_do_not_leak_into_each_other_through_old_blocks(
     toy: LoadedModel, generate: Generate
 ) -> None:
-    toy.cache.tensor.fill_(77.0)
-    (text,) = generate(toy, [[1, 2, 3]], 5)
-    assert [token.token_id for token in text] == _oracle([1, 2, 3], 5, _spec(toy))
+    toy.cache.tensor.fill_(math.nan)
+    prompts = [[1, 2, 3], list(range(47)), [7] * 16]
+    texts = generate(toy, prompts, 20, chunk_sizes=[1, 9, 16])
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert [token.token_id for token in text] == _oracle(prompt, 20, _spec(toy))
 
 
 def test_toy_text_is_printable_and_never_ends(toy: LoadedModel, generate: Generate) -> None:

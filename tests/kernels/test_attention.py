@@ -58,8 +58,9 @@ def _check(
     ends = [length + start for length, start in mix]
     counts = [-(-end // BLOCK_SIZE) for end in ends]
     order = torch.randperm(sum(counts) + 3, generator=generator).tolist()
-    # What nobody stored is large, so that reading it shows.
-    layer = torch.full((len(order), 2, BLOCK_SIZE, num_kv_heads, head_dim), 50.0, dtype=dtype)
+    # What nobody stored is not a number, so that reading it shows.
+    shape = (len(order), 2, BLOCK_SIZE, num_kv_heads, head_dim)
+    layer = torch.full(shape, float("nan"), dtype=dtype)
     tables, queries, expected = [], [], []
     for (length, start), end, count in zip(mix, ends, counts, strict=True):
         table, order = order[:count], order[count:]
@@ -67,7 +68,7 @@ def _check(
         keys, values = torch.randn(2, end, num_kv_heads, head_dim, generator=generator).to(dtype)
         positions = torch.arange(end)
         blocks = torch.tensor(table)[positions // BLOCK_SIZE]
-        store_kv(layer, keys, values, kv_rows(positions, blocks, BLOCK_SIZE))
+        store_kv(layer, keys, values, kv_rows(positions, blocks, BLOCK_SIZE), blocks[-1:])
         query = torch.randn(length, num_heads, head_dim, generator=generator).to(dtype)
         queries.append(query)
         expected.append(_definition(query, keys, values, start, window))

@@ -44,11 +44,13 @@ def test_rotation_turns_each_pair_as_a_complex_number() -> None:
 
 
 def test_stored_keys_and_values_lie_in_their_slots_and_nowhere_else() -> None:
-    layer = torch.zeros(5, 2, 4, 2, 3)
+    layer = torch.full((5, 2, 4, 2, 3), 9.0)
     keys, values = 1 + torch.rand(2, 3, 2, 3)
     positions, blocks = torch.tensor([2, 3, 4]), torch.tensor([3, 3, 1])
-    store_kv(layer, keys, values, kv_rows(positions, blocks, block_size=4))
-    expected = torch.zeros_like(layer)
+    begun = torch.tensor([1])
+    store_kv(layer, keys, values, kv_rows(positions, blocks, block_size=4), begun)
+    expected = torch.full_like(layer, 9.0)
+    expected[1] = 0.0
     for index, (block, slot) in enumerate([(3, 2), (3, 3), (1, 0)]):
         expected[block, 0, slot], expected[block, 1, slot] = keys[index], values[index]
     torch.testing.assert_close(layer, expected, atol=0, rtol=0)

@@ -48,7 +48,7 @@ class Decoder:
         cos, sin = self._rotation(step.positions)
         for index, layer in enumerate(weights.layers):
             queries, keys, values = self._project(layer, hidden, cos, sin)
-            store_kv(cache[index], keys, values, step.kv_rows)
+            store_kv(cache[index], keys, values, step.kv_rows, step.begun)
             if on_layer is not None:
                 on_layer(index)
             plan = step.plans[self.spec.windows[index]]

@@ -86,6 +86,8 @@ class ToyRunner:
         token = torch.tensor(token_ids).view(-1, 1, 1, 1)
         position = torch.tensor(positions)
         block, slot = torch.tensor(blocks), position % block_size
+        begun = [chunk.begun_block(block_size) for chunk in chunks]
+        cleared = torch.tensor([b for b in begun if b is not None], dtype=torch.long)
         c = self._numbers
         values = ((2 * c + 1) * token + c * position.view(-1, 1, 1, 1) + c * c) % VALUE_MODULUS
         values = values.float().view(-1, self._spec.num_layers, 2, NUM_KV_HEADS, HEAD_DIM)
@@ -94,6 +96,8 @@ class ToyRunner:
             if seconds:
                 due_at = started_at + seconds * (layer + 1) / self._spec.num_layers
                 time.sleep(max(0.0, due_at - time.monotonic()))
+            # A NaN behind the last token would survive being multiplied by zero.
+            self._cache.tensor[layer].index_fill_(0, cleared, 0.0)
             self._cache.tensor[layer][block, :, slot] = values[:, layer]
             if on_layer is not None:
                 on_layer(layer)

@@ -13,8 +13,9 @@ import torch
 from torch.nn import functional
 
 _QUERY_TILE: Final = 256
-"""Queries per masked tile: bounds a mask to 256 x keys, and skips keys after the tile. Tiles of
-128 to 512 differ by under 5 % for a 2,048-token chunk over 2,048 tokens of history on two cores."""
+"""Queries per masked tile: bounds a mask to 256 x keys, and skips keys no query of the tile sees.
+2,048 tokens over as many before them (16 heads of 64, one core) take 311 ms in tiles of 256, 376 in
+tiles of 64 and 373 in one; under a window of 512 it is 81, 66 and 222 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,19 @@ def kv_rows(positions: torch.Tensor, blocks: torch.Tensor, block_size: int) -> t
 
 
 def store_kv(
-    layer: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor
+    layer: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    rows: torch.Tensor,
+    begun: torch.Tensor,
 ) -> None:
-    """Write `keys` and `values`, [tokens, num_kv_heads, head_dim], to `rows` (from `kv_rows`)."""
+    """Write `keys` and `values`, [tokens, num_kv_heads, head_dim], to `rows` (from `kv_rows`).
+
+    The blocks `begun` are cleared first. Masked slots still take part in sums with weight zero, so
+    a NaN that a former owner left behind them would spread.
+    """
+    if len(begun):
+        layer.index_fill_(0, begun, 0.0)
     width = layer.shape[-2] * layer.shape[-1]
     flat = layer.view(-1, width)
     flat.index_copy_(0, rows[0], keys.reshape(-1, width))
