@@ -72,8 +72,7 @@ class DecodeLink:
         self._channel = open_channel(address, tls)
         self._on_committed = on_committed
         self._on_down = on_down
-        self._up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._up.add_done_callback(_retrieve)
+        self._decided = asyncio.Event()  # whether the link is up or down
         self._frames: deque[decode_pb2.TransferFrame] = deque()
         self._frames_changed = asyncio.Event()
         self._waiting: deque[Announced] = deque()
@@ -86,7 +85,7 @@ class DecodeLink:
         self._control = asyncio.create_task(self._run_control(), name=f"control {self.name}")
         try:
             async with asyncio.timeout(timeout_seconds):
-                await asyncio.shield(self._up)
+                await self._decided.wait()
         except TimeoutError:
             self.close(f"no link to {self._address} within {timeout_seconds} s")
         if self.down_reason is not None:
@@ -102,8 +101,7 @@ class DecodeLink:
 
     def link_up(self) -> None:
         """The transfer process says that the data link is up."""
-        if not self._up.done():
-            self._up.set_result(None)
+        self._decided.set()
 
     def sent(self, checksum: int) -> None:
         """The transfer process says that the oldest outstanding piece's blocks may be reused."""
@@ -122,8 +120,7 @@ class DecodeLink:
         self._sender.close(self.name)
         if self._control is not None:
             self._control.cancel()
-        if not self._up.done():
-            self._up.set_exception(TransferFailed(reason))
+        self._decided.set()
         self._waiting.clear()
         self._outstanding.clear()
         self._on_down(self, reason)
@@ -185,9 +182,3 @@ class DecodeLink:
             return
         logger.info("link %s is down: %s", self.name, reason)
         self.close(reason)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    """Marks the exception as seen: `open` reports `down_reason` instead."""
-    if not future.cancelled():
-        future.exception()

@@ -164,8 +164,12 @@ class PlainRouter:
         """All phases without a fault."""
         number = self.number()
         await self.reserve(number, prompt, max_tokens)
-        first = await self.prefill(number, prompt)
-        await eventually(lambda: number in self.ended, 20)
+        try:
+            first = await self.prefill(number, prompt)
+            await eventually(lambda: number in self.ended, 20)
+        except BaseException:
+            await self.release(number)
+            raise
         assert not self.ended[number].error, self.ended[number].error
         rows = self.tokens.get(number, {})
         assert sorted(rows) == list(range(1, max_tokens)), "an index is missing"
