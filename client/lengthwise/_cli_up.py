@@ -115,7 +115,7 @@ class _Up:
         self._console.print(self._how_to_call(time.monotonic() - started_at), markup=False)
 
     def say(self, prompt: str) -> None:
-        self._console.print(prompt, style="bold", markup=False, end="")
+        self._console.print(prompt, style="bold", markup=False, emoji=False, end="")
         chunks = []
         with Client(self._cluster.endpoints) as client:
             for chunk in client.stream(prompt, max_tokens=FIRST_TOKENS):

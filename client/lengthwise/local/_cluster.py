@@ -44,7 +44,7 @@ class LocalCluster:
         env: Mapping[str, str] | None = None,
         commands: Mapping[Role, Sequence[str]] | None = None,
         folder: Path | None = None,
-        start_seconds: float = 60.0,
+        start_seconds: float = 120.0,
         drain_seconds: float = 35.0,
     ) -> None:
         """Checks what can be checked; starts nothing.
