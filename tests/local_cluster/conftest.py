@@ -1,6 +1,7 @@
 """A cluster of stand-ins: the supervision is real, the processes do nothing."""
 
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,13 @@ from lengthwise.local import LocalCluster, Role
 STAND_IN = Path(__file__).parent / "stand_in.py"
 
 MakeCluster = Callable[..., LocalCluster]
+
+
+@pytest.fixture(autouse=True)
+def _run_folders_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that failed keeps its folder, as it should; pytest removes it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 @pytest.fixture
