@@ -1,5 +1,6 @@
 # What developers and CI run. `make up` and `make test` need nothing but Python 3.11 or newer.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 BIN := .venv/bin
 # Keeps the top-level folders from being importable by their bare names.
 export PYTHONSAFEPATH := 1
@@ -30,7 +31,7 @@ lint: setup proto-check  ## Format, lint, types, import contracts, generated cod
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing | tail -n 12
+	@$(BIN)/lint-imports
 
 test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 	@$(BIN)/pytest -q

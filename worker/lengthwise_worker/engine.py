@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from lengthwise_engine.transfer.process import TransferConfig, TransferProcess
 
 from lengthwise_engine.hub import resolve_checkpoint
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import TransferEvent
+from lengthwise_engine.transfer.config import TransferConfig
+from lengthwise_engine.transfer.process import TransferProcess
 from lengthwise_policy.blocks import BlockPool
 from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig
