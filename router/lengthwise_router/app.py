@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from prometheus_client import CollectorRegistry
@@ -48,8 +49,6 @@ class RouterApplication:
     async def start(self) -> None:
         config = self._config
         checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
-        registry = CollectorRegistry()
-        self._metrics = RouterMetrics(registry, checkpoint.name)
         self._wakeups = Wakeups()
         self._fleet = Fleet(
             discovery=discovery_of(config.discovery),
@@ -58,6 +57,10 @@ class RouterApplication:
             router_id=self._router_id,
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
             step_stall_seconds=config.step_stall_seconds,
+        )
+        registry = CollectorRegistry()
+        metrics = RouterMetrics(
+            registry, model=checkpoint.name, workers=lambda: self._fleet.workers
         )
         self._encoder = PromptEncoder(
             checkpoint,
@@ -78,13 +81,13 @@ class RouterApplication:
                 fleet=self._fleet,
                 strategy=STRATEGIES[config.strategy](random.random),
                 pacer=Pacer(config.message_interval_seconds),
-                metrics=self._metrics,
+                metrics=metrics,
                 router_id=self._router_id,
                 config=config,
             ),
             fleet=self._fleet,
             wakeups=self._wakeups,
-            metrics=self._metrics,
+            metrics=metrics,
             config=config,
         )
         await self._open(registry)
@@ -94,12 +97,12 @@ class RouterApplication:
         config = self._config
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
-            asyncio.create_task(self._wakeups.run(self._sweep), name="sweep"),
+            asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
         ]
         self._server = Server(config.listen, config.tls, [SERVICE])
         inference_pb2_grpc.add_InferenceServicer_to_server(self._service, self._server.guarded)
         self.address = await self._server.start()
-        metrics = serve_metrics(config.metrics_listen, registry)
+        self._metrics_server = serve_metrics(config.metrics_listen, registry)
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(
@@ -107,10 +110,15 @@ class RouterApplication:
                 role="router",
                 worker_id=self._router_id,
                 pid=os.getpid(),
-                metrics=str(metrics[1]) if metrics is not None else "",
+                metrics=self.metrics_address,
             )
             self._announcement = note.write(config.announce_folder)
         logger.info("router %s listens on %s", self._router_id, self.address)
+
+    @property
+    def metrics_address(self) -> str:
+        """host:port of /metrics; empty where it is not served."""
+        return str(self._metrics_server[1]) if self._metrics_server is not None else ""
 
     async def failed(self) -> BaseException:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -123,10 +131,7 @@ class RouterApplication:
         if self._announcement is not None:
             self._announcement.unlink(missing_ok=True)
         await self._server.set_serving(False)
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.drain_seconds
-        while self._admission.in_flight and loop.time() < give_up_at:
-            await asyncio.sleep(0.05)
+        await self._service.idle(self._config.drain_seconds)
         await self._server.stop(grace_seconds=0.5)
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
@@ -138,14 +143,18 @@ class RouterApplication:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fleet.close()
         self._encoder.close()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(_stop_metrics, self._metrics_server[0])
+            self._metrics_server = None
 
     def _open_channel(self, address: str) -> grpc.aio.Channel:
         return open_channel(address, self._config.tls)
 
-    def _sweep(self, now: float) -> None:
-        self._fleet.sweep(now)
-        self._metrics.set_workers(self._fleet.workers)
-
     def _host(self) -> str:
         host = self.address.host
         return self._config.advertise_host if host in ("0.0.0.0", "::") else host
+
+
+def _stop_metrics(server: WSGIServer) -> None:
+    server.shutdown()
+    server.server_close()

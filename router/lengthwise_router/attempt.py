@@ -234,8 +234,8 @@ class Attempt:
                 {self._prefill_id if is_prefill or reservation is None else reservation.worker_id},
                 keeps_reservation=is_prefill,
             )
-        if reservation is not None and reservation.stream.failure is not None:
-            stream = reservation.stream
+        stream = reservation.stream if reservation is not None else None
+        if reservation is not None and stream is not None and stream.failure is not None:
             blamed = {reservation.worker_id}
             if self._phase != "decode":
                 blamed.add(self._prefill_id)  # either may have broken the transfer
@@ -243,7 +243,8 @@ class Attempt:
 
     def _rpc_failure(self, error: grpc.aio.AioRpcError, callee: WorkerId) -> Exception:
         status, details = error.code(), error.details() or ""
-        metadata = {str(key): str(value) for key, value in error.trailing_metadata() or ()}
+        pairs: Any = error.trailing_metadata() or ()
+        metadata = {str(key): str(value) for key, value in pairs}
         told = from_status(status, details, metadata)
         if isinstance(told, InvalidRequest):
             return told

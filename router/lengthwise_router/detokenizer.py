@@ -71,7 +71,7 @@ class Vocabulary:
         if shown is None:
             token = self._tokenizer.id_to_token(token_id)
             shown = self._is_shown[token_id] = token is not None and token_id not in self._special
-            self._is_byte[token_id] = shown and _BYTE_TOKEN.match(token) is not None
+            self._is_byte[token_id] = shown and _BYTE_TOKEN.match(token or "") is not None
         return shown
 
     def is_byte(self, token_id: int) -> bool:

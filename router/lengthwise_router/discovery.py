@@ -20,7 +20,7 @@ class Discovery(Protocol):
     """A source of worker addresses."""
 
     def addresses(self) -> AsyncIterator[frozenset[str]]:
-        """The addresses (host:port) of all workers, at first and whenever they change. Never ends."""
+        """The addresses (host:port) of all workers, at first and on every change. Never ends."""
 
 
 class StaticDiscovery:

@@ -86,12 +86,17 @@ class Fleet:
     async def run(self) -> None:
         """Follows discovery. Ends only with an error that is a defect, or when cancelled."""
         async with asyncio.TaskGroup() as group:
-            async for addresses in self._discovery.addresses():
-                self._addresses = addresses
-                for address in addresses - self._workers.keys():
-                    worker = Worker(address, self._open_channel(address), self._router_id)
-                    self._workers[address] = worker
-                    group.create_task(self._follow(worker), name=f"follow {address}")
+            try:
+                async for addresses in self._discovery.addresses():
+                    self._addresses = addresses
+                    for address in addresses - self._workers.keys():
+                        worker = Worker(address, self._open_channel(address), self._router_id)
+                        self._workers[address] = worker
+                        group.create_task(self._follow(worker), name=f"follow {address}")
+            finally:
+                # A connection that breaks at the very moment it is cancelled ends as broken: then
+                # this keeps it from being made anew.
+                self._addresses = frozenset()
 
     def sweep(self, now: float) -> None:
         """Gives up workers that have been silent for too long."""
@@ -111,7 +116,7 @@ class Fleet:
     async def close(self) -> None:
         """To be called once `run` has been cancelled."""
         for worker in self.workers:
-            await worker.channel.close()
+            await worker.channel.close(None)
 
     async def _follow(self, worker: Worker) -> None:
         """Keeps a worker connected for as long as discovery knows it or requests depend on it."""
@@ -126,7 +131,7 @@ class Fleet:
         finally:
             worker.lose("stream_broken")
         del self._workers[worker.address]
-        await worker.channel.close()
+        await worker.channel.close(None)
 
     async def _connect(self, worker: Worker) -> None:
         """One connection, from its first call to its end."""

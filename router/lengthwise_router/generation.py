@@ -1,4 +1,4 @@
-"""One request on its way: what is to be generated, what has been, and how long it may still wait."""
+"""One request on its way: what is to be generated, what has been, and how long it may wait."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from lengthwise_router.wakeup import Wakeup
 class Tokens(NamedTuple):
     """Consecutive tokens of a request; `finish_reason` is 0 until the last of them."""
 
-    index: int
+    first_index: int
     token_ids: list[int]
     logprobs: list[common_pb2.TokenLogprobs]
     finish_reason: common_pb2.FinishReason

@@ -2,22 +2,32 @@
 client; names, meanings and labels are written down in docs/metrics.md.
 """
 
-from collections import Counter as Tally
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
-from lengthwise_router.worker import Worker
+from lengthwise_policy.types import Role
+from lengthwise_router.worker import Condition, Worker
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
-ROLES = ("prefill", "decode")
-STATES = ("connecting", "ready", "draining", "stalled", "lost", "incompatible")
+ROLES: tuple[Role, ...] = get_args(Role)
+STATES: tuple[Condition, ...] = get_args(Condition)
 
 
 class RouterMetrics:
     """Children of the labelled metrics are made once: looking one up costs as much as counting."""
 
-    def __init__(self, registry: CollectorRegistry, model: str) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        model: str,
+        workers: Callable[[], tuple[Worker, ...]],
+    ) -> None:
+        """`workers` is asked at every scrape, in another thread."""
         self._model = model
         self._requests = Counter(
             "lengthwise_requests_total",
@@ -70,12 +80,16 @@ class RouterMetrics:
         self.in_flight = Gauge(
             "lengthwise_requests_in_flight", "Requests in this router", registry=registry
         )
-        self._workers = Gauge(
+        workers_by_state = Gauge(
             "lengthwise_workers",
             "Workers known to this router, by role and state",
             ("role", "state"),
             registry=registry,
         )
+        for role in ROLES:
+            for state in STATES:
+                count = partial(_count, workers, role, state)
+                workers_by_state.labels(role, state).set_function(count)
 
     def request_ended(self, code: str) -> None:
         self._requests.labels(code, self._model).inc()
@@ -92,11 +106,9 @@ class RouterMetrics:
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
 
-    def set_workers(self, workers: tuple[Worker, ...]) -> None:
-        tally = Tally((worker.role, worker.condition) for worker in workers)
-        for role in ROLES:
-            for state in STATES:
-                self._workers.labels(role, state).set(tally[role, state])
+
+def _count(workers: Callable[[], tuple[Worker, ...]], role: Role, state: Condition) -> float:
+    return sum(worker.role == role and worker.condition == state for worker in workers())
 
 
 def _by_length_class(

@@ -10,6 +10,9 @@ import grpc
 
 from lengthwise.v1 import decode_pb2
 
+Request = decode_pb2.ReleaseRequest
+Response = decode_pb2.ReleaseResponse
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
@@ -23,7 +26,7 @@ class Releases:
 
     def __init__(
         self,
-        release: "grpc.aio.UnaryUnaryMultiCallable[decode_pb2.ReleaseRequest, decode_pb2.ReleaseResponse]",
+        release: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
         router_id: str,
     ) -> None:
         self._release = release

@@ -39,7 +39,7 @@ class Reply:
         resumed = list(generation.request.resumed_token_ids)
         if not resumed:
             return None
-        num_told, _ = self._text_of(resumed)
+        self._text_of(resumed)
         self._num_tokens = len(resumed)
         finish_reason = generation.finish_reason()
         if self._stop_strings is not None and self._stop_strings.hit:
@@ -63,7 +63,7 @@ class Reply:
             finish_reason = STOP
             token_ids = token_ids[:num_tokens]
         response = inference_pb2.GenerateResponse(
-            index=tokens.index, token_ids=token_ids, text=text
+            index=tokens.first_index, token_ids=token_ids, text=text
         )
         if tokens.logprobs:
             response.logprobs.extend(tokens.logprobs[:num_tokens])

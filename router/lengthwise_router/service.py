@@ -18,7 +18,7 @@ from lengthwise_router.fleet import Fleet
 from lengthwise_router.generation import Generation, Patience
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.reply import Reply
-from lengthwise_router.request import Request, check_model, fit, read_request
+from lengthwise_router.request import check_model, fit, read_request
 from lengthwise_router.tokenization import PromptEncoder
 from lengthwise_router.wakeup import Wakeups
 from lengthwise_runtime.wire import sampling_to_wire
@@ -100,6 +100,12 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         if isinstance(token_ids, asyncio.Future):
             token_ids = await token_ids
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
+
+    async def idle(self, timeout_seconds: float) -> None:
+        """Returns when no request is in flight, or after the timeout."""
+        give_up_at = time.monotonic() + timeout_seconds
+        while self._admission.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
     async def _generate(
         self, message: inference_pb2.GenerateRequest, context: Context, arrived_at: float

@@ -288,6 +288,16 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         for queue in self._streams.values():
             queue.put_nowait(batch)
 
+    def send_rows(self, reservation: int, indices: Sequence[int]) -> None:
+        """Rows of a reservation that may be nobody's."""
+        self.send(
+            decode_pb2.TokenBatch(
+                reservations=[reservation] * len(indices),
+                indices=indices,
+                token_ids=[65] * len(indices),
+            )
+        )
+
     async def _step_for_ever(self) -> NoReturn:
         while True:
             await asyncio.sleep(self._step_seconds)

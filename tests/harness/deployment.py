@@ -1,0 +1,191 @@
+"""A router in this process between real gRPC clients and stub workers, with patience cut short so
+that what must be bounded shows itself to be."""
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
+from harness.workers import eventually
+from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from lengthwise_router.app import RouterApplication
+from lengthwise_router.config import DiscoveryConfig, RouterConfig
+
+PROMPT = tuple(b"once upon a time")
+
+QUICK: dict[str, float] = {
+    "no_worker_seconds": 0.6,
+    "reserve_timeout_seconds": 1.0,
+    "prefill_timeout_seconds": 1.0,
+    "transfer_timeout_seconds": 0.5,
+    "token_timeout_seconds": 0.8,
+    "heartbeat_timeout_seconds": 0.5,
+    "step_stall_seconds": 0.5,
+    "keepalive_seconds": 0.2,
+    "drain_seconds": 2.0,
+}
+"""Timeouts of tests that ask for none: stubs tell their status every 0.05 s."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """All that one call gave."""
+
+    messages: list[inference_pb2.GenerateResponse] = field(default_factory=list)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token_id for message in self.messages for token_id in message.token_ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(message.text for message in self.messages)
+
+    @property
+    def last(self) -> inference_pb2.GenerateResponse:
+        return self.messages[-1]
+
+    @property
+    def keepalives(self) -> int:
+        return sum(not message.ByteSize() for message in self.messages)
+
+    def check_indices(self) -> None:
+        """Every token has the index that follows the one before it."""
+        told = [message for message in self.messages if message.token_ids]
+        expected = told[0].index if told else 0
+        for message in told:
+            assert message.index == expected
+            expected += len(message.token_ids)
+
+
+@dataclass(slots=True)
+class Deployment:
+    """A router, its workers, and a client."""
+
+    app: RouterApplication
+    stub: Any
+    prefill: list[StubPrefill]
+    decode: list[StubDecode]
+
+    @property
+    def workers(self) -> Sequence[StubWorker]:
+        return (*self.prefill, *self.decode)
+
+    async def generate(self, *, seconds: float | None = 10.0, **fields: Any) -> Answer:
+        """Asks and reads to the end; `fields` are GenerateRequest's. Errors: AioRpcError."""
+        answer = Answer()
+        async for message in self.stub.Generate(request(**fields), timeout=seconds):
+            answer.messages.append(message)
+        answer.check_indices()
+        return answer
+
+    def call(self, *, seconds: float | None = 10.0, **fields: Any) -> Any:
+        """Asks, and leaves reading and cancelling to the test."""
+        return self.stub.Generate(request(**fields), timeout=seconds)
+
+    async def refused(self, **fields: Any) -> Any:
+        """The error that a call ends with."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.generate(**fields)
+        return caught.value
+
+    async def ready(self, num_workers: int | None = None) -> None:
+        """Returns when the router uses all workers, or this many."""
+        expected = len(self.workers) if num_workers is None else num_workers
+        await eventually(lambda: len(self.usable()) == expected)
+
+    def usable(self) -> list[str]:
+        fleet = self.app._fleet
+        return [worker.worker_id for worker in fleet.workers if worker.is_usable]
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """A sample's value as a scrape finds it; 0 where there is none."""
+        text = await asyncio.to_thread(_scrape, self.app.metrics_address)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return float(sample.value)
+        return 0.0
+
+    async def nothing_is_held(self, seconds: float = 1.0) -> None:
+        """Fails unless within that time no worker holds anything for any request."""
+        await eventually(
+            lambda: (
+                not any(worker.held for worker in self.decode)
+                and not any(worker.running for worker in self.prefill)
+            ),
+            seconds,
+        )
+
+
+def _scrape(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:
+        text: str = reply.read().decode()
+        return text
+
+
+def request(
+    *, prompt: str | Sequence[int] | inference_pb2.Prompt = PROMPT, **fields: Any
+) -> inference_pb2.GenerateRequest:
+    if isinstance(prompt, str):
+        prompt = inference_pb2.Prompt(text=prompt)
+    elif not isinstance(prompt, inference_pb2.Prompt):
+        prompt = inference_pb2.Prompt(token_ids=common_pb2.TokenIds(ids=prompt))
+    return inference_pb2.GenerateRequest(prompt=prompt, **fields)
+
+
+class Deploy(Protocol):
+    """Starts a deployment that the test's end stops."""
+
+    async def __call__(
+        self,
+        num_prefill: int = 1,
+        num_decode: int = 1,
+        *,
+        step_seconds: float = 0.002,
+        **config: Any,
+    ) -> Deployment: ...
+
+
+@asynccontextmanager
+async def deployed(
+    checkpoint: Path,
+    num_prefill: int,
+    num_decode: int,
+    step_seconds: float,
+    config: dict[str, Any],
+) -> AsyncIterator[Deployment]:
+    prefill, decode = await start_stubs(num_prefill, num_decode, step_seconds=step_seconds)
+    endpoints = tuple(worker.address for worker in (*prefill, *decode))
+    app = RouterApplication(
+        RouterConfig(
+            **{
+                "model": str(checkpoint),
+                "listen": "127.0.0.1:0",
+                "metrics_listen": "",
+                "discovery": DiscoveryConfig(endpoints=endpoints),
+                **QUICK,
+                **config,
+            }
+        )
+    )
+    await app.start()
+    channel = grpc.aio.insecure_channel(str(app.address))
+    deployment = Deployment(app, inference_pb2_grpc.InferenceStub(channel), prefill, decode)
+    try:
+        if "discovery" not in config:
+            await deployment.ready()
+        yield deployment
+    finally:
+        await channel.close(None)
+        await app.drain()
+        for worker in deployment.workers:
+            await worker.stop()
