@@ -141,9 +141,7 @@ class Attempt:
             else:
                 give_up_at = self._silent_since + self._config.transfer_timeout_seconds
             if now >= give_up_at:
-                raise self._failure(
-                    "timeout", "the decode worker sends no tokens", {reservation.worker_id}
-                )
+                raise self._failure("timeout", "no tokens come", self._both_unless_decoding())
             if stream.token_ids:
                 stream.ring_when_due()
             now = await patience.wait(give_up_at)
@@ -213,6 +211,8 @@ class Attempt:
         if stream.ended is not None:
             finish_reason = stream.ended
             if finish_reason != generation.finish_reason():
+                # The client has not seen them, and never will.
+                del generation.token_ids[len(generation.token_ids) - len(token_ids) :]
                 raise self._failure(
                     "wrong_end",
                     f"the decode worker ended with reason {finish_reason} after"
@@ -236,10 +236,8 @@ class Attempt:
             )
         stream = reservation.stream if reservation is not None else None
         if reservation is not None and stream is not None and stream.failure is not None:
-            blamed = {reservation.worker_id}
-            if self._phase != "decode":
-                blamed.add(self._prefill_id)  # either may have broken the transfer
-            raise self._failure(stream.failure, f"decode worker: {stream.failure_details}", blamed)
+            details = f"decode worker: {stream.failure_details}"
+            raise self._failure(stream.failure, details, self._both_unless_decoding())
 
     def _rpc_failure(self, error: grpc.aio.AioRpcError, callee: WorkerId) -> Exception:
         status, details = error.code(), error.details() or ""
@@ -251,7 +249,7 @@ class Attempt:
         if isinstance(told, Overloaded):
             return self._failure("overloaded", details, {callee}, error=told)
         if metadata.get(ERROR_KEY) == TransferFailed.__name__ and self._reservation is not None:
-            blamed = {self._prefill_id, self._reservation.worker_id}
+            blamed = self._both_unless_decoding()
             return self._failure("transfer_failed", details, blamed, error=told)
         if status is grpc.StatusCode.ABORTED:
             # The reservation failed before we heard of it: a new one may well succeed there.
@@ -265,6 +263,12 @@ class Attempt:
             {callee},
             keeps_reservation=self._phase == "prefill",
         )
+
+    def _both_unless_decoding(self) -> set[WorkerId]:
+        """Whom to blame at the decode worker's end: either side may have broken a transfer."""
+        assert self._reservation is not None
+        decode_id = self._reservation.worker_id
+        return {decode_id} if self._phase == "decode" else {decode_id, self._prefill_id}
 
     def _failure(
         self,

@@ -138,8 +138,8 @@ class Dispatch:
         generation.retries += 1
         retries = generation.retries
         logger.warning(
-            "attempt %d failed: %s",
-            *(retries, failure.error),
+            "attempt %d failed in phase %s, %s: %s",
+            *(retries, failure.phase, failure.reason, failure.error),
             extra={"request_id": generation.request.request_id},
         )
         if retries >= self._config.max_attempts:

@@ -53,9 +53,9 @@ class RouterMetrics:
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
-        self._prompt_tokens = Histogram(
+        self.prompt_tokens = Histogram(
             "lengthwise_prompt_tokens",
-            "Tokens of a request's prompt",
+            "Tokens of an admitted request's prompt",
             buckets=TOKEN_BUCKETS,
             registry=registry,
         )
@@ -97,11 +97,8 @@ class RouterMetrics:
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
         self._ttft[length_class].observe(seconds)
 
-    def finished(
-        self, length_class: LengthClass, prompt_tokens: int, output_tokens: int, tpot: float
-    ) -> None:
+    def finished(self, length_class: LengthClass, output_tokens: int, tpot: float) -> None:
         """A request ended well; `tpot` is 0 for a single token."""
-        self._prompt_tokens.observe(prompt_tokens)
         self._output_tokens.observe(output_tokens)
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)

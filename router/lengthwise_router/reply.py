@@ -127,6 +127,4 @@ class Reply:
         timings.time_per_output_token_seconds = per_token
         timings.total_seconds = self._last_at - self._arrived_at
         timings.retries = generation.retries
-        self._metrics.finished(
-            self._length_class, generation.num_prompt_tokens, num_fresh, per_token
-        )
+        self._metrics.finished(self._length_class, num_fresh, per_token)

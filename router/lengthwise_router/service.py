@@ -146,6 +146,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             if decision.retry_after_seconds is None:
                 raise PromptTooLong(decision.reason)
             raise Overloaded(decision.reason, decision.retry_after_seconds)
+        self._metrics.prompt_tokens.observe(num_tokens)
 
     async def _relay(self, generation: Generation, context: Context, arrived_at: float) -> None:
         """Tokens from the workers become messages to the client, each as soon as the one before it

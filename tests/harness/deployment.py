@@ -97,6 +97,14 @@ class Deployment:
             await self.generate(**fields)
         return caught.value
 
+    async def refused_bytes(self, message: bytes) -> Any:
+        """The error that Generate ends with for bytes of a test's own making."""
+        async with grpc.aio.insecure_channel(str(self.app.address)) as channel:
+            generate = channel.unary_stream("/lengthwise.v1.Inference/Generate", None, None)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await generate(message).read()
+        return caught.value
+
     async def ready(self, num_workers: int | None = None) -> None:
         """Returns when the router uses all workers, or this many."""
         expected = len(self.workers) if num_workers is None else num_workers
@@ -105,6 +113,10 @@ class Deployment:
     def usable(self) -> list[str]:
         fleet = self.app._fleet
         return [worker.worker_id for worker in fleet.workers if worker.is_usable]
+
+    @property
+    def in_flight(self) -> int:
+        return self.app._admission.in_flight
 
     async def metric(self, name: str, **labels: str) -> float:
         """A sample's value as a scrape finds it; 0 where there is none."""

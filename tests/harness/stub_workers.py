@@ -193,10 +193,12 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
 
     def __init__(self, *, step_seconds: float = 0.002, **options: Any) -> None:
         super().__init__(**options)
-        self._step_seconds = step_seconds
+        self.step_seconds = step_seconds
         self.held: dict[int, _Sequence] = {}
         self.reserves: list[decode_pb2.ReserveRequest] = []
         self.released: list[int] = []
+        self.release_calls = 0
+        self.failed_releases = 0
         self.cancelled_reserves = 0
         self.reserve_error: LengthwiseError | None = None
         self.release_error: LengthwiseError | None = None
@@ -251,7 +253,9 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
     ) -> decode_pb2.ReleaseResponse:
         await self.while_frozen()
         if self.release_error is not None:
+            self.failed_releases += 1
             raise self.release_error
+        self.release_calls += 1
         for reservation in request.reservations:
             self.released.append(reservation)
             self.held.pop(reservation, None)
@@ -279,6 +283,12 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             sequence.token_ids.append(first_token_id)
             sequence.committed = True
 
+    def fail_all(self, error: str) -> None:
+        """Ends every reservation with an error."""
+        ended = [decode_pb2.Ended(reservation=number, error=error) for number in self.held]
+        self.held.clear()
+        self.send(decode_pb2.TokenBatch(ended=ended))
+
     def break_streams(self) -> None:
         for queue in self._streams.values():
             queue.put_nowait(None)
@@ -300,7 +310,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
 
     async def _step_for_ever(self) -> NoReturn:
         while True:
-            await asyncio.sleep(self._step_seconds)
+            await asyncio.sleep(self.step_seconds)
             await self.while_frozen()
             self.running = sum(sequence.committed for sequence in self.held.values())
             batch = decode_pb2.TokenBatch()

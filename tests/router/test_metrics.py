@@ -1,0 +1,110 @@
+"""After known traffic, the metrics say just that."""
+
+from harness.deployment import PROMPT, Deploy
+from harness.workers import eventually
+
+from lengthwise.errors import InternalError
+from lengthwise.v1 import inference_pb2
+
+SHORT, LONG = {"length_class": "short"}, {"length_class": "long"}
+
+
+async def test_requests_and_tokens_are_counted(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    for _ in range(3):
+        await deployment.generate(max_tokens=20)
+    await deployment.generate(max_tokens=1)
+    await deployment.generate(prompt=[65] * 300, max_tokens=4)
+    await deployment.refused(max_tokens=0)
+    deployment.prefill[0].hangs = True
+    call = deployment.call(max_tokens=400)
+    await eventually(lambda: deployment.prefill[0].running)
+    assert await deployment.metric("lengthwise_requests_in_flight") == 1
+    call.cancel()
+    await eventually(lambda: deployment.in_flight == 0)
+    metric = deployment.metric
+    requests = "lengthwise_requests_total"
+    assert await metric(requests, code="OK", model="stub") == 5
+    assert await metric(requests, code="INVALID_ARGUMENT", model="stub") == 1
+    assert await metric(requests, code="CANCELLED", model="stub") == 1
+    assert await metric("lengthwise_requests_in_flight") == 0
+    assert await metric("lengthwise_time_to_first_token_seconds_count", **SHORT) == 4
+    assert await metric("lengthwise_time_to_first_token_seconds_count", **LONG) == 1
+    assert await metric("lengthwise_time_per_output_token_seconds_count", **SHORT) == 3
+    assert await metric("lengthwise_time_per_output_token_seconds_count", **LONG) == 1
+    assert await metric("lengthwise_prompt_tokens_sum") == 5 * len(PROMPT) + 300
+    assert await metric("lengthwise_output_tokens_sum") == 3 * 20 + 1 + 4
+    assert await metric("lengthwise_placements_total", reason="least loaded") == 6
+
+
+async def test_time_per_output_token_is_what_the_client_is_told(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    timings = (await deployment.generate(max_tokens=20)).last.timings
+    name = "lengthwise_time_per_output_token_seconds_sum"
+    assert (
+        abs(await deployment.metric(name, **SHORT) - timings.time_per_output_token_seconds) < 1e-9
+    )
+    name = "lengthwise_time_to_first_token_seconds_sum"
+    assert abs(await deployment.metric(name, **SHORT) - timings.time_to_first_token_seconds) < 1e-9
+
+
+async def test_gaps_between_messages_are_measured(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    answer = await deployment.generate(max_tokens=30)
+    name = "lengthwise_inter_token_latency_seconds"
+    assert await deployment.metric(f"{name}_count") == len(answer.messages) - 1
+    timings = answer.last.timings
+    decoding = timings.total_seconds - timings.time_to_first_token_seconds
+    assert abs(await deployment.metric(f"{name}_sum") - decoding) < 1e-6
+
+
+async def test_retries_are_counted_by_phase_and_reason(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=3)
+    deployment.prefill[0].error = InternalError("a defect")
+    await deployment.refused(max_tokens=5)
+    deployment.prefill[0].error = None
+    deployment.decode[0].drop_index = 3
+    call = deployment.call(max_tokens=10)
+    await eventually(lambda: len(deployment.prefill[0].requests) == 5)
+    deployment.decode[0].drop_index = None
+    assert [message async for message in call]
+    retries = "lengthwise_retries_total"
+    assert await deployment.metric(retries, phase="prefill", reason="rpc_error") == 3
+    assert await deployment.metric(retries, phase="decode", reason="gap") >= 1
+    requests = "lengthwise_requests_total"
+    assert await deployment.metric(requests, code="UNAVAILABLE", model="stub") == 1
+    assert await deployment.metric(requests, code="OK", model="stub") == 1
+
+
+async def test_workers_are_counted_by_role_and_state(deploy: Deploy) -> None:
+    deployment = await deploy(2, 3, metrics_listen="127.0.0.1:0")
+    deployment.decode[0].draining = True
+    await deployment.prefill[0].stop()
+    fleet = deployment.app._fleet
+    await eventually(lambda: sum(worker.condition == "lost" for worker in fleet.workers) == 1)
+    await eventually(lambda: sum(worker.condition == "draining" for worker in fleet.workers) == 1)
+    workers = "lengthwise_workers"
+    assert await deployment.metric(workers, role="decode", state="ready") == 2
+    assert await deployment.metric(workers, role="decode", state="draining") == 1
+    assert await deployment.metric(workers, role="prefill", state="ready") == 1
+    down = [
+        await deployment.metric(workers, role="prefill", state=state)
+        for state in ("lost", "connecting")
+    ]
+    assert sum(down) == 1
+
+
+async def test_a_model_nobody_serves_makes_no_label(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    await deployment.refused(model="x" * 50, max_tokens=1)
+    name = "lengthwise_requests_total"
+    assert await deployment.metric(name, code="NOT_FOUND", model="stub") == 1
+
+
+async def test_tokenize_is_not_a_request(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    await deployment.stub.Tokenize(
+        inference_pb2.TokenizeRequest(prompt=inference_pb2.Prompt(text="hello"))
+    )
+    name = "lengthwise_requests_total"
+    assert await deployment.metric(name, code="OK", model="stub") == 0
