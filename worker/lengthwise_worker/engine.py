@@ -53,7 +53,11 @@ async def start_engine(config: WorkerConfig, on_event: Callable[[TransferEvent],
         on_event=lambda event: _deliver(loop, on_event, event),
     )
     transfer.start()
-    await asyncio.to_thread(transfer.wait_ready)
+    try:
+        await asyncio.to_thread(transfer.wait_ready)
+    except BaseException:
+        await asyncio.to_thread(transfer.stop)
+        raise
     logger.info(
         "%s ready in %.1f s: %d KV blocks of %d tokens, %s on %s",
         config.model_name,
