@@ -90,6 +90,9 @@ class Attempt:
             self._reservation.worker.dependents.discard(self)
 
     def worker_lost(self, worker: Worker, reason: LossReason) -> None:
+        reservation = self._reservation
+        if worker is self._prefill and reservation is not None and not reservation.is_untouched:
+            return  # it has done its part: tokens come
         self._lost = worker, reason
         self._generation.patience.wakeup.ring()
 
@@ -136,7 +139,6 @@ class Attempt:
             self._check()
             if stream.last_row_at is not None:
                 self._phase = "decode"
-                self._prefill.dependents.discard(self)
                 give_up_at = stream.last_row_at + self._config.token_timeout_seconds
             else:
                 give_up_at = self._silent_since + self._config.transfer_timeout_seconds

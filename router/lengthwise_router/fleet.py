@@ -119,17 +119,18 @@ class Fleet:
             await worker.channel.close(None)
 
     async def _follow(self, worker: Worker) -> None:
-        """Keeps a worker connected for as long as discovery knows it or requests depend on it."""
+        """Keeps a worker connected for as long as discovery knows it, and then to the connection's
+        own end: a worker that drains leaves discovery first."""
         pause = MIN_PAUSE_SECONDS
-        try:
-            while worker.address in self._addresses:
-                began_at = time.monotonic()
+        while worker.address in self._addresses:
+            began_at = time.monotonic()
+            try:
                 await self._connect(worker)
-                lasted = time.monotonic() - began_at
-                pause = MIN_PAUSE_SECONDS if lasted > 1.0 else min(2 * pause, MAX_PAUSE_SECONDS)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-        finally:
-            worker.lose("stream_broken")
+            finally:
+                worker.lose("stream_broken" if self._addresses else "closed")
+            lasted = time.monotonic() - began_at
+            pause = MIN_PAUSE_SECONDS if lasted > 1.0 else min(2 * pause, MAX_PAUSE_SECONDS)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
         del self._workers[worker.address]
         await worker.channel.close(None)
 
@@ -142,8 +143,6 @@ class Fleet:
                 await self._watch(worker, connection)
         except* (grpc.aio.AioRpcError, _ConnectionEnded) as errors:
             logger.debug("%r: connection ended: %s", worker, errors.exceptions)
-        finally:
-            worker.lose("stream_broken")
 
     async def _end_when_lost(self, worker: Worker) -> None:
         await worker.lost.wait()

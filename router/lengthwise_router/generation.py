@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from lengthwise.errors import DeadlineExceeded
 from lengthwise.v1 import common_pb2
 from lengthwise_router.request import Request
 from lengthwise_router.wakeup import Wakeup
@@ -20,8 +19,8 @@ class Tokens(NamedTuple):
 
 
 class Patience:
-    """How a request waits: it may be rung at any time, it keeps its client's stream alive, and it
-    never waits beyond its deadline."""
+    """How a request waits: it may be rung at any time, and it keeps its client's stream alive. That
+    no wait outlasts the deadline is seen to where the deadline is known, in the service."""
 
     __slots__ = ("_deadline_at", "_keepalive", "_keepalive_seconds", "_sent_at", "wakeup")
 
@@ -48,12 +47,10 @@ class Patience:
         self._sent_at = now
 
     async def wait(self, until: float = float("inf")) -> float:
-        """Returns the time when rung, or about `until`, or earlier. Errors: DeadlineExceeded."""
+        """Returns the time when rung, or about `until` (monotonic clock), or earlier."""
         keepalive_at = self._sent_at + self._keepalive_seconds
-        await self.wakeup.wait(min(until, keepalive_at, self._deadline_at))
+        await self.wakeup.wait(min(until, keepalive_at))
         now = time.monotonic()
-        if now >= self._deadline_at:
-            raise DeadlineExceeded("the request's deadline passed before its last token")
         if now >= keepalive_at:
             await self._keepalive()
             self._sent_at = now

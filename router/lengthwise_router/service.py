@@ -7,7 +7,13 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import LengthwiseError, NoWorkerAvailable, Overloaded, PromptTooLong
+from lengthwise.errors import (
+    DeadlineExceeded,
+    LengthwiseError,
+    NoWorkerAvailable,
+    Overloaded,
+    PromptTooLong,
+)
 from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_policy.admission import Admission, Refuse
 from lengthwise_router.checkpoint import Checkpoint
@@ -18,7 +24,7 @@ from lengthwise_router.fleet import Fleet
 from lengthwise_router.generation import Generation, Patience
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.reply import Reply
-from lengthwise_router.request import check_model, fit, read_request
+from lengthwise_router.request import Request, check_model, fit, read_request
 from lengthwise_router.tokenization import PromptEncoder
 from lengthwise_router.wakeup import Wakeups
 from lengthwise_runtime.wire import sampling_to_wire
@@ -67,7 +73,9 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             code = error.status.name
             raise
         except asyncio.CancelledError:
-            code = "CANCELLED"
+            # gRPC cancels the call both when the client does and when its deadline passes.
+            is_late = context.time_remaining() == 0
+            code = "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
             raise
         except Exception:
             code = "INTERNAL"
@@ -113,8 +121,31 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         if self.draining:
             raise NoWorkerAvailable("this router is draining; try another one")
         request = read_request(message, self._checkpoint)
-        patience = self._patience(context, arrived_at)
-        prompt_ids = self._encoder.encode(message.prompt)
+        seconds = context.time_remaining()
+        if seconds is None:
+            seconds = self._config.default_deadline_seconds
+        deadline_at = arrived_at + min(seconds, MAX_DEADLINE_SECONDS)
+        patience = Patience(
+            wakeup=self._wakeups.new(),
+            deadline_at=deadline_at,
+            keepalive_seconds=self._config.keepalive_seconds,
+            keepalive=lambda: context.write(KEEPALIVE),
+        )
+        try:
+            async with asyncio.timeout_at(deadline_at):
+                await self._serve(request, message.prompt, patience, context, arrived_at)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline passed before the last token") from error
+
+    async def _serve(
+        self,
+        request: Request,
+        prompt: inference_pb2.Prompt,
+        patience: Patience,
+        context: Context,
+        arrived_at: float,
+    ) -> None:
+        prompt_ids = self._encoder.encode(prompt)
         if isinstance(prompt_ids, asyncio.Future):
             await patience.until_done(prompt_ids)
             prompt_ids = prompt_ids.result()
@@ -127,17 +158,6 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await self._relay(generation, context, arrived_at)
         finally:
             self._admission.finished(time.monotonic())
-
-    def _patience(self, context: Context, arrived_at: float) -> Patience:
-        seconds = context.time_remaining()
-        if seconds is None:
-            seconds = self._config.default_deadline_seconds
-        return Patience(
-            wakeup=self._wakeups.new(),
-            deadline_at=arrived_at + min(seconds, MAX_DEADLINE_SECONDS),
-            keepalive_seconds=self._config.keepalive_seconds,
-            keepalive=lambda: context.write(KEEPALIVE),
-        )
 
     def _admit(self, num_tokens: int) -> None:
         """Errors: Overloaded, PromptTooLong."""

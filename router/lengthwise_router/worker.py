@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Condition = Literal["connecting", "ready", "draining", "stalled", "lost", "incompatible"]
 
-LossReason = Literal["stream_broken", "silent", "stalled"]
+LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
 """Why a worker was given up: a fixed set, it becomes a metric label."""
 
 _ROLES: dict[worker_pb2.Role, Role] = {
@@ -136,7 +136,9 @@ class Worker:
         if self.condition == "lost":
             return
         if self.status is not None:
-            logger.warning("%r is lost: %s", self, reason)
+            is_expected = self.condition == "draining" or reason == "closed"
+            level = logging.INFO if is_expected else logging.WARNING
+            logger.log(level, "%r is lost: %s", self, reason)
         self.condition = "lost"
         self.is_streaming = False
         self.lost.set()
