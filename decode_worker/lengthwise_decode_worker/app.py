@@ -72,6 +72,8 @@ class DecodeApplication:
             mailbox=self._mailbox,
             publish=lambda output: _hand_over(event_loop, self, output),
         )
+        self._metrics.watch_blocks(lambda: self._loop.snapshot.blocks_free, model.cache.num_blocks)
+        self._metrics.running_requests.set_function(lambda: self._loop.snapshot.running_requests)
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
@@ -101,11 +103,8 @@ class DecodeApplication:
         self._reservations.on_outcomes(output.outcomes)
         if output.gap_seconds is not None:
             self._metrics.step_gap.observe(output.gap_seconds)
-        snapshot = self._loop.snapshot
         num_tokens = sum(len(rows.token_ids) for rows in output.rows.values())
         self._metrics.generated_tokens.inc(num_tokens)
-        self._metrics.running_requests.set(snapshot.running_requests)
-        self._metrics.set_blocks(snapshot.blocks_free, self._engine.model.cache.num_blocks)
         self._host.board.changed()
 
     def _on_event(self, event: TransferEvent) -> None:

@@ -7,7 +7,7 @@ from lengthwise_runtime.metrics import WorkerMetrics
 
 
 class DecodeMetrics(WorkerMetrics):
-    """Set once per step."""
+    """Counted once per step; gauges are read when asked for."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "decode")

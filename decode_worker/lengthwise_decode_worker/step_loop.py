@@ -133,7 +133,7 @@ class DecodeLoop:
         publish: Callable[[StepOutput], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`publish` is called on the engine thread, at most once per step."""
+        """`publish` is called on the engine thread, once per step that did anything."""
         self._runner = runner
         self._scheduler = scheduler
         self._pool = pool
@@ -151,7 +151,8 @@ class DecodeLoop:
         """One turn; returns within the time of one step, or IDLE_SECONDS when nothing runs."""
         idle = self._scheduler.num_running == 0
         output = StepOutput()
-        for command in self._mailbox.drain(IDLE_SECONDS if idle else 0.0):
+        commands = self._mailbox.drain(IDLE_SECONDS if idle else 0.0)
+        for command in commands:
             self._obey(command, output)
         now = self._clock()
         output.outcomes.extend(
@@ -167,7 +168,7 @@ class DecodeLoop:
             self._grant(output)
         self._step_ended_at = self._clock() if step is not None else None
         self.snapshot = self._take_snapshot()
-        if output.outcomes or output.rows or step is not None:
+        if commands or output.outcomes or step is not None:
             self._publish(output)
 
     def _obey(self, command: Command, output: StepOutput) -> None:

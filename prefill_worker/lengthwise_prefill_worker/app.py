@@ -95,6 +95,7 @@ class PrefillApplication:
             self._service, self._host.server.guarded
         )
         self._loop = self._build_loop(self._engine)
+        self._metrics.watch_blocks(lambda: self._loop.snapshot.blocks_free, model.cache.num_blocks)
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
@@ -136,8 +137,6 @@ class PrefillApplication:
         """A step has ended; runs on the event loop."""
         if gap_seconds is not None:
             self._metrics.step_gap.observe(gap_seconds)
-        cache = self._engine.model.cache
-        self._metrics.set_blocks(self._loop.snapshot.blocks_free, cache.num_blocks)
         self._host.board.changed()
 
     def _release(self, request_id: RequestId) -> None:

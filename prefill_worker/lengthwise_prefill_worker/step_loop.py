@@ -121,7 +121,8 @@ class PrefillLoop:
 
     def step(self) -> None:
         """One turn; returns within the time of one batch, or IDLE_SECONDS when there is none."""
-        outcomes = self._obey(self._mailbox.drain(IDLE_SECONDS if self._waiting else 0.0))
+        commands = self._mailbox.drain(IDLE_SECONDS if self._waiting else 0.0)
+        outcomes = self._obey(commands)
         now = self._clock()
         outcomes.extend(self._expire(now))
         batch = self._scheduler.next_batch(now)
@@ -133,7 +134,7 @@ class PrefillLoop:
         self._waiting = batch is None
         self._step_ended_at = self._clock() if batch is not None else None
         self.snapshot = self._take_snapshot(running=0)
-        if outcomes or batch is not None:
+        if commands or outcomes or batch is not None:
             self._outputs.outcomes(outcomes, gap)
 
     def _obey(self, commands: Sequence[Command]) -> list[Outcome]:

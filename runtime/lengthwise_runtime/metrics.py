@@ -3,6 +3,7 @@
 Names, meanings and labels are written down in docs/metrics.md; a test compares both.
 """
 
+from collections.abc import Callable
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -49,11 +50,11 @@ class WorkerMetrics:
     """What prefill and decode workers both tell. Label `role` tells them apart."""
 
     def __init__(self, registry: CollectorRegistry, role: str) -> None:
-        self._blocks = Gauge(
+        blocks = Gauge(
             "lengthwise_kv_blocks", "KV blocks by state", ("role", "state"), registry=registry
         )
-        self._free = self._blocks.labels(role, "free")
-        self._used = self._blocks.labels(role, "used")
+        self._free = blocks.labels(role, "free")
+        self._used = blocks.labels(role, "used")
         self.step_gap = Histogram(
             "lengthwise_step_gap_seconds",
             "Time between consecutive engine steps not spent in the model",
@@ -81,6 +82,7 @@ class WorkerMetrics:
             registry=registry,
         )
 
-    def set_blocks(self, free: int, total: int) -> None:
-        self._free.set(free)
-        self._used.set(total - free)
+    def watch_blocks(self, free: Callable[[], int], total: int) -> None:
+        """From now on each scrape asks `free`, which must be safe to call from any thread."""
+        self._free.set_function(free)
+        self._used.set_function(lambda: total - free())

@@ -35,9 +35,7 @@ def sampling_from_wire(params: common_pb2.SamplingParams, top_logprobs: int | No
     )
 
 
-def logprobs_to_wire(
-    logprob: float, top: Sequence[tuple[int, float]]
-) -> common_pb2.TokenLogprobs:
+def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common_pb2.TokenLogprobs:
     return common_pb2.TokenLogprobs(
         logprob=logprob,
         top=[common_pb2.Logprob(token_id=token_id, logprob=value) for token_id, value in top],

@@ -1,0 +1,93 @@
+"""After known traffic every process's metrics say just that."""
+
+import asyncio
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.clusters import nothing_is_held
+from harness.workers import eventually, status_of
+from prometheus_client.parser import text_string_to_metric_families
+
+import lengthwise
+from lengthwise.local import LocalCluster, Process
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.toy.spec import read_toy_spec
+
+pytestmark = pytest.mark.slow
+
+SHORT, LONG, MAX_TOKENS = 100, 1000, 11
+NUM_SHORT, NUM_LONG = 3, 2
+
+
+@pytest.fixture
+def fresh(toy_folder: Path) -> Iterator[LocalCluster]:
+    with LocalCluster(model=toy_folder) as cluster:
+        yield cluster
+
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def _samples(process: Process) -> Samples:
+    with urllib.request.urlopen(f"http://{process.metrics_address}/metrics", timeout=5) as reply:
+        text = reply.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folder: Path) -> None:
+    async with lengthwise.AsyncClient(fresh.endpoints) as client:
+        prompts = [[7] * SHORT] * NUM_SHORT + [[9] * LONG] * NUM_LONG
+        for prompt in prompts:
+            await client.generate(prompt, max_tokens=MAX_TOKENS, temperature=0, ignore_eos=True)
+        with pytest.raises(lengthwise.PromptTooLong):
+            await client.generate([1] * 5000)
+    await eventually(lambda: nothing_is_held(fresh))
+    router = await asyncio.to_thread(_samples, fresh.routers[0])
+    prefill = await asyncio.to_thread(_samples, fresh.prefill[0])
+    decode = await asyncio.to_thread(_samples, fresh.decode[0])
+
+    def value(samples: Samples, name: str, **labels: str) -> float:
+        return samples[(f"lengthwise_{name}", frozenset(labels.items()))]
+
+    served, total = NUM_SHORT + NUM_LONG, NUM_SHORT * SHORT + NUM_LONG * LONG
+    model = toy_folder.name
+    assert value(router, "requests_total", code="OK", model=model) == served
+    assert value(router, "requests_total", code="INVALID_ARGUMENT", model=model) == 1
+    assert value(router, "time_to_first_token_seconds_count", length_class="short") == NUM_SHORT
+    assert value(router, "time_to_first_token_seconds_count", length_class="long") == NUM_LONG
+    assert value(router, "prompt_tokens_sum") == total
+    assert value(router, "prompt_tokens_bucket", le="128.0") == NUM_SHORT
+    assert value(router, "output_tokens_sum") == served * MAX_TOKENS
+    assert value(router, "output_tokens_bucket", le="8.0") == 0
+    assert value(router, "output_tokens_bucket", le="16.0") == served
+    assert value(router, "requests_in_flight") == 0
+    for name in ("queue_seconds_count", "prefill_seconds_count"):
+        assert value(prefill, name, role="prefill", length_class="short") == NUM_SHORT
+        assert value(prefill, name, role="prefill", length_class="long") == NUM_LONG
+    assert value(prefill, "residual_tokens_sum", role="prefill") == total
+    assert value(decode, "generated_tokens_total", role="decode") == served * (MAX_TOKENS - 1)
+    assert value(decode, "running_requests", role="decode") == 0
+    moved = _kv_bytes(toy_folder)
+    for samples, role, process in (
+        (prefill, "prefill", fresh.prefill[0]),
+        (decode, "decode", fresh.decode[0]),
+    ):
+        assert value(samples, "kv_transfer_bytes_total", role=role) == moved
+        assert value(samples, "kv_transfer_seconds_count", role=role) == served
+        assert value(samples, "kv_blocks", role=role, state="used") == 0
+        status = await status_of(process.address)
+        assert value(samples, "kv_blocks", role=role, state="free") == status.blocks_total
+
+
+def _kv_bytes(toy_folder: Path) -> int:
+    spec = read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
+    layout: KVLayout = spec.kv_layout(block_size=16, dtype="float32")
+    blocks = NUM_SHORT * layout.num_blocks_for(SHORT) + NUM_LONG * layout.num_blocks_for(LONG)
+    return blocks * layout.num_layers * layout.block_bytes
