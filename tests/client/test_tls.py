@@ -1,13 +1,13 @@
 """With TLS both sides show who they are, and a stranger is refused."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
 import grpc
 import pytest
+from harness.keys import make_keys
 from harness.scripted_router import Router
 
 from lengthwise import AsyncClient, Client, NoWorkerAvailable, Retry, Tls
@@ -16,25 +16,9 @@ from lengthwise.v1 import inference_pb2_grpc
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="makes keys with openssl")
 
 
-def openssl(*arguments: str, folder: Path) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
-
-
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, and server.pem and client.pem that it signed, with their keys."""
-    folder = tmp_path_factory.mktemp("keys")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    authority = ("-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    openssl("req", *curve, *authority, folder=folder)
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for name in ("server", "client"):
-        request = ("-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl("req", *curve, *request, folder=folder)
-        signed = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", "names", "-days", "2")
-        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-        openssl("x509", "-req", *signed, *signer, folder=folder)
-    return folder
+    return make_keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
