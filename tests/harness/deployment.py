@@ -167,6 +167,12 @@ class Deploy(Protocol):
     ) -> Deployment: ...
 
 
+class Running(Protocol):
+    """Starts stub workers that the test's end stops."""
+
+    async def __call__(self, *workers: StubWorker) -> None: ...
+
+
 @asynccontextmanager
 async def deployed(
     checkpoint: Path,
@@ -176,14 +182,17 @@ async def deployed(
     config: dict[str, Any],
 ) -> AsyncIterator[Deployment]:
     prefill, decode = await start_stubs(num_prefill, num_decode, step_seconds=step_seconds)
-    endpoints = tuple(worker.address for worker in (*prefill, *decode))
+    extra = config.pop("extra_endpoints", [])
+    endpoints = (*(worker.address for worker in (*prefill, *decode)), *extra)
+    if endpoints:
+        config = {"discovery": DiscoveryConfig(endpoints=endpoints), **config}
+    is_complete = endpoints and not extra
     app = RouterApplication(
         RouterConfig(
             **{
                 "model": str(checkpoint),
                 "listen": "127.0.0.1:0",
                 "metrics_listen": "",
-                "discovery": DiscoveryConfig(endpoints=endpoints),
                 **QUICK,
                 **config,
             }
@@ -193,7 +202,7 @@ async def deployed(
     channel = grpc.aio.insecure_channel(str(app.address))
     deployment = Deployment(app, inference_pb2_grpc.InferenceStub(channel), prefill, decode)
     try:
-        if "discovery" not in config:
+        if is_complete:
             await deployment.ready()
         yield deployment
     finally:

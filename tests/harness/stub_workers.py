@@ -160,7 +160,7 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
             response.finish_reason = common_pb2.FINISH_REASON_STOP
         elif request.HasField("destination") and self.commits:
             for decode in self._decode:
-                if decode.address == request.destination.address:
+                if decode.worker_id == request.destination.worker_id:
                     decode.commit(request, token_id)
         return response
 
@@ -300,12 +300,16 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
 
     def send_rows(self, reservation: int, indices: Sequence[int]) -> None:
         """Rows of a reservation that may be nobody's."""
+        count = len(indices)
+        self.send_columns(
+            reservations=[reservation] * count, indices=indices, token_ids=[65] * count
+        )
+
+    def send_columns(
+        self, *, reservations: Sequence[int], indices: Sequence[int], token_ids: Sequence[int]
+    ) -> None:
         self.send(
-            decode_pb2.TokenBatch(
-                reservations=[reservation] * len(indices),
-                indices=indices,
-                token_ids=[65] * len(indices),
-            )
+            decode_pb2.TokenBatch(reservations=reservations, indices=indices, token_ids=token_ids)
         )
 
     async def _step_for_ever(self) -> NoReturn:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.deployment import Deploy, Deployment, deployed
-from harness.stub_workers import MODEL
+from harness.deployment import Deploy, Deployment, Running, deployed
+from harness.stub_workers import MODEL, StubWorker
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
@@ -35,3 +35,16 @@ async def deploy(stub_checkpoint: Path) -> AsyncIterator[Deploy]:
             )
 
         yield start
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    """`await running(worker, ...)` starts stub workers that the test's end stops."""
+    async with AsyncExitStack() as stack:
+
+        async def run(*workers: StubWorker) -> None:
+            for worker in workers:
+                await worker.start()
+                stack.push_async_callback(worker.stop)
+
+        yield run

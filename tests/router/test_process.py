@@ -1,0 +1,89 @@
+"""A router as a process: configuration, announcement, signals, exit codes."""
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from harness.deployment import Running, request
+from harness.stub_workers import StubDecode, StubPrefill, stub_answer
+from harness.workers import eventually
+
+from lengthwise.v1 import inference_pb2_grpc
+from lengthwise_router.config import RouterConfig
+from lengthwise_runtime.config import ConfigError, load_config
+
+
+async def start(config: dict[str, Any], folder: Path) -> asyncio.subprocess.Process:
+    path = folder / "router.yaml"
+    path.write_text(json.dumps(config))
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "lengthwise_router", "--config", str(path)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def test_it_announces_itself_serves_drains_and_exits_with_0(
+    stub_checkpoint: Path, tmp_path: Path, running: Running
+) -> None:
+    decode = StubDecode(step_seconds=0.01)
+    prefill = StubPrefill([decode])
+    await running(decode, prefill)
+    announced = tmp_path / "announced"
+    announced.mkdir()
+    config = {
+        "model": str(stub_checkpoint),
+        "listen": "127.0.0.1:0",
+        "metrics_listen": "127.0.0.1:0",
+        "announce_folder": str(announced),
+        "discovery": {"endpoints": [prefill.address, decode.address]},
+    }
+    process = await start(config, tmp_path)
+    await eventually(lambda: list(announced.glob("*.json")), 20)
+    (note,) = (json.loads(path.read_text()) for path in announced.glob("*.json"))
+    assert (note["role"], note["pid"]) == ("router", process.pid)
+    assert note["metrics"]
+    async with grpc.aio.insecure_channel(note["address"]) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        call = inference_pb2_grpc.InferenceStub(channel).Generate(request(max_tokens=50), timeout=9)
+        messages = aiter(call)
+        token_ids = list((await anext(messages)).token_ids)
+        process.send_signal(signal.SIGTERM)
+        token_ids += [token_id async for message in messages for token_id in message.token_ids]
+    assert token_ids == stub_answer(b"once upon a time", 50)
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert not list(announced.glob("*.json"))
+
+
+async def test_a_configuration_that_cannot_work_is_told_in_one_line(tmp_path: Path) -> None:
+    process = await start({"model": "/nowhere", "discovery": {"folder": "x"}}, tmp_path)
+    _, stderr = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    (line,) = stderr.decode().splitlines()
+    assert "model: got '/nowhere', expected a checkpoint folder or a hub id" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        pytest.param({"modle": 1}, "modle: ", id="unknown key"),
+        pytest.param({"strategy": "x"}, "strategy: got 'x', expected one of", id="strategy"),
+        pytest.param({"max_attempts": 0}, "max_attempts: expected at least 1", id="attempts"),
+        pytest.param({"keepalive_seconds": 0}, "keepalive_seconds: expected", id="keepalive"),
+        pytest.param({"drain_seconds": -1}, "drain_seconds: expected", id="drain"),
+        pytest.param({"discovery": {}}, "expected either endpoints or folder", id="discovery"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    config = {"model": "x", "discovery": {"endpoints": ["127.0.0.1:1"]}, **change}
+    path = tmp_path / "router.yaml"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=told):
+        load_config(path, RouterConfig)
