@@ -51,7 +51,19 @@ class TorchRunner:
             dtype=self._model.dtype,
             device=self._model.device,
         )
-        logits = self._model.forward(step, self._cache.tensor, on_layer)
+        logits = self._model.forward(step, self._cache.tensor, self._computed(on_layer))
         states = [chunk.sampling for chunk in chunks]
         tokens = iter(sample(logits, [state for state in states if state is not None]))
         return [None if state is None else next(tokens) for state in states]
+
+    def _computed(self, on_layer: Callable[[int], None] | None) -> Callable[[int], None] | None:
+        """`on_layer`, called when a GPU has computed the layer rather than when it was told to."""
+        if on_layer is None or not self._cache.tensor.is_cuda:
+            return on_layer
+        stream = torch.cuda.current_stream(self._cache.tensor.device)
+
+        def synchronised(layer: int) -> None:
+            stream.synchronize()
+            on_layer(layer)
+
+        return synchronised

@@ -76,6 +76,7 @@ def test_two_processes_see_the_same_cache() -> None:
     cache = KVCache.allocate(LAYOUT, 7, CPU)
     cache.tensor[2, 6] = 1.5
     shared = cache.share()
+    assert shared.file_descriptor is not None
     arguments = [str(shared.file_descriptor), str(shared.num_bytes)]
     subprocess.run(
         [sys.executable, "-c", _CHILD, *arguments],
@@ -91,6 +92,7 @@ def test_an_attached_cache_outlives_the_descriptor_it_came_from() -> None:
     cache = KVCache.allocate(LAYOUT, 2, CPU)
     view = KVCache.attach(LAYOUT, 2, cache.share())
     file_descriptor = cache.share().file_descriptor
+    assert file_descriptor is not None
     del cache
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file_descriptor)

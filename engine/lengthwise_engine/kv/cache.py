@@ -12,19 +12,23 @@ from dataclasses import dataclass
 import torch
 
 from lengthwise_engine.errors import CacheSizeError
+from lengthwise_engine.kv.cuda_ipc import open_cuda, share_cuda
 from lengthwise_engine.kv.layout import KVLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedKV:
-    """What another process needs to map a CPU cache.
+    """What another process needs to map a cache: a file descriptor for one on the CPU, a CUDA IPC
+    handle for one on a GPU.
 
     `file_descriptor` is a number of the process that called `share()`; it has to reach the other
     process by inheritance (`pass_fds`) or over a Unix socket, and stays open as long as the cache.
+    `cuda_handle` is text for `attach` alone, and serves one other process.
     """
 
-    file_descriptor: int
     num_bytes: int
+    file_descriptor: int | None = None
+    cuda_handle: str | None = None
 
 
 class KVCache:
@@ -35,26 +39,32 @@ class KVCache:
     contiguous piece of memory, so it can cross the wire without packing.
     """
 
-    def __init__(self, layout: KVLayout, tensor: torch.Tensor, shared: SharedKV) -> None:
+    def __init__(
+        self, layout: KVLayout, tensor: torch.Tensor, file_descriptor: int | None = None
+    ) -> None:
         self.layout = layout
         self.tensor = tensor
         self.num_blocks = tensor.shape[1]
-        self._shared = shared
+        self._file_descriptor = file_descriptor
 
     @classmethod
     def allocate(cls, layout: KVLayout, num_blocks: int, device: torch.device) -> "KVCache":
-        """Zeroed memory for `num_blocks` blocks in an anonymous file other processes can map.
+        """Zeroed memory for `num_blocks` blocks that other processes can map.
 
-        The pages are taken from the system when they are first written.
+        On the CPU it is an anonymous file, whose pages are taken from the system when they are
+        first written. Raises `CacheSizeError` when a GPU has not enough memory.
         """
-        if device.type != "cpu":
-            raise CacheSizeError(f"a KV cache can be allocated on the CPU only, got {device}")
         num_bytes = _num_bytes(layout, num_blocks)
+        if device.type == "cuda":
+            return cls(layout, _allocate_cuda(layout, num_blocks, num_bytes, device))
+        if device.type != "cpu":
+            raise CacheSizeError(f"a KV cache lies on the CPU or a CUDA device, got {device}")
         file_descriptor = os.memfd_create("lengthwise-kv")
         try:
             os.ftruncate(file_descriptor, num_bytes)
-            shared = SharedKV(file_descriptor=file_descriptor, num_bytes=num_bytes)
+            shared = SharedKV(num_bytes=num_bytes, file_descriptor=file_descriptor)
             cache = cls.attach(layout, num_blocks, shared)
+            cache._file_descriptor = file_descriptor
         except BaseException:
             os.close(file_descriptor)
             raise
@@ -73,21 +83,47 @@ class KVCache:
                 f"shared KV cache has {shared.num_bytes} bytes, expected {expected} for"
                 f" {num_blocks} blocks of {layout}"
             )
-        memory = mmap.mmap(shared.file_descriptor, expected)
-        flat = torch.frombuffer(memory, dtype=getattr(torch, layout.dtype))
-        shape = (
-            layout.num_layers,
-            num_blocks,
-            2,
-            layout.block_size,
-            layout.num_kv_heads,
-            layout.head_dim,
-        )
-        return cls(layout, flat.view(shape), shared)
+        if shared.cuda_handle is not None:
+            flat = open_cuda(shared.cuda_handle, getattr(torch, layout.dtype))
+        elif shared.file_descriptor is not None:
+            memory = mmap.mmap(shared.file_descriptor, expected)
+            flat = torch.frombuffer(memory, dtype=getattr(torch, layout.dtype))
+        else:
+            raise CacheSizeError("a shared KV cache has neither file descriptor nor CUDA handle")
+        return cls(layout, flat.view(_shape(layout, num_blocks)))
 
     def share(self) -> SharedKV:
         """What `attach` in another process needs; valid as long as this cache lives."""
-        return self._shared
+        num_bytes = _num_bytes(self.layout, self.num_blocks)
+        if self.tensor.is_cuda:
+            return SharedKV(num_bytes=num_bytes, cuda_handle=share_cuda(self.tensor))
+        return SharedKV(num_bytes=num_bytes, file_descriptor=self._file_descriptor)
+
+
+def _allocate_cuda(
+    layout: KVLayout, num_blocks: int, num_bytes: int, device: torch.device
+) -> torch.Tensor:
+    try:
+        dtype = getattr(torch, layout.dtype)
+        return torch.zeros(_shape(layout, num_blocks), dtype=dtype, device=device)
+    except torch.cuda.OutOfMemoryError as error:
+        free, _ = torch.cuda.mem_get_info(device)
+        fitting = free // (layout.num_layers * layout.block_bytes)
+        raise CacheSizeError(
+            f"{num_blocks} KV blocks need {num_bytes} bytes of {device}, {free} are free: at most"
+            f" {fitting} blocks fit; lower kv_memory_bytes or num_blocks"
+        ) from error
+
+
+def _shape(layout: KVLayout, num_blocks: int) -> tuple[int, ...]:
+    return (
+        layout.num_layers,
+        num_blocks,
+        2,
+        layout.block_size,
+        layout.num_kv_heads,
+        layout.head_dim,
+    )
 
 
 def _num_bytes(layout: KVLayout, num_blocks: int) -> int:

@@ -25,11 +25,9 @@ class SpawnedChild:
         """Start the process with this setup. It answers `Ready` when it is."""
         self.socket, theirs = socket.socketpair()
         with theirs:
-            inherited = (
-                theirs.fileno(),
-                setup.shared.file_descriptor,
-                setup.listen_file_descriptor,
-            )
+            inherited = [theirs.fileno(), setup.listen_file_descriptor]
+            if setup.shared.file_descriptor is not None:
+                inherited.append(setup.shared.file_descriptor)
             # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "lengthwise_engine.transfer.child", str(inherited[0])],
