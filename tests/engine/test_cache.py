@@ -112,5 +112,5 @@ def test_a_cache_is_attached_only_at_its_own_size() -> None:
 def test_a_cache_needs_a_block_and_a_known_device() -> None:
     with pytest.raises(CacheSizeError, match="at least one block, got 0"):
         KVCache.allocate(LAYOUT, 0, CPU)
-    with pytest.raises(CacheSizeError, match="on the CPU only, got meta"):
+    with pytest.raises(CacheSizeError, match="on the CPU or a CUDA device, got meta"):
         KVCache.allocate(LAYOUT, 1, torch.device("meta"))
