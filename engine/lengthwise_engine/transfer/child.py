@@ -22,7 +22,7 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp
-from lengthwise_engine.transfer.blocks import BlockRows
+from lengthwise_engine.transfer.blocks import open_blocks
 from lengthwise_engine.transfer.frames import (
     Accept,
     Close,
@@ -38,8 +38,9 @@ from lengthwise_engine.transfer.frames import (
     frame,
     message,
 )
-from lengthwise_engine.transfer.link import Link, ReceiveLink, SendLink
+from lengthwise_engine.transfer.link import Link
 from lengthwise_engine.transfer.process_group import RECEIVER, SENDER, Group, open_group
+from lengthwise_engine.transfer.receive_link import ReceiveLink
 from lengthwise_engine.transfer.rendezvous import (
     PairStore,
     Rendezvous,
@@ -47,12 +48,10 @@ from lengthwise_engine.transfer.rendezvous import (
     call,
     own_address,
 )
+from lengthwise_engine.transfer.send_link import SendLink
 
 _READ_BYTES: Final = 2**18
 _TICK_SECONDS: Final = 1.0
-# Threads of links hold the interpreter for microseconds between their system calls; the default of
-# 5 ms would let a busy one delay a discard by that much.
-_SWITCH_SECONDS: Final = 0.0005
 
 AnyLink = SendLink | ReceiveLink
 
@@ -63,8 +62,9 @@ class TransferChild:
         self._setup = setup
         self._writing = threading.Lock()
         cache = KVCache.attach(setup.layout, setup.num_blocks, setup.shared)
-        os.close(setup.shared.file_descriptor)
-        self._rows = BlockRows(cache)
+        if setup.shared.file_descriptor is not None:
+            os.close(setup.shared.file_descriptor)
+        self._blocks = open_blocks(cache)
         self._links: dict[str, AnyLink] = {}
         self._selector = selectors.DefaultSelector()
         self._tasks: deque[Callable[[], None]] = deque()
@@ -98,10 +98,10 @@ class TransferChild:
         match command:
             case Connect(link=name, rendezvous=rendezvous):
                 opening = partial(self._open_sender, name, rendezvous)
-                self._add(SendLink(name, self._rows, opening, self._tell, self._ended))
+                self._add(SendLink(name, self._blocks, opening, self._tell, self._ended))
             case Accept(link=name):
                 opening = partial(self._open_receiver, self._rendezvous.expect(name))
-                self._add(ReceiveLink(name, self._rows, opening, self._tell, self._ended))
+                self._add(ReceiveLink(name, self._blocks, opening, self._tell, self._ended))
             case Send(link=name):
                 link = self._links.get(name)
                 if isinstance(link, SendLink):
@@ -169,7 +169,7 @@ class TransferChild:
         elif isinstance(report, LinkDown):
             self._soon(partial(self._forget, report.link))
 
-    def _ended(self, link: Link[Any]) -> None:
+    def _ended(self, link: Link[Any, Any]) -> None:
         self._soon(partial(self._hang_up, link))
 
     def _soon(self, task: Callable[[], None]) -> None:
@@ -206,7 +206,7 @@ class TransferChild:
             with suppress(KeyError):  # went down before it came up
                 self._selector.unregister(link.lifeline)
 
-    def _hang_up(self, link: Link[Any]) -> None:
+    def _hang_up(self, link: Link[Any, Any]) -> None:
         if link.lifeline is not None:
             link.lifeline.close()
 
@@ -218,7 +218,6 @@ def _leave() -> NoReturn:
 
 def main() -> None:
     torch.set_num_threads(1)
-    sys.setswitchinterval(_SWITCH_SECONDS)
     parent = socket.socket(fileno=int(sys.argv[1]))
     reader = FrameReader()
     values: list[Any] = []

@@ -109,11 +109,19 @@ _MESSAGES: Final[dict[str, type[Any]]] = {
 _NESTED: Final[dict[str, type[Any]]] = {"piece": Piece, "layout": KVLayout, "shared": SharedKV}
 
 
+def _fields(value: Any) -> dict[str, object]:
+    # dataclasses.asdict would copy the block ids one by one.
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_ENCODER: Final = json.JSONEncoder(default=_fields, separators=(",", ":"))
+
+
 def frame(value: object) -> bytes:
     """`value` is a message, or anything JSON has."""
     if is_dataclass(value):
         value = {"message": type(value).__name__, **_fields(value)}
-    body = json.dumps(value, default=_fields, separators=(",", ":")).encode()
+    body = _ENCODER.encode(value).encode()
     return _LENGTH.pack(len(body)) + body
 
 
@@ -152,8 +160,3 @@ class FrameReader:
                 yield json.loads(body)
             except ValueError as error:
                 raise FrameError(f"frame is not JSON: {body[:200]!r}") from error
-
-
-def _fields(value: Any) -> dict[str, object]:
-    # dataclasses.asdict would copy the block ids one by one.
-    return {field.name: getattr(value, field.name) for field in fields(value)}

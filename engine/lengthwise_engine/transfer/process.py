@@ -74,7 +74,9 @@ class TransferProcess:
         self._cache = cache
         self._config = config
         self._on_event = on_event
-        self._listener = socket.create_server((config.listen_host, config.listen_port))
+        family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
+        address = (config.listen_host, config.listen_port)
+        self._listener = socket.create_server(address, family=family)
         self._ledger = Ledger(
             stall_seconds=config.stall_seconds, connect_seconds=config.connect_seconds
         )
@@ -91,7 +93,8 @@ class TransferProcess:
     @property
     def rendezvous(self) -> str:
         host = self._config.advertise_host or self._config.listen_host
-        return f"{host}:{self._listener.getsockname()[1]}"
+        port = self._listener.getsockname()[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
     def pid(self) -> int | None:
@@ -143,6 +146,7 @@ class TransferProcess:
                 )
 
     def discard(self, key: str) -> None:
+        self._check()
         with self._lock:
             if self._child is None:
                 self._answer(Discarded(key=key))
@@ -203,7 +207,11 @@ class TransferProcess:
 
     def _run_once(self) -> None:
         """One life of the process: from its start to its death, or to `stop`."""
-        child = SpawnedChild(self._setup())
+        try:
+            child = SpawnedChild(self._setup())
+        except OSError as error:
+            self._lament(f"it cannot be started: {error}")
+            return
         try:
             reason = self._serve(child)
             if self._stopping.is_set():
@@ -213,11 +221,14 @@ class TransferProcess:
             with self._lock:
                 self._child = None
                 self._ledger.clear()
-        if self._stopping.is_set():
-            return
+        if not self._stopping.is_set():
+            self._lament(f"{reason} (exit status {status})")
+
+    def _lament(self, reason: str) -> None:
+        """The process is lost. Raises TransferStartError when it has never been ready."""
         if not self._ready.is_set():
-            raise TransferStartError(f"the transfer process did not start: {reason} ({status=})")
-        _log.error("transfer process lost: %s (exit status %d)", reason, status)
+            raise TransferStartError(f"the transfer process did not start: {reason}")
+        _log.error("transfer process lost: %s", reason)
         self._on_event(ProcessLost(reason=reason))
 
     def _setup(self) -> Setup:

@@ -40,9 +40,9 @@ class Pending(Protocol):
 
 
 class Group(Protocol):
-    def send(self, rows: torch.Tensor) -> Pending: ...
+    def send(self, message: torch.Tensor) -> Pending: ...
 
-    def recv(self, rows: torch.Tensor) -> Pending: ...
+    def recv(self, message: torch.Tensor) -> Pending: ...
 
 
 class GlooGroup:
@@ -56,11 +56,11 @@ class GlooGroup:
         self._peer = 1 - rank
         self._stall = timedelta(seconds=stall_seconds)
 
-    def send(self, rows: torch.Tensor) -> Pending:
-        return _GlooPending(self._group.send([_bytes(rows)], self._peer, _TAG), self._stall)
+    def send(self, message: torch.Tensor) -> Pending:
+        return _GlooPending(self._group.send([message], self._peer, _TAG), self._stall)
 
-    def recv(self, rows: torch.Tensor) -> Pending:
-        return _GlooPending(self._group.recv([_bytes(rows)], self._peer, _TAG), self._stall)
+    def recv(self, message: torch.Tensor) -> Pending:
+        return _GlooPending(self._group.recv([message], self._peer, _TAG), self._stall)
 
 
 class _GlooPending:
@@ -86,12 +86,12 @@ class NcclGroup:
         hello = torch.zeros(1, dtype=torch.uint8, device="cuda")
         (self.send if rank == SENDER else self.recv)(hello).wait()
 
-    def send(self, rows: torch.Tensor) -> Pending:
-        work = self._group.send([_bytes(rows)], self._peer, _TAG)
+    def send(self, message: torch.Tensor) -> Pending:
+        work = self._group.send([message], self._peer, _TAG)
         return _NcclPending(self._group, work, self._stall_seconds)
 
-    def recv(self, rows: torch.Tensor) -> Pending:
-        work = self._group.recv([_bytes(rows)], self._peer, _TAG)
+    def recv(self, message: torch.Tensor) -> Pending:
+        work = self._group.recv([message], self._peer, _TAG)
         return _NcclPending(self._group, work, self._stall_seconds)
 
 
@@ -130,7 +130,3 @@ def _gloo_device(address: str) -> dist.ProcessGroupGloo.Device:
     if address not in _gloo_devices:
         _gloo_devices[address] = dist.ProcessGroupGloo.create_device(hostname=address)
     return _gloo_devices[address]
-
-
-def _bytes(rows: torch.Tensor) -> torch.Tensor:
-    return rows.view(torch.uint8).view(-1)
