@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import get_args
 
+from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
@@ -28,13 +29,13 @@ class RouterMetrics:
         workers: Callable[[], tuple[Worker, ...]],
     ) -> None:
         """`workers` is asked at every scrape, in another thread."""
-        self._model = model
-        self._requests = Counter(
+        requests = Counter(
             "lengthwise_requests_total",
             "Requests ended, by gRPC status code",
             ("code", "model"),
             registry=registry,
         )
+        self._requests = {code: requests.labels(code.name, model) for code in StatusCode}
         self._ttft = _by_length_class(
             registry,
             "lengthwise_time_to_first_token_seconds",
@@ -49,7 +50,7 @@ class RouterMetrics:
         )
         self.inter_token_latency = Histogram(
             "lengthwise_inter_token_latency_seconds",
-            "Between consecutive messages with tokens to a client",
+            "Between consecutive messages to a client, by the tokens in the later one",
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
@@ -91,8 +92,8 @@ class RouterMetrics:
                 count = partial(_count, workers, role, state)
                 workers_by_state.labels(role, state).set_function(count)
 
-    def request_ended(self, code: str) -> None:
-        self._requests.labels(code, self._model).inc()
+    def request_ended(self, code: StatusCode) -> None:
+        self._requests[code].inc()
 
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
         self._ttft[length_class].observe(seconds)

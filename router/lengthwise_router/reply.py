@@ -72,8 +72,8 @@ class Reply:
             self._first_at = now
             self._open(response)
             self._metrics.first_token(self._length_class, now - self._arrived_at)
-        else:
-            self._metrics.inter_token_latency.observe(now - self._last_at)
+        elif num_tokens:
+            self._metrics.inter_token_latency.observe((now - self._last_at) / num_tokens)
         self._last_at = now
         if finish_reason:
             self._close(response, finish_reason)

@@ -65,20 +65,20 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
 
     async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
         arrived_at = time.monotonic()
-        code = "OK"
+        code = grpc.StatusCode.OK
         self._metrics.in_flight.inc()
         try:
             await self._generate(message, context, arrived_at)
         except LengthwiseError as error:
-            code = error.status.name
+            code = error.status
             raise
         except asyncio.CancelledError:
             # gRPC cancels the call both when the client does and when its deadline passes.
             is_late = context.time_remaining() == 0
-            code = "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
             raise
         except Exception:
-            code = "INTERNAL"
+            code = grpc.StatusCode.INTERNAL
             raise
         finally:
             self._metrics.in_flight.dec()

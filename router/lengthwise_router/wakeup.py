@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 SWEEP_SECONDS = 0.05
-"""How late a wait may end. Looking at 1,000 waiting requests takes 60 microseconds."""
+"""How late a wait may end. Looking at 1,000 waiting requests takes 20 microseconds."""
 
 
 class Wakeup:

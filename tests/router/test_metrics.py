@@ -55,7 +55,8 @@ async def test_gaps_between_messages_are_measured(deploy: Deploy) -> None:
     assert await deployment.metric(f"{name}_count") == len(answer.messages) - 1
     timings = answer.last.timings
     decoding = timings.total_seconds - timings.time_to_first_token_seconds
-    assert abs(await deployment.metric(f"{name}_sum") - decoding) < 1e-6
+    most = max(len(message.token_ids) for message in answer.messages)
+    assert decoding / most <= await deployment.metric(f"{name}_sum") <= decoding
 
 
 async def test_retries_are_counted_by_phase_and_reason(deploy: Deploy) -> None:
