@@ -200,7 +200,7 @@ class DeviceBlocks:
             if gate.is_open:
                 self._rows.index_copy_(0, message, rows)
                 if self._rows.is_cuda:
-                    torch.cuda.current_stream().synchronize()
+                    torch.cuda.current_stream(self._rows.device).synchronize()
 
     def _in(self, buffer: DeviceBuffer, message: torch.Tensor) -> torch.Tensor:
         size = len(message) * self._block_bytes

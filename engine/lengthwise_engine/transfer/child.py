@@ -64,6 +64,7 @@ class TransferChild:
         cache = KVCache.attach(setup.layout, setup.num_blocks, setup.shared)
         if setup.shared.file_descriptor is not None:
             os.close(setup.shared.file_descriptor)
+        self._device = cache.tensor.device
         self._blocks = open_blocks(cache)
         self._links: dict[str, AnyLink] = {}
         self._selector = selectors.DefaultSelector()
@@ -154,6 +155,7 @@ class TransferChild:
             PairStore(connection, deadline),
             rank,
             address=own_address(connection),
+            device=self._device,
             stall_seconds=self._setup.stall_seconds,
         )
 

@@ -132,10 +132,15 @@ def message(value: Any) -> Any:
         kind = _MESSAGES[arguments.pop("message")]
         for name, nested in _NESTED.items():
             if arguments.get(name) is not None:
-                arguments[name] = nested(**arguments[name])
+                values = arguments[name].items()
+                arguments[name] = nested(**{key: _frozen(value) for key, value in values})
         return kind(**arguments)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FrameError(f"expected a transfer message, got {str(value)[:200]!r}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
 
 class FrameReader:

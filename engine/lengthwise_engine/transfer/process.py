@@ -43,7 +43,7 @@ from lengthwise_engine.transfer.frames import (
     Setup,
     frame,
 )
-from lengthwise_engine.transfer.ledger import Ledger
+from lengthwise_engine.transfer.ledger import MARGIN_SECONDS, Ledger
 from lengthwise_engine.transfer.spawned import SpawnedChild
 
 _log = logging.getLogger(__name__)
@@ -107,12 +107,11 @@ class TransferProcess:
 
     def wait_ready(self) -> None:
         """Raises TransferStartError when the first start failed or took too long."""
-        self._ready.wait(self._config.start_seconds)
+        # The thread keeps the time and knows the reason; it needs a moment more for the last rites.
+        is_decided = self._ready.wait(self._config.start_seconds + 2 * MARGIN_SECONDS)
         self._check()
-        if not self._ready.is_set():
-            raise TransferStartError(
-                f"the transfer process was not ready within {self._config.start_seconds:g} s"
-            )
+        if not is_decided:
+            raise TransferStartError("the transfer process could not even be killed")
 
     def stop(self) -> None:
         """End the process and the thread within a few seconds; no event is delivered afterwards."""
@@ -171,7 +170,9 @@ class TransferProcess:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise TransferStartError("the transfer process does not run") from self._failure
+            raise TransferStartError(
+                f"the transfer process does not run: {self._failure}"
+            ) from self._failure
 
     def _answer(self, event: TransferEvent) -> None:
         """Without a process the answer is known at once; its delivery is the thread's."""

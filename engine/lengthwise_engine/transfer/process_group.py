@@ -15,7 +15,6 @@ from lengthwise_engine.transfer.rendezvous import PairStore
 
 SENDER: Final = 0
 RECEIVER: Final = 1
-BACKENDS: Final = ("gloo", "nccl")
 # Two channels keep a communicator's footprint small (16 channels take about 100 MB per pair); the
 # process group's own monitors would poll the store, which serves only until the link is up, and the
 # worker watches and kills this process anyway.
@@ -47,9 +46,10 @@ class Group(Protocol):
 
 class GlooGroup:
     def __init__(self, store: PairStore, rank: int, *, address: str, stall_seconds: float) -> None:
+        """Raises when the other end has not come by the store's deadline."""
         gloo: Any = dist.ProcessGroupGloo  # the stubs know little of it
         options = gloo._Options()
-        options._timeout = timedelta(seconds=stall_seconds)
+        options._timeout = timedelta(seconds=max(0.001, store.deadline - time.monotonic()))
         options._threads = 1  # they run collectives; messages do not need them
         options._devices = [_gloo_device(address)]
         self._group = gloo(store, rank, 2, options)
@@ -73,17 +73,18 @@ class _GlooPending:
 
 
 class NcclGroup:
-    """Not yet run on a GPU. NCCL builds the communicator at the first message, so one is exchanged
-    here."""
+    """NCCL builds its communicator at the first message, so one is exchanged here."""
 
-    def __init__(self, store: PairStore, rank: int, *, stall_seconds: float) -> None:
+    def __init__(
+        self, store: PairStore, rank: int, *, device: torch.device, stall_seconds: float
+    ) -> None:
         nccl: Any = dist.ProcessGroupNCCL
         options = nccl.Options()
         options._timeout = timedelta(seconds=stall_seconds)
         self._group = nccl(store, rank, 2, options)
         self._peer = 1 - rank
         self._stall_seconds = stall_seconds
-        hello = torch.zeros(1, dtype=torch.uint8, device="cuda")
+        hello = torch.zeros(1, dtype=torch.uint8, device=device)
         (self.send if rank == SENDER else self.recv)(hello).wait()
 
     def send(self, message: torch.Tensor) -> Pending:
@@ -112,13 +113,21 @@ class _NcclPending:
 
 
 def open_group(
-    backend: str, store: PairStore, rank: int, *, address: str, stall_seconds: float
+    backend: str,
+    store: PairStore,
+    rank: int,
+    *,
+    address: str,
+    device: torch.device,
+    stall_seconds: float,
 ) -> Group:
-    """Build the group; the other end does the same at the same time. `address` is this machine's
-    on the network that reaches the peer."""
+    """Build the group; the other end does the same at the same time.
+
+    `address` is this machine's on the network that reaches the peer, `device` the cache's.
+    """
     if backend == "gloo":
         return GlooGroup(store, rank, address=address, stall_seconds=stall_seconds)
-    return NcclGroup(store, rank, stall_seconds=stall_seconds)
+    return NcclGroup(store, rank, device=device, stall_seconds=stall_seconds)
 
 
 _gloo_devices: dict[str, dist.ProcessGroupGloo.Device] = {}

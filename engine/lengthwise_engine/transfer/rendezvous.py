@@ -34,7 +34,7 @@ class PairStore(Store):
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         super().__init__()
         self._connection = connection
-        self._deadline = deadline
+        self.deadline = deadline
         self._values: dict[str, bytes] = {}
         self._reader = FrameReader()
 
@@ -59,7 +59,7 @@ class PairStore(Store):
             self.get(key)
 
     def _limit(self) -> None:
-        left = self._deadline - time.monotonic()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the link was not up in time")
         self._connection.settimeout(left)

@@ -16,18 +16,24 @@ from lengthwise_engine.transfer.process_group import NCCL_ENVIRONMENT
 
 _READ_BYTES: Final = 2**18
 _DEATH_SECONDS: Final = 5.0
-# Reasons of failed links come as events; c10d's own log lines carry stack traces for each of them.
-_ENVIRONMENT: Final = {"TORCH_CPP_LOG_LEVEL": "FATAL", "OMP_NUM_THREADS": "1", **NCCL_ENVIRONMENT}
+_ENVIRONMENT: Final = {
+    # Reasons of failed links come as events; c10d's own log lines carry a stack trace for each.
+    "TORCH_CPP_LOG_LEVEL": "FATAL",
+    "OMP_NUM_THREADS": "1",
+    # Looking up a peer's name must not outlast the time a link has to come up.
+    "RES_OPTIONS": "timeout:1 attempts:2",
+    **NCCL_ENVIRONMENT,
+}
 
 
 class SpawnedChild:
     def __init__(self, setup: Setup) -> None:
-        """Start the process with this setup. It answers `Ready` when it is."""
+        """Start the process with this setup. It answers `Ready` when it is. Raises OSError."""
         self.socket, theirs = socket.socketpair()
-        with theirs:
-            inherited = [theirs.fileno(), setup.listen_file_descriptor]
-            if setup.shared.file_descriptor is not None:
-                inherited.append(setup.shared.file_descriptor)
+        inherited = [theirs.fileno(), setup.listen_file_descriptor]
+        if setup.shared.file_descriptor is not None:
+            inherited.append(setup.shared.file_descriptor)
+        try:
             # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "lengthwise_engine.transfer.child", str(inherited[0])],
@@ -36,6 +42,11 @@ class SpawnedChild:
                 env=os.environ | _ENVIRONMENT,
                 start_new_session=True,
             )
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            theirs.close()
         self.socket.setblocking(False)
         self._reader = FrameReader()
         self._unwritten = bytearray()

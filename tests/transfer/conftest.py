@@ -1,0 +1,41 @@
+"""Two ends of KV transfer: real processes over loopback, or the fake inside this process."""
+
+from collections.abc import Iterator
+
+import pytest
+from harness.transfer import STALL_SECONDS, End, Ends, new_cache, start_processes
+
+from lengthwise_engine.transfer.config import TransferConfig
+from lengthwise_engine.transfer.local import LocalWire
+
+
+@pytest.fixture(scope="module")
+def process_ends() -> Iterator[Ends]:
+    ends = Ends(End(new_cache(1)), End(new_cache(2)))
+    config = TransferConfig(stall_seconds=STALL_SECONDS, connect_seconds=1.0)
+    start_processes(config, ends.sender, ends.receiver)
+    yield ends
+    ends.sender.transfer.stop()
+    ends.receiver.transfer.stop()
+
+
+@pytest.fixture(scope="module")
+def local_wire() -> Iterator[LocalWire]:
+    wire = LocalWire(stall_seconds=STALL_SECONDS, connect_seconds=1.0)
+    yield wire
+    wire.stop()
+
+
+@pytest.fixture(scope="module")
+def local_ends(local_wire: LocalWire) -> Ends:
+    ends = Ends(End(new_cache(1)), End(new_cache(2)))
+    for end in (ends.sender, ends.receiver):
+        end.transfer = local_wire.end(end.cache, end.hear)
+    return ends
+
+
+@pytest.fixture(scope="module", params=["process", "local"])
+def ends(request: pytest.FixtureRequest) -> Ends:
+    """Each implementation in turn. Module-scoped: a test takes links of its own."""
+    ends: Ends = request.getfixturevalue(f"{request.param}_ends")
+    return ends

@@ -1,0 +1,226 @@
+"""Transfer processes that are killed or frozen, peers that say nothing, and what it costs."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psutil
+import pytest
+import torch
+from harness.transfer import (
+    LAYOUT,
+    End,
+    Ends,
+    new_cache,
+    new_name,
+    random_piece,
+    start_processes,
+    until,
+)
+
+from lengthwise_engine.transfer.base import (
+    Discarded,
+    LinkDown,
+    LinkUp,
+    Piece,
+    ProcessLost,
+    Received,
+    Sent,
+    TransferEvent,
+)
+from lengthwise_engine.transfer.config import TransferConfig
+from lengthwise_engine.transfer.ledger import MARGIN_SECONDS
+
+EVERYTHING = random_piece(1, 400)  # 15 MB: four messages
+NUM_BYTES = EVERYTHING.num_bytes(LAYOUT)
+
+
+@pytest.fixture
+def fresh_ends() -> Iterator[Callable[..., Ends]]:
+    """Processes of the test's own, to be hurt."""
+    started: list[End] = []
+
+    def start(stall_seconds: float = 1.0) -> Ends:
+        ends = Ends(End(new_cache(1)), End(new_cache(2)))
+        started.extend((ends.sender, ends.receiver))
+        config = TransferConfig(stall_seconds=stall_seconds, connect_seconds=1.0)
+        start_processes(config, ends.sender, ends.receiver)
+        return ends
+
+    yield start
+    for end in started:
+        end.transfer.stop()
+
+
+def push(ends: Ends, link: str, count: int) -> None:
+    for sequence in range(count):
+        key = f"key {sequence}"
+        ends.receiver.transfer.receive(link, sequence, key, EVERYTHING, NUM_BYTES)
+        ends.sender.transfer.send(link, sequence, EVERYTHING)
+
+
+def link_again(ends: Ends) -> str:
+    """A link under a new name, as soon as both processes are there again."""
+
+    def outcome(end: End, link: str) -> TransferEvent | None:
+        return next(iter(end.about(link)), None)
+
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        link = new_name()
+        ends.sender.transfer.connect(link, ends.receiver.transfer.rendezvous)
+        ends.receiver.transfer.accept(link)
+        for end in (ends.sender, ends.receiver):
+            until(partial(outcome, end, link))
+        outcomes = [outcome(end, link) for end in (ends.sender, ends.receiver)]
+        if all(isinstance(event, LinkUp) for event in outcomes):
+            return link
+    raise AssertionError("no link came up again")
+
+
+@pytest.mark.slow
+def test_discard_is_done_while_the_sender_is_frozen(fresh_ends: Callable[..., Ends]) -> None:
+    ends = fresh_ends(stall_seconds=10.0)
+    link = ends.link()
+    push(ends, link, 60)
+    ends.receiver.wait(Received, link=link, sequence=5)
+    os.kill(ends.sender.transfer.pid, signal.SIGSTOP)
+    num_received = sum(isinstance(event, Received) for event in ends.receiver.events)
+    assert num_received < 60, "the sender was to be frozen in the middle"
+    for sequence in range(60):
+        asked_at = time.monotonic()
+        ends.receiver.transfer.discard(f"key {sequence}")
+        ends.receiver.wait(Discarded, 0.5, key=f"key {sequence}")
+        assert time.monotonic() - asked_at < 0.5
+    ends.receiver.cache.tensor.fill_(7)
+    os.kill(ends.sender.transfer.pid, signal.SIGCONT)
+    ends.receiver.wait(Received, link=link, sequence=59)
+    assert bool((ends.receiver.cache.tensor == 7).all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_a_killed_process_is_noticed_at_once_and_replaced(
+    fresh_ends: Callable[..., Ends], victim: str, is_busy: bool
+) -> None:
+    ends = fresh_ends()
+    link = ends.link()
+    if is_busy:
+        push(ends, link, 60)
+        ends.receiver.wait(Received, link=link, sequence=2)
+    dead = getattr(ends, victim)
+    peer = ends.receiver if victim == "sender" else ends.sender
+    rendezvous, pid = ends.receiver.transfer.rendezvous, dead.transfer.pid
+    os.kill(pid, signal.SIGKILL)
+    dead.wait(ProcessLost, 1.0)
+    peer.wait(LinkDown, 1.0, link=link)
+    name = new_name()
+    dead.transfer.connect(name, rendezvous)
+    dead.transfer.discard("while it is away")
+    dead.wait(LinkDown, 1.0, link=name)
+    dead.wait(Discarded, 1.0, key="while it is away")
+    again = link_again(ends)
+    push(ends, again, 1)
+    received = ends.receiver.wait(Received, link=again)
+    assert ends.sender.wait(Sent, link=again).checksum == received.checksum
+    assert ends.receiver.transfer.rendezvous == rendezvous
+    assert dead.transfer.pid != pid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_a_frozen_process_takes_its_link_down_and_is_replaced(
+    fresh_ends: Callable[..., Ends], victim: str
+) -> None:
+    ends = fresh_ends(stall_seconds=1.0)
+    link = ends.link()
+    push(ends, link, 40)
+    ends.receiver.wait(Received, link=link, sequence=1)
+    frozen = getattr(ends, victim)
+    peer = ends.receiver if victim == "sender" else ends.sender
+    os.kill(frozen.transfer.pid, signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    peer.wait(LinkDown, 2.0, link=link)
+    assert time.monotonic() - frozen_at > 0.5, "it has the stall time to recover"
+    frozen.wait(ProcessLost, 1.0 + MARGIN_SECONDS + 1.0)
+    link_again(ends)
+
+
+@pytest.mark.slow
+def test_one_link_that_stalls_leaves_the_others_alone(fresh_ends: Callable[..., Ends]) -> None:
+    ends = fresh_ends(stall_seconds=1.0)
+    dead, alive = ends.link(), ends.link()
+    piece = random_piece(2, 10)
+    ends.receiver.transfer.receive(dead, 0, "never", piece, piece.num_bytes(LAYOUT))
+    for sequence in range(20):
+        ends.receiver.transfer.receive(alive, sequence, "key", piece, piece.num_bytes(LAYOUT))
+        ends.sender.transfer.send(alive, sequence, piece)
+        ends.receiver.wait(Received, link=alive, sequence=sequence)
+        time.sleep(0.1)  # longer in all than the stall takes
+    ends.receiver.wait(LinkDown, 0.5, link=dead)
+    ends.sender.wait(LinkDown, 0.5, link=dead)
+    assert [type(event) for event in ends.sender.about(alive)] == [LinkUp, *[Sent] * 20]
+
+
+def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(process_ends: Ends) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        link = new_name()
+        process_ends.sender.transfer.connect(link, f"127.0.0.1:{silent.getsockname()[1]}")
+        down = process_ends.sender.wait(LinkDown, 2.0, link=link)
+    assert "timed out" in down.reason
+
+
+def test_foreign_bytes_at_the_rendezvous_harm_nobody(process_ends: Ends) -> None:
+    host, _, port = process_ends.receiver.transfer.rendezvous.rpartition(":")
+    for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x021\n", b""):
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(greeting)
+            stranger.shutdown(socket.SHUT_WR)
+            stranger.settimeout(2.0)
+            assert stranger.recv(1) == b""
+    process_ends.link()
+
+
+def push_one(ends: Ends, link: str, piece: Piece) -> None:
+    ends.receiver.transfer.receive(link, 0, "key", piece, piece.num_bytes(LAYOUT))
+    ends.sender.transfer.send(link, 0, piece)
+    ends.receiver.wait(Received, link=link, sequence=0)
+    assert torch.equal(
+        ends.sender.cache.tensor[0, piece.block_ids[0]].view(torch.uint8),
+        ends.receiver.cache.tensor[0, piece.block_ids[0]].view(torch.uint8),
+    )
+
+
+def has_at_most(count: Callable[[], int], limit: int) -> bool:
+    return count() <= limit
+
+
+@pytest.mark.slow
+def test_hundreds_of_links_leave_nothing_behind(process_ends: Ends) -> None:
+    pids = [end.transfer.pid for end in (process_ends.sender, process_ends.receiver)]
+    processes = [psutil.Process(pid) for pid in pids]
+    piece = random_piece(4, 1)
+
+    def use_links(count: int) -> None:
+        for number in range(count):
+            link = process_ends.link()
+            push_one(process_ends, link, piece)
+            closer = (process_ends.sender, process_ends.receiver)[number % 2]
+            closer.transfer.close(link)
+            for end in (process_ends.sender, process_ends.receiver):
+                end.wait(LinkDown, link=link)
+            process_ends.sender.events.clear()
+            process_ends.receiver.events.clear()
+
+    use_links(40)
+    time.sleep(0.2)
+    before = [(p.num_threads(), p.num_fds(), p.memory_info().rss) for p in processes]
+    use_links(300)
+    for process, (threads, fds, rss) in zip(processes, before, strict=True):
+        until(partial(has_at_most, process.num_threads, threads))
+        until(partial(has_at_most, process.num_fds, fds))
+        assert process.memory_info().rss < rss + 16 * 2**20
