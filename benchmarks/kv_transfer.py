@@ -5,11 +5,15 @@ benchmarks/data/kv_transfer.csv. Budget: at least 80 % of bare gloo for pieces o
 
 Both sides of the comparison move the same number of bytes per piece through caches of the same
 size, over loopback, turn by turn in one run. Bare gloo sends one contiguous message per piece, one
-after the other, and neither packs, unpacks nor hashes. Transfer keeps a few pieces outstanding, as
-a prefill that pushes layers does.
+after the other, and neither packs, unpacks nor hashes. Transfer keeps pieces outstanding, as a
+prefill that pushes layers does.
+
+The rate is bound by the processors, so other work on the machine spoils it: every row has the load
+average at the start. `chrt -f 1 python benchmarks/kv_transfer.py` keeps the processors for itself.
 """
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -198,6 +202,7 @@ def main() -> None:
         bare_rank(arguments.rank, arguments.bare)
         return
     rows: list[dict[str, object]] = []
+    machine = {"scheduling": scheduling(), "load": round(os.getloadavg()[0], 1)}
     with pairs() as (bare, transfer):
         print(f"two transfer processes ready in {transfer.start_seconds:.2f} s")
         for mib in arguments.mib:
@@ -210,7 +215,7 @@ def main() -> None:
                 if number:  # the first round warms up
                     for name, seconds in taken.items():
                         rates[name].append(num_bytes * count / seconds / 1e9)
-            rows += [row(num_bytes, count, name, rates) for name in rates]
+            rows += [machine | row(num_bytes, count, name, rates) for name in rates]
             for each in rows[-len(rates) :]:
                 print("  ".join(f"{key} {value}" for key, value in each.items()))
     if not arguments.dry_run:

@@ -39,7 +39,7 @@ class SpawnedChild:
                 [sys.executable, "-P", "-m", "lengthwise_engine.transfer.child", str(inherited[0])],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | _ENVIRONMENT,
+                env=_ENVIRONMENT | os.environ,  # the operator's settings win
                 start_new_session=True,
             )
         except OSError:
