@@ -222,6 +222,10 @@ def main() -> None:
         print(append_rows("kv_transfer", rows))
 
 
+def scheduling() -> str:
+    return "normal" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real time"
+
+
 def row(num_bytes: int, count: int, name: str, rates: dict[str, list[float]]) -> dict[str, object]:
     ratios = [mine / bare for mine, bare in zip(rates[name], rates["bare"], strict=True)]
     return {
