@@ -34,7 +34,6 @@ from torch._C._distributed_c10d import FileStore
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import (
-    LinkDown,
     LinkUp,
     Piece,
     ProcessLost,
@@ -100,7 +99,7 @@ class TransferPair:
             self._received.release()
         elif isinstance(event, LinkUp):
             self._up.release()
-        elif isinstance(event, LinkDown | ProcessLost):
+        elif isinstance(event, ProcessLost):
             print(event, file=sys.stderr)
 
 
