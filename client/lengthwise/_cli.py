@@ -1,6 +1,8 @@
 """The command line. Rule: what went wrong is one line on standard error and exit code 1, never a
 traceback; Ctrl-C is quiet and 130."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -24,6 +26,9 @@ app.command()(_cli_up.up)
 
 
 def main() -> None:
+    # Not a KeyboardInterrupt: raised while gRPC runs a callback, it is lost. All that was printed
+    # is flushed, and routers notice the closed connection. `up` drains, with handlers of its own.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     reported(lambda: app(prog_name="lengthwise"))
 
 
