@@ -114,8 +114,10 @@ async def _prefill_worker_dies_during_transfer(
 ) -> None:
     prefill.commits = False
     await _prefilling(prefill)
-    await eventually(lambda: not prefill.running)
-    await asyncio.sleep(0.05)  # the reply is on its way
+    fleet = deployment.app._fleet  # which has the reply once it counts nothing there any more
+    await eventually(
+        lambda: not any(w.outstanding_requests for w in fleet.workers if w.role == "prefill")
+    )
     await prefill.stop()
 
 
