@@ -80,9 +80,7 @@ class DecodeApplication:
         logger.info("decode worker %s listens on %s", self._host.worker_id, self.address)
 
     async def failed(self) -> BaseException:
-        """Never returns: the engine thread and the transfer process end the process themselves."""
-        never: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        return await never
+        return await self._engine.failed()
 
     async def drain(self) -> None:
         """No new reservations; what is reserved is finished within `drain_seconds`, and what is

@@ -4,7 +4,9 @@
     ├─ CheckpointError      the checkpoint cannot be served as it lies on disk
     │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
     ├─ CacheSizeError       the memory given for the KV cache is unusable
-    └─ StepError            a caller broke the contract of `ModelRunner.run`
+    ├─ StepError            a caller broke the contract of `ModelRunner.run`
+    ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
+    └─ TransferStartError   the transfer process could not be started (`transfer.config`)
 
 Messages say what was found, what was expected and, where there is one, the remedy.
 """

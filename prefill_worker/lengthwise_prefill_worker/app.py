@@ -116,9 +116,7 @@ class PrefillApplication:
         )
 
     async def failed(self) -> BaseException:
-        """Never returns: the engine thread and the transfer process end the process themselves."""
-        never: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
-        return await never
+        return await self._engine.failed()
 
     async def drain(self) -> None:
         """No new work; what runs is computed, pushed and committed, within `drain_seconds`."""

@@ -20,6 +20,9 @@ from lengthwise_worker.config import WorkerConfig
 
 logger = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0
+"""How often a worker asks whether its transfer process has ended for good."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
@@ -28,6 +31,12 @@ class Engine:
     model: LoadedModel
     pool: BlockPool
     transfer: TransferProcess
+
+    async def failed(self) -> BaseException:
+        """Returns when KV transfer has ended for good, which makes the worker useless."""
+        while self.transfer.failure is None:  # noqa: ASYNC110  (a thread's end sets no event)
+            await asyncio.sleep(LOOK_SECONDS)
+        return self.transfer.failure
 
     @property
     def layout_fingerprint(self) -> str:

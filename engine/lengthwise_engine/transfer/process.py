@@ -97,6 +97,11 @@ class TransferProcess:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
+    def failure(self) -> BaseException | None:
+        """Why there will be no transfer process any more; None while there is or will be one."""
+        return self._failure
+
+    @property
     def pid(self) -> int | None:
         """The running transfer process, if one is running."""
         with self._lock:
