@@ -16,6 +16,7 @@ from rows import append_rows
 
 from lengthwise.local import LocalCluster, Role
 from lengthwise.v1 import common_pb2, decode_pb2, decode_pb2_grpc, prefill_pb2, prefill_pb2_grpc
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_runtime.channel import open_channel
 
 PROMPT_TOKENS = 2_048
@@ -27,6 +28,7 @@ def random_llama(folder: Path, *, hidden: int, layers: int) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    write_toy_checkpoint(folder)  # for its tokenizer
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=4096,
