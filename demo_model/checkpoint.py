@@ -19,11 +19,13 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     rounded = LlamaForCausalLM(model.config)
     rounded.load_state_dict(model.state_dict())
+    # Of 96 samples of 96 tokens from six prompts, 15 % run into a loop (five times the same four
+    # tokens), and 66 % of the lines parse. Penalty 1.05: 29 %, 61 %; 1.0: 47 %, 72 %.
     rounded.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True,
         temperature=0.7,
         top_p=0.9,
-        repetition_penalty=1.05,
+        repetition_penalty=1.1,
         bos_token_id=model.config.bos_token_id,
         eos_token_id=model.config.eos_token_id,
     )
