@@ -131,8 +131,8 @@ class Attempt:
         now = time.monotonic()
         while True:
             # What came before a failure is good.
-            if stream.token_ids and (now >= stream.pace_at or stream.is_over):
-                stream.pace_at = now + self._config.message_interval_seconds
+            if stream.may_leave(now):
+                stream.pace(now)
                 return self._accept(*stream.take())
             if stream.ended is not None:
                 return self._accept([], [])

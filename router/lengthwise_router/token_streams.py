@@ -21,6 +21,7 @@ class TokenStream:
 
     __slots__ = (
         "_next_index",
+        "_pace_at",
         "_pacer",
         "_wakeup",
         "ended",
@@ -28,7 +29,6 @@ class TokenStream:
         "failure_details",
         "last_row_at",
         "logprobs",
-        "pace_at",
         "token_ids",
     )
 
@@ -39,7 +39,7 @@ class TokenStream:
         self.token_ids: list[int] = []
         self.logprobs: list[common_pb2.TokenLogprobs] = []
         self.last_row_at: float | None = None
-        self.pace_at = 0.0  # rows before this instant do not wake the request yet
+        self._pace_at = 0.0  # rows before this instant do not wake the request yet
         self.ended: common_pb2.FinishReason | None = None
         self.failure: StreamFailure | None = None
         self.failure_details = ""
@@ -49,9 +49,17 @@ class TokenStream:
         """Nothing more will come."""
         return self.ended is not None or self.failure is not None
 
+    def pace(self, now: float) -> None:
+        """A message has left: the next waits for the end of the interval."""
+        self._pace_at = self._pacer.end_of_interval(now)
+
+    def may_leave(self, now: float) -> bool:
+        """Whether there are tokens that need not wait for others."""
+        return bool(self.token_ids) and (now >= self._pace_at or self.is_over)
+
     def ring_when_due(self) -> None:
-        """Rings once tokens may leave that have to wait now."""
-        self._pacer.ring_at(self.pace_at, self._wakeup)
+        """Rings once the tokens that wait may leave."""
+        self._pacer.ring_at_end(self._wakeup)
 
     def push(
         self, index: int, token_id: int, logprobs: common_pb2.TokenLogprobs | None, now: float
@@ -62,7 +70,7 @@ class TokenStream:
             return
         self._next_index = index + 1
         if not self.token_ids:
-            if now >= self.pace_at:
+            if now >= self._pace_at:
                 self._wakeup.ring()
             else:
                 self.ring_when_due()
