@@ -2,7 +2,7 @@
 
     python -m demo_model.evaluate engine/lengthwise_engine/demo_model
 
-The rule kept here: every number of the model card about quality is printed by this script.
+The model card's held-out losses, by position too, and its samples are printed by this script.
 """
 
 import argparse
