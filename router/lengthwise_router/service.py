@@ -121,9 +121,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         if self.draining:
             raise NoWorkerAvailable("this router is draining; try another one")
         request = read_request(message, self._checkpoint)
-        seconds = context.time_remaining()
-        if seconds is None:
-            seconds = self._config.default_deadline_seconds
+        given = context.time_remaining()
+        seconds = self._config.default_deadline_seconds if given is None else given
         deadline_at = arrived_at + min(seconds, MAX_DEADLINE_SECONDS)
         patience = Patience(
             wakeup=self._wakeups.new(),
@@ -131,11 +130,18 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=lambda: context.write(KEEPALIVE),
         )
+        serving = self._serve(request, message.prompt, patience, context, arrived_at)
+        if given is not None:
+            # gRPC cancels this coroutine at the call's own deadline, wherever it waits.
+            await serving
+            return
         try:
             async with asyncio.timeout_at(deadline_at):
-                await self._serve(request, message.prompt, patience, context, arrived_at)
+                await serving
         except TimeoutError as error:
-            raise DeadlineExceeded("the deadline passed before the last token") from error
+            raise DeadlineExceeded(
+                f"no deadline was given, and the router's own of {seconds:g} s passed"
+            ) from error
 
     async def _serve(
         self,
