@@ -1,9 +1,11 @@
 """One request on its way: what is to be generated, what has been, and how long it may wait."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+from lengthwise.errors import DeadlineExceeded
 from lengthwise.v1 import common_pb2
 from lengthwise_router.request import Request
 from lengthwise_router.wakeup import Wakeup
@@ -19,21 +21,33 @@ class Tokens(NamedTuple):
 
 
 class Patience:
-    """How a request waits: it may be rung at any time, and it keeps its client's stream alive. That
-    no wait outlasts the deadline is seen to where the deadline is known, in the service."""
+    """How a request waits: it may be rung at any time, and it keeps its client's stream alive.
 
-    __slots__ = ("_deadline_at", "_keepalive", "_keepalive_seconds", "_sent_at", "wakeup")
+    With `ends_call` the wait itself ends at the deadline, between two writes: a write that is
+    cancelled half-way leaves gRPC unable to end the call.
+    """
+
+    __slots__ = (
+        "_deadline_at",
+        "_ends_at",
+        "_keepalive",
+        "_keepalive_seconds",
+        "_sent_at",
+        "wakeup",
+    )
 
     def __init__(
         self,
         *,
         wakeup: Wakeup,
         deadline_at: float,
+        ends_call: bool,
         keepalive_seconds: float,
         keepalive: Callable[[], Awaitable[None]],
     ) -> None:
         self.wakeup = wakeup
         self._deadline_at = deadline_at
+        self._ends_at = deadline_at if ends_call else math.inf
         self._keepalive_seconds = keepalive_seconds
         self._keepalive = keepalive
         self._sent_at = time.monotonic()
@@ -47,10 +61,15 @@ class Patience:
         self._sent_at = now
 
     async def wait(self, until: float = float("inf")) -> float:
-        """Returns the time when rung, or about `until` (monotonic clock), or earlier."""
+        """Returns the time when rung, or about `until` (monotonic clock), or earlier.
+
+        Errors: DeadlineExceeded.
+        """
         keepalive_at = self._sent_at + self._keepalive_seconds
-        await self.wakeup.wait(min(until, keepalive_at))
+        await self.wakeup.wait(min(until, keepalive_at, self._ends_at))
         now = time.monotonic()
+        if now >= self._ends_at:
+            raise DeadlineExceeded("no deadline was given, and the router's own has passed")
         if now >= keepalive_at:
             await self._keepalive()
             self._sent_at = now

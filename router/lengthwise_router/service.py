@@ -34,6 +34,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_DEADLINE_SECONDS = 86_000.0
 """Leases at decode workers last a day at most."""
 
+UNREAD_SECONDS = 5.0
+"""A message that a client does not take for so long after the deadline is given up."""
+
 KEEPALIVE = inference_pb2.GenerateResponse()
 
 
@@ -127,6 +130,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         patience = Patience(
             wakeup=self._wakeups.new(),
             deadline_at=deadline_at,
+            ends_call=given is None,
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=lambda: context.write(KEEPALIVE),
         )
@@ -136,7 +140,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await serving
             return
         try:
-            async with asyncio.timeout_at(deadline_at):
+            # For a client that stopped reading: whatever else waits ends at the deadline itself.
+            async with asyncio.timeout_at(deadline_at + UNREAD_SECONDS):
                 await serving
         except TimeoutError as error:
             raise DeadlineExceeded(
