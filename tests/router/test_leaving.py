@@ -81,11 +81,16 @@ PATIENT: dict[str, Any] = {
 }
 
 
+FREED_SECONDS = 2.0
+"""Twice the bound that workers and whole clusters are held to: here router, workers and clients share
+one event loop."""
+
+
 async def _all_is_given_back(deployment: Deployment) -> None:
-    await deployment.nothing_is_held(1.0)
-    await eventually(lambda: deployment.in_flight == 0, 1.0)
+    await deployment.nothing_is_held(FREED_SECONDS)
+    await eventually(lambda: deployment.in_flight == 0, FREED_SECONDS)
     asked = {reserve.reservation for reserve in deployment.decode[0].reserves}
-    await eventually(lambda: asked == set(deployment.decode[0].released), 1.0)
+    await eventually(lambda: asked == set(deployment.decode[0].released), FREED_SECONDS)
     for worker in deployment.app._fleet.workers:
         assert (worker.outstanding_requests, worker.outstanding_tokens) == (0, 0)
         assert not worker.dependents
@@ -114,7 +119,7 @@ async def test_a_deadline_frees_its_request(
     began_at = time.monotonic()
     error = await deployment.refused(max_tokens=400, seconds=0.3)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began_at < 1.0
+    assert time.monotonic() - began_at < 0.3 + FREED_SECONDS
     _was_reached(deployment, reached)
     await _all_is_given_back(deployment)
 
