@@ -82,8 +82,8 @@ PATIENT: dict[str, Any] = {
 
 
 FREED_SECONDS = 2.0
-"""Twice the bound that workers and whole clusters are held to: here router, workers and clients share
-one event loop."""
+"""Twice the bound that workers and whole clusters are held to: here router, workers and clients
+share one event loop."""
 
 
 async def _all_is_given_back(deployment: Deployment) -> None:
