@@ -5,11 +5,13 @@ from the worker.
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
 from lengthwise_router.config import DiscoveryConfig
+from lengthwise_runtime.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -35,35 +37,53 @@ class StaticDiscovery:
 
 
 class FolderDiscovery:
-    """Workers on this machine, which announce themselves in a folder."""
+    """Workers on this machine, which announce themselves in a folder.
+
+    Notes appear and disappear whole and are never edited, so each is read once.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: frozenset[str] | None = None
+        self._notes: dict[tuple[str, int], str | None] = {}  # (name, mtime) -> a worker's address
 
     async def addresses(self) -> AsyncIterator[frozenset[str]]:
+        known: frozenset[str] | None = None
         while True:
-            found = frozenset(self._read())
-            if found != self._known:
-                self._known = found
+            self._look()
+            found = frozenset(address for address in self._notes.values() if address is not None)
+            if found != known:
+                known = found
                 yield found
             await asyncio.sleep(POLL_SECONDS)
 
-    def _read(self) -> list[str]:
-        addresses = []
-        for path in self._folder.glob("*.json"):
-            try:
-                note = json.loads(path.read_text(encoding="utf-8"))
-                if note["role"] in ("prefill", "decode"):
-                    addresses.append(note["address"])
-            except FileNotFoundError:
-                continue  # its owner took it away meanwhile
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                logger.warning("announcement %s cannot be read: %s", path, error)
-        return addresses
+    def _look(self) -> None:
+        notes: dict[tuple[str, int], str | None] = {}
+        try:
+            for entry in os.scandir(self._folder):
+                if entry.name.endswith(".json"):
+                    key = entry.name, entry.stat().st_mtime_ns
+                    notes[key] = self._notes[key] if key in self._notes else _read(entry.path)
+        except OSError as error:
+            # A note was taken away meanwhile, or the folder is not there: the next look will tell.
+            logger.debug("looking into %s: %s", self._folder, error)
+            return
+        self._notes = notes
+
+
+def _read(path: str) -> str | None:
+    """The address in a worker's note; None for other roles and for what is no note."""
+    try:
+        note = json.loads(Path(path).read_text(encoding="utf-8"))
+        return str(note["address"]) if note["role"] in ("prefill", "decode") else None
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is not an announcement: %s", path, error)
+        return None
 
 
 def discovery_of(config: DiscoveryConfig) -> Discovery:
+    """Errors: ConfigError when there is no such folder: nothing would ever be found in it."""
     if config.folder is not None:
+        if not config.folder.is_dir():
+            raise ConfigError(f"discovery.folder: {config.folder} is no folder; create it first")
         return FolderDiscovery(config.folder)
     return StaticDiscovery(config.endpoints)

@@ -13,6 +13,8 @@ from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
 
 from lengthwise_router.config import DiscoveryConfig
+from lengthwise_router.discovery import discovery_of
+from lengthwise_runtime.config import ConfigError
 
 
 def condition_of(deployment: Deployment, address: str) -> str:
@@ -142,6 +144,11 @@ async def test_a_note_left_behind_by_a_killed_worker_does_no_harm(
     deployment = await deploy(0, 0, discovery=DiscoveryConfig(folder=tmp_path))
     await deployment.ready(2)
     assert (await deployment.generate(max_tokens=5)).token_ids == stub_answer(PROMPT, 5)
+
+
+def test_a_discovery_folder_that_is_not_there_is_the_operators_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"discovery\.folder: .* is no folder"):
+        discovery_of(DiscoveryConfig(folder=tmp_path / "nowhere"))
 
 
 async def test_malformed_batches_cost_the_connection_not_the_router(
