@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority")
+    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority", "local", "conversation_returns")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class ReserveRequest(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     LEASE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_RETURNS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     router_id: str
     reservation: int
@@ -33,11 +35,17 @@ class ReserveRequest(_message.Message):
     top_logprobs: int
     lease_seconds: float
     priority: int
-    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ...) -> None: ...
+    local: bool
+    conversation_returns: bool
+    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ..., local: _Optional[bool] = ..., conversation_returns: _Optional[bool] = ...) -> None: ...
 
 class ReserveResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("num_cached_tokens", "reason")
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    num_cached_tokens: int
+    reason: str
+    def __init__(self, num_cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("router_id", "reservations")
@@ -58,18 +66,36 @@ class TokensRequest(_message.Message):
     def __init__(self, router_id: _Optional[str] = ...) -> None: ...
 
 class TokenBatch(_message.Message):
-    __slots__ = ("reservations", "indices", "token_ids", "logprobs", "ended")
+    __slots__ = ("reservations", "indices", "token_ids", "logprobs", "ended", "local_prefills", "preempted")
     RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
     INDICES_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_PREFILLS_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTED_FIELD_NUMBER: _ClassVar[int]
     reservations: _containers.RepeatedScalarFieldContainer[int]
     indices: _containers.RepeatedScalarFieldContainer[int]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedCompositeFieldContainer[RowLogprobs]
     ended: _containers.RepeatedCompositeFieldContainer[Ended]
-    def __init__(self, reservations: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[RowLogprobs, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[Ended, _Mapping]]] = ...) -> None: ...
+    local_prefills: _containers.RepeatedCompositeFieldContainer[LocalPrefill]
+    preempted: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, reservations: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[RowLogprobs, _Mapping]]] = ..., ended: _Optional[_Iterable[_Union[Ended, _Mapping]]] = ..., local_prefills: _Optional[_Iterable[_Union[LocalPrefill, _Mapping]]] = ..., preempted: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LocalPrefill(_message.Message):
+    __slots__ = ("reservation", "queue_seconds", "prefill_seconds", "num_cached_tokens", "reason")
+    RESERVATION_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reservation: int
+    queue_seconds: float
+    prefill_seconds: float
+    num_cached_tokens: int
+    reason: str
+    def __init__(self, reservation: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class RowLogprobs(_message.Message):
     __slots__ = ("row", "logprobs")

@@ -49,6 +49,11 @@ class InferenceStub:
                 request_serializer=lengthwise_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=lengthwise_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/lengthwise.v1.Inference/Explain',
+                request_serializer=lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -75,6 +80,14 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Tells the life of one of the requests this router served last: what was decided and why. Nothing
+        of the prompt or the output is told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +105,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=lengthwise_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
                     response_serializer=lengthwise_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
+                    response_serializer=lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +193,33 @@ class Inference:
             '/lengthwise.v1.Inference/Tokenize',
             lengthwise_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
             lengthwise_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lengthwise.v1.Inference/Explain',
+            lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
+            lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,
