@@ -5,9 +5,9 @@ A prefill step with chunks of L_i new tokens after H_i cached ones takes
     T = t0 + beta * sum(L) + alpha * sum(L * (L + 2 H)) + gamma * sum(H)
 
 (LAPS: attention grows with L (L + 2 H), and cached history has to be read; the constant t0, the
-weights and the launches, is ours: without it a fit on short prompts goes wrong). A decode step of B
-requests whose contexts have C tokens in all takes t0 + d1 * B + d2 * C (DistServe). Every coefficient
-is at least 0.
+weights and the launches, is ours: without it a fit on short prompts goes wrong). A decode step of
+B requests whose contexts have C tokens in all takes t0 + d1 * B + d2 * C (DistServe). Every
+coefficient is at least 0.
 
 The rule: values and arithmetic; whoever runs steps measures them and fits.
 """
@@ -47,8 +47,8 @@ class CostModel:
         )
 
 
-# Until a worker has fitted its own. Only proportions matter where all workers are unfitted: one step
-# costs as much as 256 tokens, which is where DEFAULT_SHORT_TOKENS puts the boundary.
+# Until a worker has fitted its own. Only proportions matter where all workers are unfitted: one
+# step costs as much as 256 tokens, which is where DEFAULT_SHORT_TOKENS puts the boundary.
 PRIOR = CostModel(
     step_seconds=0.0128,
     token_seconds=5e-5,
