@@ -67,8 +67,8 @@ class DecodeApplication:
         event_loop = asyncio.get_running_loop()
         self._loop = DecodeLoop(
             runner=model.runner,
-            scheduler=DecodeScheduler(config.policy, self._engine.pool, layout.block_size),
-            pool=self._engine.pool,
+            scheduler=DecodeScheduler(config.policy, self._engine.blocks, layout.block_size),
+            pool=self._engine.blocks,
             mailbox=self._mailbox,
             publish=lambda output: _hand_over(event_loop, self, output),
         )

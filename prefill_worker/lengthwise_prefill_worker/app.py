@@ -106,9 +106,9 @@ class PrefillApplication:
         return PrefillLoop(
             runner=engine.model.runner,
             scheduler=PrefillScheduler(
-                config.policy, engine.pool, engine.model.cache.layout.block_size
+                config.policy, engine.blocks, engine.model.cache.layout.block_size
             ),
-            pool=engine.pool,
+            pool=engine.blocks,
             mailbox=self._mailbox,
             outputs=_Outputs(asyncio.get_running_loop(), self._push, self._service, self),
             layerwise_tokens=config.layerwise_tokens,

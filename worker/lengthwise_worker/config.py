@@ -31,6 +31,8 @@ class WorkerConfig:
     kv_memory_bytes: int = 512 << 20
     num_blocks: int | None = None
     """KV blocks; unset: as many as `kv_memory_bytes` holds."""
+    prefix_caching: bool = True
+    """Whether KV of finished requests is kept for requests with the same prefix."""
     threads: int = 0
     """Of torch on CPU; 0: torch's own choice."""
     announce_folder: Path | None = None

@@ -14,7 +14,7 @@ from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.process import TransferProcess
-from lengthwise_policy.blocks import BlockPool
+from lengthwise_policy.prefix import PrefixCache
 from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig
 
@@ -29,7 +29,7 @@ class Engine:
     """What the role's step loop and services are built from."""
 
     model: LoadedModel
-    pool: BlockPool
+    blocks: PrefixCache
     transfer: TransferProcess
 
     async def failed(self) -> BaseException:
@@ -76,7 +76,8 @@ async def start_engine(config: WorkerConfig, on_event: Callable[[TransferEvent],
         model.cache.layout.dtype,
         model.cache.tensor.device,
     )
-    return Engine(model=model, pool=BlockPool(model.cache.num_blocks), transfer=transfer)
+    blocks = PrefixCache(model.cache.num_blocks, enabled=config.prefix_caching)
+    return Engine(model=model, blocks=blocks, transfer=transfer)
 
 
 def _load(config: WorkerConfig) -> LoadedModel:
