@@ -47,6 +47,7 @@ class RouterConfig:
     max_requests_in_flight: int = 1024
     max_attempts: int = 8  # of one request, the first included
     tokenizer_threads: int = 2
+    explained_requests: int = 4096  # the last ones, whose lives can be asked for; 0: none
 
     # A request's phases. Lost workers are noticed much earlier than these end.
     default_deadline_seconds: float = 600.0  # of calls that bring none
@@ -83,5 +84,6 @@ class RouterConfig:
             "keepalive_seconds",
         ):
             require_at_least(name, getattr(self, name), 0.01)
+        require_at_least("explained_requests", self.explained_requests, 0)
         for name in ("no_worker_seconds", "message_interval_seconds", "drain_seconds"):
             require_at_least(name, getattr(self, name), 0.0)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lengthwise.errors import DeadlineExceeded
 from lengthwise.v1 import common_pb2
+from lengthwise_router.explanations import Explanation
 from lengthwise_router.request import Request
 from lengthwise_router.wakeup import Wakeup
 
@@ -94,6 +95,7 @@ class Generation:
     """A request whose prompt is known, and the tokens generated for it so far."""
 
     __slots__ = (
+        "explanation",
         "max_tokens",
         "num_prompt_tokens",
         "patience",
@@ -106,9 +108,16 @@ class Generation:
     )
 
     def __init__(
-        self, *, request: Request, prompt_ids: list[int], max_tokens: int, patience: Patience
+        self,
+        *,
+        request: Request,
+        prompt_ids: list[int],
+        max_tokens: int,
+        patience: Patience,
+        explanation: Explanation,
     ) -> None:
         self.request = request
+        self.explanation = explanation
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens

@@ -16,7 +16,9 @@ from lengthwise_router.limits import (
     MAX_STOP_STRING_CHARACTERS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    MAX_TENANT_CHARACTERS,
     MAX_TOP_LOGPROBS,
+    PRIORITIES,
 )
 from lengthwise_router.tokenization import check_vocabulary
 from lengthwise_runtime.wire import sampling_to_wire
@@ -37,6 +39,8 @@ class Request:
     max_tokens: int | None  # None: as many as the context holds
     resumed_token_ids: tuple[int, ...]
     priority: int
+    tenant: str
+    conversation_returns: bool
 
 
 def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> Request:
@@ -55,7 +59,9 @@ def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> R
         stop_token_ids=_stop_token_ids(message.stop, model),
         max_tokens=_max_tokens(message),
         resumed_token_ids=_resumed(message, model) if message.HasField("resume") else (),
-        priority=message.priority,
+        priority=_priority(message),
+        tenant=_tenant(message),
+        conversation_returns=_conversation_returns(message),
     )
 
 
@@ -135,6 +141,33 @@ def _max_tokens(message: inference_pb2.GenerateRequest) -> int | None:
     if message.max_tokens < 1:
         raise InvalidRequest(f"max_tokens: got {message.max_tokens}, expected at least 1")
     return message.max_tokens
+
+
+def _priority(message: inference_pb2.GenerateRequest) -> int:
+    if message.priority not in PRIORITIES:
+        raise InvalidRequest(
+            f"priority: got {message.priority}, expected {PRIORITIES[0]} to {PRIORITIES[-1]}"
+        )
+    return message.priority
+
+
+def _tenant(message: inference_pb2.GenerateRequest) -> str:
+    tenant = message.tenant
+    if len(tenant) > MAX_TENANT_CHARACTERS:
+        raise InvalidRequest(
+            f"tenant: got {len(tenant)} characters, at most {MAX_TENANT_CHARACTERS} are accepted"
+        )
+    if not tenant.isprintable():
+        raise InvalidRequest(f"tenant: got {tenant!r}, expected printable characters")
+    return tenant
+
+
+def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:
+    """Unless told: a conversation that has come back once will probably come back again."""
+    if message.HasField("conversation_returns"):
+        return message.conversation_returns
+    messages = message.prompt.conversation.messages
+    return any(turn.role == "assistant" for turn in reversed(messages))
 
 
 def _stop_strings(stop: inference_pb2.StopConditions) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from lengthwise_router.checkpoint import Checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.detokenizer import Vocabulary
 from lengthwise_router.dispatch import Dispatch
+from lengthwise_router.explanations import Explanation, Explanations
 from lengthwise_router.fleet import Fleet
 from lengthwise_router.generation import Generation, Patience
 from lengthwise_router.metrics import RouterMetrics
@@ -64,6 +65,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._wakeups = wakeups
         self._metrics = metrics
         self._config = config
+        self._explanations = Explanations(config.explained_requests)
         self.draining = False
 
     async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
@@ -161,8 +163,17 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await patience.until_done(prompt_ids)
             prompt_ids = prompt_ids.result()
         max_tokens = fit(request, len(prompt_ids), self._checkpoint)
+        explanation = Explanation(
+            request_id=request.request_id, model=self._checkpoint.name, priority=request.priority
+        )
+        explanation.measured(prompt_tokens=len(prompt_ids), max_tokens=max_tokens)
+        self._explanations.add(explanation)
         generation = Generation(
-            request=request, prompt_ids=prompt_ids, max_tokens=max_tokens, patience=patience
+            request=request,
+            prompt_ids=prompt_ids,
+            max_tokens=max_tokens,
+            patience=patience,
+            explanation=explanation,
         )
         self._admit(len(prompt_ids))
         try:
