@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_runtime.announce import Announcement
+from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.config import Address
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_runtime.server import Server
@@ -34,7 +35,8 @@ class WorkerHost:
     ) -> None:
         self.worker_id = f"{role}-{uuid.uuid4().hex[:12]}"
         self.registry = CollectorRegistry()
-        self.board = StatusBoard(status)
+        self.block_log = BlockLog()
+        self.board = StatusBoard(status, self.block_log)
         self.server = Server(config.listen, config.tls, (WORKER_SERVICE, service))
         worker_pb2_grpc.add_WorkerServicer_to_server(self.board, self.server.guarded)
         self._config = config

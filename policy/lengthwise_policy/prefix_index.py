@@ -1,0 +1,141 @@
+"""What a router remembers of the blocks that workers hold: how much of a prompt each has already.
+
+The workers' caches are the truth and every one names its contents in its statuses; this is a
+bounded copy that may lag behind. A wrong answer costs a worse placement, never a wrong token.
+
+The rule: one entry per content with one bit per worker, never one entry per worker; the entries are
+bounded, and those neither told of nor asked for longest are forgotten first (in halves: two
+generations, of which the older is dropped whole when the younger is full).
+"""
+
+from collections.abc import Iterable, Sequence
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.types import WorkerId
+
+MAX_RETIRED_SLOTS = 64
+"""A slot is used again after its bit was cleared in every entry, which is done for so many slots at
+once: with a million entries that takes 0.1 s, too long to do at every loss of a worker."""
+
+
+class PrefixIndex:
+    """Short block hash -> bit mask of workers, in two generations of `max_blocks / 2` entries."""
+
+    def __init__(self, max_blocks: int = 1_000_000) -> None:
+        require_at_least("max_blocks", max_blocks, 2)
+        self._generation_blocks = max_blocks // 2
+        # A content is in one of the two at most. Contents of one worker share its mask's object,
+        # which halves the memory.
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+        self._bits: dict[WorkerId, int] = {}  # a mask with one bit set
+        self._workers: list[WorkerId | None] = []  # by slot; None: free or retired
+        self._free: list[int] = []
+        self._retired = 0  # mask
+        self._live = 0  # mask
+
+    @property
+    def num_blocks(self) -> int:
+        """Entries, those of workers forgotten lately among them."""
+        return len(self._young) + len(self._old)
+
+    def update(
+        self, worker_id: WorkerId, *, reset: bool, added: Iterable[int], removed: Iterable[int]
+    ) -> None:
+        """Takes over one status' events; with `reset` the worker holds `added` and nothing else."""
+        if reset:
+            self.forget(worker_id)
+        bit = self._bits.get(worker_id) or self._join(worker_id)
+        for content in removed:
+            for generation in (self._young, self._old):
+                held_by = generation.get(content, 0)
+                if held_by & bit:
+                    self._set_or_drop(generation, content, held_by & ~bit)
+        for content in added:
+            mask = self._young.get(content)
+            if mask is None:
+                mask = self._old.pop(content, bit)
+                self._insert(content, mask)
+            if not mask & bit:
+                self._young[content] = mask | bit
+
+    def forget(self, worker_id: WorkerId) -> None:
+        """The worker is gone. Unknown workers are ignored."""
+        bit = self._bits.pop(worker_id, 0)
+        if not bit:
+            return
+        self._workers[bit.bit_length() - 1] = None
+        self._live &= ~bit
+        self._retired |= bit
+        if self._retired.bit_count() >= MAX_RETIRED_SLOTS:
+            self._sweep()
+
+    def matched_blocks(self, hashes: Sequence[int]) -> dict[WorkerId, int]:
+        """How many of the leading blocks each worker holds; workers with none are left out.
+
+        One walk along the prompt, in which the set of workers that have all so far shrinks.
+        """
+        matched: dict[WorkerId, int] = {}
+        holders = self._live
+        depth = 0
+        for content in hashes:
+            mask = self._young.get(content)
+            if mask is None:
+                mask = self._old.pop(content, 0)
+                if mask:
+                    self._insert(content, mask)
+            left = holders & mask
+            if left != holders:
+                if depth:
+                    self._credit(holders & ~mask, depth, matched)
+                holders = left
+                if not holders:
+                    break
+            depth += 1
+        if depth:
+            self._credit(holders, depth, matched)
+        return matched
+
+    def _credit(self, holders: int, depth: int, matched: dict[WorkerId, int]) -> None:
+        while holders:
+            bit = holders & -holders
+            holders ^= bit
+            worker_id = self._workers[bit.bit_length() - 1]
+            assert worker_id is not None
+            matched[worker_id] = depth
+
+    def _join(self, worker_id: WorkerId) -> int:
+        """Gives the worker a slot whose bit is set nowhere."""
+        if self._free:
+            slot = self._free.pop()
+            self._workers[slot] = worker_id
+        else:
+            slot = len(self._workers)
+            self._workers.append(worker_id)
+        bit = 1 << slot
+        self._bits[worker_id] = bit
+        self._live |= bit
+        return bit
+
+    def _insert(self, content: int, mask: int) -> None:
+        if len(self._young) >= self._generation_blocks:
+            self._old = self._young
+            self._young = {}
+        self._young[content] = mask
+
+    def _sweep(self) -> None:
+        """Clears the retired slots' bits everywhere and frees the slots."""
+        for generation in (self._young, self._old):
+            stale = [item for item in generation.items() if item[1] & self._retired]
+            for content, mask in stale:
+                self._set_or_drop(generation, content, mask & ~self._retired)
+        slots = range(self._retired.bit_length())
+        self._free.extend(slot for slot in reversed(slots) if self._retired >> slot & 1)
+        self._retired = 0
+
+    @staticmethod
+    def _set_or_drop(generation: dict[int, int], content: int, mask: int) -> None:
+        if mask:
+            generation[content] = mask
+        else:
+            del generation[content]

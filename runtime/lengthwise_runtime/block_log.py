@@ -1,0 +1,73 @@
+"""What a worker tells its watchers about reusable blocks: to each what changed since it last asked.
+
+The rule: bounded. The log keeps the last change of the `max_entries` contents that changed last; a
+watcher that is new or missed more than that is told everything held, in messages of that many
+hashes at most, and then what changed since. Whoever applies all messages in order ends with the
+worker's own set.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lengthwise.v1 import worker_pb2
+from lengthwise_policy.prefix import BlockEvents
+
+DEFAULT_MAX_ENTRIES = 65_536
+"""512 KiB in a message, of the 8 MiB that a channel takes; a million blocks are told in 16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far one watcher has been told: all up to `version`, except what is still `unsent`."""
+
+    version: int
+    unsent: tuple[int, ...] = ()
+
+
+class BlockLog:
+    """Lives on the event loop: one writer, any number of watchers with a cursor each."""
+
+    def __init__(self, max_entries: int = DEFAULT_MAX_ENTRIES) -> None:
+        if max_entries < 1:
+            raise ValueError(f"max_entries: expected at least 1, got {max_entries}")
+        self._max_entries = max_entries
+        self._version = 0
+        self._lost_version = 0  # changes up to this one may be missing below
+        self._held: set[int] = set()
+        self._changed: OrderedDict[int, int] = OrderedDict()  # content -> version of last change
+
+    def append(self, events: BlockEvents) -> None:
+        """Takes over what `PrefixCache.take_events` gave."""
+        self._version += 1
+        self._held.difference_update(events.removed)
+        self._held.update(events.added)
+        for contents in (events.removed, events.added):
+            self._note(contents)
+
+    def since(self, cursor: Cursor | None) -> tuple[worker_pb2.BlockEvents | None, Cursor]:
+        """The next message for a watcher, None when it knows all, and its new cursor."""
+        if cursor is None or cursor.version < self._lost_version:
+            return self._part(Cursor(version=self._version, unsent=tuple(self._held)), reset=True)
+        if cursor.unsent:
+            return self._part(cursor, reset=False)
+        if cursor.version == self._version:
+            return None, cursor
+        events = worker_pb2.BlockEvents()
+        for content, version in reversed(self._changed.items()):
+            if version <= cursor.version:
+                break
+            (events.added if content in self._held else events.removed).append(content)
+        return events, Cursor(version=self._version)
+
+    def _part(self, cursor: Cursor, *, reset: bool) -> tuple[worker_pb2.BlockEvents, Cursor]:
+        events = worker_pb2.BlockEvents(reset=reset, added=cursor.unsent[: self._max_entries])
+        rest = cursor.unsent[self._max_entries :]
+        return events, Cursor(version=cursor.version, unsent=rest)
+
+    def _note(self, contents: Iterable[int]) -> None:
+        for content in contents:
+            self._changed[content] = self._version
+            self._changed.move_to_end(content)
+            if len(self._changed) > self._max_entries:
+                _, self._lost_version = self._changed.popitem(last=False)
