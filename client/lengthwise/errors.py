@@ -6,6 +6,7 @@ LengthwiseError
 ├─ InvalidRequest          INVALID_ARGUMENT      not retryable
 │  └─ PromptTooLong        INVALID_ARGUMENT      not retryable
 ├─ ModelNotFound           NOT_FOUND             not retryable
+├─ RequestNotFound         NOT_FOUND             not retryable
 ├─ Unauthenticated         UNAUTHENTICATED       not retryable
 ├─ NotSupported            UNIMPLEMENTED         not retryable
 ├─ Overloaded              RESOURCE_EXHAUSTED    retryable, after retry_after_seconds
@@ -53,6 +54,12 @@ class PromptTooLong(InvalidRequest):
 
 class ModelNotFound(LengthwiseError):
     """The named model is not served here."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
+class RequestNotFound(LengthwiseError):
+    """The router remembers no request of this id."""
 
     status = grpc.StatusCode.NOT_FOUND
 

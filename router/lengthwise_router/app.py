@@ -60,7 +60,11 @@ class RouterApplication:
         )
         registry = CollectorRegistry()
         metrics = RouterMetrics(
-            registry, model=checkpoint.name, workers=lambda: self._fleet.workers
+            registry,
+            model=checkpoint.name,
+            ttft_slo_seconds=config.ttft_slo_seconds,
+            tpot_slo_seconds=config.tpot_slo_seconds,
+            workers=lambda: self._fleet.workers,
         )
         self._encoder = PromptEncoder(
             checkpoint,

@@ -7,24 +7,42 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.lengths import LengthClass
 from lengthwise_policy.placement import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT, TlsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesConfig:
+    """Services whose ready endpoints, at the port named grpc, are workers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    services: tuple[str, ...]
+    namespace: str = ""  # empty: the router's own
+
+    def __post_init__(self) -> None:
+        if not self.services:
+            raise ValueError("services: got none, expected the name of at least one Service")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryConfig:
-    """Where the workers are: exactly one of the two is set."""
+    """Where the workers are: exactly one of the three is set."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     endpoints: tuple[str, ...] = ()  # host:port of every worker, whatever its role
     folder: Path | None = None  # in which workers announce themselves
+    kubernetes: KubernetesConfig | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.endpoints) == (self.folder is not None):
+        given = [bool(self.endpoints), self.folder is not None, self.kubernetes is not None]
+        if sum(given) != 1:
             raise ValueError(
-                f"expected either endpoints or folder, got endpoints={list(self.endpoints)}"
-                f" and folder={self.folder}"
+                "expected either endpoints or folder or kubernetes, got"
+                f" endpoints={list(self.endpoints)}, folder={self.folder} and"
+                f" kubernetes={self.kubernetes}"
             )
 
 
@@ -49,6 +67,11 @@ class RouterConfig:
     tokenizer_threads: int = 2
     explained_requests: int = 4096  # the last ones, whose lives can be asked for; 0: none
 
+    # What is wanted of latencies; metrics tell how often it was had.
+    ttft_slo_short_seconds: float = 0.4
+    ttft_slo_long_seconds: float = 2.0
+    tpot_slo_seconds: float = 0.1
+
     # A request's phases. Lost workers are noticed much earlier than these end.
     default_deadline_seconds: float = 600.0  # of calls that bring none
     no_worker_seconds: float = 10.0  # a request waits this long for any worker that could take it
@@ -65,6 +88,10 @@ class RouterConfig:
     # CPU at 128 tokens out (benchmarks/data/router_cpu.csv) and make streams coarser.
     message_interval_seconds: float = 0.02
     drain_seconds: float = 30.0
+
+    @property
+    def ttft_slo_seconds(self) -> dict[LengthClass, float]:
+        return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -84,6 +111,8 @@ class RouterConfig:
             "keepalive_seconds",
         ):
             require_at_least(name, getattr(self, name), 0.01)
+        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
+            require_at_least(name, getattr(self, name), 0.001)
         require_at_least("explained_requests", self.explained_requests, 0)
         for name in ("no_worker_seconds", "message_interval_seconds", "drain_seconds"):
             require_at_least(name, getattr(self, name), 0.0)

@@ -135,18 +135,18 @@ class Explanation:
         """The request lost its blocks at the decode worker, and is computed again."""
         self._told.end.preemptions += 1
 
-    def ended(
-        self,
-        code: str,
-        timings: inference_pb2.PhaseTimings,
-        output_tokens: int,
-    ) -> None:
-        """`code` is the name of a gRPC status."""
+    def timed(self, timings: inference_pb2.PhaseTimings, output_tokens: int) -> None:
+        """Where the time went, as far as the request came."""
         self._told.output_tokens = output_tokens
+        self._told.end.timings.CopyFrom(timings)
+
+    def ended(self, code: str, seconds: float) -> None:
+        """`code` is the name of a gRPC status; `seconds` have passed since the request arrived."""
         end = self._told.end
         end.code = code
-        end.timings.CopyFrom(timings)
         end.cached_prompt_tokens = self.cached_prompt_tokens or 0
+        if code != "OK":
+            end.timings.total_seconds = seconds
 
     def told(self) -> inference_pb2.ExplainResponse:
         """All of it, as a message of its own. While the request goes on, `end` is not set."""

@@ -2,7 +2,7 @@
 client; names, meanings and labels are written down in docs/metrics.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import get_args
 
@@ -15,6 +15,10 @@ from lengthwise_router.worker import Condition, Worker
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
 ROLES: tuple[Role, ...] = get_args(Role)
+OBJECTIVES = (*(f"ttft_{name}" for name in LENGTH_CLASSES), "tpot")
+
+RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+
 STATES: tuple[Condition, ...] = get_args(Condition)
 
 
@@ -26,9 +30,13 @@ class RouterMetrics:
         registry: CollectorRegistry,
         *,
         model: str,
+        ttft_slo_seconds: Mapping[LengthClass, float],
+        tpot_slo_seconds: float,
         workers: Callable[[], tuple[Worker, ...]],
     ) -> None:
         """`workers` is asked at every scrape, in another thread."""
+        self._ttft_slo = ttft_slo_seconds
+        self._tpot_slo = tpot_slo_seconds
         requests = Counter(
             "lengthwise_requests_total",
             "Requests ended, by gRPC status code",
@@ -54,18 +62,6 @@ class RouterMetrics:
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
-        self.prompt_tokens = Histogram(
-            "lengthwise_prompt_tokens",
-            "Tokens of an admitted request's prompt",
-            buckets=TOKEN_BUCKETS,
-            registry=registry,
-        )
-        self._output_tokens = Histogram(
-            "lengthwise_output_tokens",
-            "Tokens generated for a request that ended well",
-            buckets=TOKEN_BUCKETS,
-            registry=registry,
-        )
         self.placements = Counter(
             "lengthwise_placements_total",
             "Placements of requests on workers, by the rule that chose",
@@ -78,31 +74,96 @@ class RouterMetrics:
             ("phase", "reason"),
             registry=registry,
         )
+        self._tell_admission(registry)
+        self._tell_tokens(registry)
+        self._tell_objectives(registry)
+        _tell_workers(registry, workers)
+
+    def _tell_admission(self, registry: CollectorRegistry) -> None:
         self.in_flight = Gauge(
             "lengthwise_requests_in_flight", "Requests in this router", registry=registry
         )
-        workers_by_state = Gauge(
-            "lengthwise_workers",
-            "Workers known to this router, by role and state",
-            ("role", "state"),
+        self.admission_seconds = Histogram(
+            "lengthwise_admission_seconds",
+            "From a tokenised request's wish for admission to the admission",
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
-        for role in ROLES:
-            for state in STATES:
-                count = partial(_count, workers, role, state)
-                workers_by_state.labels(role, state).set_function(count)
+        self.refusals = Counter(
+            "lengthwise_refusals_total",
+            "Requests that admission refused, by the rule that did",
+            ("reason",),
+            registry=registry,
+        )
+
+    def _tell_tokens(self, registry: CollectorRegistry) -> None:
+        self.prompt_tokens = Histogram(
+            "lengthwise_prompt_tokens",
+            "Tokens of an admitted request's prompt",
+            buckets=TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self._output_tokens = Histogram(
+            "lengthwise_output_tokens",
+            "Tokens generated for a request that ended well",
+            buckets=TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self._residual_ratio = Histogram(
+            "lengthwise_residual_ratio",
+            "Of a prompt's tokens, the part that had to be computed; the rest was cached",
+            buckets=RATIO_BUCKETS,
+            registry=registry,
+        )
+        self._cached_prompt_tokens = Counter(
+            "lengthwise_cached_prompt_tokens_total",
+            "Prompt tokens that nobody had to compute",
+            registry=registry,
+        )
+
+    def _tell_objectives(self, registry: CollectorRegistry) -> None:
+        objectives = Counter(
+            "lengthwise_slo_total",
+            "Requests by whether a latency objective of the configuration was met",
+            ("slo", "met"),
+            registry=registry,
+        )
+        self._objectives = {
+            (name, met): objectives.labels(name, str(met).lower())
+            for name in OBJECTIVES
+            for met in (True, False)
+        }
 
     def request_ended(self, code: StatusCode) -> None:
         self._requests[code].inc()
 
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
         self._ttft[length_class].observe(seconds)
+        met = seconds <= self._ttft_slo[length_class]
+        self._objectives[f"ttft_{length_class}", met].inc()
+
+    def prompt_computed(self, num_tokens: int, num_cached: int) -> None:
+        self._residual_ratio.observe(1 - num_cached / num_tokens)
+        self._cached_prompt_tokens.inc(num_cached)
 
     def finished(self, length_class: LengthClass, output_tokens: int, tpot: float) -> None:
         """A request ended well; `tpot` is 0 for a single token."""
         self._output_tokens.observe(output_tokens)
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
+            self._objectives["tpot", tpot <= self._tpot_slo].inc()
+
+
+def _tell_workers(registry: CollectorRegistry, workers: Callable[[], tuple[Worker, ...]]) -> None:
+    gauge = Gauge(
+        "lengthwise_workers",
+        "Workers known to this router, by role and state",
+        ("role", "state"),
+        registry=registry,
+    )
+    for role in ROLES:
+        for state in STATES:
+            gauge.labels(role, state).set_function(partial(_count, workers, role, state))
 
 
 def _count(workers: Callable[[], tuple[Worker, ...]], role: Role, state: Condition) -> float:

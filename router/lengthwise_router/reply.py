@@ -3,7 +3,6 @@
 import time
 
 from lengthwise.v1 import common_pb2, inference_pb2
-from lengthwise_policy.lengths import length_class
 from lengthwise_router.detokenizer import Detokenizer
 from lengthwise_router.generation import Generation, Tokens
 from lengthwise_router.metrics import RouterMetrics
@@ -27,11 +26,10 @@ class Reply:
         strings = generation.request.stop_strings
         self._stop_strings = StopStrings(strings) if strings else None
         self._metrics = metrics
-        self._length_class = length_class(generation.num_prompt_tokens)
         self._arrived_at = arrived_at
         self._first_at = 0.0
         self._last_at = 0.0
-        self._num_tokens = 0  # told to the client, those resumed included
+        self.num_tokens = 0  # told to the client, those resumed included
 
     def resume(self) -> inference_pb2.GenerateResponse | None:
         """Takes in what the client has received already; gives the last message if that is all."""
@@ -40,7 +38,7 @@ class Reply:
         if not resumed:
             return None
         self._text_of(resumed)
-        self._num_tokens = len(resumed)
+        self.num_tokens = len(resumed)
         finish_reason = generation.finish_reason()
         if self._stop_strings is not None and self._stop_strings.hit:
             finish_reason = STOP
@@ -67,11 +65,15 @@ class Reply:
         )
         if tokens.logprobs:
             response.logprobs.extend(tokens.logprobs[:num_tokens])
-        self._num_tokens += num_tokens
+        self.num_tokens += num_tokens
         if not self._first_at:
             self._first_at = now
             self._open(response)
-            self._metrics.first_token(self._length_class, now - self._arrived_at)
+            explanation = self._generation.explanation
+            self._metrics.first_token(explanation.length_class, now - self._arrived_at)
+            self._metrics.prompt_computed(
+                self._generation.num_prompt_tokens, explanation.cached_prompt_tokens or 0
+            )
         elif num_tokens:
             self._metrics.inter_token_latency.observe((now - self._last_at) / num_tokens)
         self._last_at = now
@@ -116,15 +118,33 @@ class Reply:
         response.finish_reason = finish_reason
         usage = response.usage
         usage.prompt_tokens = generation.num_prompt_tokens
-        usage.output_tokens = self._num_tokens
-        num_fresh = self._num_tokens - len(generation.request.resumed_token_ids)
-        per_token = (self._last_at - self._first_at) / (num_fresh - 1) if num_fresh > 1 else 0.0
-        timings = response.timings
-        timings.queue_seconds = generation.queue_seconds
-        timings.prefill_seconds = generation.prefill_seconds
-        timings.reserve_seconds = generation.reserve_seconds
-        timings.time_to_first_token_seconds = self._first_at - self._arrived_at
-        timings.time_per_output_token_seconds = per_token
-        timings.total_seconds = self._last_at - self._arrived_at
-        timings.retries = generation.retries
-        self._metrics.finished(self._length_class, num_fresh, per_token)
+        usage.output_tokens = self.num_tokens
+        usage.cached_prompt_tokens = generation.explanation.cached_prompt_tokens or 0
+        response.timings.CopyFrom(self.timings())
+        self._metrics.finished(
+            generation.explanation.length_class,
+            self._num_fresh,
+            response.timings.time_per_output_token_seconds,
+        )
+
+    @property
+    def _num_fresh(self) -> int:
+        return self.num_tokens - len(self._generation.request.resumed_token_ids)
+
+    def timings(self) -> inference_pb2.PhaseTimings:
+        """Where the time went, up to the last token that the client was told."""
+        generation, num_fresh = self._generation, self._num_fresh
+        timings = inference_pb2.PhaseTimings(
+            queue_seconds=generation.queue_seconds,
+            prefill_seconds=generation.prefill_seconds,
+            reserve_seconds=generation.reserve_seconds,
+            retries=generation.retries,
+        )
+        if self._first_at:
+            timings.time_to_first_token_seconds = self._first_at - self._arrived_at
+            timings.total_seconds = self._last_at - self._arrived_at
+        if num_fresh > 1:
+            timings.time_per_output_token_seconds = (self._last_at - self._first_at) / (
+                num_fresh - 1
+            )
+        return timings

@@ -46,13 +46,10 @@ class Request:
 def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> Request:
     """Checks everything but the prompt. Errors: InvalidRequest, ModelNotFound."""
     check_model(message.model, model)
-    if len(message.request_id) > MAX_REQUEST_ID_CHARACTERS:
-        raise InvalidRequest(
-            f"request_id: got {len(message.request_id)} characters, at most"
-            f" {MAX_REQUEST_ID_CHARACTERS} are accepted"
-        )
+    request_id = message.request_id or f"{_random.getrandbits(64):016x}"
+    check_request_id(request_id)
     return Request(
-        request_id=message.request_id or f"{_random.getrandbits(64):016x}",
+        request_id=request_id,
         sampling=_sampling(message.sampling, model.default_sampling),
         top_logprobs=_top_logprobs(message),
         stop_strings=_stop_strings(message.stop) if message.stop.strings else (),
@@ -63,6 +60,15 @@ def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> R
         tenant=_tenant(message),
         conversation_returns=_conversation_returns(message),
     )
+
+
+def check_request_id(request_id: str) -> None:
+    """Errors: InvalidRequest."""
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"request_id: got {len(request_id)} characters, expected 1 to"
+            f" {MAX_REQUEST_ID_CHARACTERS}"
+        )
 
 
 def check_model(name: str, model: Checkpoint) -> None:

@@ -13,6 +13,7 @@ from lengthwise.errors import (
     NoWorkerAvailable,
     Overloaded,
     PromptTooLong,
+    RequestNotFound,
 )
 from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_policy.admission import Admission, Refuse
@@ -25,7 +26,13 @@ from lengthwise_router.fleet import Fleet
 from lengthwise_router.generation import Generation, Patience
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.reply import Reply
-from lengthwise_router.request import Request, check_model, fit, read_request
+from lengthwise_router.request import (
+    Request,
+    check_model,
+    check_request_id,
+    fit,
+    read_request,
+)
 from lengthwise_router.tokenization import PromptEncoder
 from lengthwise_router.wakeup import Wakeups
 from lengthwise_runtime.wire import sampling_to_wire
@@ -71,9 +78,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
         arrived_at = time.monotonic()
         code = grpc.StatusCode.OK
+        explanation: Explanation | None = None
         self._metrics.in_flight.inc()
         try:
-            await self._generate(message, context, arrived_at)
+            if self.draining:
+                raise NoWorkerAvailable("this router is draining; try another one")
+            request = read_request(message, self._checkpoint)
+            explanation = Explanation(
+                request_id=request.request_id,
+                model=self._checkpoint.name,
+                priority=request.priority,
+            )
+            self._explanations.add(explanation)
+            await self._generate(request, message.prompt, explanation, context, arrived_at)
         except LengthwiseError as error:
             code = error.status
             raise
@@ -88,6 +105,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         finally:
             self._metrics.in_flight.dec()
             self._metrics.request_ended(code)
+            if explanation is not None:
+                explanation.ended(code.name, time.monotonic() - arrived_at)
 
     async def GetModel(
         self, message: inference_pb2.GetModelRequest, context: Context
@@ -114,6 +133,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             token_ids = await token_ids
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
 
+    async def Explain(
+        self, message: inference_pb2.ExplainRequest, context: Context
+    ) -> inference_pb2.ExplainResponse:
+        check_request_id(message.request_id)
+        response = self._explanations.find(message.request_id)
+        if response is None:
+            raise RequestNotFound(
+                f"request_id: got {message.request_id!r}, expected one of the last"
+                f" {self._config.explained_requests} requests of this router; other routers"
+                " remember their own"
+            )
+        return response
+
     async def idle(self, timeout_seconds: float) -> None:
         """Returns when no request is in flight, or after the timeout."""
         give_up_at = time.monotonic() + timeout_seconds
@@ -121,11 +153,13 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await asyncio.sleep(0.02)
 
     async def _generate(
-        self, message: inference_pb2.GenerateRequest, context: Context, arrived_at: float
+        self,
+        request: Request,
+        prompt: inference_pb2.Prompt,
+        explanation: Explanation,
+        context: Context,
+        arrived_at: float,
     ) -> None:
-        if self.draining:
-            raise NoWorkerAvailable("this router is draining; try another one")
-        request = read_request(message, self._checkpoint)
         given = context.time_remaining()
         seconds = self._config.default_deadline_seconds if given is None else given
         deadline_at = arrived_at + min(seconds, MAX_DEADLINE_SECONDS)
@@ -136,7 +170,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=lambda: context.write(KEEPALIVE),
         )
-        serving = self._serve(request, message.prompt, patience, context, arrived_at)
+        serving = self._serve(request, prompt, patience, explanation, context, arrived_at)
         if given is not None:
             # gRPC cancels this coroutine at the call's own deadline, wherever it waits.
             await serving
@@ -155,6 +189,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         request: Request,
         prompt: inference_pb2.Prompt,
         patience: Patience,
+        explanation: Explanation,
         context: Context,
         arrived_at: float,
     ) -> None:
@@ -163,11 +198,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             await patience.until_done(prompt_ids)
             prompt_ids = prompt_ids.result()
         max_tokens = fit(request, len(prompt_ids), self._checkpoint)
-        explanation = Explanation(
-            request_id=request.request_id, model=self._checkpoint.name, priority=request.priority
-        )
         explanation.measured(prompt_tokens=len(prompt_ids), max_tokens=max_tokens)
-        self._explanations.add(explanation)
         generation = Generation(
             request=request,
             prompt_ids=prompt_ids,
@@ -194,14 +225,17 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         """Tokens from the workers become messages to the client, each as soon as the one before it
         is written."""
         reply = Reply(generation, self._vocabulary.detokenizer(), self._metrics, arrived_at)
-        response = reply.resume()
-        if response is not None:
-            await context.write(response)
-            return
-        async with aclosing(self._dispatch.tokens(generation)) as stream:
-            async for tokens in stream:
-                response = reply.append(tokens)
+        try:
+            response = reply.resume()
+            if response is not None:
                 await context.write(response)
-                generation.patience.sent(time.monotonic())
-                if response.finish_reason:
-                    return
+                return
+            async with aclosing(self._dispatch.tokens(generation)) as stream:
+                async for tokens in stream:
+                    response = reply.append(tokens)
+                    await context.write(response)
+                    generation.patience.sent(time.monotonic())
+                    if response.finish_reason:
+                        return
+        finally:
+            generation.explanation.timed(reply.timings(), reply.num_tokens)

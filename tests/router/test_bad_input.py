@@ -56,7 +56,7 @@ BAD = [
     ("long stop string", {"stop": Stop(strings=["x" * 257])}, "got one of 257 characters"),
     ("stop token", {"stop": Stop(token_ids=[260])}, "stop.token_ids: got 260, expected ids below"),
     ("many stop tokens", {"stop": Stop(token_ids=[1] * 257)}, "stop.token_ids: got 257, at most"),
-    ("request_id", {"request_id": "x" * 129}, "request_id: got 129 characters, at most 128"),
+    ("request_id", {"request_id": "x" * 129}, "request_id: got 129 characters, expected 1 to 128"),
     ("resume without seed", {"resume": Resume(token_ids=[1])}, "sampling.seed: got none with res"),
     (
         "resume beyond max_tokens",
