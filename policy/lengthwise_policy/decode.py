@@ -1,286 +1,356 @@
-"""What a decode worker holds and what it runs next: reservations, then continuous batching.
+"""What a decode worker holds and what it runs next: admission, continuous batching, preemption.
 
-A reservation takes blocks for the worst case, the prompt and all that it may generate, so that a
-request that runs is never thrown out again. Those that do not fit wait, first come, first served.
+A reservation takes the blocks of its prompt only, those of them shared that the cache has already;
+a running request takes one more whenever its last is full. Past-Future says who may join, so that
+this mostly goes well. Where it does not, the most junior request gives its blocks up, waits at the
+head of the queue, and is computed again; it then goes on with the same tokens.
 
-    queued ──granted──▶ reserved ──commit──▶ running ──release──▶ gone
-                            │ release(receiving=True)              ▲
-                            └─────────▶ draining ──────drained─────┘
+Everybody finishes, because the most senior admitted request always gets on. It is never preempted.
+It needs a step (chunks go by seniority, and the budget holds a block beside `max_running` decodes)
+and at most a block more, for which all juniors that run or compute give up theirs. Those that are
+filled by a transfer cannot, but transfers end: then such a request can be preempted, or is gone.
+While anybody waits for a block nobody is granted any, so none can be snatched away; and alone it
+fits, or was refused as NeverFits.
 
-The rules: a block is free only when nothing writes to it any more, neither the step that runs now
-nor a transfer that still arrives; and nobody overtakes in the queue.
+The rule: a block is free only when nothing writes to it any more, neither the step that runs now
+nor a transfer that still arrives; nobody overtakes in the queue; every decision has a reason.
 """
 
-from collections import OrderedDict
-from dataclasses import dataclass
-from itertools import islice
-from typing import ClassVar
+from collections.abc import Callable, Sequence
 
-from lengthwise_policy.blocks import BlockPool, blocks_for, kv_slots
+from lengthwise_policy.blocks import blocks_for
 from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.cost import PRIOR, CostModel
 from lengthwise_policy.deadlines import Deadlines
+from lengthwise_policy.decode_admission import DecodeAdmission
+from lengthwise_policy.decode_batch import DecodeBatch
+from lengthwise_policy.decode_policy import DecodePolicy as DecodePolicy
+from lengthwise_policy.decode_requests import DecodeQueue, DecodeRequest, Grant
+from lengthwise_policy.decode_requests import Reservation as Reservation
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
+from lengthwise_policy.prefix import BlockHash, PrefixCache
 from lengthwise_policy.types import DecodeStep, RequestId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodePolicy:
-    """Limits of a decode worker."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    max_running: int = 256  # requests in one step; more may be committed and wait their turn
-    queue_limit: int = 1024  # reservations that wait for blocks
-
-    def __post_init__(self) -> None:
-        require_at_least("max_running", self.max_running, 1)
-        require_at_least("queue_limit", self.queue_limit, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """Room asked for one request: its prompt arrives as KV, the rest is generated here."""
-
-    request_id: RequestId
-    num_tokens: int
-    max_new_tokens: int  # the first of them is sampled by the prefill worker
-    deadline_at: float  # the reservation is a lease: from then on `expired` names it
-
-    def __post_init__(self) -> None:
-        require_at_least("num_tokens", self.num_tokens, 1)
-        require_at_least("max_new_tokens", self.max_new_tokens, 1)
-
-    @property
-    def kv_tokens(self) -> int:
-        return kv_slots(self.num_tokens, self.max_new_tokens)
-
-
-@dataclass(slots=True)
-class _Held:
-    """A request that holds blocks; they are free once it is released and nothing writes to them."""
-
-    request_id: RequestId
-    block_ids: tuple[int, ...]
-    steps_left: int
-    committed: bool = False
-    in_step: bool = False
-    receiving: bool = False  # only after the release: a transfer may still write
-    released: bool = False
 
 
 class DecodeScheduler:
     """Plans one step at a time: `next_step`, run it, `emitted`, and again."""
 
-    def __init__(self, policy: DecodePolicy, pool: BlockPool, block_size: int) -> None:
+    def __init__(
+        self,
+        policy: DecodePolicy,
+        blocks: PrefixCache,
+        block_size: int,
+        random: Callable[[], float],
+    ) -> None:
+        """`random` is uniform in [0, 1), e.g. `Random(seed).random`: predictions draw from it."""
         require_at_least("block_size", block_size, 1)
+        require_at_least("step_tokens", policy.step_tokens, policy.max_running + block_size)
         self._policy = policy
-        self._pool = pool
+        self._blocks = blocks
         self._block_size = block_size
-        # A plain dict becomes slow when it is emptied from its front.
-        self._queue: OrderedDict[RequestId, Reservation] = OrderedDict()
-        self._queued_tokens = 0
-        self._held: dict[RequestId, _Held] = {}
-        self._running: dict[RequestId, _Held] = {}  # the committed ones, in that order
-        self._num_draining = 0
+        self._admission = DecodeAdmission(policy, blocks, block_size, random)
+        self._requests: dict[RequestId, DecodeRequest] = {}  # in every phase
+        self._queue = DecodeQueue()
+        self._admitted: dict[RequestId, DecodeRequest] = {}  # filling, computing and running
+        self._batch = DecodeBatch(policy, blocks, block_size, self._preempt)
+        self._num_reservations = 0
+        self._num_draining_blocks = 0
+        self._changed = False  # since the queue was looked at
+        self._waits_because = ""
         self._deadlines = Deadlines()
         self._step: DecodeStep | None = None
 
     @property
     def num_queued(self) -> int:
-        """Reservations that wait for blocks."""
+        """Reservations that wait for blocks, and preempted requests that wait to come back."""
         return len(self._queue)
 
     @property
     def queued_tokens(self) -> int:
-        """KV slots that the queued reservations wait for."""
-        return self._queued_tokens
+        """KV slots that the queued requests may take in all."""
+        return self._queue.kv_tokens
+
+    @property
+    def waits_because(self) -> str:
+        """Why the first of the queue was not granted when it was last looked at."""
+        return self._waits_because if len(self._queue) else ""
 
     @property
     def num_reserved(self) -> int:
-        """Reservations granted and not committed yet."""
-        return len(self._held) - len(self._running) - self._num_draining
+        """Reservations granted whose KV has not arrived yet."""
+        return len(self._admitted) - len(self._batch)
 
     @property
     def num_running(self) -> int:
-        """Committed requests that are not released."""
-        return len(self._running)
+        """Requests that are computed here or decode."""
+        return len(self._batch)
 
     @property
     def num_draining(self) -> int:
-        """Released requests whose blocks a transfer or the running step may still write."""
-        return self._num_draining
+        """Ended requests whose blocks a transfer or the running step may still write."""
+        return len(self._requests) - len(self._queue) - len(self._admitted)
 
-    def reserve(self, reservation: Reservation) -> bool:
-        """True: granted, `block_ids` knows the blocks. False: queued, see `take_granted`.
+    @property
+    def context_tokens(self) -> int:
+        """Tokens whose KV the running requests read in a step."""
+        return sum(request.num_computed for request in self._batch)
+
+    def predicted_blocks(self) -> int:
+        """The most blocks that the admitted requests are predicted to hold at once."""
+        return self._admission.predicted_blocks(self._admitted.values())
+
+    def reserve(self, reservation: Reservation) -> Grant | None:
+        """None: queued, see `take_granted`.
 
         Raises QueueFull, NeverFits or DuplicateRequest (also while blocks of that id still drain).
         """
-        request_id = reservation.request_id
-        if request_id in self._held or request_id in self._queue:
-            raise DuplicateRequest(
-                f"reservation for {request_id!r}: the worker holds this id already; release it, "
-                f"and let its transfer and the running step end, before it is used again"
-            )
-        needed = self._blocks_for(reservation)
-        if needed > self._pool.num_blocks:
-            raise NeverFits(
-                f"reservation for {request_id!r}: {reservation.num_tokens} prompt tokens and "
-                f"{reservation.max_new_tokens} new ones need {needed} blocks, the cache has "
-                f"{self._pool.num_blocks}; lower max_tokens or use a worker with more KV memory"
-            )
-        if not self._queue and self._grant(reservation):
-            granted = True
-        elif len(self._queue) < self._policy.queue_limit:
-            self._queue[request_id] = reservation
-            self._queued_tokens += reservation.kv_tokens
-            granted = False
-        else:
-            raise QueueFull(
-                f"decode queue: {len(self._queue)} reservations wait, the limit is "
-                f"{self._policy.queue_limit}; try another worker or later"
-            )
-        self._deadlines.add(request_id, reservation.deadline_at)
-        return granted
+        self._check_reservation(reservation)
+        self._num_reservations += 1
+        request = DecodeRequest(
+            reservation=reservation,
+            number=self._num_reservations,
+            sequence_tokens=reservation.num_tokens,
+            own_slots=reservation.num_tokens,
+            hashes=list(reservation.hashes),
+        )
+        first = self._queue.first
+        is_first = first is None or request.seniority < first.seniority
+        grant = self._grant(request) if is_first else None
+        if grant is None:
+            if len(self._queue) >= self._policy.queue_limit:
+                raise QueueFull(
+                    f"decode queue: {len(self._queue)} reservations wait, the limit is "
+                    f"{self._policy.queue_limit}; try another worker or later"
+                )
+            self._queue.add(request)
+        self._requests[request.request_id] = request
+        self._deadlines.add(request.request_id, reservation.deadline_at)
+        return grant
 
-    def take_granted(self) -> list[RequestId]:
-        """Grants as much of the queue as fits now, in order, and returns what it granted.
+    def take_granted(self) -> list[Grant]:
+        """Grants as much of the queue as may run now, in order, preempted requests included.
 
-        Call it after anything that frees blocks or shortens the queue: `release`, `drained`,
-        `emitted`.
+        Call it after anything that frees blocks or shortens the queue: `release`, `finish`,
+        `drained`, `emitted`.
         """
-        granted = []
-        while self._queue:
-            reservation = next(iter(self._queue.values()))
-            if not self._grant(reservation):
+        grants: list[Grant] = []
+        if not self._changed:
+            return grants
+        self._changed = False
+        while (first := self._queue.first) is not None:
+            grant = self._grant(first)
+            if grant is None:
                 break
-            self._unqueue(reservation)
-            granted.append(reservation.request_id)
-        return granted
+            self._queue.remove(first)
+            grants.append(grant)
+        return grants
 
     def commit(self, request_id: RequestId) -> None:
-        """The prompt's KV is complete: the request joins the batch.
+        """The prompt's KV has arrived whole: its full blocks are published, it joins the batch.
 
-        Raises UnknownRequest unless it is reserved.
+        Raises UnknownRequest unless it is being filled.
         """
-        held = self._held.get(request_id)
-        if held is None or held.committed or held.released:
+        request = self._requests.get(request_id)
+        if request is None or request.phase != "filling":
             raise UnknownRequest(
-                f"commit of {request_id!r}: expected a granted reservation, got "
-                f"{self._state(request_id)}"
+                f"commit of {request_id!r}: expected a granted reservation that is filled by a "
+                f"transfer, got {self._phase_of(request_id)}"
             )
-        held.committed = True
-        self._running[request_id] = held
+        self._advance(request, request.sequence_tokens)
+        self._batch.join(request)
 
-    def next_step(self) -> DecodeStep | None:
-        """Plans one token for each running request, or for the first `max_running` of them.
+    def next_step(self, cost: CostModel = PRIOR) -> DecodeStep | None:
+        """Plans one token for each running request, or for the first `max_running` of them, and
+        chunks for what is left of the budget. None: nothing can run now, and nothing was preempted.
 
-        A request that has generated all it reserved for is left out and waits for its release.
-        Raises RuntimeError while a step is running.
+        Grows requests whose last block is full, and preempts juniors where no block is free. A
+        request that has generated all it reserved for is left out and waits for its end. Raises
+        RuntimeError while a step is running.
         """
         if self._step is not None:
             raise RuntimeError("next_step: the last step is running; call emitted() first")
-        unfinished = (held for held in self._running.values() if held.steps_left > 0)
-        planned = list(islice(unfinished, self._policy.max_running))
-        if not planned:
+        plan = self._batch.plan(cost)
+        if not plan:
             return None
-        for held in planned:
-            held.in_step = True
-        self._step = DecodeStep(request_ids=tuple(held.request_id for held in planned))
+        for request in plan.rows:
+            request.in_step = True
+        for chunk in plan.chunks:
+            self._requests[chunk.request_id].in_step = True
+        self._step = DecodeStep(
+            request_ids=tuple(request.request_id for request in plan.rows),
+            chunks=plan.chunks,
+            preempted=tuple(request.request_id for request in plan.preempted),
+            reason=plan.reason,
+        )
         return self._step
 
     def emitted(self, step: DecodeStep) -> tuple[RequestId, ...]:
-        """Says that the running step has ended.
+        """Says that the running step has ended, and one token came of each decode and last chunk.
 
-        Returns its requests without those released meanwhile, whose blocks may return to the pool
-        here. Raises ValueError if `step` is not the running one.
+        Returns those requests in the order of the step, without those that ended meanwhile, whose
+        blocks may return here. Raises ValueError if `step` is not the running one.
         """
         if step != self._step:
             raise ValueError(f"emitted: expected the running step {self._step}, got {step}")
         self._step = None
+        self._changed = True
         kept = []
         for request_id in step.request_ids:
-            held = self._held[request_id]
-            held.in_step = False
-            if held.released:
-                self._free_if_unused(held)
-            else:
-                held.steps_left -= 1
+            request = self._requests[request_id]
+            if self._still_held(request):
+                request.advanced(request.sequence_tokens)
                 kept.append(request_id)
+        for chunk in step.chunks:
+            request = self._requests[chunk.request_id]
+            if self._still_held(request):
+                self._advance(request, chunk.start + chunk.num_tokens)
+                if chunk.is_last:
+                    kept.append(chunk.request_id)
         return tuple(kept)
 
+    def named(self, request_id: RequestId, hashes: Sequence[BlockHash]) -> None:
+        """Tells the hashes of all full blocks of the sequence known so far.
+
+        Those that are computed are published: others may share them, and the request itself finds
+        them again after a preemption. Raises UnknownRequest unless it computes or runs.
+        """
+        request = self._admitted.get(request_id)
+        if request is None:
+            raise UnknownRequest(
+                f"names of {request_id!r}: expected an admitted request, got "
+                f"{self._phase_of(request_id)}"
+            )
+        request.hashes.extend(hashes[len(request.hashes) :])
+        self._publish(request)
+
+    def finish(self, request_id: RequestId) -> None:
+        """The request generated its last token: its published blocks stay, cached.
+
+        Raises UnknownRequest unless it runs.
+        """
+        request = self._admitted.get(request_id)
+        if request is None or request.phase != "running":
+            raise UnknownRequest(
+                f"finish of {request_id!r}: expected a running request, got "
+                f"{self._phase_of(request_id)}"
+            )
+        self._admission.finished(request.generated)
+        self._end(request, receiving=False, returning=request.reservation.returning)
+
     def release(self, request_id: RequestId, *, receiving: bool = False) -> bool:
-        """Ends a request in any state; False when none of this id is (still) held.
+        """Cancels a request in any phase; False when none of this id is (still) held.
 
         With `receiving` a transfer may still write its blocks: they are held until `drained`. If it
         is in the running step they are held until `emitted` as well.
         """
-        reservation = self._queue.get(request_id)
-        held = self._held.get(request_id)
-        if reservation is not None:
-            self._unqueue(reservation)
-        elif held is None or held.released:
+        request = self._requests.get(request_id)
+        if request is None or request.phase == "draining":
             return False
-        else:
-            self._running.pop(request_id, None)
-            held.released = True
-            held.receiving = receiving
-            self._num_draining += 1
-            self._free_if_unused(held)
-        self._deadlines.discard(request_id)
+        self._end(request, receiving=receiving, returning=False)
         return True
 
     def drained(self, request_id: RequestId) -> bool:
         """No transfer writes to this released request any more; False when none was known to."""
-        held = self._held.get(request_id)
-        if held is None or not held.receiving:
+        request = self._requests.get(request_id)
+        if request is None or not request.receiving:
             return False
-        held.receiving = False
-        self._free_if_unused(held)
+        request.receiving = False
+        self._free_if_unused(request)
         return True
 
     def block_ids(self, request_id: RequestId) -> tuple[int, ...]:
-        """The blocks of a reserved or running request, in the order of its tokens.
-
-        Raises UnknownRequest.
-        """
-        held = self._held.get(request_id)
-        if held is None or held.released:
+        """The blocks of an admitted request, in the order of its tokens. Raises UnknownRequest."""
+        request = self._admitted.get(request_id)
+        if request is None:
             raise UnknownRequest(
-                f"blocks of {request_id!r}: expected a reserved or running request, got "
-                f"{self._state(request_id)}"
+                f"blocks of {request_id!r}: expected an admitted request, got "
+                f"{self._phase_of(request_id)}"
             )
-        return held.block_ids
+        return request.block_ids
 
     def expired(self, now: float) -> tuple[RequestId, ...]:
-        """Requests in any state whose deadline has passed; each is named until it is released."""
+        """Requests in any phase whose deadline has passed; each is named until it is released."""
         return self._deadlines.passed(now)
 
-    def _blocks_for(self, reservation: Reservation) -> int:
-        return blocks_for(reservation.kv_tokens, self._block_size)
+    def _check_reservation(self, reservation: Reservation) -> None:
+        request_id = reservation.request_id
+        if request_id in self._requests:
+            raise DuplicateRequest(
+                f"reservation for {request_id!r}: the worker holds this id already; release it, "
+                f"and let its transfer and the running step end, before it is used again"
+            )
+        needed = blocks_for(reservation.kv_tokens, self._block_size)
+        if needed > self._blocks.num_blocks:
+            raise NeverFits(
+                f"reservation for {request_id!r}: {reservation.num_tokens} prompt tokens and "
+                f"{reservation.max_new_tokens} new ones need {needed} blocks, the cache has "
+                f"{self._blocks.num_blocks}; lower max_tokens or use a worker with more KV memory"
+            )
 
-    def _grant(self, reservation: Reservation) -> bool:
-        block_ids = self._pool.allocate(self._blocks_for(reservation))
-        if block_ids is None:
-            return False
-        self._held[reservation.request_id] = _Held(
-            request_id=reservation.request_id,
-            block_ids=block_ids,
-            steps_left=reservation.max_new_tokens - 1,
-        )
-        return True
+    def _grant(self, request: DecodeRequest) -> Grant | None:
+        if self._batch.is_starved:
+            self._waits_because = "waits for blocks: a running request has none for its next token"
+            return None
+        grant = self._admission.grant(request, self._admitted.values(), self._num_draining_blocks)
+        if isinstance(grant, str):
+            self._waits_because = grant
+            return None
+        self._admitted[request.request_id] = request
+        if request.phase == "computing":
+            self._batch.join(request)
+        return grant
 
-    def _unqueue(self, reservation: Reservation) -> None:
-        del self._queue[reservation.request_id]
-        self._queued_tokens -= reservation.kv_tokens
+    def _preempt(self, request: DecodeRequest) -> None:
+        self._batch.leave(request)
+        del self._admitted[request.request_id]
+        # It certainly returns; until then its blocks are the last to be evicted.
+        self._blocks.release(request.block_ids, returning=True)
+        request.preempted()
+        self._queue.add(request)
 
-    def _free_if_unused(self, held: _Held) -> None:
-        if not held.in_step and not held.receiving:
-            del self._held[held.request_id]
-            self._num_draining -= 1
-            self._pool.release(held.block_ids)
+    def _advance(self, request: DecodeRequest, num_computed: int) -> None:
+        request.advanced(num_computed)
+        self._publish(request)
 
-    def _state(self, request_id: RequestId) -> str:
-        held = self._held.get(request_id)
-        if held is None:
-            return "a queued one" if request_id in self._queue else "nothing of this id"
-        return "a released one" if held.released else "a running one"
+    def _publish(self, request: DecodeRequest) -> None:
+        """Publishes the full blocks that are computed and have a name."""
+        done = request.num_published
+        full = min(request.num_computed // self._block_size, len(request.hashes))
+        if full > done:
+            self._blocks.publish(request.block_ids[done:full], request.hashes[done:full])
+            request.num_published = full
+
+    def _end(self, request: DecodeRequest, *, receiving: bool, returning: bool) -> None:
+        self._changed = True
+        self._deadlines.discard(request.request_id)
+        if request.phase == "queued":
+            self._queue.remove(request)
+            del self._requests[request.request_id]
+            return
+        if request.phase != "filling":
+            self._batch.leave(request)
+        del self._admitted[request.request_id]
+        request.phase = "draining"
+        request.receiving = receiving
+        request.returning = returning
+        self._num_draining_blocks += len(request.block_ids)
+        self._free_if_unused(request)
+
+    def _still_held(self, request: DecodeRequest) -> bool:
+        """Unpins a request after a step; False when it ended meanwhile."""
+        request.in_step = False
+        if request.phase != "draining":
+            return True
+        self._free_if_unused(request)
+        return False
+
+    def _free_if_unused(self, request: DecodeRequest) -> None:
+        if not request.in_step and not request.receiving:
+            del self._requests[request.request_id]
+            self._changed = True
+            self._num_draining_blocks -= len(request.block_ids)
+            self._blocks.release(request.block_ids, returning=request.returning)
+
+    def _phase_of(self, request_id: RequestId) -> str:
+        request = self._requests.get(request_id)
+        return "nothing of this id" if request is None else f"a {request.phase} one"

@@ -1,0 +1,78 @@
+"""How many prompt tokens a decode step may compute beside the requests that decode.
+
+Sarathi-Serve (OSDI'24): decodes first, the rest of a fixed token budget goes to chunks of prompts,
+so that a prompt never stops the others for longer than a step of that budget takes. The budget is
+right for one length of history only, so the cost model bounds the step as well: its predicted
+seconds stay within the objective for time per output token, while anybody decodes.
+
+The rule: a step never computes more tokens than its budget; a chunk that is not the last of its
+sequence is whole blocks; the first in line gets one block at least, so that it gets on.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lengthwise_policy.cost import CostModel
+from lengthwise_policy.decode_requests import DecodeRequest
+from lengthwise_policy.types import Chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRoom:
+    """What the requests that decode leave of a step."""
+
+    tokens: int
+    seconds: float  # inf while nobody decodes
+
+
+def plan_chunks(
+    computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
+) -> tuple[Chunk, ...]:
+    """Chunks of the first in line, as far as the room goes; nobody overtakes."""
+    chunks: list[Chunk] = []
+    tokens, seconds = room.tokens, room.seconds
+    for request in computing:
+        missing = request.sequence_tokens - request.num_computed
+        history = request.num_computed
+        affordable = tokens_within(seconds, history, cost)
+        if not chunks:
+            affordable = max(affordable, block_size)
+        num_tokens = min(missing, tokens, affordable)
+        if num_tokens < missing:
+            num_tokens -= num_tokens % block_size
+        if num_tokens <= 0:
+            break
+        chunks.append(
+            Chunk(
+                request_id=request.request_id,
+                start=history,
+                num_tokens=num_tokens,
+                is_last=num_tokens == missing,
+            )
+        )
+        tokens -= num_tokens
+        seconds -= cost.chunk_seconds(num_tokens, history)
+        if num_tokens < missing:
+            break
+    return tuple(chunks)
+
+
+def tokens_within(seconds: float, history: int, cost: CostModel) -> int:
+    """The longest chunk after `history` tokens that adds at most `seconds` to a step.
+
+    The root L of alpha L^2 + (beta + 2 alpha H) L + gamma H = seconds; many where it is free.
+    """
+    room = seconds - cost.history_seconds * history
+    if room <= 0:
+        return 0
+    square = cost.attention_seconds
+    linear = cost.token_seconds + 2 * square * history
+    # The stable form of the quadratic formula: it holds for square == 0 too.
+    divisor = linear + math.sqrt(linear * linear + 4 * square * room)
+    if divisor == 0 or math.isinf(room):
+        return _MANY
+    return min(int(2 * room / divisor), _MANY)
+
+
+_MANY = 1 << 40
