@@ -13,6 +13,7 @@ The rule: values and arithmetic; whoever runs steps measures them and fits.
 """
 
 from dataclasses import dataclass
+from math import inf, sqrt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,18 @@ class CostModel:
             + self.decode_request_seconds * requests
             + self.decode_context_seconds * context_tokens
         )
+
+    def boundary(self, history: int = 0) -> float:
+        """New tokens at which computing takes as long as what a step costs anyway (LAPS).
+
+        Below it a prefill is bound by memory and launches, above it by compute: the positive root
+        of alpha L^2 + (2 alpha H + beta) L = t0 + gamma H; inf when computing costs nothing.
+        """
+        linear = 2 * self.attention_seconds * history + self.token_seconds
+        fixed = self.step_seconds + self.history_seconds * history
+        # This form of the root is exact for alpha = 0 too, and loses no digits near it.
+        root = linear + sqrt(linear * linear + 4 * self.attention_seconds * fixed)
+        return 2 * fixed / root if root else inf
 
 
 # Until a worker has fitted its own. Only proportions matter where all workers are unfitted: one
