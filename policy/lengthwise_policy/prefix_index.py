@@ -76,14 +76,15 @@ class PrefixIndex:
         One walk along the prompt, in which the set of workers that have all so far shrinks.
         """
         matched: dict[WorkerId, int] = {}
+        asked_again = []
         holders = self._live
         depth = 0
         for content in hashes:
             mask = self._young.get(content)
             if mask is None:
-                mask = self._old.pop(content, 0)
+                mask = self._old.get(content, 0)
                 if mask:
-                    self._insert(content, mask)
+                    asked_again.append(content)
             left = holders & mask
             if left != holders:
                 if depth:
@@ -94,7 +95,14 @@ class PrefixIndex:
             depth += 1
         if depth:
             self._credit(holders, depth, matched)
+        if asked_again:
+            self._renew(asked_again)
         return matched
+
+    def _renew(self, contents: Sequence[int]) -> None:
+        """Moves old entries to the young, all at once: the first moved may drop the old ones."""
+        for content, mask in [(each, self._old.pop(each)) for each in dict.fromkeys(contents)]:
+            self._insert(content, mask)
 
     def _credit(self, holders: int, depth: int, matched: dict[WorkerId, int]) -> None:
         while holders:

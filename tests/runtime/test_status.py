@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from lengthwise.v1 import worker_pb2, worker_pb2_grpc
+from lengthwise_policy.prefix import BlockEvents
+from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import ConfigError
 from lengthwise_runtime.server import Server
@@ -20,31 +24,82 @@ class _Engine:
         return worker_pb2.WorkerStatus(worker_id="w", step=self.step)
 
 
+@asynccontextmanager
+async def _watched(board: StatusBoard) -> AsyncIterator[worker_pb2_grpc.WorkerStub]:
+    server = Server("127.0.0.1:0", None, ["lengthwise.v1.Worker"])
+    worker_pb2_grpc.add_WorkerServicer_to_server(board, server.guarded)
+    channel = open_channel(str(await server.start()), None)
+    yield worker_pb2_grpc.WorkerStub(channel)
+    await channel.close(None)
+    await server.stop(0.1)
+
+
+async def _hold(stub: worker_pb2_grpc.WorkerStub, expected: set[int], slowly: float) -> int:
+    """Watches until it knows of `expected`; returns how often it was told everything."""
+    held: set[int] = set()
+    resets = 0
+    call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
+    while held != expected:
+        status = await call.read()
+        assert isinstance(status, worker_pb2.WorkerStatus)
+        assert status.worker_id == "w"
+        events = status.block_events
+        held = (set() if events.reset else held) - set(events.removed) | set(events.added)
+        resets += events.reset
+        await asyncio.sleep(slowly)
+    call.cancel()
+    return resets
+
+
 @pytest.mark.parametrize("changes", [False, True], ids=["heartbeat", "change"])
 async def test_watchers_hear_of_changes_early_and_of_nothing_in_time(changes: bool) -> None:
     engine = _Engine()
     board = StatusBoard(engine.status)
-    server = Server("127.0.0.1:0", None, ["lengthwise.v1.Worker"])
-    worker_pb2_grpc.add_WorkerServicer_to_server(board, server.guarded)
-    address = await server.start()
-    channel = open_channel(str(address), None)
-    call = worker_pb2_grpc.WorkerStub(channel).Watch(worker_pb2.WatchRequest(), timeout=10)
-    first = await call.read()
-    assert first.step == 0
-    started_at = time.monotonic()
-    if changes:
-        engine.step = 1
-        board.changed()
-    second = await call.read()
-    seconds = time.monotonic() - started_at
-    assert second.step == engine.step
-    if not changes:
-        assert seconds > HEARTBEAT_SECONDS / 2
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call.read()
-    await channel.close(None)
-    await server.stop(0.1)
+    async with _watched(board) as stub:
+        call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
+        first = await call.read()
+        assert first.step == 0
+        started_at = time.monotonic()
+        if changes:
+            engine.step = 1
+            board.changed()
+        second = await call.read()
+        seconds = time.monotonic() - started_at
+        assert second.step == engine.step
+        if not changes:
+            assert seconds > HEARTBEAT_SECONDS / 2
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call.read()
+
+
+async def test_all_watchers_learn_of_the_same_blocks_whenever_they_come() -> None:
+    """40,000 contents change under five watchers; messages carry 5,000 at most."""
+    log = BlockLog(5_000)
+    board = StatusBoard(_Engine().status, log)
+    expected = set(range(10_000, 40_000))
+    log.append(BlockEvents(added=tuple(range(20_000)), removed=()))
+    async with _watched(board) as stub, asyncio.TaskGroup() as tasks:
+        early = [tasks.create_task(_hold(stub, expected, wait)) for wait in (0, 0, 0.1)]
+        for first in range(0, 20_000, 1_000):
+            removed = range(first, first + 1_000) if first < 10_000 else range(0)
+            added = tuple(range(20_000 + first, 21_000 + first))
+            log.append(BlockEvents(added=added, removed=tuple(removed)))
+            board.changed()
+            await asyncio.sleep(0.02)
+        late = [tasks.create_task(_hold(stub, expected, 0)) for _ in range(2)]
+    assert all(task.result() >= 1 for task in early)
+    assert [task.result() for task in late] == [1, 1]
+
+
+async def test_one_status_object_can_be_told_to_all_watchers() -> None:
+    shared = worker_pb2.WorkerStatus(worker_id="w")
+    log = BlockLog()
+    log.append(BlockEvents(added=(7,), removed=()))
+    async with _watched(StatusBoard(lambda: shared, log)) as stub, asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(_hold(stub, {7}, 0))
+    assert not shared.HasField("block_events")
 
 
 async def test_a_second_server_on_the_same_port_is_one_clear_error() -> None:
