@@ -21,6 +21,12 @@ from lengthwise.errors import (
     TransferFailed,
     Unauthenticated,
 )
+from lengthwise.explanation import (
+    ExplainedAttempt,
+    ExplainedCandidate,
+    ExplainedEnd,
+    Explanation,
+)
 from lengthwise.transport import AsyncTransport, Transport
 from lengthwise.types import (
     Chunk,
@@ -49,6 +55,10 @@ __all__ = [
     "Client",
     "Completion",
     "DeadlineExceeded",
+    "ExplainedAttempt",
+    "ExplainedCandidate",
+    "ExplainedEnd",
+    "Explanation",
     "FinishReason",
     "InternalError",
     "InvalidRequest",

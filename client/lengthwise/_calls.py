@@ -3,7 +3,7 @@
 import random
 
 from lengthwise import _wire
-from lengthwise._retries import Retries, Rotation
+from lengthwise._retries import Inquiry, Retries, Rotation
 from lengthwise._session import Session
 from lengthwise.errors import InvalidRequest
 from lengthwise.types import Options, Prompt, Retry, Timeout
@@ -26,14 +26,19 @@ class Calls:
 
     def retries(self, timeout: Timeout | float | None, now: float) -> Retries:
         """Errors: InvalidRequest."""
-        if timeout is None:
-            timeout = self._timeout
-        elif not isinstance(timeout, Timeout):
-            timeout = Timeout(total=timeout)
         return Retries(
             retry=self._retry,
-            timeout=timeout,
+            timeout=self._patience(timeout),
             rotation=self._rotation,
             now=now,
             draw=random.random,
         )
+
+    def inquiry(self, timeout: Timeout | float | None, now: float) -> Inquiry:
+        """Errors: InvalidRequest."""
+        return Inquiry(timeout=self._patience(timeout), rotation=self._rotation, now=now)
+
+    def _patience(self, timeout: Timeout | float | None) -> Timeout:
+        if timeout is None:
+            return self._timeout
+        return timeout if isinstance(timeout, Timeout) else Timeout(total=timeout)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from lengthwise import _cli_requests, _cli_up
+from lengthwise import _cli_explain, _cli_requests, _cli_up
 from lengthwise.errors import LengthwiseError
 from lengthwise.local import LocalClusterError
 
@@ -22,6 +22,7 @@ app.command()(_cli_requests.generate)
 app.command()(_cli_requests.chat)
 app.command()(_cli_requests.tokenize)
 app.command()(_cli_requests.model)
+app.command()(_cli_explain.explain)
 app.command()(_cli_up.up)
 
 

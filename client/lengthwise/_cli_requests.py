@@ -4,33 +4,31 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
 from lengthwise._channel import DEFAULT_ENDPOINT
+from lengthwise._cli_options import (
+    AsJson,
+    Authority,
+    Certificate,
+    Endpoints,
+    MaxTokens,
+    Priority,
+    PrivateKey,
+    Seconds,
+    Seed,
+    Stats,
+    Stop,
+    Temperature,
+    Tenant,
+    TopK,
+    TopP,
+    open_client,
+)
 from lengthwise._session import join
-from lengthwise.client import Client
-from lengthwise.types import Chunk, Completion, Message, Options, Tls
-
-Endpoints = Annotated[
-    list[str], Option("--endpoint", "-e", help="A router, host:port; repeat to name several.")
-]
-Authority = Annotated[
-    Path | None, Option(help="PEM file of who signs the routers' certificates: use TLS.")
-]
-Certificate = Annotated[Path | None, Option(help="PEM file that this client shows.")]
-PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]
-MaxTokens = Annotated[int | None, Option(help="At most so many tokens.")]
-Temperature = Annotated[float | None, Option(help="0 is greedy; not given: the model's default.")]
-TopK = Annotated[int | None, Option(help="Keep the k likeliest tokens; 0 keeps all.")]
-TopP = Annotated[float | None, Option(help="Keep the likeliest tokens up to this probability.")]
-Seed = Annotated[int | None, Option(help="Equal seeds give equal texts.")]
-Stop = Annotated[list[str] | None, Option(help="End before this text; repeat to name several.")]
-Seconds = Annotated[float | None, Option("--timeout", help="Give up after so many seconds.")]
-AsJson = Annotated[bool, Option("--json", help="Print one JSON value.")]
-Stats = Annotated[bool, Option("--stats", help="Say on standard error where the time went.")]
+from lengthwise.types import Chunk, Completion, Message, Options
 
 
 def generate(
@@ -42,6 +40,8 @@ def generate(
     top_p: TopP = None,
     seed: Seed = None,
     stop: Stop = None,
+    priority: Priority = None,
+    tenant: Tenant = None,
     timeout: Seconds = None,
     as_json: AsJson = False,
     stats: Stats = False,
@@ -57,10 +57,12 @@ def generate(
         "top_p": top_p,
         "seed": seed,
         "stop": stop,
+        "priority": priority,
+        "tenant": tenant,
         "timeout": timeout,
     }
     text = _read_stdin() if prompt == "-" else prompt
-    with _client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         completion = _show(client.stream(text, **options), echo=not as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False))
@@ -77,15 +79,24 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    priority: Priority = None,
+    tenant: Tenant = None,
     stats: Stats = False,
     tls_authority: Authority = None,
     tls_certificate: Certificate = None,
     tls_private_key: PrivateKey = None,
 ) -> None:
     """Talk with the model, if it has a chat template. Ctrl-D ends the conversation."""
-    options: Options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    options: Options = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "priority": priority,
+        "tenant": tenant,
+        "conversation_returns": message is None,
+    }
     messages = [Message("system", system)] if system else []
-    with _client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         for text in _turns() if message is None else [_read_stdin() if message == "-" else message]:
             messages.append(Message("user", text))
             completion = _show(client.stream(messages, **options), echo=True)
@@ -104,7 +115,7 @@ def tokenize(
 ) -> None:
     """Print the token ids of a text."""
     text = _read_stdin() if prompt == "-" else prompt
-    with _client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         ids = client.tokenize(text)
     print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
 
@@ -117,7 +128,7 @@ def model(
     tls_private_key: PrivateKey = None,
 ) -> None:
     """Say what is served."""
-    with _client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         values = dataclasses.asdict(client.model())
     if as_json:
         print(json.dumps(values))
@@ -134,24 +145,16 @@ def statistics(completion: Completion) -> str:
     per_token = timings.time_per_output_token_seconds
     rate = f" ({1 / per_token:.0f} tokens/s)" if per_token > 0 else ""
     return (
-        f"{usage.prompt_tokens} prompt tokens, {usage.output_tokens} output tokens ·"
+        f"{usage.prompt_tokens} prompt tokens ({usage.cached_prompt_tokens} cached),"
+        f" {usage.output_tokens} output tokens ·"
         f" first token after {timings.time_to_first_token_seconds * 1000:.0f} ms"
         f" (queue {timings.queue_seconds * 1000:.0f},"
         f" prefill {timings.prefill_seconds * 1000:.0f},"
         f" reserve {timings.reserve_seconds * 1000:.0f})"
         f" · then {per_token * 1000:.1f} ms per token{rate}"
         f" · {timings.total_seconds:.2f} s in all · {timings.retries} retries"
-        f" · seed {completion.seed} · {completion.finish_reason}"
+        f" · seed {completion.seed} · {completion.finish_reason} · request {completion.request_id}"
     )
-
-
-def _client(
-    endpoints: list[str], authority: Path | None, certificate: Path | None, key: Path | None
-) -> Client:
-    tls = None
-    if authority or certificate or key:
-        tls = Tls(authority=authority, certificate=certificate, private_key=key)
-    return Client(endpoints, tls=tls)
 
 
 def _show(stream: Iterable[Chunk], *, echo: bool) -> Completion:

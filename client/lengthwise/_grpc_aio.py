@@ -54,6 +54,11 @@ class GrpcAioTransport:
     ) -> inference_pb2.TokenizeResponse:
         return await self._translated(self._stub().Tokenize(request, timeout=patience.total))
 
+    async def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse:
+        return await self._translated(self._stub().Explain(request, timeout=patience.total))
+
     async def close(self) -> None:
         """Cancels what still runs."""
         self._closed = True

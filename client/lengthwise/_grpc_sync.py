@@ -66,6 +66,12 @@ class GrpcTransport:
         )
         return response
 
+    def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse:
+        response: inference_pb2.ExplainResponse = self._unary(self._stub.Explain, request, patience)
+        return response
+
     def close(self) -> None:
         """Cancels what still runs."""
         self._closed = True

@@ -8,7 +8,7 @@ not come back together.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lengthwise.errors import DeadlineExceeded, LengthwiseError
+from lengthwise.errors import DeadlineExceeded, LengthwiseError, NotSupported, RequestNotFound
 from lengthwise.types import Retry, Timeout
 
 
@@ -89,3 +89,38 @@ class Retries:
     def _backoff(self, rounds: int) -> float:
         ceiling = min(self._retry.max_delay, self._retry.first_delay * 2.0 ** min(rounds - 1, 62))
         return ceiling * (0.5 + self._draw() / 2)
+
+
+class Inquiry:
+    """One question that only one of the endpoints can answer: each is asked once, until one
+    does."""
+
+    def __init__(self, *, timeout: Timeout, rotation: Rotation, now: float) -> None:
+        self._deadline = now + timeout.total
+        self._timeout = timeout
+        self._first = rotation.current
+        self._num_endpoints = rotation.num_endpoints
+        self._num_asked = 0
+        self._unanswered: LengthwiseError | None = None
+
+    def begin(self, now: float) -> Attempt:
+        """Errors: DeadlineExceeded."""
+        remaining = self._deadline - now
+        if remaining <= 0:
+            raise DeadlineExceeded(f"no answer within {self._timeout.total:g} s")
+        endpoint = (self._first + self._num_asked) % self._num_endpoints
+        # A router answers at once: one that is silent must not take the time of the others.
+        total = min(remaining, self._timeout.silence)
+        return Attempt(endpoint=endpoint, patience=replace(self._timeout, total=total))
+
+    def fail(self, error: LengthwiseError) -> None:
+        """Errors: the given one when it is final; after the last endpoint, of one that could not
+        be asked rather than of one that does not know."""
+        is_unanswered = error.retryable or isinstance(error, DeadlineExceeded | NotSupported)
+        if not is_unanswered and not isinstance(error, RequestNotFound):
+            raise error
+        if is_unanswered:
+            self._unanswered = error
+        self._num_asked += 1
+        if self._num_asked == self._num_endpoints:
+            raise self._unanswered or error

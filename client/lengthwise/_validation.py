@@ -29,6 +29,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
+MAX_TENANT_CHARACTERS = 128
 
 
 class Range(Protocol):
@@ -94,7 +95,7 @@ SAMPLING: dict[str, Range] = {
 LIMITS: dict[str, Range] = {
     "max_tokens": Whole(1, UINT32_MAX),
     "top_logprobs": Whole(0, 20),
-    "priority": Whole(-(2**31), 2**31 - 1),
+    "priority": Whole(-100, 100),
 }
 """Fields of GenerateRequest."""
 
@@ -167,6 +168,25 @@ def check_stop_strings(strings: Sequence[str]) -> Sequence[str]:
                 f"stop[{index}]: got {len(text)} characters, expected 1 to {MAX_STOP_CHARACTERS}"
             )
     return strings
+
+
+def check_tenant(tenant: str) -> str:
+    """Errors: InvalidRequest."""
+    utf8_bytes("tenant", tenant)
+    if len(tenant) > MAX_TENANT_CHARACTERS:
+        raise InvalidRequest(
+            f"tenant: got {len(tenant)} characters, expected at most {MAX_TENANT_CHARACTERS}"
+        )
+    if not tenant.isprintable():
+        raise InvalidRequest(f"tenant: got {tenant!r}, expected printable characters")
+    return tenant
+
+
+def check_flag(field: str, value: object) -> bool:
+    """Errors: InvalidRequest."""
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{field}: got {value!r}, expected True or False")
+    return value
 
 
 def check_request_id(request_id: str) -> str:

@@ -5,8 +5,16 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from google.protobuf.message import Message as ProtobufMessage
+
 from lengthwise import _validation as valid
 from lengthwise.errors import InternalError, InvalidRequest
+from lengthwise.explanation import (
+    ExplainedAttempt,
+    ExplainedCandidate,
+    ExplainedEnd,
+    Explanation,
+)
 from lengthwise.types import (
     FinishReason,
     Logprob,
@@ -34,12 +42,17 @@ def generate_request(prompt: Prompt, options: Options) -> inference_pb2.Generate
         raise TypeError(f"no such option: {', '.join(sorted(unknown))}")
     given = {name: value for name, value in options.items() if value is not None}
     request_id = options.get("request_id")
+    returns = options.get("conversation_returns")
     return inference_pb2.GenerateRequest(
         request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
         model=_model_name(options.get("model")),
         prompt=wire_prompt(prompt),
         sampling=common_pb2.SamplingParams(**_checked(given, valid.SAMPLING)),
         stop=_stop_conditions(options),
+        tenant=valid.check_tenant(options.get("tenant") or ""),
+        conversation_returns=(
+            None if returns is None else valid.check_flag("conversation_returns", returns)
+        ),
         **_checked(given, valid.LIMITS),
     )
 
@@ -47,6 +60,11 @@ def generate_request(prompt: Prompt, options: Options) -> inference_pb2.Generate
 def tokenize_request(prompt: Prompt, model: str | None) -> inference_pb2.TokenizeRequest:
     """Errors: InvalidRequest."""
     return inference_pb2.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
+
+
+def explain_request(request_id: str) -> inference_pb2.ExplainRequest:
+    """Errors: InvalidRequest."""
+    return inference_pb2.ExplainRequest(request_id=valid.check_request_id(request_id))
 
 
 def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
@@ -128,12 +146,33 @@ def token_logprobs(message: common_pb2.TokenLogprobs) -> TokenLogprobs:
 
 
 def usage(message: inference_pb2.Usage) -> Usage:
-    return Usage(prompt_tokens=message.prompt_tokens, output_tokens=message.output_tokens)
+    return Usage(**_fields(message))
 
 
 def timings(message: inference_pb2.PhaseTimings) -> Timings:
-    return Timings(
-        **{field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return Timings(**_fields(message))
+
+
+def explanation(message: inference_pb2.ExplainResponse) -> Explanation:
+    end = message.end
+    attempts = (
+        ExplainedAttempt(
+            **{
+                **_fields(attempt),
+                "candidates": tuple(
+                    ExplainedCandidate(**_fields(candidate)) for candidate in attempt.candidates
+                ),
+            }
+        )
+        for attempt in message.attempts
+    )
+    ended = ExplainedEnd(**{**_fields(end), "timings": timings(end.timings)})
+    return Explanation(
+        **{
+            **_fields(message),
+            "attempts": tuple(attempts),
+            "end": ended if message.HasField("end") else None,
+        }
     )
 
 
@@ -156,6 +195,11 @@ def model(message: inference_pb2.GetModelResponse) -> Model:
             frequency_penalty=_shortest(sampling.frequency_penalty),
         ),
     )
+
+
+def _fields(message: ProtobufMessage) -> dict[str, Any]:
+    """Of messages whose fields have the names of a value's."""
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
 def _shortest(value: float) -> float:

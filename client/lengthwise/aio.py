@@ -13,6 +13,7 @@ from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc_aio import GrpcAioTransport
 from lengthwise._session import Session, join
 from lengthwise.errors import LengthwiseError
+from lengthwise.explanation import Explanation
 from lengthwise.transport import AsyncTransport
 from lengthwise.types import (
     Chunk,
@@ -112,6 +113,29 @@ class AsyncClient:
             lambda transport, left: transport.get_model(request, left), timeout
         )
         return _wire.model(response)
+
+    async def explain(
+        self,
+        request_id: str,
+        *,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+    ) -> Explanation:
+        """The life of a request that one of the routers served lately; each is asked in turn.
+
+        Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
+        not be asked and the others do not know.
+        """
+        request = _wire.explain_request(request_id)
+        inquiry = self._calls.inquiry(timeout, time.monotonic())
+        while True:
+            attempt = inquiry.begin(time.monotonic())
+            transport = self._transports[attempt.endpoint]
+            try:
+                response = await transport.explain(request, attempt.patience)
+            except LengthwiseError as error:
+                inquiry.fail(error)
+            else:
+                return _wire.explanation(response)
 
     async def _run(self, session: Session) -> AsyncGenerator[Chunk, None]:
         while not session.finished:

@@ -12,6 +12,7 @@ from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc_sync import GrpcTransport
 from lengthwise._session import Session, join
 from lengthwise.errors import LengthwiseError
+from lengthwise.explanation import Explanation
 from lengthwise.transport import Transport
 from lengthwise.types import (
     Chunk,
@@ -116,6 +117,29 @@ class Client:
         request = inference_pb2.GetModelRequest()
         response = self._unary(lambda transport, left: transport.get_model(request, left), timeout)
         return _wire.model(response)
+
+    def explain(
+        self,
+        request_id: str,
+        *,
+        timeout: Timeout | float | None = None,
+    ) -> Explanation:
+        """The life of a request that one of the routers served lately; each is asked in turn.
+
+        Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
+        not be asked and the others do not know.
+        """
+        request = _wire.explain_request(request_id)
+        inquiry = self._calls.inquiry(timeout, time.monotonic())
+        while True:
+            attempt = inquiry.begin(time.monotonic())
+            transport = self._transports[attempt.endpoint]
+            try:
+                response = transport.explain(request, attempt.patience)
+            except LengthwiseError as error:
+                inquiry.fail(error)
+            else:
+                return _wire.explanation(response)
 
     def _run(self, session: Session) -> Generator[Chunk, None, None]:
         while not session.finished:

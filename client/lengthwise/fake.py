@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 
 from lengthwise._channel import silent
-from lengthwise.errors import LengthwiseError
+from lengthwise.errors import LengthwiseError, RequestNotFound
 from lengthwise.types import Timeout
 from lengthwise.v1 import common_pb2, inference_pb2
 
@@ -70,6 +70,15 @@ class _Script:
     def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
         return inference_pb2.TokenizeResponse(token_ids=_prompt_ids(request.prompt))
 
+    def _explained(self, request: inference_pb2.ExplainRequest) -> inference_pb2.ExplainResponse:
+        for seen in self.requests:
+            if seen.request_id == request.request_id:
+                return _explanation(seen)
+        raise RequestNotFound(
+            f"request_id: got {request.request_id!r}, expected one of the"
+            f" {len(self.requests)} requests of this fake"
+        )
+
 
 class FakeTransport(_Script):
     """For `Client(transports=[...])`."""
@@ -92,6 +101,11 @@ class FakeTransport(_Script):
         self, request: inference_pb2.TokenizeRequest, patience: Timeout
     ) -> inference_pb2.TokenizeResponse:
         return self._tokenized(request)
+
+    def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse:
+        return self._explained(request)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -119,6 +133,11 @@ class AsyncFakeTransport(_Script):
     ) -> inference_pb2.TokenizeResponse:
         return self._tokenized(request)
 
+    async def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse:
+        return self._explained(request)
+
     async def close(self) -> None:
         """Nothing is open."""
 
@@ -137,6 +156,18 @@ def _last_response(
             prompt_tokens=len(_prompt_ids(request.prompt)), output_tokens=num_tokens
         ),
         timings=inference_pb2.PhaseTimings(total_seconds=0.0),
+    )
+
+
+def _explanation(request: inference_pb2.GenerateRequest) -> inference_pb2.ExplainResponse:
+    return inference_pb2.ExplainResponse(
+        request_id=request.request_id,
+        model="fake",
+        priority=request.priority,
+        prompt_tokens=len(_prompt_ids(request.prompt)),
+        max_tokens=request.max_tokens,
+        length_class="short",
+        admission_reason="fakes take every request",
     )
 
 

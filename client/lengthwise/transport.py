@@ -28,6 +28,10 @@ class Transport(Protocol):
         self, request: inference_pb2.TokenizeRequest, patience: Timeout
     ) -> inference_pb2.TokenizeResponse: ...
 
+    def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse: ...
+
     def close(self) -> None: ...
 
 
@@ -46,5 +50,9 @@ class AsyncTransport(Protocol):
     async def tokenize(
         self, request: inference_pb2.TokenizeRequest, patience: Timeout
     ) -> inference_pb2.TokenizeResponse: ...
+
+    async def explain(
+        self, request: inference_pb2.ExplainRequest, patience: Timeout
+    ) -> inference_pb2.ExplainResponse: ...
 
     async def close(self) -> None: ...

@@ -60,7 +60,13 @@ class Options(TypedDict, total=False):
     top_logprobs: int | None
     """Return log probabilities, and those of this many alternatives; 0 to 20."""
     priority: int | None
-    """Requests of higher priority are served first."""
+    """Requests of higher priority are served first; -100 to 100, 0 where absent."""
+    tenant: str | None
+    """Whom the request counts for where tenants share fairly; at most 128 printable characters.
+    Absent: the tenant without a name."""
+    conversation_returns: bool | None
+    """Whether the conversation will go on, so that its state is worth keeping. Absent: the router
+    expects it of conversations that have come back before."""
     model: str | None
     """Refuse to be served by any other model."""
     request_id: str | None
@@ -163,6 +169,8 @@ class Token:
 class Usage:
     prompt_tokens: int
     output_tokens: int
+    cached_prompt_tokens: int = 0
+    """Prompt tokens that nobody had to compute for this request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

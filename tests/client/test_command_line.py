@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from harness.scripted_router import Responses, Router, fail, first, last, words
+from harness.scripted_router import Responses, Router, a_life, fail, first, last, words
 
 from lengthwise import InvalidRequest
 from lengthwise._cli import main
@@ -69,8 +69,9 @@ def test_statistics_go_to_standard_error(
     assert run("generate", "hi", "-e", router.address, "--stats") == 0
     output = capsys.readouterr()
     assert output.out == "Hello world.\n"
-    assert output.err.startswith("3 prompt tokens, 2 output tokens")
+    assert output.err.startswith("3 prompt tokens (1 cached), 2 output tokens")
     assert "0.25 s in all · 1 retries · seed 99 · stop" in output.err
+    assert output.err.endswith(f" · request {router.requests[0].request_id}\n")
 
 
 def test_json_is_one_whole_value(
@@ -81,7 +82,8 @@ def test_json_is_one_whole_value(
     value = json.loads(capsys.readouterr().out)
     assert value["text"] == "Hello world."
     assert [token["id"] for token in value["tokens"]] == [1000, 1001]
-    assert value["usage"] == {"prompt_tokens": 3, "output_tokens": 2}
+    assert value["usage"] == {"prompt_tokens": 3, "output_tokens": 2, "cached_prompt_tokens": 1}
+    assert value["request_id"] == router.requests[0].request_id
 
 
 def test_an_error_is_one_line_and_exit_code_1(
@@ -120,6 +122,36 @@ def test_chat_remembers_what_was_said(
     ]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "returns"),
+    [
+        pytest.param((), True, id="a conversation goes on"),
+        pytest.param(("hi",), False, id="one message does not"),
+    ],
+)
+def test_chat_says_whether_the_conversation_returns(
+    router: Router, run: Run, arguments: tuple[str, ...], returns: bool
+) -> None:
+    router.scripts.append(hello)
+    assert run("chat", *arguments, "-e", router.address, stdin="hi\n") == 0
+    assert router.requests[0].HasField("conversation_returns")
+    assert router.requests[0].conversation_returns == returns
+
+
+def test_priority_and_tenant_are_options(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.scripts.append(hello)
+    arguments = ("-e", router.address, "--priority", "-5", "--tenant", "research")
+    assert run("generate", "hi", *arguments) == 0
+    assert router.requests[0].priority == -5
+    assert router.requests[0].tenant == "research"
+    capsys.readouterr()
+    assert run("generate", "hi", "--priority", "101") == 1
+    message = "lengthwise: priority: got 101, expected an integer in [-100, 100]\n"
+    assert capsys.readouterr().err == message
+
+
 def test_chat_answers_one_message(
     router: Router, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +173,38 @@ def test_model_is_described(router: Router, run: Run, capsys: pytest.CaptureFixt
     assert any(line.split() == ["default", "temperature", "0.7"] for line in lines)
     assert run("model", "--json", "-e", router.address) == 0
     assert json.loads(capsys.readouterr().out)["context_length"] == 128
+
+
+def test_explain_tells_predictions_beside_what_came_of_them(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.explanations["r1"] = a_life("r1")
+    assert run("explain", "r1", "-e", router.address) == 0
+    output = capsys.readouterr().out
+    rows = [line.split() for line in output.splitlines()]
+    assert ["request", "r1"] in rows
+    assert "prompt 100 (96 cached, 4 computed), output 20 of at most 64" in output
+    assert ["admission", "after", "1.5", "ms:", "free:", "1", "of", "8"] in rows
+    assert ["chosen", "p1", "→", "d1", "4", "1.0", "2.0", "0.5", "3.5"] in rows
+    assert ["d2", "alone", "100", "0.0", "40.0", "0.0", "40.0"] in rows
+    assert ["actual", "p1", "→", "d1", "1.2", "2.4", "6.0"] in rows
+    assert "end         OK after 0.100 s; first token after 6.0 ms" in output
+    assert "\x1b" not in output, "a reason may not command the terminal"
+
+
+def test_explain_prints_json(router: Router, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    router.explanations["r1"] = a_life("r1")
+    assert run("explain", "r1", "--json", "-e", router.address) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["attempts"][0]["candidates"][0]["residual_tokens"] == 4
+    assert value["end"]["timings"]["time_to_first_token_seconds"] == 0.006
+
+
+def test_explaining_an_unknown_request_is_one_line_and_exit_code_1(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("explain", "r1", "-e", router.address) == 1
+    assert capsys.readouterr().err == "lengthwise: request_id: got 'r1', expected another\n"
 
 
 def test_interrupting_is_quiet_and_comes_after_what_was_printed(router: Router) -> None:

@@ -4,7 +4,15 @@ import time
 
 import pytest
 
-from lengthwise import AsyncClient, Client, Message, ModelNotFound, NoWorkerAvailable, Timeout
+from lengthwise import (
+    AsyncClient,
+    Client,
+    Message,
+    ModelNotFound,
+    NoWorkerAvailable,
+    RequestNotFound,
+    Timeout,
+)
 from lengthwise.fake import FAKE_SEED, AsyncFakeTransport, FakeTransport
 
 
@@ -64,10 +72,22 @@ def test_the_other_verbs_answer_too() -> None:
         assert client.chat([Message("user", "hi")]).text == "hello"
 
 
+def test_a_request_of_the_fake_can_be_explained() -> None:
+    with Client(transports=[FakeTransport("a"), FakeTransport("b")]) as client:
+        completion = client.generate("hi", priority=3)
+        told = client.explain(completion.request_id)
+        with pytest.raises(RequestNotFound, match="got 'other', expected one of the 0 requests"):
+            client.explain("other")
+    assert told.request_id == completion.request_id
+    assert (told.prompt_tokens, told.priority, told.end) == (2, 3, None)
+
+
 async def test_the_async_fake_is_the_same() -> None:
     fake = AsyncFakeTransport(["a", 0.05, NoWorkerAvailable("lost")], "abc")
     async with AsyncClient(transports=[fake]) as client:
         assert [chunk.text async for chunk in client.stream("hi")] == ["a", "bc", ""]
         assert await client.tokenize("ab") == [97, 98]
         assert (await client.model()).name == "fake"
+        request_id = fake.requests[0].request_id
+        assert (await client.explain(request_id)).request_id == request_id
     assert len(fake.requests) == 2

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import lengthwise
-from lengthwise import errors, types
+from lengthwise import errors, explanation, types
 
 PRIVATE = {"ERROR_KEY", "RETRY_AFTER_KEY", "from_status"}
 """Public in `lengthwise.errors` for servers; users have no use for them."""
@@ -27,7 +27,8 @@ def test_all_is_sorted_and_real() -> None:
 
 
 def test_every_public_name_is_exported() -> None:
-    defined = public_names(errors) | public_names(types) | {"FinishReason", "Prompt"}
+    values = public_names(types) | public_names(explanation)
+    defined = public_names(errors) | values | {"FinishReason", "Prompt"}
     clients = {"AsyncClient", "AsyncTransport", "Client", "Transport"}
     assert set(lengthwise.__all__) == (defined - PRIVATE) | clients
 

@@ -39,7 +39,12 @@ def refused(prompt: Any, **options: Any) -> LengthwiseError:
         ({"max_tokens": 0}, r"max_tokens: got 0, expected an integer in \[1, "),
         ({"max_tokens": True}, "max_tokens: got True"),
         ({"top_logprobs": 21}, r"top_logprobs: got 21, expected an integer in \[0, 20\]"),
-        ({"priority": 2**31}, "priority: got 2147483648"),
+        ({"priority": 101}, r"priority: got 101, expected an integer in \[-100, 100\]"),
+        ({"priority": -101}, "priority: got -101"),
+        ({"tenant": "t" * 129}, "tenant: got 129 characters, expected at most 128"),
+        ({"tenant": "a\nb"}, r"tenant: got 'a\\nb', expected printable characters"),
+        ({"tenant": 7}, "tenant: got int, expected str"),
+        ({"conversation_returns": "yes"}, "conversation_returns: got 'yes', expected True or"),
         ({"stop": ""}, r"stop\[0\]: got 0 characters, expected 1 to 256"),
         ({"stop": ["a", "b" * 257]}, r"stop\[1\]: got 257 characters"),
         ({"stop": ["a"] * 17}, "stop: got 17 strings, expected at most 16"),
@@ -107,6 +112,8 @@ def test_an_option_that_does_not_exist_is_a_type_error() -> None:
         pytest.param({"temperature": 100.0, "seed": 2**64 - 1, "top_logprobs": 20}, id="most"),
         pytest.param({"presence_penalty": -2, "frequency_penalty": 2}, id="penalties"),
         pytest.param({"stop": ["a" * 256] * 16}, id="stops"),
+        pytest.param({"priority": -100, "tenant": "é" * 128}, id="tenant"),
+        pytest.param({"priority": 100, "conversation_returns": False}, id="priority"),
     ],
 )
 def test_the_ends_of_a_range_are_accepted(options: Any) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, Unpack
 
-from lengthwise import AsyncClient, Chunk, Client, Model, Options, Prompt, Retry
+from lengthwise import AsyncClient, Chunk, Client, Explanation, Model, Options, Prompt, Retry
 
 
 class Caller(Protocol):
@@ -22,6 +22,8 @@ class Caller(Protocol):
     def tokenize(self, endpoints: str | Sequence[str], prompt: Prompt) -> list[int]: ...
 
     def model(self, endpoints: str | Sequence[str]) -> Model: ...
+
+    def explain(self, endpoints: str | Sequence[str], request_id: str) -> Explanation: ...
 
 
 class SyncCaller:
@@ -43,6 +45,10 @@ class SyncCaller:
     def model(self, endpoints: str | Sequence[str]) -> Model:
         with Client(endpoints) as client:
             return client.model()
+
+    def explain(self, endpoints: str | Sequence[str], request_id: str) -> Explanation:
+        with Client(endpoints) as client:
+            return client.explain(request_id)
 
 
 class AsyncCaller:
@@ -71,5 +77,12 @@ class AsyncCaller:
         async def run() -> Model:
             async with AsyncClient(endpoints) as client:
                 return await client.model()
+
+        return asyncio.run(run())
+
+    def explain(self, endpoints: str | Sequence[str], request_id: str) -> Explanation:
+        async def run() -> Explanation:
+            async with AsyncClient(endpoints) as client:
+                return await client.explain(request_id)
 
         return asyncio.run(run())

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import ERROR_KEY, RETRY_AFTER_KEY, LengthwiseError
+from lengthwise.errors import ERROR_KEY, RETRY_AFTER_KEY, LengthwiseError, RequestNotFound
 from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
 Responses = Iterator[inference_pb2.GenerateResponse]
@@ -34,8 +34,58 @@ def last(num_tokens: int) -> inference_pb2.GenerateResponse:
     return inference_pb2.GenerateResponse(
         index=num_tokens,
         finish_reason=common_pb2.FINISH_REASON_STOP,
-        usage=inference_pb2.Usage(prompt_tokens=3, output_tokens=num_tokens),
+        usage=inference_pb2.Usage(
+            prompt_tokens=3, output_tokens=num_tokens, cached_prompt_tokens=1
+        ),
         timings=inference_pb2.PhaseTimings(total_seconds=0.25, retries=1),
+    )
+
+
+def a_life(request_id: str) -> inference_pb2.ExplainResponse:
+    """A request that was placed by prediction and went well."""
+    return inference_pb2.ExplainResponse(
+        request_id=request_id,
+        model="toy",
+        prompt_tokens=100,
+        output_tokens=20,
+        max_tokens=64,
+        length_class="short",
+        admission_reason="free: 1 of 8",
+        admission_seconds=0.0015,
+        attempts=[
+            inference_pb2.ExplainAttempt(
+                prefill_worker="p1",
+                decode_worker="d1",
+                placement_reason="predicted: 3.5 ms\x1b[31m",
+                candidates=[
+                    inference_pb2.ExplainCandidate(
+                        prefill_worker="p1",
+                        decode_worker="d1",
+                        residual_tokens=4,
+                        queue_seconds=0.001,
+                        prefill_seconds=0.002,
+                        transfer_seconds=0.0005,
+                        time_to_first_token_seconds=0.0035,
+                    ),
+                    inference_pb2.ExplainCandidate(
+                        decode_worker="d2",
+                        residual_tokens=100,
+                        prefill_seconds=0.04,
+                        time_to_first_token_seconds=0.04,
+                    ),
+                ],
+                cached_tokens_prefill=96,
+                queue_seconds=0.0012,
+                prefill_seconds=0.0024,
+            )
+        ],
+        end=inference_pb2.ExplainEnd(
+            code="OK",
+            cached_prompt_tokens=96,
+            timings=inference_pb2.PhaseTimings(
+                time_to_first_token_seconds=0.006, total_seconds=0.1
+            ),
+        ),
     )
 
 
@@ -60,6 +110,8 @@ class Router(inference_pb2_grpc.InferenceServicer):
         self.released = threading.Event()
         """Ends every `freeze`."""
         self.unary_errors: deque[LengthwiseError] = deque()
+        self.explanations: dict[str, inference_pb2.ExplainResponse] = {}
+        self.explain_hangs = False
         self.address = ""
 
     def freeze(self) -> None:
@@ -86,6 +138,18 @@ class Router(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.TokenizeRequest, context: Any
     ) -> inference_pb2.TokenizeResponse:
         return inference_pb2.TokenizeResponse(token_ids=request.prompt.text.encode())
+
+    def Explain(
+        self, request: inference_pb2.ExplainRequest, context: Any
+    ) -> inference_pb2.ExplainResponse:
+        if self.unary_errors:
+            fail(context, self.unary_errors.popleft())
+        if self.explain_hangs:
+            self.freeze()
+        if request.request_id not in self.explanations:
+            message = f"request_id: got {request.request_id!r}, expected another"
+            fail(context, RequestNotFound(message))
+        return self.explanations[request.request_id]
 
 
 @contextmanager
