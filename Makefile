@@ -8,10 +8,10 @@ export PYTHONSAFEPATH := 1
 PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
 GENERATED := client/lengthwise/v1
 
-.PHONY: help setup proto proto-check lint test test-quick test-gpu gpu-check bench up clean
+.PHONY: help setup proto proto-check lint test test-quick test-gpu gpu-check bench bench-scheduling up clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup:  ## Make .venv with everything in it
 	@scripts/setup
@@ -47,6 +47,9 @@ gpu-check: setup  ## On a machine with an NVIDIA GPU: its tests and its benchmar
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/run.py
+
+bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
+	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/scheduling.py $(ARGUMENTS)
 
 up: setup  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"
