@@ -1,0 +1,57 @@
+"""Limits and weights of a prefill worker's scheduler.
+
+The rule: numbers only, each checked by name; how they are used is told where they are used, in
+disciplines.py and length_aware.py.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from lengthwise_policy.checks import require_at_least
+
+DisciplineName = Literal["length_aware", "short_first", "fcfs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillPolicy:
+    """Limits of a prefill worker."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    discipline: DisciplineName = "length_aware"
+    chunk_tokens: int = 512  # tokens of one batch; Sarathi-Serve: chunks of 512 cost up to 25 %
+    max_batch_requests: int = 64
+    queue_limit: int = 1024  # requests with tokens still to compute
+
+    # All below is for "length_aware".
+    ttft_slo_short_seconds: float = 0.4  # LAPS' objective
+    ttft_slo_long_seconds: float = 2.0
+    max_wait_seconds: float = 0.008  # of the window; LAPS found 6 to 8 ms best
+    margin_seconds: float = 0.001  # kept of the slack when a window is opened
+    short_share: float = 0.7  # of the device's time while both classes wait
+    max_age_seconds: float = 0.5  # a prompt that waited so long is next, whatever its slack
+    chunk_seconds: float = 0.03  # of a chunk of a long prompt while short ones wait
+    min_chunk_tokens: int = 128  # below it, the launch and the weights cost more than the tokens
+    # Shapes with a captured graph: a batch is padded to the smallest that covers it.
+    graph_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    graph_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_tokens", "max_batch_requests", "queue_limit", "min_chunk_tokens"):
+            require_at_least(name, getattr(self, name), 1)
+        for name in (
+            "ttft_slo_short_seconds",
+            "ttft_slo_long_seconds",
+            "max_wait_seconds",
+            "margin_seconds",
+            "max_age_seconds",
+            "chunk_seconds",
+        ):
+            require_at_least(name, getattr(self, name), 0.0)
+        if not 0.0 < self.short_share < 1.0:
+            raise ValueError(f"short_share: expected between 0 and 1, got {self.short_share}")
+        for name in ("graph_batch_sizes", "graph_lengths"):
+            sizes = getattr(self, name)
+            if any(low >= high for low, high in pairwise((0, *sizes))):
+                raise ValueError(f"{name}: expected growing sizes of at least 1, got {sizes}")
