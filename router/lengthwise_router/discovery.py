@@ -81,7 +81,13 @@ def _read(path: str) -> str | None:
 
 
 def discovery_of(config: DiscoveryConfig) -> Discovery:
-    """Errors: ConfigError when there is no such folder: nothing would ever be found in it."""
+    """Errors: ConfigError when there is no such folder, or this is no pod: nothing would ever be
+    found."""
+    if config.kubernetes is not None:
+        # Costs time and memory that processes outside of Kubernetes can do without.
+        from lengthwise_router.kubernetes_discovery import in_cluster
+
+        return in_cluster(config.kubernetes)
     if config.folder is not None:
         if not config.folder.is_dir():
             raise ConfigError(f"discovery.folder: {config.folder} is no folder; create it first")
