@@ -1,0 +1,276 @@
+"""A request's life is told as it was, while it goes on and after it, however it ended."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from harness.deployment import PROMPT, Deploy, Deployment
+from harness.workers import eventually
+
+from lengthwise.errors import InternalError, NoWorkerAvailable
+from lengthwise.v1 import decode_pb2, inference_pb2, prefill_pb2
+from lengthwise_policy.types import Candidate, Placement, WorkerId
+from lengthwise_router.attempt import AttemptFailed
+from lengthwise_router.explanations import (
+    MAX_ATTEMPTS,
+    MAX_CANDIDATES,
+    MAX_TEXT_CHARACTERS,
+    Explanation,
+    Explanations,
+)
+
+
+async def told(deployment: Deployment, request_id: str = "r1") -> inference_pb2.ExplainResponse:
+    message: inference_pb2.ExplainResponse = await deployment.stub.Explain(
+        inference_pb2.ExplainRequest(request_id=request_id), timeout=5
+    )
+    return message
+
+
+async def not_told(deployment: Deployment, request_id: str) -> Any:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await told(deployment, request_id)
+    return caught.value
+
+
+async def test_a_request_that_went_well_is_told_whole(deploy: Deploy) -> None:
+    deployment = await deploy()
+    answer = await deployment.generate(request_id="r1", max_tokens=5, priority=7)
+    life = await told(deployment)
+    assert (life.request_id, life.model, life.priority) == ("r1", "stub", 7)
+    assert (life.prompt_tokens, life.output_tokens, life.max_tokens) == (len(PROMPT), 5, 5)
+    assert life.length_class == "short"
+    assert life.admission_reason
+    (attempt,) = life.attempts
+    assert attempt.prefill_worker == deployment.prefill[0].worker_id
+    assert attempt.decode_worker == deployment.decode[0].worker_id
+    assert attempt.placement_reason
+    assert (attempt.queue_seconds, attempt.prefill_seconds) == (0.25, 0.5)
+    assert attempt.reserve_seconds > 0
+    assert not attempt.failure
+    assert life.end.code == "OK"
+    assert life.end.timings == answer.last.timings
+    assert not life.end.preemptions
+
+
+async def test_nothing_of_prompt_and_output_is_told(deploy: Deploy) -> None:
+    deployment = await deploy()
+    answer = await deployment.generate(prompt="what nobody else may read", max_tokens=9)
+    life = await told(deployment, answer.messages[0].request_id)
+    shown = str(life).encode() + life.SerializeToString()
+    assert b"nobody" not in shown
+    assert answer.text.encode() not in shown
+
+
+async def test_one_token_needs_no_decode_worker(deploy: Deploy) -> None:
+    deployment = await deploy()
+    await deployment.generate(request_id="r1", max_tokens=1)
+    (attempt,) = (await told(deployment)).attempts
+    assert attempt.prefill_worker == deployment.prefill[0].worker_id
+    assert not attempt.decode_worker
+
+
+async def test_every_attempt_is_told_and_why_it_failed(deploy: Deploy) -> None:
+    deployment = await deploy(2, 1)
+    for worker in deployment.prefill:
+        worker.error = InternalError("a defect")
+    call = deployment.call(request_id="r1", max_tokens=5)
+    await eventually(lambda: all(worker.requests for worker in deployment.prefill))
+    for worker in deployment.prefill:
+        worker.error = None
+    assert [message async for message in call]
+    life = await told(deployment)
+    *failed, last = life.attempts
+    assert {attempt.prefill_worker for attempt in failed} == {
+        worker.worker_id for worker in deployment.prefill
+    }
+    assert all(attempt.failure.startswith("prefill: rpc_error: ") for attempt in failed)
+    assert not last.failure
+    assert life.end.timings.retries == len(failed)
+
+
+async def test_a_request_is_told_while_it_goes_on(deploy: Deploy) -> None:
+    deployment = await deploy()
+    deployment.prefill[0].hangs = True
+    call = deployment.call(request_id="r1", max_tokens=5)
+    await eventually(lambda: deployment.prefill[0].running)
+    life = await told(deployment)
+    assert not life.HasField("end")
+    assert len(life.attempts) == 1
+    call.cancel()
+    await eventually(lambda: deployment.in_flight == 0)
+    assert (await told(deployment)).end.code == "CANCELLED"
+
+
+async def test_a_deadline_that_passed_is_told(deploy: Deploy) -> None:
+    deployment = await deploy()
+    deployment.prefill[0].hangs = True
+    with pytest.raises(grpc.aio.AioRpcError):
+        await deployment.generate(request_id="r1", seconds=0.3, max_tokens=5)
+    await eventually(lambda: deployment.in_flight == 0)
+    end = (await told(deployment)).end
+    assert end.code == "DEADLINE_EXCEEDED"
+    assert end.timings.total_seconds == pytest.approx(0.3, abs=0.2)
+
+
+async def test_a_deadline_of_the_routers_own_is_told(deploy: Deploy) -> None:
+    deployment = await deploy(default_deadline_seconds=0.3)
+    deployment.prefill[0].hangs = True
+    with pytest.raises(grpc.aio.AioRpcError):
+        await deployment.generate(request_id="r1", seconds=None, max_tokens=5)
+    assert (await told(deployment)).end.code == "DEADLINE_EXCEEDED"
+
+
+async def test_a_prompt_that_was_refused_is_told(deploy: Deploy) -> None:
+    deployment = await deploy()
+    await deployment.refused(request_id="r1", prompt=[1] * 600)
+    life = await told(deployment)
+    assert life.end.code == "INVALID_ARGUMENT"
+    assert not life.attempts
+
+
+async def test_an_error_is_told_with_the_attempts_before_it(deploy: Deploy) -> None:
+    deployment = await deploy(max_attempts=2)
+    deployment.prefill[0].error = InternalError("a defect")
+    await deployment.refused(request_id="r1", max_tokens=5)
+    life = await told(deployment)
+    assert life.end.code == "UNAVAILABLE"
+    assert life.end.timings.retries == 2
+    assert [bool(attempt.failure) for attempt in life.attempts] == [True, True]
+
+
+async def test_only_the_last_requests_are_remembered(deploy: Deploy) -> None:
+    deployment = await deploy(explained_requests=2)
+    for request_id in ("r1", "r2", "r2", "r3"):
+        await deployment.generate(request_id=request_id, max_tokens=1)
+    assert (await told(deployment, "r2")).end.code == "OK"
+    assert (await told(deployment, "r3")).end.code == "OK"
+    error = await not_told(deployment, "r1")
+    assert error.code().name == "NOT_FOUND"
+    assert error.trailing_metadata()["lengthwise-error"] == "RequestNotFound"
+    assert "got 'r1', expected one of the last 2 requests of this router" in error.details()
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 129], ids=["none", "too long"])
+async def test_an_id_that_cannot_be_one_is_an_invalid_argument(
+    deploy: Deploy, request_id: str
+) -> None:
+    error = await not_told(await deploy(), request_id)
+    assert error.code().name == "INVALID_ARGUMENT"
+    assert f"request_id: got {len(request_id)} characters, expected 1 to 128" in error.details()
+
+
+async def test_many_may_ask_while_requests_go_on(deploy: Deploy) -> None:
+    deployment = await deploy()
+    calls = [deployment.generate(request_id=f"r{index}", max_tokens=30) for index in range(8)]
+    answers = asyncio.gather(*calls)
+    while not answers.done():
+        await asyncio.gather(
+            *(told(deployment, f"r{index}") for index in range(8)), return_exceptions=True
+        )
+    assert all(len(answer.token_ids) == 30 for answer in await answers)
+
+
+P1, D1 = WorkerId("p1"), WorkerId("d1")
+
+
+def placement(*residuals: int) -> Placement:
+    return Placement(
+        prefill=P1,
+        decode=D1,
+        reason="predicted ttft: 3 ms",
+        candidates=tuple(
+            Candidate(
+                prefill=WorkerId(f"p{index}"),
+                decode=D1,
+                residual_tokens=residual,
+                queue_seconds=1.0,
+                prefill_seconds=2.0,
+                transfer_seconds=0.5,
+            )
+            for index, residual in enumerate(residuals, 1)
+        ),
+    )
+
+
+def explanation(request_id: str = "r1", prompt_tokens: int = 1000) -> Explanation:
+    life = Explanation(request_id=request_id, model="stub", priority=0)
+    life.measured(prompt_tokens=prompt_tokens, max_tokens=10)
+    return life
+
+
+def failure(text: str) -> AttemptFailed:
+    return AttemptFailed(
+        phase="prefill", reason="timeout", error=NoWorkerAvailable(text), blamed=frozenset()
+    )
+
+
+def test_candidates_are_told_with_what_was_predicted() -> None:
+    life = explanation()
+    life.placed(placement(100, 900))
+    (attempt,) = life.told().attempts
+    assert [candidate.prefill_worker for candidate in attempt.candidates] == ["p1", "p2"]
+    assert attempt.candidates[0].residual_tokens == 100
+    assert attempt.candidates[0].time_to_first_token_seconds == 3.5
+
+
+def test_the_length_class_is_that_of_residual_tokens() -> None:
+    life = explanation()
+    classes = [life.length_class]
+    life.placed(placement(100, 900))
+    classes.append(life.length_class)
+    life.prefilled(prefill_pb2.PrefillResponse(length_class="long"))
+    classes.append(life.length_class)
+    life.placed(placement(100))  # a second attempt
+    classes.append(life.length_class)
+    assert classes == ["long", "short", "long", "long"]
+
+
+def test_what_the_first_token_found_cached_is_reused_prompt() -> None:
+    life = explanation()
+    assert life.cached_prompt_tokens is None
+    life.placed(placement(100))
+    life.reserved(0.1, decode_pb2.ReserveResponse(num_cached_tokens=64, reason="room"))
+    life.prefilled(prefill_pb2.PrefillResponse(num_cached_tokens=960, reason="window"))
+    life.placed(placement(16))
+    life.local_prefill(decode_pb2.LocalPrefill(num_cached_tokens=992, reason="step"))
+    assert life.cached_prompt_tokens == 960
+    first, second = life.told().attempts
+    assert (first.cached_tokens_prefill, first.cached_tokens_decode) == (960, 64)
+    assert (first.reserve_reason, first.prefill_reason) == ("room", "window")
+    assert (second.cached_tokens_decode, second.prefill_reason) == (992, "step")
+
+
+def test_preemptions_are_counted() -> None:
+    life = explanation()
+    life.placed(placement(100))
+    life.preempted()
+    life.preempted()
+    life.timed(inference_pb2.PhaseTimings(total_seconds=2.0), 10)
+    assert not life.told().HasField("end"), "it has not ended yet"
+    life.ended("OK", 3.0)
+    assert life.told().end.preemptions == 2
+    assert life.told().end.timings.total_seconds == 2.0
+
+
+def test_whatever_happens_a_life_is_short() -> None:
+    life = explanation()
+    for number in range(100):
+        life.placed(placement(*range(1, 100)))
+        life.reserved(0.1, decode_pb2.ReserveResponse(reason="r" * 10_000))
+        life.prefilled(prefill_pb2.PrefillResponse(reason="r" * 10_000))
+        life.failed(failure(f"{number} " + "x" * 10_000))
+    message = life.told()
+    assert len(message.attempts) == MAX_ATTEMPTS
+    assert message.attempts[0].failure.startswith("prefill: timeout: 0 ")
+    assert message.attempts[-1].failure.startswith("prefill: timeout: 99 ")
+    assert len(message.attempts[0].candidates) == MAX_CANDIDATES
+    per_attempt = 3 * (MAX_TEXT_CHARACTERS + 10) + MAX_CANDIDATES * 64
+    assert message.ByteSize() < MAX_ATTEMPTS * (per_attempt + 100)
+
+
+def test_none_are_kept_where_none_are_wanted() -> None:
+    kept = Explanations(0)
+    kept.add(explanation())
+    assert kept.find("r1") is None
