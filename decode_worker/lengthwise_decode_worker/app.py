@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+from random import Random
 
 from lengthwise.v1 import decode_pb2_grpc, worker_pb2
+from lengthwise_decode_worker.commands import Command
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_decode_worker.kv_receive import ArrivalEvents, KVReceive
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_decode_worker.service import DecodeService
-from lengthwise_decode_worker.step_loop import Command, DecodeLoop, StepOutput
+from lengthwise_decode_worker.step_loop import DecodeLoop
+from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.decode import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
+from lengthwise_runtime.wire import cost_to_wire
 from lengthwise_worker.engine import start_engine
 from lengthwise_worker.host import WorkerHost, queue_status, wait_until
 
@@ -24,6 +28,9 @@ SERVICE = "lengthwise.v1.DecodeWorker"
 
 MAILBOX_LIMIT = 65_536
 """Commands, not requests: the queue limit of the policy refuses long before."""
+
+SEED = 1
+"""Of the scheduler's predictions: the same work is scheduled the same way."""
 
 
 class DecodeApplication:
@@ -59,6 +66,7 @@ class DecodeApplication:
             spec=model.spec,
             model_fingerprint=model.fingerprint,
             layout_fingerprint=self._engine.layout_fingerprint,
+            block_size=layout.block_size,
             reservations=self._reservations,
             receive=self._receive,
             publisher=self._publisher,
@@ -67,8 +75,11 @@ class DecodeApplication:
         event_loop = asyncio.get_running_loop()
         self._loop = DecodeLoop(
             runner=model.runner,
-            scheduler=DecodeScheduler(config.policy, self._engine.blocks, layout.block_size),
-            pool=self._engine.blocks,
+            scheduler=DecodeScheduler(
+                config.policy, self._engine.blocks, layout.block_size, Random(SEED).random
+            ),
+            blocks=self._engine.blocks,
+            salt=model.fingerprint.encode(),
             mailbox=self._mailbox,
             publish=lambda output: _hand_over(event_loop, self, output),
         )
@@ -99,10 +110,9 @@ class DecodeApplication:
         for router_id, rows in output.rows.items():
             self._publisher.publish(router_id, rows)
         self._reservations.on_outcomes(output.outcomes)
-        if output.gap_seconds is not None:
-            self._metrics.step_gap.observe(output.gap_seconds)
-        num_tokens = sum(len(rows.token_ids) for rows in output.rows.values())
-        self._metrics.generated_tokens.inc(num_tokens)
+        self._metrics.count(output)
+        if output.block_events is not None:
+            self._host.block_log.append(output.block_events)
         self._host.board.changed()
 
     def _on_event(self, event: TransferEvent) -> None:
@@ -110,6 +120,7 @@ class DecodeApplication:
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
+        layout, cost = model.cache.layout, snapshot.cost
         return worker_pb2.WorkerStatus(
             worker_id=self._host.worker_id,
             role=worker_pb2.ROLE_DECODE,
@@ -117,7 +128,7 @@ class DecodeApplication:
             model_fingerprint=model.fingerprint,
             layout_fingerprint=self._engine.layout_fingerprint,
             context_length=model.spec.context_length,
-            block_size=model.cache.layout.block_size,
+            block_size=layout.block_size,
             blocks_total=model.cache.num_blocks,
             blocks_free=snapshot.blocks_free,
             running_requests=snapshot.running_requests,
@@ -126,6 +137,13 @@ class DecodeApplication:
             draining=self._service.draining,
             output_tokens_total=snapshot.output_tokens_total,
             vocab_size=model.spec.vocab_size,
+            prompt_tokens_total=snapshot.prompt_tokens_total,
+            blocks_cached=snapshot.blocks_cached,
+            blocks_predicted=snapshot.blocks_predicted,
+            context_tokens=snapshot.context_tokens,
+            kv_bytes_per_token=layout.num_layers * layout.block_bytes // layout.block_size,
+            short_tokens=snapshot.short_tokens,
+            cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
         )
 
 

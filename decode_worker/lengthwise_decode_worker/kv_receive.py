@@ -46,6 +46,8 @@ class Arrival:
     epoch: int
     block_ids: tuple[int, ...]
     """The prompt's blocks."""
+    first_block: int
+    """The blocks before it hold their KV already: others use them, nothing may write there."""
     link: "Link | None" = None
     announced: int = 0
     announced_bytes: int = 0
@@ -161,10 +163,10 @@ class KVReceive:
         if arrival.link not in (None, link):
             raise InvalidRequest(f"reservation {announce.reservation} is fed by another link")
         end = announce.first_block + announce.num_blocks
-        if end > len(arrival.block_ids):
+        if announce.first_block < arrival.first_block or end > len(arrival.block_ids):
             raise InvalidRequest(
-                f"blocks: got [{announce.first_block}, {end}), the prompt has"
-                f" {len(arrival.block_ids)}"
+                f"blocks: got [{announce.first_block}, {end}), expected some of"
+                f" [{arrival.first_block}, {len(arrival.block_ids)}), which the prompt misses here"
             )
         arrival.link = link
         arrival.started_at = arrival.started_at or time.monotonic()
@@ -250,7 +252,8 @@ class KVReceive:
 
     def _mismatch(self, arrival: Arrival, commit: decode_pb2.Commit) -> str:
         """Says why what landed is not what was sent; empty when it is."""
-        expected = self._layout.num_layers * len(arrival.block_ids) * self._layout.block_bytes
+        missing = len(arrival.block_ids) - arrival.first_block
+        expected = self._layout.num_layers * missing * self._layout.block_bytes
         if not commit.num_bytes == arrival.announced_bytes == expected:
             return (
                 f"KV bytes: sent {commit.num_bytes}, announced {arrival.announced_bytes},"

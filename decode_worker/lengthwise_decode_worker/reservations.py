@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lengthwise.errors import (
     DeadlineExceeded,
@@ -21,10 +22,7 @@ from lengthwise.errors import (
     Overloaded,
     Stale,
 )
-from lengthwise_decode_worker.kv_receive import Arrival, KVReceive
-from lengthwise_decode_worker.publisher import Publisher
-from lengthwise_decode_worker.rows import RouterRows
-from lengthwise_decode_worker.step_loop import (
+from lengthwise_decode_worker.commands import (
     Command,
     Commit,
     DecodeWork,
@@ -36,6 +34,9 @@ from lengthwise_decode_worker.step_loop import (
     Refused,
     Release,
 )
+from lengthwise_decode_worker.kv_receive import Arrival, KVReceive
+from lengthwise_decode_worker.publisher import Publisher
+from lengthwise_decode_worker.rows import RouterRows
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.types import RequestId
 
@@ -50,11 +51,11 @@ failure yet does not fill them again."""
 class _Held:
     work: DecodeWork
     epoch: int
-    num_prompt_blocks: int
-    granted: asyncio.Future[None]
-    block_ids: tuple[int, ...] = ()
+    answer: asyncio.Future[Granted]
+    granted: Granted | None = None
     arrival: Arrival | None = None
-    committed: bool = False
+    decoding: bool = False
+    """Nothing arrives for it (any more): it is computed here, or its KV is complete."""
 
 
 class Reservations:
@@ -75,12 +76,11 @@ class Reservations:
     def __len__(self) -> int:
         return len(self._held)
 
-    async def reserve(self, work: DecodeWork, epoch: int) -> None:
+    async def reserve(self, work: DecodeWork, epoch: int) -> Granted:
         """Returns once the blocks are held. Errors: Stale, Overloaded, InvalidRequest."""
         held = self._held.get(work.request_id)
         if held is not None:
-            await self._renew(held, epoch)
-            return
+            return await self._renew(held, epoch)
         if work.request_id in self._failed:
             raise Stale(f"reservation {work.reservation} has failed; reserve under a new number")
         if not self._publisher.is_open(work.router_id):
@@ -88,12 +88,11 @@ class Reservations:
         held = self._held[work.request_id] = _Held(
             work=work,
             epoch=epoch,
-            num_prompt_blocks=-(-len(work.token_ids) // self._block_size),
-            granted=asyncio.get_running_loop().create_future(),
+            answer=asyncio.get_running_loop().create_future(),
         )
         try:
             self._post(work)
-            await held.granted
+            return await held.answer
         except BaseException:
             self.release(work.request_id)
             raise
@@ -104,15 +103,15 @@ class Reservations:
         if held is None:
             return
         receiving = False
-        if held.arrival is not None and not held.committed:
+        if held.arrival is not None and not held.decoding:
             receiving = self.receive.stop(held.arrival)
             if receiving:
                 renewing = self._draining.get(held.arrival.key)
                 if isinstance(renewing, asyncio.Future):
-                    _resolve(renewing, Stale("the reservation was released"))
+                    _refuse(renewing, Stale("the reservation was released"))
                 self._draining[held.arrival.key] = request_id
         self._post(Release(request_id=request_id, receiving=receiving))
-        _resolve(held.granted, Stale("the reservation was released"))
+        _refuse(held.answer, Stale("the reservation was released"))
 
     def cancel_router(self, router_id: str) -> None:
         """The router's stream is gone: so is everything it reserved."""
@@ -130,7 +129,7 @@ class Reservations:
         self._failed[request_id] = None
         if len(self._failed) > MAX_FAILED:
             self._failed.popitem(last=False)
-        _resolve(held.granted, NoWorkerAvailable(error))
+        _refuse(held.answer, NoWorkerAvailable(error))
         self.release(request_id)
 
     def fail_all(self, error: str) -> None:
@@ -144,23 +143,19 @@ class Reservations:
             if held is None:
                 continue
             if isinstance(outcome, Granted):
-                held.block_ids = outcome.block_ids
-                self._expect(held)
-                _resolve(held.granted, None)
+                self._on_granted(held, outcome)
             elif isinstance(outcome, Refused):
-                _resolve(held.granted, _refusal(outcome))
+                _refuse(held.answer, _refusal(outcome))
             elif isinstance(outcome, Finished):
                 del self._held[outcome.request_id]
             elif isinstance(outcome, Expired):
-                _resolve(
-                    held.granted, DeadlineExceeded("the lease ran out before blocks were free")
-                )
+                _refuse(held.answer, DeadlineExceeded("the lease ran out before blocks were free"))
                 self.fail(outcome.request_id, "the lease ran out")
 
     def on_committed(self, arrival: Arrival, first_token_id: int) -> None:
         held = self._held.get(arrival.request_id)
         if held is not None and held.arrival is arrival:
-            held.committed = True
+            held.decoding = True
             self._post(Commit(request_id=arrival.request_id, first_token_id=first_token_id))
 
     def on_failed(self, arrival: Arrival, error: str) -> None:
@@ -172,34 +167,48 @@ class Reservations:
     def on_drained(self, arrival: Arrival) -> None:
         waiting = self._draining.pop(arrival.key)
         if isinstance(waiting, asyncio.Future):
-            _resolve(waiting, None)
+            if not waiting.done():
+                waiting.set_result(None)
         else:
             self._post(Drained(request_id=waiting))
 
-    async def _renew(self, held: _Held, epoch: int) -> None:
+    def _on_granted(self, held: _Held, granted: Granted) -> None:
+        held.granted = granted
+        if held.work.local:
+            held.decoding = True
+        else:
+            self._expect(held, granted)
+        if not held.answer.done():
+            held.answer.set_result(granted)
+
+    async def _renew(self, held: _Held, epoch: int) -> Granted:
         """Another prefill attempt will fill the same blocks; the older one's pieces are refused."""
-        if held.committed or epoch <= held.epoch:
+        if held.decoding or held.work.local or epoch <= held.epoch:
             raise Stale(
-                f"reservation {held.work.reservation}: got epoch {epoch}, it"
-                f" {'is decoding' if held.committed else 'is at'} epoch {held.epoch}"
+                f"reservation {held.work.reservation}: got epoch {epoch}, it is"
+                f" {'decoding' if held.decoding else f'at epoch {held.epoch}'}"
+                f"{', and computes its prompt itself' if held.work.local else ''}"
             )
         held.epoch = epoch
-        await asyncio.shield(held.granted)
+        granted = await asyncio.shield(held.answer)
         older = held.arrival
         if older is not None and self.receive.stop(older):
             drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._draining[older.key] = drained
             await drained
         if self._held.get(held.work.request_id) is held and held.epoch == epoch:
-            self._expect(held)
+            self._expect(held, granted)
+        return granted
 
-    def _expect(self, held: _Held) -> None:
+    def _expect(self, held: _Held, granted: Granted) -> None:
+        """Only the prompt's blocks that it misses: all from the first not cached one on."""
         held.arrival = Arrival(
             request_id=held.work.request_id,
             router_id=held.work.router_id,
             reservation=held.work.reservation,
             epoch=held.epoch,
-            block_ids=held.block_ids[: held.num_prompt_blocks],
+            block_ids=granted.block_ids,
+            first_block=granted.num_cached_tokens // self._block_size,
         )
         self.receive.expect(held.arrival)
 
@@ -210,12 +219,8 @@ def _refusal(outcome: Refused) -> LengthwiseError:
     return Overloaded(str(outcome.error))
 
 
-def _resolve(future: asyncio.Future[None], error: LengthwiseError | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
+def _refuse(future: asyncio.Future[Any], error: LengthwiseError) -> None:
+    if not future.done():
         future.set_exception(error)
         # The call that waited may already be gone.
         future.exception()

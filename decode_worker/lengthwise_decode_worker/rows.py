@@ -16,9 +16,11 @@ class RouterRows:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[tuple[int, SampledToken]] = field(default_factory=list)
     ended: list[decode_pb2.Ended] = field(default_factory=list)
+    local_prefills: list[decode_pb2.LocalPrefill] = field(default_factory=list)
+    preempted: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.reservations) + len(self.ended)
+        return len(self.reservations) + len(self.ended) + len(self.preempted)
 
     def append(self, reservation: int, index: int, token: SampledToken) -> None:
         if token.logprob is not None:
@@ -41,6 +43,8 @@ class RouterRows:
         self.indices.extend(later.indices)
         self.token_ids.extend(later.token_ids)
         self.ended.extend(later.ended)
+        self.local_prefills.extend(later.local_prefills)
+        self.preempted.extend(later.preempted)
 
     def to_wire(self) -> decode_pb2.TokenBatch:
         return decode_pb2.TokenBatch(
@@ -54,4 +58,6 @@ class RouterRows:
                 for row, token in self.logprobs
             ],
             ended=self.ended,
+            local_prefills=self.local_prefills,
+            preempted=self.preempted,
         )

@@ -11,12 +11,13 @@ import grpc
 
 from lengthwise.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_decode_worker.commands import DecodeWork
 from lengthwise_decode_worker.kv_receive import KVReceive, Link, transfer_failed
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
-from lengthwise_decode_worker.step_loop import DecodeWork
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.sampler import SamplingState
+from lengthwise_policy.prefix import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.wire import sampling_from_wire
 
@@ -37,6 +38,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         spec: ModelSpec,
         model_fingerprint: str,
         layout_fingerprint: str,
+        block_size: int,
         reservations: Reservations,
         receive: KVReceive,
         publisher: Publisher,
@@ -44,6 +46,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         self._spec = spec
         self._model_fingerprint = model_fingerprint
         self._layout_fingerprint = layout_fingerprint
+        self._block_size = block_size
         self._reservations = reservations
         self._receive = receive
         self._publisher = publisher
@@ -58,10 +61,12 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         seconds = min(context.time_remaining() or request.lease_seconds, request.lease_seconds)
         try:
             async with asyncio.timeout(seconds):
-                await self._reservations.reserve(_work(request), request.epoch)
+                granted = await self._reservations.reserve(self._work(request), request.epoch)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
-        return decode_pb2.ReserveResponse()
+        return decode_pb2.ReserveResponse(
+            num_cached_tokens=granted.num_cached_tokens, reason=granted.reason
+        )
 
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: Context
@@ -156,26 +161,29 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 f" worker {ours}; they cannot exchange KV"
             )
 
+    def _work(self, request: decode_pb2.ReserveRequest) -> DecodeWork:
+        top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+        token_ids = list(request.token_ids)
+        return DecodeWork(
+            request_id=_request_id(request.router_id, request.reservation),
+            router_id=request.router_id,
+            reservation=request.reservation,
+            token_ids=token_ids,
+            hashes=block_hashes(token_ids, self._block_size, self._model_fingerprint.encode()),
+            num_given_tokens=len(token_ids),
+            sampling=SamplingState(
+                sampling=sampling_from_wire(request.sampling, top_logprobs),
+                token_ids=token_ids,
+                num_prompt_tokens=request.num_prompt_tokens,
+            ),
+            stop_token_ids=frozenset(request.stop_token_ids),
+            max_tokens=request.max_tokens,
+            deadline_at=time.monotonic() + request.lease_seconds,
+            local=request.local,
+            returning=request.conversation_returns,
+            priority=request.priority,
+        )
+
 
 def _request_id(router_id: str, reservation: int) -> RequestId:
     return RequestId(f"{router_id}/{reservation}")
-
-
-def _work(request: decode_pb2.ReserveRequest) -> DecodeWork:
-    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
-    token_ids = list(request.token_ids)
-    return DecodeWork(
-        request_id=_request_id(request.router_id, request.reservation),
-        router_id=request.router_id,
-        reservation=request.reservation,
-        token_ids=token_ids,
-        num_given_tokens=len(token_ids),
-        sampling=SamplingState(
-            sampling=sampling_from_wire(request.sampling, top_logprobs),
-            token_ids=token_ids,
-            num_prompt_tokens=request.num_prompt_tokens,
-        ),
-        stop_token_ids=frozenset(request.stop_token_ids),
-        max_tokens=request.max_tokens,
-        deadline_at=time.monotonic() + request.lease_seconds,
-    )

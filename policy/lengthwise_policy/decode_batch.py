@@ -78,8 +78,7 @@ class DecodeBatch:
         if chunks:
             reason += f", chunks of {[chunk.num_tokens for chunk in chunks]} tokens in {room}"
         if preempted:
-            names = ", ".join(request.request_id for request in preempted)
-            reason += f"; preempted: {names}, no block was free for its seniors"
+            reason += f"; {len(preempted)} preempted, no block was free for their seniors"
         return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)
 
     def _rows(self, preempted: list[DecodeRequest]) -> list[DecodeRequest]:

@@ -1,8 +1,10 @@
 """protobuf ⇄ policy values: the only place."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from lengthwise.v1 import common_pb2
+from lengthwise.v1 import common_pb2, worker_pb2
+from lengthwise_policy.cost import CostModel
 from lengthwise_policy.sampling import Sampling
 
 
@@ -40,3 +42,8 @@ def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common
         logprob=logprob,
         top=[common_pb2.Logprob(token_id=token_id, logprob=value) for token_id, value in top],
     )
+
+
+def cost_to_wire(cost: CostModel, num_samples: int) -> worker_pb2.CostModel:
+    """What a worker has fitted, and to how many steps."""
+    return worker_pb2.CostModel(**asdict(cost), samples=num_samples)

@@ -1,0 +1,66 @@
+"""What the status tells of the engine, taken on its thread and read on any."""
+
+from dataclasses import dataclass
+
+from lengthwise_policy.cost import CostModel
+from lengthwise_policy.decode import DecodeScheduler
+from lengthwise_policy.fit import CostFit
+from lengthwise_policy.prefix import PrefixCache
+
+PREDICT_SECONDS = 0.1
+"""How often the predicted peak is drawn anew: 256 running requests take 0.2 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Numbers of one moment."""
+
+    blocks_free: int
+    blocks_cached: int
+    blocks_predicted: int
+    running_requests: int
+    context_tokens: int
+    queued_requests: int
+    queued_tokens: int
+    output_tokens_total: int
+    prompt_tokens_total: int
+    cost: CostModel | None  # None: not fitted
+    cost_samples: int
+    short_tokens: int
+
+
+class Snapshots:
+    """Takes them, twice per step."""
+
+    def __init__(self, scheduler: DecodeScheduler, blocks: PrefixCache, fit: CostFit) -> None:
+        self._scheduler = scheduler
+        self._blocks = blocks
+        self._fit = fit
+        self._output_tokens = 0
+        self._prompt_tokens = 0
+        self._predicted = 0
+        self._predict_at = 0.0
+
+    def count(self, *, output_tokens: int, prompt_tokens: int) -> None:
+        """What a step sampled and computed."""
+        self._output_tokens += output_tokens
+        self._prompt_tokens += prompt_tokens
+
+    def take(self, now: float) -> Snapshot:
+        if now >= self._predict_at:
+            self._predicted = self._scheduler.predicted_blocks()
+            self._predict_at = now + PREDICT_SECONDS
+        return Snapshot(
+            blocks_free=self._blocks.num_free,
+            blocks_cached=self._blocks.num_cached,
+            blocks_predicted=self._predicted,
+            running_requests=self._scheduler.num_running,
+            context_tokens=self._scheduler.context_tokens,
+            queued_requests=self._scheduler.num_queued,
+            queued_tokens=self._scheduler.queued_tokens,
+            output_tokens_total=self._output_tokens,
+            prompt_tokens_total=self._prompt_tokens,
+            cost=self._fit.model if self._fit.is_fitted else None,
+            cost_samples=self._fit.num_samples,
+            short_tokens=self._fit.short_tokens,
+        )
