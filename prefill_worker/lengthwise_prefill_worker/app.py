@@ -11,12 +11,14 @@ from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_prefill_worker.kv_push import KVPush
 from lengthwise_prefill_worker.link import Identity
+from lengthwise_prefill_worker.messages import Command, Release, StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.pieces import PieceReady
 from lengthwise_prefill_worker.service import PrefillService
-from lengthwise_prefill_worker.step_loop import Command, Outcome, PrefillLoop, Release
+from lengthwise_prefill_worker.step_loop import PrefillLoop
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
+from lengthwise_runtime.wire import cost_to_wire
 from lengthwise_worker.engine import Engine, start_engine
 from lengthwise_worker.host import WorkerHost, queue_status, wait_until
 
@@ -32,30 +34,21 @@ class _Outputs:
     """Carries the engine thread's results to the event loop."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        push: KVPush,
-        service: PrefillService,
-        stepped: "PrefillApplication",
+        self, loop: asyncio.AbstractEventLoop, push: KVPush, application: "PrefillApplication"
     ) -> None:
         self._loop = loop
         self._push = push
-        self._service = service
-        self._application = stepped
+        self._application = application
 
     def pieces(self, pieces: Sequence[PieceReady]) -> None:
         self._loop.call_soon_threadsafe(self._push_all, pieces)
 
-    def outcomes(self, outcomes: Sequence[Outcome], gap_seconds: float | None) -> None:
-        self._loop.call_soon_threadsafe(self._stepped, outcomes, gap_seconds)
+    def stepped(self, report: StepReport) -> None:
+        self._loop.call_soon_threadsafe(self._application.on_step, report)
 
     def _push_all(self, pieces: Sequence[PieceReady]) -> None:
         for piece in pieces:
             self._push.piece(piece)
-
-    def _stepped(self, outcomes: Sequence[Outcome], gap_seconds: float | None) -> None:
-        self._service.on_outcomes(outcomes)
-        self._application.on_step(gap_seconds)
 
 
 class PrefillApplication:
@@ -89,7 +82,8 @@ class PrefillApplication:
             mailbox=self._mailbox,
             push=self._push,
             metrics=self._metrics,
-            short_tokens=config.policy.short_tokens,
+            block_size=model.cache.layout.block_size,
+            model_fingerprint=model.fingerprint,
         )
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(
             self._service, self._host.server.guarded
@@ -108,9 +102,9 @@ class PrefillApplication:
             scheduler=PrefillScheduler(
                 config.policy, engine.blocks, engine.model.cache.layout.block_size
             ),
-            pool=engine.blocks,
+            blocks=engine.blocks,
             mailbox=self._mailbox,
-            outputs=_Outputs(asyncio.get_running_loop(), self._push, self._service, self),
+            outputs=_Outputs(asyncio.get_running_loop(), self._push, self),
             layerwise_tokens=config.layerwise_tokens,
             piece_bytes=config.piece_bytes,
         )
@@ -131,10 +125,16 @@ class PrefillApplication:
         await asyncio.to_thread(self._thread.stop, 5.0)
         await asyncio.to_thread(self._engine.transfer.stop)
 
-    def on_step(self, gap_seconds: float | None) -> None:
+    def on_step(self, report: StepReport) -> None:
         """A step has ended; runs on the event loop."""
-        if gap_seconds is not None:
-            self._metrics.step_gap.observe(gap_seconds)
+        self._service.on_outcomes(report.outcomes)
+        if report.gap_seconds is not None:
+            self._metrics.step_gap.observe(report.gap_seconds)
+        if report.batch is not None:
+            rule = report.batch.reason.partition(":")[0]
+            self._metrics.batches.labels(report.batch.length, rule).inc()
+        if report.block_events is not None:
+            self._host.block_log.append(report.block_events)
         self._host.board.changed()
 
     def _release(self, request_id: RequestId) -> None:
@@ -145,6 +145,8 @@ class PrefillApplication:
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
+        layout = model.cache.layout
+        cost = None if snapshot.cost is None else cost_to_wire(snapshot.cost, snapshot.cost_samples)
         return worker_pb2.WorkerStatus(
             worker_id=self._host.worker_id,
             role=worker_pb2.ROLE_PREFILL,
@@ -152,7 +154,7 @@ class PrefillApplication:
             model_fingerprint=model.fingerprint,
             layout_fingerprint=self._engine.layout_fingerprint,
             context_length=model.spec.context_length,
-            block_size=model.cache.layout.block_size,
+            block_size=layout.block_size,
             blocks_total=model.cache.num_blocks,
             blocks_free=snapshot.blocks_free,
             running_requests=snapshot.running_requests,
@@ -161,4 +163,9 @@ class PrefillApplication:
             draining=self._service.draining,
             prompt_tokens_total=snapshot.prompt_tokens_total,
             vocab_size=model.spec.vocab_size,
+            blocks_cached=snapshot.blocks_cached,
+            cost=cost,
+            short_tokens=snapshot.short_tokens,
+            kv_bytes_per_second=self._push.rate.bytes_per_second,
+            kv_bytes_per_token=layout.num_layers * layout.block_bytes // layout.block_size,
         )

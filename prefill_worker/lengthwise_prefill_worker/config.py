@@ -12,8 +12,8 @@ class PrefillWorkerConfig(WorkerConfig):
 
     policy: PrefillPolicy = field(default_factory=PrefillPolicy)
     layerwise_tokens: int = 512
-    """Prompts longer than this are pushed layer by layer while they are computed; shorter ones as
-    one packed copy. Splitwise measured the crossing at 512."""
+    """Prompts of which more than this is computed here are pushed layer by layer meanwhile; others
+    as one packed copy. Splitwise measured the crossing at 512."""
     piece_bytes: int = 4 << 20
     """Layers are pushed together until a piece has this size. Of what bare gloo moves on two cores,
     pieces of 1 MiB reach 61 %, of 4 MiB 75 %, of 16 MiB 86 % (benchmarks/data/kv_transfer.csv)."""

@@ -26,6 +26,7 @@ from lengthwise_engine.transfer.base import (
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.link import Announced, DecodeLink, Identity
 from lengthwise_prefill_worker.pieces import PieceReady
+from lengthwise_prefill_worker.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
 from lengthwise_runtime.metrics import WorkerMetrics
 
@@ -49,8 +50,11 @@ class _Push:
     on_failed: Callable[[LengthwiseError], None]
     checksums: list[int] = field(default_factory=list)
     num_bytes: int = 0
+    num_sent: int = 0
     outstanding: int = 0
     started_at: float = 0.0
+    last_piece_at: float = 0.0
+    last_num_bytes: int = 0  # under way when the last piece was handed over, with that one
     first_token_id: int | None = None
     cancelled: bool = False
 
@@ -83,6 +87,9 @@ class KVPush:
         self._committing: dict[tuple[str, int, int], _Push] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._epochs = itertools.count()
+        self.rate = TransferRate()
+        """From the last piece of a request to its commit, of what was not sent by then: what left
+        while the prompt was computed says nothing of the link."""
 
     @property
     def num_unfinished(self) -> int:
@@ -111,9 +118,12 @@ class KVPush:
         push = self._pushes.get(ready.request_id)
         if push is None or push.cancelled:
             return
-        push.started_at = push.started_at or time.monotonic()
+        num_bytes = ready.piece.num_bytes(self._layout)
+        push.last_piece_at = time.monotonic()
+        push.started_at = push.started_at or push.last_piece_at
         push.outstanding += 1
-        push.num_bytes += ready.piece.num_bytes(self._layout)
+        push.num_bytes += num_bytes
+        push.last_num_bytes = push.num_bytes - push.num_sent
         announce = decode_pb2.Announce(
             reservation=push.destination.reservation,
             router_id=push.destination.router_id,
@@ -126,7 +136,8 @@ class KVPush:
 
         def sent(checksum: int) -> None:
             push.checksums.append(checksum)
-            self._metrics.transfer_bytes.inc(ready.piece.num_bytes(self._layout))
+            push.num_sent += num_bytes
+            self._metrics.transfer_bytes.inc(num_bytes)
             self._piece_done(push)
 
         push.link.push(
@@ -278,5 +289,7 @@ class KVPush:
         if committed.error:
             self._metrics.transfer_failures.labels(ROLE, "refused").inc()
             logger.warning("a commit was refused: %s", committed.error)
-        elif push is not None:
-            self._metrics.transfer_seconds.observe(time.monotonic() - push.started_at)
+        elif push is not None and push.checksums:
+            now = time.monotonic()
+            self._metrics.transfer_seconds.observe(now - push.started_at)
+            self.rate.moved(push.last_num_bytes, now - push.last_piece_at)

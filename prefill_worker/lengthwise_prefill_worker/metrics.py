@@ -1,13 +1,13 @@
 """What a prefill worker measures beside what every worker does. docs/metrics.md says what each
 means."""
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, WorkerMetrics
 
 
 class PrefillMetrics(WorkerMetrics):
-    """Observed once per request, except the step gap."""
+    """Observed once per request; step gap and batches once per step."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "prefill")
@@ -32,3 +32,15 @@ class PrefillMetrics(WorkerMetrics):
             buckets=TOKEN_BUCKETS,
             registry=registry,
         ).labels("prefill")
+        self.cached_tokens = Counter(
+            "lengthwise_prefix_cached_tokens_total",
+            "Prompt tokens whose KV was in the worker's prefix cache",
+            ("role",),
+            registry=registry,
+        ).labels("prefill")
+        self.batches = Counter(
+            "lengthwise_prefill_batches_total",
+            "Batches computed, by length class and the rule that chose them",
+            ("length_class", "reason"),
+            registry=registry,
+        )

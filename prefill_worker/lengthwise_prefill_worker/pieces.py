@@ -40,3 +40,17 @@ class LayerPieces:
                 ready.append(replace(chunk, piece=piece))
                 self._first_layers[index] = layer + 1
         return ready
+
+
+def split_blocks(ready: PieceReady, *, layout: KVLayout, piece_bytes: int) -> list[PieceReady]:
+    """Cuts a piece into ones of at most `piece_bytes`, or of one block where that is more."""
+    blocks = ready.piece.block_ids
+    step = max(1, piece_bytes // (ready.piece.num_layers * layout.block_bytes))
+    return [
+        replace(
+            ready,
+            piece=replace(ready.piece, block_ids=blocks[start : start + step]),
+            first_block=ready.first_block + start,
+        )
+        for start in range(0, len(blocks), step)
+    ]

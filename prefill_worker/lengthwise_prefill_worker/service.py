@@ -20,11 +20,11 @@ from lengthwise.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.sampler import SamplingState
 from lengthwise_policy.errors import NeverFits
-from lengthwise_policy.lengths import length_class
+from lengthwise_policy.prefix import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv_push import KVPush
+from lengthwise_prefill_worker.messages import Command, Computed, Expired, Outcome, PrefillWork
 from lengthwise_prefill_worker.metrics import PrefillMetrics
-from lengthwise_prefill_worker.step_loop import Command, Computed, Expired, Outcome, PrefillWork
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.wire import logprobs_to_wire, sampling_from_wire
 
@@ -58,13 +58,15 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         mailbox: Mailbox[Command],
         push: KVPush,
         metrics: PrefillMetrics,
-        short_tokens: int,
+        block_size: int,
+        model_fingerprint: str,
     ) -> None:
         self._spec = spec
         self._mailbox = mailbox
         self._push = push
         self._metrics = metrics
-        self._short_tokens = short_tokens
+        self._block_size = block_size
+        self._salt = model_fingerprint.encode()
         self._pending: dict[RequestId, _Pending] = {}
         self._numbers = itertools.count()
         self.draining = False
@@ -92,7 +94,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         try:
             if pushed:
                 await self._push.open(request_id, request.destination, request.epoch, pending.fail)
-            self._mailbox.post(_work(request, request_id, seconds, pushed))
+            self._mailbox.post(self._work(request, request_id, seconds))
             async with asyncio.timeout(seconds):
                 computed = await pending.computed
             goes_on = computed.token.token_id not in pending.stop_token_ids
@@ -138,18 +140,29 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise InvalidRequest(
                 f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
             )
+        cached = request.destination.num_cached_tokens
+        if cached % self._block_size or cached >= num_tokens:
+            raise InvalidRequest(
+                f"destination.num_cached_tokens: got {cached}, expected a multiple of "
+                f"{self._block_size} below the {num_tokens} tokens of the prompt"
+            )
 
     def _response(
         self, request: prefill_pb2.PrefillRequest, computed: Computed, goes_on: bool
     ) -> prefill_pb2.PrefillResponse:
-        name = length_class(len(request.token_ids), self._short_tokens)
+        name = computed.length
         self._metrics.queue_seconds.labels("prefill", name).observe(computed.queue_seconds)
         self._metrics.prefill_seconds.labels("prefill", name).observe(computed.prefill_seconds)
-        self._metrics.residual_tokens.observe(len(request.token_ids))
+        num_cached = computed.num_cached_tokens
+        self._metrics.residual_tokens.observe(len(request.token_ids) - num_cached)
+        self._metrics.cached_tokens.inc(num_cached)
         response = prefill_pb2.PrefillResponse(
             token_id=computed.token.token_id,
             queue_seconds=computed.queue_seconds,
             prefill_seconds=computed.prefill_seconds,
+            num_cached_tokens=num_cached,
+            length_class=name,
+            reason=computed.reason,
         )
         if not goes_on:
             response.finish_reason = common_pb2.FINISH_REASON_STOP
@@ -159,20 +172,24 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             )
         return response
 
-
-def _work(
-    request: prefill_pb2.PrefillRequest, request_id: RequestId, seconds: float, pushed: bool
-) -> PrefillWork:
-    now = time.monotonic()
-    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
-    return PrefillWork(
-        request_id=request_id,
-        sampling=SamplingState(
-            sampling=sampling_from_wire(request.sampling, top_logprobs),
-            token_ids=list(request.token_ids),
-            num_prompt_tokens=request.num_prompt_tokens,
-        ),
-        arrived_at=now,
-        deadline_at=now + seconds,
-        pushed=pushed,
-    )
+    def _work(
+        self, request: prefill_pb2.PrefillRequest, request_id: RequestId, seconds: float
+    ) -> PrefillWork:
+        now = time.monotonic()
+        token_ids = list(request.token_ids)
+        top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+        pushed = request.HasField("destination")
+        return PrefillWork(
+            request_id=request_id,
+            sampling=SamplingState(
+                sampling=sampling_from_wire(request.sampling, top_logprobs),
+                token_ids=token_ids,
+                num_prompt_tokens=request.num_prompt_tokens,
+            ),
+            hashes=tuple(block_hashes(token_ids, self._block_size, self._salt)),
+            arrived_at=now,
+            deadline_at=now + seconds,
+            priority=request.priority,
+            returning=request.conversation_returns,
+            pushed_from=request.destination.num_cached_tokens if pushed else None,
+        )

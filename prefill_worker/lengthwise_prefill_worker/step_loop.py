@@ -1,23 +1,35 @@
 """The prefill engine's step: drain the mailbox, plan a batch, run it, hand the results over once.
 
-Runs on the engine thread, which alone touches the scheduler and the model. What the event loop
-needs leaves through `Outputs`, whose methods must be safe to call from this thread.
+Runs on the engine thread, which alone touches the scheduler, the blocks and the model. What the
+event loop needs leaves through `Outputs`, whose methods must be safe to call from this thread.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from lengthwise_engine.runner import ModelRunner, SequenceChunk
-from lengthwise_engine.sampler import SampledToken, SamplingState
+from lengthwise_engine.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_policy.blocks import BlockPool
 from lengthwise_policy.errors import PolicyError
+from lengthwise_policy.fit import CostFit, StepSample
 from lengthwise_policy.lengths import LENGTH_CLASSES
 from lengthwise_policy.prefill import PrefillJob, PrefillScheduler
+from lengthwise_policy.prefix import PrefixCache
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
-from lengthwise_prefill_worker.pieces import LayerPieces, PieceReady
+from lengthwise_prefill_worker.messages import (
+    Command,
+    Computed,
+    Expired,
+    Outcome,
+    Outputs,
+    PrefillWork,
+    Refused,
+    Release,
+    Snapshot,
+    StepReport,
+)
+from lengthwise_prefill_worker.pieces import LayerPieces, PieceReady, split_blocks
 from lengthwise_runtime.mailbox import Mailbox
 
 IDLE_SECONDS = 0.1
@@ -25,66 +37,11 @@ IDLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillWork:
-    """A prompt as the engine needs it. `pushed`: its KV goes to a decode worker."""
+class _Start:
+    """When and why a request's first chunk ran."""
 
-    request_id: RequestId
-    sampling: SamplingState
-    arrived_at: float
-    deadline_at: float
-    pushed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """Cancels a request or frees a computed one."""
-
-    request_id: RequestId
-
-
-Command = PrefillWork | Release
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computed:
-    """A prompt is complete; this is its first token."""
-
-    request_id: RequestId
-    token: SampledToken
-    queue_seconds: float
-    prefill_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    request_id: RequestId
-    error: PolicyError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expired:
-    request_id: RequestId
-
-
-Outcome = Computed | Refused | Expired
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What the status tells of the engine."""
-
-    blocks_free: int
-    running_requests: int
-    queues: tuple[tuple[str, int, int], ...]
-    prompt_tokens_total: int
-
-
-class Outputs(Protocol):
-    """Where results go; called on the engine thread."""
-
-    def pieces(self, pieces: Sequence[PieceReady]) -> None: ...
-
-    def outcomes(self, outcomes: Sequence[Outcome], gap_seconds: float | None) -> None: ...
+    at: float
+    reason: str
 
 
 class PrefillLoop:
@@ -95,7 +52,7 @@ class PrefillLoop:
         *,
         runner: ModelRunner,
         scheduler: PrefillScheduler,
-        pool: BlockPool,
+        blocks: PrefixCache,
         mailbox: Mailbox[Command],
         outputs: Outputs,
         layerwise_tokens: int,
@@ -104,38 +61,45 @@ class PrefillLoop:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
-        self._pool = pool
+        self._blocks = blocks
         self._mailbox = mailbox
         self._outputs = outputs
         self._layerwise_tokens = layerwise_tokens
         self._piece_bytes = piece_bytes
         self._clock = clock
+        self._fit = CostFit()
         self._works: dict[RequestId, PrefillWork] = {}
-        self._started_at: dict[RequestId, float] = {}
+        self._starts: dict[RequestId, _Start] = {}
         self._prompt_tokens_total = 0
         self._step_ended_at: float | None = None
-        self._waiting = False
+        self._idle_seconds = 0.0
         self.progress = 0
         """Grows with every layer of every step: still while requests run means stuck."""
         self.snapshot = self._take_snapshot(running=0)
 
     def step(self) -> None:
         """One turn; returns within the time of one batch, or IDLE_SECONDS when there is none."""
-        commands = self._mailbox.drain(IDLE_SECONDS if self._waiting else 0.0)
-        outcomes = self._obey(commands)
+        commands = self._mailbox.drain(self._idle_seconds)
+        report = StepReport(outcomes=self._obey(commands))
         now = self._clock()
-        outcomes.extend(self._expire(now))
-        batch = self._scheduler.next_batch(now)
-        gap = None
+        report.outcomes.extend(self._expire(now))
+        batch = report.batch = self._scheduler.next_batch(
+            now, self._fit.model, self._fit.short_tokens
+        )
         if batch is not None:
             if self._step_ended_at is not None:
-                gap = now - self._step_ended_at
-            outcomes.extend(self._run(batch, now))
-        self._waiting = batch is None
+                report.gap_seconds = now - self._step_ended_at
+            report.outcomes.extend(self._run(batch, now))
+        self._idle_seconds = 0.0 if batch is not None else self._until_wake(now)
         self._step_ended_at = self._clock() if batch is not None else None
+        report.block_events = self._blocks.take_events()
         self.snapshot = self._take_snapshot(running=0)
-        if commands or outcomes or batch is not None:
-            self._outputs.outcomes(outcomes, gap)
+        if commands or report.outcomes or batch is not None or report.block_events is not None:
+            self._outputs.stepped(report)
+
+    def _until_wake(self, now: float) -> float:
+        wake_at = self._scheduler.wake_at
+        return IDLE_SECONDS if wake_at is None else min(max(wake_at - now, 0.0), IDLE_SECONDS)
 
     def _obey(self, commands: Sequence[Command]) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -147,9 +111,12 @@ class PrefillLoop:
                 self._scheduler.enqueue(
                     PrefillJob(
                         request_id=command.request_id,
-                        num_tokens=len(command.sampling.token_ids),
+                        num_tokens=command.num_tokens,
                         arrived_at=command.arrived_at,
                         deadline_at=command.deadline_at,
+                        hashes=command.hashes,
+                        priority=command.priority,
+                        returning=command.returning,
                     )
                 )
             except PolicyError as error:
@@ -161,7 +128,7 @@ class PrefillLoop:
     def _forget(self, request_id: RequestId) -> None:
         self._scheduler.release(request_id)
         self._works.pop(request_id, None)
-        self._started_at.pop(request_id, None)
+        self._starts.pop(request_id, None)
 
     def _expire(self, now: float) -> list[Outcome]:
         """Reports requests past their deadline once; whoever pushes them releases them."""
@@ -172,48 +139,57 @@ class PrefillLoop:
         ]
 
     def _run(self, batch: PrefillBatch, now: float) -> list[Outcome]:
-        for chunk in batch.chunks:
-            self._started_at.setdefault(chunk.request_id, now)
+        started = [chunk for chunk in batch.chunks if chunk.request_id not in self._starts]
+        for chunk in started:
+            self._starts[chunk.request_id] = _Start(at=now, reason=batch.reason)
         self.snapshot = self._take_snapshot(running=len(batch.chunks))
+        self._hand_out([piece for chunk in started for piece in self._cached_pieces(chunk)])
         layerwise = LayerPieces(
-            [self._piece_of(c) for c in batch.chunks if self._is_pushed(c, layerwise=True)],
+            self._pieces_of(batch, layerwise=True),
             layout=self._runner.layout,
             piece_bytes=self._piece_bytes,
         )
 
         def on_layer(layer: int) -> None:
             self.progress += 1
-            ready = layerwise.after_layer(layer)
-            if ready:
-                self._outputs.pieces(ready)
+            self._hand_out(layerwise.after_layer(layer))
 
+        began_at = self._clock()
         sampled = self._runner.run([self._sequence_chunk(c) for c in batch.chunks], on_layer)
+        done_at = self._clock()
         self.progress += 1
         self._prompt_tokens_total += batch.num_tokens
-        packed = [self._piece_of(c) for c in batch.chunks if self._is_pushed(c, layerwise=False)]
-        if packed:
-            self._outputs.pieces(packed)
-        done_at = self._clock()
+        self._fit.observe(_sample(batch, done_at - began_at))
+        self._hand_out(self._pieces_of(batch, layerwise=False))
+        return self._complete(batch, sampled, done_at)
+
+    def _complete(
+        self, batch: PrefillBatch, sampled: Sequence[SampledToken | None], done_at: float
+    ) -> list[Outcome]:
         # A request released while the batch ran is not in `computed`: nobody waits for its token.
         complete = set(self._scheduler.computed(batch))
-        return [
-            Computed(
-                request_id=chunk.request_id,
-                token=token,
-                queue_seconds=self._queue_seconds(chunk.request_id),
-                prefill_seconds=done_at - self._started_at[chunk.request_id],
+        outcomes: list[Outcome] = []
+        for chunk, token in zip(batch.chunks, sampled, strict=True):
+            request_id = chunk.request_id
+            if token is None or request_id not in complete:
+                continue
+            start = self._starts[request_id]
+            outcomes.append(
+                Computed(
+                    request_id=request_id,
+                    token=token,
+                    queue_seconds=start.at - self._works[request_id].arrived_at,
+                    prefill_seconds=done_at - start.at,
+                    num_cached_tokens=self._scheduler.num_cached_tokens(request_id),
+                    length=self._scheduler.length_class(request_id),
+                    reason=start.reason,
+                )
             )
-            for chunk, token in zip(batch.chunks, sampled, strict=True)
-            if token is not None and chunk.request_id in complete
-        ]
+        return outcomes
 
-    def _queue_seconds(self, request_id: RequestId) -> float:
-        return self._started_at[request_id] - self._works[request_id].arrived_at
-
-    def _is_pushed(self, chunk: Chunk, *, layerwise: bool) -> bool:
-        work = self._works[chunk.request_id]
-        is_layerwise = len(work.sampling.token_ids) > self._layerwise_tokens
-        return work.pushed and is_layerwise is layerwise
+    def _hand_out(self, pieces: Sequence[PieceReady]) -> None:
+        if pieces:
+            self._outputs.pieces(pieces)
 
     def _sequence_chunk(self, chunk: Chunk) -> SequenceChunk:
         sampling = self._works[chunk.request_id].sampling
@@ -224,14 +200,37 @@ class PrefillLoop:
             sampling=sampling if chunk.is_last else None,
         )
 
-    def _piece_of(self, chunk: Chunk) -> PieceReady:
-        """All layers of the blocks that this chunk fills."""
+    def _cached_pieces(self, chunk: Chunk) -> list[PieceReady]:
+        """What lies before a request's first chunk and can leave at once."""
+        piece = self._piece_of(chunk.request_id, 0, chunk.start)
+        if piece is None:
+            return []
+        return split_blocks(piece, layout=self._runner.layout, piece_bytes=self._piece_bytes)
+
+    def _pieces_of(self, batch: PrefillBatch, *, layerwise: bool) -> list[PieceReady]:
+        """All layers of the blocks that the batch fills, of those that are pushed in this way."""
+        pieces = []
+        for chunk in batch.chunks:
+            residual = self._works[chunk.request_id].num_tokens - self._scheduler.num_cached_tokens(
+                chunk.request_id
+            )
+            if (residual > self._layerwise_tokens) is not layerwise:
+                continue
+            piece = self._piece_of(chunk.request_id, chunk.start, chunk.start + chunk.num_tokens)
+            if piece is not None:
+                pieces.append(piece)
+        return pieces
+
+    def _piece_of(self, request_id: RequestId, start: int, end: int) -> PieceReady | None:
+        """All layers of the blocks of tokens [start, end) that the decode worker lacks."""
         layout = self._runner.layout
-        first = chunk.start // layout.block_size
-        end = -(-(chunk.start + chunk.num_tokens) // layout.block_size)
-        blocks = self._scheduler.block_ids(chunk.request_id)[first:end]
+        pushed_from = self._works[request_id].pushed_from
+        if pushed_from is None or pushed_from >= end:
+            return None
+        first = max(start, pushed_from) // layout.block_size
+        blocks = self._scheduler.block_ids(request_id)[first : -(-end // layout.block_size)]
         return PieceReady(
-            request_id=chunk.request_id,
+            request_id=request_id,
             piece=Piece(first_layer=0, num_layers=layout.num_layers, block_ids=blocks),
             first_block=first,
         )
@@ -239,8 +238,21 @@ class PrefillLoop:
     def _take_snapshot(self, running: int) -> Snapshot:
         lengths = [(name, self._scheduler.queue_length(name)) for name in LENGTH_CLASSES]
         return Snapshot(
-            blocks_free=self._pool.num_free,
+            blocks_free=self._blocks.num_free,
+            blocks_cached=self._blocks.num_cached,
             running_requests=running,
             queues=tuple((name, length.requests, length.tokens) for name, length in lengths),
             prompt_tokens_total=self._prompt_tokens_total,
+            cost=self._fit.model if self._fit.is_fitted else None,
+            cost_samples=self._fit.num_samples,
+            short_tokens=self._fit.short_tokens,
         )
+
+
+def _sample(batch: PrefillBatch, seconds: float) -> StepSample:
+    return StepSample(
+        seconds=seconds,
+        new_tokens=batch.num_tokens,
+        attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in batch.chunks),
+        history=sum(chunk.start for chunk in batch.chunks),
+    )
