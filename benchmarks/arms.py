@@ -4,7 +4,7 @@ The rule: arms differ in nothing but the configuration keys named here, and all 
 run side by side, so that arms can take turns within seconds; those not playing use 2 % of a core.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +84,12 @@ class Machine:
         )
 
     @contextmanager
-    def start(self, model: Path, arms: Sequence[Arm]) -> Iterator[dict[str, str]]:
-        """One cluster for each arm; yields their endpoints by the arm's name."""
+    def start(self, model: Path, arms: Mapping[str, Arm]) -> Iterator[dict[str, str]]:
+        """One cluster for each arm; yields their endpoints under the same names."""
         with ExitStack() as stack:
-            clusters = {arm.name: stack.enter_context(self._cluster(model, arm)) for arm in arms}
+            clusters = {
+                name: stack.enter_context(self._cluster(model, arm)) for name, arm in arms.items()
+            }
             yield {name: cluster.endpoint for name, cluster in clusters.items()}
 
     def _cluster(self, model: Path, arm: Arm) -> LocalCluster:

@@ -41,7 +41,7 @@ from traffic import (
 
 TRACE: Final = Path(__file__).parents[2] / "shared" / "traces" / "sharegpt_lengths.csv"
 
-CONCURRENCY: Final = 24
+CONCURRENCY: Final = 16
 """Conversations of the closed loop: enough to keep both workers busy, few enough to turn over."""
 
 ALONE_TOKENS: Final = (50, 512, 2048)
@@ -79,33 +79,46 @@ QUICK: Final = (
 class Benchmark:
     """The clusters' model and the traffic's lengths, and what has been measured so far."""
 
-    def __init__(self, machine: Machine, rows: Sequence[Lengths], load: float) -> None:
+    def __init__(
+        self, machine: Machine, rows: Sequence[Lengths], *, load: float, is_null: bool
+    ) -> None:
+        """is_null: every arm gets the baseline's configuration."""
         self.machine = machine
-        self.load = load
         self.rows = rows
+        self.load = load
+        self.is_null = is_null
         self.capacities: dict[str, float] = {}  # requests/s of the baseline, by mix
         self.results: list[Result] = []
 
     def calibrate(self, model: Path, plays: Sequence[Play]) -> None:
         """Measures the baseline's capacity in every mix, and prefills alone."""
-        with self.machine.start(model, (BASELINE,)) as endpoints:
+        with self.machine.start(model, {BASELINE.name: BASELINE}) as endpoints:
             endpoint = endpoints[BASELINE.name]
             for num_tokens in ALONE_TOKENS:
                 seconds = time_to_first_token_alone(endpoint, num_tokens)
-                print(f"{num_tokens} tokens alone: first token after {seconds * 1e3:.0f} ms")
+                print(
+                    f"{num_tokens} tokens alone: first token after {seconds * 1e3:.0f} ms",
+                    flush=True,
+                )
             for mix in dict.fromkeys(play.mix for play in plays if play.mix != BURSTS):
                 play = Play(name="", mix=mix, warm_up_seconds=3, window_seconds=12)
                 samples = self._saturate(endpoint, play, seed=0)
                 ended = [s for s in samples if play.warm_up_seconds <= s.ended_at < play.stop_at]
                 self.capacities[mix.name] = len(ended) / play.window_seconds
-                print(f"capacity, {mix.name}: {self.capacities[mix.name]:.2f} requests/s")
+                print(
+                    f"capacity, {mix.name}: {self.capacities[mix.name]:.2f} requests/s", flush=True
+                )
         # The same conversations; only their starts differ, and a closed loop has none.
         self.capacities[BURSTS.name] = self.capacities[MULTI_TURN.name]
 
     def repeat(self, model: Path, plays: Sequence[Play], number: int) -> None:
         """Plays everything once, every arm of a play right after the other."""
-        used = {arm.name for play in plays for arm in play.arms}
-        with self.machine.start(model, [arm for arm in ARMS if arm.name in used]) as endpoints:
+        arms = {
+            arm.name: BASELINE if self.is_null else arm
+            for arm in ARMS
+            if any(arm in play.arms for play in plays)
+        }
+        with self.machine.start(model, arms) as endpoints:
             for play in plays:
                 first = number % len(play.arms)
                 for arm in (*play.arms[first:], *play.arms[:first]):
@@ -168,6 +181,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--prefill", type=int, default=1, help="prefill workers")
     parser.add_argument("--quick", action="store_true", help="2 minutes; records nothing")
+    parser.add_argument(
+        "--null",
+        action="store_true",
+        help="gives length_aware the configuration of fcfs, to see what ratios are worth; "
+        "records nothing",
+    )
     parser.add_argument("--dry", action="store_true", help="records nothing")
     return parser.parse_args()
 
@@ -179,7 +198,7 @@ def main() -> None:
         hidden_size=arguments.hidden, num_layers=arguments.layers, num_prefill=arguments.prefill
     )
     rows = scale(read_lengths(arguments.trace), CONTEXT_LENGTH)
-    benchmark = Benchmark(machine, rows, arguments.load)
+    benchmark = Benchmark(machine, rows, load=arguments.load, is_null=arguments.null)
     began_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         model = machine.write_model(Path(folder) / "llama")
@@ -188,7 +207,7 @@ def main() -> None:
             benchmark.repeat(model, plays, number)
     report(benchmark.results)
     print(f"{(time.monotonic() - began_at) / 60:.1f} minutes")
-    if not (arguments.quick or arguments.dry):
+    if not (arguments.quick or arguments.dry or arguments.null):
         settings = {
             **machine.describe(),
             "load": arguments.load,

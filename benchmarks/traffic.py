@@ -5,8 +5,8 @@ dealt like cards, so that any 64 turns hold one of each 64th of the trace and tw
 the same work (drawn independently, 200 turns of this trace differ by 15 % in tokens).
 """
 
-import bisect
 import csv
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -30,9 +30,10 @@ MEAN_ANSWER_SECONDS: Final = 0.8
 """Guess of how long an answer takes; it only decides how many conversations are under way when
 the warm-up begins."""
 
-REPLY_SCALE: Final = 0.1
-"""Replies against those of the trace: one decode worker here, where such traffic gets several, must
-not be what everything waits for."""
+REPLY_SCALE: Final = 0.05
+"""Replies against those of the trace. There is one decode worker here where such traffic gets
+several: with 0.1 it is busier than the prefill worker once history is reused (0.68 of a core at 7.3
+requests/s without reuse, the prefill worker 0.82), and requests would wait for nothing else."""
 
 MIN_REPLY_TOKENS: Final = 4
 
@@ -116,7 +117,7 @@ def read_lengths(path: Path) -> list[Lengths]:
 
 def scale(rows: Sequence[Lengths], context_length: int) -> list[Lengths]:
     """Lengths for a model: the trace's 99th percentile of prompts becomes half of the context,
-    longer ones are cut to it, and replies keep a tenth, a 16th of the context at most."""
+    longer ones are cut to it, and replies keep a 20th, a 16th of the context at most."""
     prompts = sorted(row.prompt_tokens for row in rows)
     longest = context_length // 2
     factor = longest / prompts[len(prompts) * 99 // 100]
@@ -141,13 +142,15 @@ def deal(rows: Sequence[Lengths], draw: random.Random) -> Iterator[Lengths]:
             yield ordered[int((card + draw.random()) * len(ordered) / CARDS)]
 
 
-def start_times(draw: random.Random, rate: float, variation: float) -> Iterator[float]:
-    """Times of a renewal process with Gamma intervals; `rate` per second."""
-    shape = 1.0 / variation**2
-    now = 0.0
-    while True:
-        now += draw.gammavariate(shape, 1.0 / (rate * shape))
-        yield now
+def start_times(draw: random.Random, number: int, seconds: float, variation: float) -> list[float]:
+    """Times of a renewal process with Gamma intervals, given that `number` fall into `seconds`.
+
+    The number is given because load would be drawn with it: 20 starts are 20 +- 4.5 otherwise.
+    """
+    ends = list(
+        itertools.accumulate(draw.gammavariate(variation**-2, 1.0) for _ in range(number + 1))
+    )
+    return [end / ends[-1] * seconds for end in ends[:-1]]
 
 
 def conversations(
@@ -196,12 +199,9 @@ def open_loop(
     life = (mean_turns - 1.0) * (MEAN_THINK_SECONDS + MEAN_ANSWER_SECONDS)
     starts_per_second = rate / mean_turns
     starts = [draw.uniform(0.0, life / 4) for _ in range(round(starts_per_second * life))]
-    for start in start_times(draw, starts_per_second, mix.variation):
-        if start >= seconds:
-            break
-        bisect.insort(starts, start)
+    starts += start_times(draw, round(starts_per_second * seconds), seconds, mix.variation)
     source = conversations(mix, rows, context_length=context_length, seed=seed)
-    return [replace(next(source), start_at=start) for start in starts]
+    return [replace(next(source), start_at=start) for start in sorted(starts)]
 
 
 def mean_turns_of(mix: Mix, rows: Sequence[Lengths], context_length: int) -> float:
