@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("policy", "exactness", "kv_transfer", "prefill_push", "router_cpu", "startup")
+NAMES = ("policy", "prefix", "exactness", "kv_transfer", "prefill_push", "router_cpu", "startup")
 
 
 def main() -> None:

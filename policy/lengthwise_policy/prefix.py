@@ -193,7 +193,6 @@ class PrefixCache:
             if self._references[block_id]:
                 continue
             if self._names[block_id] is None:
-                self._returns[block_id] = False
                 empty.append(block_id)
             else:
                 self._releases += 1
@@ -249,6 +248,7 @@ class PrefixCache:
         assert fresh is not None
         for block_id in fresh:
             self._references[block_id] = 1
+            self._returns[block_id] = False
         return fresh
 
     def _evict(self) -> int:
@@ -260,7 +260,6 @@ class PrefixCache:
         name = self._names[block_id]
         assert name is not None
         self._names[block_id] = None
-        self._returns[block_id] = False
         del self._block_of[name]
         self._note(short_hash(name), self._added, self._removed)
         return block_id
@@ -269,12 +268,14 @@ class PrefixCache:
         return self._returning if self._returns[block_id] else self._ordinary
 
     def _check_in_use(self, block_ids: Sequence[int]) -> None:
+        references = self._references
+        num_blocks = len(references)
         for block_id in block_ids:
-            if not 0 <= block_id < self.num_blocks:
+            if not 0 <= block_id < num_blocks:
                 raise ValueError(
-                    f"foreign block: expected ids in [0, {self.num_blocks}), got {block_id}"
+                    f"foreign block: expected ids in [0, {num_blocks}), got {block_id}"
                 )
-            if not self._references[block_id]:
+            if not references[block_id]:
                 raise ValueError(f"block {block_id} is not in use: it is free already")
 
     @staticmethod

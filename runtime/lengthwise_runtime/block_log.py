@@ -53,11 +53,13 @@ class BlockLog:
             return self._part(cursor, reset=False)
         if cursor.version == self._version:
             return None, cursor
-        events = worker_pb2.BlockEvents()
+        added: list[int] = []
+        removed: list[int] = []
         for content, version in reversed(self._changed.items()):
             if version <= cursor.version:
                 break
-            (events.added if content in self._held else events.removed).append(content)
+            (added if content in self._held else removed).append(content)
+        events = worker_pb2.BlockEvents(added=added, removed=removed)
         return events, Cursor(version=self._version)
 
     def _part(self, cursor: Cursor, *, reset: bool) -> tuple[worker_pb2.BlockEvents, Cursor]:

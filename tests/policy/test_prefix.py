@@ -91,6 +91,15 @@ def test_a_second_prompt_shares_what_it_has_in_common() -> None:
     assert cache.match(prompt) == 2
 
 
+def test_blocks_found_do_not_count_as_room_for_the_rest() -> None:
+    cache = PrefixCache(4)
+    prompt = chain(1, 3)
+    keep(cache, prompt)
+    assert cache.take(prompt, 5) is None
+    assert (cache.num_free, cache.num_cached, cache.match(prompt)) == (4, 3, 3)
+    assert cache.take(prompt, 4) == Taken(block_ids=(0, 1, 2, 3), num_shared=3)
+
+
 def test_only_as_many_blocks_as_are_missing_are_evicted() -> None:
     cache = PrefixCache(6)
     keep(cache, chain(1, 4))
@@ -164,6 +173,17 @@ def test_one_returning_user_of_a_shared_block_is_enough_and_its_end_frees_it() -
     assert cache.match(prompt) == 2
     keep(cache, prompt)
     assert len(cache._returning) == 0
+
+
+def test_a_block_does_not_inherit_the_hint_of_its_last_owner() -> None:
+    cache = PrefixCache(4)
+    taken = cache.take([], 4)
+    assert taken is not None
+    cache.release(taken.block_ids, returning=True)
+    keep(cache, chain(1, 2), returning=True)
+    keep(cache, chain(2, 2))
+    cache.extend(2)
+    assert (cache.match(chain(1, 2)), cache.match(chain(2, 2))) == (2, 0)
 
 
 def test_a_content_computed_twice_stays_where_it_was_published_first() -> None:

@@ -83,9 +83,17 @@ def test_the_contents_told_and_asked_for_last_are_remembered() -> None:
     assert index.matched_blocks([0, 1]) == {}
 
 
+def test_a_content_not_heard_of_for_long_keeps_its_workers_when_another_gets_it() -> None:
+    index = PrefixIndex(8)
+    index.update(WORKERS[0], reset=False, added=range(5), removed=[])
+    index.update(WORKERS[1], reset=False, added=[0], removed=[])
+    assert index.matched_blocks([0]) == {WORKERS[0]: 1, WORKERS[1]: 1}
+    assert index.num_blocks == 5
+
+
 @pytest.mark.slow
 def test_a_million_blocks_on_256_workers_stay_within_their_memory() -> None:
-    """Measured: 86 MB for a million blocks on one worker each, 154 MB on two each."""
+    """Measured: 80 bytes per block on one worker each, 125 bytes on two each."""
     random = Random(1)
     index = PrefixIndex(1_000_000)
     tracemalloc.start()

@@ -13,9 +13,9 @@ from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes, short
 
 Answer = TypeVar("Answer")
 
-NUM_BLOCKS = 12
+NUM_BLOCKS = 8
 BLOCK_SIZE = 2
-RETURNING_SHARE = 0.25
+RETURNING_SHARE = 0.375
 MAX_RETURNING = 3
 
 
@@ -76,7 +76,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         assert self.empty.issuperset(fresh)
         self.empty -= set(fresh)
 
-    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=14), spare=st.integers(0, 2))
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=10), spare=st.integers(0, 2))
     def take(self, tokens: list[int], spare: int) -> None:
         full = block_hashes(tokens, BLOCK_SIZE, b"model")
         usable = full[: (len(tokens) - 1) // BLOCK_SIZE]
@@ -100,7 +100,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.requests.append(Request(taken.block_ids, full))
 
     @precondition(lambda self: self.requests)
-    @rule(pick=st.integers(0), num_blocks=st.integers(1, NUM_BLOCKS))
+    @rule(pick=st.integers(0), num_blocks=st.integers(1, 3))
     def extend(self, pick: int, num_blocks: int) -> None:
         request = self.requests[pick % len(self.requests)]
         fresh = self.both(lambda cache: cache.extend(num_blocks))

@@ -39,7 +39,8 @@ def hear_all(watcher: Watcher, log: BlockLog) -> int:
     raise AssertionError("the log never falls silent")
 
 
-CHANGES = st.tuples(st.sets(st.integers(0, 12), max_size=7), st.sets(st.integers(0, 12)))
+CONTENTS = st.integers(0, 12)
+CHANGES = st.tuples(st.sets(CONTENTS, max_size=6), st.sets(CONTENTS, max_size=2))
 
 
 @settings(deadline=None)
@@ -113,6 +114,15 @@ def test_a_content_that_comes_and_goes_takes_one_entry() -> None:
         log.append(BlockEvents(added=(7,), removed=()))
         log.append(BlockEvents(added=(), removed=(7,)))
     assert watcher.hear(log) == worker_pb2.BlockEvents(removed=[7])
+
+
+def test_a_content_that_changes_again_is_told_again() -> None:
+    log = BlockLog(MAX_ENTRIES)
+    log.append(BlockEvents(added=(1, 2), removed=()))
+    watcher = Watcher()
+    hear_all(watcher, log)
+    log.append(BlockEvents(added=(), removed=(1,)))
+    assert watcher.hear(log) == worker_pb2.BlockEvents(removed=[1])
 
 
 def test_a_log_without_room_is_refused() -> None:

@@ -92,6 +92,14 @@ async def test_all_watchers_learn_of_the_same_blocks_whenever_they_come() -> Non
     assert [task.result() for task in late] == [1, 1]
 
 
+async def test_the_parts_of_everything_do_not_wait_for_heartbeats() -> None:
+    """24 parts, which would take 12 s at one per heartbeat."""
+    log = BlockLog(1)
+    log.append(BlockEvents(added=tuple(range(24)), removed=()))
+    async with _watched(StatusBoard(_Engine().status, log)) as stub:
+        assert await _hold(stub, set(range(24)), 0) == 1
+
+
 async def test_one_status_object_can_be_told_to_all_watchers() -> None:
     shared = worker_pb2.WorkerStatus(worker_id="w")
     log = BlockLog()
