@@ -25,6 +25,11 @@ class Request:
     max_new_tokens: int = 1000
 
 
+def drawn(lengths: OutputLengths, requests: list[Request], random: Random) -> list[Hold]:
+    (holds,) = lengths.samplings(requests, random.random, 1)
+    return holds
+
+
 def true_peak(held: list[Hold], block_size: int) -> int:
     """Plays every step: all gain a token, and leave after their last."""
     steps = range(max((remaining for remaining, _ in held), default=0) + 1)
@@ -71,7 +76,7 @@ def test_a_prediction_is_a_longer_past_output_or_the_limit_and_never_above_the_l
         for generated, limit in requests
     ]
     for request, (remaining, held) in zip(
-        running, lengths.sample(running, Random(seed).random), strict=True
+        running, drawn(lengths, running, Random(seed)), strict=True
     ):
         limit = request.max_new_tokens
         possible = {min(x, limit) for x in (*remembered, limit) if x > request.generated}
@@ -81,19 +86,19 @@ def test_a_prediction_is_a_longer_past_output_or_the_limit_and_never_above_the_l
 
 def test_predictions_are_drawn_evenly_from_the_past_and_begin_with_worst_cases() -> None:
     lengths = OutputLengths(200)
-    random = Random(1).random
+    random = Random(1)
     request = [Request(num_tokens=1, generated=0, max_new_tokens=1000)] * 4000
     worst = [1000]
-    assert {remaining for remaining, _ in lengths.sample(request, random)} == set(worst)
+    assert {remaining for remaining, _ in drawn(lengths, request, random)} == set(worst)
     for _ in range(50):
         lengths.finished(10)
-    drawn = [remaining for remaining, _ in lengths.sample(request, random)]
-    assert drawn.count(10) == pytest.approx(2000, abs=200)  # the other half is not known yet
+    to_come = [remaining for remaining, _ in drawn(lengths, request, random)]
+    assert to_come.count(10) == pytest.approx(2000, abs=200)  # the other half is not known yet
     for length in [10, 20] * 100:
         lengths.finished(length)
-    drawn = [remaining for remaining, _ in lengths.sample(request, random)]
-    assert drawn.count(10) == pytest.approx(2000, abs=200)
-    assert drawn.count(20) == pytest.approx(2000, abs=200)
+    to_come = [remaining for remaining, _ in drawn(lengths, request, random)]
+    assert to_come.count(10) == pytest.approx(2000, abs=200)
+    assert to_come.count(20) == pytest.approx(2000, abs=200)
 
 
 def admission(policy: FuturePolicy, outputs: list[int], seed: int = 0) -> FutureAdmission:
