@@ -197,3 +197,11 @@ class Placement:
     decode: WorkerId | None
     reason: str  # "rule: numbers"; the rules are few, they label a metric
     candidates: tuple[Candidate, ...] = ()  # the best few, best first, of rules that predict
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """What was predicted of the choice, where the rule predicts."""
+        for candidate in self.candidates:
+            if (candidate.prefill, candidate.decode) == (self.prefill, self.decode):
+                return candidate
+        return None

@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise.v1 import inference_pb2_grpc
 from lengthwise_policy.admission import Admission, AdmissionPolicy
-from lengthwise_policy.placement import STRATEGIES
+from lengthwise_policy.placement import make_strategy
 from lengthwise_router.checkpoint import load_checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery import discovery_of
 from lengthwise_router.dispatch import Dispatch
+from lengthwise_router.entrance import Entrance
 from lengthwise_router.fleet import Fleet
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.service import InferenceService
@@ -65,6 +66,7 @@ class RouterApplication:
             ttft_slo_seconds=config.ttft_slo_seconds,
             tpot_slo_seconds=config.tpot_slo_seconds,
             workers=lambda: self._fleet.workers,
+            num_waiting=lambda: self._admission.num_waiting,
         )
         self._encoder = PromptEncoder(
             checkpoint,
@@ -74,21 +76,29 @@ class RouterApplication:
         self._admission = Admission(
             AdmissionPolicy(
                 max_requests_in_flight=config.max_requests_in_flight,
+                max_queued=config.max_queued,
+                shed_factor=config.shed_factor,
                 max_prompt_tokens=checkpoint.context_length,
             )
+        )
+        dispatch = Dispatch(
+            fleet=self._fleet,
+            strategy=make_strategy(config.strategy, config.placement, random.random),
+            pacer=Pacer(config.message_interval_seconds),
+            metrics=metrics,
+            router_id=self._router_id,
+            config=config,
         )
         self._service = InferenceService(
             checkpoint=checkpoint,
             encoder=self._encoder,
-            admission=self._admission,
-            dispatch=Dispatch(
-                fleet=self._fleet,
-                strategy=STRATEGIES[config.strategy](random.random),
-                pacer=Pacer(config.message_interval_seconds),
+            entrance=Entrance(
+                admission=self._admission,
                 metrics=metrics,
-                router_id=self._router_id,
-                config=config,
+                ttft_slo_seconds=config.ttft_slo_seconds,
+                preview=dispatch.preview if config.shed_factor else None,
             ),
+            dispatch=dispatch,
             fleet=self._fleet,
             wakeups=self._wakeups,
             metrics=metrics,

@@ -1,6 +1,6 @@
 """RouterConfig: everything an operator may set on a router."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.lengths import LengthClass
 from lengthwise_policy.placement import DEFAULT_STRATEGY, STRATEGIES
+from lengthwise_policy.strategy import PlacementPolicy, PoolPolicy
 from lengthwise_runtime.config import STRICT, TlsConfig
 
 
@@ -62,7 +63,13 @@ class RouterConfig:
     tls: TlsConfig | None = None
 
     strategy: str = DEFAULT_STRATEGY
+    local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner
+    pools: PoolPolicy = field(default_factory=PoolPolicy)  # of the strategy length_pools
     max_requests_in_flight: int = 1024
+    max_queued: int = 256  # requests that wait for one of those; 0: all others are refused
+    # Requests predicted to get their first token later than so many times the objective are
+    # refused at once. 0: none is; whether late is worse than never only the operator knows.
+    shed_factor: float = 0.0
     max_attempts: int = 8  # of one request, the first included
     tokenizer_threads: int = 2
     explained_requests: int = 4096  # the last ones, whose lives can be asked for; 0: none
@@ -93,6 +100,16 @@ class RouterConfig:
     def ttft_slo_seconds(self) -> dict[LengthClass, float]:
         return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
 
+    @property
+    def placement(self) -> PlacementPolicy:
+        return PlacementPolicy(
+            local_prefill=self.local_prefill,
+            ttft_slo_short_seconds=self.ttft_slo_short_seconds,
+            ttft_slo_long_seconds=self.ttft_slo_long_seconds,
+            tpot_slo_seconds=self.tpot_slo_seconds,
+            pools=self.pools,
+        )
+
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(
@@ -113,6 +130,8 @@ class RouterConfig:
             require_at_least(name, getattr(self, name), 0.01)
         for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
             require_at_least(name, getattr(self, name), 0.001)
+        require_at_least("max_queued", self.max_queued, 0)
+        require_at_least("shed_factor", self.shed_factor, 0.0)
         require_at_least("explained_requests", self.explained_requests, 0)
         for name in ("no_worker_seconds", "message_interval_seconds", "drain_seconds"):
             require_at_least(name, getattr(self, name), 0.0)

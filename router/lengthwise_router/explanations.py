@@ -35,24 +35,15 @@ class Failure(Protocol):
 class _Attempt:
     """What was decided, and what the workers told of it."""
 
-    __slots__ = ("candidates", "placement", "told")
+    __slots__ = ("candidates", "told")
 
     def __init__(self, placement: Placement) -> None:
-        self.placement = placement
         self.candidates = placement.candidates[:MAX_CANDIDATES]
         self.told = inference_pb2.ExplainAttempt(
             prefill_worker=placement.prefill or "",
             decode_worker=placement.decode or "",
             placement_reason=_cut(placement.reason),
         )
-
-    def chosen_residual(self) -> int | None:
-        """Residual tokens of the choice, as predicted, where the rule predicts."""
-        placement = self.placement
-        for candidate in placement.candidates:
-            if (candidate.prefill, candidate.decode) == (placement.prefill, placement.decode):
-                return candidate.residual_tokens
-        return None
 
 
 class Explanation:
@@ -92,9 +83,9 @@ class Explanation:
             del self._attempts[MAX_ATTEMPTS // 2]
         self._attempts.append(attempt)
         if len(self._attempts) == 1:
-            residual = attempt.chosen_residual()
-            if residual is not None:
-                self.length_class = length_class(residual)
+            chosen = placement.chosen
+            if chosen is not None:
+                self.length_class = length_class(chosen.residual_tokens)
 
     def reserved(self, seconds: float, response: decode_pb2.ReserveResponse) -> None:
         """The decode worker has blocks for the request, after so long."""

@@ -33,8 +33,9 @@ class RouterMetrics:
         ttft_slo_seconds: Mapping[LengthClass, float],
         tpot_slo_seconds: float,
         workers: Callable[[], tuple[Worker, ...]],
+        num_waiting: Callable[[], int],
     ) -> None:
-        """`workers` is asked at every scrape, in another thread."""
+        """`workers` and `num_waiting` are asked at every scrape, in another thread."""
         self._ttft_slo = ttft_slo_seconds
         self._tpot_slo = tpot_slo_seconds
         requests = Counter(
@@ -74,15 +75,19 @@ class RouterMetrics:
             ("phase", "reason"),
             registry=registry,
         )
-        self._tell_admission(registry)
+        self._tell_admission(registry, num_waiting)
         self._tell_tokens(registry)
         self._tell_objectives(registry)
         _tell_workers(registry, workers)
 
-    def _tell_admission(self, registry: CollectorRegistry) -> None:
+    def _tell_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
         self.in_flight = Gauge(
             "lengthwise_requests_in_flight", "Requests in this router", registry=registry
         )
+        waiting = Gauge(
+            "lengthwise_requests_waiting", "Requests that wait for admission", registry=registry
+        )
+        waiting.set_function(num_waiting)
         self.admission_seconds = Histogram(
             "lengthwise_admission_seconds",
             "From a tokenised request's wish for admission to the admission",

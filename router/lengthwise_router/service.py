@@ -11,16 +11,15 @@ from lengthwise.errors import (
     DeadlineExceeded,
     LengthwiseError,
     NoWorkerAvailable,
-    Overloaded,
-    PromptTooLong,
     RequestNotFound,
 )
 from lengthwise.v1 import inference_pb2, inference_pb2_grpc
-from lengthwise_policy.admission import Admission, Refuse
+from lengthwise_policy.fair_share import Ticket
 from lengthwise_router.checkpoint import Checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.detokenizer import Vocabulary
 from lengthwise_router.dispatch import Dispatch
+from lengthwise_router.entrance import Entrance
 from lengthwise_router.explanations import Explanation, Explanations
 from lengthwise_router.fleet import Fleet
 from lengthwise_router.generation import Generation, Patience
@@ -56,7 +55,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         *,
         checkpoint: Checkpoint,
         encoder: PromptEncoder,
-        admission: Admission,
+        entrance: Entrance,
         dispatch: Dispatch,
         fleet: Fleet,
         wakeups: Wakeups,
@@ -66,7 +65,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._checkpoint = checkpoint
         self._vocabulary = Vocabulary(checkpoint.tokenizer)
         self._encoder = encoder
-        self._admission = admission
+        self._entrance = entrance
         self._dispatch = dispatch
         self._fleet = fleet
         self._wakeups = wakeups
@@ -149,7 +148,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def idle(self, timeout_seconds: float) -> None:
         """Returns when no request is in flight, or after the timeout."""
         give_up_at = time.monotonic() + timeout_seconds
-        while self._admission.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
+        while self._entrance.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _generate(
@@ -206,22 +205,15 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             patience=patience,
             explanation=explanation,
         )
-        self._admit(len(prompt_ids))
+        ticket = await self._entrance.enter(generation)
         try:
-            await self._relay(generation, context, arrived_at)
+            await self._relay(generation, ticket, context, arrived_at)
         finally:
-            self._admission.finished(time.monotonic())
+            self._entrance.leave(ticket)
 
-    def _admit(self, num_tokens: int) -> None:
-        """Errors: Overloaded, PromptTooLong."""
-        decision = self._admission.ask(num_tokens, time.monotonic())
-        if isinstance(decision, Refuse):
-            if decision.retry_after_seconds is None:
-                raise PromptTooLong(decision.reason)
-            raise Overloaded(decision.reason, decision.retry_after_seconds)
-        self._metrics.prompt_tokens.observe(num_tokens)
-
-    async def _relay(self, generation: Generation, context: Context, arrived_at: float) -> None:
+    async def _relay(
+        self, generation: Generation, ticket: Ticket, context: Context, arrived_at: float
+    ) -> None:
         """Tokens from the workers become messages to the client, each as soon as the one before it
         is written."""
         reply = Reply(generation, self._vocabulary.detokenizer(), self._metrics, arrived_at)
@@ -233,6 +225,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             async with aclosing(self._dispatch.tokens(generation)) as stream:
                 async for tokens in stream:
                     response = reply.append(tokens)
+                    self._entrance.generated(ticket, len(response.token_ids))
                     await context.write(response)
                     generation.patience.sent(time.monotonic())
                     if response.finish_reason:
