@@ -7,25 +7,38 @@ the order of a set would differ there, and nowhere else.
 from dataclasses import replace
 from hashlib import sha256
 from random import Random
+from typing import get_args
 
-from lengthwise_policy.blocks import BlockPool
+from lengthwise_policy.admission import Admission, AdmissionPolicy, Admit, Demand
 from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
-from lengthwise_policy.placement import STRATEGIES
+from lengthwise_policy.fair_share import Ticket
+from lengthwise_policy.placement import STRATEGIES, make_strategy
 from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill_policy import DisciplineName
+from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.strategy import PlacementPolicy
 from lengthwise_policy.types import PlacementRequest, RequestId, WorkerId, WorkerView
 
 
-def prefill_decisions(random: Random) -> list[object]:
-    scheduler = PrefillScheduler(PrefillPolicy(), BlockPool(400), block_size=16)
+def hashes(num_tokens: int, conversation: int) -> tuple[BlockHash, ...]:
+    return tuple(block_hashes([conversation] * num_tokens, 16, b"salt"))
+
+
+def prefill_decisions(random: Random, discipline: DisciplineName) -> list[object]:
+    policy = PrefillPolicy(discipline=discipline)
+    scheduler = PrefillScheduler(policy, PrefixCache(400), block_size=16)
     log: list[object] = []
     for tick in range(300):
         for number in range(random.randrange(3)):
+            num_tokens = min(6000, int(random.lognormvariate(5, 1.5)) + 1)
             scheduler.enqueue(
                 PrefillJob(
                     request_id=RequestId(f"r{tick}.{number}"),
-                    num_tokens=min(6000, int(random.lognormvariate(5, 1.5)) + 1),
+                    num_tokens=num_tokens,
                     arrived_at=tick,
                     deadline_at=tick + random.randrange(1, 100),
+                    hashes=hashes(num_tokens, random.randrange(3)),
+                    priority=random.randrange(2),
                 )
             )
         expired = scheduler.expired(tick)
@@ -38,27 +51,59 @@ def prefill_decisions(random: Random) -> list[object]:
 
 
 def decode_decisions(random: Random) -> list[object]:
-    scheduler = DecodeScheduler(DecodePolicy(max_running=16), BlockPool(300), block_size=16)
+    policy = DecodePolicy(max_running=16)
+    scheduler = DecodeScheduler(policy, PrefixCache(120), 16, Random(1).random)
+    filled: set[RequestId] = set()
     log: list[object] = []
     for tick in range(300):
-        request_id = RequestId(f"r{tick}")
-        granted = scheduler.take_granted()
-        if scheduler.reserve(
-            Reservation(
-                request_id=request_id,
-                num_tokens=random.randrange(1, 500),
-                max_new_tokens=random.randrange(1, 100),
-                deadline_at=tick + random.randrange(1, 60),
-            )
-        ):
-            granted.append(request_id)
-        for each in granted:
-            scheduler.commit(each)
+        num_tokens = random.randrange(1, 500)
+        reservation = Reservation(
+            request_id=RequestId(f"r{tick}"),
+            num_tokens=num_tokens,
+            max_new_tokens=random.randrange(1, 400),
+            deadline_at=tick + random.randrange(1, 60),
+            hashes=hashes(num_tokens, random.randrange(20)),
+            local=random.random() < 0.3,
+        )
+        if not reservation.local:
+            filled.add(reservation.request_id)
+        grant = scheduler.reserve(reservation)
+        grants = [*scheduler.take_granted(), *([grant] if grant else [])]
+        for each in grants:
+            if each.request_id in filled and not each.resumed:
+                scheduler.commit(each.request_id)
         step = scheduler.next_step()
+        emitted = scheduler.emitted(step) if step else ()
+        for request_id in emitted:
+            if random.random() < 0.05:
+                scheduler.finish(request_id)
         expired = scheduler.expired(tick)
-        for each in expired:
-            scheduler.release(each)
-        log += [granted, expired, step, scheduler.emitted(step) if step else ()]
+        for request_id in expired:
+            scheduler.release(request_id)
+        log += [grants, step, emitted, expired]
+    return log
+
+
+def admission_decisions(random: Random) -> list[object]:
+    policy = AdmissionPolicy(max_requests_in_flight=3, max_queued=5, shed_factor=3.0)
+    admission = Admission(policy)
+    in_flight: list[Ticket] = []
+    log: list[object] = []
+    for tick in range(500):
+        demand = Demand(
+            num_tokens=random.randrange(1, 500),
+            tenant=random.choice(["one", "two", "three"]),
+            priority=random.randrange(2),
+            ttft_slo_seconds=2.0,
+        )
+        answer = admission.ask(demand, tick)
+        admits: tuple[Admit, ...] = (answer,) if isinstance(answer, Admit) else ()
+        if in_flight and random.random() < 0.6:
+            ended = in_flight.pop(random.randrange(len(in_flight)))
+            admission.charge(ended, random.randrange(300))
+            admits += admission.finished(ended, tick + 0.5)
+        in_flight += [admit.ticket for admit in admits]
+        log += [answer, admits]
     return log
 
 
@@ -85,15 +130,26 @@ def placement_decisions(random: Random) -> list[object]:
     request = PlacementRequest(request_id=RequestId("r"), num_tokens=100, max_new_tokens=10)
     log: list[object] = []
     for name in sorted(STRATEGIES):
-        strategy = STRATEGIES[name](random.random)
-        for _ in range(50):
-            tried = frozenset(view.worker_id for view in random.sample(views, 5))
-            asked = replace(request, excluded=tried)
-            log.append(strategy(asked, views[1::2], views[0::2]))
+        strategy = make_strategy(name, PlacementPolicy(), random.random)
+        for tick in range(50):
+            tried, caching = (
+                [view.worker_id for view in random.sample(views, 5)] for _ in range(2)
+            )
+            asked = replace(
+                request,
+                excluded=frozenset(tried),
+                cached_tokens=dict.fromkeys(caching, 16 * random.randrange(1, 6)),
+            )
+            log.append(strategy(asked, views[1::2], views[0::2], tick))
     return log
 
 
 if __name__ == "__main__":
     random = Random(7)
-    decisions = [prefill_decisions(random), decode_decisions(random), placement_decisions(random)]
+    decisions = [
+        *(prefill_decisions(random, discipline) for discipline in get_args(DisciplineName)),
+        decode_decisions(random),
+        admission_decisions(random),
+        placement_decisions(random),
+    ]
     print(sha256(repr(decisions).encode()).hexdigest())
