@@ -7,9 +7,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from lengthwise_policy.admission import AdmissionPolicy
 from lengthwise_policy.decode import DecodePolicy
+from lengthwise_policy.future import FuturePolicy
 from lengthwise_policy.prefill import PrefillPolicy
 
-POLICIES = [PrefillPolicy, DecodePolicy, AdmissionPolicy]
+POLICIES = [PrefillPolicy, DecodePolicy, FuturePolicy, AdmissionPolicy]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -29,11 +30,16 @@ def test_an_unknown_key_is_refused(policy: Any) -> None:
         (PrefillPolicy, {"chunk_tokens": 0}, "chunk_tokens: expected at least 1, got 0"),
         (PrefillPolicy, {"max_batch_requests": 0}, "max_batch_requests: expected at least 1"),
         (PrefillPolicy, {"queue_limit": 0}, "queue_limit: expected at least 1"),
-        (PrefillPolicy, {"short_tokens": -1}, "short_tokens: expected at least 0"),
+        (PrefillPolicy, {"max_wait_seconds": -1.0}, "max_wait_seconds: expected at least 0"),
+        (PrefillPolicy, {"short_share": 1.0}, "short_share: expected between 0 and 1, got 1.0"),
+        (PrefillPolicy, {"graph_lengths": (16, 8)}, "graph_lengths: expected growing sizes"),
+        (PrefillPolicy, {"discipline": "lifo"}, "length_aware"),
         (DecodePolicy, {"max_running": 0}, "max_running: expected at least 1"),
         (DecodePolicy, {"queue_limit": 0}, "queue_limit: expected at least 1"),
         (AdmissionPolicy, {"max_requests_in_flight": 0}, "max_requests_in_flight: expected"),
         (AdmissionPolicy, {"max_prompt_tokens": 0}, "max_prompt_tokens: expected at least 1"),
+        (AdmissionPolicy, {"max_queued": -1}, "max_queued: expected at least 0, got -1"),
+        (AdmissionPolicy, {"shed_factor": -0.5}, "shed_factor: expected at least 0"),
         (AdmissionPolicy, {"min_retry_after_seconds": -1.0}, "min_retry_after_seconds: expected"),
         (AdmissionPolicy, {"min_retry_after_seconds": float("nan")}, "got nan"),
         (
