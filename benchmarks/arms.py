@@ -86,10 +86,13 @@ class Machine:
     @contextmanager
     def start(self, model: Path, arms: Mapping[str, Arm]) -> Iterator[dict[str, str]]:
         """One cluster for each arm; yields their endpoints under the same names."""
+        clusters = {name: self._cluster(model, arm) for name, arm in arms.items()}
         with ExitStack() as stack:
-            clusters = {
-                name: stack.enter_context(self._cluster(model, arm)) for name, arm in arms.items()
-            }
+            for cluster in clusters.values():
+                cluster.launch()
+                stack.push(cluster)  # stops it
+            for cluster in clusters.values():
+                cluster.wait_ready()
             yield {name: cluster.endpoint for name, cluster in clusters.items()}
 
     def _cluster(self, model: Path, arm: Arm) -> LocalCluster:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from arms import ARMS, BASELINE, CONTEXT_LENGTH, LENGTH_AWARE, VOCAB_SIZE, Arm, Machine
+from cpu import CpuWatch
 from player import Player, Sample
 from rows import DATA, append_rows
 from scheduling_plot import draw
@@ -64,7 +65,7 @@ class Play:
 
 
 PLAYS: Final = (
-    Play(name="multi_turn", mix=MULTI_TURN, warm_up_seconds=7, window_seconds=21, arms=ARMS),
+    Play(name="multi_turn", mix=MULTI_TURN, warm_up_seconds=7, window_seconds=20, arms=ARMS),
     Play(name="saturated", mix=MULTI_TURN, warm_up_seconds=3, window_seconds=10, is_saturated=True),
     Play(name="homogeneous", mix=HOMOGENEOUS, warm_up_seconds=1, window_seconds=9),
     Play(name="long_only", mix=LONG_ONLY, warm_up_seconds=2, window_seconds=12),
@@ -88,6 +89,7 @@ class Benchmark:
         self.load = load
         self.is_null = is_null
         self.capacities: dict[str, float] = {}  # requests/s of the baseline, by mix
+        self.alone: dict[str, float] = {}  # TTFT of a single prompt of so many tokens
         self.results: list[Result] = []
 
     def calibrate(self, model: Path, plays: Sequence[Play]) -> None:
@@ -96,18 +98,14 @@ class Benchmark:
             endpoint = endpoints[BASELINE.name]
             for num_tokens in ALONE_TOKENS:
                 seconds = time_to_first_token_alone(endpoint, num_tokens)
-                print(
-                    f"{num_tokens} tokens alone: first token after {seconds * 1e3:.0f} ms",
-                    flush=True,
-                )
+                self.alone[f"alone_{num_tokens}_ms"] = round(seconds * 1e3, 1)
             for mix in dict.fromkeys(play.mix for play in plays if play.mix != BURSTS):
                 play = Play(name="", mix=mix, warm_up_seconds=3, window_seconds=12)
                 samples = self._saturate(endpoint, play, seed=0)
                 ended = [s for s in samples if play.warm_up_seconds <= s.ended_at < play.stop_at]
                 self.capacities[mix.name] = len(ended) / play.window_seconds
-                print(
-                    f"capacity, {mix.name}: {self.capacities[mix.name]:.2f} requests/s", flush=True
-                )
+        print("first token of a prompt alone:", self.alone)
+        print("capacity in requests/s:", self.capacities, flush=True)
         # The same conversations; only their starts differ, and a closed loop has none.
         self.capacities[BURSTS.name] = self.capacities[MULTI_TURN.name]
 
@@ -124,13 +122,10 @@ class Benchmark:
                 for arm in (*play.arms[first:], *play.arms[:first]):
                     result = self._play(endpoints[arm.name], play, arm, number)
                     self.results.append(result)
-                    print(
-                        f"repeat {number + 1} {play.name} {arm.name}: {result.summary()}",
-                        flush=True,
-                    )
+                    print(number + 1, play.name, arm.name, result.summary(), flush=True)
 
     def _play(self, endpoint: str, play: Play, arm: Arm, number: int) -> Result:
-        rate = 0.0
+        rate, watch = 0.0, CpuWatch()
         if play.is_saturated:
             samples = self._saturate(endpoint, play, seed=number + 1)
         else:
@@ -150,6 +145,7 @@ class Benchmark:
             arm=arm.name,
             rate=rate,
             window=(play.warm_up_seconds, play.stop_at),
+            cpu=watch.use(),
             samples=tuple(samples),
         )
 
@@ -210,6 +206,7 @@ def main() -> None:
     if not (arguments.quick or arguments.dry or arguments.null):
         settings = {
             **machine.describe(),
+            **benchmark.alone,
             "load": arguments.load,
             "trace": arguments.trace.name,
         }

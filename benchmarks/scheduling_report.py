@@ -26,6 +26,10 @@ HEADINGS: Final = {
 }
 
 
+QUIET_CORES: Final = 0.1
+"""Above this, ratios of equal arms have been seen to differ by a factor of two."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """A bound of the median ratio of `length_aware` to `fcfs`."""
@@ -67,6 +71,9 @@ def report(results: Sequence[Result]) -> None:
     for play in dict.fromkeys(result.play for result in results):
         console.print(_table(play, [result for result in results if result.play == play]))
     console.print(_verdicts(results))
+    foreign = statistics.median(result.cpu.foreign for result in results)
+    if foreign > QUIET_CORES:
+        console.print(f"[red]Other processes used {foreign:.2f} cores: measure again when quiet.")
 
 
 def ratios(results: Iterable[Result], arm: str, metric: str) -> list[float]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cpu import CpuUse
 from player import Sample
 
 METRICS: Final = (
@@ -32,6 +33,7 @@ class Result:
     arm: str
     rate: float  # requests/s planned; 0: a closed loop
     window: tuple[float, float]  # seconds after the play's beginning
+    cpu: CpuUse
     samples: tuple[Sample, ...]  # those of the warm-up included
 
     @property
@@ -80,13 +82,20 @@ class Result:
             "long_requests": sum(sample.length == "long" for sample in measured),
             "cached_share": round(sum(s.cached_tokens for s in measured) / prompt_tokens, 3),
             "retries": sum(sample.retries for sample in measured),
+            "client_cores": round(self.cpu.client, 2),
+            "cluster_cores": round(self.cpu.cluster, 2),
+            "foreign_cores": round(self.cpu.foreign, 2),
             **{name: round(metrics[name], 2) if name in metrics else "" for name in METRICS},
         }
 
     def summary(self) -> str:
         metrics = self.metrics()
         shown = [f"{name.removesuffix('_ms')} {value:.0f}" for name, value in metrics.items()]
-        return f"{len(self.measured)} requests; {', '.join(shown)}"
+        cpu = f"cores {self.cpu.cluster:.2f}, client {self.cpu.client:.2f}"
+        return (
+            f"{len(self.measured)} requests; {', '.join(shown)};"
+            f" {cpu}, foreign {self.cpu.foreign:.2f}"
+        )
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -117,7 +117,7 @@ def test_long_only_has_no_shorts(rows: list[Lengths]) -> None:
 )
 def test_starts_have_the_rate_and_the_variation_asked_for(variation: float) -> None:
     times = start_times(random.Random(2), 60_000, 12_000.0, variation)
-    assert 0.0 <= times[0]
+    assert times[0] >= 0.0
     assert times[-1] <= 12_000.0
     gaps = [after - before for before, after in itertools.pairwise(times)]
     mean = statistics.fmean(gaps)
