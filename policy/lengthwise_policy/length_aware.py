@@ -5,8 +5,8 @@ Classes by residual tokens, never in one batch. While both classes wait (c = pre
 1. after a batch of long prompts comes one of short prompts ("turn");
 2. else a long prompt that has aged is next ("aged"): one that waited longer than
    min(half its slack, max_age_seconds), with slack = TTFT objective - predicted service time;
-3. else long prompts run when their credit pays for the chunk ("share"): each batch of short ones
-   earns them c * (1 - short_share) / short_share, of which at most one chunk's worth is kept;
+3. else long prompts run when their credit pays for the chunk ("share"): until it does, each batch
+   of short ones earns them c * (1 - short_share) / short_share;
 4. else short prompts run ("share").
 
 So while the other class is served, and blocks are not what it lacks, the head of
@@ -56,6 +56,7 @@ class LengthAware:
         self._long = PromptQueue()
         self._short_rate = ArrivalRate()
         self._credit_seconds = 0.0  # of the long class
+        self._price_seconds = 0.0  # of its next chunk
         self._last: LengthClass = "short"
         self._opened_at: float | None = None  # the window
 
@@ -90,7 +91,7 @@ class LengthAware:
         self._opened_at = None
         if length == "long":
             self._credit_seconds = max(0.0, self._credit_seconds - seconds)
-        elif self._long:
+        elif self._long and self._credit_seconds < self._price_seconds:
             share = self._policy.short_share
             self._credit_seconds += seconds * (1 - share) / share
 
@@ -99,8 +100,8 @@ class LengthAware:
     ) -> Iterator[Choice | Wait]:
         long_choice = self._long_choice(long, now, cost, "share", "short ones lack blocks")
         chunk_tokens = min(long_choice.max_tokens, long.num_missing)
-        price = cost.prefill_seconds(chunk_tokens, long.num_computed)
-        credit = self._credit_seconds = min(self._credit_seconds, price)
+        price = self._price_seconds = cost.prefill_seconds(chunk_tokens, long.num_computed)
+        credit = self._credit_seconds
         account = f"long ones have {credit * 1e3:.1f} of the {price * 1e3:.1f} ms for a chunk"
         if self._last == "long":
             yield self._short_choice(short, now, cost, "turn", "after a batch of long ones")

@@ -1,12 +1,14 @@
-"""PrefillScheduler by example: chunks, shared batches, waiting, refusals, cancelling."""
+"""PrefillScheduler by example, first come, first served: chunks, shared batches, waiting, refusals,
+cancelling."""
 
 import math
 
 import pytest
 
-from lengthwise_policy.blocks import BlockPool
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
-from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler, QueueLength
+from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.prompts import QueueLength
 from lengthwise_policy.types import PrefillBatch, RequestId
 
 BLOCK_SIZE = 16
@@ -15,10 +17,13 @@ A, B, C = RequestId("a"), RequestId("b"), RequestId("c")
 
 def scheduler(
     *, num_blocks: int = 1000, chunk_tokens: int = 512, max_batch_requests: int = 64
-) -> tuple[PrefillScheduler, BlockPool]:
-    pool = BlockPool(num_blocks)
+) -> tuple[PrefillScheduler, PrefixCache]:
+    pool = PrefixCache(num_blocks)
     policy = PrefillPolicy(
-        chunk_tokens=chunk_tokens, max_batch_requests=max_batch_requests, queue_limit=8
+        discipline="fcfs",
+        chunk_tokens=chunk_tokens,
+        max_batch_requests=max_batch_requests,
+        queue_limit=8,
     )
     return PrefillScheduler(policy, pool, BLOCK_SIZE), pool
 
@@ -105,7 +110,8 @@ def test_a_batch_says_what_cut_it_and_how_long_its_oldest_waited(
         prefill.enqueue(job(str(index), count))
     batch = prefill.next_batch(now=1.5)
     assert batch is not None
-    assert batch.reason == f"first come, first served: cut by {cut_by}, oldest waited 1.500 s"
+    assert batch.reason.startswith("fcfs: ")
+    assert batch.reason.endswith(f"cut by {cut_by}, oldest waited 1.500 s")
 
 
 def test_a_prompt_takes_all_its_blocks_when_it_begins_and_keeps_them_when_computed() -> None:
@@ -217,7 +223,7 @@ def test_only_one_batch_runs_at_a_time() -> None:
 
 def test_the_token_budget_must_hold_a_block() -> None:
     with pytest.raises(ValueError, match="chunk_tokens"):
-        PrefillScheduler(PrefillPolicy(chunk_tokens=15), BlockPool(1), BLOCK_SIZE)
+        PrefillScheduler(PrefillPolicy(chunk_tokens=15), PrefixCache(1), BLOCK_SIZE)
 
 
 def test_an_empty_prompt_is_refused() -> None:

@@ -1,0 +1,382 @@
+"""The length-aware discipline: classes, window, share, ageing, chunks, shapes, priorities."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lengthwise_policy.cost import CostModel
+from lengthwise_policy.length_aware import tokens_within
+from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill_draft import covering_shape
+from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.types import PrefillBatch, RequestId
+
+BLOCK_SIZE = 16
+# A step costs 10 ms, and so do 200 tokens.
+COST = CostModel(
+    step_seconds=0.010,
+    token_seconds=5e-5,
+    attention_seconds=0.0,
+    history_seconds=0.0,
+    decode_request_seconds=0.0,
+    decode_context_seconds=0.0,
+)
+
+
+class Worker:
+    """A scheduler on a clock of its own; a batch takes what the cost model says."""
+
+    def __init__(self, cost: CostModel = COST, **policy: Any) -> None:
+        self.cost = cost
+        self.policy = PrefillPolicy(**policy)
+        self.scheduler = PrefillScheduler(self.policy, PrefixCache(10_000), BLOCK_SIZE)
+        self.now = 0.0
+        self.num_arrived = 0
+
+    def enqueue(self, num_tokens: int, *, priority: int = 0, deadline_at: float = math.inf) -> str:
+        self.num_arrived += 1
+        name = f"r{self.num_arrived}"
+        self.scheduler.enqueue(
+            PrefillJob(
+                request_id=RequestId(name),
+                num_tokens=num_tokens,
+                arrived_at=self.now,
+                deadline_at=deadline_at,
+                priority=priority,
+            )
+        )
+        return name
+
+    def plan(self) -> PrefillBatch | None:
+        return self.scheduler.next_batch(self.now, self.cost)
+
+    def run(self) -> PrefillBatch:
+        batch = self.plan()
+        assert batch is not None
+        self.end(batch)
+        return batch
+
+    def end(self, batch: PrefillBatch) -> None:
+        self.now += self.seconds(batch)
+        for request_id in self.scheduler.computed(batch):
+            self.scheduler.release(request_id)
+
+    def seconds(self, batch: PrefillBatch) -> float:
+        chunks = (self.cost.chunk_seconds(c.num_tokens, c.start) for c in batch.chunks)
+        return self.cost.step_seconds + sum(chunks)
+
+    def stream_of_shorts(self, count: int, gap: float) -> None:
+        """Lets short prompts come and go, so that their rate is known."""
+        for _ in range(count):
+            self.now += gap
+            self.scheduler.release(RequestId(self.enqueue(20)))
+
+
+def rule(batch: PrefillBatch | None) -> str:
+    assert batch is not None
+    return batch.reason.partition(":")[0]
+
+
+def names(batch: PrefillBatch | None) -> list[str]:
+    assert batch is not None
+    return [chunk.request_id for chunk in batch.chunks]
+
+
+def test_short_prompts_go_ahead_of_a_long_one_that_came_first() -> None:
+    worker = Worker()
+    worker.enqueue(2000)
+    shorts = [worker.enqueue(30), worker.enqueue(40)]
+    batch = worker.run()
+    assert (names(batch), batch.length, rule(batch)) == (shorts, "short", "share")
+    assert worker.run().length == "long"
+
+
+def test_the_boundary_is_the_callers() -> None:
+    worker = Worker()
+    worker.scheduler.next_batch(0.0, COST, short_tokens=64)
+    worker.enqueue(100)
+    worker.enqueue(64)
+    batch = worker.scheduler.next_batch(0.0, COST, short_tokens=64)
+    assert names(batch) == ["r2"]
+
+
+def test_prompts_of_the_first_ones_length_come_before_others() -> None:
+    worker = Worker(chunk_tokens=64)
+    worker.enqueue(20)
+    worker.enqueue(5)
+    worker.enqueue(30)
+    assert names(worker.run()) == ["r1", "r3", "r2"]
+
+
+def test_higher_priority_goes_first_within_a_class_whatever_its_length() -> None:
+    worker = Worker(max_batch_requests=2)
+    worker.enqueue(20)
+    worker.enqueue(30)
+    worker.enqueue(200, priority=1)
+    assert names(worker.run()) == ["r3", "r1"]
+    worker.enqueue(1000)
+    worker.enqueue(1000, priority=5)
+    assert names(worker.run()) == ["r2"]
+    assert names(worker.run())[0] == "r5"
+
+
+@pytest.mark.parametrize(
+    ("num_requests", "num_tokens", "shape"),
+    [
+        pytest.param(1, 1, (1, 8), id="smallest"),
+        pytest.param(3, 60, (4, 64), id="padded both ways"),
+        pytest.param(64, 256, (64, 256), id="largest"),
+        pytest.param(65, 8, None, id="too many"),
+        pytest.param(1, 257, None, id="too long"),
+    ],
+)
+def test_a_batch_names_the_smallest_graph_that_covers_it(
+    num_requests: int, num_tokens: int, shape: tuple[int, int] | None
+) -> None:
+    assert covering_shape(num_requests, num_tokens, PrefillPolicy()) == shape
+
+
+def test_a_batch_carries_its_shape() -> None:
+    worker = Worker()
+    worker.enqueue(20)
+    worker.enqueue(33)
+    assert worker.run().shape == (2, 64)
+    worker.enqueue(500)
+    assert worker.run().shape is None
+
+
+def test_an_idle_device_does_not_wait_where_nothing_is_gained() -> None:
+    worker = Worker()
+    worker.stream_of_shorts(200, gap=0.02)  # 50 a second: 0.5 would come in one launch's time
+    worker.enqueue(20)
+    assert rule(worker.plan()) == "alone"
+
+
+def busy_worker(**policy: Any) -> Worker:
+    """400 short prompts a second: 4 come in the time of one launch."""
+    worker = Worker(**policy)
+    worker.stream_of_shorts(2000, gap=0.0025)
+    return worker
+
+
+def test_a_window_opens_where_waiting_gains_and_closes_in_time() -> None:
+    worker = busy_worker()
+    opened_at = worker.now
+    worker.enqueue(20)
+    assert worker.plan() is None
+    assert worker.scheduler.wake_at == pytest.approx(opened_at + 0.008)
+    worker.now += 0.002
+    worker.enqueue(20)
+    assert worker.plan() is None
+    assert worker.scheduler.wake_at == pytest.approx(opened_at + 0.008)  # not extended
+    worker.now = opened_at + 0.008
+    batch = worker.plan()
+    assert (names(batch), rule(batch)) == (["r2001", "r2002"], "window")
+
+
+def test_a_window_closes_when_enough_have_come() -> None:
+    worker = busy_worker()
+    worker.enqueue(20)
+    assert worker.plan() is None
+    for _ in range(4):
+        worker.enqueue(20)
+    batch = worker.plan()
+    assert batch is not None
+    assert (len(batch.chunks), rule(batch)) == (5, "window")
+
+
+@pytest.mark.parametrize(
+    ("policy", "deadline_in", "seconds"),
+    [
+        pytest.param({"ttft_slo_short_seconds": 0.018}, math.inf, 0.006, id="objective"),
+        pytest.param({}, 0.017, 0.005, id="deadline of the request"),
+        pytest.param({"ttft_slo_short_seconds": 0.012}, math.inf, None, id="no slack at all"),
+        pytest.param({"max_wait_seconds": 0.0}, math.inf, None, id="no window allowed"),
+    ],
+)
+def test_a_window_never_eats_the_slack(
+    policy: dict[str, float], deadline_in: float, seconds: float | None
+) -> None:
+    """A batch of one short prompt takes 11 ms, and 1 ms is kept."""
+    worker = busy_worker(**policy)
+    worker.enqueue(20, deadline_at=worker.now + deadline_in)
+    batch = worker.plan()
+    if seconds is None:
+        assert rule(batch) == "alone"
+    else:
+        assert batch is None
+        assert worker.scheduler.wake_at == pytest.approx(worker.now + seconds)
+
+
+def test_nothing_is_waited_for_while_a_long_prompt_waits() -> None:
+    worker = busy_worker()
+    worker.enqueue(20)
+    assert worker.plan() is None
+    worker.enqueue(2000)
+    batch = worker.plan()
+    assert batch is not None
+    assert batch.length == "short"
+
+
+def test_long_prompts_earn_their_share_while_short_ones_keep_coming() -> None:
+    worker = Worker(short_share=0.7, max_age_seconds=1000.0, ttft_slo_long_seconds=1e6)
+    worker.enqueue(100_000)
+    seconds = {"short": 0.0, "long": 0.0}
+    rules = set()
+    for _ in range(300):
+        worker.enqueue(30)
+        batch = worker.run()
+        seconds[batch.length] += worker.seconds(batch)
+        rules.add((batch.length, rule(batch)))
+    share = seconds["short"] / sum(seconds.values())
+    assert share == pytest.approx(0.7, abs=0.03)
+    assert rules == {("short", "share"), ("short", "turn"), ("long", "share")}
+
+
+def test_a_long_prompt_that_waited_for_its_bound_is_next() -> None:
+    worker = Worker(short_share=0.99, max_age_seconds=0.2)
+    worker.enqueue(2000)
+    while True:
+        worker.enqueue(30)
+        batch = worker.plan()
+        if rule(batch) == "aged":
+            break
+        assert batch is not None
+        assert batch.length == "short"
+        assert worker.now < 0.2
+        worker.end(batch)
+    assert 0.2 <= worker.now < 0.22
+    assert batch is not None
+    worker.end(batch)
+    worker.enqueue(30)
+    assert rule(worker.run()) == "turn"  # and then it is the short ones' turn
+    worker.enqueue(30)
+    assert rule(worker.run()) == "aged"
+
+
+def test_a_long_prompt_ages_at_half_its_slack() -> None:
+    """2000 tokens take 0.11 s: of an objective of 0.31 s half the slack is 0.1 s."""
+    worker = Worker(short_share=0.99, ttft_slo_long_seconds=0.31)
+    worker.enqueue(2000)
+    worker.now = 0.0999
+    worker.enqueue(30)
+    assert rule(worker.plan()) == "share"
+    worker = Worker(short_share=0.99, ttft_slo_long_seconds=0.31)
+    worker.enqueue(2000)
+    worker.now = 0.1001
+    worker.enqueue(30)
+    assert rule(worker.plan()) == "aged"
+
+
+def test_chunks_are_smaller_while_short_prompts_wait() -> None:
+    worker = Worker(chunk_seconds=0.02, short_share=0.01)
+    worker.enqueue(5000)
+    assert worker.run().num_tokens == 512
+    worker = Worker(chunk_seconds=0.02, short_share=0.01)
+    worker.enqueue(5000)
+    worker.enqueue(30)
+    worker.run()
+    worker.enqueue(30)
+    batch = worker.run()
+    assert batch.length == "long"
+    assert batch.num_tokens == 192  # 10 ms and 200 tokens, in whole blocks
+
+
+def test_chunks_are_never_below_the_least_or_above_the_most() -> None:
+    worker = Worker(chunk_seconds=0.0, min_chunk_tokens=64, short_share=0.01)
+    worker.enqueue(5000)
+    worker.enqueue(30)
+    worker.run()
+    worker.enqueue(30)
+    batch = worker.run()
+    assert (batch.length, batch.num_tokens) == ("long", 64)
+
+
+def test_chunks_shrink_with_the_rate_of_short_prompts_and_grow_with_the_queue() -> None:
+    """c = sqrt(2 t0 n / r): 100 a second make 14 ms, with four in the queue 28 ms."""
+    worker = Worker(min_chunk_tokens=16)
+    worker.stream_of_shorts(1000, gap=0.01)
+    worker.enqueue(5000)
+    batch = worker.plan()
+    assert batch is not None
+    assert batch.num_tokens == pytest.approx(80, abs=16)
+    worker.scheduler.computed(batch)
+    for _ in range(3):
+        worker.enqueue(5000)
+    batch = worker.plan()
+    assert batch is not None
+    assert batch.num_tokens == pytest.approx(365, abs=16)
+
+
+def test_long_prompts_share_the_rest_of_a_batch() -> None:
+    worker = Worker()
+    worker.enqueue(600)
+    worker.enqueue(700)
+    worker.run()
+    assert [(c.request_id, c.num_tokens) for c in worker.run().chunks] == [("r1", 88), ("r2", 416)]
+
+
+@given(
+    seconds=st.floats(0.0, 1.0),
+    history=st.integers(0, 10_000),
+    beta=st.floats(0.0, 1e-3),
+    alpha=st.floats(0.0, 1e-6),
+)
+def test_as_many_tokens_are_taken_as_fit_in_the_time(
+    seconds: float, history: int, beta: float, alpha: float
+) -> None:
+    cost = replace(COST, token_seconds=beta, attention_seconds=alpha, history_seconds=1e-6)
+    tokens = tokens_within(seconds, history, cost, 512)
+    assert 0 <= tokens <= 512
+    assert tokens == 0 or cost.prefill_seconds(tokens, history) <= seconds * (1 + 1e-9)
+    assert tokens == 512 or cost.prefill_seconds(tokens + 1, history) >= seconds * (1 - 1e-9)
+
+
+Arrival = tuple[float, int]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    arrivals=st.lists(
+        st.tuples(st.floats(0.0, 0.05), st.sampled_from([8, 60, 200, 300, 900, 3000])),
+        min_size=5,
+        max_size=80,
+    ),
+    share=st.floats(0.3, 0.9),
+)
+def test_no_class_waits_beyond_its_bound(arrivals: list[Arrival], share: float) -> None:
+    """The bounds that length_aware.py states, on the clock of the predicted seconds."""
+    worker = Worker(short_share=share)
+    longest = worker.cost.prefill_seconds(worker.policy.chunk_tokens)
+    pending = [*arrivals]
+    times: list[float] = []
+    at = 0.0
+    for gap, _ in pending:
+        at += gap
+        times.append(at)
+    waited_for_long = waited_for_short = 0.0
+    while pending or worker.scheduler.num_queued:
+        while pending and times[0] <= worker.now:
+            times.pop(0)
+            worker.enqueue(pending.pop(0)[1])
+        shorts = worker.scheduler.queue_length("short").requests
+        longs = worker.scheduler.queue_length("long").requests
+        batch = worker.plan()
+        if batch is None:
+            wake_at = worker.scheduler.wake_at
+            instants = [at for at in (wake_at, *times[:1]) if at is not None]
+            worker.now = max(worker.now, min(instants))
+            continue
+        if batch.length == "long":
+            waited_for_short = 0.0
+            waited_for_long += 1 if shorts else 0
+        else:
+            waited_for_long = 0.0
+            waited_for_short = waited_for_short + worker.seconds(batch) if longs else 0.0
+        assert waited_for_long <= 1  # batches
+        assert waited_for_short <= share / (1 - share) * longest + longest + 1e-9
+        worker.end(batch)
