@@ -73,6 +73,10 @@ class PlainRouter:
         self._numbers = itertools.count(1)
         self.tokens: dict[int, dict[int, int]] = {}
         self.ended: dict[int, decode_pb2.Ended] = {}
+        self.local_prefills: dict[int, decode_pb2.LocalPrefill] = {}
+        self.logprobs: dict[int, dict[int, common_pb2.TokenLogprobs]] = {}
+        self.preempted: list[int] = []
+        self.cached: dict[int, int] = {}
         self._reading: asyncio.Task[None] | None = None
         self._call: Any = None
 
@@ -89,6 +93,13 @@ class PlainRouter:
                 got = self.tokens.setdefault(reservation, {})
                 assert index not in got, "a token came twice"
                 got[index] = token_id
+            for row in batch.logprobs:
+                number, index = batch.reservations[row.row], batch.indices[row.row]
+                self.logprobs.setdefault(number, {})[index] = row.logprobs
+            for local in batch.local_prefills:
+                assert 0 in self.tokens[local.reservation], "told before its first token"
+                self.local_prefills[local.reservation] = local
+            self.preempted.extend(batch.preempted)
             for ended in batch.ended:
                 self.ended[ended.reservation] = ended
 
@@ -110,7 +121,7 @@ class PlainRouter:
 
     async def reserve(
         self, number: int, prompt: Sequence[int], max_tokens: int, **fields: Any
-    ) -> None:
+    ) -> decode_pb2.ReserveResponse:
         request = decode_pb2.ReserveRequest(
             request_id=f"request-{number}",
             router_id=self.router_id,
@@ -123,7 +134,9 @@ class PlainRouter:
             lease_seconds=fields.pop("lease_seconds", 60.0),
             **fields,
         )
-        await self.decode_stub.Reserve(request, timeout=10)
+        response: decode_pb2.ReserveResponse = await self.decode_stub.Reserve(request, timeout=10)
+        self.cached[number] = response.num_cached_tokens
+        return response
 
     def prefill(
         self,
@@ -151,6 +164,7 @@ class PlainRouter:
                     worker_id="decode",
                     reservation=number,
                     router_id=self.router_id,
+                    num_cached_tokens=self.cached.get(number, 0),
                 )
             )
         return self.prefill_stub.Prefill(request, timeout=timeout)
@@ -160,20 +174,24 @@ class PlainRouter:
             decode_pb2.ReleaseRequest(router_id=self.router_id, reservations=[number]), timeout=5
         )
 
-    async def generate(self, prompt: Sequence[int], max_tokens: int) -> list[int]:
-        """All phases without a fault."""
-        number = self.number()
-        await self.reserve(number, prompt, max_tokens)
+    async def generate(
+        self, prompt: Sequence[int], max_tokens: int, *, number: int = 0, **fields: Any
+    ) -> list[int]:
+        """All phases without a fault; `local=True` leaves the prefill worker out."""
+        number = number or self.number()
+        await self.reserve(number, prompt, max_tokens, **fields)
         try:
-            first = await self.prefill(number, prompt)
+            if not fields.get("local"):
+                first = await self.prefill(number, prompt)
+                self.tokens.setdefault(number, {})[0] = first.token_id
             await eventually(lambda: number in self.ended, 20)
         except BaseException:
             await self.release(number)
             raise
         assert not self.ended[number].error, self.ended[number].error
-        rows = self.tokens.get(number, {})
-        assert sorted(rows) == list(range(1, max_tokens)), "an index is missing"
-        return [first.token_id, *(rows[index] for index in sorted(rows))]
+        rows = self.tokens[number]
+        assert sorted(rows) == list(range(max_tokens)), "an index is missing"
+        return [rows[index] for index in sorted(rows)]
 
 
 async def status_of(address: str) -> worker_pb2.WorkerStatus:
