@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.types import PlacementRequest, WorkerView
-
-# (model fingerprint, KV layout fingerprint)
-Kind = tuple[str, str]
+from lengthwise_policy.types import Kind, PlacementRequest, WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +25,20 @@ class Candidates:
     note: str  # for the reason of the placement: "" or what was given up to find a pair
 
 
-def kind_of(view: WorkerView) -> Kind:
-    return view.model_fingerprint, view.layout_fingerprint
-
-
 def find_candidates(
     request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
 ) -> Candidates:
     """Raises NoCandidates, which says what each side lacks."""
+    num_tokens = request.num_tokens
     able_prefill = [
-        view for view in prefill if not view.draining and view.capacity_tokens >= request.num_tokens
+        view for view in prefill if view.capacity_tokens >= num_tokens and not view.draining
     ]
-    able_decode = _able_decode(request, decode)
+    able_decode = able_to_decode(request, decode) if request.needs_decode else []
     excluded = request.excluded
-    fresh_prefill = [view for view in able_prefill if view.worker_id not in excluded]
-    fresh_decode = [view for view in able_decode if view.worker_id not in excluded]
+    fresh_prefill, fresh_decode = able_prefill, able_decode
+    if excluded:
+        fresh_prefill = [view for view in able_prefill if view.worker_id not in excluded]
+        fresh_decode = [view for view in able_decode if view.worker_id not in excluded]
     for prefill_views, decode_views, note in (
         (fresh_prefill, fresh_decode, ""),
         (fresh_prefill, able_decode, "; only decode workers that failed this request are left"),
@@ -50,29 +46,35 @@ def find_candidates(
         (able_prefill, able_decode, "; only workers that failed this request are left"),
     ):
         if not request.needs_decode:
-            paired, partners = prefill_views, {}
+            found = Candidates(prefill=prefill_views, partners={}, note=note)
         else:
-            partners = _by_kind(decode_views)
-            paired = [view for view in prefill_views if kind_of(view) in partners]
-        if paired:
-            return Candidates(prefill=paired, partners=partners, note=note)
+            paired, partners = _pairs(prefill_views, decode_views)
+            found = Candidates(prefill=paired, partners=partners, note=note)
+        if found.prefill:
+            return found
     raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
 
 
-def _able_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> list[WorkerView]:
-    if not request.needs_decode:
-        return []
+def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> list[WorkerView]:
+    """Those that can hold the request to its end; only the one that holds its reservation, if any
+    does."""
     if request.reserved_decode is not None:
         return [view for view in decode if view.worker_id == request.reserved_decode]
     kv_tokens = request.kv_tokens
-    return [view for view in decode if not view.draining and view.capacity_tokens >= kv_tokens]
+    return [view for view in decode if view.capacity_tokens >= kv_tokens and not view.draining]
 
 
-def _by_kind(views: Sequence[WorkerView]) -> dict[Kind, list[WorkerView]]:
-    kinds: dict[Kind, list[WorkerView]] = {}
-    for view in views:
-        kinds.setdefault(kind_of(view), []).append(view)
-    return kinds
+def _pairs(
+    prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+) -> tuple[Sequence[WorkerView], dict[Kind, Sequence[WorkerView]]]:
+    """The prefill workers that have partners, and the partners of each kind."""
+    kinds = {view.kind for view in decode}
+    partners: dict[Kind, Sequence[WorkerView]]
+    if len(kinds) == 1:
+        partners = {kinds.pop(): decode}  # as nearly always: nothing to sort
+    else:
+        partners = {kind: [view for view in decode if view.kind == kind] for kind in kinds}
+    return [view for view in prefill if view.kind in partners], partners
 
 
 def _what_lacks(
@@ -104,4 +106,4 @@ def _why_unable(views: Sequence[WorkerView], num_tokens: int) -> str:
 
 def _names(views: Sequence[WorkerView]) -> str:
     """The kinds present, `model/layout` each."""
-    return ", ".join(sorted({"/".join(kind_of(view)) for view in views}))
+    return ", ".join(sorted({"/".join(view.kind) for view in views}))

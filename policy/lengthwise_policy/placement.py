@@ -1,43 +1,80 @@
-"""Which prefill worker computes a prompt and which decode worker continues it: the strategies.
+"""Which prefill worker computes a prompt and which decode worker continues it: the registry of the
+strategies, and the simple ones.
 
 Every strategy is one function type over snapshots, chosen by name from `STRATEGIES`. Who may be
-chosen at all is decided before, in `candidates.py`, alike for all of them.
+chosen at all is decided before, in `candidates.py`, alike for all of them; whether a decode worker
+does it all by itself in `local_prefill.py`, around them.
 
 The rule: the same inputs give the same placement, whatever the order of the workers; ties break by
-id; random numbers are an argument.
+id; random numbers and the clock are arguments.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lengthwise_policy.candidates import Candidates, find_candidates, kind_of
+from lengthwise_policy.candidates import Candidates, find_candidates
+from lengthwise_policy.local_prefill import LocalPrefill
+from lengthwise_policy.partner import choose_partner
+from lengthwise_policy.pools import LengthPools
+from lengthwise_policy.predicted_ttft import PredictedTtft
+from lengthwise_policy.strategy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.types import Placement, PlacementRequest, WorkerId, WorkerView
-
-# The request, the prefill workers, the decode workers. Raises NoCandidates.
-Strategy = Callable[[PlacementRequest, Sequence[WorkerView], Sequence[WorkerView]], Placement]
-
-# Gives numbers in [0, 1).
-Random = Callable[[], float]
 
 # Chooses one of at least one worker.
 Choice = Callable[[Sequence[WorkerView]], WorkerView]
 
-
-def tokens_ahead(view: WorkerView) -> int:
-    """Prompt tokens that a prefill worker computes before a request that is placed there now."""
-    return view.queued_tokens + view.outstanding_tokens
-
-
-def free_tokens(view: WorkerView) -> int:
-    """KV slots that a decode worker has left; below zero, that many are waited for already."""
-    return view.blocks_free * view.block_size - view.queued_tokens - view.outstanding_tokens
+IMBALANCED_RATIO = 1.5
+IMBALANCED_TOKENS = 8192
+"""Above both, by tokens ahead, a cached prefix is not worth the queue. SGLang's rule is 1.5 times
+and 64 requests; these are about 128 tokens each."""
 
 
 def least_loaded(
-    request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    now: float,
 ) -> Placement:
     """The prefill worker with the fewest tokens ahead, then its partner with the most KV room."""
     candidates = find_candidates(request, prefill, decode)
-    return _place("least loaded", candidates, _fewest_ahead, _most_free)
+    return _place("least loaded", candidates, _fewest_ahead, _most_room)
+
+
+class LongestPrefix:
+    """The prefill worker that has cached most of the prompt, unless far more wait there than at
+    the least loaded one; then its partner by the same preference."""
+
+    def __init__(self, tpot_slo_seconds: float) -> None:
+        self._tpot_slo_seconds = tpot_slo_seconds
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        def longest(views: Sequence[WorkerView]) -> WorkerView:
+            least = _fewest_ahead(views)
+            most_ahead = max(
+                least.tokens_ahead * IMBALANCED_RATIO, least.tokens_ahead + IMBALANCED_TOKENS
+            )
+            balanced = [view for view in views if view.tokens_ahead <= most_ahead]
+            cached = request.cached_tokens
+            return min(
+                balanced,
+                key=lambda view: (
+                    -cached.get(view.worker_id, 0),
+                    view.tokens_ahead,
+                    view.worker_id,
+                ),
+            )
+
+        return _place(
+            "prefix",
+            find_candidates(request, prefill, decode),
+            longest,
+            lambda views: choose_partner(request, views, self._tpot_slo_seconds),
+        )
 
 
 class RoundRobin:
@@ -48,7 +85,11 @@ class RoundRobin:
         self._last_decode = WorkerId("")
 
     def __call__(
-        self, request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
     ) -> Placement:
         placement = _place(
             "round robin",
@@ -71,13 +112,17 @@ class PowerOfTwo:
         self._random = random
 
     def __call__(
-        self, request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
     ) -> Placement:
         return _place(
             "power of two",
             find_candidates(request, prefill, decode),
             lambda views: _fewest_ahead(self._draw_two(views)),
-            lambda views: _most_free(self._draw_two(views)),
+            lambda views: _most_room(self._draw_two(views)),
         )
 
     def _draw_two(self, views: Sequence[WorkerView]) -> Sequence[WorkerView]:
@@ -89,39 +134,48 @@ class PowerOfTwo:
 
 
 # The random numbers are the caller's; only strategies that draw use them.
-STRATEGIES: Mapping[str, Callable[[Random], Strategy]] = {
-    "least_loaded": lambda random: least_loaded,
-    "power_of_two": PowerOfTwo,
-    "round_robin": lambda random: RoundRobin(),
+STRATEGIES: Mapping[str, Callable[[PlacementPolicy, Random], Strategy]] = {
+    "least_loaded": lambda policy, random: least_loaded,
+    "length_pools": lambda policy, random: LengthPools(policy),
+    "power_of_two": lambda policy, random: PowerOfTwo(random),
+    "predicted_ttft": lambda policy, random: PredictedTtft(policy.tpot_slo_seconds),
+    "prefix": lambda policy, random: LongestPrefix(policy.tpot_slo_seconds),
+    "round_robin": lambda policy, random: RoundRobin(),
 }
 
-DEFAULT_STRATEGY = "least_loaded"
+DEFAULT_STRATEGY = "predicted_ttft"
+
+
+def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strategy:
+    """The strategy of this name (a key of STRATEGIES), with local prefill where it is allowed."""
+    strategy = STRATEGIES[name](policy, random)
+    return LocalPrefill(strategy, policy.tpot_slo_seconds) if policy.local_prefill else strategy
 
 
 def _place(rule: str, candidates: Candidates, prefill: Choice, decode: Choice) -> Placement:
     """Chooses the prefill worker first: its kind decides who the partners are."""
     chosen = prefill(candidates.prefill)
-    reason = f"{rule}: {tokens_ahead(chosen)} tokens ahead"
+    reason = f"{rule}: {chosen.tokens_ahead} tokens ahead"
     if not candidates.partners:
         return Placement(
             prefill=chosen.worker_id,
             decode=None,
             reason=f"{reason}, one token needs no decode worker{candidates.note}",
         )
-    partner = decode(candidates.partners[kind_of(chosen)])
+    partner = decode(candidates.partners[chosen.kind])
     return Placement(
         prefill=chosen.worker_id,
         decode=partner.worker_id,
-        reason=f"{reason}, {free_tokens(partner)} KV slots left{candidates.note}",
+        reason=f"{reason}, {partner.room_tokens} KV slots left{candidates.note}",
     )
 
 
 def _fewest_ahead(views: Sequence[WorkerView]) -> WorkerView:
-    return min(views, key=lambda view: (tokens_ahead(view), view.worker_id))
+    return min(views, key=lambda view: (view.tokens_ahead, view.worker_id))
 
 
-def _most_free(views: Sequence[WorkerView]) -> WorkerView:
-    return min(views, key=lambda view: (-free_tokens(view), view.worker_id))
+def _most_room(views: Sequence[WorkerView]) -> WorkerView:
+    return min(views, key=lambda view: (-view.room_tokens, view.worker_id))
 
 
 def _next_after(last: WorkerId, views: Sequence[WorkerView]) -> WorkerView:

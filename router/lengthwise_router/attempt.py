@@ -1,8 +1,10 @@
-"""One attempt at a request, on one pair of workers: Reserve → Prefill → tokens.
+"""One attempt at a request, on one pair of workers: Reserve → Prefill → tokens; or on a decode
+worker alone, which computes the prompt too: Reserve → tokens.
 
     phase      waits for                          ends early when
     reserve    blocks at the decode worker        a worker is lost, the call fails or times out
-    prefill    the prefill worker's reply         the same; the reservation failed
+    prefill    the prefill worker's reply; alone  the same; the reservation failed
+               the decode worker's first token
     transfer   the decode worker's first token    a worker is lost, the stream breaks, time out
     decode     its further tokens                 the decode worker is lost, the stream breaks,
                                                   no token for too long
@@ -28,9 +30,11 @@ from lengthwise.errors import (
     from_status,
 )
 from lengthwise.v1 import common_pb2, prefill_pb2
+from lengthwise_policy.lengths import length_class
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.generation import Generation, Tokens
+from lengthwise_router.outstanding import Placed
 from lengthwise_router.reservation import Reservation
 from lengthwise_router.token_streams import StreamFailure
 from lengthwise_router.worker import LossReason, Worker
@@ -63,14 +67,19 @@ class Attempt:
         self,
         *,
         generation: Generation,
-        prefill: Worker,
+        prefill: Worker | None,
+        residual_tokens: int,
         reservation: Reservation | None,
         router_id: str,
         config: RouterConfig,
     ) -> None:
+        """Without a `prefill` worker the reservation is a local one; without a reservation one
+        token is all. `residual_tokens`: what the prefill worker has to compute, as far as known."""
         self._generation = generation
         self._prefill = prefill
-        self._prefill_id = prefill.worker_id
+        self._prefill_id = prefill.worker_id if prefill is not None else WorkerId("")
+        self._residual_tokens = residual_tokens
+        self._preemptions_told = 0
         self._reservation = reservation
         self._router_id = router_id
         self._config = config
@@ -79,13 +88,15 @@ class Attempt:
         self._silent_since = 0.0
 
     def __enter__(self) -> Self:
-        self._prefill.dependents.add(self)
+        if self._prefill is not None:
+            self._prefill.dependents.add(self)
         if self._reservation is not None:
             self._reservation.worker.dependents.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._prefill.dependents.discard(self)
+        if self._prefill is not None:
+            self._prefill.dependents.discard(self)
         if self._reservation is not None:
             self._reservation.worker.dependents.discard(self)
 
@@ -98,19 +109,17 @@ class Attempt:
 
     async def first_token(self) -> Tokens:
         """Reserves and prefills. Errors: AttemptFailed."""
-        reservation = self._reservation
-        if reservation is not None:
-            began_at = time.monotonic()
-            await self._call(
-                reservation.worker.reserve,
-                reservation.request(self._generation, self._router_id),
-                self._config.reserve_timeout_seconds,
-                reservation.worker_id,
-            )
-            self._generation.reserve_seconds += time.monotonic() - began_at
+        if self._reservation is not None:
+            await self._reserve(self._reservation)
         self._phase = "prefill"
-        num_tokens = len(self._generation.token_ids)
-        self._prefill.place(num_tokens)
+        if self._prefill is None:
+            self._silent_since = time.monotonic()
+            return await self.next_tokens()
+        short = length_class(self._residual_tokens, self._prefill.short_tokens) == "short"
+        placed = Placed(
+            tokens=self._residual_tokens, short_tokens=self._residual_tokens if short else 0
+        )
+        self._prefill.place(placed)
         try:
             reply = await self._call(
                 self._prefill.prefill,
@@ -119,8 +128,29 @@ class Attempt:
                 self._prefill_id,
             )
         finally:
-            self._prefill.unplace(num_tokens)
+            self._prefill.unplace(placed)
         return self._accept_first(reply)
+
+    async def _reserve(self, reservation: Reservation) -> None:
+        generation = self._generation
+        began_at = time.monotonic()
+        reply = await self._call(
+            reservation.worker.reserve,
+            reservation.request(generation, self._router_id),
+            self._config.reserve_timeout_seconds,
+            reservation.worker_id,
+        )
+        seconds = time.monotonic() - began_at
+        generation.reserve_seconds += seconds
+        generation.explanation.reserved(seconds, reply)
+        if reply.num_cached_tokens >= len(generation.token_ids):
+            raise self._failure(
+                "malformed",
+                f"the decode worker told of {reply.num_cached_tokens} cached tokens, the prompt has"
+                f" {len(generation.token_ids)} and the last is never cached",
+                {reservation.worker_id},
+            )
+        reservation.num_cached_tokens = reply.num_cached_tokens
 
     async def next_tokens(self) -> Tokens:
         """The tokens since the last call, as soon as there are any. Errors: AttemptFailed."""
@@ -130,6 +160,7 @@ class Attempt:
         patience = self._generation.patience
         now = time.monotonic()
         while True:
+            self._hear(reservation)
             # What came before a failure is good.
             if stream.may_leave(now):
                 stream.pace(now)
@@ -139,14 +170,34 @@ class Attempt:
             self._check()
             if stream.last_row_at is not None:
                 self._phase = "decode"
-                give_up_at = stream.last_row_at + self._config.token_timeout_seconds
-            else:
-                give_up_at = self._silent_since + self._config.transfer_timeout_seconds
+            give_up_at = max(stream.alive_at, self._silent_since) + self._silence_seconds()
             if now >= give_up_at:
                 raise self._failure("timeout", "no tokens come", self._both_unless_decoding())
             if stream.token_ids:
                 stream.ring_when_due()
             now = await patience.wait(give_up_at)
+
+    def _silence_seconds(self) -> float:
+        """How long nothing may come, in this phase, of a request that computes."""
+        config = self._config
+        if self._phase == "decode":
+            return config.token_timeout_seconds
+        local = self._prefill is None
+        return config.prefill_timeout_seconds if local else config.transfer_timeout_seconds
+
+    def _hear(self, reservation: Reservation) -> None:
+        """Takes over what the stream tells beside tokens."""
+        generation, stream = self._generation, reservation.stream
+        told, stream.local_prefill = stream.local_prefill, None
+        if told is not None:
+            generation.queue_seconds += told.queue_seconds
+            generation.prefill_seconds += told.prefill_seconds
+            generation.explanation.local_prefill(told)
+        if reservation.is_local and stream.last_row_at is not None:
+            reservation.computed()
+        while self._preemptions_told < stream.num_preemptions:
+            self._preemptions_told += 1
+            generation.explanation.preempted()
 
     async def _call(self, method: Any, message: Any, seconds: float, callee: WorkerId) -> Any:
         """Calls a worker. Errors: AttemptFailed, InvalidRequest when the worker says so."""
@@ -173,6 +224,8 @@ class Attempt:
             sampling=request.sampling,
             top_logprobs=request.top_logprobs,
             stop_token_ids=request.stop_token_ids,
+            priority=request.priority,
+            conversation_returns=request.conversation_returns,
         )
         if reservation is not None:
             destination = message.destination
@@ -180,12 +233,14 @@ class Attempt:
             destination.worker_id = reservation.worker_id
             destination.reservation = reservation.number
             destination.router_id = self._router_id
+            destination.num_cached_tokens = reservation.num_cached_tokens
         return message
 
     def _accept_first(self, reply: prefill_pb2.PrefillResponse) -> Tokens:
         generation = self._generation
         generation.queue_seconds += reply.queue_seconds
         generation.prefill_seconds += reply.prefill_seconds
+        generation.explanation.prefilled(reply)
         self._phase = "transfer"
         self._silent_since = time.monotonic()
         tokens = Tokens(
@@ -270,7 +325,8 @@ class Attempt:
         """Whom to blame at the decode worker's end: either side may have broken a transfer."""
         assert self._reservation is not None
         decode_id = self._reservation.worker_id
-        return {decode_id} if self._phase == "decode" else {decode_id, self._prefill_id}
+        is_alone = self._prefill is None or self._phase == "decode"
+        return {decode_id} if is_alone else {decode_id, self._prefill_id}
 
     def _failure(
         self,

@@ -3,12 +3,15 @@ fails, until it is done, its deadline passes, or it has failed too often.
 """
 
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator
+from typing import NamedTuple
 
 from lengthwise.errors import NoWorkerAvailable
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.placement import Strategy
+from lengthwise_policy.placement import make_strategy
+from lengthwise_policy.strategy import Strategy
 from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
 from lengthwise_router.attempt import Attempt, AttemptFailed
 from lengthwise_router.config import RouterConfig
@@ -27,6 +30,13 @@ LOOK_AGAIN_SECONDS = 0.05
 """How often a request for which there is no worker looks again."""
 
 
+class _Choice(NamedTuple):
+    """A placement, and what was known when it was made."""
+
+    request: PlacementRequest
+    placement: Placement
+
+
 class Dispatch:
     """What all requests of a router share on their way to the workers."""
 
@@ -42,6 +52,7 @@ class Dispatch:
     ) -> None:
         self._fleet = fleet
         self._strategy = strategy
+        self._forecast = make_strategy("predicted_ttft", config.placement, random.random)
         self._pacer = pacer
         self._metrics = metrics
         self._router_id = router_id
@@ -58,17 +69,21 @@ class Dispatch:
         excluded: frozenset[WorkerId] = frozenset()
         try:
             while True:
-                placement = self._choose(generation, excluded, reservation)
-                if isinstance(placement, NoCandidates):
-                    if reservation is not None:
-                        reservation.close()
-                        reservation = None
-                    placement = await self._place(generation, excluded)
+                choice = await self._choose(generation, excluded, reservation)
+                # A reservation made for a prefill worker to fill is of no use without one.
+                if reservation is not None and (
+                    isinstance(choice, NoCandidates) or choice.placement.prefill is None
+                ):
+                    reservation.close()
+                    reservation = None
+                if isinstance(choice, NoCandidates):
+                    choice = await self._wait_for_choice(generation, excluded)
+                placement = choice.placement
                 if reservation is None and placement.decode is not None:
-                    decode = self._fleet.worker(placement.decode)
-                    reservation = Reservation(decode, generation, self._pacer)
+                    reservation = self._reservation(generation, choice, placement.decode)
+                generation.explanation.placed(placement)
                 try:
-                    with self._attempt(generation, placement, reservation) as attempt:
+                    with self._attempt(generation, choice, reservation) as attempt:
                         tokens = await attempt.first_token()
                         yield tokens
                         while not tokens.finish_reason:
@@ -77,6 +92,7 @@ class Dispatch:
                     return
                 except AttemptFailed as failure:
                     excluded |= failure.blamed
+                    generation.explanation.failed(failure)
                     if reservation is not None and not failure.keeps_reservation:
                         reservation.close()
                         reservation = None
@@ -85,52 +101,89 @@ class Dispatch:
             if reservation is not None:
                 reservation.close()
 
+    async def preview(self, generation: Generation) -> Placement | None:
+        """Where the request would be placed now for the sake of its first token; None while nobody
+        could take it. No strategy's state changes, and nothing is counted."""
+        request = await self._request(generation, frozenset(), None)
+        try:
+            return self._forecast(request, *self._fleet.views(), time.monotonic())
+        except NoCandidates:
+            return None
+
+    def _reservation(
+        self, generation: Generation, choice: _Choice, worker_id: WorkerId
+    ) -> Reservation:
+        return Reservation(
+            self._fleet.worker(worker_id),
+            generation,
+            self._pacer,
+            is_local=choice.placement.prefill is None,
+            residual_tokens=choice.request.residual_tokens(worker_id),
+        )
+
     def _attempt(
-        self, generation: Generation, placement: Placement, reservation: Reservation | None
+        self, generation: Generation, choice: _Choice, reservation: Reservation | None
     ) -> Attempt:
-        assert placement.prefill is not None
+        prefill = choice.placement.prefill
         return Attempt(
             generation=generation,
-            prefill=self._fleet.worker(placement.prefill),
+            prefill=self._fleet.worker(prefill) if prefill is not None else None,
+            residual_tokens=choice.request.residual_tokens(prefill or WorkerId("")),
             reservation=reservation,
             router_id=self._router_id,
             config=self._config,
         )
 
-    async def _place(self, generation: Generation, excluded: frozenset[WorkerId]) -> Placement:
+    async def _wait_for_choice(
+        self, generation: Generation, excluded: frozenset[WorkerId]
+    ) -> _Choice:
         """Errors: NoWorkerAvailable when nobody could take the request for too long."""
         now = time.monotonic()
         give_up_at = now + self._config.no_worker_seconds
         while True:
-            placement = self._choose(generation, excluded, None)
-            if isinstance(placement, Placement):
-                return placement
+            choice = await self._choose(generation, excluded, None)
+            if isinstance(choice, _Choice):
+                return choice
             if now >= give_up_at:
-                raise NoWorkerAvailable(f"{placement}; waited {self._config.no_worker_seconds:g} s")
+                raise NoWorkerAvailable(f"{choice}; waited {self._config.no_worker_seconds:g} s")
             now = await generation.patience.wait(now + LOOK_AGAIN_SECONDS)
 
-    def _choose(
+    async def _choose(
         self,
         generation: Generation,
         excluded: frozenset[WorkerId],
         reservation: Reservation | None,
-    ) -> Placement | NoCandidates:
-        """Asks the policy, now; a reservation keeps its decode worker."""
-        request = PlacementRequest(
+    ) -> _Choice | NoCandidates:
+        """Asks the policy, now; a reservation keeps its decode worker. What is returned holds until
+        the next await."""
+        request = await self._request(generation, excluded, reservation)
+        prefill, decode = self._fleet.views()
+        try:
+            placement = self._strategy(request, prefill, decode, time.monotonic())
+        except NoCandidates as error:
+            return error
+        # Reasons are "rule: numbers"; only the rule is one of a few.
+        self._metrics.placements.labels(placement.reason.partition(":")[0]).inc()
+        return _Choice(request, placement)
+
+    async def _request(
+        self,
+        generation: Generation,
+        excluded: frozenset[WorkerId],
+        reservation: Reservation | None,
+    ) -> PlacementRequest:
+        cached_tokens = await self._fleet.prefixes.cached_tokens(
+            generation.token_ids, generation.hashes
+        )
+        return PlacementRequest(
             request_id=RequestId(generation.request.request_id),
             num_tokens=len(generation.token_ids),
             max_new_tokens=generation.num_remaining,
             excluded=excluded,
             reserved_decode=reservation.worker_id if reservation is not None else None,
+            cached_tokens=cached_tokens,
+            priority=generation.request.priority,
         )
-        prefill, decode = self._fleet.views("prefill"), self._fleet.views("decode")
-        try:
-            placement = self._strategy(request, prefill, decode)
-        except NoCandidates as error:
-            return error
-        # Reasons are "rule: numbers"; only the rule is one of a few.
-        self._metrics.placements.labels(placement.reason.partition(":")[0]).inc()
-        return placement
 
     async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:
         """Counts a failure; waits a while before the next attempt, but not before the second."""

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import grpc
 
 from lengthwise.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
-from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_policy.types import WorkerId, WorkerView
 from lengthwise_router.discovery import Discovery
+from lengthwise_router.prefixes import Prefixes
 from lengthwise_router.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -53,18 +54,20 @@ class Fleet:
         self._addresses: frozenset[str] = frozenset()
         self._workers: dict[str, Worker] = {}
         self._swept_at = time.monotonic()
+        self.prefixes = Prefixes()
 
     @property
     def workers(self) -> tuple[Worker, ...]:
         return tuple(self._workers.values())
 
-    def views(self, role: Role) -> list[WorkerView]:
-        """The workers of one role that policies may choose from."""
-        return [
-            worker.view()
-            for worker in self._workers.values()
-            if worker.is_usable and worker.role == role
-        ]
+    def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
+        """The prefill and the decode workers that policies may choose from."""
+        prefill: list[WorkerView] = []
+        decode: list[WorkerView] = []
+        for worker in self._workers.values():
+            if worker.is_usable:
+                (prefill if worker.role == "prefill" else decode).append(worker.view())
+        return prefill, decode
 
     def worker(self, worker_id: WorkerId) -> Worker:
         """A worker of the views. Errors: KeyError."""
@@ -151,14 +154,22 @@ class Fleet:
     async def _watch(self, worker: Worker, connection: asyncio.TaskGroup) -> None:
         watch = worker_pb2_grpc.WorkerStub(worker.channel).Watch(worker_pb2.WatchRequest())
         has_decode_tasks = False
-        async for status in watch:
-            if self._is_duplicate(worker, status):
-                raise _ConnectionEnded
-            worker.heard(status, self._model, self._step_stall_seconds)
-            if worker.role == "decode" and worker.condition == "ready" and not has_decode_tasks:
-                has_decode_tasks = True
-                connection.create_task(self._receive_tokens(worker))
-                connection.create_task(worker.releases.run())
+        worker_id = WorkerId("")
+        try:
+            async for status in watch:
+                if self._is_duplicate(worker, status):
+                    raise _ConnectionEnded
+                worker.heard(status, self._model, self._step_stall_seconds)
+                if worker.condition == "incompatible":
+                    continue
+                worker_id = worker.worker_id
+                self.prefixes.update(status)
+                if worker.role == "decode" and worker.condition == "ready" and not has_decode_tasks:
+                    has_decode_tasks = True
+                    connection.create_task(self._receive_tokens(worker))
+                    connection.create_task(worker.releases.run())
+        finally:
+            self.prefixes.forget(worker_id)
         raise _ConnectionEnded
 
     async def _receive_tokens(self, worker: Worker) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lengthwise.errors import DeadlineExceeded
 from lengthwise.v1 import common_pb2
 from lengthwise_router.explanations import Explanation
+from lengthwise_router.prefixes import PromptHashes
 from lengthwise_router.request import Request
 from lengthwise_router.wakeup import Wakeup
 
@@ -96,6 +97,7 @@ class Generation:
 
     __slots__ = (
         "explanation",
+        "hashes",
         "max_tokens",
         "num_prompt_tokens",
         "patience",
@@ -118,6 +120,7 @@ class Generation:
     ) -> None:
         self.request = request
         self.explanation = explanation
+        self.hashes = PromptHashes()
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens

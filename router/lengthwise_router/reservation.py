@@ -9,6 +9,7 @@ import itertools
 from lengthwise.v1 import decode_pb2
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.generation import Generation
+from lengthwise_router.outstanding import Placed
 from lengthwise_router.token_streams import TokenStream
 from lengthwise_router.wakeup import Pacer
 from lengthwise_router.worker import Worker
@@ -20,25 +21,51 @@ LEASE_SLACK_SECONDS = 5.0
 
 
 class Reservation:
-    """Names what is held; each prefill attempt at it has an epoch of its own."""
+    """Names what is held; each prefill attempt at it has an epoch of its own.
 
-    def __init__(self, worker: Worker, generation: Generation, pacer: Pacer) -> None:
+    A local reservation is one whose worker computes the prompt too.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        generation: Generation,
+        pacer: Pacer,
+        *,
+        is_local: bool,
+        residual_tokens: int,
+    ) -> None:
         self.worker = worker
         self.worker_id: WorkerId = worker.worker_id
         self.number = next(_numbers)
         self.epoch = 0
-        # The prefill worker's token comes first, and not through the stream.
-        self.stream = TokenStream(generation.num_generated + 1, generation.patience.wakeup, pacer)
-        self._num_tokens = len(generation.token_ids) + generation.num_remaining
+        self.is_local = is_local
+        self.num_cached_tokens = 0  # that the worker has, as it said last
+        # A prefill worker's token comes first, and not through the stream.
+        first_index = generation.num_generated + (0 if is_local else 1)
+        self.stream = TokenStream(
+            first_index,
+            generation.patience.wakeup,
+            pacer,
+            local_tokens=len(generation.token_ids) if is_local else 0,
+        )
+        self._placed = Placed(
+            tokens=residual_tokens, local_tokens=residual_tokens if is_local else 0
+        )
         self._asked = False
         worker.streams.add(self.number, self.stream)
-        worker.place(self._num_tokens)
+        worker.place(self._placed)
 
     @property
     def is_untouched(self) -> bool:
         """Nothing has come of it yet: another prefill worker may fill it."""
         stream = self.stream
-        return stream.failure is None and stream.last_row_at is None and stream.ended is None
+        return (
+            not self.is_local
+            and stream.failure is None
+            and stream.last_row_at is None
+            and stream.ended is None
+        )
 
     def request(self, generation: Generation, router_id: str) -> decode_pb2.ReserveRequest:
         """The message that asks for the blocks, for the next epoch."""
@@ -58,11 +85,18 @@ class Reservation:
             top_logprobs=request.top_logprobs,
             lease_seconds=generation.patience.remaining_seconds + LEASE_SLACK_SECONDS,
             priority=request.priority,
+            local=self.is_local,
+            conversation_returns=request.conversation_returns,
         )
+
+    def computed(self) -> None:
+        """The worker of a local reservation has computed the prompt."""
+        if self._placed.local_tokens:
+            self.worker.computed(self._placed)
 
     def close(self) -> None:
         worker = self.worker
         worker.streams.remove(self.number)
-        worker.unplace(self._num_tokens)
+        worker.unplace(self._placed)
         if self._asked and self.stream.ended is None and worker.is_streaming:
             worker.releases.add(self.number)

@@ -3,9 +3,11 @@
     DecodeWorker ══TokenBatch══▶ TokenFanOut ──rows──▶ TokenStream (one per reservation) ──▶ request
 
 The rules: a row of an unknown reservation is ignored; an index seen before is dropped; a gap ends
-the attempt, because what follows it would be a wrong answer.
+the attempt, because what follows it would be a wrong answer. So does a message about the request
+that cannot be true.
 """
 
+import math
 import time
 from collections.abc import Iterable
 from typing import Literal
@@ -20,25 +22,36 @@ class TokenStream:
     """The tokens of one reservation that have come and not been taken yet."""
 
     __slots__ = (
+        "_local_tokens",
         "_next_index",
         "_pace_at",
         "_pacer",
         "_wakeup",
+        "alive_at",
         "ended",
         "failure",
         "failure_details",
         "last_row_at",
+        "local_prefill",
         "logprobs",
+        "num_preemptions",
         "token_ids",
     )
 
-    def __init__(self, next_index: int, wakeup: Wakeup, pacer: Pacer) -> None:
+    def __init__(
+        self, next_index: int, wakeup: Wakeup, pacer: Pacer, *, local_tokens: int = 0
+    ) -> None:
+        """`local_tokens`: how long the prompt is that the decode worker computes itself, else 0."""
         self._next_index = next_index
+        self._local_tokens = local_tokens
         self._wakeup = wakeup
         self._pacer = pacer
         self.token_ids: list[int] = []
         self.logprobs: list[common_pb2.TokenLogprobs] = []
         self.last_row_at: float | None = None
+        self.alive_at = 0.0  # the last row, or sign that one will come later than others
+        self.local_prefill: decode_pb2.LocalPrefill | None = None
+        self.num_preemptions = 0
         self._pace_at = 0.0  # rows before this instant do not wake the request yet
         self.ended: common_pb2.FinishReason | None = None
         self.failure: StreamFailure | None = None
@@ -77,7 +90,26 @@ class TokenStream:
         self.token_ids.append(token_id)
         if logprobs is not None:
             self.logprobs.append(logprobs)
-        self.last_row_at = now
+        self.last_row_at = self.alive_at = now
+
+    def computed(self, message: decode_pb2.LocalPrefill) -> None:
+        """The decode worker has computed the prompt."""
+        seconds = message.queue_seconds, message.prefill_seconds
+        if not all(math.isfinite(each) and each >= 0 for each in seconds):
+            self.fail("malformed", f"local prefill: got times of {seconds}, expected seconds")
+        elif message.num_cached_tokens >= self._local_tokens:
+            self.fail(
+                "malformed",
+                f"local prefill: got {message.num_cached_tokens} cached tokens of a prompt of"
+                f" {self._local_tokens} that this worker was to compute",
+            )
+        else:
+            self.local_prefill = message
+
+    def preempted(self, now: float) -> None:
+        """The worker took the request's blocks and will compute it again."""
+        self.num_preemptions += 1
+        self.alive_at = now
 
     def end(self, ended: decode_pb2.Ended) -> None:
         if ended.error or not ended.finish_reason:
@@ -125,6 +157,14 @@ class TokenFanOut:
                 stream = streams.get(reservation)
                 if stream is not None:
                     stream.push(index, token_id, None, now)
+        for local_prefill in batch.local_prefills:
+            stream = streams.get(local_prefill.reservation)
+            if stream is not None:
+                stream.computed(local_prefill)
+        for reservation in batch.preempted:
+            stream = streams.get(reservation)
+            if stream is not None:
+                stream.preempted(now)
         for ended in batch.ended:
             stream = streams.get(ended.reservation)
             if stream is not None:

@@ -16,7 +16,10 @@ from typing import Literal, Protocol
 import grpc
 
 from lengthwise.v1 import decode_pb2, prefill_pb2, worker_pb2
+from lengthwise_policy.cost import PRIOR, CostModel
+from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS
 from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_router.outstanding import Outstanding, Placed
 from lengthwise_router.releases import Releases
 from lengthwise_router.token_streams import TokenFanOut
 
@@ -52,8 +55,7 @@ class Worker:
         self.condition: Condition = "connecting"
         self.role: Role = "prefill"
         self.dependents: set[Dependent] = set()
-        self.outstanding_requests = 0
-        self.outstanding_tokens = 0
+        self.outstanding = Outstanding()
         self.heard_at = time.monotonic()
         self._stepped_at = 0.0
         self._view: WorkerView | None = None
@@ -89,6 +91,11 @@ class Worker:
     def worker_id(self) -> WorkerId:
         return WorkerId(self.status.worker_id if self.status is not None else "")
 
+    @property
+    def short_tokens(self) -> int:
+        """Residual tokens up to which a prompt is short there."""
+        return (self.status and self.status.short_tokens) or DEFAULT_SHORT_TOKENS
+
     def connecting(self) -> None:
         """A new connection is tried."""
         self.condition = "connecting"
@@ -100,6 +107,7 @@ class Worker:
         now = time.monotonic()
         last, self.status = self.status, status
         self.heard_at = now
+        self.outstanding.status_came()
         self._view = None
         if last is None or status.step != last.step or not status.running_requests:
             self._stepped_at = now
@@ -150,36 +158,66 @@ class Worker:
         for dependent in tuple(self.dependents):
             dependent.worker_lost(self, reason)
 
-    def place(self, num_tokens: int) -> None:
+    def place(self, placed: Placed) -> None:
         """Counts a request placed here until `unplace`."""
-        self.outstanding_requests += 1
-        self.outstanding_tokens += num_tokens
+        self.outstanding.add(placed)
         self._view = None
 
-    def unplace(self, num_tokens: int) -> None:
-        self.outstanding_requests -= 1
-        self.outstanding_tokens -= num_tokens
+    def unplace(self, placed: Placed) -> None:
+        self.outstanding.remove(placed)
+        self._view = None
+
+    def computed(self, placed: Placed) -> None:
+        """This decode worker has computed the request's prompt itself."""
+        self.outstanding.computed(placed)
         self._view = None
 
     def view(self) -> WorkerView:
         """For policies; only of workers that are ready or draining."""
         if self._view is None:
-            status = self.status
-            assert status is not None
-            self._view = WorkerView(
-                worker_id=WorkerId(status.worker_id),
-                role=self.role,
-                blocks_total=status.blocks_total,
-                blocks_free=status.blocks_free,
-                block_size=status.block_size,
-                running_requests=status.running_requests,
-                queued_requests=sum(queue.requests for queue in status.queues),
-                queued_tokens=sum(queue.tokens for queue in status.queues),
-                step=status.step,
-                draining=status.draining,
-                model_fingerprint=status.model_fingerprint,
-                layout_fingerprint=status.layout_fingerprint,
-                outstanding_requests=self.outstanding_requests,
-                outstanding_tokens=self.outstanding_tokens,
-            )
+            assert self.status is not None
+            self._view = self._look(self.status)
         return self._view
+
+    def _look(self, status: worker_pb2.WorkerStatus) -> WorkerView:
+        outstanding = self.outstanding
+        queues = status.queues
+        return WorkerView(
+            worker_id=WorkerId(status.worker_id),
+            role=self.role,
+            blocks_total=status.blocks_total,
+            blocks_free=status.blocks_free,
+            block_size=status.block_size,
+            running_requests=status.running_requests,
+            queued_requests=sum(queue.requests for queue in queues),
+            queued_tokens=sum(queue.tokens for queue in queues),
+            queued_short_tokens=sum(
+                queue.tokens for queue in queues if queue.length_class == "short"
+            ),
+            step=status.step,
+            draining=status.draining,
+            model_fingerprint=status.model_fingerprint,
+            layout_fingerprint=status.layout_fingerprint,
+            outstanding_requests=outstanding.unseen_requests,
+            outstanding_tokens=outstanding.unseen_tokens,
+            outstanding_short_tokens=outstanding.unseen_short_tokens,
+            outstanding_local_tokens=outstanding.local_tokens,
+            short_tokens=self.short_tokens,
+            cost=_cost(status.cost) if status.HasField("cost") else PRIOR,
+            is_fitted=status.HasField("cost"),
+            context_tokens=status.context_tokens,
+            blocks_predicted=status.blocks_predicted,
+            kv_bytes_per_token=status.kv_bytes_per_token,
+            kv_bytes_per_second=status.kv_bytes_per_second,
+        )
+
+
+def _cost(message: worker_pb2.CostModel) -> CostModel:
+    return CostModel(
+        step_seconds=message.step_seconds,
+        token_seconds=message.token_seconds,
+        attention_seconds=message.attention_seconds,
+        history_seconds=message.history_seconds,
+        decode_request_seconds=message.decode_request_seconds,
+        decode_context_seconds=message.decode_context_seconds,
+    )

@@ -31,8 +31,10 @@ QUICK: dict[str, float] = {
     "step_stall_seconds": 0.5,
     "keepalive_seconds": 0.2,
     "drain_seconds": 2.0,
+    "local_prefill": False,
 }
-"""Timeouts of tests that ask for none: stubs tell their status every 0.05 s."""
+"""Of tests that ask for nothing else. Stubs tell their status every 0.05 s. A decode worker that
+steps in for every prefill worker that fails would hide what happens without it."""
 
 
 @dataclass(slots=True)

@@ -6,12 +6,12 @@ known, whichever workers it meets on its way.
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NoReturn
 
-import grpc
-
+from harness.stub_worker import MODEL as MODEL
+from harness.stub_worker import Context
+from harness.stub_worker import StubWorker as StubWorker
 from lengthwise.errors import LengthwiseError
 from lengthwise.v1 import (
     common_pb2,
@@ -20,16 +20,8 @@ from lengthwise.v1 import (
     prefill_pb2,
     prefill_pb2_grpc,
     worker_pb2,
-    worker_pb2_grpc,
 )
 from lengthwise_runtime.server import Server
-
-Context = grpc.aio.ServicerContext[Any, Any]
-
-MODEL = "stub"
-HEARTBEAT_SECONDS = 0.05
-
-_ids = itertools.count()
 
 
 def stub_next_token(token_ids: Sequence[int]) -> int:
@@ -43,79 +35,6 @@ def stub_answer(prompt: Sequence[int], num_tokens: int) -> list[int]:
     for _ in range(num_tokens):
         token_ids.append(stub_next_token(token_ids))
     return token_ids[len(prompt) :]
-
-
-class StubWorker(worker_pb2_grpc.WorkerServicer):
-    """What both roles share: the server, the status, and the ways to fail as a whole."""
-
-    role = worker_pb2.ROLE_UNSPECIFIED
-    service = ""
-
-    def __init__(self, *, model: str = MODEL, fingerprint: str = "weights") -> None:
-        self.worker_id = f"{type(self).__name__}-{next(_ids)}"
-        self.address = ""
-        self.model = model
-        self.fingerprint = fingerprint
-        self.draining = False
-        self.running = 0
-        self.step = 0
-        self.blocks_total = 1000
-        self.watches = 0
-        self._thawed = asyncio.Event()
-        self._thawed.set()
-        self._server: Server | None = None
-
-    async def start(self, listen: str = "127.0.0.1:0") -> None:
-        self._server = Server(listen, None, [self.service])
-        worker_pb2_grpc.add_WorkerServicer_to_server(self, self._server.guarded)
-        self._register(self._server)
-        self.address = str(await self._server.start())
-
-    def _register(self, server: Server) -> None:
-        raise NotImplementedError
-
-    async def stop(self) -> None:
-        """Dies: every call is cut off."""
-        self.thaw()
-        if self._server is not None:
-            await self._server.stop(0)
-            self._server = None
-
-    async def restart(self) -> None:
-        """Comes back under the same address as another process would."""
-        self.worker_id = f"{type(self).__name__}-{next(_ids)}"
-        await self.start(self.address)
-
-    def freeze(self) -> None:
-        """Says and does nothing any more, as a stopped process."""
-        self._thawed.clear()
-
-    def thaw(self) -> None:
-        self._thawed.set()
-
-    async def while_frozen(self) -> None:
-        await self._thawed.wait()
-
-    async def Watch(
-        self, request: worker_pb2.WatchRequest, context: Context
-    ) -> AsyncIterator[worker_pb2.WorkerStatus]:
-        self.watches += 1
-        while True:
-            await self.while_frozen()
-            yield worker_pb2.WorkerStatus(
-                worker_id=self.worker_id,
-                role=self.role,
-                model=self.model,
-                model_fingerprint=self.fingerprint,
-                layout_fingerprint="layout",
-                block_size=16,
-                blocks_total=self.blocks_total,
-                blocks_free=self.blocks_total,
-                running_requests=self.running,
-                step=self.step,
-                draining=self.draining,
-            )
-            await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
@@ -152,7 +71,12 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
         token_ids = list(request.token_ids)
         token_id = stub_next_token(token_ids)
         response = prefill_pb2.PrefillResponse(
-            token_id=token_id, queue_seconds=0.25, prefill_seconds=0.5
+            token_id=token_id,
+            queue_seconds=0.25,
+            prefill_seconds=0.5,
+            num_cached_tokens=self.num_cached_tokens,
+            length_class="short" if len(token_ids) <= 256 else "long",
+            reason="stub",
         )
         if request.HasField("top_logprobs"):
             response.logprobs.CopyFrom(stub_logprobs(token_id, request.top_logprobs))
@@ -182,7 +106,12 @@ class _Sequence:
         self.request = request
         self.epoch = request.epoch
         self.token_ids = list(request.token_ids)
-        self.committed = False
+        self.committed = request.local  # computed in the next step
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the next token is the first of a prompt computed here."""
+        return self.request.local and len(self.token_ids) == len(self.request.token_ids)
 
 
 class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
@@ -209,6 +138,9 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         self.end_error: tuple[int, str] | None = None  # at this index, with this error
         self.break_at: int | None = None  # the stream breaks after this index
         self.steps_go_on = True  # even where no token comes of them
+        self.local_error: str | None = None  # of every prompt that is to be computed here
+        self.local_hangs = False
+        self.local_seconds = 0.125
         self._streams: dict[str, asyncio.Queue[decode_pb2.TokenBatch | None]] = {}
         self._stepping: asyncio.Task[None] | None = None
 
@@ -246,7 +178,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             except asyncio.CancelledError:
                 self.cancelled_reserves += 1
                 raise
-        return decode_pb2.ReserveResponse()
+        return decode_pb2.ReserveResponse(num_cached_tokens=self.num_cached_tokens, reason="stub")
 
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: Context
@@ -338,6 +270,8 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             batch.ended.append(decode_pb2.Ended(reservation=reservation, error=self.end_error[1]))
             del self.held[reservation]
             return
+        if sequence.is_first and not self._compute(batch, reservation):
+            return
         token_id = stub_next_token(sequence.token_ids)
         sequence.token_ids.append(token_id)
         if index != self.drop_index:
@@ -358,6 +292,24 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             )
             batch.ended.append(decode_pb2.Ended(reservation=reservation, finish_reason=reason))
             del self.held[reservation]
+
+    def _compute(self, batch: decode_pb2.TokenBatch, reservation: int) -> bool:
+        """Computes a prompt, if it can."""
+        if self.local_error is not None:
+            batch.ended.append(decode_pb2.Ended(reservation=reservation, error=self.local_error))
+            del self.held[reservation]
+        elif not self.local_hangs:
+            batch.local_prefills.append(
+                decode_pb2.LocalPrefill(
+                    reservation=reservation,
+                    queue_seconds=self.local_seconds,
+                    prefill_seconds=2 * self.local_seconds,
+                    num_cached_tokens=self.num_cached_tokens,
+                    reason="stub",
+                )
+            )
+            return True
+        return False
 
 
 def stub_logprobs(token_id: int, num_top: int) -> common_pb2.TokenLogprobs:

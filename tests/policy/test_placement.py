@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.placement import DEFAULT_STRATEGY, STRATEGIES, RoundRobin, least_loaded
+from lengthwise_policy.local_prefill import LocalPrefill
+from lengthwise_policy.placement import (
+    DEFAULT_STRATEGY,
+    STRATEGIES,
+    RoundRobin,
+    least_loaded,
+    make_strategy,
+)
+from lengthwise_policy.predicted_ttft import PredictedTtft
+from lengthwise_policy.strategy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.types import (
     Placement,
     PlacementRequest,
@@ -55,6 +64,11 @@ def request(**changes: Any) -> PlacementRequest:
 
 def excluded(*worker_ids: str) -> PlacementRequest:
     return request(excluded=frozenset(map(WorkerId, worker_ids)))
+
+
+def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
+    """Without local prefill, which has tests of its own."""
+    return STRATEGIES[name](PlacementPolicy(), random)
 
 
 def pair(placement: Placement) -> tuple[str | None, str | None]:
@@ -123,7 +137,7 @@ def pair(placement: Placement) -> tuple[str | None, str | None]:
 def test_the_least_loaded_pair(
     prefills: list[WorkerView], decodes: list[WorkerView], chosen: tuple[str, str]
 ) -> None:
-    assert pair(least_loaded(request(), prefills, decodes)) == chosen
+    assert pair(least_loaded(request(), prefills, decodes, 0.0)) == chosen
 
 
 @pytest.mark.parametrize(
@@ -154,25 +168,26 @@ def test_the_least_loaded_pair(
 def test_workers_that_failed_the_request_are_the_last_resort(
     asked: PlacementRequest, chosen: tuple[str, str], note: str
 ) -> None:
-    placement = least_loaded(asked, [prefill("p1"), prefill("p2")], [decode("d1"), decode("d2")])
+    prefills, decodes = [prefill("p1"), prefill("p2")], [decode("d1"), decode("d2")]
+    placement = least_loaded(asked, prefills, decodes, 0.0)
     assert pair(placement) == chosen
     assert placement.reason == f"least loaded: 0 tokens ahead, 1600 KV slots left{note}"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_request_for_one_token_needs_no_decode_worker(name: str) -> None:
-    strategy = STRATEGIES[name](lambda: 0.0)
-    placement = strategy(request(max_new_tokens=1), [prefill("p1")], [])
+    strategy = strategy_of(name)
+    placement = strategy(request(max_new_tokens=1), [prefill("p1")], [], 0.0)
     assert pair(placement) == ("p1", None)
     assert placement.reason.endswith("0 tokens ahead, one token needs no decode worker")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_retry_keeps_the_decode_worker_that_holds_its_reservation(name: str) -> None:
-    strategy = STRATEGIES[name](lambda: 0.0)
+    strategy = strategy_of(name)
     decodes = [decode("d1"), decode("d2", draining=True, blocks_free=0), decode("d3")]
     asked = replace(excluded("p1"), reserved_decode=WorkerId("d2"))
-    assert pair(strategy(asked, [prefill("p1"), prefill("p2")], decodes)) == ("p2", "d2")
+    assert pair(strategy(asked, [prefill("p1"), prefill("p2")], decodes, 0.0)) == ("p2", "d2")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +235,7 @@ def test_a_refusal_says_what_is_lacking(
     asked: PlacementRequest, prefills: list[WorkerView], decodes: list[WorkerView], reason: str
 ) -> None:
     with pytest.raises(NoCandidates) as refused:
-        least_loaded(asked, prefills, decodes)
+        least_loaded(asked, prefills, decodes, 0.0)
     assert refused.value.reason == reason
 
 
@@ -228,17 +243,18 @@ def test_round_robin_goes_on_after_the_last_choice_though_workers_come_and_go() 
     strategy = RoundRobin()
     prefills = [prefill(name) for name in ("p3", "p1", "p2")]
     decodes = [decode(name) for name in ("d1", "d2")]
-    chosen = [pair(strategy(request(), prefills, decodes)) for _ in range(4)]
+    chosen = [pair(strategy(request(), prefills, decodes, 0.0)) for _ in range(4)]
     assert chosen == [("p1", "d1"), ("p2", "d2"), ("p3", "d1"), ("p1", "d2")]
-    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes)) == ("p3", "d1")
-    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes)) == ("p0", "d2")
+    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes, 0.0)) == ("p3", "d1")
+    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes, 0.0)) == ("p0", "d2")
 
 
 def test_round_robin_forgets_a_request_that_could_not_be_placed() -> None:
     strategy = RoundRobin()
     with pytest.raises(NoCandidates):
-        strategy(request(), [prefill("p1")], [])
-    assert pair(strategy(request(), [prefill("p1"), prefill("p2")], [decode("d1")]))[0] == "p1"
+        strategy(request(), [prefill("p1")], [], 0.0)
+    prefills = [prefill("p1"), prefill("p2")]
+    assert pair(strategy(request(), prefills, [decode("d1")], 0.0))[0] == "p1"
 
 
 @pytest.mark.parametrize(
@@ -254,9 +270,9 @@ def test_power_of_two_takes_the_less_loaded_of_two_different_workers(
     drawn: list[float], chosen: str
 ) -> None:
     draws = iter(drawn)
-    strategy = STRATEGIES["power_of_two"](lambda: next(draws))
+    strategy = strategy_of("power_of_two", lambda: next(draws))
     prefills = [prefill(f"p{n}", queued_tokens=n) for n in (4, 2, 1, 3)]
-    assert pair(strategy(request(), prefills, [decode("d1")])) == (chosen, "d1")
+    assert pair(strategy(request(), prefills, [decode("d1")], 0.0)) == (chosen, "d1")
 
 
 views = st.integers(1, 6).flatmap(
@@ -285,7 +301,7 @@ def test_the_order_of_the_workers_does_not_matter_and_pairs_fit(
 
     def place(some: list[WorkerView], others: list[WorkerView]) -> Placement | str:
         try:
-            return STRATEGIES[name](lambda: random)(request(), some, others)
+            return strategy_of(name, lambda: random)(request(), some, others, 0.0)
         except NoCandidates as refused:
             return refused.reason
 
@@ -303,5 +319,9 @@ def test_the_order_of_the_workers_does_not_matter_and_pairs_fit(
         assert not pairs
 
 
-def test_the_default_strategy_is_registered() -> None:
-    assert STRATEGIES[DEFAULT_STRATEGY](lambda: 0.0) is least_loaded
+def test_the_default_strategy_predicts_and_may_compute_locally() -> None:
+    assert DEFAULT_STRATEGY == "predicted_ttft"
+    default = make_strategy(DEFAULT_STRATEGY, PlacementPolicy(), lambda: 0.0)
+    assert isinstance(default, LocalPrefill)
+    remote_only = PlacementPolicy(local_prefill=False)
+    assert isinstance(make_strategy(DEFAULT_STRATEGY, remote_only, lambda: 0.0), PredictedTtft)

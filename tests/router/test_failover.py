@@ -116,7 +116,7 @@ async def _prefill_worker_dies_during_transfer(
     await _prefilling(prefill)
     fleet = deployment.app._fleet  # which has the reply once it counts nothing there any more
     await eventually(
-        lambda: not any(w.outstanding_requests for w in fleet.workers if w.role == "prefill")
+        lambda: not any(w.outstanding.requests for w in fleet.workers if w.role == "prefill")
     )
     await prefill.stop()
 

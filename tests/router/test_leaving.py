@@ -92,7 +92,8 @@ async def _all_is_given_back(deployment: Deployment) -> None:
     asked = {reserve.reservation for reserve in deployment.decode[0].reserves}
     await eventually(lambda: asked == set(deployment.decode[0].released), FREED_SECONDS)
     for worker in deployment.app._fleet.workers:
-        assert (worker.outstanding_requests, worker.outstanding_tokens) == (0, 0)
+        assert (worker.outstanding.requests, worker.outstanding.local_tokens) == (0, 0)
+        assert worker.outstanding.unseen_requests == worker.outstanding.unseen_tokens == 0
         assert not worker.dependents
 
 

@@ -1,0 +1,61 @@
+"""Which decode worker continues a prompt, chosen for its own sake and before the prefill worker.
+
+The rule, in this order: it has room for the prompt beside the predicted peak of what it runs; it
+holds the longest part of the prompt already, unless it is so much busier than the least busy one
+that its tokens would come late; its next step is the shortest; its id is the lowest.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from lengthwise_policy.types import PlacementRequest, WorkerView
+
+MAX_EXTRA_REQUESTS = 8
+"""By how many requests a worker may be ahead of the least busy one and still be preferred for what
+it holds: of a prompt that all requests share everyone would go there otherwise. Routers of SGLang
+and AIBrix leave prefixes alone beyond 64 and 8 to 16 requests."""
+
+
+def choose_partner(
+    request: PlacementRequest, views: Sequence[WorkerView], tpot_slo_seconds: float
+) -> WorkerView:
+    """Of at least one worker."""
+    least = _least_busy(request, views)
+    cached_tokens = request.cached_tokens
+    if not cached_tokens:
+        return least
+    held, holder = 0, least
+    if least.room_tokens > request.residual_tokens(least.worker_id):
+        held = cached_tokens.get(least.worker_id, 0)
+    most_requests = least.load_requests + MAX_EXTRA_REQUESTS
+    for view in views:
+        cached = cached_tokens.get(view.worker_id, 0)
+        if cached < held or not cached or view.load_requests > most_requests:
+            continue
+        if view.room_tokens <= request.num_tokens - cached:
+            continue
+        if view.load_requests and view.next_step_seconds > tpot_slo_seconds:
+            continue
+        if cached > held or _is_less_busy(view, holder):
+            held, holder = cached, view
+    return holder
+
+
+def _least_busy(request: PlacementRequest, views: Sequence[WorkerView]) -> WorkerView:
+    """Of those with room; the one with the most room where none has enough."""
+    best: WorkerView | None = None
+    best_seconds = inf
+    num_tokens = request.num_tokens
+    for view in views:
+        seconds = view.next_step_seconds
+        if seconds > best_seconds or view.room_tokens <= num_tokens:
+            continue
+        if seconds < best_seconds or best is None or view.worker_id < best.worker_id:
+            best, best_seconds = view, seconds
+    if best is None:
+        return min(views, key=lambda view: (-view.room_tokens, view.worker_id))
+    return best
+
+
+def _is_less_busy(view: WorkerView, other: WorkerView) -> bool:
+    return (view.next_step_seconds, view.worker_id) < (other.next_step_seconds, other.worker_id)

@@ -1,0 +1,67 @@
+"""What a placement strategy is, and what may be set about placement.
+
+The rule: a strategy is one function; the clock is an argument, so are random numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.types import Placement, PlacementRequest, WorkerView
+
+# The request, the prefill workers, the decode workers, now. Raises NoCandidates.
+Strategy = Callable[
+    [PlacementRequest, Sequence[WorkerView], Sequence[WorkerView], float], Placement
+]
+
+# Gives numbers in [0, 1).
+Random = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPolicy:
+    """When a prefill worker changes between the pools of short and of long prompts.
+
+    The pressure of a worker is `queue_weight` * seconds of its queue + `deviation_weight` * seconds
+    by which a prompt placed there now would miss its TTFT SLO - `utilisation_weight` if it
+    computes now; that of a pool is the 90th percentile of its workers (LAPS, which gives no
+    values). A worker moves to the pool with pressure P from the one with pressure Q when
+    P > (1 + tolerance) * Q + idle_pressure.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    queue_weight: float = 1.0
+    deviation_weight: float = 1.0
+    utilisation_weight: float = 0.01
+    tolerance: float = 0.5
+    idle_pressure: float = 0.05  # seconds: below it neither pool is short of workers
+    cooldown_seconds: float = 5.0  # between two moves
+    drain_seconds: float = 30.0  # a worker that is not empty by then stays where it was
+
+    def __post_init__(self) -> None:
+        for name in ("queue_weight", "deviation_weight", "utilisation_weight", "tolerance"):
+            require_at_least(name, getattr(self, name), 0.0)
+        for name in ("idle_pressure", "cooldown_seconds", "drain_seconds"):
+            require_at_least(name, getattr(self, name), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementPolicy:
+    """What an operator may set about placement, beside the strategy's name."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    local_prefill: bool = True
+    """Whether decode workers may compute prompts themselves: where that gives the first token
+    earlier, and where no prefill worker is there."""
+
+    ttft_slo_short_seconds: float = 0.4  # LAPS
+    ttft_slo_long_seconds: float = 2.0
+    tpot_slo_seconds: float = 0.1  # between two tokens; DistServe's for chat
+    pools: PoolPolicy = field(default_factory=PoolPolicy)
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
+            require_at_least(name, getattr(self, name), 0.001)
