@@ -7,7 +7,8 @@ a play in which requests failed compare nothing.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from traffic import Conversation, LengthClass
@@ -53,9 +54,10 @@ class Sample:
 class Player:
     """Plays one traffic on one deployment, once."""
 
-    def __init__(self, endpoint: str, *, vocab_size: int, stop_at: float) -> None:
-        """stop_at: no request is begun after so many seconds; those begun are awaited."""
-        self._endpoint = endpoint
+    def __init__(self, client: lengthwise.AsyncClient, *, vocab_size: int, stop_at: float) -> None:
+        """client: closed at the end. stop_at: no request is begun after so many seconds; those
+        begun are awaited."""
+        self._client = client
         self._vocab_size = vocab_size
         self._stop_at = stop_at
         self._began = 0.0
@@ -66,9 +68,9 @@ class Player:
 
         Errors: ExceptionGroup holding that of the first request that failed; TimeoutError.
         """
-        async with self._limit(), self._client() as client, asyncio.TaskGroup() as tasks:
+        async with self._play(), asyncio.TaskGroup() as tasks:
             for conversation in conversations:
-                tasks.create_task(self._converse(client, conversation, conversation.start_at))
+                tasks.create_task(self._converse(conversation, conversation.start_at))
         return self._samples
 
     async def closed_loop(
@@ -76,36 +78,32 @@ class Player:
     ) -> list[Sample]:
         """`concurrency` conversations at any time, and nobody thinks. Errors: as `open_loop`."""
 
-        async def one_after_the_other(client: lengthwise.AsyncClient) -> None:
+        async def one_after_the_other() -> None:
             while self._now() < self._stop_at:
-                await self._converse(client, next(conversations), None)
+                await self._converse(next(conversations), None)
 
-        async with self._limit(), self._client() as client, asyncio.TaskGroup() as tasks:
+        async with self._play(), asyncio.TaskGroup() as tasks:
             for _ in range(concurrency):
-                tasks.create_task(one_after_the_other(client))
+                tasks.create_task(one_after_the_other())
         return self._samples
 
     async def one_by_one(self, conversations: Sequence[Conversation]) -> list[Sample]:
         """Each conversation when the one before has ended. Errors: as `open_loop`."""
-        async with self._limit(), self._client() as client:
+        async with self._play():
             for conversation in conversations:
-                await self._converse(client, conversation, None)
+                await self._converse(conversation, None)
         return self._samples
 
-    def _limit(self) -> asyncio.Timeout:
-        return asyncio.timeout(self._stop_at + REQUEST_SECONDS)
-
-    def _client(self) -> lengthwise.AsyncClient:
-        self._began = time.perf_counter()
-        timeout = lengthwise.Timeout(total=REQUEST_SECONDS)
-        return lengthwise.AsyncClient(self._endpoint, timeout=timeout)
+    @asynccontextmanager
+    async def _play(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(self._stop_at + REQUEST_SECONDS), self._client:
+            self._began = time.perf_counter()
+            yield
 
     def _now(self) -> float:
         return time.perf_counter() - self._began
 
-    async def _converse(
-        self, client: lengthwise.AsyncClient, conversation: Conversation, start_at: float | None
-    ) -> None:
+    async def _converse(self, conversation: Conversation, start_at: float | None) -> None:
         """start_at None: at once, and without thinking between turns."""
         history: list[int] = []
         due_at = self._now() if start_at is None else start_at
@@ -116,27 +114,38 @@ class Player:
                 return
             history += conversation.says(index, self._vocab_size)
             await asyncio.sleep(due_at - self._now())
-            first_at = 0.0
-            reply: list[int] = []
-            async for chunk in client.stream(
-                history, max_tokens=turn.reply_tokens, temperature=0.0, ignore_eos=True
-            ):
-                if chunk.tokens and not reply:
-                    first_at = self._now()
-                reply += chunk.token_ids
-                if chunk.usage and chunk.timings:
-                    sample = Sample(
-                        length=conversation.length_class(index),
-                        due_at=due_at,
-                        first_at=first_at,
-                        ended_at=self._now(),
-                        prompt_tokens=len(history),
-                        new_tokens=conversation.new_tokens(index),
-                        output_tokens=len(reply),
-                        cached_tokens=chunk.usage.cached_prompt_tokens,
-                        retries=chunk.timings.retries,
-                    )
-                    self._samples.append(sample)
-            if len(reply) != turn.reply_tokens:
-                raise RuntimeError(f"got {len(reply)} tokens, expected {turn.reply_tokens}")
-            history += reply
+            history += await self._ask(conversation, index, history, due_at)
+
+    async def _ask(
+        self, conversation: Conversation, index: int, prompt: list[int], due_at: float
+    ) -> list[int]:
+        """The reply's tokens; the sample is kept."""
+        wanted = conversation.turns[index].reply_tokens
+        first_at, usage, timings = 0.0, None, None
+        reply: list[int] = []
+        async for chunk in self._client.stream(
+            prompt,
+            max_tokens=wanted,
+            temperature=0.0,
+            ignore_eos=True,
+            timeout=REQUEST_SECONDS,
+        ):
+            if chunk.tokens and not reply:
+                first_at = self._now()
+            reply += chunk.token_ids
+            usage, timings = chunk.usage, chunk.timings
+        if len(reply) != wanted or usage is None or timings is None:
+            raise RuntimeError(f"got {len(reply)} tokens, expected {wanted} and their usage")
+        sample = Sample(
+            length=conversation.length_class(index),
+            due_at=due_at,
+            first_at=first_at,
+            ended_at=self._now(),
+            prompt_tokens=len(prompt),
+            new_tokens=conversation.new_tokens(index),
+            output_tokens=len(reply),
+            cached_tokens=usage.cached_prompt_tokens,
+            retries=timings.retries,
+        )
+        self._samples.append(sample)
+        return reply

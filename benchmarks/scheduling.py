@@ -40,6 +40,8 @@ from traffic import (
     scale,
 )
 
+import lengthwise
+
 TRACE: Final = Path(__file__).parents[2] / "shared" / "traces" / "sharegpt_lengths.csv"
 
 CONCURRENCY: Final = 16
@@ -154,13 +156,14 @@ class Benchmark:
         return asyncio.run(self._player(endpoint, play).closed_loop(source, CONCURRENCY))
 
     def _player(self, endpoint: str, play: Play) -> Player:
-        return Player(endpoint, vocab_size=VOCAB_SIZE, stop_at=play.stop_at)
+        client = lengthwise.AsyncClient(endpoint)
+        return Player(client, vocab_size=VOCAB_SIZE, stop_at=play.stop_at)
 
 
 def time_to_first_token_alone(endpoint: str, num_tokens: int) -> float:
     """Median of some requests one after the other on an idle cluster, the first left out."""
     turn = Turn(user_tokens=num_tokens, reply_tokens=2, think_seconds=0.0)
-    player = Player(endpoint, vocab_size=VOCAB_SIZE, stop_at=60.0)
+    player = Player(lengthwise.AsyncClient(endpoint), vocab_size=VOCAB_SIZE, stop_at=60.0)
     asks = [
         Conversation(seed=-1000 * num_tokens - i, start_at=0.0, turns=(turn,)) for i in range(4)
     ]
