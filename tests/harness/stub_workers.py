@@ -21,6 +21,7 @@ from lengthwise.v1 import (
     prefill_pb2_grpc,
     worker_pb2,
 )
+from lengthwise_policy.lengths import length_class
 from lengthwise_runtime.server import Server
 
 
@@ -75,7 +76,7 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
             queue_seconds=0.25,
             prefill_seconds=0.5,
             num_cached_tokens=self.num_cached_tokens,
-            length_class="short" if len(token_ids) <= 256 else "long",
+            length_class=length_class(len(token_ids) - self.num_cached_tokens),
             reason="stub",
         )
         if request.HasField("top_logprobs"):

@@ -11,11 +11,7 @@ from harness.workers import eventually
 
 from lengthwise.v1 import inference_pb2
 
-# Who computes the prompts tells in which order requests were let in.
-ONE_BY_ONE: dict[str, Any] = {
-    "max_requests_in_flight": 1,
-    "local_prefill": False,
-}
+ONE_BY_ONE: dict[str, Any] = {"max_requests_in_flight": 1}
 
 
 def num_waiting(deployment: Deployment) -> int:
@@ -226,7 +222,6 @@ async def test_a_request_that_would_come_far_too_late_is_refused_at_once(deploy:
     deployment = await deploy(
         strategy="predicted_ttft",
         shed_factor=1.0,
-        local_prefill=False,
         ttft_slo_long_seconds=0.001,
         metrics_listen="127.0.0.1:0",
     )

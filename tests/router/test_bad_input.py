@@ -56,6 +56,10 @@ BAD = [
     ("long stop string", {"stop": Stop(strings=["x" * 257])}, "got one of 257 characters"),
     ("stop token", {"stop": Stop(token_ids=[260])}, "stop.token_ids: got 260, expected ids below"),
     ("many stop tokens", {"stop": Stop(token_ids=[1] * 257)}, "stop.token_ids: got 257, at most"),
+    ("priority too high", {"priority": 101}, "priority: got 101, expected -100 to 100"),
+    ("priority too low", {"priority": -101}, "priority: got -101, expected -100 to 100"),
+    ("tenant", {"tenant": "é" * 129}, "tenant: got 129 characters, at most 128 are accepted"),
+    ("tenant with a line end", {"tenant": "a\n"}, "tenant: got 'a\\n', expected printable"),
     ("request_id", {"request_id": "x" * 129}, "request_id: got 129 characters, expected 1 to 128"),
     ("resume without seed", {"resume": Resume(token_ids=[1])}, "sampling.seed: got none with res"),
     (
@@ -108,6 +112,8 @@ async def test_a_model_that_is_not_served_is_not_found(deploy: Deploy) -> None:
         pytest.param(_sampling(presence_penalty=-2, frequency_penalty=2), id="bounds of penalties"),
         pytest.param({"top_logprobs": 20}, id="most log probabilities"),
         pytest.param({"request_id": "é" * 128}, id="longest name"),
+        pytest.param({"tenant": "é" * 128, "priority": -100}, id="longest tenant"),
+        pytest.param({"priority": 100}, id="most urgent"),
         pytest.param({"stop": Stop(strings=["é" * 256] * 16)}, id="longest stop strings"),
     ],
 )

@@ -72,7 +72,7 @@ async def test_one_token_needs_no_decode_worker(deploy: Deploy) -> None:
 
 
 async def test_every_attempt_is_told_and_why_it_failed(deploy: Deploy) -> None:
-    deployment = await deploy(2, 1, local_prefill=False)
+    deployment = await deploy(2, 1)
     for worker in deployment.prefill:
         worker.error = InternalError("a defect")
     call = deployment.call(request_id="r1", max_tokens=5)
@@ -131,7 +131,7 @@ async def test_a_prompt_that_was_refused_is_told(deploy: Deploy) -> None:
 
 
 async def test_an_error_is_told_with_the_attempts_before_it(deploy: Deploy) -> None:
-    deployment = await deploy(max_attempts=2, local_prefill=False)
+    deployment = await deploy(max_attempts=2)
     deployment.prefill[0].error = InternalError("a defect")
     await deployment.refused(request_id="r1", max_tokens=5)
     life = await told(deployment)

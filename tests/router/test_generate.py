@@ -209,7 +209,7 @@ async def test_a_long_text_is_tokenised_off_the_event_loop_and_served(deploy: De
 
 
 async def test_more_requests_than_the_limit_are_told_when_to_come_back(deploy: Deploy) -> None:
-    deployment = await deploy(max_requests_in_flight=2)
+    deployment = await deploy(max_requests_in_flight=2, max_queued=0)
     deployment.prefill[0].hangs = True
     calls = [deployment.call(max_tokens=3) for _ in range(2)]
     await eventually(lambda: len(deployment.prefill[0].requests) == 2)

@@ -34,7 +34,41 @@ async def test_requests_and_tokens_are_counted(deploy: Deploy) -> None:
     assert await metric("lengthwise_time_per_output_token_seconds_count", **LONG) == 1
     assert await metric("lengthwise_prompt_tokens_sum") == 5 * len(PROMPT) + 300
     assert await metric("lengthwise_output_tokens_sum") == 3 * 20 + 1 + 4
-    assert await metric("lengthwise_placements_total", reason="least loaded") == 6
+    assert await metric("lengthwise_placements_total", reason="predicted ttft") == 6
+
+
+async def test_latency_objectives_are_counted_as_met_and_missed(deploy: Deploy) -> None:
+    deployment = await deploy(
+        metrics_listen="127.0.0.1:0",
+        ttft_slo_short_seconds=5.0,
+        ttft_slo_long_seconds=0.001,
+        tpot_slo_seconds=5.0,
+    )
+    await deployment.generate(max_tokens=5)
+    await deployment.generate(prompt=[65] * 300, max_tokens=1)
+    name = "lengthwise_slo_total"
+    assert await deployment.metric(name, slo="ttft_short", met="true") == 1
+    assert await deployment.metric(name, slo="ttft_short", met="false") == 0
+    assert await deployment.metric(name, slo="ttft_long", met="false") == 1
+    assert await deployment.metric(name, slo="tpot", met="true") == 1
+
+
+async def test_cached_prompts_are_counted(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    deployment.prefill[0].num_cached_tokens = 12
+    answer = await deployment.generate(max_tokens=5)
+    assert answer.last.usage.cached_prompt_tokens == 12
+    assert await deployment.metric("lengthwise_cached_prompt_tokens_total") == 12
+    assert await deployment.metric("lengthwise_residual_ratio_sum") == 1 - 12 / len(PROMPT)
+
+
+async def test_a_long_prompt_of_which_little_is_left_is_short(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    deployment.prefill[0].num_cached_tokens = 288
+    await deployment.generate(prompt=[65] * 300, max_tokens=5)
+    for name in ("time_to_first_token", "time_per_output_token"):
+        assert await deployment.metric(f"lengthwise_{name}_seconds_count", **SHORT) == 1
+        assert await deployment.metric(f"lengthwise_{name}_seconds_count", **LONG) == 0
 
 
 async def test_time_per_output_token_is_what_the_client_is_told(deploy: Deploy) -> None:
