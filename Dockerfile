@@ -1,0 +1,43 @@
+# The image of every Lengthwise process. Targets: cpu, gpu. scripts/image makes the wheels it copies:
+# nothing is fetched while it builds. Dependencies lie in a layer of their own below the code, so that
+# a change of code moves a few megabytes. torch's own tests and headers are left out: 150 MB.
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS base
+# Bytecode is written while installing; at run time the root file system is read-only.
+ENV PATH=/opt/lengthwise/bin:$PATH \
+    HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lengthwise && \
+    python3 -m venv /opt/lengthwise
+
+FROM base AS cpu-dependencies
+COPY build/wheels/cpu /wheels
+RUN pip install --no-cache-dir --no-index --find-links /wheels --requirement /wheels/requirements.txt && \
+    rm -rf /opt/lengthwise/lib/python3*/site-packages/torch/test \
+      /opt/lengthwise/lib/python3*/site-packages/torch/include
+
+FROM base AS cpu
+COPY --from=cpu-dependencies /opt/lengthwise /opt/lengthwise
+COPY build/wheels/code /wheels
+RUN pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && \
+    ln -s /opt/lengthwise/lib/python3*/site-packages/lengthwise_engine/demo_model /opt/lengthwise/
+USER 10001:10001
+CMD ["lengthwise", "--help"]
+
+FROM base AS gpu-dependencies
+COPY build/wheels/gpu /wheels
+RUN pip install --no-cache-dir --no-index --find-links /wheels --requirement /wheels/requirements.txt && \
+    rm -rf /opt/lengthwise/lib/python3*/site-packages/torch/test \
+      /opt/lengthwise/lib/python3*/site-packages/torch/include
+
+# CUDA's libraries come with torch; the driver is the node's.
+FROM base AS gpu
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=gpu-dependencies /opt/lengthwise /opt/lengthwise
+COPY build/wheels/code /wheels
+RUN pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && \
+    ln -s /opt/lengthwise/lib/python3*/site-packages/lengthwise_engine/demo_model /opt/lengthwise/
+USER 10001:10001
+CMD ["lengthwise", "--help"]

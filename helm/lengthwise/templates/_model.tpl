@@ -1,0 +1,86 @@
+{{/* Where the model comes from: the same for routers, which read its tokenizer, and for workers. */}}
+
+{{- define "lengthwise.modelName" -}}
+{{- $model := .Values.model -}}
+{{- if $model.name -}}
+{{- $model.name -}}
+{{- else if eq $model.source "demo" -}}
+demo
+{{- else if eq $model.source "hub" -}}
+{{- splitList "/" $model.hub.id | last -}}
+{{- else -}}
+{{- fail (printf "model.name: expected what clients ask for, where model.source is %s" $model.source) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.modelPath" -}}
+{{- $model := .Values.model -}}
+{{- if eq $model.source "demo" -}}
+/opt/lengthwise/demo_model
+{{- else if eq $model.source "hub" -}}
+{{- $model.hub.id -}}
+{{- else if eq $model.source "claim" -}}
+{{- printf "/models/%s" $model.claim.path | trimSuffix "/" -}}
+{{- else -}}
+/models
+{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.modelVolume" -}}
+{{- $model := .Values.model -}}
+{{- if eq $model.source "claim" }}
+- name: models
+  persistentVolumeClaim: {claimName: {{ $model.claim.name }}, readOnly: true}
+{{- else if ne $model.source "demo" }}
+- name: models
+  emptyDir: {sizeLimit: {{ $model.volumeSize }}}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.modelMount" -}}
+{{- if ne .Values.model.source "demo" }}
+- {name: models, mountPath: /models, readOnly: {{ ne .Values.model.source "hub" }}}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.modelEnv" -}}
+{{- if eq .Values.model.source "hub" }}
+- {name: HF_HOME, value: /models}
+{{- with .Values.model.hub.tokenSecret }}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.modelInit" -}}
+{{- if eq .Values.model.source "download" }}
+initContainers:
+  - name: download
+    image: {{ include "lengthwise.image" . }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    command: [python3, -c]
+    args:
+      - |
+        import os, tarfile, urllib.request
+        request = urllib.request.Request(os.environ["URL"])
+        if token := os.environ.get("TOKEN"):
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            with tarfile.open(fileobj=response, mode="r|*") as archive:
+                archive.extractall("/models", filter="data")
+    env:
+      - {name: URL, value: {{ .Values.model.download.url | quote }}}
+      {{- with .Values.model.download.tokenSecret }}
+      - name: TOKEN
+        valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+      {{- end }}
+    securityContext:
+      {{- include "lengthwise.containerSecurity" . | nindent 6 }}
+    resources:
+      requests: {cpu: 100m, memory: 128Mi}
+      limits: {memory: 512Mi}
+    volumeMounts:
+      - {name: models, mountPath: /models}
+{{- end }}
+{{- end -}}
