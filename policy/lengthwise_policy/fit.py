@@ -30,9 +30,8 @@ HYSTERESIS = 0.10
 MIN_ROWS = 16
 
 # Rows further than this many median absolute deviations (six are four standard deviations) from
-# the fit are left out, but none within 1 %: of data without noise the median deviation is 0.
+# the fit are left out.
 OUTLIER_DEVIATIONS = 6.0
-MIN_OUTLIER_ERROR = 0.01
 
 # Of the scaled normal equations. Measured: prompts of 1 to 8000 tokens give 2e1, of 16 to 512 1e2,
 # of 64 to 256 1e3 (decode steps of 1 to 63 requests 7e2), all with the coefficients found; four
@@ -167,7 +166,7 @@ def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, s
         if value:
             errors = [error + value * x for error, x in zip(errors, column, strict=True)]
     deviations = sorted(map(abs, errors))
-    limit = max(OUTLIER_DEVIATIONS * deviations[len(deviations) // 2], MIN_OUTLIER_ERROR)
+    limit = OUTLIER_DEVIATIONS * deviations[len(deviations) // 2]
     if deviations[-1] <= limit:
         return fitted, reason
     for row, error in zip(zip(*columns, strict=True), errors, strict=True):

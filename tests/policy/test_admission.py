@@ -143,6 +143,27 @@ def test_output_counts_against_its_tenant_at_once() -> None:
         admission.charge(a, 1)
 
 
+@pytest.mark.parametrize("how", ["finished", "cancelled", "displaced"])
+def test_a_tenant_that_is_gone_earns_no_credit(how: str) -> None:
+    admission = Admission(AdmissionPolicy(max_requests_in_flight=2, max_queued=2))
+    a, b = Demand(num_tokens=1, tenant="a"), Demand(num_tokens=1, tenant="b")
+    running = admitted(admission, a)
+    if how == "finished":
+        admission.finished(admitted(admission, b), now=0.0)
+        admitted(admission, a)
+    else:
+        admitted(admission, a)
+        others = [waiting(admission, a)]
+        gone = waiting(admission, b)
+        if how == "displaced":
+            others.append(waiting(admission, Demand(num_tokens=1, tenant="a", priority=1)))
+        for ticket in (gone, *others):
+            admission.cancel(ticket, now=0.0)
+    admission.charge(running, 10_000)
+    first, _ = waiting(admission, a), waiting(admission, b)
+    assert [each.ticket for each in admission.finished(running, now=1.0)] == [first]
+
+
 def test_giving_up_frees_the_place_in_the_queue() -> None:
     admission, (running,) = full(AdmissionPolicy(max_requests_in_flight=1, max_queued=1))
     gone = waiting(admission)
