@@ -104,5 +104,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert (self.admission.in_flight, self.admission.num_waiting) == (0, 0)
 
 
-AdmissionMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
+AdmissionMachine.TestCase.settings = settings(
+    max_examples=50, stateful_step_count=40, deadline=None
+)
 TestAdmission = AdmissionMachine.TestCase
