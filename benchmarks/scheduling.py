@@ -11,6 +11,7 @@ Targets, as medians of paired ratios to `fcfs`: see `scheduling_report.TARGETS`.
 import argparse
 import asyncio
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -196,7 +197,10 @@ def main() -> None:
     machine = Machine(
         hidden_size=arguments.hidden, num_layers=arguments.layers, num_prefill=arguments.prefill
     )
-    rows = scale(read_lengths(arguments.trace), CONTEXT_LENGTH)
+    try:
+        rows = scale(read_lengths(arguments.trace), CONTEXT_LENGTH)
+    except ValueError as error:
+        sys.exit(str(error))
     benchmark = Benchmark(machine, rows, load=arguments.load, is_null=arguments.null)
     began_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -41,6 +41,13 @@ class Result:
         begin, end = self.window
         return [sample for sample in self.samples if begin <= sample.due_at < end]
 
+    @property
+    def cached_share(self) -> float:
+        """Of the measured prompts' tokens, those that nobody computed for them."""
+        measured = self.measured
+        prompt_tokens = sum(sample.prompt_tokens for sample in measured)
+        return sum(sample.cached_tokens for sample in measured) / max(1, prompt_tokens)
+
     def metrics(self) -> dict[str, float]:
         """Values of `METRICS`; those of a class without requests are left out.
 
@@ -68,7 +75,6 @@ class Result:
     def row(self, settings: Mapping[str, object]) -> dict[str, object]:
         """A row of the table of results; `settings` are what all have alike."""
         metrics, measured = self.metrics(), self.measured
-        prompt_tokens = sum(sample.prompt_tokens for sample in measured)
         return {
             **settings,
             "repeat": self.repeat,
@@ -80,7 +86,7 @@ class Result:
             "window_seconds": self.window[1] - self.window[0],
             "requests": len(measured),
             "long_requests": sum(sample.length == "long" for sample in measured),
-            "cached_share": round(sum(s.cached_tokens for s in measured) / prompt_tokens, 3),
+            "cached_share": round(self.cached_share, 3),
             "retries": sum(sample.retries for sample in measured),
             "client_cores": round(self.cpu.client, 2),
             "cluster_cores": round(self.cpu.cluster, 2),
@@ -94,7 +100,7 @@ class Result:
         cpu = f"cores {self.cpu.cluster:.2f}, client {self.cpu.client:.2f}"
         return (
             f"{len(self.measured)} requests; {', '.join(shown)};"
-            f" {cpu}, foreign {self.cpu.foreign:.2f}"
+            f" cached {self.cached_share:.2f}; {cpu}, foreign {self.cpu.foreign:.2f}"
         )
 
 
