@@ -1,20 +1,16 @@
-"""Real model families through both workers: greedy tokens equal those of transformers."""
+"""Real model families through both workers: greedy tokens equal those of transformers, whoever
+computes the prompt, and whatever happens on the way."""
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from harness.workers import PlainRouter
+from harness.worker_pair import greedy_tokens, worker_pair
 
-from lengthwise_decode_worker.app import DecodeApplication
-from lengthwise_decode_worker.config import DecodeWorkerConfig
-from lengthwise_prefill_worker.app import PrefillApplication
-from lengthwise_prefill_worker.config import PrefillWorkerConfig
+from lengthwise_policy.decode import DecodePolicy
+from lengthwise_policy.future import FuturePolicy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -22,54 +18,38 @@ PROMPT_LENGTHS = (1, 2, 15, 16, 17, 63, 130, 257, 511, 600)
 MAX_TOKENS = 12
 
 
-@asynccontextmanager
-async def _pair(checkpoint: Path) -> AsyncIterator[PlainRouter]:
-    """Both workers in this process, their transfer processes beside it, real gRPC between them.
-
-    Prompts above 128 tokens take several chunks and are pushed layer by layer.
-    """
-    model = str(checkpoint)
-    decode = DecodeApplication(DecodeWorkerConfig(model=model, metrics_listen="", num_blocks=256))
-    prefill = PrefillApplication(
-        PrefillWorkerConfig(
-            model=model, metrics_listen="", num_blocks=256, layerwise_tokens=128, piece_bytes=4096
-        )
-    )
-    await asyncio.gather(decode.start(), prefill.start())
-    router = PlainRouter(prefill.address, decode.address)
-    await router.open()
-    try:
-        yield router
-    finally:
-        await router.close()
-        await asyncio.gather(decode.drain(), prefill.drain())
-
-
-def _expected(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
-    from transformers import AutoModelForCausalLM
-
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    outputs = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=MAX_TOKENS,
-            min_new_tokens=MAX_TOKENS,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        outputs.append(out[0, len(prompt) :].tolist())
-    return outputs
+def _prompts() -> list[list[int]]:
+    rng = random.Random(5)
+    return [[rng.randrange(2, 256) for _ in range(length)] for length in PROMPT_LENGTHS]
 
 
 async def test_every_family_speaks_as_in_transformers(any_checkpoint: Path) -> None:
-    rng = random.Random(5)
-    prompts = [[rng.randrange(2, 256) for _ in range(length)] for length in PROMPT_LENGTHS]
-    expected = await asyncio.to_thread(_expected, any_checkpoint, prompts)
+    prompts = _prompts()
+    expected = await asyncio.to_thread(greedy_tokens, any_checkpoint, prompts, MAX_TOKENS)
     assert len({tuple(tokens) for tokens in expected}) > len(prompts) // 2, "a degenerate model"
-    async with _pair(any_checkpoint) as router:
+    async with worker_pair(any_checkpoint) as router:
         together = await asyncio.gather(*(router.generate(p, MAX_TOKENS) for p in prompts))
-    assert together == expected
+        assert together == expected
+        # Now their prefixes are cached; the decode worker computes the rest itself.
+        again = await asyncio.gather(*(router.generate(p, MAX_TOKENS, local=True) for p in prompts))
+    assert again == expected
+    assert max(router.cached.values()) >= 592
+
+
+async def test_preempted_requests_of_a_real_model_say_what_they_would_have_said(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    """To their ends they need 40 blocks; there are 20."""
+    checkpoint = make_checkpoint("llama")
+    rng = random.Random(6)
+    prompts = [[rng.randrange(2, 256) for _ in range(40)] for _ in range(4)]
+    expected = await asyncio.to_thread(greedy_tokens, checkpoint, prompts, 120)
+    policy = DecodePolicy(future=FuturePolicy(window=32, reserve=0.0))
+    async with worker_pair(checkpoint, decode_blocks=20, decode_policy=policy) as router:
+        # Past outputs of 20 tokens: more requests are expected to fit than do.
+        await asyncio.gather(*(router.generate([1, 2, 3], 20, local=True) for _ in range(32)))
+        together = await asyncio.gather(
+            *(router.generate(p, 120, local=i > 0) for i, p in enumerate(prompts))
+        )
+        assert together == expected
+        assert router.preempted

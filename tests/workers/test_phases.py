@@ -103,9 +103,9 @@ async def test_a_cancelled_prefill_frees_both_sides(
 async def test_a_deadline_in_the_queue_frees_the_blocks(
     cluster: LocalCluster, router: PlainRouter
 ) -> None:
-    blocker = asyncio.ensure_future(router.generate(prompt_of(3000), 2))
+    blocker = asyncio.ensure_future(router.generate(prompt_of(2200), 2))
     await eventually(lambda: _is_running(cluster.prefill[0].address))
-    number, prompt = router.number(), prompt_of(200)
+    number, prompt = router.number(), prompt_of(1200, seed=1)
     await router.reserve(number, prompt, 5, lease_seconds=0.3)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await router.prefill(number, prompt, timeout=0.1)

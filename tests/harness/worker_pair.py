@@ -1,0 +1,75 @@
+"""A prefill and a decode worker in this process, their transfer processes beside it, real gRPC
+between them; and what transformers says to the same prompts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness.workers import PlainRouter
+
+from lengthwise_decode_worker.app import DecodeApplication
+from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_policy.decode import DecodePolicy
+from lengthwise_prefill_worker.app import PrefillApplication
+from lengthwise_prefill_worker.config import PrefillWorkerConfig
+
+
+@asynccontextmanager
+async def worker_pair(
+    checkpoint: Path, *, decode_blocks: int = 256, decode_policy: DecodePolicy | None = None
+) -> AsyncIterator[PlainRouter]:
+    """Prompts above 128 tokens take several chunks and are pushed layer by layer."""
+    model = str(checkpoint)
+    decode = DecodeApplication(
+        DecodeWorkerConfig(
+            model=model,
+            metrics_listen="",
+            threads=1,
+            num_blocks=decode_blocks,
+            policy=decode_policy or DecodePolicy(),
+        )
+    )
+    prefill = PrefillApplication(
+        PrefillWorkerConfig(
+            model=model,
+            metrics_listen="",
+            threads=1,
+            num_blocks=256,
+            layerwise_tokens=128,
+            piece_bytes=4096,
+        )
+    )
+    await asyncio.gather(decode.start(), prefill.start())
+    router = PlainRouter(prefill.address, decode.address)
+    await router.open()
+    try:
+        yield router
+    finally:
+        await router.close()
+        await asyncio.gather(decode.drain(), prefill.drain())
+
+
+def greedy_tokens(
+    checkpoint: Path, prompts: Sequence[list[int]], max_tokens: int
+) -> list[list[int]]:
+    """What transformers generates."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    outputs = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            min_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        outputs.append(out[0, len(prompt) :].tolist())
+    return outputs
