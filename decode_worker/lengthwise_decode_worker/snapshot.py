@@ -47,7 +47,8 @@ class Snapshots:
         self._prompt_tokens += prompt_tokens
 
     def take(self, now: float) -> Snapshot:
-        if now >= self._predict_at:
+        is_empty = not self._scheduler.num_running and not self._scheduler.num_reserved
+        if now >= self._predict_at or is_empty:
             self._predicted = self._scheduler.predicted_blocks()
             self._predict_at = now + PREDICT_SECONDS
         return Snapshot(

@@ -128,7 +128,7 @@ class PlainRouter:
             reservation=number,
             epoch=fields.pop("epoch", 1),
             token_ids=prompt,
-            num_prompt_tokens=len(prompt),
+            num_prompt_tokens=fields.pop("num_prompt_tokens", len(prompt)),
             sampling=GREEDY,
             max_tokens=max_tokens,
             lease_seconds=fields.pop("lease_seconds", 60.0),

@@ -1,0 +1,194 @@
+"""A decode worker computes prompts itself, in chunks beside the requests that decode: the same
+tokens as over a prefill worker, the first of them on the stream too, and no state leaks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.workers import (
+    PlainRouter,
+    all_free,
+    eventually,
+    is_refused,
+    oracle,
+    prompt_of,
+    status_of,
+)
+
+from lengthwise.local import LocalCluster
+from lengthwise.v1 import common_pb2
+from lengthwise_engine.toy.spec import ToySpec
+
+pytestmark = pytest.mark.slow
+
+
+async def _blocks_return(cluster: LocalCluster) -> None:
+    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address), 1)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 200, 513, 1500])
+async def test_local_and_remote_prefill_say_the_same(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec, num_tokens: int
+) -> None:
+    prompt, number = prompt_of(num_tokens, seed=11), router.number()
+    assert await router.generate(prompt, 20, number=number, local=True) == oracle(
+        prompt, 20, toy_spec
+    )
+    told = router.local_prefills[number]
+    assert told.num_cached_tokens == router.cached[number]
+    assert told.queue_seconds >= 0 < told.prefill_seconds
+    assert "chunks of [" in told.reason
+    assert await router.generate(prompt, 20) == oracle(prompt, 20, toy_spec)
+    await _blocks_return(cluster)
+
+
+async def test_prompts_are_computed_beside_requests_that_decode(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    prompts = [prompt_of(n, seed=n + 1) for n in (3, 40, 700, 5, 64, 129, 800, 16, 33, 2)]
+    outputs = await asyncio.gather(
+        *(router.generate(p, 25, local=i % 3 > 0) for i, p in enumerate(prompts))
+    )
+    assert outputs == [oracle(prompt, 25, toy_spec) for prompt in prompts]
+    await _blocks_return(cluster)
+
+
+async def test_a_local_request_for_one_token_ends_with_it(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    prompt, number = prompt_of(100, seed=12), router.number()
+    assert await router.generate(prompt, 1, number=number, local=True) == oracle(
+        prompt, 1, toy_spec
+    )
+    assert router.ended[number].finish_reason == common_pb2.FINISH_REASON_LENGTH
+    await _blocks_return(cluster)
+
+
+async def test_a_first_token_may_stop_a_local_request(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    prompt, number = prompt_of(90, seed=13), router.number()
+    stop = oracle(prompt, 1, toy_spec)
+    await router.reserve(number, prompt, 10, local=True, stop_token_ids=stop)
+    await eventually(lambda: number in router.ended)
+    assert router.ended[number].finish_reason == common_pb2.FINISH_REASON_STOP
+    assert router.tokens[number] == {0: stop[0]}
+    await _blocks_return(cluster)
+
+
+async def test_the_first_token_of_a_local_request_has_its_log_probabilities(
+    router: PlainRouter,
+) -> None:
+    number = router.number()
+    await router.generate(prompt_of(50, seed=14), 3, number=number, local=True, top_logprobs=2)
+    assert sorted(router.logprobs[number]) == [0, 1, 2]
+    assert len(router.logprobs[number][0].top) == 2
+
+
+async def test_a_request_goes_on_at_the_next_index_when_a_worker_was_lost(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    prompt, number = prompt_of(60, seed=15), router.number()
+    expected = oracle(prompt, 20, toy_spec)
+    await router.reserve(
+        number, [*prompt, *expected[:8]], 12, local=True, num_prompt_tokens=len(prompt)
+    )
+    await eventually(lambda: number in router.ended)
+    assert router.tokens[number] == {index: expected[index] for index in range(8, 20)}
+    await _blocks_return(cluster)
+
+
+@pytest.mark.parametrize("wait_seconds", [0.0, 0.02, 0.2, 0.5])
+async def test_a_local_request_is_released_in_every_phase(
+    cluster: LocalCluster, router: PlainRouter, wait_seconds: float
+) -> None:
+    number = router.number()
+    await router.reserve(number, prompt_of(1500, seed=16), 500, local=True)
+    await asyncio.sleep(wait_seconds)
+    await router.release(number)
+    await _blocks_return(cluster)
+
+
+async def test_a_local_request_cannot_be_reserved_again(
+    cluster: LocalCluster, router: PlainRouter
+) -> None:
+    prompt, number = prompt_of(1200, seed=17), router.number()
+    await router.reserve(number, prompt, 500, local=True)
+    with pytest.raises(grpc.aio.AioRpcError, match="computes its prompt itself") as caught:
+        await router.reserve(number, prompt, 500, local=True, epoch=2)
+    assert is_refused(caught.value, grpc.StatusCode.ABORTED)
+    await router.release(number)
+    await _blocks_return(cluster)
+
+
+async def test_a_local_prefill_counts_as_running(
+    cluster: LocalCluster, router: PlainRouter
+) -> None:
+    """A router watches the step counter of a worker that says that it runs something."""
+    number = router.number()
+    await router.reserve(number, prompt_of(2000, seed=18), 5, local=True)
+    status = await status_of(cluster.decode[0].address)
+    assert status.running_requests == 1
+    await eventually(lambda: number in router.ended)
+    await _blocks_return(cluster)
+
+
+@pytest.fixture(scope="module")
+def tiny(toy_folder: Path) -> Iterator[LocalCluster]:
+    """A decode worker of 24 blocks that expects short outputs once it has seen some."""
+    decode = {
+        "num_blocks": 24,
+        "stall_seconds": 2.0,
+        "policy": {"future": {"window": 32, "reserve": 0.0}},
+    }
+    with LocalCluster(model=toy_folder, configs={"decode": decode}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def tiny_router(tiny: LocalCluster) -> AsyncIterator[PlainRouter]:
+    router = PlainRouter(tiny.prefill[0].address, tiny.decode[0].address)
+    await router.open()
+    await asyncio.gather(*(router.generate([1, 2, 3], 20, local=True) for _ in range(32)))
+    yield router
+    await router.close()
+
+
+async def test_preempted_requests_resume_with_the_same_tokens(
+    tiny: LocalCluster, tiny_router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    """Each comes with 3 blocks and ends with 13."""
+    prompts = [prompt_of(40, seed=seed) for seed in range(5)]
+    outputs = await asyncio.gather(
+        *(tiny_router.generate(p, 160, local=i > 1) for i, p in enumerate(prompts))
+    )
+    assert outputs == [oracle(prompt, 160, toy_spec) for prompt in prompts]
+    assert tiny_router.preempted
+    await _blocks_return(tiny)
+
+
+@pytest.mark.parametrize("how", ["release", "lease", "router leaves"])
+async def test_a_preempted_request_ends_while_it_waits(
+    tiny: LocalCluster, tiny_router: PlainRouter, toy_spec: ToySpec, how: str
+) -> None:
+    prompts = [prompt_of(40, seed=seed) for seed in range(30, 34)]
+    numbers = [tiny_router.number() for _ in prompts]
+    for number, prompt in zip(numbers, prompts, strict=True):
+        await tiny_router.reserve(
+            number, prompt, 160, local=True, lease_seconds=1.0 if how == "lease" else 60.0
+        )
+    if how == "lease":
+        await eventually(lambda: len(tiny_router.ended) - 32 == len(prompts), 10)
+        assert any("lease" in tiny_router.ended[number].error for number in numbers)
+    else:
+        await eventually(lambda: tiny_router.preempted, 10)
+    if how == "release":
+        await tiny_router.release(tiny_router.preempted[0])
+        rest = [number for number in numbers if number != tiny_router.preempted[0]]
+        await eventually(lambda: all(number in tiny_router.ended for number in rest), 20)
+        assert [len(tiny_router.tokens[number]) for number in rest] == [160] * 3
+    if how == "router leaves":
+        await tiny_router.leave()
+    await _blocks_return(tiny)
