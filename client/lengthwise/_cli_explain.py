@@ -60,17 +60,13 @@ def _life(told: Explanation) -> Iterator[RenderableType]:
         yield ""
         yield _line(f"attempt {number}", _where(attempt.prefill_worker, attempt.decode_worker))
         yield _line("placement", attempt.placement_reason)
-        # A first token after failures took the time of all attempts: it is no one's alone.
         is_only = len(told.attempts) == 1
-        yield Padding(_predictions(attempt, first_token if is_only else None), (0, 0, 0, 12))
+        actual = _actual(attempt, told.prompt_tokens, first_token if is_only else None)
+        yield Padding(_predictions(attempt, actual), (0, 0, 0, 12), expand=False)
         if attempt.decode_worker:
             yield _line("reserved", _timed(attempt.reserve_seconds, attempt.reserve_reason))
         yield _line("prefill", attempt.prefill_reason or "no answer")
-        yield _line(
-            "cached",
-            f"{attempt.cached_tokens_prefill} tokens at the prefill worker,"
-            f" {attempt.cached_tokens_decode} at the decode worker",
-        )
+        yield _line("cached", _cached(attempt))
         if attempt.failure:
             yield _line("failed", attempt.failure)
     yield ""
@@ -85,7 +81,31 @@ def _tokens(told: Explanation) -> str:
     )
 
 
-def _predictions(attempt: ExplainedAttempt, first_token_seconds: float | None) -> Table:
+def _cached(attempt: ExplainedAttempt) -> str:
+    places = []
+    if attempt.prefill_worker:
+        places.append(f"{attempt.cached_tokens_prefill} tokens at the prefill worker")
+    if attempt.decode_worker:
+        places.append(f"{attempt.cached_tokens_decode} tokens at the decode worker")
+    return ", ".join(places)
+
+
+def _actual(
+    attempt: ExplainedAttempt, prompt_tokens: int, first_token_seconds: float | None
+) -> tuple[str, ...]:
+    """What became of the predictions. Of several attempts none has a first token of its own, and
+    later ones compute more than the prompt."""
+    computed = first_token = ""
+    if first_token_seconds is not None:
+        at_prefill = bool(attempt.prefill_worker)
+        cached = attempt.cached_tokens_prefill if at_prefill else attempt.cached_tokens_decode
+        computed = str(max(prompt_tokens - cached, 1))
+        first_token = _milliseconds(first_token_seconds)
+    queue, prefill = _milliseconds(attempt.queue_seconds), _milliseconds(attempt.prefill_seconds)
+    return computed, queue, prefill, "", first_token
+
+
+def _predictions(attempt: ExplainedAttempt, actual: tuple[str, ...]) -> Table:
     """The candidates, the chosen one marked; beneath, what it was in fact. In milliseconds."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
@@ -101,11 +121,7 @@ def _predictions(attempt: ExplainedAttempt, first_token_seconds: float | None) -
     table.add_row(
         "actual",
         _clean(_where(attempt.prefill_worker, attempt.decode_worker)),
-        "",
-        _milliseconds(attempt.queue_seconds),
-        _milliseconds(attempt.prefill_seconds),
-        "",
-        "" if first_token_seconds is None else _milliseconds(first_token_seconds),
+        *actual,
         style="bold",
     )
     return table

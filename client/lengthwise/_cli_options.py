@@ -22,6 +22,9 @@ TopK = Annotated[int | None, Option(help="Keep the k likeliest tokens; 0 keeps a
 TopP = Annotated[float | None, Option(help="Keep the likeliest tokens up to this probability.")]
 Seed = Annotated[int | None, Option(help="Equal seeds give equal texts.")]
 Stop = Annotated[list[str] | None, Option(help="End before this text; repeat to name several.")]
+RequestId = Annotated[
+    str | None, Option(help="Name the request, to have it explained even if it fails.")
+]
 Seconds = Annotated[float | None, Option("--timeout", help="Give up after so many seconds.")]
 AsJson = Annotated[bool, Option("--json", help="Print one JSON value.")]
 Stats = Annotated[bool, Option("--stats", help="Say on standard error where the time went.")]

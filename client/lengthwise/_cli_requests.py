@@ -17,6 +17,7 @@ from lengthwise._cli_options import (
     MaxTokens,
     Priority,
     PrivateKey,
+    RequestId,
     Seconds,
     Seed,
     Stats,
@@ -42,6 +43,7 @@ def generate(
     stop: Stop = None,
     priority: Priority = None,
     tenant: Tenant = None,
+    request_id: RequestId = None,
     timeout: Seconds = None,
     as_json: AsJson = False,
     stats: Stats = False,
@@ -59,6 +61,7 @@ def generate(
         "stop": stop,
         "priority": priority,
         "tenant": tenant,
+        "request_id": request_id,
         "timeout": timeout,
     }
     text = _read_stdin() if prompt == "-" else prompt

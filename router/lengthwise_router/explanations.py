@@ -12,12 +12,12 @@ from lengthwise.v1 import decode_pb2, inference_pb2, prefill_pb2
 from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass, length_class
 from lengthwise_policy.types import Candidate, Placement
 
-MAX_ATTEMPTS = 16
+MAX_ATTEMPTS = 8
 """The first and the last ones of a request are kept."""
 
-MAX_CANDIDATES = 8
+MAX_CANDIDATES = 5
 
-MAX_TEXT_CHARACTERS = 300
+MAX_TEXT_CHARACTERS = 200
 """Of a reason or an error message."""
 
 
@@ -115,6 +115,9 @@ class Explanation:
         told.prefill_seconds = message.prefill_seconds
         told.cached_tokens_decode = message.num_cached_tokens
         self._first_token(message.num_cached_tokens)
+        if len(self._attempts) == 1:
+            residual = self._told.prompt_tokens - message.num_cached_tokens
+            self.length_class = length_class(residual)
 
     def failed(self, failure: Failure) -> None:
         """The attempt is over."""

@@ -138,14 +138,24 @@ def test_chat_says_whether_the_conversation_returns(
     assert router.requests[0].conversation_returns == returns
 
 
-def test_priority_and_tenant_are_options(
+def test_priority_tenant_and_name_are_options(
     router: Router, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     router.scripts.append(hello)
-    arguments = ("-e", router.address, "--priority", "-5", "--tenant", "research")
+    arguments = (
+        "-e",
+        router.address,
+        "--priority",
+        "-5",
+        "--tenant",
+        "research",
+        "--request-id",
+        "r1",
+    )
     assert run("generate", "hi", *arguments) == 0
     assert router.requests[0].priority == -5
     assert router.requests[0].tenant == "research"
+    assert router.requests[0].request_id == "r1"
     capsys.readouterr()
     assert run("generate", "hi", "--priority", "101") == 1
     message = "lengthwise: priority: got 101, expected an integer in [-100, 100]\n"
@@ -187,7 +197,7 @@ def test_explain_tells_predictions_beside_what_came_of_them(
     assert ["admission", "after", "1.5", "ms:", "free:", "1", "of", "8"] in rows
     assert ["chosen", "p1", "→", "d1", "4", "1.0", "2.0", "0.5", "3.5"] in rows
     assert ["d2", "alone", "100", "0.0", "40.0", "0.0", "40.0"] in rows
-    assert ["actual", "p1", "→", "d1", "1.2", "2.4", "6.0"] in rows
+    assert ["actual", "p1", "→", "d1", "4", "1.2", "2.4", "6.0"] in rows
     assert "end         OK after 0.100 s; first token after 6.0 ms" in output
     assert "\x1b" not in output, "a reason may not command the terminal"
 
