@@ -1,22 +1,22 @@
 """The length-aware discipline: short prompts ahead of long ones, at a price that is bounded.
 
-Classes by residual tokens, never in one batch. While both classes wait (c = predicted seconds):
+Classes by residual tokens, never in one batch. While both classes wait:
 
-1. after a batch of long prompts comes one of short prompts ("turn");
-2. else a long prompt that has aged is next ("aged"): one that waited longer than
-   min(half its slack, max_age_seconds), with slack = TTFT objective - predicted service time;
-3. else long prompts run when their credit pays for the chunk ("share"): until it does, each batch
-   of short ones earns them c * (1 - short_share) / short_share;
-4. else short prompts run ("share").
+1. Short prompts go first ("ahead"), but not before a long one that had aged when they came
+   ("aged"). A prompt ages when it has waited for min(half its slack, max_age_seconds), with
+   slack = TTFT objective - predicted service time. So a long prompt is overtaken only by what comes
+   soon after it. Strict priority takes from long prompts what it gives to short ones and more: at
+   70 % load, with long prompts three quarters of the work, simulated P99 of long ones rises by
+   23 %; with an age of 0.5 s by 11 %, and the median of short ones falls by 38 % instead of 55 %.
+2. But either class is served for its share of the device's time at least ("share"): each batch of
+   c seconds earns the class that waits c * share / (1 - share), until that pays for a batch.
 
-So while the other class is served, and blocks are not what it lacks, the head of
+So while the other class is served, and blocks are not what it lacks, a class waits from one of its
+batches to the next for at most (1 - share) / share * c seconds and one batch more, where c is the
+predicted time of its own batch. A head that has aged and lacks blocks keeps all other prompts from
+beginning, so that blocks gather for it.
 
-* the short class waits for at most one batch of long prompts;
-* the long class waits, from one of its chunks to the next, for batches of short prompts of
-  short_share / (1 - short_share) * c(chunk) seconds and one batch more, and less once it has aged.
-
-The first of a class's queue: highest priority, then earliest TTFT deadline, then arrival. A head
-that has aged and lacks blocks keeps all other prompts from beginning, so that blocks gather for it.
+The first of a class's queue: highest priority, then earliest TTFT deadline, then arrival.
 
 Only short prompts waiting: the device is idle. A second of waiting costs a second for each of the n
 that wait and saves r launches of t0 seconds, for short prompts that arrive at rate r. So they run
@@ -24,25 +24,22 @@ at once ("alone") unless r * t0 > n, and else when that ends or the window close
 min(opened + max_wait_seconds, earliest deadline - predicted batch - margin). In a busy system the
 window hardly opens: while a batch ran, about r * t0 or more arrived.
 
-Chunks of long prompts: one of c seconds delays the short prompts that come meanwhile, r * c of them
-by c / 2 each; cutting finer delays the n_long prompts in the queue by t0 per cut. The sum
-r * c / 2 + n_long * t0 / c is least at c = sqrt(2 * t0 * n_long / r). A chunk has as many tokens as
-fit in c, at most chunk_seconds while short prompts wait, and never fewer than min_chunk_tokens or
-more than chunk_tokens.
+Long prompts run in chunks of chunk_tokens; while short ones wait, in chunks of as many tokens as
+take chunk_seconds, but of min_chunk_tokens at least: each chunk costs a launch, t0, that delays all
+others.
 
 The rule: equal input gives equal decisions; r is estimated from arrivals, all seconds come from the
 cost model. Sources: LAPS (arXiv 2601.11589) for classes and the window, Sarathi-Serve for chunks;
-the gain test, the credit, ageing and the chunk's formula are ours.
+the gain test, the credits and ageing by arrival are ours.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import inf, sqrt
 
 from lengthwise_policy.arrival_rate import ArrivalRate
 from lengthwise_policy.cost import CostModel
 from lengthwise_policy.disciplines import Choice, Wait
-from lengthwise_policy.lengths import LengthClass, length_class
+from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass, length_class
 from lengthwise_policy.prefill_policy import PrefillPolicy
 from lengthwise_policy.prompts import PrefillJob, Prompt, PromptQueue, Urgency
 
@@ -55,9 +52,8 @@ class LengthAware:
         self._short = PromptQueue(policy.graph_lengths)
         self._long = PromptQueue()
         self._short_rate = ArrivalRate()
-        self._credit_seconds = 0.0  # of the long class
-        self._price_seconds = 0.0  # of its next chunk
-        self._last: LengthClass = "short"
+        self._credits = dict.fromkeys(LENGTH_CLASSES, 0.0)  # seconds, while both classes wait
+        self._prices = dict.fromkeys(LENGTH_CLASSES, inf)  # of their next batches
         self._opened_at: float | None = None  # the window
 
     def classify(self, job: PrefillJob, residual: int, short_tokens: int) -> LengthClass:
@@ -75,47 +71,44 @@ class LengthAware:
 
     def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
         short, long = self._short.head(), self._long.head()
-        if long is None:
-            self._credit_seconds = 0.0
         if short is None or long is not None:
             self._opened_at = None
         if short is not None and long is not None:
             yield from self._both(short, long, now, cost)
-        elif short is not None:
+            return
+        self._credits = dict.fromkeys(LENGTH_CLASSES, 0.0)
+        if short is not None:
             yield self._short_alone(short, now, cost)
         elif long is not None:
-            yield self._long_choice(long, now, cost, "alone", "no short ones wait")
+            yield self._choice(long, now, cost, "alone", "no short ones wait")
 
     def planned(self, length: LengthClass, seconds: float) -> None:
-        self._last = length
         self._opened_at = None
-        if length == "long":
-            self._credit_seconds = max(0.0, self._credit_seconds - seconds)
-        elif self._long and self._credit_seconds < self._price_seconds:
-            share = self._policy.short_share
-            self._credit_seconds += seconds * (1 - share) / share
+        other: LengthClass = "long" if length == "short" else "short"
+        self._credits[length] = max(0.0, self._credits[length] - seconds)
+        if self._credits[other] < self._prices[other]:
+            share = self._share(other)
+            self._credits[other] += seconds * share / (1 - share)
 
     def _both(
         self, short: Prompt, long: Prompt, now: float, cost: CostModel
     ) -> Iterator[Choice | Wait]:
-        long_choice = self._long_choice(long, now, cost, "share", "short ones lack blocks")
-        chunk_tokens = min(long_choice.max_tokens, long.num_missing)
-        price = self._price_seconds = cost.prefill_seconds(chunk_tokens, long.num_computed)
-        credit = self._credit_seconds
-        account = f"long ones have {credit * 1e3:.1f} of the {price * 1e3:.1f} ms for a chunk"
-        if self._last == "long":
-            yield self._short_choice(short, now, cost, "turn", "after a batch of long ones")
-            yield long_choice
-        elif self._has_aged(long, now, cost):
-            why = f"waited {long.waited(now):.3f} s"
-            yield replace(long_choice, rule="aged", why=why)
-            yield self._short_choice(short, now, cost, "share", "long ones lack blocks")
-        elif credit >= price:
-            yield replace(long_choice, why=account)
-            yield self._short_choice(short, now, cost, "share", "long ones lack blocks")
+        chunk = min(self._chunk_tokens(long, cost), long.num_missing)
+        batch = min(self._policy.chunk_tokens, self._short.num_tokens)
+        self._prices["long"] = cost.prefill_seconds(chunk, long.num_computed)
+        self._prices["short"] = cost.prefill_seconds(batch, short.num_computed)
+        if self._ages_at(long, cost) <= short.job.arrived_at:
+            first, second = long, short
+            rule, why = "aged", f"waited {long.waited(now):.3f} s"
         else:
-            yield self._short_choice(short, now, cost, "share", account)
-            yield long_choice
+            first, second = short, long
+            rule, why = "ahead", f"of {len(self._long)} long"
+        credit, price = self._credits[second.length], self._prices[second.length]
+        if credit >= price:
+            first, second = second, first
+            rule, why = "share", f"earned {credit * 1e3:.1f} of {price * 1e3:.1f} ms"
+        yield self._choice(first, now, cost, rule, why)
+        yield self._choice(second, now, cost, rule, f"{first.length} ones lack blocks")
 
     def _short_alone(self, head: Prompt, now: float, cost: CostModel) -> Choice | Wait:
         waiting = len(self._short)
@@ -129,9 +122,9 @@ class LengthAware:
                 return Wait(until=until)
         if self._opened_at is None:
             why = f"{joining:.1f} would join in one launch's time"
-            return self._short_choice(head, now, cost, "alone", why)
+            return self._choice(head, now, cost, "alone", why)
         why = f"open for {(now - self._opened_at) * 1e3:.1f} ms"
-        return self._short_choice(head, now, cost, "window", why)
+        return self._choice(head, now, cost, "window", why)
 
     def _latest_start(self, cost: CostModel) -> float:
         """When all short prompts in one batch would just meet the earliest of their deadlines."""
@@ -142,45 +135,31 @@ class LengthAware:
             due_at = min(due_at, self._due_at(prompt), prompt.job.deadline_at)
         return due_at - seconds - self._policy.margin_seconds
 
-    def _short_choice(
-        self, head: Prompt, now: float, cost: CostModel, rule: str, why: str
-    ) -> Choice:
+    def _choice(self, head: Prompt, now: float, cost: CostModel, rule: str, why: str) -> Choice:
+        is_short = head.length == "short"
         return Choice(
-            queue=self._short,
-            max_tokens=self._policy.chunk_tokens,
+            queue=self.queue_of(head.length),
+            max_tokens=self._policy.chunk_tokens if is_short else self._chunk_tokens(head, cost),
             max_requests=self._policy.max_batch_requests,
             rule=rule,
             why=why,
-            holds=self._has_aged(head, now, cost),
+            holds=self._ages_at(head, cost) <= now,
         )
 
-    def _long_choice(
-        self, head: Prompt, now: float, cost: CostModel, rule: str, why: str
-    ) -> Choice:
-        return Choice(
-            queue=self._long,
-            max_tokens=self._chunk_tokens(head, now, cost),
-            max_requests=self._policy.max_batch_requests,
-            rule=rule,
-            why=why,
-            holds=self._has_aged(head, now, cost),
-        )
-
-    def _chunk_tokens(self, head: Prompt, now: float, cost: CostModel) -> int:
-        rate = self._short_rate.per_second(now)
-        seconds = sqrt(2 * cost.step_seconds * len(self._long) / rate) if rate > 0 else inf
-        if self._short:
-            seconds = min(seconds, self._policy.chunk_seconds)
+    def _chunk_tokens(self, head: Prompt, cost: CostModel) -> int:
         most = self._policy.chunk_tokens
-        tokens = tokens_within(seconds, head.num_computed, cost, most)
+        if not self._short:
+            return most
+        tokens = tokens_within(self._policy.chunk_seconds, head.num_computed, cost, most)
         return min(max(tokens, self._policy.min_chunk_tokens), most)
 
-    def _has_aged(self, prompt: Prompt, now: float, cost: CostModel) -> bool:
-        service = prompt.served_seconds + cost.prefill_seconds(
-            prompt.num_missing, prompt.num_computed
-        )
-        slack = max(self._objective(prompt.length) - service, 0.0)
-        return prompt.waited(now) >= min(slack / 2, self._policy.max_age_seconds)
+    def _ages_at(self, prompt: Prompt, cost: CostModel) -> float:
+        left = cost.prefill_seconds(prompt.num_missing, prompt.num_computed)
+        slack = max(self._objective(prompt.length) - prompt.served_seconds - left, 0.0)
+        return prompt.job.arrived_at + min(slack / 2, self._policy.max_age_seconds)
+
+    def _share(self, length: LengthClass) -> float:
+        return self._policy.short_share if length == "short" else self._policy.long_share
 
     def _due_at(self, prompt: Prompt) -> float:
         return prompt.job.arrived_at + self._objective(prompt.length)

@@ -29,10 +29,12 @@ class PrefillPolicy:
     ttft_slo_long_seconds: float = 2.0
     max_wait_seconds: float = 0.008  # of the window; LAPS found 6 to 8 ms best
     margin_seconds: float = 0.001  # kept of the slack when a window is opened
-    short_share: float = 0.7  # of the device's time while both classes wait
-    max_age_seconds: float = 0.5  # a prompt that waited so long is next, whatever its slack
-    chunk_seconds: float = 0.03  # of a chunk of a long prompt while short ones wait
-    min_chunk_tokens: int = 128  # below it, the launch and the weights cost more than the tokens
+    # Of the device's time, while both classes wait: what each gets at least.
+    short_share: float = 0.1
+    long_share: float = 0.3
+    max_age_seconds: float = 0.5  # a long prompt that waited so long is overtaken no more
+    chunk_seconds: float = 0.2  # of a chunk while short ones wait: half of their objective
+    min_chunk_tokens: int = 256  # below it, the launch and the weights cost more than the tokens
     # Shapes with a captured graph: a batch is padded to the smallest that covers it.
     graph_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     graph_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
@@ -49,8 +51,13 @@ class PrefillPolicy:
             "chunk_seconds",
         ):
             require_at_least(name, getattr(self, name), 0.0)
-        if not 0.0 < self.short_share < 1.0:
-            raise ValueError(f"short_share: expected between 0 and 1, got {self.short_share}")
+        for name in ("short_share", "long_share"):
+            require_at_least(name, getattr(self, name), 0.001)
+        if not self.short_share + self.long_share <= 1.0:
+            raise ValueError(
+                f"short_share and long_share: expected at most 1 together, got {self.short_share} "
+                f"and {self.long_share}"
+            )
         for name in ("graph_batch_sizes", "graph_lengths"):
             sizes = getattr(self, name)
             if any(low >= high for low, high in pairwise((0, *sizes))):
