@@ -67,7 +67,7 @@ TARGETS: Final = (
 
 def report(results: Sequence[Result]) -> None:
     """Prints everything."""
-    console = Console(width=190)
+    console = Console(width=150)
     for play in dict.fromkeys(result.play for result in results):
         console.print(_table(play, [result for result in results if result.play == play]))
     console.print(_verdicts(results))
@@ -111,7 +111,7 @@ def _table(play: str, results: Sequence[Result]) -> Table:
         show_lines=True,
     )
     for column in ("arm", "requests\nof them long", *(HEADINGS[name] for name in METRICS)):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for arm in dict.fromkeys(result.arm for result in sorted(results, key=lambda r: r.repeat)):
         mine = [result for result in results if result.arm == arm]
         measured = [sample for result in mine for sample in result.measured]
@@ -127,12 +127,13 @@ def _cell(results: Sequence[Result], mine: Sequence[Result], metric: str) -> str
         return ""
     found = ratios(results, mine[0].arm, metric)
     digits = 1 if metric.startswith("tpot") else 0
-    return f"{_spread(values, digits)}\nx {_spread(found, 2)}"
+    ratio = "\nx " + _spread(found, 2, "\n") if found else ""
+    return _spread(values, digits, "\n") + ratio
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def _spread(values: Sequence[float], digits: int, between: str = " ") -> str:
     low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
+    return f"{middle:.{digits}f}{between}({low:.{digits}f}..{high:.{digits}f})"
 
 
 def _verdicts(results: Sequence[Result]) -> Table:

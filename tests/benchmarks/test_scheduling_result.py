@@ -96,6 +96,13 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_repeat() -> None:
     assert pooled_ratio(results, "tokens_per_second") is None
 
 
+def test_a_repeat_whose_baseline_failed_is_compared_with_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report([result(LENGTH_AWARE.name, 1, sample(11.0, 0.1))])
+    assert "met" not in capsys.readouterr().out
+
+
 def test_targets_bound_latency_from_above_and_throughput_from_below() -> None:
     assert Target(play="p", metric="ttft_p50_ms", bound=0.7).is_met(0.7)
     assert not Target(play="p", metric="ttft_p50_ms", bound=0.7).is_met(0.71)
