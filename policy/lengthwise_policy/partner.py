@@ -25,8 +25,6 @@ def choose_partner(
     if not cached_tokens:
         return least
     held, holder = 0, least
-    if least.room_tokens > request.residual_tokens(least.worker_id):
-        held = cached_tokens.get(least.worker_id, 0)
     most_requests = least.load_requests + MAX_EXTRA_REQUESTS
     for view in views:
         cached = cached_tokens.get(view.worker_id, 0)

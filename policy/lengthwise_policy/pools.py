@@ -1,10 +1,14 @@
 """Spatial disaggregation by length (LAPS): some prefill workers take short prompts, the others long
 ones, and workers change pools as the load does.
 
-        ┌── pressure of one pool above that of the other, no move within the cool-down ──┐
-        ▼                                                                                │
-    moving: takes nothing new ──its queue is empty──▶ member of the other pool       member
-        └──not empty in time──▶ member of its old pool
+    member ──the other pool's pressure is higher──▶ moving: takes nothing new
+       ▲                                               │             │
+       └──────────not empty in time────────────────────┘   its queue is empty
+                                                                     ▼
+                                                          member of the other pool
+
+Pressures are averaged over the last cool-down, from the last move on: what a single long prompt
+does to a queue is no trend.
 
 The rule: at most one worker moves at a time and one per cool-down; it drains before it moves; no
 pool gives its last worker away. A pool that lost its last worker has infinite pressure, and until
@@ -50,7 +54,8 @@ class LengthPools:
         self._rules = policy.pools
         self._pools: dict[WorkerId, LengthClass] = {}
         self._move: Move | None = None
-        self._moved_at = -inf
+        self._pressures: dict[LengthClass, float] = {}
+        self._moved_at: float | None = None  # or since when workers are watched
         self._reviewed_at = -inf
 
     @property
@@ -95,17 +100,39 @@ class LengthPools:
         is_due = now - self._reviewed_at >= REVIEW_SECONDS
         if not is_due and all(view.worker_id in self._pools for view in prefill):
             return
-        self._reviewed_at = now
+        seconds, self._reviewed_at = now - self._reviewed_at, now
+        if self._moved_at is None:
+            self._moved_at = now
         views = {view.worker_id: view for view in prefill}
         self._pools = {who: pool for who, pool in self._pools.items() if who in views}
         for worker_id in sorted(views.keys() - self._pools.keys()):
             sizes = list(self._pools.values())
             is_short = sizes.count("short") <= sizes.count("long")
             self._pools[worker_id] = "short" if is_short else "long"
+        members = self._staying(views)
+        self._average(members, seconds)
         if self._move is not None:
             self._end_move(self._move, views.get(self._move.worker_id), now)
         elif now - self._moved_at >= self._rules.cooldown_seconds:
-            self._begin_move({who: v for who, v in views.items() if not v.draining}, now)
+            self._begin_move(members, now)
+
+    def _staying(self, views: dict[WorkerId, WorkerView]) -> dict[LengthClass, list[WorkerView]]:
+        moving = self._move.worker_id if self._move is not None else None
+        members: dict[LengthClass, list[WorkerView]] = {"short": [], "long": []}
+        for worker_id, view in views.items():
+            if worker_id != moving and not view.draining:
+                members[self._pools[worker_id]].append(view)
+        return members
+
+    def _average(self, members: dict[LengthClass, list[WorkerView]], seconds: float) -> None:
+        weight = seconds / (seconds + self._rules.cooldown_seconds) if seconds < inf else 1.0
+        for length, views in members.items():
+            pressure = self._pressure(length, views)
+            last = self._pressures.get(length, pressure)
+            if inf in (last, pressure):
+                self._pressures[length] = pressure
+            else:
+                self._pressures[length] = last + weight * (pressure - last)
 
     def _end_move(self, move: Move, view: WorkerView | None, now: float) -> None:
         if view is None or view.draining:
@@ -116,11 +143,8 @@ class LengthPools:
         elif now - move.began_at >= self._rules.drain_seconds:
             self._move = None
 
-    def _begin_move(self, views: dict[WorkerId, WorkerView], now: float) -> None:
-        members: dict[LengthClass, list[WorkerView]] = {"short": [], "long": []}
-        for worker_id, view in views.items():
-            members[self._pools[worker_id]].append(view)
-        pressures = {length: self._pressure(length, some) for length, some in members.items()}
+    def _begin_move(self, members: dict[LengthClass, list[WorkerView]], now: float) -> None:
+        pressures = self._pressures
         directions: tuple[tuple[LengthClass, LengthClass], ...] = (
             ("short", "long"),
             ("long", "short"),
@@ -131,6 +155,7 @@ class LengthPools:
                 mover = min(members[source], key=lambda view: (view.tokens_ahead, view.worker_id))
                 self._move = Move(worker_id=mover.worker_id, target=target, began_at=now)
                 self._moved_at = now
+                self._pressures = {}
                 return
 
     def _pressure(self, length: LengthClass, views: Sequence[WorkerView]) -> float:
@@ -141,7 +166,7 @@ class LengthPools:
         return ranked[-(-9 * len(ranked) // 10) - 1]
 
     def _worker_pressure(self, length: LengthClass, view: WorkerView) -> float:
-        """For the longest prompt of the class that is computed in one step."""
+        """In units of the class' SLO, for its longest prompt that is computed in one step."""
         rules, policy = self._rules, self._policy
         tokens, slo_seconds = STEP_TOKENS, policy.ttft_slo_long_seconds
         if length == "short":
@@ -150,7 +175,7 @@ class LengthPools:
         deviation = max(queue + view.cost.prefill_seconds(tokens) - slo_seconds, 0.0)
         utilisation = 1.0 if view.running_requests else 0.0
         return (
-            rules.queue_weight * queue
-            + rules.deviation_weight * deviation
+            rules.queue_weight * queue / slo_seconds
+            + rules.deviation_weight * deviation / slo_seconds
             - rules.utilisation_weight * utilisation
         )

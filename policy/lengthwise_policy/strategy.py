@@ -23,20 +23,20 @@ Random = Callable[[], float]
 class PoolPolicy:
     """When a prefill worker changes between the pools of short and of long prompts.
 
-    The pressure of a worker is `queue_weight` * seconds of its queue + `deviation_weight` * seconds
-    by which a prompt placed there now would miss its TTFT SLO - `utilisation_weight` if it
-    computes now; that of a pool is the 90th percentile of its workers (LAPS, which gives no
+    The pressure of a worker is `queue_weight` * its queue + `deviation_weight` * what a prompt
+    placed there now would miss its TTFT SLO by - `utilisation_weight` if it computes now, times in
+    units of that SLO; that of a pool is the 90th percentile of its workers (LAPS, which gives no
     values). A worker moves to the pool with pressure P from the one with pressure Q when
-    P > (1 + tolerance) * Q + idle_pressure.
+    P > (1 + tolerance) * Q + idle_pressure, both averaged over the cool-down.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     queue_weight: float = 1.0
     deviation_weight: float = 1.0
-    utilisation_weight: float = 0.01
+    utilisation_weight: float = 0.05
     tolerance: float = 0.5
-    idle_pressure: float = 0.05  # seconds: below it neither pool is short of workers
+    idle_pressure: float = 0.25  # queues of a quarter of the SLO: nobody is short of workers
     cooldown_seconds: float = 5.0  # between two moves
     drain_seconds: float = 30.0  # a worker that is not empty by then stays where it was
 

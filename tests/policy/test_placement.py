@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from harness.views import decode, excluded, pair, prefill, request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,58 +22,14 @@ from lengthwise_policy.strategy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.types import (
     Placement,
     PlacementRequest,
-    RequestId,
-    Role,
     WorkerId,
     WorkerView,
 )
 
 
-def worker(worker_id: str, role: Role, **changes: Any) -> WorkerView:
-    """An idle worker with 1,600 KV slots."""
-    idle = WorkerView(
-        worker_id=WorkerId(worker_id),
-        role=role,
-        blocks_total=100,
-        blocks_free=100,
-        block_size=16,
-        running_requests=0,
-        queued_requests=0,
-        queued_tokens=0,
-        step=0,
-        draining=False,
-        model_fingerprint="model",
-        layout_fingerprint="layout",
-        outstanding_requests=0,
-        outstanding_tokens=0,
-    )
-    return replace(idle, **changes)
-
-
-def prefill(worker_id: str, **changes: Any) -> WorkerView:
-    return worker(worker_id, "prefill", **changes)
-
-
-def decode(worker_id: str, **changes: Any) -> WorkerView:
-    return worker(worker_id, "decode", **changes)
-
-
-def request(**changes: Any) -> PlacementRequest:
-    small = PlacementRequest(request_id=RequestId("r"), num_tokens=100, max_new_tokens=10)
-    return replace(small, **changes)
-
-
-def excluded(*worker_ids: str) -> PlacementRequest:
-    return request(excluded=frozenset(map(WorkerId, worker_ids)))
-
-
 def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
     """Without local prefill, which has tests of its own."""
     return STRATEGIES[name](PlacementPolicy(), random)
-
-
-def pair(placement: Placement) -> tuple[str | None, str | None]:
-    return placement.prefill, placement.decode
 
 
 @pytest.mark.parametrize(
