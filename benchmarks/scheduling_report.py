@@ -67,7 +67,7 @@ TARGETS: Final = (
 
 def report(results: Sequence[Result]) -> None:
     """Prints everything."""
-    console = Console(width=150)
+    console = Console(width=172)
     for play in dict.fromkeys(result.play for result in results):
         console.print(_table(play, [result for result in results if result.play == play]))
     console.print(_verdicts(results))
@@ -110,7 +110,7 @@ def _table(play: str, results: Sequence[Result]) -> Table:
         title=f"{play}: median and range of {repeats} repeats, and the ratio to fcfs of the same",
         show_lines=True,
     )
-    for column in ("arm", "requests\nof them long", *(HEADINGS[name] for name in METRICS)):
+    for column in ("arm", "requests\nlong", *(HEADINGS[name] for name in METRICS)):
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for arm in dict.fromkeys(result.arm for result in sorted(results, key=lambda r: r.repeat)):
         mine = [result for result in results if result.arm == arm]
