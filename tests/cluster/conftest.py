@@ -1,0 +1,98 @@
+"""A real cluster, the chart installed on it, and clients inside of it.
+
+The cluster is whatever KUBECONFIG names, and LENGTHWISE_IMAGE is an image that its nodes have.
+Where either is missing the tests skip themselves and say so; `make test-cluster` provides both.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from harness.cluster_load import Load, StartLoad
+from harness.kubectl import (
+    CHART,
+    CommandFailed,
+    Namespace,
+    Release,
+    image_values,
+    new_namespace,
+    run,
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session", params=["helm", "helm3"])
+def helm(request: pytest.FixtureRequest) -> str:
+    """Each version of Helm in turn."""
+    if shutil.which(request.param) is None:
+        pytest.skip(f"{request.param} is not on the PATH")
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """There is a cluster and it answers."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("KUBECONFIG names no cluster; run: make test-cluster")
+    for program in ("kubectl", "helm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not on the PATH")
+    try:
+        run("kubectl", "get", "--raw", "/readyz", seconds=10)
+    except (CommandFailed, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"the cluster of KUBECONFIG={os.environ['KUBECONFIG']} is silent: {error}")
+
+
+@pytest.fixture(scope="session")
+def image(cluster: None) -> str:
+    """NAME:TAG, on every node."""
+    name = os.environ.get("LENGTHWISE_IMAGE", "")
+    if ":" not in name:
+        pytest.skip(
+            f"LENGTHWISE_IMAGE: got {name!r}, expected NAME:TAG of an image that the cluster's"
+            " nodes have; scripts/image builds it, docs/kubernetes.md tells how to load it"
+        )
+    return name
+
+
+@pytest.fixture(scope="session")
+def namespace(cluster: None) -> Iterator[Namespace]:
+    with new_namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="session")
+def release(namespace: Namespace, image: str) -> Iterator[Release]:
+    """Two routers, two prefill and two decode workers of the demo model."""
+    release = Release(name="main", namespace=namespace, chart=str(CHART))
+    values = Path(__file__).parent / "values.yaml"
+    try:
+        release.install([f"--values={values}", *image_values(image)])
+        yield release
+    finally:
+        release.uninstall()
+
+
+@pytest.fixture
+def start_load(release: Release, image: str) -> Iterator[StartLoad]:
+    """`start_load(streams, max_tokens)`: a pod that asks without end, answered at least once."""
+    with ExitStack() as stack:
+
+        def start(streams: int = 4, max_tokens: int = 48) -> Load:
+            load = Load(release, image, streams=streams, max_tokens=max_tokens)
+            stack.callback(load.remove)
+            load.start()
+            return load
+
+        yield start

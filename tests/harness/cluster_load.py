@@ -1,0 +1,136 @@
+"""A pod that keeps asking, and what became of its requests."""
+
+import json
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.kubectl import Release, wait_for
+
+SCRIPT = Path(__file__).parents[1] / "cluster" / "load.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A line of load.py. Times are in seconds."""
+
+    began: float
+    first: float | None
+    total: float
+    gap: float
+    retries: int
+    error: str
+
+
+class Load:
+    """Life: construct, `start`, `stop` for the answers, `remove`."""
+
+    def __init__(self, release: Release, image: str, *, streams: int, max_tokens: int) -> None:
+        self._namespace = release.namespace
+        self._name = f"load-{uuid.uuid4().hex[:6]}"
+        self._endpoint = (
+            f"dns:///{release.fullname}-headless.{release.namespace.name}.svc.cluster.local:50051"
+        )
+        self._image = image
+        self._numbers = [str(streams), str(max_tokens)]
+        self._lines: list[dict[str, Any]] = []
+        self._logs: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [Answer(**line) for line in list(self._lines) if "began" in line]
+
+    @property
+    def is_done(self) -> bool:
+        return any("done" in line for line in list(self._lines))
+
+    def start(self) -> None:
+        """Returns when the first answer has come."""
+        self._namespace.apply(self._script(), self._pod())
+        self._namespace.kubectl(
+            "wait", "--for=condition=Ready", f"pod/{self._name}", "--timeout=60s", seconds=90
+        )
+        self._logs = subprocess.Popen(
+            ["kubectl", "--namespace", self._namespace.name, "logs", "--follow", self._name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._logs,), daemon=True)
+        self._reader.start()
+        wait_for("a first answer", lambda: self.answers, 60)
+
+    def wait_for_answers(self, more: int, seconds: float = 60.0) -> None:
+        """Returns when so many more answers have come."""
+        wanted = len(self.answers) + more
+        wait_for(f"{more} more answers", lambda: len(self.answers) >= wanted, seconds)
+
+    def stop(self) -> list[Answer]:
+        """All answers; none is left without one."""
+        self._namespace.kubectl("exec", self._name, "--", "python3", "-c", END)
+        wait_for("an answer to every request", lambda: self.is_done, 90)
+        return self.answers
+
+    def remove(self) -> None:
+        names = [f"pod/{self._name}", f"configmap/{self._name}"]
+        self._namespace.kubectl("delete", *names, "--ignore-not-found", "--grace-period=1")
+        if self._logs is not None and self._reader is not None:
+            self._logs.terminate()
+            self._logs.wait(10)
+            self._reader.join(10)
+            if self._logs.stdout is not None:
+                self._logs.stdout.close()
+
+    def _read(self, logs: "subprocess.Popen[str]") -> None:
+        assert logs.stdout is not None
+        for line in logs.stdout:
+            if line.startswith("{"):
+                self._lines.append(json.loads(line))
+
+    def _script(self) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": self._name},
+            "data": {"load.py": SCRIPT.read_text(encoding="utf-8")},
+        }
+
+    def _pod(self) -> dict[str, Any]:
+        container = {
+            "name": "load",
+            "image": self._image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["python3", "/load/load.py", self._endpoint, *self._numbers],
+            "volumeMounts": [{"name": "script", "mountPath": "/load"}],
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            },
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self._name},
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 10001,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [container],
+                "volumes": [{"name": "script", "configMap": {"name": self._name}}],
+            },
+        }
+
+
+END = "import os, signal; os.kill(1, signal.SIGTERM)"
+"""Run in the pod: its process handles the signal, which an init process otherwise ignores."""
+
+StartLoad = Callable[..., Load]
+"""`start_load(streams, max_tokens)`."""
