@@ -73,10 +73,7 @@ class LocalPrefill:
         remote = placement.candidates[0]
         chosen = next(view for view in prefill if view.worker_id == placement.prefill)
         partner = next(view for view in decode if view.worker_id == placement.decode)
-        asked = [partner]
-        if request.cached_tokens:
-            fresh = [view for view in decode if view.worker_id not in request.excluded]
-            asked = _with_holders(request, partner, able_to_decode(request, fresh))
+        asked = _with_holders(request, partner, decode)
         local = self._soonest(request, asked, chosen)
         if local is None:
             return placement
@@ -128,8 +125,7 @@ class LocalPrefill:
             if (local := local_candidate(request, view, _own_cost(view), inf)) is not None
         ]
         ranked = sorted(told, key=lambda one: (one.ttft_seconds, one.decode))
-        best = ranked[0] if ranked else local_candidate(request, views[0], _own_cost(views[0]), inf)
-        assert best is not None
+        best = ranked[0]  # without an SLO everyone can
         return Placement(
             prefill=None,
             decode=best.decode,
@@ -145,7 +141,7 @@ def local_candidate(
     request: PlacementRequest, view: WorkerView, cost: CostModel, tpot_slo_seconds: float
 ) -> Candidate | None:
     """What is predicted of a decode worker alone; None where it cannot without breaking the SLO of
-    what it runs, or where blocks are lacking.
+    what it runs, or where blocks are lacking. An SLO of infinity is: at any price, so never None.
 
     A step with a chunk takes as long as one without it and the chunk. The chunks of one prompt add
     up to one chunk of all its tokens, but for cached tokens, which every chunk reads again.
@@ -198,14 +194,16 @@ def _tokens_within(cost: CostModel, seconds: float, history: int) -> int:
 def _with_holders(
     request: PlacementRequest, partner: WorkerView, views: Sequence[WorkerView]
 ) -> list[WorkerView]:
-    """The partner, and those of `views` that hold most of the prompt."""
+    """The partner, and those of `views` that may take the request and hold most of the prompt."""
     cached = request.cached_tokens
     if not cached:
         return [partner]
     holders = [view for view in views if view.worker_id in cached and view is not partner]
+    if request.excluded:
+        holders = [view for view in holders if view.worker_id not in request.excluded]
     most = nsmallest(
         MAX_HOLDERS,
-        holders,
+        able_to_decode(request, holders),
         key=lambda view: (-cached[view.worker_id], view.next_step_seconds, view.worker_id),
     )
     return [partner, *most]
