@@ -27,7 +27,8 @@ HEADINGS: Final = {
 
 
 QUIET_CORES: Final = 0.1
-"""Above this, ratios of equal arms have been seen to differ by a factor of two."""
+"""Above this the report warns: with 1.1 foreign cores of two, fcfs against itself gave 0.50 to 1.26
+for the median TTFT of short requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
