@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.workers import PlainRouter
 
+from harness.workers import PlainRouter
 from lengthwise_decode_worker.app import DecodeApplication
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_policy.decode import DecodePolicy
