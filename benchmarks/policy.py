@@ -1,15 +1,14 @@
 """What the policies cost: microseconds of one decision on one core, without any model.
 
 Run `python benchmarks/policy.py`; it prints a table and writes benchmarks/data/policy.csv, one row
-per decision with its conditions. Budgets: next_batch with 10,000 requests queued 1 ms, a placement
-over 256 workers 0.3 ms.
+per decision with its conditions. Budget: next_batch with 10,000 requests queued 1 ms. Placements
+are measured in placement.py, the prefix cache in prefix.py.
 """
 
 import csv
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,10 @@ from time import perf_counter
 
 from lengthwise_policy.blocks import BlockPool
 from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
-from lengthwise_policy.placement import STRATEGIES
 from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import (
-    PlacementRequest,
-    PrefillBatch,
-    RequestId,
-    Role,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.prefill_policy import DisciplineName
+from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.types import PrefillBatch, RequestId
 
 ROOT = Path(__file__).parent
 REPEATS = 2000
@@ -60,15 +53,33 @@ def prompt_tokens(random: Random) -> int:
 class FullQueue:
     """A prefill scheduler with 10,000 requests queued: what has been computed is replaced."""
 
-    def __init__(self, random: Random, prompt_tokens: Callable[[Random], int]) -> None:
+    def __init__(
+        self,
+        random: Random,
+        prompt_tokens: Callable[[Random], int],
+        discipline: DisciplineName,
+        history: int = 0,
+    ) -> None:
+        """`history`: cached tokens at the front of every prompt, one of 100 of them."""
         self._random = random
         self._prompt_tokens = prompt_tokens
+        self._histories = [self._cache_of(number, history) for number in range(100)]
+        self._history = history
         self._num_arrived = 0
         self._batch: PrefillBatch | None = None
-        self.scheduler = PrefillScheduler(
-            PrefillPolicy(queue_limit=10_000), BlockPool(NUM_BLOCKS), BLOCK_SIZE
-        )
+        cache = PrefixCache(NUM_BLOCKS)
+        for hashes in self._histories:
+            taken = cache.take((), len(hashes)) if hashes else None
+            if taken is not None:
+                cache.publish(taken.block_ids, hashes)
+                cache.release(taken.block_ids)
+        policy = PrefillPolicy(discipline=discipline, queue_limit=10_000)
+        self.scheduler = PrefillScheduler(policy, cache, BLOCK_SIZE)
         self.refill()
+
+    @staticmethod
+    def _cache_of(number: int, history: int) -> tuple[BlockHash, ...]:
+        return tuple(block_hashes([number] * history, BLOCK_SIZE, b"salt"))
 
     def refill(self) -> None:
         while self.scheduler.num_queued < 10_000:
@@ -76,9 +87,10 @@ class FullQueue:
             self.scheduler.enqueue(
                 PrefillJob(
                     request_id=RequestId(f"request-{self._num_arrived}"),
-                    num_tokens=self._prompt_tokens(self._random),
+                    num_tokens=self._history + self._prompt_tokens(self._random),
                     arrived_at=0.0,
                     deadline_at=60.0 + self._random.random(),
+                    hashes=self._histories[self._num_arrived % 100],
                 )
             )
 
@@ -101,25 +113,32 @@ class FullQueue:
 
 
 def measure_prefill(random: Random) -> Iterator[Measured]:
-    for prompts, tokens in (
-        ("median 150 tokens", prompt_tokens),
-        ("8 tokens each: 64 a batch", lambda random: 8),
-    ):
-        queue = FullQueue(random, tokens)
+    queues: list[tuple[DisciplineName, str, Callable[[Random], int], int]] = [
+        ("length_aware", "median 150 tokens", prompt_tokens, 0),
+        ("length_aware", "8 tokens each: 64 a batch", lambda random: 8, 0),
+        ("length_aware", "8 tokens after 2,048 cached ones: 64 a batch", lambda random: 8, 2048),
+        ("short_first", "median 150 tokens", prompt_tokens, 0),
+        ("fcfs", "median 150 tokens", prompt_tokens, 0),
+        ("fcfs", "8 tokens each: 64 a batch", lambda random: 8, 0),
+    ]
+    for discipline, prompts, tokens, history in queues:
+        queue = FullQueue(random, tokens, discipline, history)
         conditions = f"10,000 queued, {prompts}; 512 tokens a batch; 100,000 blocks"
-        yield "prefill: next_batch", conditions, microseconds(queue.plan, queue.end_and_refill)
+        name = f"prefill, {discipline}"
+        yield f"{name}: next_batch", conditions, microseconds(queue.plan, queue.end_and_refill)
         queue.end()
         ends = microseconds(queue.end, queue.refill_and_plan)
-        yield "prefill: computed, release", conditions, ends
-        yield (
-            "prefill: expired, none is",
-            conditions,
-            microseconds(partial(queue.scheduler.expired, 1.0)),
-        )
+        yield f"{name}: computed, release", conditions, ends
+    yield (
+        "prefill: expired, none is",
+        "10,000 queued",
+        microseconds(partial(queue.scheduler.expired, 1.0)),
+    )
 
 
 def measure_decode(random: Random) -> Iterator[Measured]:
-    scheduler = DecodeScheduler(DecodePolicy(), BlockPool(NUM_BLOCKS), BLOCK_SIZE)
+    cache = PrefixCache(NUM_BLOCKS)
+    scheduler = DecodeScheduler(DecodePolicy(), cache, BLOCK_SIZE, random.random)
 
     def reserve(request_id: RequestId) -> None:
         scheduler.reserve(
@@ -183,39 +202,6 @@ def measure_blocks(random: Random) -> Iterator[Measured]:
     yield "blocks: release", conditions, microseconds(release, make_room_and_allocate)
 
 
-def measure_placement(random: Random) -> Iterator[Measured]:
-    def view(role: Role, number: int) -> WorkerView:
-        return WorkerView(
-            worker_id=WorkerId(f"{role}-{number}"),
-            role=role,
-            blocks_total=10_000,
-            blocks_free=random.randrange(10_000),
-            block_size=BLOCK_SIZE,
-            running_requests=0,
-            queued_requests=0,
-            queued_tokens=random.randrange(10_000),
-            step=0,
-            draining=False,
-            model_fingerprint="0123456789abcdef",
-            layout_fingerprint="fedcba9876543210",
-            outstanding_requests=0,
-            outstanding_tokens=random.randrange(10_000),
-        )
-
-    prefill = [view("prefill", number) for number in range(128)]
-    decode = [view("decode", number) for number in range(128)]
-    request = PlacementRequest(request_id=RequestId("r"), num_tokens=500, max_new_tokens=100)
-    retry = replace(request, excluded=frozenset({prefill[0].worker_id, decode[0].worker_id}))
-    for name, make in sorted(STRATEGIES.items()):
-        strategy = make(random.random)
-        for asked, which in ((request, "first try"), (retry, "retry, one of each excluded")):
-            yield (
-                f"placement: {name}",
-                f"128 prefill and 128 decode workers of one kind; {which}",
-                microseconds(partial(strategy, asked, prefill, decode)),
-            )
-
-
 def environment() -> dict[str, str]:
     """The conditions that all rows share; the commit is the last one that changed the policies."""
     commit = subprocess.run(
@@ -244,7 +230,7 @@ def processor() -> str:
 def main() -> None:
     shared = environment()
     rows = []
-    for measure in (measure_prefill, measure_decode, measure_blocks, measure_placement):
+    for measure in (measure_prefill, measure_decode, measure_blocks):
         for decision, conditions, taken in measure(Random(1)):
             cuts = quantiles(taken, n=100)
             rows.append(

@@ -226,11 +226,14 @@ class PrefillScheduler:
     def _changes_queue(self, prompt: Prompt, queue: PromptQueue) -> bool:
         """Looks again at what is cached of a prompt; moves it if that makes it another class."""
         cached = self._blocks.match(prompt.usable) * self._block_size
+        length = self._classify(prompt.job, cached)
+        if cached == prompt.num_computed and length == prompt.length:
+            return False
         self._backlog.remove(prompt)
         prompt.num_computed = cached
-        prompt.length = self._classify(prompt.job, cached)
+        prompt.length = length
         self._backlog.add(prompt)
-        if self._discipline.queue_of(prompt.length) is queue:
+        if self._discipline.queue_of(length) is queue:
             return False
         self._push(prompt)
         return True
