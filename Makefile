@@ -8,7 +8,7 @@ export PYTHONSAFEPATH := 1
 PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
 GENERATED := client/lengthwise/v1
 
-.PHONY: help setup proto proto-check lint test test-quick test-gpu gpu-check bench bench-scheduling up clean
+.PHONY: help setup proto proto-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 
 test-quick: setup  ## The tests that take seconds
 	@$(BIN)/pytest -q -m "not slow and not gpu and not cluster"
+
+test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)
+	@scripts/test-cluster
 
 test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu

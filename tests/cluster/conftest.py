@@ -7,12 +7,12 @@ Where either is missing the tests skip themselves and say so; `make test-cluster
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from harness.cluster_load import Load, StartLoad
+from harness.cluster_load import Answer, Load, StartLoad
 from harness.kubectl import (
     CHART,
     CommandFailed,
@@ -30,6 +30,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(300))
+
+
+COSTS: list[str] = []
+"""What each event cost the requests around it: a row per event."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COSTS:
+        terminalreporter.section("what each event cost")
+        head = f"{'event':<24}{'requests':>9}{'failed':>7}{'retried':>8}"
+        terminalreporter.line(f"{head}{'p50 s':>8}{'max s':>8}{'gap s':>8}")
+        for row in COSTS:
+            terminalreporter.line(row)
+
+
+@pytest.fixture
+def cost(request: pytest.FixtureRequest) -> Callable[[list[Answer]], None]:
+    """`cost(answers)` adds a row for the test at hand: total seconds of requests, and the longest
+    silence within one."""
+
+    def add(answers: list[Answer]) -> None:
+        name = request.node.name.removeprefix("test_")[-24:]
+        totals = sorted(answer.total for answer in answers)
+        failed = sum(bool(answer.error) for answer in answers)
+        retried = sum(answer.retries > 0 for answer in answers)
+        numbers = (totals[len(totals) // 2], totals[-1], max(answer.gap for answer in answers))
+        row = f"{name:<24}{len(answers):>9}{failed:>7}{retried:>8}"
+        COSTS.append(row + "".join(f"{number:>8.2f}" for number in numbers))
+
+    return add
 
 
 @pytest.fixture(scope="session", params=["helm", "helm3"])

@@ -6,12 +6,11 @@ The order is the file's: what is installed first is uninstalled last, by the fix
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from harness.cluster_load import Answer, StartLoad
+from harness.cluster_load import Answer, Cost, StartLoad
 from harness.kubectl import CHART, Release, image_values, new_namespace, run, wait_for
 
 NUM_PODS = 2
@@ -41,15 +40,17 @@ def test_a_completion_is_answered_through_the_service(release: Release) -> None:
     assert "Succeeded" in release.test()
 
 
-def test_clients_are_answered_through_the_headless_name(start_load: StartLoad) -> None:
+def test_clients_are_answered_through_the_headless_name(start_load: StartLoad, cost: Cost) -> None:
     load = start_load()
     load.wait_for_answers(20)
-    assert_none_failed(load.stop())
+    answers = load.stop()
+    cost(answers)
+    assert_none_failed(answers)
 
 
 @pytest.mark.parametrize("what", ["prefill", "decode", "router"])
 def test_deleting_a_pod_under_load_fails_nothing(
-    release: Release, start_load: StartLoad, what: str, record_property: Callable[..., None]
+    release: Release, start_load: StartLoad, cost: Cost, what: str
 ) -> None:
     assert_all_ready(release)
     load = start_load()
@@ -60,15 +61,14 @@ def test_deleting_a_pod_under_load_fails_nothing(
     assert_all_ready(release)
     load.wait_for_answers(10)
     answers = load.stop()
-    record_property("answers", len(answers))
-    record_property("longest", max(answer.total for answer in answers))
+    cost(answers)
     assert_none_failed(answers)
 
 
 @pytest.mark.parametrize("what", ["prefill", "decode", "router"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_process_lost_under_load_fails_nothing(
-    release: Release, start_load: StartLoad, what: str, number: signal.Signals
+    release: Release, start_load: StartLoad, cost: Cost, what: str, number: signal.Signals
 ) -> None:
     assert_all_ready(release)
     victim = pods_of(release, what)[0]
@@ -87,11 +87,13 @@ def test_a_process_lost_under_load_fails_nothing(
                 process.send_signal(signal.SIGCONT)
     assert_all_ready(release)
     load.wait_for_answers(10)
-    assert_none_failed(load.stop())
+    answers = load.stop()
+    cost(answers)
+    assert_none_failed(answers)
 
 
 def test_an_upgrade_rolls_all_pods_without_failing_anything(
-    release: Release, start_load: StartLoad, image: str
+    release: Release, start_load: StartLoad, cost: Cost, image: str
 ) -> None:
     assert_all_ready(release)
     before = set(all_pods(release))
@@ -107,7 +109,9 @@ def test_an_upgrade_rolls_all_pods_without_failing_anything(
     )
     wait_for("the end of all old pods", lambda: not before & set(all_pods(release)), 90)
     load.wait_for_answers(10)
-    assert_none_failed(load.stop())
+    answers = load.stop()
+    cost(answers)
+    assert_none_failed(answers)
 
 
 def test_what_is_uninstalled_leaves_nothing(image: str) -> None:

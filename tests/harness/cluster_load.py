@@ -134,3 +134,6 @@ END = "import os, signal; os.kill(1, signal.SIGTERM)"
 
 StartLoad = Callable[..., Load]
 """`start_load(streams, max_tokens)`."""
+
+Cost = Callable[[list[Answer]], None]
+"""Writes down what an event cost."""

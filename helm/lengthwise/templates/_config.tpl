@@ -15,6 +15,8 @@ tls:
   {{- if .Values.tls.mutual }}
   authority: /etc/lengthwise/tls/ca.crt
   {{- end }}
+  # Pods are reached at addresses: this is the name their certificates are checked against.
+  server_name: {{ include "lengthwise.workersService" . }}
 {{- end }}
 {{- end -}}
 
