@@ -49,8 +49,8 @@ class DecodeLoop:
         publish: Callable[[StepOutput], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`publish` is called on the engine thread, once per step that did anything. `salt` is
-        that of block hashes."""
+        """`publish` is called on the engine thread, once per step that did anything, and before it
+        where requests were granted or refused. `salt` is that of block hashes."""
         self._runner = runner
         self._block_size = runner.layout.block_size
         self._scheduler = scheduler
@@ -80,6 +80,10 @@ class DecodeLoop:
             Expired(request_id=request_id) for request_id in self._scheduler.expired(now)
         )
         self._grant(output)
+        if output.outcomes:
+            # Whoever was granted blocks need not wait for the step to be told.
+            self._publish(output)
+            output = StepOutput()
         step = self._scheduler.next_step(self._fit.model)
         if step is not None:
             if self._step_ended_at is not None:
@@ -93,7 +97,7 @@ class DecodeLoop:
         self._step_ended_at = self._clock() if step is not None else None
         self.snapshot = self._snapshots.take(self._clock())
         output.block_events = self._blocks.take_events()
-        if commands or output.outcomes or output.block_events or step is not None:
+        if commands or output.block_events or step is not None:
             self._publish(output)
 
     def _obey(self, command: Command, output: StepOutput) -> None:
@@ -229,8 +233,7 @@ class DecodeLoop:
     def _name_full_block(self, work: DecodeWork) -> None:
         """Names the last block if the step has filled it: all tokens but the newest have KV."""
         if (len(work.token_ids) - 1) % self._block_size == 0:
-            tokens, known = work.token_ids, work.hashes
-            work.hashes[:] = block_hashes(tokens[:-1], self._block_size, self._salt, known)
+            work.hashes[:] = block_hashes(work.token_ids, self._block_size, self._salt, work.hashes)
             self._scheduler.named(work.request_id, work.hashes)
 
     def _finish(

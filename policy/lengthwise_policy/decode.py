@@ -25,7 +25,7 @@ from lengthwise_policy.deadlines import Deadlines
 from lengthwise_policy.decode_admission import DecodeAdmission
 from lengthwise_policy.decode_batch import DecodeBatch
 from lengthwise_policy.decode_policy import DecodePolicy as DecodePolicy
-from lengthwise_policy.decode_requests import DecodeQueue, DecodeRequest, Grant
+from lengthwise_policy.decode_requests import DecodeQueue, DecodeRequest, Grant, Phase
 from lengthwise_policy.decode_requests import Reservation as Reservation
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.prefix import BlockHash, PrefixCache
@@ -150,12 +150,7 @@ class DecodeScheduler:
 
         Raises UnknownRequest unless it is being filled.
         """
-        request = self._requests.get(request_id)
-        if request is None or request.phase != "filling":
-            raise UnknownRequest(
-                f"commit of {request_id!r}: expected a granted reservation that is filled by a "
-                f"transfer, got {self._phase_of(request_id)}"
-            )
+        request = self._in_phase(request_id, "filling")
         self._advance(request, request.sequence_tokens)
         self._batch.join(request)
 
@@ -214,12 +209,7 @@ class DecodeScheduler:
         Those that are computed are published: others may share them, and the request itself finds
         them again after a preemption. Raises UnknownRequest unless it computes or runs.
         """
-        request = self._admitted.get(request_id)
-        if request is None:
-            raise UnknownRequest(
-                f"names of {request_id!r}: expected an admitted request, got "
-                f"{self._phase_of(request_id)}"
-            )
+        request = self._in_phase(request_id, "filling", "computing", "running")
         request.hashes.extend(hashes[len(request.hashes) :])
         self._publish(request)
 
@@ -228,12 +218,7 @@ class DecodeScheduler:
 
         Raises UnknownRequest unless it runs.
         """
-        request = self._admitted.get(request_id)
-        if request is None or request.phase != "running":
-            raise UnknownRequest(
-                f"finish of {request_id!r}: expected a running request, got "
-                f"{self._phase_of(request_id)}"
-            )
+        request = self._in_phase(request_id, "running")
         self._admission.finished(request.generated)
         self._end(request, receiving=False, returning=request.reservation.returning)
 
@@ -260,13 +245,7 @@ class DecodeScheduler:
 
     def block_ids(self, request_id: RequestId) -> tuple[int, ...]:
         """The blocks of an admitted request, in the order of its tokens. Raises UnknownRequest."""
-        request = self._admitted.get(request_id)
-        if request is None:
-            raise UnknownRequest(
-                f"blocks of {request_id!r}: expected an admitted request, got "
-                f"{self._phase_of(request_id)}"
-            )
-        return request.block_ids
+        return self._in_phase(request_id, "filling", "computing", "running").block_ids
 
     def expired(self, now: float) -> tuple[RequestId, ...]:
         """Requests in any phase whose deadline has passed; each is named until it is released."""
@@ -351,6 +330,11 @@ class DecodeScheduler:
             self._num_draining_blocks -= len(request.block_ids)
             self._blocks.release(request.block_ids, returning=request.returning)
 
-    def _phase_of(self, request_id: RequestId) -> str:
+    def _in_phase(self, request_id: RequestId, *phases: Phase) -> DecodeRequest:
         request = self._requests.get(request_id)
-        return "nothing of this id" if request is None else f"a {request.phase} one"
+        if request is None or request.phase not in phases:
+            got = "nothing of this id" if request is None else f"a {request.phase} one"
+            raise UnknownRequest(
+                f"request {request_id!r}: expected a {' or '.join(phases)} one, got {got}"
+            )
+        return request

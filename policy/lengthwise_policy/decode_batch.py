@@ -107,14 +107,14 @@ class DecodeBatch:
                 request.block_ids += fresh
                 return True
             victim = self._most_junior()
-            if victim is None or seniority(victim) <= seniority(request):
+            if victim is request:
                 return False
             self._preempt(victim)
             preempted.append(victim)
 
-    def _most_junior(self) -> DecodeRequest | None:
+    def _most_junior(self) -> DecodeRequest:
         """Of those that may lose their blocks: who has its last token ends anyway."""
-        return next((each for each in reversed(self._requests) if each.tokens_left), None)
+        return next(each for each in reversed(self._requests) if each.tokens_left)
 
     def _room(self, rows: list[DecodeRequest], cost: CostModel) -> ChunkRoom:
         seconds = math.inf

@@ -245,7 +245,7 @@ def test_only_what_a_transfer_fills_can_be_committed(request_id: RequestId, phas
 def test_only_what_runs_can_finish() -> None:
     decode, _ = scheduler()
     decode.reserve(reservation(A))
-    with pytest.raises(UnknownRequest, match="expected a running request, got a filling one"):
+    with pytest.raises(UnknownRequest, match="expected a running one, got a filling one"):
         decode.finish(A)
 
 
