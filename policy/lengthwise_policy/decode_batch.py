@@ -90,7 +90,8 @@ class DecodeBatch:
                 break
             if request.phase != "running" or not request.tokens_left:
                 continue
-            if not self._has_slot(request, preempted):
+            is_full = request.sequence_tokens > len(request.block_ids) * self._block_size
+            if is_full and not self._has_grown(request, preempted):
                 # It keeps its blocks: seniors have theirs, and a junior that could give up one is
                 # not there. What is filled by a transfer will be, or will be gone.
                 self._starved = request
@@ -98,9 +99,8 @@ class DecodeBatch:
             rows.append(request)
         return rows
 
-    def _has_slot(self, request: DecodeRequest, preempted: list[DecodeRequest]) -> bool:
-        if request.sequence_tokens <= len(request.block_ids) * self._block_size:
-            return True
+    def _has_grown(self, request: DecodeRequest, preempted: list[DecodeRequest]) -> bool:
+        """Gives it one block more, if need be of juniors."""
         while True:
             fresh = self._blocks.extend(1)
             if fresh is not None:

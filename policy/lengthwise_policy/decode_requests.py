@@ -13,7 +13,7 @@ who reserved first. It is the order of the queue, of every step, and, from its e
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal
 
@@ -78,18 +78,18 @@ class DecodeRequest:
     resumed: bool = False
     returning: bool = False  # only while draining: keep its blocks longer
 
-    @property
-    def request_id(self) -> RequestId:
-        return self.reservation.request_id
+    # Read for every request in every step.
+    request_id: RequestId = field(init=False)
+    tokens_left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.request_id = self.reservation.request_id
+        self.tokens_left = self.reservation.max_new_tokens
 
     @property
     def seniority(self) -> tuple[int, int]:
         """Smaller is more senior; no two requests are equal."""
         return (-self.reservation.priority, self.number)
-
-    @property
-    def tokens_left(self) -> int:
-        return self.max_new_tokens - (self.sequence_tokens - self.reservation.num_tokens)
 
     @property
     def num_own_blocks(self) -> int:
@@ -128,6 +128,7 @@ class DecodeRequest:
                 self.own_slots += 1
             self.phase = "running"
             self.sequence_tokens += 1
+            self.tokens_left -= 1
 
     def preempted(self) -> None:
         """Holds nothing any more and will be computed again."""
