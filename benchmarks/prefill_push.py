@@ -124,8 +124,8 @@ def main() -> None:
         ]
         for name, model in models:
             configs: Mapping[Role, Mapping[str, object]] = {
-                "prefill": {"threads": 1},
-                "decode": {"threads": 1},
+                "prefill": {"threads": 1, "prefix_caching": False},
+                "decode": {"threads": 1, "prefix_caching": False},
             }
             with LocalCluster(model=model, device="cpu", configs=configs) as cluster:
                 rows.append(row(name, *asyncio.run(measure(cluster, arguments.repeats))))

@@ -140,12 +140,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise InvalidRequest(
                 f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
             )
-        cached = request.destination.num_cached_tokens
-        if cached % self._block_size or cached >= num_tokens:
-            raise InvalidRequest(
-                f"destination.num_cached_tokens: got {cached}, expected a multiple of "
-                f"{self._block_size} below the {num_tokens} tokens of the prompt"
-            )
+        check_destination(request.destination, num_tokens, self._block_size)
 
     def _response(
         self, request: prefill_pb2.PrefillRequest, computed: Computed, goes_on: bool
@@ -192,4 +187,19 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             priority=request.priority,
             returning=request.conversation_returns,
             pushed_from=request.destination.num_cached_tokens if pushed else None,
+        )
+
+
+def check_destination(
+    destination: prefill_pb2.KVDestination, num_tokens: int, block_size: int
+) -> None:
+    """Raises InvalidRequest unless whole blocks are there and the last token is not.
+
+    So something is always computed, and at least one block is pushed.
+    """
+    cached = destination.num_cached_tokens
+    if cached % block_size or cached >= num_tokens:
+        raise InvalidRequest(
+            f"destination.num_cached_tokens: got {cached}, expected a multiple of {block_size} "
+            f"below the {num_tokens} tokens of the prompt"
         )

@@ -1,0 +1,204 @@
+"""The prefill engine's loop with the toy model: only what no prefix covers is computed, only what
+the decode worker lacks is pushed, and what the event loop is told of it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.toy.arithmetic import toy_next_token
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_policy.prefill import PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefix import PrefixCache, block_hashes, short_hash
+from lengthwise_policy.types import RequestId
+from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork, Release, StepReport
+from lengthwise_prefill_worker.pieces import PieceReady
+from lengthwise_prefill_worker.step_loop import PrefillLoop
+from lengthwise_runtime.mailbox import Mailbox
+
+BLOCK_SIZE = 16
+A, B = RequestId("a"), RequestId("b")
+
+
+class Worker:
+    """A loop stepped by hand; it is also where its results go."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        policy: PrefillPolicy,
+        *,
+        layerwise_tokens: int = 512,
+        piece_bytes: int = 4 << 20,
+    ) -> None:
+        self.model = model
+        self.mailbox: Mailbox[Command] = Mailbox(100)
+        self.blocks = PrefixCache(model.cache.num_blocks)
+        self.reports: list[StepReport] = []
+        self.sent: list[PieceReady] = []
+        self.loop = PrefillLoop(
+            runner=model.runner,
+            scheduler=PrefillScheduler(policy, self.blocks, BLOCK_SIZE),
+            blocks=self.blocks,
+            mailbox=self.mailbox,
+            outputs=self,
+            layerwise_tokens=layerwise_tokens,
+            piece_bytes=piece_bytes,
+        )
+
+    def pieces(self, pieces: Sequence[PieceReady]) -> None:
+        self.sent.extend(pieces)
+
+    def stepped(self, report: StepReport) -> None:
+        self.reports.append(report)
+
+    def compute(
+        self, request_id: RequestId, token_ids: list[int], pushed_from: int | None = 0
+    ) -> Computed:
+        """Steps until the prompt is computed, and releases it."""
+        now = time.monotonic()
+        self.sent.clear()
+        self.mailbox.post(
+            PrefillWork(
+                request_id=request_id,
+                sampling=SamplingState(
+                    sampling=Sampling(temperature=0.0),
+                    token_ids=token_ids,
+                    num_prompt_tokens=len(token_ids),
+                ),
+                hashes=tuple(block_hashes(token_ids, BLOCK_SIZE, b"")),
+                arrived_at=now,
+                deadline_at=now + 60,
+                priority=0,
+                returning=False,
+                pushed_from=pushed_from,
+            )
+        )
+        while True:
+            self.loop.step()
+            for outcome in self.reports[-1].outcomes:
+                assert isinstance(outcome, Computed)
+                self.mailbox.post(Release(request_id=request_id))
+                self.loop.step()
+                return outcome
+
+    def sent_blocks(self) -> list[tuple[int, int]]:
+        """(layer, block of the request) in the order in which they left."""
+        return [
+            (layer, piece.first_block + index)
+            for piece in self.sent
+            for index in range(len(piece.piece.block_ids))
+            for layer in range(
+                piece.piece.first_layer, piece.piece.first_layer + piece.piece.num_layers
+            )
+        ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder: Path = write_toy_checkpoint(tmp_path_factory.mktemp("toy"))
+    return load_runner(folder, device="cpu", num_blocks=256, kv_memory_bytes=1 << 20)
+
+
+def prompt(num_tokens: int, seed: int = 0) -> list[int]:
+    return [(7 * i + 13 * seed + i * i) % 250 for i in range(num_tokens)]
+
+
+def next_token(token_ids: list[int], model: LoadedModel) -> int:
+    assert isinstance(model.spec, ToySpec)
+    return toy_next_token(token_ids, model.spec)
+
+
+def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel) -> None:
+    worker = Worker(model, PrefillPolicy())
+    first = worker.compute(A, prompt(100))
+    assert (first.num_cached_tokens, first.length) == (0, "short")
+    second = worker.compute(B, prompt(150))
+    assert second.num_cached_tokens == 96
+    assert second.token.token_id == next_token(prompt(150), model)
+    batch = worker.reports[-2].batch
+    assert batch is not None
+    assert (batch.num_tokens, second.reason) == (54, batch.reason)
+    assert worker.loop.snapshot.prompt_tokens_total == 154
+
+
+@pytest.mark.parametrize("layerwise_tokens", [1, 512], ids=["layer by layer", "packed"])
+@pytest.mark.parametrize(
+    ("cached", "pushed_from"),
+    [
+        pytest.param(0, 0, id="nobody has anything"),
+        pytest.param(96, 0, id="only this worker has the prefix"),
+        pytest.param(0, 96, id="only the decode worker has the prefix"),
+        pytest.param(96, 96, id="both have it"),
+        pytest.param(96, 48, id="the decode worker has less"),
+        pytest.param(48, 144, id="the decode worker has more"),
+    ],
+)
+def test_every_block_that_the_decode_worker_lacks_leaves_once(
+    model: LoadedModel, cached: int, pushed_from: int, layerwise_tokens: int
+) -> None:
+    worker = Worker(model, PrefillPolicy(chunk_tokens=32), layerwise_tokens=layerwise_tokens)
+    if cached:
+        worker.compute(A, prompt(cached))
+    done = worker.compute(B, prompt(150), pushed_from)
+    assert done.num_cached_tokens == cached
+    layers = range(model.cache.layout.num_layers)
+    expected = {(layer, block) for layer in layers for block in range(pushed_from // 16, 10)}
+    sent = worker.sent_blocks()
+    assert len(sent) == len(expected)
+    assert set(sent) == expected
+
+
+def test_nothing_leaves_where_one_token_is_all(model: LoadedModel) -> None:
+    worker = Worker(model, PrefillPolicy())
+    worker.compute(A, prompt(100), pushed_from=None)
+    worker.compute(B, prompt(150), pushed_from=None)
+    assert worker.sent == []
+
+
+def test_cached_blocks_leave_first_in_pieces_that_are_not_too_large(model: LoadedModel) -> None:
+    layout = model.cache.layout
+    block_bytes = layout.num_layers * layout.block_bytes
+    worker = Worker(model, PrefillPolicy(), piece_bytes=2 * block_bytes + 1)
+    worker.compute(A, prompt(80))
+    worker.compute(B, prompt(100))
+    assert [(p.first_block, len(p.piece.block_ids)) for p in worker.sent] == [
+        (0, 2),
+        (2, 2),
+        (4, 1),
+        (5, 2),
+    ]
+
+
+def test_whether_layers_leave_one_by_one_is_decided_by_what_is_computed(
+    model: LoadedModel,
+) -> None:
+    worker = Worker(model, PrefillPolicy(), layerwise_tokens=64, piece_bytes=1)
+    worker.compute(A, prompt(96))
+    num_layers = model.cache.layout.num_layers
+    assert [p.piece.num_layers for p in worker.sent] == [1] * num_layers
+    worker.compute(B, prompt(128))  # 32 tokens, after 6 cached blocks in pieces of one
+    assert [p.piece.num_layers for p in worker.sent] == [num_layers] * 7
+
+
+def test_the_event_loop_is_told_what_is_cached(model: LoadedModel) -> None:
+    worker = Worker(model, PrefillPolicy())
+    worker.compute(A, prompt(50))
+    added = [r.block_events.added for r in worker.reports if r.block_events is not None]
+    hashes = block_hashes(prompt(50), BLOCK_SIZE, b"")
+    assert [set(each) for each in added] == [{short_hash(each) for each in hashes}]
+    assert worker.loop.snapshot.blocks_cached == 3
+    assert worker.loop.snapshot.blocks_free == model.cache.num_blocks
+
+
+def test_the_cost_of_steps_is_fitted_from_those_that_ran(model: LoadedModel) -> None:
+    worker = Worker(model, PrefillPolicy())
+    for number in range(12):
+        worker.compute(RequestId(f"r{number}"), prompt(20 + number, seed=number), None)
+    assert worker.loop.snapshot.cost is None
+    assert worker.loop.snapshot.cost_samples == 12
+    assert worker.loop.snapshot.short_tokens == 256
