@@ -58,6 +58,17 @@ class Discipline(Protocol):
         """A batch of this queue's class is about to run for about so long."""
 
 
+def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> Choice:
+    """When nothing else can be done: those that have begun need no blocks."""
+    return Choice(
+        queue=queue,
+        max_tokens=policy.chunk_tokens,
+        max_requests=policy.max_batch_requests,
+        rule="begun",
+        why="others lack blocks",
+    )
+
+
 class FirstCome:
     """One queue in the order of arrival."""
 

@@ -17,22 +17,30 @@ except the end of the prompt; while a batch runs, no block of it becomes free; f
 published when they are computed.
 """
 
+from collections.abc import Callable, Mapping
+
 from lengthwise_policy.blocks import blocks_for
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost import PRIOR, CostModel
 from lengthwise_policy.deadlines import Deadlines
-from lengthwise_policy.disciplines import Choice, Discipline, FirstCome, ShortFirst, Wait
+from lengthwise_policy.disciplines import Discipline, FirstCome, ShortFirst, Wait, begun_choice
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.length_aware import LengthAware
 from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.prefill_draft import Draft
-from lengthwise_policy.prefill_policy import PrefillPolicy
+from lengthwise_policy.prefill_policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefix import PrefixCache
 from lengthwise_policy.prompts import Backlog, PrefillJob, Prompt, PromptQueue, QueueLength
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 
 __all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
 
+
+DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy], Discipline]] = {
+    "length_aware": LengthAware,
+    "short_first": ShortFirst,
+    "fcfs": FirstCome,
+}
 
 _NO_BLOCKS = "lack of free blocks"
 
@@ -47,7 +55,7 @@ class PrefillScheduler:
         self._blocks = blocks
         self._block_size = block_size
         self._short_tokens = DEFAULT_SHORT_TOKENS
-        self._discipline = _discipline(policy)
+        self._discipline = DISCIPLINES[policy.discipline](policy)
         self._prompts: dict[RequestId, Prompt] = {}
         self._begun: dict[RequestId, Prompt] = {}  # and not complete
         self._num_arrived = 0
@@ -62,13 +70,8 @@ class PrefillScheduler:
         """Requests with tokens still to compute."""
         return self._backlog.requests
 
-    @property
-    def queued_tokens(self) -> int:
-        """Tokens still to compute, those of the running batch included."""
-        return self._backlog.tokens
-
     def queue_length(self, length: LengthClass) -> QueueLength:
-        """The part of one length class in `num_queued` and `queued_tokens`."""
+        """The part of one class in what is still to compute, the running batch included."""
         return self._backlog.of(length)
 
     def enqueue(self, job: PrefillJob) -> None:
@@ -266,14 +269,7 @@ class PrefillScheduler:
         for length in LENGTH_CLASSES:
             queue = self._discipline.queue_of(length)
             begun = [prompt for prompt in self._begun.values() if prompt in queue]
-            choice = Choice(
-                queue=queue,
-                max_tokens=self._policy.chunk_tokens,
-                max_requests=self._policy.max_batch_requests,
-                rule="begun",
-                why="those that have not begun lack blocks",
-            )
-            draft = Draft(choice, self._block_size)
+            draft = Draft(begun_choice(queue, self._policy), self._block_size)
             for prompt in begun:
                 if draft.is_full or not self._plan(prompt, draft):
                     break
@@ -312,11 +308,3 @@ class PrefillScheduler:
     def _free(self, prompt: Prompt) -> None:
         del self._prompts[prompt.job.request_id]
         self._blocks.release(prompt.block_ids, returning=prompt.job.returning)
-
-
-def _discipline(policy: PrefillPolicy) -> Discipline:
-    if policy.discipline == "fcfs":
-        return FirstCome(policy)
-    if policy.discipline == "short_first":
-        return ShortFirst(policy)
-    return LengthAware(policy)

@@ -80,10 +80,6 @@ class Backlog:
     def requests(self) -> int:
         return sum(self._requests.values())
 
-    @property
-    def tokens(self) -> int:
-        return sum(self._tokens.values())
-
     def of(self, length: LengthClass) -> QueueLength:
         return QueueLength(requests=self._requests[length], tokens=self._tokens[length])
 
