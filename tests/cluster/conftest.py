@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from harness.cluster_load import Answer, Load, StartLoad
 from harness.kubectl import (
-    CHART,
     CommandFailed,
     Namespace,
     Release,
@@ -85,6 +84,15 @@ def cluster() -> None:
 
 
 @pytest.fixture(scope="session")
+def cluster_program(cluster: None) -> str:
+    """What made the cluster, and takes parts of it away."""
+    program = os.environ.get("LENGTHWISE_CLUSTER", "")
+    if not program:
+        pytest.skip("LENGTHWISE_CLUSTER names no program that can cut nodes off")
+    return program
+
+
+@pytest.fixture(scope="session")
 def image(cluster: None) -> str:
     """NAME:TAG, on every node."""
     name = os.environ.get("LENGTHWISE_IMAGE", "")
@@ -105,7 +113,7 @@ def namespace(cluster: None) -> Iterator[Namespace]:
 @pytest.fixture(scope="session")
 def release(namespace: Namespace, image: str) -> Iterator[Release]:
     """Two routers, two prefill and two decode workers of the demo model."""
-    release = Release(name="main", namespace=namespace, chart=str(CHART))
+    release = Release(name="main", namespace=namespace, num_pods=2)
     values = Path(__file__).parent / "values.yaml"
     try:
         release.install([f"--values={values}", *image_values(image)])

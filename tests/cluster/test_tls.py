@@ -13,7 +13,7 @@ SECRET = "keys"
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes keys with openssl")
 def test_a_completion_is_answered_over_mutual_tls(image: str, tmp_path: Path) -> None:
     with new_namespace() as namespace:
-        release = Release(name="locked", namespace=namespace, chart=str(CHART))
+        release = Release(name="locked", namespace=namespace)
         make_keys(tmp_path, release.fullname)
         files = [
             f"--from-file={name}={tmp_path / name}" for name in ("tls.crt", "tls.key", "ca.crt")

@@ -14,6 +14,11 @@ from harness.kubectl import Release, wait_for
 SCRIPT = Path(__file__).parents[1] / "cluster" / "load.py"
 
 
+ANSWERED_SECONDS = 30.0
+"""The longest that any request may take, whatever happens meanwhile, on a busy machine of two
+cores. Without an event it is about one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A line of load.py. Times are in seconds."""
@@ -30,6 +35,7 @@ class Load:
     """Life: construct, `start`, `stop` for the answers, `remove`."""
 
     def __init__(self, release: Release, image: str, *, streams: int, max_tokens: int) -> None:
+        self.node = ""  # that its pod runs on
         self._namespace = release.namespace
         self._name = f"load-{uuid.uuid4().hex[:6]}"
         self._endpoint = (
@@ -55,6 +61,16 @@ class Load:
         self._namespace.kubectl(
             "wait", "--for=condition=Ready", f"pod/{self._name}", "--timeout=60s", seconds=90
         )
+        self.node = self._namespace.kubectl(
+            "get", "pod", self._name, "--output=jsonpath={.spec.nodeName}"
+        )
+        self.follow()
+        wait_for("a first answer", lambda: self.answers, 60)
+
+    def follow(self) -> None:
+        """Reads the pod's log from its beginning, again if it has been read before."""
+        self._unfollow()
+        self._lines = []
         self._logs = subprocess.Popen(
             ["kubectl", "--namespace", self._namespace.name, "logs", "--follow", self._name],
             stdout=subprocess.PIPE,
@@ -62,7 +78,6 @@ class Load:
         )
         self._reader = threading.Thread(target=self._read, args=(self._logs,), daemon=True)
         self._reader.start()
-        wait_for("a first answer", lambda: self.answers, 60)
 
     def wait_for_answers(self, more: int, seconds: float = 60.0) -> None:
         """Returns when so many more answers have come."""
@@ -78,6 +93,9 @@ class Load:
     def remove(self) -> None:
         names = [f"pod/{self._name}", f"configmap/{self._name}"]
         self._namespace.kubectl("delete", *names, "--ignore-not-found", "--grace-period=1")
+        self._unfollow()
+
+    def _unfollow(self) -> None:
         if self._logs is not None and self._reader is not None:
             self._logs.terminate()
             self._logs.wait(10)
@@ -131,6 +149,14 @@ class Load:
 
 END = "import os, signal; os.kill(1, signal.SIGTERM)"
 """Run in the pod: its process handles the signal, which an init process otherwise ignores."""
+
+
+def assert_none_failed(answers: list[Answer]) -> None:
+    """No request was refused, cut short, or left waiting."""
+    failed = [answer.error for answer in answers if answer.error]
+    assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:3]}"
+    assert max(answer.total for answer in answers) < ANSWERED_SECONDS
+
 
 StartLoad = Callable[..., Load]
 """`start_load(streams, max_tokens)`."""

@@ -82,8 +82,7 @@ class Release:
 
     name: str
     namespace: Namespace
-    chart: str
-    helm: str = "helm"
+    num_pods: int = 1  # of the routers and of each pool
 
     @property
     def fullname(self) -> str:
@@ -101,8 +100,30 @@ class Release:
     def routers(self) -> str:
         return f"{self.selector()},app.kubernetes.io/component=router"
 
+    def ready(self, what: str) -> list[str]:
+        """Pods of a pool, or of the routers, that are ready."""
+        return self.namespace.ready_pods(self.routers if what == "router" else self.pool(what))
+
+    def all_pods(self) -> list[str]:
+        found = self.namespace.objects("pods", self.selector())
+        return [pod["metadata"]["name"] for pod in found]
+
+    def nodes(self) -> list[str]:
+        """The nodes that its pods run on."""
+        found = self.namespace.objects("pods", self.selector())
+        return sorted({pod["spec"]["nodeName"] for pod in found})
+
+    def wait_until_ready(self, seconds: float = 120.0) -> None:
+        """Returns when all pods that there should be are ready, and no others are left."""
+        for what in ("router", "prefill", "decode"):
+            wait_for(
+                f"{self.num_pods} ready {what} pods",
+                lambda what=what: len(self.ready(what)) == self.num_pods,  # type: ignore[misc]
+                seconds,
+            )
+
     def install(self, values: Sequence[str], seconds: int = 180) -> None:
-        self._helm("install", self.chart, *values, "--wait", f"--timeout={seconds}s")
+        self._helm("install", str(CHART), *values, "--wait", f"--timeout={seconds}s")
 
     def test(self, seconds: int = 120) -> str:
         return self._helm("test", "--logs", f"--timeout={seconds}s")
@@ -112,7 +133,7 @@ class Release:
 
     def _helm(self, verb: str, *arguments: str) -> str:
         place = ("--namespace", self.namespace.name)
-        return run(self.helm, verb, self.name, *arguments, *place, seconds=300.0)
+        return run("helm", verb, self.name, *arguments, *place, seconds=300.0)
 
 
 @contextmanager
