@@ -11,7 +11,6 @@ from lengthwise_decode_worker.commands import (
     Command,
     Commit,
     DecodeWork,
-    Drained,
     Expired,
     Finished,
     Granted,
@@ -110,7 +109,6 @@ class DecodeLoop:
             self._works.pop(command.request_id, None)
             self._local.forget(command.request_id)
         else:
-            assert isinstance(command, Drained)
             self._scheduler.drained(command.request_id)
 
     def _reserve(self, work: DecodeWork, output: StepOutput) -> None:

@@ -56,7 +56,7 @@ class DecodeStep:
     the last of its sequence gives a token too.
     """
 
-    request_ids: tuple[RequestId, ...]  # in the order of their commits
+    request_ids: tuple[RequestId, ...]  # most senior first
     chunks: tuple[Chunk, ...] = ()
     preempted: tuple[RequestId, ...] = ()  # lost their blocks while the step was planned
     reason: str = ""

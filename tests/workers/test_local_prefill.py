@@ -4,6 +4,7 @@ tokens as over a prefill worker, the first of them on the stream too, and no sta
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from random import Random
 
 import grpc
 import pytest
@@ -191,4 +192,29 @@ async def test_a_preempted_request_ends_while_it_waits(
         assert [len(tiny_router.tokens[number]) for number in rest] == [160] * 3
     if how == "router leaves":
         await tiny_router.leave()
+    await _blocks_return(tiny)
+
+
+async def test_cancels_and_preemptions_at_random_disturb_nobody_else(
+    tiny: LocalCluster, tiny_router: PlainRouter, toy_spec: ToySpec
+) -> None:
+    """Prompts share prefixes, memory runs out, a third is cancelled in whatever phase it is."""
+    random = Random(4)
+
+    async def one(index: int) -> None:
+        await asyncio.sleep(random.uniform(0, 1.5))
+        prompt = [*prompt_of(64, seed=index % 3), *prompt_of(random.randrange(60), seed=index)]
+        count = random.randrange(2, 120)
+        call = asyncio.ensure_future(
+            tiny_router.generate(prompt, count, local=random.random() < 0.5)
+        )
+        if index % 3:
+            assert await call == oracle(prompt, count, toy_spec)
+        else:
+            await asyncio.sleep(random.uniform(0, 0.8))
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    await asyncio.gather(*(one(index) for index in range(45)))
+    assert tiny_router.preempted
     await _blocks_return(tiny)
