@@ -60,9 +60,9 @@ async def ask(
     load.retried += completion.timings.retries
     assert completion.token_ids == question.answer(spec)
     assert [token.index for token in completion.tokens] == list(range(question.max_tokens))
-    assert completion.usage == lengthwise.Usage(
-        prompt_tokens=len(question.prompt), output_tokens=question.max_tokens
-    )
+    usage = completion.usage
+    assert usage.prompt_tokens == len(question.prompt)
+    assert usage.output_tokens == question.max_tokens
     load.finished += 1
 
 
