@@ -8,9 +8,9 @@ first chunk is scheduled: a prompt that has begun can always end.
                             (holds blocks)        (holds them while its KV is sent)
 
 A prompt is classed when it is queued and once more when it begins, for its prefix may have come or
-gone meanwhile; where its class has changed it goes to the other queue. A prompt that lacks a block
-which this very batch computes for another one is left out of it: one batch later it can share that
-block. It does not wait for blocks that others will compute later.
+gone meanwhile; where its class has changed it goes to the other queue. A prompt that lacks blocks
+which this very batch computes for another one is left out of it, if that saves enough: one batch
+later it can share them. It does not wait for blocks that others will compute later.
 
 The rules: every token is computed once and in order; chunks start and end on block boundaries,
 except the end of the prompt; while a batch runs, no block of it becomes free; full blocks are
@@ -127,7 +127,7 @@ class PrefillScheduler:
                     self.wake_at = choice.until
                     return None
                 draft = Draft(choice, self._block_size)
-                moved |= self._fill(draft)
+                moved |= self._fill(draft, cost)
                 if draft:
                     return self._start(draft, now, cost)
                 if choice.holds and draft.ended_by == _NO_BLOCKS:
@@ -200,7 +200,7 @@ class PrefillScheduler:
         """Requests in any state whose deadline has passed; each is named until it is released."""
         return self._deadlines.passed(now)
 
-    def _fill(self, draft: Draft) -> bool:
+    def _fill(self, draft: Draft, cost: CostModel) -> bool:
         """Plans prompts of the draft's queue, most urgent first, as far as the limits allow.
 
         True when a prompt was found to be of another class and went to the queue of that one.
@@ -217,7 +217,7 @@ class PrefillScheduler:
                 break
             if not prompt.has_begun and self._changes_queue(prompt, queue):
                 moved = True
-            elif not prompt.has_begun and draft.computes_next_of(prompt):
+            elif not prompt.has_begun and draft.is_worth_leaving_out(prompt, cost):
                 left_out.append(prompt)
             elif not self._plan(prompt, draft):
                 left_out.append(prompt)

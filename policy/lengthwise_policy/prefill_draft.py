@@ -11,6 +11,10 @@ from lengthwise_policy.prefix import BlockHash
 from lengthwise_policy.prompts import Prompt
 from lengthwise_policy.types import Chunk, PrefillBatch
 
+WORTH_LEAVING_OUT = 0.25
+"""Of a step's constant cost: a prompt left out now costs a part of a later step, and usually
+several wait for the same prefix."""
+
 
 class Draft:
     """Prompts with the tokens each gets, in order."""
@@ -38,10 +42,14 @@ class Draft:
         missing, left = prompt.num_missing, self._tokens_left
         return missing if missing <= left else left - left % self._block_size
 
-    def computes_next_of(self, prompt: Prompt) -> bool:
-        """Whether the first block that the prompt lacks is computed here for another one."""
+    def is_worth_leaving_out(self, prompt: Prompt, cost: CostModel) -> bool:
+        """Whether enough of what the prompt lacks is computed here for another one."""
         first = prompt.num_computed // self._block_size
-        return first < len(prompt.usable) and prompt.usable[first] in self._computing
+        end = first
+        while end < len(prompt.usable) and prompt.usable[end] in self._computing:
+            end += 1
+        saved = cost.chunk_seconds((end - first) * self._block_size, prompt.num_computed)
+        return end > first and saved >= WORTH_LEAVING_OUT * cost.step_seconds
 
     def add(self, prompt: Prompt, num_tokens: int) -> None:
         if not self._planned:

@@ -32,10 +32,10 @@ COST = CostModel(
 class Worker:
     """A scheduler on a clock of its own; a batch takes what the cost model says."""
 
-    def __init__(self, cost: CostModel = COST, **policy: Any) -> None:
+    def __init__(self, cost: CostModel = COST, *, num_blocks: int = 10_000, **policy: Any) -> None:
         self.cost = cost
         self.policy = PrefillPolicy(**policy)
-        self.scheduler = PrefillScheduler(self.policy, PrefixCache(10_000), BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(self.policy, PrefixCache(num_blocks), BLOCK_SIZE)
         self.now = 0.0
         self.num_arrived = 0
 
@@ -275,6 +275,24 @@ def test_a_long_prompt_is_overtaken_only_by_what_came_before_it_aged(
     worker.enqueue(30)
     batch = worker.plan()
     assert (names(batch), rule(batch)) == (["r1"], "aged")
+
+
+def test_blocks_gather_for_a_long_prompt_that_has_aged() -> None:
+    """30 of 40 blocks are held: short prompts could begin for ever, one of 20 blocks never."""
+    worker = Worker(num_blocks=40, max_age_seconds=0.5)
+    holder = worker.enqueue(30 * BLOCK_SIZE)
+    held = worker.plan()
+    assert held is not None
+    worker.scheduler.computed(held)
+    worker.enqueue(20 * BLOCK_SIZE)
+    worker.now = 0.4
+    worker.enqueue(30)
+    assert names(worker.run()) == ["r3"]  # not aged: others may go
+    worker.now = 0.6
+    worker.enqueue(30)
+    assert worker.plan() is None
+    worker.scheduler.release(RequestId(holder))
+    assert names(worker.run()) == ["r2"]
 
 
 def test_chunks_are_smaller_while_short_prompts_wait() -> None:

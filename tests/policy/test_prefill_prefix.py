@@ -118,6 +118,11 @@ def test_a_prompt_does_not_compute_what_the_same_batch_computes_for_another() ->
     assert chunks == [("a", 0, 120), ("c", 0, 20), ("b", 96, 34)]
 
 
+def test_a_prompt_does_not_wait_for_a_block_that_costs_less_than_a_step() -> None:
+    prefill, _ = worker()
+    assert compute(prefill, job(A, 20), job(B, 20)) == [("a", 0, 20), ("b", 0, 20)]
+
+
 def test_what_a_cancelled_prompt_computed_is_kept() -> None:
     prefill, cache = worker()
     prefill.enqueue(job(A, 1000))
