@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("policy", "prefix", "exactness", "kv_transfer", "prefill_push", "router_cpu", "startup")
+NAMES = (
+    *("policy", "placement", "prefix", "exactness", "kv_transfer", "prefill_push", "router_cpu"),
+    "startup",
+)
 
 
 def main() -> None:

@@ -201,12 +201,12 @@ def _with_holders(
     holders = [view for view in views if view.worker_id in cached and view is not partner]
     if request.excluded:
         holders = [view for view in holders if view.worker_id not in request.excluded]
-    most = nsmallest(
-        MAX_HOLDERS,
-        able_to_decode(request, holders),
-        key=lambda view: (-cached[view.worker_id], view.next_step_seconds, view.worker_id),
-    )
-    return [partner, *most]
+    # Tuples instead of a key: half the time where every worker holds something.
+    ranked = [
+        (-cached[view.worker_id], view.next_step_seconds, view.worker_id, view)
+        for view in able_to_decode(request, holders)
+    ]
+    return [partner, *(view for *_, view in nsmallest(MAX_HOLDERS, ranked))]
 
 
 def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
