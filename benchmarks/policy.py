@@ -1,4 +1,4 @@
-"""What the policies cost: microseconds of one decision on one core, without any model.
+"""What the policies cost: microseconds of CPU time of one decision, without any model.
 
 Run `python benchmarks/policy.py`; it prints a table and writes benchmarks/data/policy.csv, one row
 per decision with its conditions. Budget: next_batch with 10,000 requests queued 1 ms. Placements
@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import quantiles
-from time import perf_counter
+from time import thread_time
 
 from lengthwise_policy.blocks import BlockPool
 from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
@@ -24,7 +24,7 @@ from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.types import PrefillBatch, RequestId
 
 ROOT = Path(__file__).parent
-REPEATS = 2000
+REPEATS = 1000
 BLOCK_SIZE = 16
 NUM_BLOCKS = 100_000
 
@@ -35,13 +35,13 @@ Measured = tuple[str, str, list[float]]
 def microseconds(
     call: Callable[[], object], before: Callable[[], object] = lambda: None
 ) -> list[float]:
-    """Times `call`, with `before` untimed in front of each."""
+    """CPU time of `call`, with `before` untimed in front of each."""
     taken = []
     for _ in range(REPEATS):
         before()
-        start = perf_counter()
+        start = thread_time()
         call()
-        taken.append((perf_counter() - start) * 1e6)
+        taken.append((thread_time() - start) * 1e6)
     return taken
 
 

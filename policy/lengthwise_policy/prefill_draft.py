@@ -44,8 +44,9 @@ class Draft:
 
     def is_worth_leaving_out(self, prompt: Prompt, cost: CostModel) -> bool:
         """Whether enough of what the prompt lacks is computed here for another one."""
-        first = prompt.num_computed // self._block_size
-        end = first
+        if not self._computing or not prompt.usable:
+            return False
+        first = end = prompt.num_computed // self._block_size
         while end < len(prompt.usable) and prompt.usable[end] in self._computing:
             end += 1
         saved = cost.chunk_seconds((end - first) * self._block_size, prompt.num_computed)
