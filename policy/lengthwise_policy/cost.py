@@ -53,11 +53,23 @@ class CostModel:
         Below it a prefill is bound by memory and launches, above it by compute: the positive root
         of alpha L^2 + (2 alpha H + beta) L = t0 + gamma H; inf when computing costs nothing.
         """
+        return self._computed_in(self.step_seconds + self.history_seconds * history, history)
+
+    def tokens_within(self, seconds: float, history: int = 0) -> float:
+        """The largest chunk after `history` tokens that adds at most `seconds` to a step.
+
+        Not rounded; 0 when reading the history takes as long; inf when computing costs nothing.
+        """
+        return self._computed_in(seconds - self.history_seconds * history, history)
+
+    def _computed_in(self, seconds: float, history: int) -> float:
+        """The positive root L of alpha L^2 + (2 alpha H + beta) L = seconds."""
+        if seconds <= 0:
+            return 0.0
         linear = 2 * self.attention_seconds * history + self.token_seconds
-        fixed = self.step_seconds + self.history_seconds * history
         # This form of the root is exact for alpha = 0 too, and loses no digits near it.
-        root = linear + sqrt(linear * linear + 4 * self.attention_seconds * fixed)
-        return 2 * fixed / root if root else inf
+        divisor = linear + sqrt(linear * linear + 4 * self.attention_seconds * seconds)
+        return inf if divisor == 0 or seconds == inf else 2 * seconds / divisor
 
 
 # Until a worker has fitted its own. Only proportions matter where all workers are unfitted: one

@@ -76,7 +76,8 @@ class DecodeBatch:
         chunks = plan_chunks(computing, room, cost, self._block_size)
         reason = f"{len(rows)} decode"
         if chunks:
-            reason += f", chunks of {[chunk.num_tokens for chunk in chunks]} tokens in {room}"
+            num_tokens = sum(chunk.num_tokens for chunk in chunks)
+            reason += f", {len(chunks)} chunks of {num_tokens} tokens in all; {room}"
         if preempted:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
         return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)

@@ -25,6 +25,10 @@ class ChunkRoom:
     tokens: int
     seconds: float  # inf while nobody decodes
 
+    def __str__(self) -> str:
+        within = "" if math.isinf(self.seconds) else f" and {self.seconds * 1e3:.1f} ms"
+        return f"room for {self.tokens} tokens{within}"
+
 
 def plan_chunks(
     computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
@@ -35,10 +39,10 @@ def plan_chunks(
     for request in computing:
         missing = request.sequence_tokens - request.num_computed
         history = request.num_computed
-        affordable = tokens_within(seconds, history, cost)
+        affordable = cost.tokens_within(seconds, history)
         if not chunks:
             affordable = max(affordable, block_size)
-        num_tokens = min(missing, tokens, affordable)
+        num_tokens = int(min(missing, tokens, affordable))
         if num_tokens < missing:
             num_tokens -= num_tokens % block_size
         if num_tokens <= 0:
@@ -56,23 +60,3 @@ def plan_chunks(
         if num_tokens < missing:
             break
     return tuple(chunks)
-
-
-def tokens_within(seconds: float, history: int, cost: CostModel) -> int:
-    """The longest chunk after `history` tokens that adds at most `seconds` to a step.
-
-    The root L of alpha L^2 + (beta + 2 alpha H) L + gamma H = seconds; many where it is free.
-    """
-    room = seconds - cost.history_seconds * history
-    if room <= 0:
-        return 0
-    square = cost.attention_seconds
-    linear = cost.token_seconds + 2 * square * history
-    # The stable form of the quadratic formula: it holds for square == 0 too.
-    divisor = linear + math.sqrt(linear * linear + 4 * square * room)
-    if divisor == 0 or math.isinf(room):
-        return _MANY
-    return min(int(2 * room / divisor), _MANY)
-
-
-_MANY = 1 << 40

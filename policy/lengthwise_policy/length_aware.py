@@ -34,7 +34,7 @@ the gain test, the credits and ageing by arrival are ours.
 """
 
 from collections.abc import Iterator
-from math import inf, sqrt
+from math import inf
 
 from lengthwise_policy.arrival_rate import ArrivalRate
 from lengthwise_policy.cost import CostModel
@@ -150,7 +150,8 @@ class LengthAware:
         most = self._policy.chunk_tokens
         if not self._short:
             return most
-        tokens = tokens_within(self._policy.chunk_seconds, head.num_computed, cost, most)
+        spare = self._policy.chunk_seconds - cost.step_seconds
+        tokens = int(min(cost.tokens_within(spare, head.num_computed), most))
         return min(max(tokens, self._policy.min_chunk_tokens), most)
 
     def _ages_at(self, prompt: Prompt, cost: CostModel) -> float:
@@ -167,19 +168,3 @@ class LengthAware:
     def _objective(self, length: LengthClass) -> float:
         policy = self._policy
         return policy.ttft_slo_short_seconds if length == "short" else policy.ttft_slo_long_seconds
-
-
-def tokens_within(seconds: float, history: int, cost: CostModel, most: int) -> int:
-    """The most new tokens, up to `most`, whose step after `history` tokens takes `seconds`.
-
-    The positive root of alpha L^2 + (2 alpha H + beta) L = seconds - t0 - gamma H.
-    """
-    if cost.prefill_seconds(most, history) <= seconds:
-        return most
-    left = seconds - cost.prefill_seconds(0, history)
-    if left <= 0:
-        return 0
-    alpha = cost.attention_seconds
-    linear = cost.token_seconds + 2 * alpha * history
-    root = 2 * left / (linear + sqrt(linear * linear + 4 * alpha * left))
-    return min(int(root), most)

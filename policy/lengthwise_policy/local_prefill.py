@@ -13,7 +13,7 @@ that holds a reservation filled by prefill workers stays with them as long as th
 from collections.abc import Sequence
 from dataclasses import replace
 from heapq import nsmallest
-from math import inf, sqrt
+from math import inf
 
 from lengthwise_policy.candidates import able_to_decode
 from lengthwise_policy.cost import PRIOR, CostModel
@@ -155,7 +155,8 @@ def local_candidate(
         if tpot_slo_seconds < inf and view.room_tokens <= new:
             return None
         # History as long as the whole prompt: no chunk of it has more.
-        chunk = min(chunk, _tokens_within(cost, tpot_slo_seconds - step, request.num_tokens))
+        affordable = cost.tokens_within(tpot_slo_seconds - step, request.num_tokens)
+        chunk = int(min(chunk, affordable))
     if chunk < new:
         chunk -= chunk % view.block_size  # chunks begin and end on blocks
     if chunk < 1:
@@ -174,21 +175,6 @@ def local_candidate(
         prefill_seconds=steps * step + cost.chunk_seconds(new, history) + again,
         transfer_seconds=0.0,
     )
-
-
-def _tokens_within(cost: CostModel, seconds: float, history: int) -> int:
-    """The largest chunk after `history` tokens that adds at most so many seconds to a step: the
-    positive root of alpha L^2 + (2 alpha H + beta) L = seconds - gamma H."""
-    spare = seconds - cost.history_seconds * history
-    if spare <= 0:
-        return 0
-    alpha = cost.attention_seconds
-    linear = cost.token_seconds + 2 * alpha * history
-    if spare == inf or alpha == linear == 0:
-        return STEP_TOKENS
-    # Of the two forms of the root, the one that also holds for alpha = 0.
-    root = 2 * spare / (linear + sqrt(linear * linear + 4 * alpha * spare))
-    return int(min(root, STEP_TOKENS))
 
 
 def _with_holders(

@@ -24,7 +24,8 @@ NUM_SHORT, NUM_LONG = 3, 2
 
 @pytest.fixture
 def fresh(toy_folder: Path) -> Iterator[LocalCluster]:
-    with LocalCluster(model=toy_folder) as cluster:
+    router = {"local_prefill": False}
+    with LocalCluster(model=toy_folder, configs={"router": router}) as cluster:
         yield cluster
 
 
@@ -43,7 +44,8 @@ def _samples(process: Process) -> Samples:
 
 async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folder: Path) -> None:
     async with lengthwise.AsyncClient(fresh.endpoints) as client:
-        prompts = [[7] * SHORT] * NUM_SHORT + [[9] * LONG] * NUM_LONG
+        prompts = [[7 + n] * SHORT for n in range(NUM_SHORT)]
+        prompts += [[70 + n] * LONG for n in range(NUM_LONG)]
         for prompt in prompts:
             await client.generate(prompt, max_tokens=MAX_TOKENS, temperature=0, ignore_eos=True)
         with pytest.raises(lengthwise.PromptTooLong):
@@ -84,6 +86,22 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
         assert value(samples, "kv_blocks", role=role, state="used") == 0
         status = await status_of(process.address)
         assert value(samples, "kv_blocks", role=role, state="free") == status.blocks_total
+
+
+async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> None:
+    prompt = [5] * LONG
+    async with lengthwise.AsyncClient(fresh.endpoints) as client:
+        for _ in range(2):
+            await client.generate(prompt, max_tokens=MAX_TOKENS, temperature=0, ignore_eos=True)
+    await eventually(lambda: nothing_is_held(fresh))
+    cached = (LONG - 1) // 16 * 16  # whole blocks, and at least one token is computed
+    for process, role in ((fresh.prefill[0], "prefill"), (fresh.decode[0], "decode")):
+        samples = await asyncio.to_thread(_samples, process)
+        labels = frozenset({("role", role)})
+        assert samples[("lengthwise_prefix_cached_tokens_total", labels)] == cached
+    router = await asyncio.to_thread(_samples, fresh.routers[0])
+    assert router[("lengthwise_cached_prompt_tokens_total", frozenset())] == cached
+    assert router[("lengthwise_residual_ratio_count", frozenset())] == 2
 
 
 def _kv_bytes(toy_folder: Path) -> int:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.decode_chunks import ChunkRoom, plan_chunks, tokens_within
+from lengthwise_policy.cost import PRIOR
+from lengthwise_policy.decode_chunks import ChunkRoom, plan_chunks
 from lengthwise_policy.decode_requests import DecodeRequest, Reservation
 from lengthwise_policy.types import RequestId
 
@@ -69,30 +69,6 @@ def test_chunks_keep_to_the_time_that_is_left_but_for_a_first_block(
     room = ChunkRoom(tokens=512, seconds=seconds)
     chunks = plan_chunks([request(0, 1000), request(1, 10)], room, PRIOR, BLOCK_SIZE)
     assert [chunk.num_tokens for chunk in chunks] == expected
-
-
-@given(
-    seconds=st.floats(0, 10),
-    history=st.integers(0, 100_000),
-    token=st.floats(0, 1e-3),
-    attention=st.floats(0, 1e-6),
-)
-def test_the_longest_chunk_within_a_time_is_found(
-    seconds: float, history: int, token: float, attention: float
-) -> None:
-    cost = CostModel(
-        step_seconds=0.0,
-        token_seconds=token,
-        attention_seconds=attention,
-        history_seconds=1e-7,
-        decode_request_seconds=0.0,
-        decode_context_seconds=0.0,
-    )
-    longest = tokens_within(seconds, history, cost)
-    if longest:
-        assert cost.chunk_seconds(longest, history) <= seconds * (1 + 1e-6) + 1e-12
-    if longest < 1 << 40:
-        assert cost.chunk_seconds(longest + 1, history) >= seconds * (1 - 1e-6) - 1e-12
 
 
 @given(

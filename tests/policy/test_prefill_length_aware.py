@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lengthwise_policy.cost import CostModel
-from lengthwise_policy.length_aware import tokens_within
 from lengthwise_policy.lengths import LENGTH_CLASSES
 from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.prefill_draft import covering_shape
@@ -319,22 +317,6 @@ def test_long_prompts_share_the_rest_of_a_batch() -> None:
     worker.enqueue(700)
     worker.run()
     assert [(c.request_id, c.num_tokens) for c in worker.run().chunks] == [("r1", 88), ("r2", 416)]
-
-
-@given(
-    seconds=st.floats(0.0, 1.0),
-    history=st.integers(0, 10_000),
-    beta=st.floats(0.0, 1e-3),
-    alpha=st.floats(0.0, 1e-6),
-)
-def test_as_many_tokens_are_taken_as_fit_in_the_time(
-    seconds: float, history: int, beta: float, alpha: float
-) -> None:
-    cost = replace(COST, token_seconds=beta, attention_seconds=alpha, history_seconds=1e-6)
-    tokens = tokens_within(seconds, history, cost, 512)
-    assert 0 <= tokens <= 512
-    assert tokens == 0 or cost.prefill_seconds(tokens, history) <= seconds * (1 + 1e-9)
-    assert tokens == 512 or cost.prefill_seconds(tokens + 1, history) >= seconds * (1 - 1e-9)
 
 
 Arrival = tuple[float, int]
