@@ -23,7 +23,9 @@ containers:
         exec lengthwise-{{ $pool.role }}-worker --config /tmp/worker.yaml
     env:
       - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
-      {{- include "lengthwise.modelEnv" $root | nindent 6 }}
+      {{- with include "lengthwise.modelEnv" $root | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
     ports:
       - {name: grpc, containerPort: 50051}
       - {name: metrics, containerPort: 9090}
