@@ -70,10 +70,17 @@ def helm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> None:
-    """There is a cluster and it answers."""
+def image() -> str:
+    """NAME:TAG, on every node of a cluster that answers. It is also what permits these tests to
+    touch a cluster at all: a KUBECONFIG alone may name somebody's own."""
+    name = os.environ.get("LENGTHWISE_IMAGE", "")
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("KUBECONFIG names no cluster; run: make test-cluster")
+    if ":" not in name:
+        pytest.skip(
+            f"LENGTHWISE_IMAGE: got {name!r}, expected NAME:TAG of an image that the cluster's"
+            " nodes have; scripts/image builds it, docs/kubernetes.md tells how to load it"
+        )
     for program in ("kubectl", "helm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not on the PATH")
@@ -81,10 +88,11 @@ def cluster() -> None:
         run("kubectl", "get", "--raw", "/readyz", seconds=10)
     except (CommandFailed, subprocess.TimeoutExpired) as error:
         pytest.skip(f"the cluster of KUBECONFIG={os.environ['KUBECONFIG']} is silent: {error}")
+    return name
 
 
 @pytest.fixture(scope="session")
-def cluster_program(cluster: None) -> str:
+def cluster_program(image: str) -> str:
     """What made the cluster, and takes parts of it away."""
     program = os.environ.get("LENGTHWISE_CLUSTER", "")
     if not program:
@@ -93,19 +101,7 @@ def cluster_program(cluster: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def image(cluster: None) -> str:
-    """NAME:TAG, on every node."""
-    name = os.environ.get("LENGTHWISE_IMAGE", "")
-    if ":" not in name:
-        pytest.skip(
-            f"LENGTHWISE_IMAGE: got {name!r}, expected NAME:TAG of an image that the cluster's"
-            " nodes have; scripts/image builds it, docs/kubernetes.md tells how to load it"
-        )
-    return name
-
-
-@pytest.fixture(scope="session")
-def namespace(cluster: None) -> Iterator[Namespace]:
+def namespace(image: str) -> Iterator[Namespace]:
     with new_namespace() as namespace:
         yield namespace
 
