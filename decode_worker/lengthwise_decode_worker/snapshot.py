@@ -61,7 +61,7 @@ class Snapshots:
             queued_tokens=self._scheduler.queued_tokens,
             output_tokens_total=self._output_tokens,
             prompt_tokens_total=self._prompt_tokens,
-            cost=self._fit.model if self._fit.is_fitted else None,
+            cost=self._fit.measured,
             cost_samples=self._fit.num_samples,
             short_tokens=self._fit.short_tokens,
         )

@@ -38,6 +38,10 @@ OUTLIER_DEVIATIONS = 6.0
 # prompts of 150 to 160 1e4 and one of 128 to 192 2e5, with t0, beta and alpha exchanged at random.
 MAX_CONDITION = 5e3
 
+# Samples of the first fit. The prior is right for no worker, so the first fits come early, each
+# with twice the samples of the one before, until there are as many as every later one waits for.
+FIRST_FIT = 50
+
 Row = tuple[float, ...]  # the terms of a step, in this order, divided by its seconds
 NAMES = tuple(field.name for field in fields(CostModel))
 TOKENS = NAMES.index("token_seconds")  # without it no boundary can be told
@@ -58,6 +62,9 @@ class StepSample:
 class CostFit:
     """Takes samples, gives out a model.
 
+    Refits at 50, 100 and `refit_every` samples, then each `refit_every`. A model is kept against
+    smaller differences from then on.
+
     `observe` takes half a microsecond, and each `refit_every`th time 1 ms more (1.9 ms with all six
     terms seen; window 1024, CPU at 3 GHz).
     """
@@ -69,9 +76,11 @@ class CostFit:
         require_at_least("window (not below refit_every)", window, refit_every)
         self._rows: deque[Row] = deque(maxlen=window)
         self._refit_every = refit_every
-        self._until_refit = refit_every
+        self._until_refit = min(FIRST_FIT, refit_every)
         self.model = prior
         self.is_fitted = False
+        self._is_settled = False  # fitted to at least `refit_every` samples
+        self._measured: set[int] = set()  # terms, by their place
         self.short_tokens = DEFAULT_SHORT_TOKENS
         self.reason = "prior: too few samples"
 
@@ -79,6 +88,14 @@ class CostFit:
     def num_samples(self) -> int:
         """In the window."""
         return len(self._rows)
+
+    @property
+    def measured(self) -> CostModel | None:
+        """The model with 0 for every term that no step has told; None while nothing is fitted."""
+        if not self.is_fitted:
+            return None
+        told = (x if i in self._measured else 0.0 for i, x in enumerate(astuple(self.model)))
+        return CostModel(**dict(zip(NAMES, told, strict=True)))
 
     def observe(self, sample: StepSample) -> bool:
         """True when `model` changed (`short_tokens` changes only then).
@@ -101,7 +118,7 @@ class CostFit:
         self._until_refit -= 1
         if self._until_refit:
             return False
-        self._until_refit = self._refit_every
+        self._until_refit = min(len(self._rows), self._refit_every)
         return self._refit()
 
     def _refit(self) -> bool:
@@ -128,13 +145,15 @@ class CostFit:
         points = [*rows[:: len(rows) // MIN_ROWS], min(rows), max(rows)]
         old, new = astuple(self.model), astuple(model)
         if (
-            self.is_fitted
+            self._is_settled
             and short_tokens == self.short_tokens
             and not any(_differ(_dot(old, point), _dot(new, point)) for point in points)
         ):
             self.reason = f"kept: no prediction differs by more than {HYSTERESIS:.0%}"
             return False
         self.model, self.is_fitted, self.short_tokens = model, True, short_tokens
+        self._measured.update(seen)
+        self._is_settled = len(self._rows) >= self._refit_every
         return True
 
 

@@ -171,7 +171,7 @@ def local_candidate(
         prefill=None,
         decode=view.worker_id,
         residual_tokens=new,
-        queue_seconds=queue + (step if load else 0.0),  # the step that runs when it comes
+        queue_seconds=queue + (step / 2 if load else 0.0),  # of the step that runs when it comes
         prefill_seconds=steps * step + cost.chunk_seconds(new, history) + again,
         transfer_seconds=0.0,
     )
@@ -197,8 +197,22 @@ def _with_holders(
 
 def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
     """Two predictions are compared: both must be measured, or rest on the same assumption."""
-    return view.cost if view.is_fitted and prefill.is_fitted else prefill.cost
+    own, other = view.cost, prefill.cost
+    if not prefill.is_fitted:
+        return PRIOR
+    if not view.is_fitted:
+        return replace(other, decode_request_seconds=PRIOR.decode_request_seconds)
+    if own.token_seconds or own.attention_seconds:
+        return own
+    # It has not computed a prompt yet: as fast as the prefill worker.
+    return replace(
+        own,
+        token_seconds=other.token_seconds,
+        attention_seconds=other.attention_seconds,
+        history_seconds=other.history_seconds,
+    )
 
 
 def _own_cost(view: WorkerView) -> CostModel:
-    return view.cost if view.is_fitted else PRIOR
+    knows_prompts = view.cost.token_seconds or view.cost.attention_seconds
+    return view.cost if view.is_fitted and knows_prompts else PRIOR

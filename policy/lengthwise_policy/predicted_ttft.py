@@ -2,8 +2,9 @@
 
     TTFT = queue + prefill + exposed transfer
 
-* queue: the tokens ahead at the prefill worker, as its class of prompts has to wait for them
-  (`WorkerView.short_wait_seconds`, `long_wait_seconds`), at its own measured cost
+* queue: half a step of the decode worker, which answers between its steps; then the tokens ahead at
+  the prefill worker, as its class of prompts has to wait for them (`WorkerView.short_wait_seconds`,
+  `long_wait_seconds`), at its own measured cost
 * prefill: the prompt's residual tokens after what the worker has cached, in steps of STEP_TOKENS
 * exposed transfer: KV that the decode worker lacks, at the measured rate out of the prefill worker.
   Prompts above LAYERWISE_TOKENS leave layer by layer while they are computed: exposed is only what
@@ -102,7 +103,9 @@ def candidate(request: PlacementRequest, view: WorkerView, partner: WorkerView |
     steps = -(-new // STEP_TOKENS)
     prefill = view.cost.prefill_seconds(new, history) + (steps - 1) * view.cost.step_seconds
     transfer = 0.0
+    queue = view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
     if partner is not None:
+        queue += reserve_seconds(partner)
         missing = _missing_tokens(request, partner)
         transfer = missing * view.kv_seconds_per_token
         if request.num_tokens > LAYERWISE_TOKENS:
@@ -111,12 +114,15 @@ def candidate(request: PlacementRequest, view: WorkerView, partner: WorkerView |
         prefill=view.worker_id,
         decode=partner.worker_id if partner is not None else None,
         residual_tokens=new,
-        queue_seconds=(
-            view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
-        ),
+        queue_seconds=queue,
         prefill_seconds=prefill,
         transfer_seconds=transfer,
     )
+
+
+def reserve_seconds(partner: WorkerView) -> float:
+    """What a decode worker takes to answer a reservation: on average half the step it runs."""
+    return partner.next_step_seconds / 2 if partner.load_requests else 0.0
 
 
 def _scores(
@@ -124,11 +130,13 @@ def _scores(
 ) -> list[Score]:
     if len(partners) <= 1:
         missing = sum(_missing_tokens(request, partner) for partner in partners.values())
-        return _scores_of_kind(request, prefill, missing)
+        reserve = sum(map(reserve_seconds, partners.values()))
+        return _scores_of_kind(request, prefill, missing, reserve)
     scores = []
     for kind, partner in partners.items():
         views = [view for view in prefill if view.kind == kind]
-        scores += _scores_of_kind(request, views, _missing_tokens(request, partner))
+        missing, reserve = _missing_tokens(request, partner), reserve_seconds(partner)
+        scores += _scores_of_kind(request, views, missing, reserve)
     return scores
 
 
@@ -137,7 +145,7 @@ def _missing_tokens(request: PlacementRequest, partner: WorkerView) -> int:
 
 
 def _scores_of_kind(
-    request: PlacementRequest, prefill: Sequence[WorkerView], missing_tokens: int
+    request: PlacementRequest, prefill: Sequence[WorkerView], missing_tokens: int, reserve: float
 ) -> list[Score]:
     """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
     all the arithmetic. A test holds the two equal."""
@@ -166,7 +174,7 @@ def _scores_of_kind(
             transfer -= seconds
             if transfer < last_part:
                 transfer = last_part
-        seconds += transfer
+        seconds += transfer + reserve
         seconds += view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
         scores.append((seconds, worker_id, view))
     return scores

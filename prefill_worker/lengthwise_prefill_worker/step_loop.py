@@ -243,7 +243,7 @@ class PrefillLoop:
             running_requests=running,
             queues=tuple((name, length.requests, length.tokens) for name, length in lengths),
             prompt_tokens_total=self._prompt_tokens_total,
-            cost=self._fit.model if self._fit.is_fitted else None,
+            cost=self._fit.measured,
             cost_samples=self._fit.num_samples,
             short_tokens=self._fit.short_tokens,
         )

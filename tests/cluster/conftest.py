@@ -123,7 +123,7 @@ def start_load(release: Release, image: str) -> Iterator[StartLoad]:
     """`start_load(streams, max_tokens)`: a pod that asks without end, answered at least once."""
     with ExitStack() as stack:
 
-        def start(streams: int = 4, max_tokens: int = 48) -> Load:
+        def start(streams: int = 6, max_tokens: int = 64) -> Load:
             load = Load(release, image, streams=streams, max_tokens=max_tokens)
             stack.callback(load.remove)
             load.start()

@@ -34,7 +34,7 @@ def loaded(release: Release, start_load: StartLoad) -> Load:
 @pytest.mark.parametrize("what", ROLES)
 def test_a_deleted_pod(release: Release, start_load: StartLoad, cost: Cost, what: str) -> None:
     load = loaded(release, start_load)
-    victim = release.ready(what)[0]
+    victim = release.busiest(what)
     release.namespace.kubectl("delete", "pod", victim, "--wait=false")
     wait_for("its end", lambda: victim not in release.all_pods(), 90)
     release.wait_until_ready()
@@ -44,7 +44,7 @@ def test_a_deleted_pod(release: Release, start_load: StartLoad, cost: Cost, what
 @pytest.mark.parametrize("what", ROLES)
 def test_a_killed_process(release: Release, start_load: StartLoad, cost: Cost, what: str) -> None:
     load = loaded(release, start_load)
-    victim = release.ready(what)[0]
+    victim = release.busiest(what)
     for process in processes_of(release, victim):
         process.kill()
     wait_for("it to be missed", lambda: victim not in release.ready(what), 30)
@@ -55,7 +55,7 @@ def test_a_killed_process(release: Release, start_load: StartLoad, cost: Cost, w
 @pytest.mark.parametrize("what", ROLES)
 def test_a_frozen_process(release: Release, start_load: StartLoad, cost: Cost, what: str) -> None:
     load = loaded(release, start_load)
-    victim = release.ready(what)[0]
+    victim = release.busiest(what)
     processes = processes_of(release, victim)
     for process in processes:
         process.suspend()

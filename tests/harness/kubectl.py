@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 CHART = Path(__file__).parents[2] / "helm" / "lengthwise"
+
+WORK_DONE = {
+    "prefill": "lengthwise_prefill_seconds_count",
+    "decode": "lengthwise_generated_tokens_total",
+    "router": "lengthwise_requests_total",
+}
+"""A counter by which pods of a kind can be compared."""
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 
@@ -103,6 +112,19 @@ class Release:
     def ready(self, what: str) -> list[str]:
         """Pods of a pool, or of the routers, that are ready."""
         return self.namespace.ready_pods(self.routers if what == "router" else self.pool(what))
+
+    def busiest(self, what: str, seconds: float = 1.0) -> str:
+        """The ready pod that has done the most work meanwhile: losing it costs something."""
+        before = {pod: self._work_done(pod, what) for pod in self.ready(what)}
+        time.sleep(seconds)
+        return max(before, key=lambda pod: self._work_done(pod, what) - before[pod])
+
+    def _work_done(self, pod: str, what: str) -> float:
+        """Read through the API server, which reaches pods wherever it is."""
+        path = f"/api/v1/namespaces/{self.namespace.name}/pods/{pod}:9090/proxy/metrics"
+        families = text_string_to_metric_families(run("kubectl", "get", "--raw", path))
+        samples = [sample for family in families for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == WORK_DONE[what])
 
     def all_pods(self) -> list[str]:
         found = self.namespace.objects("pods", self.selector())

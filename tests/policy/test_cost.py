@@ -43,8 +43,8 @@ def test_without_any_cost_of_computing_every_prompt_is_short() -> None:
 @given(
     seconds=st.floats(0, 10),
     history=st.integers(0, 100_000),
-    token=st.floats(0, 1e-3),
-    attention=st.floats(0, 1e-6),
+    token=st.just(0.0) | st.floats(1e-9, 1e-3),
+    attention=st.just(0.0) | st.floats(1e-15, 1e-6),
 )
 def test_the_longest_chunk_within_a_time_is_found(
     seconds: float, history: int, token: float, attention: float

@@ -364,3 +364,22 @@ def test_no_class_waits_beyond_its_bound(
             waited[length] = waited[length] + worker.seconds(batch) if waits else 0.0
             assert waited[length] <= bounds[length]
         worker.end(batch)
+
+
+def test_long_prompts_yield_to_much_shorter_ones_that_come_soon_after() -> None:
+    worker = Worker(max_age_seconds=0.3)
+    slowest = worker.enqueue(4000)  # takes 0.21 s: yields for min(0.42, 0.3) s
+    worker.now += 0.1
+    soon = worker.enqueue(500)  # yields for 0.07 s
+    worker.now += 0.15
+    late = worker.enqueue(500)
+    order = list(itertools.chain.from_iterable(names(worker.run()) for _ in range(10)))
+    assert list(dict.fromkeys(order)) == [soon, slowest, late]
+
+
+def test_a_long_prompt_is_overtaken_by_nobody_that_comes_after_its_age() -> None:
+    worker = Worker(max_age_seconds=0.3, long_share=0.3)
+    slowest = worker.enqueue(8000)
+    worker.now += 0.31
+    worker.enqueue(300)
+    assert names(worker.run()) == [slowest]
