@@ -1,13 +1,14 @@
 """Pods, processes, nodes and the API server go away under load, and no request fails or hangs."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from harness.cluster_load import Cost, Load, StartLoad, assert_none_failed
-from harness.kubectl import CHART, Release, image_values, run, wait_for
+from harness.kubectl import CHART, CommandFailed, Release, image_values, run, wait_for
 
 VALUES = f"--values={Path(__file__).parent / 'values.yaml'}"
 
@@ -109,6 +110,7 @@ def test_the_api_server_away(
         time.sleep(API_SERVER_AWAY_SECONDS)  # the event itself: there is nothing to wait for
     finally:
         run(cluster_program, "start", "kube-apiserver")
+    wait_for("the API server", api_answers, 60)
     release.wait_until_ready()
     # A worker that comes now is found: the watch has been taken up again.
     victim = release.ready("decode")[0]
@@ -131,6 +133,13 @@ def test_an_upgrade(release: Release, start_load: StartLoad, cost: Cost, image: 
     )
     wait_for("the end of all old pods", lambda: not before & set(release.all_pods()), 90)
     finish(load, cost)
+
+
+def api_answers() -> bool:
+    try:
+        return run("kubectl", "get", "--raw", "/readyz", seconds=5) == "ok"
+    except (CommandFailed, subprocess.TimeoutExpired):
+        return False
 
 
 def processes_of(release: Release, pod: str) -> list[psutil.Process]:
