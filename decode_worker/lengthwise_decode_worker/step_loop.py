@@ -60,6 +60,7 @@ class DecodeLoop:
         self._clock = clock
         self._fit = CostFit()
         self._works: dict[RequestId, DecodeWork] = {}
+        self._deferred: list[Command] = []  # came during a step, for after it
         self._local = LocalPrefills()
         self._step_ended_at: float | None = None
         self._snapshots = Snapshots(scheduler, blocks, self._fit)
@@ -71,7 +72,8 @@ class DecodeLoop:
         """One turn; returns within the time of one step, or IDLE_SECONDS when nothing runs."""
         is_idle = self._step_ended_at is None
         output = StepOutput()
-        commands = self._mailbox.drain(IDLE_SECONDS if is_idle else 0.0)
+        commands, self._deferred = self._deferred, []
+        commands += self._mailbox.drain(IDLE_SECONDS if is_idle and not commands else 0.0)
         for command in commands:
             self._obey(command, output)
         now = self._clock()
@@ -172,7 +174,7 @@ class DecodeLoop:
         chunks += [self._chunk(chunk, step, output) for chunk in step.chunks]
         sampled = self._compute(step, chunks) if chunks else []
         self.progress += 1
-        # Nobody is released while a step runs: commands wait in the mailbox.
+        # Nobody was released while the step ran: that waits until after it.
         emitted = self._scheduler.emitted(step)
         tokens = [token for token in sampled if token is not None]
         for request_id, token in zip(emitted, tokens, strict=True):
@@ -190,7 +192,17 @@ class DecodeLoop:
         return sampled
 
     def _on_layer(self, _layer: int) -> None:
+        """Reservations are answered between layers: with a chunk in it a step may last 100 ms, and a
+        prompt is sent to a prefill worker only once its blocks are held."""
         self.progress += 1
+        output = StepOutput()
+        for command in self._mailbox.drain(0.0):
+            if isinstance(command, DecodeWork):
+                self._reserve(command, output)
+            else:
+                self._deferred.append(command)
+        if output.outcomes:
+            self._publish(output)
 
     def _row(self, work: DecodeWork) -> SequenceChunk:
         tokens = work.token_ids

@@ -1,0 +1,115 @@
+"""The decode engine's loop with the toy model, stepped by hand."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from lengthwise_decode_worker.commands import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.step_loop import DecodeLoop
+from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.runner import SampledToken, SequenceChunk
+from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_policy.decode import DecodePolicy, DecodeScheduler
+from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.types import RequestId
+from lengthwise_runtime.mailbox import Mailbox
+
+A, B = RequestId("a"), RequestId("b")
+
+
+def work(request_id: RequestId, reservation: int) -> DecodeWork:
+    """A prompt that the worker computes itself."""
+    token_ids = [reservation] * 40
+    return DecodeWork(
+        request_id=request_id,
+        router_id="router",
+        reservation=reservation,
+        token_ids=token_ids,
+        sampling=SamplingState(
+            sampling=Sampling(temperature=0.0), token_ids=token_ids, num_prompt_tokens=40
+        ),
+        stop_token_ids=frozenset(),
+        max_tokens=3,
+        num_given_tokens=40,
+        deadline_at=time.monotonic() + 60,
+        hashes=[],
+        local=True,
+        returning=False,
+        priority=0,
+    )
+
+
+class Interrupted:
+    """The model's runner, during whose steps something else happens."""
+
+    def __init__(self, model: LoadedModel, meanwhile: Callable[[], None]) -> None:
+        self._runner = model.runner
+        self._meanwhile = meanwhile
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._runner.layout
+
+    def run(
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
+    ) -> list[SampledToken | None]:
+        self._meanwhile()
+        return self._runner.run(chunks, on_layer)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> LoadedModel:
+    folder = write_toy_checkpoint(tmp_path)
+    return load_runner(folder, device="cpu", num_blocks=64, kv_memory_bytes=1 << 20)
+
+
+def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
+    model: LoadedModel,
+) -> None:
+    mailbox: Mailbox[Command] = Mailbox(100)
+    published: list[StepOutput] = []
+    told_during_step: list[RequestId] = []
+
+    def granted() -> list[RequestId]:
+        outcomes = [outcome for output in published for outcome in output.outcomes]
+        return [each.request_id for each in outcomes if isinstance(each, Granted)]
+
+    def meanwhile() -> None:
+        if scheduler.num_running == 1 and B not in granted():
+            mailbox.post(work(B, 2))
+            mailbox.post(Release(request_id=A, receiving=False))
+            steps.append(len(published))
+
+    steps: list[int] = []
+    blocks = PrefixCache(64)
+    scheduler = DecodeScheduler(DecodePolicy(), blocks, 16, lambda: 0.5)
+
+    def publish(output: StepOutput) -> None:
+        published.append(output)
+        if steps and not told_during_step:
+            told_during_step.extend(granted())
+
+    loop = DecodeLoop(
+        runner=Interrupted(model, meanwhile),
+        scheduler=scheduler,
+        blocks=blocks,
+        mailbox=mailbox,
+        publish=publish,
+        salt=b"",
+    )
+    mailbox.post(work(A, 1))
+    loop.step()
+    assert told_during_step == [A, B]  # before the step's own output
+    assert published[-1].rows["router"].reservations == [1]  # the released one still got its token
+    loop.step()
+    assert published[-1].rows["router"].reservations == [2]
+    for _ in range(5):
+        loop.step()
+    assert scheduler.num_running == 0
+    assert blocks.num_free == 64
+    blocks.check_integrity()
