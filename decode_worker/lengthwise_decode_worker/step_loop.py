@@ -192,8 +192,8 @@ class DecodeLoop:
         return sampled
 
     def _on_layer(self, _layer: int) -> None:
-        """Reservations are answered between layers: with a chunk in it a step may last 100 ms, and a
-        prompt is sent to a prefill worker only once its blocks are held."""
+        """Reservations are answered between layers: with a chunk in it a step may last 100 ms, and
+        a prompt is sent to a prefill worker only once its blocks are held."""
         self.progress += 1
         output = StepOutput()
         for command in self._mailbox.drain(0.0):

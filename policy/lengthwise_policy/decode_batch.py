@@ -74,10 +74,10 @@ class DecodeBatch:
         room = self._room(rows, cost)
         computing = (request for request in self._requests if request.phase == "computing")
         chunks = plan_chunks(computing, room, cost, self._block_size)
-        reason = f"{len(rows)} decode"
+        reason = f"step: {len(rows)} decode"
         if chunks:
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
-            reason += f", {len(chunks)} chunks of {num_tokens} tokens in all; {room}"
+            reason += f", {num_tokens} tokens in {len(chunks)} chunks, {room}"
         if preempted:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
         return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)
