@@ -265,7 +265,7 @@ def test_only_one_step_runs_at_a_time() -> None:
     decode, _ = scheduler()
     start(decode, A)
     step = decode.next_step()
-    assert step == DecodeStep(request_ids=(A,), reason="1 decode")
+    assert step == DecodeStep(request_ids=(A,), reason="step: 1 decode")
     with pytest.raises(RuntimeError, match="the last step is running"):
         decode.next_step()
     decode.emitted(step)
