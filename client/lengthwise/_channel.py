@@ -59,6 +59,8 @@ def channel_options(target: str, connect_seconds: float) -> list[tuple[str, Any]
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", round(connect_seconds * 1000)),
         ("grpc.max_reconnect_backoff_ms", 1_000),
+        # Otherwise 30 s: routers that were all replaced within that time would not be found.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # A connection is this client's own: closing the client closes it.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0 if _is_loopback(target) else 1),

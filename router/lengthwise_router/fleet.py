@@ -6,6 +6,7 @@ depends on the worker is told, and a new one is tried with growing pauses.
 """
 
 import asyncio
+import dataclasses
 import logging
 import random
 import time
@@ -61,12 +62,16 @@ class Fleet:
         return tuple(self._workers.values())
 
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
-        """The prefill and the decode workers that policies may choose from."""
+        """The prefill and the decode workers that policies may choose from. One that discovery has
+        withdrawn is as good as draining: it goes on with what it has."""
         prefill: list[WorkerView] = []
         decode: list[WorkerView] = []
         for worker in self._workers.values():
             if worker.is_usable:
-                (prefill if worker.role == "prefill" else decode).append(worker.view())
+                view = worker.view()
+                if worker.address not in self._addresses:
+                    view = dataclasses.replace(view, draining=True)
+                (prefill if worker.role == "prefill" else decode).append(view)
         return prefill, decode
 
     def worker(self, worker_id: WorkerId) -> Worker:

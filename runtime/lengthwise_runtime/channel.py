@@ -50,4 +50,5 @@ def open_channel(address: str, tls: TlsConfig | None) -> grpc.aio.Channel:
         private_key=tls.private_key.read_bytes(),
         certificate_chain=tls.certificate.read_bytes(),
     )
-    return grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
+    name = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
+    return grpc.aio.secure_channel(address, credentials, options=(*_CHANNEL_OPTIONS, *name))

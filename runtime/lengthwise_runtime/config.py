@@ -28,6 +28,9 @@ class TlsConfig:
     certificate: Path
     private_key: Path
     authority: Path | None = None
+    server_name: str = ""
+    """What the certificates of workers name; empty: the host they are reached at. Pods are reached
+    at addresses that no certificate can know beforehand."""
 
 
 def load_config(path: Path, cls: type[T]) -> T:

@@ -71,13 +71,23 @@ def test_a_busy_decode_worker_leaves_prompts_to_the_prefill_workers() -> None:
 
 
 def test_no_running_request_misses_its_slo_for_a_prompt() -> None:
-    queue = [large(prefill("p1"), queued_tokens=9000, queued_short_tokens=9000)]
+    queue = [large(prefill("p1"), queued_tokens=90_000, queued_short_tokens=90_000)]
     decodes = [large(decode("d1"), running_requests=40)]
     asked = request(num_tokens=200)
     assert rule(place(asked, queue, decodes)) == "local prefill"
     # A step of 40 requests takes 50 ms; a block of the prompt 1.6 ms more.
     assert rule(place(asked, queue, decodes, slo=0.0525)) == "local prefill"
     assert rule(place(asked, queue, decodes, slo=0.051)) == "predicted ttft"
+
+
+def test_a_prompt_is_computed_locally_only_for_more_than_it_costs_the_others() -> None:
+    """200 tokens take 10 ms, which each of the requests that decode there would wait."""
+    asked = request(num_tokens=200)
+    queue = [large(prefill("p1"), queued_tokens=4000, queued_short_tokens=4000)]  # 0.3 s
+    few = place(asked, queue, [large(decode("d1"), running_requests=10)])
+    assert rule(few) == "local prefill"
+    assert "imposed on others" in few.reason
+    assert rule(place(asked, queue, [large(decode("d1"), running_requests=40)])) == "predicted ttft"
 
 
 def test_prompts_placed_there_already_are_waited_for() -> None:

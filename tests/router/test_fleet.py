@@ -178,3 +178,23 @@ async def test_a_loss_is_logged_as_one_unless_it_was_expected(
 
     assert level("decode") == ["INFO"]
     assert level("prefill") == ["WARNING"]
+
+
+async def test_a_worker_that_discovery_withdraws_gets_nothing_new(
+    deploy: Deploy, running: Running, tmp_path: Path
+) -> None:
+    withdrawn, other = StubDecode(), StubDecode()
+    prefill = StubPrefill([withdrawn, other])
+    await running(withdrawn, other, prefill)
+    note = announce(tmp_path, withdrawn, "decode")
+    announce(tmp_path, other, "decode")
+    announce(tmp_path, prefill, "prefill")
+    deployment = await deploy(0, 0, discovery=DiscoveryConfig(folder=tmp_path))
+    await deployment.ready(3)
+    note.unlink()
+    await eventually(
+        lambda: any(view.draining for views in deployment.app._fleet.views() for view in views), 1.0
+    )
+    for _ in range(5):
+        await deployment.generate(max_tokens=3)
+    assert (len(withdrawn.reserves), len(other.reserves)) == (0, 5)
