@@ -33,6 +33,10 @@ from lengthwise_runtime.mailbox import Mailbox
 IDLE_SECONDS = 0.1
 """How long an idle engine waits for a command before it looks at leases again."""
 
+MAX_DEFERRED = 4096
+"""Commands taken out of the mailbox during one step for after it; beyond, they wait in the mailbox,
+whose limit refuses."""
+
 
 class DecodeLoop:
     """Owns scheduler and runner. `step` is what the engine thread repeats."""
@@ -48,8 +52,8 @@ class DecodeLoop:
         publish: Callable[[StepOutput], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`publish` is called on the engine thread, once per step that did anything, and before it
-        where requests were granted or refused. `salt` is that of block hashes."""
+        """`publish` is called on the engine thread, once per step that did anything, and before and
+        during it where requests were granted or refused. `salt` is that of block hashes."""
         self._runner = runner
         self._block_size = runner.layout.block_size
         self._scheduler = scheduler
@@ -195,6 +199,8 @@ class DecodeLoop:
         """Reservations are answered between layers: with a chunk in it a step may last 100 ms, and
         a prompt is sent to a prefill worker only once its blocks are held."""
         self.progress += 1
+        if len(self._deferred) >= MAX_DEFERRED:
+            return
         output = StepOutput()
         for command in self._mailbox.drain(0.0):
             if isinstance(command, DecodeWork):
