@@ -6,7 +6,16 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NAMES = (
-    *("policy", "placement", "prefix", "exactness", "kv_transfer", "prefill_push", "router_cpu"),
+    *(
+        "policy",
+        "placement",
+        "prefill_disciplines",
+        "prefix",
+        "exactness",
+        "kv_transfer",
+        "prefill_push",
+        "router_cpu",
+    ),
     "startup",
 )
 
