@@ -39,6 +39,11 @@ class WorkerStub:
                 request_serializer=lengthwise_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
                 response_deserializer=lengthwise_dot_v1_dot_worker__pb2.WorkerStatus.FromString,
                 _registered_method=True)
+        self.SetRole = channel.unary_unary(
+                '/lengthwise.v1.Worker/SetRole',
+                request_serializer=lengthwise_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+                response_deserializer=lengthwise_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -52,6 +57,16 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRole(self, request, context):
+        """Has a flexible worker serve `role` from now on: it drains as its present self and comes back,
+        with the same weights and at the same address, as another worker. Answers once the change has
+        begun. Without effect when the worker has that role already. FAILED_PRECONDITION: it is not
+        flexible, is draining, or changes already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +74,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=lengthwise_dot_v1_dot_worker__pb2.WatchRequest.FromString,
                     response_serializer=lengthwise_dot_v1_dot_worker__pb2.WorkerStatus.SerializeToString,
+            ),
+            'SetRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRole,
+                    request_deserializer=lengthwise_dot_v1_dot_worker__pb2.SetRoleRequest.FromString,
+                    response_serializer=lengthwise_dot_v1_dot_worker__pb2.SetRoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +108,33 @@ class Worker:
             '/lengthwise.v1.Worker/Watch',
             lengthwise_dot_v1_dot_worker__pb2.WatchRequest.SerializeToString,
             lengthwise_dot_v1_dot_worker__pb2.WorkerStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lengthwise.v1.Worker/SetRole',
+            lengthwise_dot_v1_dot_worker__pb2.SetRoleRequest.SerializeToString,
+            lengthwise_dot_v1_dot_worker__pb2.SetRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,
