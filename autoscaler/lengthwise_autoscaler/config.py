@@ -1,0 +1,146 @@
+"""AutoscalerConfig: everything an operator may set on an autoscaler."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import ConfigDict
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.lengths import LengthClass
+from lengthwise_policy.scaling_state import Pool
+from lengthwise_policy.types import Role
+from lengthwise_runtime.config import STRICT, TlsConfig
+
+SCRAPES_IN_WINDOW = 4
+"""A rate needs two samples; with four, one missed scrape and unlucky edges leave two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusConfig:
+    """Where metrics are read."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    url: str
+    timeout_seconds: float = 5.0  # of all queries of one round together
+    authority: Path | None = None  # PEM; unset: the system's
+    bearer_token: Path | None = None  # read anew for each round, since tokens are rotated
+    scrape_interval_seconds: float = 5.0  # at which it scrapes the release's pods
+    window_seconds: float = 60.0  # that rates and percentiles are taken over
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            has_credentials = parts.username is not None or parts.password is not None
+        except ValueError as error:
+            raise ValueError(f"url: not an URL: {error}") from None
+        # The message must not repeat what might be a password.
+        if has_credentials:
+            raise ValueError("url: credentials do not belong there; use bearer_token")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url: expected http://HOST:PORT or https://..., got {self.url!r}")
+        if parts.query or parts.fragment:
+            raise ValueError(f"url: expected no ? and no #, got {self.url!r}")
+        require_at_least("timeout_seconds", self.timeout_seconds, 0.1)
+        require_at_least("scrape_interval_seconds", self.scrape_interval_seconds, 0.1)
+        least = SCRAPES_IN_WINDOW * self.scrape_interval_seconds
+        if not self.window_seconds >= least:
+            raise ValueError(
+                f"window_seconds: expected at least {SCRAPES_IN_WINDOW} scrape intervals,"
+                f" {least:g}, got {self.window_seconds:g}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPolicy:
+    """Moves to lengthwise_policy.scaling."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    scale_in_seconds: float = 300.0
+    scale_to_zero_seconds: float = 600.0
+    manual_hold_seconds: float = 300.0
+    flip_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """A Deployment of workers that is sized."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str  # the value of its pods' label lengthwise/pool
+    deployment: str
+    role: Role
+    length_class: LengthClass | None = None
+    min_replicas: int = 1
+    max_replicas: int = 1
+    flexible: bool = False
+
+    def __post_init__(self) -> None:
+        require_at_least("min_replicas", self.min_replicas, 0)
+        require_at_least("max_replicas", self.max_replicas, max(1, self.min_replicas))
+        if self.length_class is not None and (self.role != "prefill" or self.flexible):
+            raise ValueError(
+                "length_class: only prefill pools that are not flexible have one,"
+                f" got {self.length_class!r} for pool {self.name!r}"
+            )
+
+    @property
+    def pool(self) -> Pool:
+        return Pool(
+            name=self.name,
+            role=self.role,
+            length_class=self.length_class,
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            flexible=self.flexible,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoscalerConfig:
+    """Keys of the autoscaler's configuration file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    prometheus: PrometheusConfig
+    release: str  # label `release` of the metrics, app.kubernetes.io/instance of the pods
+    lease: str  # name of the Lease that makes one of several autoscalers the leader
+    pools: tuple[PoolConfig, ...]  # in order of preference: first out, last in
+    namespace: str = ""  # empty: the ServiceAccount's, or the kubeconfig's context's
+    identity: str = ""  # in the Lease; empty: the host's name, which is the pod's
+    kubeconfig: Path | None = None  # unset: as the pod's ServiceAccount
+
+    # What is wanted of latencies; the same numbers as the routers'.
+    ttft_slo_short_seconds: float = 0.4
+    ttft_slo_long_seconds: float = 2.0
+    tpot_slo_seconds: float = 0.1
+
+    interval_seconds: float = 5.0  # from one decision to the next
+    scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
+    dry_run: bool = False  # decide and tell, and touch nothing
+    metrics_listen: str = "127.0.0.1:9090"  # /metrics and /healthz; port 0: any; empty: none
+    tls: TlsConfig | None = None  # towards workers
+
+    @property
+    def ttft_slo_seconds(self) -> dict[LengthClass, float]:
+        return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
+
+    def __post_init__(self) -> None:
+        if not self.pools:
+            raise ValueError("pools: got none, expected at least one")
+        for key in ("name", "deployment"):
+            counts = Counter(getattr(pool, key) for pool in self.pools)
+            twice = sorted(value for value, count in counts.items() if count > 1)
+            if twice:
+                raise ValueError(f"pools: {key} {', '.join(twice)} is there more than once")
+        for name in ("release", "lease"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got nothing, expected a name")
+        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
+            require_at_least(name, getattr(self, name), 0.001)
+        require_at_least("interval_seconds", self.interval_seconds, 0.1)
