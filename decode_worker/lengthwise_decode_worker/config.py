@@ -1,13 +1,25 @@
 """What a decode worker can be told."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from lengthwise_policy.decode import DecodePolicy
+from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeWorkerConfig(WorkerConfig):
-    """`WorkerConfig` and the limits of the continuous batch."""
+# No slots: a class cannot have two bases with slots.
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
+    """What is told to decode workers alone: the limits of the continuous batch."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     policy: DecodePolicy = field(default_factory=DecodePolicy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeWorkerConfig(WorkerConfig, DecodeSettings):
+    """Keys of both stand side by side."""

@@ -1,16 +1,27 @@
 """What a prefill worker can be told."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from pydantic import ConfigDict
+
+from lengthwise_policy.lengths import LengthClass
 from lengthwise_policy.prefill import PrefillPolicy
+from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefillWorkerConfig(WorkerConfig):
-    """`WorkerConfig` and the limits of scheduling and pushing."""
+# No slots: a class cannot have two bases with slots.
+@dataclass(frozen=True, kw_only=True)
+class PrefillSettings:
+    """What is told to prefill workers alone: the limits of scheduling and pushing."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     policy: PrefillPolicy = field(default_factory=PrefillPolicy)
+    length_class: LengthClass | None = None
+    """Prompts meant for this worker; unset: all. Others come only where no worker is meant for
+    them."""
     layerwise_tokens: int = 512
     """Prompts of which more than this is computed here are pushed layer by layer meanwhile; others
     as one packed copy. Splitwise measured the crossing at 512."""
@@ -21,8 +32,15 @@ class PrefillWorkerConfig(WorkerConfig):
     """A link to a decode worker that is not up by then is given up."""
 
     def __post_init__(self) -> None:
-        # dataclass(slots=True) makes a new class: the zero-argument super() would miss it.
-        WorkerConfig.__post_init__(self)
         for name in ("layerwise_tokens", "piece_bytes", "connect_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillWorkerConfig(WorkerConfig, PrefillSettings):
+    """Keys of both stand side by side."""
+
+    def __post_init__(self) -> None:
+        WorkerConfig.__post_init__(self)
+        PrefillSettings.__post_init__(self)

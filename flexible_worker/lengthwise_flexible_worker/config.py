@@ -1,0 +1,36 @@
+"""What a flexible worker can be told."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lengthwise_decode_worker.config import DecodeSettings, DecodeWorkerConfig
+from lengthwise_policy.types import Role
+from lengthwise_prefill_worker.config import PrefillSettings, PrefillWorkerConfig
+from lengthwise_worker.config import WorkerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlexibleWorkerConfig(WorkerConfig):
+    """The keys of every worker, and under `prefill` and `decode` those of each role alone."""
+
+    role: Role
+    """The one that it begins with."""
+    prefill: PrefillSettings = field(default_factory=PrefillSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+
+    def as_prefill(self) -> PrefillWorkerConfig:
+        """As a prefill worker would be told."""
+        return PrefillWorkerConfig(
+            **_values(self, WorkerConfig), **_values(self.prefill, PrefillSettings)
+        )
+
+    def as_decode(self) -> DecodeWorkerConfig:
+        """As a decode worker would be told."""
+        return DecodeWorkerConfig(
+            **_values(self, WorkerConfig), **_values(self.decode, DecodeSettings)
+        )
+
+
+def _values(config: Any, cls: Any) -> dict[str, Any]:
+    """What `config` says of the keys that `cls` has."""
+    return {each.name: getattr(config, each.name) for each in fields(cls)}
