@@ -83,8 +83,11 @@ class DecodeApplication:
             mailbox=self._mailbox,
             publish=lambda output: _hand_over(event_loop, self, output),
         )
-        self._metrics.watch_blocks(lambda: self._loop.snapshot.blocks_free, model.cache.num_blocks)
-        self._metrics.running_requests.set_function(lambda: self._loop.snapshot.running_requests)
+        self._metrics.watch_decoding(
+            lambda: self._loop.snapshot,
+            total_blocks=model.cache.num_blocks,
+            block_size=layout.block_size,
+        )
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
@@ -132,7 +135,7 @@ class DecodeApplication:
             blocks_total=model.cache.num_blocks,
             blocks_free=snapshot.blocks_free,
             running_requests=snapshot.running_requests,
-            queues=queue_status([("", snapshot.queued_requests, snapshot.queued_tokens)]),
+            queues=queue_status(snapshot.queues),
             step=self._loop.progress,
             draining=self._service.draining,
             output_tokens_total=snapshot.output_tokens_total,

@@ -25,15 +25,13 @@ from lengthwise_engine.transfer.base import (
     combine_checksums,
 )
 from lengthwise_policy.types import RequestId
-from lengthwise_runtime.metrics import WorkerMetrics
+from lengthwise_worker.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
 MAX_LINKS = 1024
 MAX_OUTSTANDING = 64
 """Receives issued per link; further announcements wait unread in the control stream."""
-
-ROLE = "decode"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -243,7 +241,7 @@ class KVReceive:
         error = self._mismatch(arrival, commit)
         _answer(arrival.link, commit, error)
         if error:
-            self._metrics.transfer_failures.labels(ROLE, "mismatch").inc()
+            self._metrics.transfer_failed("mismatch")
             self._events.failed(arrival, error)
             return
         self._metrics.transfer_bytes.inc(arrival.announced_bytes)
@@ -270,7 +268,7 @@ class KVReceive:
         link.room.release()
         for arrival in [a for a in self._by_key.values() if a.link is link]:
             self._forget(arrival)
-            self._metrics.transfer_failures.labels(ROLE, "link_down").inc()
+            self._metrics.transfer_failed("link_down")
             self._events.failed(arrival, f"the KV link failed: {reason}")
 
     def _forget(self, arrival: Arrival) -> None:

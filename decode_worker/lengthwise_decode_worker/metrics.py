@@ -1,10 +1,16 @@
 """What a decode worker measures beside what every worker does. docs/metrics.md says what each
 means."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry, Counter
+
+from lengthwise_decode_worker.snapshot import Snapshot
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_runtime.metrics import WorkerMetrics
+from lengthwise_worker.metrics import WorkerMetrics
+
+ADMISSION_RULES = ("fits", "nothing runs", "resumed")
+"""What the reasons of grants begin with; `resumed`: after a preemption."""
 
 
 class DecodeMetrics(WorkerMetrics):
@@ -12,54 +18,60 @@ class DecodeMetrics(WorkerMetrics):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "decode")
-        self.running_requests = Gauge(
-            "lengthwise_running_requests",
-            "Requests in the continuous batch",
-            ("role",),
-            registry=registry,
-        ).labels("decode")
-        self.generated_tokens = Counter(
+        self._generated_tokens = Counter(
             "lengthwise_generated_tokens_total",
             "Tokens decoded, the prefill workers' first tokens not counted",
             ("role",),
             registry=registry,
         ).labels("decode")
-        self.preemptions = Counter(
+        self._preemptions = Counter(
             "lengthwise_preemptions_total",
             "Requests that lost their blocks to more senior ones and were computed again",
             registry=registry,
         )
-        self.recomputed_tokens = Counter(
+        self._recomputed_tokens = Counter(
             "lengthwise_recomputed_tokens_total",
             "Tokens computed again after preemptions",
             registry=registry,
         )
-        self.local_prefill_tokens = Counter(
+        self._local_prefill_tokens = Counter(
             "lengthwise_local_prefill_tokens_total",
             "Prompt tokens that decode workers computed themselves",
             registry=registry,
         )
-        self.cached_tokens = Counter(
-            "lengthwise_prefix_cached_tokens_total",
-            "Prompt tokens whose KV was in the worker's prefix cache",
-            ("role",),
-            registry=registry,
-        ).labels("decode")
-        self.admissions = Counter(
+        self._admissions = Counter(
             "lengthwise_decode_admissions_total",
             "Requests that were given KV blocks, by the rule that let them",
             ("reason",),
             registry=registry,
         )
+        for rule in ADMISSION_RULES:
+            self._admissions.labels(rule)
+
+    def watch_decoding(
+        self, state: Callable[[], Snapshot], *, total_blocks: int, block_size: int
+    ) -> None:
+        """As `watch`, and what only decode workers have."""
+        self.watch(state, total_blocks=total_blocks, block_size=block_size)
+        predicted = self._gauge(
+            "lengthwise_kv_blocks_predicted",
+            "The most blocks that the admitted requests are predicted to hold at once",
+        )
+        predicted.labels("decode").set_function(lambda: state().blocks_predicted)
+        context = self._gauge(
+            "lengthwise_context_tokens", "Tokens whose KV the running requests read in a step"
+        )
+        context.labels("decode").set_function(lambda: state().context_tokens)
 
     def count(self, output: StepOutput) -> None:
         """What one turn of the engine told."""
         if output.gap_seconds is not None:
             self.step_gap.observe(output.gap_seconds)
-        self.generated_tokens.inc(sum(len(rows.token_ids) for rows in output.rows.values()))
-        self.preemptions.inc(output.preemptions)
-        self.recomputed_tokens.inc(output.recomputed_tokens)
-        self.local_prefill_tokens.inc(output.local_prefill_tokens)
+        self.busy_seconds.inc(output.busy_seconds)
+        self._generated_tokens.inc(sum(len(rows.token_ids) for rows in output.rows.values()))
+        self._preemptions.inc(output.preemptions)
+        self._recomputed_tokens.inc(output.recomputed_tokens)
+        self._local_prefill_tokens.inc(output.local_prefill_tokens)
         self.cached_tokens.inc(output.cached_tokens)
         for rule, count in output.admissions.items():
-            self.admissions.labels(rule).inc(count)
+            self._admissions.labels(rule).inc(count)

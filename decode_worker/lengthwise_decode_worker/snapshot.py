@@ -28,6 +28,11 @@ class Snapshot:
     cost_samples: int
     short_tokens: int
 
+    @property
+    def queues(self) -> tuple[tuple[str, int, int], ...]:
+        """(length class, requests, tokens): one queue, for prompts of all lengths."""
+        return (("", self.queued_requests, self.queued_tokens),)
+
 
 class Snapshots:
     """Takes them, twice per step."""

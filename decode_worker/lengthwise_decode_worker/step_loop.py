@@ -99,8 +99,12 @@ class DecodeLoop:
         elif self._scheduler.num_running:
             # All of it waits for blocks that transfers hold; the engine is not stuck.
             self.progress += 1
-        self._step_ended_at = self._clock() if step is not None else None
-        self.snapshot = self._snapshots.take(self._clock())
+        ended_at = self._clock()
+        self._step_ended_at = None
+        if step is not None:
+            self._step_ended_at = ended_at
+            output.busy_seconds = ended_at - now
+        self.snapshot = self._snapshots.take(ended_at)
         output.block_events = self._blocks.take_events()
         if commands or output.block_events or step is not None:
             self._publish(output)

@@ -15,6 +15,7 @@ class StepOutput:
     outcomes: list[Outcome] = field(default_factory=list)
     rows: dict[str, RouterRows] = field(default_factory=dict)
     gap_seconds: float | None = None
+    busy_seconds: float = 0.0
     block_events: BlockEvents | None = None
     preemptions: int = 0
     cached_tokens: int = 0

@@ -61,7 +61,7 @@ class PrefillApplication:
     async def start(self) -> None:
         config = self._config
         self._host = WorkerHost(config, "prefill", SERVICE, self._status)
-        self._metrics = PrefillMetrics(self._host.registry)
+        self._metrics = PrefillMetrics(self._host.registry, config.policy.discipline)
         self._engine = await start_engine(config, self._on_event)
         model = self._engine.model
         self._push = KVPush(
@@ -89,7 +89,11 @@ class PrefillApplication:
             self._service, self._host.server.guarded
         )
         self._loop = self._build_loop(self._engine)
-        self._metrics.watch_blocks(lambda: self._loop.snapshot.blocks_free, model.cache.num_blocks)
+        self._metrics.watch(
+            lambda: self._loop.snapshot,
+            total_blocks=model.cache.num_blocks,
+            block_size=model.cache.layout.block_size,
+        )
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
@@ -128,11 +132,7 @@ class PrefillApplication:
     def on_step(self, report: StepReport) -> None:
         """A step has ended; runs on the event loop."""
         self._service.on_outcomes(report.outcomes)
-        if report.gap_seconds is not None:
-            self._metrics.step_gap.observe(report.gap_seconds)
-        if report.batch is not None:
-            rule = report.batch.reason.partition(":")[0]
-            self._metrics.batches.labels(report.batch.length, rule).inc()
+        self._metrics.count(report)
         if report.block_events is not None:
             self._host.block_log.append(report.block_events)
         self._host.board.changed()

@@ -28,15 +28,13 @@ from lengthwise_prefill_worker.link import Announced, DecodeLink, Identity
 from lengthwise_prefill_worker.pieces import PieceReady
 from lengthwise_prefill_worker.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
-from lengthwise_runtime.metrics import WorkerMetrics
+from lengthwise_worker.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 0.5
 """A cancelled request whose sends are still outstanding after this loses its link: a healthy link
 takes a piece in milliseconds, and blocks must be free within a second of the cancel."""
-
-ROLE = "prefill"
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -239,12 +237,12 @@ class KVPush:
                 self._finish(push)
                 continue
             push.cancelled = True
-            self._metrics.transfer_failures.labels(ROLE, "link_down").inc()
+            self._metrics.transfer_failed("link_down")
             push.on_failed(TransferFailed(f"the KV link to {key[0]} failed: {reason}"))
             self._finish(push)
         for commit in [c for c, push in self._committing.items() if push.link is link]:
             del self._committing[commit]
-            self._metrics.transfer_failures.labels(ROLE, "link_down").inc()
+            self._metrics.transfer_failed("link_down")
         closing = asyncio.create_task(link.closed(), name=f"close {link.name}")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -287,7 +285,7 @@ class KVPush:
         key = (committed.router_id, committed.reservation, committed.epoch)
         push = self._committing.pop(key, None)
         if committed.error:
-            self._metrics.transfer_failures.labels(ROLE, "refused").inc()
+            self._metrics.transfer_failed("refused")
             logger.warning("a commit was refused: %s", committed.error)
         elif push is not None and push.checksums:
             now = time.monotonic()

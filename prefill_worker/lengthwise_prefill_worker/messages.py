@@ -1,7 +1,7 @@
 """What the event loop and the engine thread tell each other: commands in, outcomes and one report
 per step out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -80,6 +80,10 @@ class StepReport:
     batch: PrefillBatch | None = None
     gap_seconds: float | None = None
     """Since the end of the last batch, where this one followed it at once."""
+    busy_seconds: float = 0.0
+    """From planning the batch to handing over what it gave."""
+    tokens: Mapping[LengthClass, int] = field(default_factory=dict)
+    """Of the batch, by their requests' length classes."""
     block_events: BlockEvents | None = None
 
 

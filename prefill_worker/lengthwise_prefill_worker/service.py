@@ -145,18 +145,13 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     def _response(
         self, request: prefill_pb2.PrefillRequest, computed: Computed, goes_on: bool
     ) -> prefill_pb2.PrefillResponse:
-        name = computed.length
-        self._metrics.queue_seconds.labels("prefill", name).observe(computed.queue_seconds)
-        self._metrics.prefill_seconds.labels("prefill", name).observe(computed.prefill_seconds)
-        num_cached = computed.num_cached_tokens
-        self._metrics.residual_tokens.observe(len(request.token_ids) - num_cached)
-        self._metrics.cached_tokens.inc(num_cached)
+        self._metrics.first_token(computed, len(request.token_ids))
         response = prefill_pb2.PrefillResponse(
             token_id=computed.token.token_id,
             queue_seconds=computed.queue_seconds,
             prefill_seconds=computed.prefill_seconds,
-            num_cached_tokens=num_cached,
-            length_class=name,
+            num_cached_tokens=computed.num_cached_tokens,
+            length_class=computed.length,
             reason=computed.reason,
         )
         if not goes_on:

@@ -5,7 +5,7 @@ event loop needs leaves through `Outputs`, whose methods must be safe to call fr
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_engine.runner import ModelRunner, SequenceChunk
@@ -13,7 +13,7 @@ from lengthwise_engine.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.fit import CostFit, StepSample
-from lengthwise_policy.lengths import LENGTH_CLASSES
+from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.prefill import PrefillJob, PrefillScheduler
 from lengthwise_policy.prefix import PrefixCache
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
@@ -89,9 +89,13 @@ class PrefillLoop:
         if batch is not None:
             if self._step_ended_at is not None:
                 report.gap_seconds = now - self._step_ended_at
+            report.tokens = self._tokens_by_length(batch)
             report.outcomes.extend(self._run(batch, now))
         self._idle_seconds = 0.0 if batch is not None else self._until_wake(now)
-        self._step_ended_at = self._clock() if batch is not None else None
+        self._step_ended_at = None
+        if batch is not None:
+            self._step_ended_at = self._clock()
+            report.busy_seconds = self._step_ended_at - now
         report.block_events = self._blocks.take_events()
         self.snapshot = self._take_snapshot(running=0)
         if commands or report.outcomes or batch is not None or report.block_events is not None:
@@ -162,6 +166,14 @@ class PrefillLoop:
         self._fit.observe(_sample(batch, done_at - began_at))
         self._hand_out(self._pieces_of(batch, layerwise=False))
         return self._complete(batch, sampled, done_at)
+
+    def _tokens_by_length(self, batch: PrefillBatch) -> Mapping[LengthClass, int]:
+        if batch.length != "mixed":
+            return {batch.length: batch.num_tokens}
+        tokens = dict.fromkeys(LENGTH_CLASSES, 0)
+        for chunk in batch.chunks:
+            tokens[self._scheduler.length_class(chunk.request_id)] += chunk.num_tokens
+        return tokens
 
     def _complete(
         self, batch: PrefillBatch, sampled: Sequence[SampledToken | None], done_at: float

@@ -1,0 +1,154 @@
+"""What workers of both roles tell Prometheus. Names, meanings and labels are written down in
+docs/metrics.md; a test compares both.
+
+The rule: every child that can be named beforehand exists from the start, at 0, so that «no data»
+never means «zero»; children are made once, and what a scrape can ask for is not counted before.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Literal, Protocol, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from lengthwise_policy.cost import CostModel
+from lengthwise_policy.types import Role
+from lengthwise_runtime.metrics import LATENCY_BUCKETS, STEP_GAP_BUCKETS
+
+TransferFailure = Literal["link_down", "refused", "mismatch"]
+
+QueueRow = tuple[str, int, int]
+"""(length class, requests, tokens)"""
+
+
+class EngineState(Protocol):
+    """What an engine tells of one moment; both roles' snapshots."""
+
+    @property
+    def blocks_free(self) -> int: ...
+    @property
+    def blocks_cached(self) -> int: ...
+    @property
+    def running_requests(self) -> int: ...
+    @property
+    def queues(self) -> Sequence[QueueRow]: ...
+    @property
+    def cost(self) -> CostModel | None: ...
+    @property
+    def short_tokens(self) -> int: ...
+
+
+class WorkerMetrics:
+    """Label `role` tells the roles apart."""
+
+    def __init__(self, registry: CollectorRegistry, role: Role) -> None:
+        self._registry = registry
+        self.role = role
+        self.step_gap = Histogram(
+            "lengthwise_step_gap_seconds",
+            "Time between consecutive engine steps not spent in the model",
+            ("role",),
+            buckets=STEP_GAP_BUCKETS,
+            registry=registry,
+        ).labels(role)
+        self.busy_seconds = Counter(
+            "lengthwise_busy_seconds_total",
+            "Time inside engine steps, from planning to handing over",
+            ("role",),
+            registry=registry,
+        ).labels(role)
+        self.cached_tokens = Counter(
+            "lengthwise_prefix_cached_tokens_total",
+            "Prompt tokens whose KV was in the worker's prefix cache",
+            ("role",),
+            registry=registry,
+        ).labels(role)
+        self.transfer_seconds = Histogram(
+            "lengthwise_kv_transfer_seconds",
+            "From a request's first piece of KV announced to its commit",
+            ("role",),
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        ).labels(role)
+        self.transfer_bytes = Counter(
+            "lengthwise_kv_transfer_bytes_total",
+            "KV bytes sent (prefill) or received (decode)",
+            ("role",),
+            registry=registry,
+        ).labels(role)
+        failures = Counter(
+            "lengthwise_kv_transfer_failures_total",
+            "Transfers that did not end in a commit, by reason",
+            ("role", "reason"),
+            registry=registry,
+        )
+        self._failures = {
+            reason: failures.labels(role, reason) for reason in get_args(TransferFailure)
+        }
+
+    def transfer_failed(self, reason: TransferFailure) -> None:
+        self._failures[reason].inc()
+
+    def watch(
+        self, state: Callable[[], EngineState], *, total_blocks: int, block_size: int
+    ) -> None:
+        """From now on each scrape asks `state`, which must be safe to call from any thread."""
+        role = self.role
+        blocks = self._gauge("lengthwise_kv_blocks", "KV blocks by state", "state")
+        blocks.labels(role, "free").set_function(lambda: state().blocks_free)
+        blocks.labels(role, "used").set_function(lambda: total_blocks - state().blocks_free)
+        blocks.labels(role, "cached").set_function(lambda: state().blocks_cached)
+        size = self._gauge("lengthwise_kv_block_tokens", "Tokens that a KV block has room for")
+        size.labels(role).set(block_size)
+        running = self._gauge("lengthwise_running_requests", "Requests in the running batch")
+        running.labels(role).set_function(lambda: state().running_requests)
+        short = self._gauge(
+            "lengthwise_short_tokens", "Residual tokens up to which a prompt is short"
+        )
+        short.labels(role).set_function(lambda: state().short_tokens)
+        self._watch_queues(state)
+        self._registry.register(_CostCollector(role, state))
+
+    def _watch_queues(self, state: Callable[[], EngineState]) -> None:
+        requests = self._gauge(
+            "lengthwise_queued_requests", "Requests that wait at the worker", "length_class"
+        )
+        tokens = self._gauge(
+            "lengthwise_queued_tokens",
+            "Residual prompt tokens to compute (prefill), KV slots waited for (decode)",
+            "length_class",
+        )
+        for index, (name, _, _) in enumerate(state().queues):
+            requests.labels(self.role, name).set_function(partial(_waiting, state, index, 1))
+            tokens.labels(self.role, name).set_function(partial(_waiting, state, index, 2))
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, ("role", *labels), registry=self._registry)
+
+
+def _waiting(state: Callable[[], EngineState], index: int, column: Literal[1, 2]) -> float:
+    return state().queues[index][column]
+
+
+class _CostCollector(Collector):
+    """The fitted cost model: nothing at all until there is one, for no number would be true."""
+
+    def __init__(self, role: Role, state: Callable[[], EngineState]) -> None:
+        self._role = role
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "lengthwise_cost_seconds",
+            "Coefficients fitted to this worker's steps; 0: no step has told it",
+            labels=("role", "coefficient"),
+        )
+        cost = self._state().cost
+        if cost is not None:
+            for field in fields(cost):
+                coefficient = field.name.removesuffix("_seconds")
+                family.add_metric((self._role, coefficient), getattr(cost, field.name))
+        yield family
