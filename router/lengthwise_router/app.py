@@ -51,22 +51,24 @@ class RouterApplication:
         config = self._config
         checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
         self._wakeups = Wakeups()
+        registry = CollectorRegistry()
+        metrics = RouterMetrics(
+            registry,
+            model=checkpoint.name,
+            strategy=config.strategy,
+            ttft_slo_seconds=config.ttft_slo_seconds,
+            tpot_slo_seconds=config.tpot_slo_seconds,
+            workers=lambda: self._fleet.workers,
+            num_discovered=lambda: self._fleet.num_discovered,
+            num_waiting=lambda: self._admission.num_waiting,
+        )
         self._fleet = Fleet(
-            discovery=discovery_of(config.discovery),
+            discovery=discovery_of(config.discovery, metrics.discovery_failed),
             open_channel=self._open_channel,
             model=checkpoint.name,
             router_id=self._router_id,
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
             step_stall_seconds=config.step_stall_seconds,
-        )
-        registry = CollectorRegistry()
-        metrics = RouterMetrics(
-            registry,
-            model=checkpoint.name,
-            ttft_slo_seconds=config.ttft_slo_seconds,
-            tpot_slo_seconds=config.tpot_slo_seconds,
-            workers=lambda: self._fleet.workers,
-            num_waiting=lambda: self._admission.num_waiting,
         )
         self._encoder = PromptEncoder(
             checkpoint,
@@ -116,7 +118,7 @@ class RouterApplication:
         self._server = Server(config.listen, config.tls, [SERVICE])
         inference_pb2_grpc.add_InferenceServicer_to_server(self._service, self._server.guarded)
         self.address = await self._server.start()
-        self._metrics_server = serve_metrics(config.metrics_listen, registry)
+        self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.pulse)
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(

@@ -1,14 +1,17 @@
-"""Prometheus metrics: buckets, the metrics every worker has, and the endpoint.
+"""Prometheus metrics: buckets, the metrics every worker has, and the endpoint, which also answers
+probes.
 
 Names, meanings and labels are written down in docs/metrics.md; a test compares both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from wsgiref.simple_server import WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from lengthwise_runtime.config import Address, ConfigError
+from lengthwise_runtime.health import Pulse
 
 LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0,
@@ -31,8 +34,12 @@ TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 """Tokens: 1 to 131,072."""
 
 
-def serve_metrics(listen: str, registry: CollectorRegistry) -> tuple[WSGIServer, Address] | None:
-    """Serves /metrics in a thread of its own; None where `listen` is empty.
+def serve_metrics(
+    listen: str, registry: CollectorRegistry, pulse: Pulse | None = None
+) -> tuple[WSGIServer, Address] | None:
+    """Serves /metrics in a thread of its own, and with a pulse what probes ask: /healthz (is it fit
+    for work?) and /livez (does its event loop turn?), 200 or 503 with the reason. None where
+    `listen` is empty.
 
     Errors: ConfigError when the address cannot be bound.
     """
@@ -43,7 +50,28 @@ def serve_metrics(listen: str, registry: CollectorRegistry) -> tuple[WSGIServer,
         server, _ = start_http_server(address.port, address.host, registry)
     except OSError as error:
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
+    if pulse is not None:
+        probes = {"/healthz": pulse.trouble, "/livez": pulse.stuck}
+        server.set_app(_with_probes(probes, server.get_app()))
     return server, Address(address.host, server.server_port)
+
+
+def _with_probes(
+    probes: Mapping[str, Callable[[], str]], metrics: WSGIApplication | None
+) -> WSGIApplication:
+    """Answers probes by path, and everything else with the metrics."""
+    assert metrics is not None  # start_http_server has set it
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        probe = probes.get(environ["PATH_INFO"])
+        if probe is None:
+            return metrics(environ, start_response)
+        reason = probe()
+        status = "503 Service Unavailable" if reason else "200 OK"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{reason or 'ok'}\n".encode()]
+
+    return answer
 
 
 class WorkerMetrics:

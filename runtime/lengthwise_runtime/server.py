@@ -10,8 +10,12 @@ from grpc_reflection.v1alpha import reflection
 from lengthwise_runtime.channel import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS
 from lengthwise_runtime.config import Address, ConfigError, TlsConfig
 from lengthwise_runtime.handlers import GuardedServer
+from lengthwise_runtime.health import Pulse
 
 logger = logging.getLogger(__name__)
+
+LIVE = "live"
+"""What liveness probes ask health for: serving until the process stops, draining or not."""
 
 _SERVER_OPTIONS = (
     *KEEPALIVE_OPTIONS,
@@ -39,6 +43,7 @@ class Server:
             (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.guarded = GuardedServer(self._server)
+        self.pulse = Pulse()
 
     async def start(self) -> Address:
         """Binds and serves; returns the bound address. Errors: ConfigError when the port is
@@ -52,7 +57,9 @@ class Server:
             raise ConfigError(
                 f"cannot listen on {self._listen}: {error}; is the port in use?"
             ) from error
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
+        self.pulse.start()
         return Address(self._listen.host, port)
 
     async def set_serving(self, serving: bool) -> None:
@@ -64,6 +71,7 @@ class Server:
         )
         for name in ("", *self._services):
             await self._health.set(name, status)
+        self.pulse.serving = serving
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls at once and ends running ones after the grace period."""

@@ -47,7 +47,7 @@ class WorkerHost:
         """Listens, turns healthy, and announces the worker; returns its advertised address."""
         bound = await self.server.start()
         address = str(Address(self._config.advertise_host, bound.port))
-        metrics = serve_metrics(self._config.metrics_listen, self.registry)
+        metrics = serve_metrics(self._config.metrics_listen, self.registry, self.server.pulse)
         await self.server.set_serving(True)
         if self._config.announce_folder is not None:
             announcement = Announcement(
