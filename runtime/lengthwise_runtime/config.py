@@ -1,9 +1,10 @@
 """YAML file → frozen dataclass. The only place that knows YAML and pydantic; unknown keys, wrong
 types and contradicting values are refused with the path of the field."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -33,8 +34,11 @@ class TlsConfig:
     at addresses that no certificate can know beforehand."""
 
 
-def load_config(path: Path, cls: type[T]) -> T:
+def load_config(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
     """Reads and validates a configuration file.
+
+    `overrides`: "KEY=VALUE" replaces what the file says; dots in KEY lead into sections. VALUE is
+    text, validated as the key's type: numbers and true or false can be had, lists cannot.
 
     Errors: ConfigError naming the file and each offending field.
     """
@@ -44,8 +48,11 @@ def load_config(path: Path, cls: type[T]) -> T:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not YAML: {error}") from error
+    data = {} if data is None else data
+    for override in overrides:
+        _set(data, override)
     try:
-        return TypeAdapter(cls).validate_python(data or {})
+        return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']},"
@@ -53,6 +60,20 @@ def load_config(path: Path, cls: type[T]) -> T:
             for item in error.errors()
         ]
         raise ConfigError("\n".join([f"configuration {path} is invalid:", *lines])) from error
+
+
+def _set(data: Any, override: str) -> None:
+    """Errors: ConfigError for what is no KEY=VALUE, or leads into something that has no keys."""
+    name, separator, value = override.partition("=")
+    *sections, key = name.split(".")
+    if not separator or not all((*sections, key)):
+        raise ConfigError(f"--set: got {override!r}, expected KEY=VALUE")
+    for section in sections:
+        if isinstance(data, dict):
+            data = data.setdefault(section, {})
+    if not isinstance(data, dict):
+        raise ConfigError(f"--set {override}: got {data!r} above {key}, expected keys and values")
+    data[key] = value
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,18 +39,23 @@ def run_process(
     build: Callable[[C], Application],
     expected: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Entry point of a process: reads `--config FILE`, serves until SIGTERM or SIGINT, drains,
-    exits.
+    """Entry point of a process: reads `--config FILE` and what `--set KEY=VALUE` says otherwise,
+    serves until SIGTERM or SIGINT, drains, exits.
 
     `expected`: errors of start-up that are the operator's to mend; they are printed as one line.
     """
     parser = argparse.ArgumentParser(prog=f"lengthwise-{name}", description=f"Lengthwise {name}")
     parser.add_argument("--config", type=Path, required=True, help="YAML configuration file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="instead of what the file says; may be repeated, KEY may be dotted",
+    )  # fmt: skip
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
     arguments = parser.parse_args()
     configure_logging(name, arguments.log_level.upper())
     try:
-        application = build(load_config(arguments.config, config_class))
+        config = load_config(arguments.config, config_class, arguments.overrides)
+        application = build(config)
         sys.exit(asyncio.run(_serve(application)))
     except _operator_errors(expected) as error:
         logger.error("%s", error)

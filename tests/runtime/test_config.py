@@ -58,6 +58,37 @@ def test_a_wrong_file_names_the_field_and_what_it_got(
         assert word in str(caught.value)
 
 
+def test_overrides_are_validated_like_the_file(tmp_path: Path) -> None:
+    path = _write(tmp_path, "name: a\ninner: {limit: 7}\n")
+    config = load_config(path, _Config, ["name=2001:db8:1:2:3:4:5:6", "inner.limit=9"])
+    assert config == _Config(name="2001:db8:1:2:3:4:5:6", inner=_Inner(limit=9))
+    assert load_config(path, _Config, ["name=b=c", "name=d=e"]).name == "d=e"
+
+
+def test_overrides_can_begin_a_section_and_an_empty_file(tmp_path: Path) -> None:
+    config = load_config(_write(tmp_path, ""), _Config, ["name=a", "inner.limit=9"])
+    assert config == _Config(name="a", inner=_Inner(limit=9))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        pytest.param("name", ["--set", "'name'", "KEY=VALUE"], id="no value"),
+        pytest.param("=b", ["--set", "KEY=VALUE"], id="no key"),
+        pytest.param("inner..limit=1", ["--set", "KEY=VALUE"], id="empty section"),
+        pytest.param("name.first=b", ["--set name.first=b", "'a'"], id="no section"),
+        pytest.param("nmae=b", ["nmae"], id="unknown key"),
+        pytest.param("inner.limit=many", ["inner.limit", "'many'"], id="wrong type"),
+        pytest.param("inner.limit=0", ["inner", "at least 1"], id="refused value"),
+    ],
+)
+def test_a_wrong_override_says_what_it_got(tmp_path: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(_write(tmp_path, "name: a\n"), _Config, [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
 def test_a_missing_file_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read configuration"):
         load_config(tmp_path / "none.yaml", _Config)
