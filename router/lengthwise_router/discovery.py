@@ -6,9 +6,9 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lengthwise_router.config import DiscoveryConfig
 from lengthwise_runtime.config import ConfigError
@@ -16,6 +16,9 @@ from lengthwise_runtime.config import ConfigError
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+
+DiscoveryFailure = Literal["forbidden", "refused", "unreachable", "malformed"]
+"""Why the workers could not be asked for: a fixed set, it becomes a metric label."""
 
 
 class Discovery(Protocol):
@@ -80,14 +83,18 @@ def _read(path: str) -> str | None:
         return None
 
 
-def discovery_of(config: DiscoveryConfig) -> Discovery:
-    """Errors: ConfigError when there is no such folder, or this is no pod: nothing would ever be
+def discovery_of(
+    config: DiscoveryConfig, on_failure: Callable[[DiscoveryFailure], None]
+) -> Discovery:
+    """`on_failure` is told of every time that Kubernetes could not be asked.
+
+    Errors: ConfigError when there is no such folder, or this is no pod: nothing would ever be
     found."""
     if config.kubernetes is not None:
         # Costs time and memory that processes outside of Kubernetes can do without.
         from lengthwise_router.kubernetes_discovery import in_cluster
 
-        return in_cluster(config.kubernetes)
+        return in_cluster(config.kubernetes, on_failure)
     if config.folder is not None:
         if not config.folder.is_dir():
             raise ConfigError(f"discovery.folder: {config.folder} is no folder; create it first")

@@ -11,10 +11,12 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from statistics import median_low
 
 import grpc
 
 from lengthwise.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS
 from lengthwise_policy.types import WorkerId, WorkerView
 from lengthwise_router.discovery import Discovery
 from lengthwise_router.prefixes import Prefixes
@@ -56,10 +58,17 @@ class Fleet:
         self._workers: dict[str, Worker] = {}
         self._swept_at = time.monotonic()
         self.prefixes = Prefixes()
+        self.short_tokens = DEFAULT_SHORT_TOKENS
+        """Where most prefill workers draw the line between the length classes."""
 
     @property
     def workers(self) -> tuple[Worker, ...]:
         return tuple(self._workers.values())
+
+    @property
+    def num_discovered(self) -> int:
+        """Addresses that discovery proposes."""
+        return len(self._addresses)
 
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
         """The prefill and the decode workers that policies may choose from. One that discovery has
@@ -107,7 +116,8 @@ class Fleet:
                 self._addresses = frozenset()
 
     def sweep(self, now: float) -> None:
-        """Gives up workers that have been silent for too long."""
+        """Gives up workers that have been silent for too long, and learns where the length classes
+        part."""
         stood_still = now - self._swept_at
         self._swept_at = now
         for worker in self._workers.values():
@@ -115,6 +125,13 @@ class Fleet:
                 worker.heard_at += stood_still
             if now - worker.heard_at > self._heartbeat_timeout_seconds:
                 worker.lose("silent")
+        boundaries = [
+            worker.short_tokens
+            for worker in self._workers.values()
+            if worker.role == "prefill" and worker.is_usable
+        ]
+        if boundaries:
+            self.short_tokens = median_low(boundaries)
 
     async def flush_releases(self) -> None:
         """Returns when every reservation has been given back."""

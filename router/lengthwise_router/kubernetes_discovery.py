@@ -21,7 +21,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from kubernetes_asyncio.client import ApiClient, Configuration, DiscoveryV1Api
 from kubernetes_asyncio.config import ConfigException, load_incluster_config
 
 from lengthwise_router.config import KubernetesConfig
+from lengthwise_router.discovery import DiscoveryFailure
 from lengthwise_router.endpoint_slices import EndpointSlices
 from lengthwise_runtime.config import ConfigError
 
@@ -45,6 +46,7 @@ ANSWER_SECONDS = 5.0
 MIN_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 3.0
 
+FORBIDDEN = 403
 GONE = 410
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -68,11 +70,14 @@ class KubernetesDiscovery:
         namespace: str,
         services: tuple[str, ...],
         *,
+        on_failure: Callable[[DiscoveryFailure], None],
         relist_seconds: float = RELIST_SECONDS,
     ) -> None:
+        """`on_failure` is told of every cycle that ended in an error."""
         self._configuration = configuration
         self._namespace = namespace
         self._selector = f"kubernetes.io/service-name in ({','.join(services)})"
+        self._on_failure = on_failure
         self._relist_seconds = relist_seconds
         self._slices = EndpointSlices()
         self._trouble: tuple[str, int] | None = None  # what has been reported last, if it lasts
@@ -105,11 +110,14 @@ class KubernetesDiscovery:
                     yield self._slices.ready
         except _Refused as error:
             if error.status != GONE:
+                self._on_failure("forbidden" if error.status == FORBIDDEN else "refused")
                 self._report(error.verb, error.status, str(error))
         # TimeoutError is an OSError; ConfigException: the token's file cannot be read.
         except (aiohttp.ClientError, OSError, ConfigException) as error:
+            self._on_failure("unreachable")
             self._report("reach", 0, f"{type(error).__name__} {error}".strip())
         except (ValueError, KeyError, TypeError) as error:
+            self._on_failure("malformed")
             self._report("read", 0, f"{type(error).__name__} {error}")
 
     async def _list(self, api: DiscoveryV1Api) -> str:
@@ -170,7 +178,7 @@ class KubernetesDiscovery:
             return
         self._trouble = verb, status
         what = f"endpointslices (discovery.k8s.io) in namespace {self._namespace!r}"
-        if status == 403:
+        if status == FORBIDDEN:
             logger.error(
                 "not allowed to %s %s: %s; grant the router's ServiceAccount the verbs list and"
                 " watch on them",
@@ -192,7 +200,9 @@ def _message_of(body: str) -> str:
         return body[:200]
 
 
-def in_cluster(config: KubernetesConfig) -> KubernetesDiscovery:
+def in_cluster(
+    config: KubernetesConfig, on_failure: Callable[[DiscoveryFailure], None]
+) -> KubernetesDiscovery:
     """Speaks to the API server of the cluster that this process runs in, as its ServiceAccount.
 
     Errors: ConfigError when it runs in none.
@@ -206,4 +216,4 @@ def in_cluster(config: KubernetesConfig) -> KubernetesDiscovery:
             f"discovery.kubernetes: not in a pod with a ServiceAccount's token: {error}; outside of"
             " Kubernetes set discovery.endpoints or discovery.folder"
         ) from error
-    return KubernetesDiscovery(configuration, namespace, config.services)
+    return KubernetesDiscovery(configuration, namespace, config.services, on_failure=on_failure)

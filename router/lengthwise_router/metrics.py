@@ -4,6 +4,7 @@ client; names, meanings and labels are written down in docs/metrics.md.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from typing import get_args
 
 from grpc import StatusCode
@@ -11,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role
+from lengthwise_router.attempt import FailureReason, Phase
+from lengthwise_router.discovery import DiscoveryFailure
 from lengthwise_router.worker import Condition, Worker
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
@@ -20,22 +23,32 @@ OBJECTIVES = (*(f"ttft_{name}" for name in LENGTH_CLASSES), "tpot")
 RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 
 STATES: tuple[Condition, ...] = get_args(Condition)
+REFUSALS = ("prompt too long", "queue full", "latency objective")
+PHASES: tuple[Phase, ...] = get_args(Phase)
+FAILURES: tuple[FailureReason, ...] = tuple(
+    reason for some in get_args(FailureReason) for reason in get_args(some)
+)
+DISCOVERY_FAILURES: tuple[DiscoveryFailure, ...] = get_args(DiscoveryFailure)
 
 
 class RouterMetrics:
-    """Children of the labelled metrics are made once: looking one up costs as much as counting."""
+    """Children of the labelled metrics are made once: looking one up costs as much as counting, and
+    one that is not there does not say 0."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         *,
         model: str,
+        strategy: str,
         ttft_slo_seconds: Mapping[LengthClass, float],
         tpot_slo_seconds: float,
         workers: Callable[[], tuple[Worker, ...]],
+        num_discovered: Callable[[], int],
         num_waiting: Callable[[], int],
     ) -> None:
-        """`workers` and `num_waiting` are asked at every scrape, in another thread."""
+        """`workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
+        thread."""
         self._ttft_slo = ttft_slo_seconds
         self._tpot_slo = tpot_slo_seconds
         requests = Counter(
@@ -63,22 +76,31 @@ class RouterMetrics:
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
+        self._tell_placement(registry, strategy)
+        self._tell_admission(registry, num_waiting)
+        self._tell_arrivals(registry)
+        self._tell_tokens(registry)
+        self._tell_objectives(registry)
+        self._tell_discovery(registry, num_discovered)
+        _tell_workers(registry, workers)
+
+    def _tell_placement(self, registry: CollectorRegistry, strategy: str) -> None:
         self.placements = Counter(
             "lengthwise_placements_total",
             "Placements of requests on workers, by the rule that chose",
             ("reason",),
             registry=registry,
         )
+        for rule in (strategy.replace("_", " "), "local prefill", "no prefill worker"):
+            self.placements.labels(rule)
         self.retries = Counter(
             "lengthwise_retries_total",
             "Attempts that failed and were, if any were left, followed by another",
             ("phase", "reason"),
             registry=registry,
         )
-        self._tell_admission(registry, num_waiting)
-        self._tell_tokens(registry)
-        self._tell_objectives(registry)
-        _tell_workers(registry, workers)
+        for phase, failure in product(PHASES, FAILURES):
+            self.retries.labels(phase, failure)
 
     def _tell_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
         self.in_flight = Gauge(
@@ -100,6 +122,25 @@ class RouterMetrics:
             ("reason",),
             registry=registry,
         )
+        for rule in REFUSALS:
+            self.refusals.labels(rule)
+
+    def _tell_arrivals(self, registry: CollectorRegistry) -> None:
+        requests = Counter(
+            "lengthwise_arrived_requests_total",
+            "Requests that arrived, before admission",
+            ("length_class",),
+            registry=registry,
+        )
+        tokens = Counter(
+            "lengthwise_arrived_tokens_total",
+            "Prompt tokens of arrived requests that no worker had cached",
+            ("length_class",),
+            registry=registry,
+        )
+        self._arrivals = {
+            name: (requests.labels(name), tokens.labels(name)) for name in LENGTH_CLASSES
+        }
 
     def _tell_tokens(self, registry: CollectorRegistry) -> None:
         self.prompt_tokens = Histogram(
@@ -138,6 +179,31 @@ class RouterMetrics:
             for name in OBJECTIVES
             for met in (True, False)
         }
+
+    def _tell_discovery(
+        self, registry: CollectorRegistry, num_discovered: Callable[[], int]
+    ) -> None:
+        discovered = Gauge(
+            "lengthwise_discovered_workers",
+            "Workers' addresses that discovery proposes",
+            registry=registry,
+        )
+        discovered.set_function(num_discovered)
+        errors = Counter(
+            "lengthwise_discovery_errors_total",
+            "Times that Kubernetes could not be asked for the workers",
+            ("reason",),
+            registry=registry,
+        )
+        self._discovery_errors = {reason: errors.labels(reason) for reason in DISCOVERY_FAILURES}
+
+    def discovery_failed(self, reason: DiscoveryFailure) -> None:
+        self._discovery_errors[reason].inc()
+
+    def arrived(self, length_class: LengthClass, residual_tokens: int) -> None:
+        requests, tokens = self._arrivals[length_class]
+        requests.inc()
+        tokens.inc(residual_tokens)
 
     def request_ended(self, code: StatusCode) -> None:
         self._requests[code].inc()

@@ -15,6 +15,7 @@ from lengthwise.errors import (
 )
 from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_policy.fair_share import Ticket
+from lengthwise_policy.lengths import length_class
 from lengthwise_router.checkpoint import Checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.detokenizer import Vocabulary
@@ -210,11 +211,19 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             patience=patience,
             explanation=explanation,
         )
+        await self._count_arrival(generation)
         ticket = await self._entrance.enter(generation)
         try:
             await self._relay(generation, ticket, context, arrived_at)
         finally:
             self._entrance.leave(ticket)
+
+    async def _count_arrival(self, generation: Generation) -> None:
+        """Demand is measured before anything holds a request back: what is served saturates."""
+        token_ids = generation.token_ids
+        cached = await self._fleet.prefixes.cached_tokens(token_ids, generation.hashes)
+        residual = max(len(token_ids) - max(cached.values(), default=0), 1)
+        self._metrics.arrived(length_class(residual, self._fleet.short_tokens), residual)
 
     async def _relay(
         self, generation: Generation, ticket: Ticket, context: Context, arrived_at: float

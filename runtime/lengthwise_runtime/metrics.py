@@ -1,5 +1,4 @@
-"""Prometheus metrics: buckets, the metrics every worker has, and the endpoint, which also answers
-probes.
+"""Prometheus metrics: buckets, and the endpoint, which also answers probes.
 
 Names, meanings and labels are written down in docs/metrics.md; a test compares both.
 """
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from wsgiref.simple_server import WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Pulse
@@ -72,45 +71,3 @@ def _with_probes(
         return [f"{reason or 'ok'}\n".encode()]
 
     return answer
-
-
-class WorkerMetrics:
-    """What prefill and decode workers both tell. Label `role` tells them apart."""
-
-    def __init__(self, registry: CollectorRegistry, role: str) -> None:
-        blocks = Gauge(
-            "lengthwise_kv_blocks", "KV blocks by state", ("role", "state"), registry=registry
-        )
-        self._free = blocks.labels(role, "free")
-        self._used = blocks.labels(role, "used")
-        self.step_gap = Histogram(
-            "lengthwise_step_gap_seconds",
-            "Time between consecutive engine steps not spent in the model",
-            ("role",),
-            buckets=STEP_GAP_BUCKETS,
-            registry=registry,
-        ).labels(role)
-        self.transfer_seconds = Histogram(
-            "lengthwise_kv_transfer_seconds",
-            "From a request's first piece of KV announced to its commit",
-            ("role",),
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        ).labels(role)
-        self.transfer_bytes = Counter(
-            "lengthwise_kv_transfer_bytes_total",
-            "KV bytes sent (prefill) or received (decode)",
-            ("role",),
-            registry=registry,
-        ).labels(role)
-        self.transfer_failures = Counter(
-            "lengthwise_kv_transfer_failures_total",
-            "Transfers that did not end in a commit, by reason",
-            ("role", "reason"),
-            registry=registry,
-        )
-
-    def watch_blocks(self, free: Callable[[], int], total: int) -> None:
-        """From now on each scrape asks `free`, which must be safe to call from any thread."""
-        self._free.set_function(free)
-        self._used.set_function(lambda: total - free())

@@ -129,6 +129,15 @@ class Deployment:
                     return float(sample.value)
         return 0.0
 
+    async def children(self) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+        """Name and labels of every sample."""
+        text = await asyncio.to_thread(_scrape, self.app.metrics_address)
+        return {
+            (sample.name, frozenset(sample.labels.items()))
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
     async def nothing_is_held(self, seconds: float = 1.0) -> None:
         """Fails unless within that time no worker holds anything for any request."""
         await eventually(

@@ -30,9 +30,11 @@ class Door:
         metrics = RouterMetrics(
             CollectorRegistry(),
             model="stub",
+            strategy="predicted_ttft",
             ttft_slo_seconds={"short": 1.0, "long": 1.0},
             tpot_slo_seconds=1.0,
             workers=tuple,
+            num_discovered=lambda: 0,
             num_waiting=lambda: self.admission.num_waiting,
         )
         self.entrance = Entrance(

@@ -148,7 +148,7 @@ async def test_a_note_left_behind_by_a_killed_worker_does_no_harm(
 
 def test_a_discovery_folder_that_is_not_there_is_the_operators_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"discovery\.folder: .* is no folder"):
-        discovery_of(DiscoveryConfig(folder=tmp_path / "nowhere"))
+        discovery_of(DiscoveryConfig(folder=tmp_path / "nowhere"), lambda reason: None)
 
 
 async def test_malformed_batches_cost_the_connection_not_the_router(

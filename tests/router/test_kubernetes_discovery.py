@@ -11,7 +11,7 @@ from harness.kubernetes_api import FakeApi, Server, api_server, endpoint, endpoi
 from harness.workers import eventually
 
 from lengthwise_router.config import DiscoveryConfig, KubernetesConfig
-from lengthwise_router.discovery import discovery_of
+from lengthwise_router.discovery import DiscoveryFailure, discovery_of
 from lengthwise_router.endpoint_slices import EndpointSlices
 from lengthwise_router.kubernetes_discovery import KubernetesDiscovery
 from lengthwise_runtime.config import ConfigError
@@ -26,8 +26,9 @@ LONG = 60.0
 class Follower:
     """What a discovery says, as it says it."""
 
-    def __init__(self, discovery: KubernetesDiscovery) -> None:
+    def __init__(self, discovery: KubernetesDiscovery, failures: list[DiscoveryFailure]) -> None:
         self.seen: list[frozenset[str]] = []
+        self.failures = failures
         self._task = asyncio.create_task(self._follow(discovery))
 
     @property
@@ -64,10 +65,15 @@ async def follow(server: Server) -> AsyncIterator[Callable[..., Follower]]:
     followers = []
 
     def start(relist_seconds: float = LONG) -> Follower:
+        failures: list[DiscoveryFailure] = []
         discovery = KubernetesDiscovery(
-            server.configuration, "llm", ("workers", "more"), relist_seconds=relist_seconds
+            server.configuration,
+            "llm",
+            ("workers", "more"),
+            on_failure=failures.append,
+            relist_seconds=relist_seconds,
         )
-        followers.append(Follower(discovery))
+        followers.append(Follower(discovery, failures))
         return followers[-1]
 
     yield start
@@ -182,6 +188,7 @@ async def test_an_expired_version_leads_to_a_new_list(
     api.put(endpoint_slice("workers-1", endpoint("10.0.0.1")))
     await follower.until("10.0.0.1")
     assert not caplog.records, "an expired version is ordinary"
+    assert not follower.failures
 
 
 async def test_the_last_known_workers_stay_while_the_api_server_is_away(
@@ -200,6 +207,7 @@ async def test_the_last_known_workers_stay_while_the_api_server_is_away(
     await follower.until("10.0.0.1", "10.0.0.2", seconds=4.0)
     await eventually(lambda: "watched again" in caplog.text)
     assert caplog.text.count("cannot reach") == 1, "once per trouble"
+    assert set(follower.failures) == {"unreachable"}, "each time, unlike the log"
 
 
 async def test_a_broken_api_server_is_asked_less_and_less_often(
@@ -229,6 +237,7 @@ async def test_missing_rights_are_told_with_verb_and_resource(
     )
     assert "system:serviceaccount:llm:router" in record.message
     assert "the verbs list and watch" in record.message
+    assert set(follower.failures) == {"forbidden"}
     api.forbidden = set()
     await eventually(lambda: follower.now == {"10.0.0.1"} and api.watches)
 
@@ -240,6 +249,7 @@ async def test_an_answer_that_is_no_list_is_told_and_survived(
     api.put(endpoint_slice("workers-1", endpoint("10.0.0.1")))
     follower = follow()
     await eventually(lambda: "cannot read endpointslices" in caplog.text)
+    assert set(follower.failures) == {"malformed"}
     api.garbage = ""
     await eventually(lambda: follower.now == {"10.0.0.1"})
 
@@ -276,7 +286,7 @@ def test_outside_of_a_pod_it_is_the_operators_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     config = DiscoveryConfig(kubernetes=KubernetesConfig(services=("workers",)))
     with pytest.raises(ConfigError, match=r"discovery\.kubernetes: not in a pod"):
-        discovery_of(config)
+        discovery_of(config, lambda reason: None)
 
 
 @pytest.mark.parametrize(

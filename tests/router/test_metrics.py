@@ -5,6 +5,7 @@ from harness.workers import eventually
 
 from lengthwise.errors import InternalError
 from lengthwise.v1 import inference_pb2
+from lengthwise_policy.prefix import block_hashes, short_hash
 
 SHORT, LONG = {"length_class": "short"}, {"length_class": "long"}
 
@@ -143,3 +144,59 @@ async def test_tokenize_is_not_a_request(deploy: Deploy) -> None:
     )
     name = "lengthwise_requests_total"
     assert await deployment.metric(name, code="OK", model="stub") == 0
+
+
+async def test_what_arrives_is_counted_before_it_is_admitted(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0", max_requests_in_flight=1, max_queued=0)
+    deployment.prefill[0].hangs = True
+    call = deployment.call(max_tokens=5)
+    await eventually(lambda: deployment.prefill[0].running)
+    await deployment.refused(prompt=[65] * 300, max_tokens=5)  # there is no room for it
+    await deployment.refused(max_tokens=0)  # never a request that anybody could serve
+    call.cancel()
+    metric = deployment.metric
+    assert await metric("lengthwise_arrived_requests_total", **SHORT) == 1
+    assert await metric("lengthwise_arrived_tokens_total", **SHORT) == len(PROMPT)
+    assert await metric("lengthwise_arrived_requests_total", **LONG) == 1
+    assert await metric("lengthwise_arrived_tokens_total", **LONG) == 300
+    assert await metric("lengthwise_refusals_total", reason="queue full") == 1
+
+
+async def test_demand_is_what_no_worker_has_cached(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0")
+    prompt = [65] * 320
+    worker = deployment.decode[0]
+    hashes = block_hashes(prompt, 16, worker.fingerprint.encode())
+    worker.blocks = [short_hash(each) for each in hashes[:6]]
+    await eventually(lambda: deployment.app._fleet.prefixes._distinct)
+    await deployment.generate(prompt=prompt, max_tokens=2)
+    assert await deployment.metric("lengthwise_arrived_tokens_total", **SHORT) == 320 - 6 * 16
+    assert await deployment.metric("lengthwise_arrived_requests_total", **LONG) == 0
+
+
+async def test_length_classes_of_demand_part_where_prefill_workers_say(deploy: Deploy) -> None:
+    deployment = await deploy(3, 1, metrics_listen="127.0.0.1:0")
+    for worker, boundary in zip(deployment.prefill, (64, 310, 900), strict=True):
+        worker.status = {"short_tokens": boundary}
+    await eventually(lambda: deployment.app._fleet.short_tokens == 310)
+    await deployment.generate(prompt=[65] * 310, max_tokens=2)
+    await deployment.generate(prompt=[66] * 311, max_tokens=2)
+    assert await deployment.metric("lengthwise_arrived_tokens_total", **SHORT) == 310
+    assert await deployment.metric("lengthwise_arrived_tokens_total", **LONG) == 311
+
+
+async def test_nothing_counted_yet_is_told_as_zero(deploy: Deploy) -> None:
+    deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=2)
+    before = await deployment.children()
+    deployment.prefill[0].error = InternalError("a defect")
+    await deployment.refused(max_tokens=5)
+    deployment.prefill[0].error = None
+    await deployment.generate(max_tokens=5)
+    await deployment.generate(prompt=[65] * 300, max_tokens=2)
+    await deployment.refused(max_tokens=0)
+    assert await deployment.children() == before
+
+
+async def test_discovered_workers_are_counted(deploy: Deploy) -> None:
+    deployment = await deploy(2, 1, metrics_listen="127.0.0.1:0")
+    assert await deployment.metric("lengthwise_discovered_workers") == 3
