@@ -1,23 +1,24 @@
 """After known traffic every process's metrics say just that."""
 
 import asyncio
-import urllib.request
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness.clusters import nothing_is_held
+from harness.samples import Series, samples_of
 from harness.workers import eventually, status_of
-from prometheus_client.parser import text_string_to_metric_families
 
 import lengthwise
-from lengthwise.local import LocalCluster, Process
+from lengthwise.local import LocalCluster
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.toy.spec import read_toy_spec
 
 pytestmark = pytest.mark.slow
 
+STEP_SECONDS, SECONDS_PER_TOKEN = 0.005, 0.0001  # at least, as the toy model is set
 SHORT, LONG, MAX_TOKENS = 100, 1000, 11
 NUM_SHORT, NUM_LONG = 3, 2
 
@@ -29,20 +30,8 @@ def fresh(toy_folder: Path) -> Iterator[LocalCluster]:
         yield cluster
 
 
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def _samples(process: Process) -> Samples:
-    with urllib.request.urlopen(f"http://{process.metrics_address}/metrics", timeout=5) as reply:
-        text = reply.read().decode()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folder: Path) -> None:
+    began_at = time.monotonic()
     async with lengthwise.AsyncClient(fresh.endpoints) as client:
         prompts = [[7 + n] * SHORT for n in range(NUM_SHORT)]
         prompts += [[70 + n] * LONG for n in range(NUM_LONG)]
@@ -51,11 +40,12 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
         with pytest.raises(lengthwise.PromptTooLong):
             await client.generate([1] * 5000)
     await eventually(lambda: nothing_is_held(fresh))
-    router = await asyncio.to_thread(_samples, fresh.routers[0])
-    prefill = await asyncio.to_thread(_samples, fresh.prefill[0])
-    decode = await asyncio.to_thread(_samples, fresh.decode[0])
+    wall = time.monotonic() - began_at
+    router = await asyncio.to_thread(samples_of, fresh.routers[0].metrics_address)
+    prefill = await asyncio.to_thread(samples_of, fresh.prefill[0].metrics_address)
+    decode = await asyncio.to_thread(samples_of, fresh.decode[0].metrics_address)
 
-    def value(samples: Samples, name: str, **labels: str) -> float:
+    def value(samples: dict[Series, float], name: str, **labels: str) -> float:
         return samples[(f"lengthwise_{name}", frozenset(labels.items()))]
 
     served, total = NUM_SHORT + NUM_LONG, NUM_SHORT * SHORT + NUM_LONG * LONG
@@ -74,8 +64,26 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
         assert value(prefill, name, role="prefill", length_class="short") == NUM_SHORT
         assert value(prefill, name, role="prefill", length_class="long") == NUM_LONG
     assert value(prefill, "residual_tokens_sum", role="prefill") == total
+    computed = {"short": NUM_SHORT * SHORT, "long": NUM_LONG * LONG}
+    for length, num_tokens in computed.items():
+        labels = {"role": "prefill", "length_class": length}
+        assert value(router, "arrived_tokens_total", length_class=length) == num_tokens
+        assert value(prefill, "prefill_tokens_total", **labels) == num_tokens
+        at_least = num_tokens * SECONDS_PER_TOKEN
+        assert at_least < value(prefill, "prefill_busy_seconds_total", **labels) < wall
+        assert value(prefill, "queued_tokens", **labels) == 0
+    for samples, role, least in (
+        (prefill, "prefill", total * SECONDS_PER_TOKEN),
+        (decode, "decode", served * (MAX_TOKENS - 1) * STEP_SECONDS),
+    ):
+        assert least < value(samples, "busy_seconds_total", role=role) < wall
+        assert value(samples, "running_requests", role=role) == 0
+        assert value(samples, "kv_block_tokens", role=role) == 16
+        assert value(samples, "short_tokens", role=role) == 256
     assert value(decode, "generated_tokens_total", role="decode") == served * (MAX_TOKENS - 1)
-    assert value(decode, "running_requests", role="decode") == 0
+    assert value(decode, "queued_requests", role="decode", length_class="") == 0
+    assert value(decode, "kv_blocks_predicted", role="decode") == 0
+    assert value(decode, "context_tokens", role="decode") == 0
     moved = _kv_bytes(toy_folder)
     for samples, role, process in (
         (prefill, "prefill", fresh.prefill[0]),
@@ -96,10 +104,10 @@ async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> 
     await eventually(lambda: nothing_is_held(fresh))
     cached = (LONG - 1) // 16 * 16  # whole blocks, and at least one token is computed
     for process, role in ((fresh.prefill[0], "prefill"), (fresh.decode[0], "decode")):
-        samples = await asyncio.to_thread(_samples, process)
+        samples = await asyncio.to_thread(samples_of, process.metrics_address)
         labels = frozenset({("role", role)})
         assert samples[("lengthwise_prefix_cached_tokens_total", labels)] == cached
-    router = await asyncio.to_thread(_samples, fresh.routers[0])
+    router = await asyncio.to_thread(samples_of, fresh.routers[0].metrics_address)
     assert router[("lengthwise_cached_prompt_tokens_total", frozenset())] == cached
     assert router[("lengthwise_residual_ratio_count", frozenset())] == 2
 

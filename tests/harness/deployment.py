@@ -2,7 +2,6 @@
 that what must be bounded shows itself to be."""
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import Any, Protocol
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from harness.samples import Series, samples_of
 from harness.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 from harness.workers import eventually
 from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
@@ -122,21 +121,12 @@ class Deployment:
 
     async def metric(self, name: str, **labels: str) -> float:
         """A sample's value as a scrape finds it; 0 where there is none."""
-        text = await asyncio.to_thread(_scrape, self.app.metrics_address)
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and sample.labels == labels:
-                    return float(sample.value)
-        return 0.0
+        samples = await asyncio.to_thread(samples_of, self.app.metrics_address)
+        return samples.get((name, frozenset(labels.items())), 0.0)
 
-    async def children(self) -> set[tuple[str, frozenset[tuple[str, str]]]]:
-        """Name and labels of every sample."""
-        text = await asyncio.to_thread(_scrape, self.app.metrics_address)
-        return {
-            (sample.name, frozenset(sample.labels.items()))
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+    async def series(self) -> set[Series]:
+        """All that a scrape finds."""
+        return set(await asyncio.to_thread(samples_of, self.app.metrics_address))
 
     async def nothing_is_held(self, seconds: float = 1.0) -> None:
         """Fails unless within that time no worker holds anything for any request."""
@@ -147,12 +137,6 @@ class Deployment:
             ),
             seconds,
         )
-
-
-def _scrape(address: str) -> str:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:
-        text: str = reply.read().decode()
-        return text
 
 
 def request(

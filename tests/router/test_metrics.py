@@ -187,14 +187,14 @@ async def test_length_classes_of_demand_part_where_prefill_workers_say(deploy: D
 
 async def test_nothing_counted_yet_is_told_as_zero(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=2)
-    before = await deployment.children()
+    before = await deployment.series()
     deployment.prefill[0].error = InternalError("a defect")
     await deployment.refused(max_tokens=5)
     deployment.prefill[0].error = None
     await deployment.generate(max_tokens=5)
     await deployment.generate(prompt=[65] * 300, max_tokens=2)
     await deployment.refused(max_tokens=0)
-    assert await deployment.children() == before
+    assert await deployment.series() == before
 
 
 async def test_discovered_workers_are_counted(deploy: Deploy) -> None:

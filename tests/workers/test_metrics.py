@@ -1,0 +1,122 @@
+"""What workers tell of their engines' state at a scrape, and what they tell before there is any."""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from harness.samples import samples_of
+from harness.workers import PlainRouter, prompt_of
+from prometheus_client import CollectorRegistry
+
+from lengthwise.local import LocalCluster
+from lengthwise_decode_worker.metrics import DecodeMetrics
+from lengthwise_policy.cost import PRIOR, CostModel
+from lengthwise_policy.prefill import DISCIPLINES
+from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_prefill_worker.messages import StepReport
+from lengthwise_prefill_worker.metrics import BATCH_RULES, PrefillMetrics
+from lengthwise_worker.metrics import WorkerMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """An engine's, of a test's own making."""
+
+    blocks_free: int = 70
+    blocks_cached: int = 30
+    running_requests: int = 3
+    queues: tuple[tuple[str, int, int], ...] = (("short", 2, 50), ("long", 1, 900))
+    cost: CostModel | None = None
+    short_tokens: int = 300
+
+
+class Scraped:
+    """A worker's metrics over a state that changes."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.registry = CollectorRegistry()
+        metrics = WorkerMetrics(self.registry, "prefill")
+        metrics.watch(lambda: self.state, total_blocks=100, block_size=16)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"lengthwise_{name}", {"role": "prefill", **labels})
+
+
+def test_a_scrape_tells_the_engines_state_of_that_moment() -> None:
+    worker = Scraped()
+    assert worker.value("kv_blocks", state="free") == 70
+    assert worker.value("kv_blocks", state="used") == 30
+    assert worker.value("kv_blocks", state="cached") == 30
+    assert worker.value("kv_block_tokens") == 16
+    assert worker.value("short_tokens") == 300
+    worker.state = State(queues=(("short", 0, 0), ("long", 7, 8000)), running_requests=9)
+    assert worker.value("running_requests") == 9
+    assert worker.value("queued_requests", length_class="short") == 0
+    assert worker.value("queued_requests", length_class="long") == 7
+    assert worker.value("queued_tokens", length_class="long") == 8000
+
+
+def test_a_cost_is_told_only_once_it_is_known() -> None:
+    worker = Scraped()
+    assert worker.value("cost_seconds", coefficient="step") is None
+    cost = dataclasses.replace(PRIOR, step_seconds=0.25, decode_context_seconds=0.125)
+    worker.state = State(cost=cost)
+    assert worker.value("cost_seconds", coefficient="step") == 0.25
+    assert worker.value("cost_seconds", coefficient="decode_context") == 0.125
+    names = {"step", "token", "attention", "history", "decode_request", "decode_context"}
+    assert all(worker.value("cost_seconds", coefficient=name) is not None for name in names)
+
+
+def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
+    registry = CollectorRegistry()
+    metrics = PrefillMetrics(registry, "fcfs")
+    chunks = [
+        Chunk(request_id=RequestId(name), start=0, num_tokens=tokens, is_last=True)
+        for name, tokens in (("a", 100), ("b", 300))
+    ]
+    batch = PrefillBatch(chunks=tuple(chunks), length="mixed", shape=None, reason="fcfs: x")
+    metrics.count(StepReport(batch=batch, busy_seconds=0.4, tokens={"short": 100, "long": 300}))
+    for length, tokens, seconds in (("short", 100, 0.1), ("long", 300, 0.3)):
+        labels = {"role": "prefill", "length_class": length}
+        value = registry.get_sample_value
+        assert value("lengthwise_prefill_tokens_total", labels) == tokens
+        told = value("lengthwise_prefill_busy_seconds_total", labels)
+        assert told == pytest.approx(seconds)
+    assert value("lengthwise_busy_seconds_total", {"role": "prefill"}) == 0.4
+
+
+def test_every_discipline_names_its_rules() -> None:
+    assert BATCH_RULES.keys() == DISCIPLINES.keys()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda registry: PrefillMetrics(registry, "length_aware"), id="prefill"),
+        pytest.param(DecodeMetrics, id="decode"),
+    ],
+)
+def test_nothing_counted_yet_is_told_as_zero(
+    make: Callable[[CollectorRegistry], WorkerMetrics],
+) -> None:
+    registry = CollectorRegistry()
+    make(registry)
+    silent = [
+        family.name
+        for family in registry.collect()
+        if not any(sample.name.endswith(("_total", "_count")) for sample in family.samples)
+    ]
+    assert not silent
+
+
+async def test_work_makes_no_new_series(cluster: LocalCluster, router: PlainRouter) -> None:
+    """Labels are known beforehand, or a first event would not be seen by rate()."""
+    workers = (cluster.prefill[0], cluster.decode[0])
+    before = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
+    for prompt in (prompt_of(40), prompt_of(900, seed=1)):
+        await router.generate(prompt, 4)
+    after = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
+    assert after == before
