@@ -67,6 +67,8 @@ class PrefillLoad:
     ttft_seconds: Mapping[LengthClass, float | None]  # 90th percentile; None: no first token
     queue_seconds: Mapping[LengthClass, float | None]  # the part of it spent waiting at a worker
     waiting_requests: float  # wait at routers, for a worker of any role
+    # That served the group on average within the window of the percentiles; None: as many as now.
+    mean_workers: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ class DecodeLoad:
     tpot_seconds: float | None  # 90th percentile; None: nobody had a second token
     cost: CostModel | None  # a decode step's, median of the workers'; None: unknown
     waiting_requests: float  # wait at routers, for a worker of any role
+    # That served on average within the window of the percentile; None: as many as now.
+    mean_workers: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
