@@ -14,13 +14,15 @@ from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_decode_worker.service import DecodeService
 from lengthwise_decode_worker.step_loop import DecodeLoop
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.decode import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_runtime.wire import cost_to_wire
-from lengthwise_worker.engine import start_engine
-from lengthwise_worker.host import WorkerHost, queue_status, wait_until
+from lengthwise_worker.application import WorkerApplication
+from lengthwise_worker.engine import STEP_SECONDS, Engine
+from lengthwise_worker.host import WorkerHost, queue_status
+from lengthwise_worker.patience import wait_until
+from lengthwise_worker.site import Site
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +35,21 @@ SEED = 1
 """Of the scheduler's predictions: the same work is scheduled the same way."""
 
 
-class DecodeApplication:
-    """A decode worker; see `runtime.process.Application`."""
+class DecodeWorker:
+    """See `lengthwise_worker.application.RoleWorker`."""
 
-    def __init__(self, config: DecodeWorkerConfig) -> None:
+    def __init__(self, config: DecodeWorkerConfig, engine: Engine, site: Site) -> None:
         self._config = config
+        self._engine = engine
+        self._site = site
+        self.address = ""
         self._mailbox: Mailbox[Command] = Mailbox(MAILBOX_LIMIT)
         self._publisher = Publisher()
 
     async def start(self) -> None:
         config = self._config
-        self._host = WorkerHost(config, "decode", SERVICE, self._status)
+        self._host = WorkerHost(config, "decode", SERVICE, self._status, self._site)
         self._metrics = DecodeMetrics(self._host.registry)
-        self._engine = await start_engine(config, self._on_event)
         model = self._engine.model
         layout = model.cache.layout
         self._reservations = Reservations(
@@ -73,12 +77,13 @@ class DecodeApplication:
         )
         decode_pb2_grpc.add_DecodeWorkerServicer_to_server(self._service, self._host.server.guarded)
         event_loop = asyncio.get_running_loop()
+        blocks = self._engine.take_over(self._receive.on_event)
         self._loop = DecodeLoop(
             runner=model.runner,
             scheduler=DecodeScheduler(
-                config.policy, self._engine.blocks, layout.block_size, Random(SEED).random
+                config.policy, blocks, layout.block_size, Random(SEED).random
             ),
-            blocks=self._engine.blocks,
+            blocks=blocks,
             salt=model.fingerprint.encode(),
             mailbox=self._mailbox,
             publish=lambda output: _hand_over(event_loop, self, output),
@@ -88,25 +93,29 @@ class DecodeApplication:
             total_blocks=model.cache.num_blocks,
             block_size=layout.block_size,
         )
+        self._metrics.introduce(
+            worker_id=self._host.worker_id,
+            model=config.model_name,
+            model_fingerprint=model.fingerprint,
+            length_class="",
+            flexible=self._site.is_flexible,
+        )
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
         logger.info("decode worker %s listens on %s", self._host.worker_id, self.address)
 
-    async def failed(self) -> BaseException:
-        return await self._engine.failed()
-
-    async def drain(self) -> None:
-        """No new reservations; what is reserved is finished within `drain_seconds`, and what is
-        left is given back to its router, which continues it elsewhere."""
+    async def drain(self) -> bool:
+        """What is reserved is finished; what is left after `drain_seconds` is given back to its
+        router, which continues it elsewhere."""
         self._service.draining = True
         await self._host.withdraw()
         await wait_until(lambda: not len(self._reservations), self._config.drain_seconds)
         self._reservations.fail_all("this decode worker is going away")
         self._publisher.close()
-        await self._host.server.stop(grace_seconds=0.5)
-        await asyncio.to_thread(self._thread.stop, 5.0)
-        await asyncio.to_thread(self._engine.transfer.stop)
+        self._receive.close()
+        await self._host.close()
+        return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
 
     def on_step(self, output: StepOutput) -> None:
         """A step has ended; runs on the event loop."""
@@ -117,9 +126,6 @@ class DecodeApplication:
         if output.block_events is not None:
             self._host.block_log.append(output.block_events)
         self._host.board.changed()
-
-    def _on_event(self, event: TransferEvent) -> None:
-        self._receive.on_event(event)
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
@@ -147,10 +153,14 @@ class DecodeApplication:
             kv_bytes_per_token=layout.num_layers * layout.block_bytes // layout.block_size,
             short_tokens=snapshot.short_tokens,
             cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
+            flexible=self._site.is_flexible,
         )
 
 
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, application: DecodeApplication, output: StepOutput
-) -> None:
-    loop.call_soon_threadsafe(application.on_step, output)
+def _hand_over(loop: asyncio.AbstractEventLoop, worker: DecodeWorker, output: StepOutput) -> None:
+    loop.call_soon_threadsafe(worker.on_step, output)
+
+
+def decode_application(config: DecodeWorkerConfig) -> WorkerApplication[DecodeWorkerConfig]:
+    """The process of a decode worker."""
+    return WorkerApplication(config, DecodeWorker)

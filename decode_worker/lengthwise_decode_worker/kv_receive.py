@@ -148,6 +148,11 @@ class KVReceive:
         self._receiver.close(link.name)
         self._link_lost(link, reason)
 
+    def close(self) -> None:
+        """Ends every link."""
+        for link in list(self._links.values()):
+            self.close_link(link, "this worker is going away")
+
     async def announce(self, link: Link, announce: decode_pb2.Announce) -> None:
         """Takes the next piece of this link. Errors: InvalidRequest when it cannot be one."""
         await link.room.acquire()

@@ -1,13 +1,13 @@
 """`python -m lengthwise_prefill_worker --config FILE`."""
 
 from lengthwise_engine.errors import EngineError
-from lengthwise_prefill_worker.app import PrefillApplication
+from lengthwise_prefill_worker.app import prefill_application
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_runtime.process import run_process
 
 
 def main() -> None:
-    run_process("prefill-worker", PrefillWorkerConfig, PrefillApplication, (EngineError,))
+    run_process("prefill-worker", PrefillWorkerConfig, prefill_application, (EngineError,))
 
 
 if __name__ == "__main__":

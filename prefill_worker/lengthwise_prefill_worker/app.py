@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 
 from lengthwise.v1 import prefill_pb2_grpc, worker_pb2
-from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_policy.prefill import PrefillScheduler
+from lengthwise_policy.prefix import PrefixCache
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_prefill_worker.kv_push import KVPush
@@ -19,8 +19,11 @@ from lengthwise_prefill_worker.step_loop import PrefillLoop
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_runtime.wire import cost_to_wire
-from lengthwise_worker.engine import Engine, start_engine
-from lengthwise_worker.host import WorkerHost, queue_status, wait_until
+from lengthwise_worker.application import WorkerApplication
+from lengthwise_worker.engine import STEP_SECONDS, Engine
+from lengthwise_worker.host import WorkerHost, queue_status
+from lengthwise_worker.patience import wait_until
+from lengthwise_worker.site import Site
 
 logger = logging.getLogger(__name__)
 
@@ -34,35 +37,37 @@ class _Outputs:
     """Carries the engine thread's results to the event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, push: KVPush, application: "PrefillApplication"
+        self, loop: asyncio.AbstractEventLoop, push: KVPush, worker: "PrefillWorker"
     ) -> None:
         self._loop = loop
         self._push = push
-        self._application = application
+        self._worker = worker
 
     def pieces(self, pieces: Sequence[PieceReady]) -> None:
         self._loop.call_soon_threadsafe(self._push_all, pieces)
 
     def stepped(self, report: StepReport) -> None:
-        self._loop.call_soon_threadsafe(self._application.on_step, report)
+        self._loop.call_soon_threadsafe(self._worker.on_step, report)
 
     def _push_all(self, pieces: Sequence[PieceReady]) -> None:
         for piece in pieces:
             self._push.piece(piece)
 
 
-class PrefillApplication:
-    """A prefill worker; see `runtime.process.Application`."""
+class PrefillWorker:
+    """See `lengthwise_worker.application.RoleWorker`."""
 
-    def __init__(self, config: PrefillWorkerConfig) -> None:
+    def __init__(self, config: PrefillWorkerConfig, engine: Engine, site: Site) -> None:
         self._config = config
+        self._engine = engine
+        self._site = site
+        self.address = ""
         self._mailbox: Mailbox[Command] = Mailbox(MAILBOX_LIMIT)
 
     async def start(self) -> None:
         config = self._config
-        self._host = WorkerHost(config, "prefill", SERVICE, self._status)
+        self._host = WorkerHost(config, "prefill", SERVICE, self._status, self._site)
         self._metrics = PrefillMetrics(self._host.registry, config.policy.discipline)
-        self._engine = await start_engine(config, self._on_event)
         model = self._engine.model
         self._push = KVPush(
             identity=Identity(
@@ -88,46 +93,47 @@ class PrefillApplication:
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(
             self._service, self._host.server.guarded
         )
-        self._loop = self._build_loop(self._engine)
+        self._loop = self._build_loop(self._engine.take_over(self._push.on_event))
         self._metrics.watch(
             lambda: self._loop.snapshot,
             total_blocks=model.cache.num_blocks,
             block_size=model.cache.layout.block_size,
+        )
+        self._metrics.introduce(
+            worker_id=self._host.worker_id,
+            model=config.model_name,
+            model_fingerprint=model.fingerprint,
+            length_class=config.length_class or "",
+            flexible=self._site.is_flexible,
         )
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._host.open()
         logger.info("prefill worker %s listens on %s", self._host.worker_id, self.address)
 
-    def _build_loop(self, engine: Engine) -> PrefillLoop:
-        config = self._config
+    def _build_loop(self, blocks: PrefixCache) -> PrefillLoop:
+        config, model = self._config, self._engine.model
         return PrefillLoop(
-            runner=engine.model.runner,
-            scheduler=PrefillScheduler(
-                config.policy, engine.blocks, engine.model.cache.layout.block_size
-            ),
-            blocks=engine.blocks,
+            runner=model.runner,
+            scheduler=PrefillScheduler(config.policy, blocks, model.cache.layout.block_size),
+            blocks=blocks,
             mailbox=self._mailbox,
             outputs=_Outputs(asyncio.get_running_loop(), self._push, self),
             layerwise_tokens=config.layerwise_tokens,
             piece_bytes=config.piece_bytes,
         )
 
-    async def failed(self) -> BaseException:
-        return await self._engine.failed()
-
-    async def drain(self) -> None:
-        """No new work; what runs is computed, pushed and committed, within `drain_seconds`."""
+    async def drain(self) -> bool:
+        """What runs is computed, pushed and committed."""
         self._service.draining = True
         await self._host.withdraw()
         await wait_until(
             lambda: not self._service.num_pending and not self._push.num_unfinished,
             self._config.drain_seconds,
         )
-        await self._host.server.stop(grace_seconds=0.5)
+        await self._host.close()
         await self._push.close()
-        await asyncio.to_thread(self._thread.stop, 5.0)
-        await asyncio.to_thread(self._engine.transfer.stop)
+        return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
 
     def on_step(self, report: StepReport) -> None:
         """A step has ended; runs on the event loop."""
@@ -139,9 +145,6 @@ class PrefillApplication:
 
     def _release(self, request_id: RequestId) -> None:
         self._mailbox.post(Release(request_id=request_id))
-
-    def _on_event(self, event: TransferEvent) -> None:
-        self._push.on_event(event)
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
@@ -168,4 +171,11 @@ class PrefillApplication:
             short_tokens=snapshot.short_tokens,
             kv_bytes_per_second=self._push.rate.bytes_per_second,
             kv_bytes_per_token=layout.num_layers * layout.block_bytes // layout.block_size,
+            flexible=self._site.is_flexible,
+            length_class=self._config.length_class or "",
         )
+
+
+def prefill_application(config: PrefillWorkerConfig) -> WorkerApplication[PrefillWorkerConfig]:
+    """The process of a prefill worker."""
+    return WorkerApplication(config, PrefillWorker)

@@ -17,11 +17,12 @@ import grpc
 
 from lengthwise.v1 import decode_pb2, prefill_pb2, worker_pb2
 from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role, WorkerId, WorkerView
 from lengthwise_router.outstanding import Outstanding, Placed
 from lengthwise_router.releases import Releases
 from lengthwise_router.token_streams import TokenFanOut
+from lengthwise_runtime.wire import ROLES
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,7 @@ Condition = Literal["connecting", "ready", "draining", "stalled", "lost", "incom
 LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
 """Why a worker was given up: a fixed set, it becomes a metric label."""
 
-_ROLES: dict[worker_pb2.Role, Role] = {
-    worker_pb2.ROLE_PREFILL: "prefill",
-    worker_pb2.ROLE_DECODE: "decode",
-}
+_LENGTH_CLASSES: dict[str, LengthClass] = {name: name for name in LENGTH_CLASSES}
 
 
 class Dependent(Protocol):
@@ -118,7 +116,7 @@ class Worker:
     def _condition_now(
         self, status: worker_pb2.WorkerStatus, model: str, now: float, stall_seconds: float
     ) -> Condition:
-        role = _ROLES.get(status.role)
+        role = ROLES.get(status.role)
         if role is None or status.model != model:
             if self.condition != "incompatible":
                 logger.warning(
@@ -209,6 +207,7 @@ class Worker:
             blocks_predicted=status.blocks_predicted,
             kv_bytes_per_token=status.kv_bytes_per_token,
             kv_bytes_per_second=status.kv_bytes_per_second,
+            length_class=_LENGTH_CLASSES.get(status.length_class),
         )
 
 

@@ -22,8 +22,9 @@ class Pulse:
         self._beat_at: float | None = None
 
     def start(self) -> None:
-        """From now on the running event loop is expected to turn."""
-        self._beat(asyncio.get_running_loop())
+        """From now on the running event loop is expected to turn. Safe to call again."""
+        if self._beat_at is None:
+            self._beat(asyncio.get_running_loop())
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._beat_at = time.monotonic()

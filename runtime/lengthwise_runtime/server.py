@@ -31,8 +31,15 @@ _SERVER_OPTIONS = (
 class Server:
     """Life: construct, `register` servicers through `guarded`, `start`, `drain`."""
 
-    def __init__(self, listen: str, tls: TlsConfig | None, services: Sequence[str]) -> None:
-        """`services`: full names, for reflection and health."""
+    def __init__(
+        self,
+        listen: str,
+        tls: TlsConfig | None,
+        services: Sequence[str],
+        pulse: Pulse | None = None,
+    ) -> None:
+        """`services`: full names, for reflection and health. `pulse`: of a process that outlives
+        this server."""
         self._listen = Address.parse(listen)
         self._tls = tls
         self._services = tuple(services)
@@ -43,7 +50,7 @@ class Server:
             (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.guarded = GuardedServer(self._server)
-        self.pulse = Pulse()
+        self.pulse = pulse or Pulse()
 
     async def start(self) -> Address:
         """Binds and serves; returns the bound address. Errors: ConfigError when the port is

@@ -1,12 +1,19 @@
-"""`Worker.Watch`: every watcher gets the newest status at once, on change and as a heartbeat."""
+"""The Worker service: every watcher gets the newest status at once, on change and as a heartbeat;
+and a worker that can is told to change its role."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 
+from lengthwise.errors import InvalidRequest
 from lengthwise.v1 import worker_pb2, worker_pb2_grpc
+from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog, Cursor
+from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 HEARTBEAT_SECONDS = 0.5
 """A fourth of the silence (2 s) after which a router gives a worker up: three may be lost or
@@ -16,6 +23,22 @@ CHANGE_SECONDS = 0.05
 """Changes are told at most this often: bursts of requests must not become bursts of statuses."""
 
 
+# Begins the change to a role and returns the one before. Raises RoleRefused.
+SetRole = Callable[[Role], Role]
+
+
+class RoleRefused(Exception):
+    """The worker cannot change its role, or not now; the message says why."""
+
+
+def keep_role(_role: Role) -> Role:
+    """Of workers that serve one role."""
+    raise RoleRefused(
+        "this worker serves one role for all its life; run lengthwise-flexible-worker where roles"
+        " are to change"
+    )
+
+
 class StatusBoard(worker_pb2_grpc.WorkerServicer):
     """Holds no state of its own: asks `current` for a status whenever one is due.
 
@@ -23,30 +46,52 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
     """
 
     def __init__(
-        self, current: Callable[[], worker_pb2.WorkerStatus], blocks: BlockLog | None = None
+        self,
+        current: Callable[[], worker_pb2.WorkerStatus],
+        blocks: BlockLog | None = None,
+        set_role: SetRole = keep_role,
     ) -> None:
         self._current = current
         self._blocks = blocks
+        self._set_role = set_role
         self._changed = asyncio.Event()
+        self._closed = False
 
     def changed(self) -> None:
         """To be called on the event loop when the status is worth telling before the heartbeat."""
         event, self._changed = self._changed, asyncio.Event()
         event.set()
 
+    def close(self) -> None:
+        """Every watcher is told the status once more, and that there will be no other."""
+        self._closed = True
+        self.changed()
+
+    async def SetRole(
+        self, request: worker_pb2.SetRoleRequest, context: Context
+    ) -> worker_pb2.SetRoleResponse:
+        role = ROLES.get(request.role)
+        if role is None:
+            raise InvalidRequest(f"role: got {request.role}, expected ROLE_PREFILL or ROLE_DECODE")
+        try:
+            previous = self._set_role(role)
+        except RoleRefused as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        return worker_pb2.SetRoleResponse(previous=ROLES_ON_WIRE[previous])
+
     async def Watch(
-        self,
-        request: worker_pb2.WatchRequest,
-        context: grpc.aio.ServicerContext[worker_pb2.WatchRequest, worker_pb2.WorkerStatus],
+        self, request: worker_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[worker_pb2.WorkerStatus]:
         cursor: Cursor | None = None
         while True:
-            changed = self._changed
+            changed, is_last = self._changed, self._closed
             status = self._current()
             if self._blocks is not None:
                 events, cursor = self._blocks.since(cursor)
                 status = _with_events(status, events)
             yield status
+            if is_last:
+                return
             await asyncio.sleep(CHANGE_SECONDS)
             if cursor is not None and cursor.unsent:
                 continue

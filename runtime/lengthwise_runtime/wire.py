@@ -6,6 +6,13 @@ from dataclasses import asdict
 from lengthwise.v1 import common_pb2, worker_pb2
 from lengthwise_policy.cost import CostModel
 from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.types import Role
+
+ROLES: dict[worker_pb2.Role, Role] = {
+    worker_pb2.ROLE_PREFILL: "prefill",
+    worker_pb2.ROLE_DECODE: "decode",
+}
+ROLES_ON_WIRE = {role: number for number, role in ROLES.items()}
 
 
 def sampling_to_wire(sampling: Sampling) -> common_pb2.SamplingParams:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from harness.workers import PlainRouter
-from lengthwise_decode_worker.app import DecodeApplication
+from lengthwise_decode_worker.app import decode_application
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_policy.decode import DecodePolicy
-from lengthwise_prefill_worker.app import PrefillApplication
+from lengthwise_prefill_worker.app import prefill_application
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 
 
@@ -23,7 +23,7 @@ async def worker_pair(
 ) -> AsyncIterator[PlainRouter]:
     """Prompts above 128 tokens take several chunks and are pushed layer by layer."""
     model = str(checkpoint)
-    decode = DecodeApplication(
+    decode = decode_application(
         DecodeWorkerConfig(
             model=model,
             metrics_listen="",
@@ -32,7 +32,7 @@ async def worker_pair(
             policy=decode_policy or DecodePolicy(),
         )
     )
-    prefill = PrefillApplication(
+    prefill = prefill_application(
         PrefillWorkerConfig(
             model=model,
             metrics_listen="",

@@ -1,22 +1,20 @@
-"""A worker's engine: the model with its KV cache, the transfer process, and the thread that
-steps."""
+"""A worker's engine: the model with its KV cache, and the transfer process."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from lengthwise_engine.hub import resolve_checkpoint
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.transfer.base import TransferEvent
+from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.process import TransferProcess
 from lengthwise_policy.prefix import PrefixCache
 from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig
+from lengthwise_worker.patience import wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +22,49 @@ LOOK_SECONDS = 1.0
 """How often a worker asks whether its transfer process has ended for good."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
-    """What the role's step loop and services are built from."""
+STEP_SECONDS = 5.0
+"""No step takes so long: an engine thread that has not ended by then is stuck."""
 
-    model: LoadedModel
-    blocks: PrefixCache
-    transfer: TransferProcess
+FREE_MARGIN_SECONDS = 5.0
+"""Beyond `stall_seconds`, for the transfer process to notice, to be killed and to say so."""
+
+
+class Engine:
+    """What a role's step loop and services are built from. It outlives them: once it `is_free`
+    another role may take it over."""
+
+    def __init__(self, model: LoadedModel, config: WorkerConfig) -> None:
+        self.model = model
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._on_event: OnEvent | None = None
+        self.transfer = TransferProcess(
+            model.cache,
+            TransferConfig(
+                backend=config.transfer_backend(model.cache.tensor.device.type),
+                listen_host=Address.parse(config.listen).host,
+                advertise_host=config.advertise_host,
+                stall_seconds=config.stall_seconds,
+            ),
+            on_event=self._deliver,
+        )
+
+    def take_over(self, on_event: OnEvent) -> PrefixCache:
+        """Begins a role. Returns the cache's blocks, all of them empty; `on_event` is called on the
+        event loop, with what concerned an earlier role too: links have names of their own."""
+        self._on_event = on_event
+        return PrefixCache(self.model.cache.num_blocks, enabled=self._config.prefix_caching)
+
+    async def is_free(self) -> bool:
+        """Waits until no transfer reads or writes the cache any more; the role has closed its
+        links. False: that took too long."""
+        return await wait_until(
+            lambda: not self.transfer.num_links, self._config.stall_seconds + FREE_MARGIN_SECONDS
+        )
+
+    async def stop(self) -> None:
+        """Ends the transfer process, within a few seconds."""
+        await asyncio.to_thread(self.transfer.stop)
 
     async def failed(self) -> BaseException:
         """Returns when KV transfer has ended for good, which makes the worker useless."""
@@ -42,30 +76,29 @@ class Engine:
     def layout_fingerprint(self) -> str:
         return self.model.cache.layout.fingerprint()
 
+    def _deliver(self, event: TransferEvent) -> None:
+        # At the end of a process the reader thread may outlive the loop by a moment.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hear, event)
 
-async def start_engine(config: WorkerConfig, on_event: Callable[[TransferEvent], None]) -> Engine:
-    """Loads the model and starts the transfer process. `on_event` is called on the event loop.
+    def _hear(self, event: TransferEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+async def start_engine(config: WorkerConfig) -> Engine:
+    """Loads the model and starts the transfer process.
 
     Errors: those of `load_runner` and `TransferProcess.start`, for the operator to mend.
     """
-    loop = asyncio.get_running_loop()
     started_at = time.monotonic()
     model = await asyncio.to_thread(_load, config)
-    transfer = TransferProcess(
-        model.cache,
-        TransferConfig(
-            backend=config.transfer_backend(model.cache.tensor.device.type),
-            listen_host=Address.parse(config.listen).host,
-            advertise_host=config.advertise_host,
-            stall_seconds=config.stall_seconds,
-        ),
-        on_event=lambda event: _deliver(loop, on_event, event),
-    )
-    transfer.start()
+    engine = Engine(model, config)
+    engine.transfer.start()
     try:
-        await asyncio.to_thread(transfer.wait_ready)
+        await asyncio.to_thread(engine.transfer.wait_ready)
     except BaseException:
-        await asyncio.to_thread(transfer.stop)
+        await engine.stop()
         raise
     logger.info(
         "%s ready in %.1f s: %d KV blocks of %d tokens, %s on %s",
@@ -76,8 +109,7 @@ async def start_engine(config: WorkerConfig, on_event: Callable[[TransferEvent],
         model.cache.layout.dtype,
         model.cache.tensor.device,
     )
-    blocks = PrefixCache(model.cache.num_blocks, enabled=config.prefix_caching)
-    return Engine(model=model, blocks=blocks, transfer=transfer)
+    return engine
 
 
 def _load(config: WorkerConfig) -> LoadedModel:
@@ -93,11 +125,3 @@ def _load(config: WorkerConfig) -> LoadedModel:
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
     )
-
-
-def _deliver(
-    loop: asyncio.AbstractEventLoop, on_event: Callable[[TransferEvent], None], event: TransferEvent
-) -> None:
-    # At the end of a process the reader thread may outlive the loop by a moment.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(on_event, event)

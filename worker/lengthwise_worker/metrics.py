@@ -8,6 +8,7 @@ never means «zero»; children are made once, and what a scrape can ask for is n
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
+from importlib.metadata import version
 from typing import Literal, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -88,6 +89,31 @@ class WorkerMetrics:
         self._failures = {
             reason: failures.labels(role, reason) for reason in get_args(TransferFailure)
         }
+
+    def introduce(
+        self,
+        *,
+        worker_id: str,
+        model: str,
+        model_fingerprint: str,
+        length_class: str,
+        flexible: bool,
+    ) -> None:
+        """Says who tells all this: labels of a constant 1."""
+        info = self._gauge(
+            "lengthwise_worker_info",
+            "Always 1; its labels tell of the worker",
+            *("worker_id", "model", "model_fingerprint", "version", "length_class", "flexible"),
+        )
+        info.labels(
+            role=self.role,
+            worker_id=worker_id,
+            model=model,
+            model_fingerprint=model_fingerprint,
+            version=version("lengthwise"),
+            length_class=length_class,
+            flexible=str(flexible).lower(),
+        ).set(1)
 
     def transfer_failed(self, reason: TransferFailure) -> None:
         self._failures[reason].inc()

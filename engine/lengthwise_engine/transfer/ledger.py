@@ -48,6 +48,11 @@ class Ledger:
         self._links: dict[str, _OpenLink] = {}
         self._discards: dict[str, _Discards] = {}
 
+    @property
+    def num_links(self) -> int:
+        """Links whose end has not been told of."""
+        return len(self._links)
+
     def open(self, link: str, direction: Direction, now: float) -> None:
         """Raises ValueError when the link is open: names are used once."""
         if link in self._links:

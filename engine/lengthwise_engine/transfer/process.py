@@ -107,6 +107,13 @@ class TransferProcess:
         with self._lock:
             return None if self._child is None else self._child.pid
 
+    @property
+    def num_links(self) -> int:
+        """Links that may still read or write the cache. One that is being closed counts until it is
+        down, or until the process is lost: that takes `stall_seconds` and a little at most."""
+        with self._lock:
+            return self._ledger.num_links
+
     def start(self) -> None:
         self._thread.start()
 

@@ -1,0 +1,14 @@
+"""`python -m lengthwise_flexible_worker --config FILE`."""
+
+from lengthwise_engine.errors import EngineError
+from lengthwise_flexible_worker.app import FlexibleApplication
+from lengthwise_flexible_worker.config import FlexibleWorkerConfig
+from lengthwise_runtime.process import run_process
+
+
+def main() -> None:
+    run_process("flexible-worker", FlexibleWorkerConfig, FlexibleApplication, (EngineError,))
+
+
+if __name__ == "__main__":
+    main()

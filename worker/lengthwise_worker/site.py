@@ -1,0 +1,38 @@
+"""What stays of a worker when its role changes: where it is reached, and its metrics endpoint.
+
+The rule: a metric is shown while its role serves. What the worker was before is gone with that
+role, so that no gauge tells of a worker that is not there any more.
+"""
+
+from prometheus_client import CollectorRegistry
+
+from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.metrics import serve_metrics
+from lengthwise_runtime.status import SetRole, keep_role
+from lengthwise_worker.config import WorkerConfig
+
+
+class Site:
+    """Given from each role's host to the next."""
+
+    def __init__(self, config: WorkerConfig, set_role: SetRole = keep_role) -> None:
+        self.set_role = set_role
+        self.listen = config.listen
+        """Once it has been listened at, with the port that was taken."""
+        self.pulse = Pulse()
+        self.registry = CollectorRegistry()
+        """Of the process; those of roles come and go in it."""
+        self._metrics_listen = config.metrics_listen
+        self._metrics_address: str | None = None
+
+    @property
+    def is_flexible(self) -> bool:
+        return self.set_role is not keep_role
+
+    def serve_metrics(self) -> str:
+        """From now on for the life of the process; returns the address, or nothing where there is
+        to be none. Safe to call again. Errors: ConfigError."""
+        if self._metrics_address is None:
+            served = serve_metrics(self._metrics_listen, self.registry, self.pulse)
+            self._metrics_address = str(served[1]) if served else ""
+        return self._metrics_address
