@@ -37,7 +37,7 @@ test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 	@$(BIN)/pytest -q
 
 test-quick: setup  ## The tests that take seconds
-	@$(BIN)/pytest -q -m "not slow and not gpu and not cluster"
+	@$(BIN)/pytest -q --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
 
 test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)
 	@scripts/test-cluster

@@ -1,6 +1,7 @@
-"""Checkpoints that several test folders share.
+"""Checkpoints that several test folders share, and how many examples hypothesis tries.
 
-The rule: a test names a variant and gets a folder; nobody builds configs or weights by hand.
+The rules: a test names a variant and gets a folder; nobody builds configs or weights by hand. A
+test has settings of its own only where one example is expensive.
 """
 
 import json
@@ -10,6 +11,13 @@ from typing import Any
 
 import pytest
 from harness.checkpoints import CHECKPOINT_VARIANTS, write_checkpoint
+from hypothesis import settings
+
+# No deadline: an example that takes long on a busy machine is no failure. `make test-quick` asks
+# for the other profile with --hypothesis-profile.
+settings.register_profile("thorough", deadline=None, max_examples=100, stateful_step_count=40)
+settings.register_profile("quick", deadline=None, max_examples=20, stateful_step_count=40)
+settings.load_profile("thorough")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,6 @@ rows = st.tuples(logit_rows, samplings, sequences)
 
 
 @given(batch=st.lists(rows, min_size=1, max_size=6), data=st.data())
-@settings(max_examples=100, deadline=None)
 def test_a_row_samples_the_same_token_alone_as_in_any_batch(
     batch: list[tuple[list[float], Sampling, list[int]]], data: st.DataObject
 ) -> None:
@@ -75,7 +74,6 @@ def _assert_same(first: SampledToken, second: SampledToken) -> None:
 
 
 @given(logits=logit_rows, sampling=samplings, tokens=sequences)
-@settings(max_examples=100, deadline=None)
 def test_only_tokens_the_filters_let_through_are_sampled(
     logits: list[float], sampling: Sampling, tokens: list[int]
 ) -> None:
@@ -90,7 +88,7 @@ def test_only_tokens_the_filters_let_through_are_sampled(
 
 
 @given(logits=logit_rows, sampling=samplings)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_token_the_filters_let_through_is_sampled_at_times(
     logits: list[float], sampling: Sampling
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -43,7 +43,6 @@ def _oracle(prompt: list[int], num_tokens: int, spec: ToySpec) -> list[int]:
     ),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
 def test_the_oracle_predicts_every_token_however_prompts_are_cut_and_batched(
     tmp_path_factory: pytest.TempPathFactory,
     generate: Generate,

@@ -1,6 +1,5 @@
 """Admission under any order of calls: nobody leaks a slot, overtakes a priority or is lost."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -104,7 +103,4 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert (self.admission.in_flight, self.admission.num_waiting) == (0, 0)
 
 
-AdmissionMachine.TestCase.settings = settings(
-    max_examples=50, stateful_step_count=40, deadline=None
-)
 TestAdmission = AdmissionMachine.TestCase

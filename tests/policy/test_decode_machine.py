@@ -5,7 +5,6 @@ from typing import Literal
 
 import pytest
 from harness.decode_model import DecodeWorkerModel, Request
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -202,6 +201,4 @@ class WorstCaseMachine(DecodeMachine):
 
 
 TestDecodeMachine = DecodeMachine.TestCase
-TestDecodeMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestWorstCaseMachine = pytest.mark.slow(WorstCaseMachine.TestCase)
-TestWorstCaseMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

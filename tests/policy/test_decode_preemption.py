@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 from harness.decode_model import DecodeWorkerModel
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.decode import DecodePolicy
@@ -153,7 +153,6 @@ arrivals = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(traffic=st.lists(arrivals, min_size=4, max_size=14), max_running=st.integers(1, 8))
 def test_everybody_finishes_with_the_right_tokens(
     traffic: list[tuple[int, int, int, bool, int, int, int]], max_running: int

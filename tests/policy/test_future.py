@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.future import (
@@ -39,13 +39,11 @@ def true_peak(held: list[Hold], block_size: int) -> int:
     )
 
 
-@settings(deadline=None)
 @given(HOLDS)
 def test_the_peak_in_tokens_is_that_of_all_future_steps(held: list[Hold]) -> None:
     assert peak_blocks(held, 1) == true_peak(held, 1)
 
 
-@settings(deadline=None)
 @given(HOLDS, st.integers(1, 20))
 def test_the_peak_in_blocks_is_never_below_the_true_one_and_at_most_a_block_per_request_above(
     held: list[Hold], block_size: int
@@ -53,14 +51,12 @@ def test_the_peak_in_blocks_is_never_below_the_true_one_and_at_most_a_block_per_
     assert 0 <= peak_blocks(held, block_size) - true_peak(held, block_size) <= len(held)
 
 
-@settings(deadline=None)
 @given(HOLDS, st.randoms(use_true_random=False))
 def test_the_peak_does_not_depend_on_the_order(held: list[Hold], random: Random) -> None:
     shuffled = random.sample(held, len(held))
     assert peak_blocks(shuffled, 16) == peak_blocks(held, 16)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 50), max_size=40),
     st.integers(0, 12),

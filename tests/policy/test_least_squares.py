@@ -1,13 +1,12 @@
 """Least squares with non-negative coefficients: the optimum, or a clear no."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.least_squares import condition, nonnegative, solve
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 6).flatmap(
         lambda size: st.lists(

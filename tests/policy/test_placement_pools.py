@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from harness.views import cached, decode, large, prefill, request
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -245,5 +244,4 @@ class PoolMachine(RuleBasedStateMachine):
         assert len({*members, *moving}) == len(members) + len(moving)
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPools = PoolMachine.TestCase

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.cost import CostModel
@@ -322,7 +322,6 @@ def test_long_prompts_share_the_rest_of_a_batch() -> None:
 Arrival = tuple[float, int]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     arrivals=st.lists(
         st.tuples(st.floats(0.0, 0.05), st.sampled_from([8, 60, 200, 300, 900, 3000])),

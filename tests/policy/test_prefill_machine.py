@@ -4,7 +4,6 @@ twice, no block lost or overwritten, classes apart, limits and priorities kept."
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -256,6 +255,4 @@ class PrefillMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("discipline", ["length_aware", "short_first", "fcfs"])
 def test_any_order_of_calls_keeps_the_rules(discipline: DisciplineName) -> None:
     machine = type("Machine", (PrefillMachine,), {"discipline": discipline})
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(machine)

@@ -4,7 +4,7 @@ import tracemalloc
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.prefix_index import MAX_RETIRED_SLOTS, PrefixIndex
@@ -20,7 +20,6 @@ def leading(held: set[int], hashes: list[int]) -> int:
     return next((at for at, content in enumerate(hashes) if content not in held), len(hashes))
 
 
-@settings(deadline=None)
 @given(steps=STEPS, walks=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=4))
 def test_each_worker_is_credited_with_the_leading_blocks_it_holds(
     steps: list[tuple[WorkerId, bool, set[int], set[int]] | WorkerId], walks: list[list[int]]

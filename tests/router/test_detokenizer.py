@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -114,7 +114,6 @@ def stream(name: str, groups: Sequence[Sequence[int]]) -> list[str]:
 
 
 @by_tokenizer
-@settings(max_examples=200, deadline=None)
 @given(groups=grouped_tokens())
 def test_the_pieces_joined_are_the_one_shot_decode(name: str, groups: list[list[int]]) -> None:
     token_ids = [token_id for group in groups for token_id in group]
@@ -123,7 +122,6 @@ def test_the_pieces_joined_are_the_one_shot_decode(name: str, groups: list[list[
 
 
 @by_tokenizer
-@settings(max_examples=100, deadline=None)
 @given(groups=grouped_tokens())
 def test_how_far_text_lags_depends_on_the_tokens_alone(name: str, groups: list[list[int]]) -> None:
     """A stream can be taken up elsewhere: what was certain after a token is certain after it."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.v1 import worker_pb2
@@ -43,7 +43,6 @@ CONTENTS = st.integers(0, 12)
 CHANGES = st.tuples(st.sets(CONTENTS, max_size=6), st.sets(CONTENTS, max_size=2))
 
 
-@settings(deadline=None)
 @given(steps=st.lists(st.one_of(CHANGES, st.integers(0, 2)), max_size=40))
 def test_every_watcher_ends_with_the_workers_set(
     steps: list[tuple[set[int], set[int]] | int],

@@ -43,7 +43,7 @@ def copy(blocks: Blocks, source: Piece, into: Blocks, target: Piece, gate: Gate)
 
 @pytest.mark.parametrize("sender", KINDS)
 @pytest.mark.parametrize("receiver", KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(source=pieces, seed=st.integers(0, 99))
 def test_every_byte_arrives(sender: str, receiver: str, source: Piece, seed: int) -> None:
     cache = TARGET
