@@ -7,8 +7,9 @@ export PYTHONSAFEPATH := 1
 
 PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
 GENERATED := client/lengthwise/v1
+SCHEMA := helm/lengthwise/values.schema.json
 
-.PHONY: help setup proto proto-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
+.PHONY: help setup proto proto-check schema schema-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,7 +28,14 @@ proto-check: setup  # Fails when the committed code is not what the .proto files
 	diff -r --exclude=__init__.py --exclude=__pycache__ $$fresh/lengthwise/v1 $(GENERATED) || \
 	{ echo "$(GENERATED) is stale; run: make proto" >&2; exit 1; }
 
-lint: setup proto-check  ## Format, lint, types, import contracts, generated code
+schema: setup  ## Generate the schema of the chart's values
+	@schema=$$(PYTHONPATH=helm $(BIN)/python -m values_schema) && echo "$$schema" >$(SCHEMA)
+
+schema-check: setup  # Fails when the committed schema is not what the configuration classes say
+	@PYTHONPATH=helm $(BIN)/python -m values_schema | cmp --silent - $(SCHEMA) || \
+	{ echo "$(SCHEMA) is stale; run: make schema" >&2; exit 1; }
+
+lint: setup proto-check schema-check  ## Format, lint, types, import contracts, generated code
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy

@@ -3,12 +3,8 @@ Configuration files of the processes. What the chart decides itself it also keep
 those keys in values.
 */}}
 
-{{- define "lengthwise.baseConfig" -}}
-model: {{ include "lengthwise.modelPath" . | quote }}
-served_name: {{ include "lengthwise.modelName" . | quote }}
-listen: 0.0.0.0:50051
-metrics_listen: 0.0.0.0:9090
-{{- if .Values.tls.enabled }}
+{{- define "lengthwise.tlsConfig" -}}
+{{- if .Values.tls.enabled -}}
 tls:
   certificate: /etc/lengthwise/tls/tls.crt
   private_key: /etc/lengthwise/tls/tls.key
@@ -17,22 +13,91 @@ tls:
   {{- end }}
   # Pods are reached at addresses: this is the name their certificates are checked against.
   server_name: {{ include "lengthwise.workersService" . }}
-{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.baseConfig" -}}
+model: {{ include "lengthwise.modelPath" .model | quote }}
+served_name: {{ include "lengthwise.modelName" .root | quote }}
+listen: 0.0.0.0:50051
+metrics_listen: 0.0.0.0:9090
+{{ include "lengthwise.tlsConfig" .root }}
 {{- end -}}
 
 {{- define "lengthwise.routerConfig" -}}
 {{- $services := list (include "lengthwise.workersService" .) -}}
+{{- $base := include "lengthwise.baseConfig" (dict "root" . "model" .Values.model) | fromYaml -}}
 {{- $own := dict
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
-{{- toYaml (merge $own (include "lengthwise.baseConfig" . | fromYaml) .Values.router.config) -}}
+{{- toYaml (merge $own $base .Values.router.config) -}}
 {{- end -}}
 
-{{/* POD_IP is replaced when the container starts. */}}
 {{- define "lengthwise.workerConfig" -}}
+{{- $base := include "lengthwise.baseConfig" (dict "root" .root "model" .pool.model) | fromYaml -}}
+{{- $own := dict "device" .pool.device "drain_seconds" .pool.drainSeconds -}}
+{{- if .pool.flexible -}}
+{{- $_ := set $own "role" .pool.role -}}
+{{- end -}}
+{{- if .pool.lengthClass -}}
+{{- $_ := set $own "length_class" .pool.lengthClass -}}
+{{- end -}}
+{{- toYaml (merge $own $base .pool.config) -}}
+{{- end -}}
+
+{{/* A duration of Prometheus' in seconds. */}}
+{{- define "lengthwise.seconds" -}}
+{{- if hasSuffix "ms" . -}}
+{{- divf (trimSuffix "ms" . | float64) 1000 -}}
+{{- else if hasSuffix "m" . -}}
+{{- mulf (trimSuffix "m" . | float64) 60 -}}
+{{- else -}}
+{{- trimSuffix "s" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Pools that are sized by it, in the order of preference; objectives are the routers'. */}}
+{{- define "lengthwise.autoscalerConfig" -}}
+{{- $root := . -}}
+{{- $name := include "lengthwise.fullname" . -}}
+{{- $pools := list -}}
+{{- range include "lengthwise.pools" . | fromJsonArray -}}
+{{- if .autoscale.enabled -}}
+{{- $pool := dict
+  "name" .name
+  "deployment" (printf "%s-%s" $name .name)
+  "role" .role
+  "min_replicas" .autoscale.min
+  "max_replicas" .autoscale.max
+  "flexible" .flexible -}}
+{{- if .lengthClass -}}
+{{- $_ := set $pool "length_class" .lengthClass -}}
+{{- end -}}
+{{- $pools = append $pools $pool -}}
+{{- end -}}
+{{- end -}}
+{{- $prometheus := dict "url" .Values.autoscaler.prometheus.url -}}
+{{- if .Values.autoscaler.prometheus.bearerTokenSecret -}}
+{{- $_ := set $prometheus "bearer_token" "/etc/lengthwise/prometheus/token" -}}
+{{- end -}}
+{{- if .Values.autoscaler.prometheus.authoritySecret -}}
+{{- $_ := set $prometheus "authority" "/etc/lengthwise/prometheus/ca.crt" -}}
+{{- end -}}
 {{- $own := dict
-  "device" .pool.device
-  "drain_seconds" .pool.drainSeconds
-  "advertise_host" "POD_IP" -}}
-{{- toYaml (merge $own (include "lengthwise.baseConfig" .root | fromYaml) .pool.config) -}}
+  "prometheus" $prometheus
+  "release" .Release.Name
+  "namespace" .Release.Namespace
+  "lease" (include "lengthwise.autoscaler" .)
+  "pools" $pools
+  "dry_run" .Values.autoscaler.dryRun
+  "metrics_listen" "0.0.0.0:9090" -}}
+{{- $tls := include "lengthwise.tlsConfig" . | fromYaml -}}
+{{- $objectives := pick .Values.router.config "ttft_slo_short_seconds" "ttft_slo_long_seconds" "tpot_slo_seconds" -}}
+{{- $scraped := dict -}}
+{{- if .Values.podMonitor.enabled -}}
+{{- $interval := include "lengthwise.seconds" .Values.podMonitor.interval | float64 -}}
+{{- $window := maxf 60 (mulf $interval 4) -}}
+{{- $_ := set $scraped "prometheus" (dict "scrape_interval_seconds" $interval "window_seconds" $window) -}}
+{{- end -}}
+{{- toYaml (merge $own $tls $objectives .Values.autoscaler.config $scraped) -}}
 {{- end -}}

@@ -1,4 +1,7 @@
-{{/* Where the model comes from: the same for routers, which read its tokenizer, and for workers. */}}
+{{/*
+Where the model comes from: the same for routers, which read its tokenizer, and for workers, unless their
+pool says otherwise. All but the name are given the `model` in question.
+*/}}
 
 {{- define "lengthwise.modelName" -}}
 {{- $model := .Values.model -}}
@@ -14,51 +17,50 @@ demo
 {{- end -}}
 
 {{- define "lengthwise.modelPath" -}}
-{{- $model := .Values.model -}}
-{{- if eq $model.source "demo" -}}
+{{- if eq .source "demo" -}}
 /opt/lengthwise/demo_model
-{{- else if eq $model.source "hub" -}}
-{{- $model.hub.id -}}
-{{- else if eq $model.source "claim" -}}
-{{- printf "/models/%s" $model.claim.path | trimSuffix "/" -}}
+{{- else if eq .source "hub" -}}
+{{- .hub.id -}}
+{{- else if eq .source "claim" -}}
+{{- printf "/models/%s" .claim.path | trimSuffix "/" -}}
 {{- else -}}
 /models
 {{- end -}}
 {{- end -}}
 
 {{- define "lengthwise.modelVolume" -}}
-{{- $model := .Values.model -}}
-{{- if eq $model.source "claim" }}
+{{- if eq .source "claim" }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ $model.claim.name }}, readOnly: true}
-{{- else if ne $model.source "demo" }}
+  persistentVolumeClaim: {claimName: {{ .claim.name }}, readOnly: true}
+{{- else if ne .source "demo" }}
 - name: models
-  emptyDir: {sizeLimit: {{ $model.volumeSize }}}
+  emptyDir: {sizeLimit: {{ .volumeSize }}}
 {{- end }}
 {{- end -}}
 
 {{- define "lengthwise.modelMount" -}}
-{{- if ne .Values.model.source "demo" }}
-- {name: models, mountPath: /models, readOnly: {{ ne .Values.model.source "hub" }}}
+{{- if ne .source "demo" }}
+- {name: models, mountPath: /models, readOnly: {{ ne .source "hub" }}}
 {{- end }}
 {{- end -}}
 
 {{- define "lengthwise.modelEnv" -}}
-{{- if eq .Values.model.source "hub" }}
+{{- if eq .source "hub" }}
 - {name: HF_HOME, value: /models}
-{{- with .Values.model.hub.tokenSecret }}
+{{- with .hub.tokenSecret }}
 - name: HF_TOKEN
   valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
 {{- end }}
 {{- end }}
 {{- end -}}
 
+{{/* Of `root` and `model`. */}}
 {{- define "lengthwise.modelInit" -}}
-{{- if eq .Values.model.source "download" }}
+{{- if eq .model.source "download" }}
 initContainers:
   - name: download
-    image: {{ include "lengthwise.image" . }}
-    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    image: {{ include "lengthwise.image" .root }}
+    imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     command: [python3, -c]
     args:
       - |
@@ -72,8 +74,8 @@ initContainers:
             with tarfile.open(fileobj=response, mode="r|*") as archive:
                 archive.extractall("/models", **safely)
     env:
-      - {name: URL, value: {{ .Values.model.download.url | quote }}}
-      {{- with .Values.model.download.tokenSecret }}
+      - {name: URL, value: {{ .model.download.url | quote }}}
+      {{- with .model.download.tokenSecret }}
       - name: TOKEN
         valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
       {{- end }}

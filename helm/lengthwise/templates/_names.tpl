@@ -12,6 +12,10 @@
 {{ include "lengthwise.fullname" . }}-workers
 {{- end -}}
 
+{{- define "lengthwise.autoscaler" -}}
+{{ include "lengthwise.fullname" . }}-autoscaler
+{{- end -}}
+
 {{- define "lengthwise.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}

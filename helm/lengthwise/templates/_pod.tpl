@@ -15,35 +15,70 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* Volumes and mounts of `root` and `model`; without a model, none for weights. */}}
 {{- define "lengthwise.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
+{{- with .model }}
 {{- include "lengthwise.modelVolume" . }}
-{{- if .Values.tls.enabled }}
+{{- end }}
+{{- if .root.Values.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ .Values.tls.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ .root.Values.tls.secretName }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 
 {{- define "lengthwise.mounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: config, mountPath: /etc/lengthwise/config, readOnly: true}
+{{- with .model }}
 {{- include "lengthwise.modelMount" . }}
-{{- if .Values.tls.enabled }}
+{{- end }}
+{{- if .root.Values.tls.enabled }}
 - {name: tls, mountPath: /etc/lengthwise/tls, readOnly: true}
 {{- end }}
 {{- end -}}
 
 {{/*
-The kubelet's gRPC probes speak no TLS; with it, probes see only that the port is open, and frozen
-processes are the routers' heartbeats' affair alone.
+Probes of routers and workers, once a second while they start for `.seconds` at most. Draining takes
+readiness, not life. The kubelet's gRPC probes speak no TLS: with it, they ask over HTTP.
 */}}
-{{- define "lengthwise.probe" -}}
-{{- if .Values.tls.enabled -}}
-tcpSocket: {port: grpc}
-{{- else -}}
-grpc: {port: 50051}
+{{- define "lengthwise.probes" -}}
+{{- $ready := "grpc: {port: 50051}" -}}
+{{- $alive := "grpc: {port: 50051, service: live}" -}}
+{{- if .root.Values.tls.enabled -}}
+{{- $ready = "httpGet: {path: /healthz, port: metrics}" -}}
+{{- $alive = "httpGet: {path: /livez, port: metrics}" -}}
 {{- end -}}
+startupProbe:
+  {{ $ready }}
+  periodSeconds: 1
+  failureThreshold: {{ int .seconds }}
+readinessProbe:
+  {{ $ready }}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+livenessProbe:
+  {{ $alive }}
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 6
+{{- end -}}
+
+{{/* Where a pod may run, as all kinds of pods are told. */}}
+{{- define "lengthwise.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "lengthwise.pullSecrets" -}}

@@ -2,6 +2,7 @@
 {{- define "lengthwise.worker" -}}
 {{- $root := .root -}}
 {{- $pool := .pool -}}
+{{- $from := dict "root" $root "model" $pool.model -}}
 # It asks the API server for nothing.
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -10,49 +11,42 @@ enableServiceLinks: false
 terminationGracePeriodSeconds: {{ add $pool.drainSeconds 15 }}
 securityContext:
   {{- include "lengthwise.podSecurity" $root | nindent 2 }}
-{{- include "lengthwise.modelInit" $root }}
+{{- include "lengthwise.modelInit" $from }}
 containers:
   - name: worker
     image: {{ include "lengthwise.image" $root }}
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     # The configuration file is the pool's; where this pod is reached only the pod knows.
-    command: [/bin/sh, -c]
-    args:
-      - >-
-        sed "s/POD_IP/$POD_IP/" /etc/lengthwise/config/worker.yaml > /tmp/worker.yaml &&
-        exec lengthwise-{{ $pool.role }}-worker --config /tmp/worker.yaml
+    command:
+      - lengthwise-{{ ternary "flexible" $pool.role $pool.flexible }}-worker
+      - --config=/etc/lengthwise/config/worker.yaml
+      - --set=advertise_host=$(POD_IP)
     env:
       - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
-      {{- with include "lengthwise.modelEnv" $root | trim }}
+      {{- with include "lengthwise.modelEnv" $pool.model | trim }}
       {{- . | nindent 6 }}
       {{- end }}
     ports:
       - {name: grpc, containerPort: 50051}
       - {name: metrics, containerPort: 9090}
-    startupProbe:
-      {{- include "lengthwise.probe" $root | nindent 6 }}
-      periodSeconds: 1
-      failureThreshold: {{ int $pool.startSeconds }}
-    readinessProbe:
-      {{- include "lengthwise.probe" $root | nindent 6 }}
-      periodSeconds: 2
-      timeoutSeconds: 2
-      failureThreshold: 2
-    livenessProbe:
-      {{- include "lengthwise.probe" $root | nindent 6 }}
-      periodSeconds: 5
-      timeoutSeconds: 3
-      failureThreshold: 6
+    {{- include "lengthwise.probes" (dict "root" $root "seconds" $pool.startSeconds) | nindent 4 }}
     securityContext:
       {{- include "lengthwise.containerSecurity" $root | nindent 6 }}
     resources:
       {{- toYaml $pool.resources | nindent 6 }}
     volumeMounts:
-      {{- include "lengthwise.mounts" $root | nindent 6 }}
+      {{- include "lengthwise.mounts" $from | nindent 6 }}
+      {{- if $pool.sharedMemory }}
+      - {name: shared-memory, mountPath: /dev/shm}
+      {{- end }}
 volumes:
   - name: config
     configMap: {name: {{ .name }}}
-  {{- include "lengthwise.volumes" $root | nindent 2 }}
+  {{- include "lengthwise.volumes" $from | nindent 2 }}
+  {{- with $pool.sharedMemory }}
+  - name: shared-memory
+    emptyDir: {medium: Memory, sizeLimit: {{ . }}}
+  {{- end }}
 {{- with $pool.topologySpread }}
 topologySpreadConstraints:
   {{- range . }}
@@ -63,18 +57,10 @@ topologySpreadConstraints:
         lengthwise/pool: {{ $pool.name }}
   {{- end }}
 {{- end }}
-{{- with $pool.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $pool.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- with $pool.runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
-{{- with $pool.priorityClassName }}
-priorityClassName: {{ . }}
+{{- with include "lengthwise.placement" $pool | trim }}
+{{ . }}
 {{- end }}
 {{- end -}}

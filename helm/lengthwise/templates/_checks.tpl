@@ -1,0 +1,82 @@
+{{/* Contradictions between values that the schema cannot put into one clear line. */}}
+{{- define "lengthwise.check" -}}
+{{- $pools := include "lengthwise.pools" . | fromJsonArray -}}
+{{- $names := dict -}}
+{{- range $pools -}}
+{{- if hasKey $names .name -}}
+{{- fail (printf "pools: got two pools named %s, expected different names" .name) -}}
+{{- end -}}
+{{- $_ := set $names .name true -}}
+{{- include "lengthwise.checkPool" . -}}
+{{- include "lengthwise.checkModel" . -}}
+{{- end -}}
+{{- include "lengthwise.checkRoles" (dict "root" . "pools" $pools) -}}
+{{- include "lengthwise.checkAutoscaler" (dict "root" . "pools" $pools) -}}
+{{- end -}}
+
+{{- define "lengthwise.checkPool" -}}
+{{- $pool := printf "pool %s" .name -}}
+{{- if and .lengthClass (eq .role "decode") -}}
+{{- fail (printf "%s: got lengthClass %s, expected none: decode workers take requests of every length" $pool .lengthClass) -}}
+{{- end -}}
+{{- if and .lengthClass .flexible -}}
+{{- fail (printf "%s: got lengthClass %s and flexible, expected one of them: a flexible worker takes every length" $pool .lengthClass) -}}
+{{- end -}}
+{{- with .autoscale -}}
+{{- if gt (int .min) (int .max) -}}
+{{- fail (printf "%s: got autoscale.min %d above autoscale.max %d" $pool (int .min) (int .max)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .autoscale.enabled (or (lt (int .replicas) (int .autoscale.min)) (gt (int .replicas) (int .autoscale.max))) -}}
+{{- fail (printf "%s: got replicas %d, expected autoscale.min %d to autoscale.max %d: it begins with them" $pool (int .replicas) (int .autoscale.min) (int .autoscale.max)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* As the schema demands of `model`, of what a pool says otherwise. */}}
+{{- define "lengthwise.checkModel" -}}
+{{- $place := printf "pool %s: model" .name -}}
+{{- $model := .model -}}
+{{- if and (eq $model.source "claim") (not $model.claim.name) -}}
+{{- fail (printf "%s.claim.name: got none, expected a PersistentVolumeClaim's: model.source is claim" $place) -}}
+{{- else if and (eq $model.source "hub") (not (regexMatch "^[^/ ]+/[^/ ]+$" $model.hub.id)) -}}
+{{- fail (printf "%s.hub.id: got %q, expected OWNER/NAME: model.source is hub" $place $model.hub.id) -}}
+{{- else if and (eq $model.source "download") (not (regexMatch "^https?://" $model.download.url)) -}}
+{{- fail (printf "%s.download.url: got %q, expected http:// or https://: model.source is download" $place $model.download.url) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A role has somebody where a pool has replicas, or is given them as requests arrive. */}}
+{{- define "lengthwise.checkRoles" -}}
+{{- $staffed := dict -}}
+{{- range .pools -}}
+{{- if or (gt (int .replicas) 0) .autoscale.enabled -}}
+{{- $_ := set $staffed .role true -}}
+{{- end -}}
+{{- end -}}
+{{- if not (hasKey $staffed "decode") -}}
+{{- fail "pools: got no replica of role decode, expected at least one, or autoscale.enabled: every request needs it" -}}
+{{- end -}}
+{{- $local := dig "local_prefill" true .root.Values.router.config -}}
+{{- if and (not $local) (not (hasKey $staffed "prefill")) -}}
+{{- fail "pools: got no replica of role prefill, expected at least one: router.config.local_prefill is false, so that decode workers compute no prompts" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.checkAutoscaler" -}}
+{{- $autoscaler := .root.Values.autoscaler -}}
+{{- $sized := list -}}
+{{- range .pools -}}
+{{- if .autoscale.enabled -}}
+{{- $sized = append $sized .name -}}
+{{- end -}}
+{{- end -}}
+{{- if and $sized (not $autoscaler.enabled) -}}
+{{- fail (printf "pool %s: got autoscale.enabled, expected autoscaler.enabled too: nobody would scale it" (first $sized)) -}}
+{{- end -}}
+{{- if and $autoscaler.enabled (not $sized) -}}
+{{- fail "autoscaler.enabled: got no pool with autoscale.enabled, expected at least one" -}}
+{{- end -}}
+{{- if and $autoscaler.enabled (not $autoscaler.prometheus.url) -}}
+{{- fail "autoscaler.prometheus.url: got none, expected http://HOST:PORT: the autoscaler decides by what Prometheus knows" -}}
+{{- end -}}
+{{- end -}}
