@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.lengths import LengthClass
+from lengthwise_policy.scaling_policy import ScalingPolicy
 from lengthwise_policy.scaling_state import Pool
 from lengthwise_policy.types import Role
 from lengthwise_runtime.config import STRICT, TlsConfig
@@ -52,18 +53,6 @@ class PrometheusConfig:
                 f"window_seconds: expected at least {SCRAPES_IN_WINDOW} scrape intervals,"
                 f" {least:g}, got {self.window_seconds:g}"
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingPolicy:
-    """Moves to lengthwise_policy.scaling."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    scale_in_seconds: float = 300.0
-    scale_to_zero_seconds: float = 600.0
-    manual_hold_seconds: float = 300.0
-    flip_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -38,11 +38,14 @@ def run_process(
     config_class: type[C],
     build: Callable[[C], Application],
     expected: tuple[type[Exception], ...] = (),
+    switches: Mapping[str, str] | None = None,
 ) -> None:
     """Entry point of a process: reads `--config FILE` and what `--set KEY=VALUE` says otherwise,
     serves until SIGTERM or SIGINT, drains, exits.
 
     `expected`: errors of start-up that are the operator's to mend; they are printed as one line.
+    `switches`: keys that are true or false, and have an option each that makes them true, with its
+    help.
     """
     parser = argparse.ArgumentParser(prog=f"lengthwise-{name}", description=f"Lengthwise {name}")
     parser.add_argument("--config", type=Path, required=True, help="YAML configuration file")
@@ -50,6 +53,11 @@ def run_process(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
         help="instead of what the file says; may be repeated, KEY may be dotted",
     )  # fmt: skip
+    for key, meaning in (switches or {}).items():
+        parser.add_argument(
+            f"--{key.replace('_', '-')}", action="append_const", const=f"{key}=true",
+            dest="overrides", help=meaning,
+        )  # fmt: skip
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
     arguments = parser.parse_args()
     configure_logging(name, arguments.log_level.upper())

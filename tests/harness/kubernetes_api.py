@@ -1,4 +1,4 @@
-"""An API server that knows EndpointSlices alone, over real HTTP, and misbehaves on request.
+"""An API server of a few kinds of objects, over real HTTP, that misbehaves on request.
 
 It keeps what a real one keeps: a version that grows with every change, a history that watches
 start from, and label selectors of one form. Its faults are what routers meet in the field.
@@ -14,6 +14,8 @@ from typing import Any
 
 from aiohttp import web
 from kubernetes_asyncio.client import Configuration
+
+from harness.kubernetes_objects import FakeObjects
 
 PATH = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
@@ -162,6 +164,7 @@ class Server:
 
     def __init__(self) -> None:
         self.api = FakeApi()
+        self.objects = FakeObjects()  # other kinds than EndpointSlices
         self._port = 0
         self._runner: web.AppRunner | None = None
 
@@ -172,6 +175,7 @@ class Server:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get(PATH, _Handler(self.api).get)
+        self.objects.add_routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)

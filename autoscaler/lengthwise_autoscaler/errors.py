@@ -1,0 +1,37 @@
+"""What keeps an autoscaler from deciding or acting.
+
+The rule: an error leaves scaling where it is, and is told in the log, as an Event and by a metric,
+each with the same reason.
+"""
+
+from typing import Literal, get_args
+
+ErrorReason = Literal[
+    "prometheus_unreachable",
+    "query_failed",
+    "data_missing",
+    "data_stale",
+    "forbidden",
+    "unknown_pool",
+    "api_server_unreachable",
+    "flip_failed",
+]
+
+ERROR_REASONS: tuple[ErrorReason, ...] = get_args(ErrorReason)
+
+
+class ScalingError(Exception):
+    """Its text says what, got, expected and remedy; `pool` is empty where it concerns all."""
+
+    def __init__(self, reason: ErrorReason, message: str, *, pool: str = "") -> None:
+        super().__init__(message)
+        self.reason: ErrorReason = reason
+        self.pool = pool
+
+
+class Refused(ScalingError):
+    """The API server answered, and it was no."""
+
+    def __init__(self, reason: ErrorReason, message: str, *, status: int) -> None:
+        super().__init__(reason, message)
+        self.status = status

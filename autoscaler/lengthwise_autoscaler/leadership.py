@@ -1,0 +1,145 @@
+"""Leadership by a Lease: one of several autoscalers acts.
+
+As client-go does it. `kubernetes_asyncio.leaderelection` is not used: its requests have no timeout,
+an unreachable API server ends it with an exception, it stays leader while a request hangs, writes
+local time as if it were UTC, and does not give the Lease up at its end.
+
+Clocks of different machines are not compared: others count LEASE_SECONDS from when they see a
+renewal, the leader counts RENEW_SECONDS from before it sent one. So a leader that is frozen, or cut
+off, has stopped leading before its Lease can be taken, and knows it at once when it runs again.
+
+The rule: `is_leader` is asked before each write.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import socket
+import time
+from datetime import UTC, datetime
+
+from lengthwise_autoscaler.api_server import CONFLICT, NOT_FOUND, ApiServer, Object
+from lengthwise_autoscaler.errors import Refused, ScalingError
+from lengthwise_autoscaler.reporter import Reporter
+
+logger = logging.getLogger(__name__)
+
+# client-go's, which survive an API server's restart.
+LEASE_SECONDS = 15
+RENEW_SECONDS = 10.0
+RETRY_SECONDS = 2.0
+
+RELEASE_SECONDS = 2.0
+
+
+class Leadership:
+    """Life: construct, `run` as a task, cancel it, `release`."""
+
+    def __init__(
+        self, api: ApiServer, reporter: Reporter, *, lease: str, identity: str = ""
+    ) -> None:
+        self._api = api
+        self._reporter = reporter
+        self._lease = lease
+        # Two processes with one name must not both lead: a container that was started again
+        # shares its host's name with one that may be frozen.
+        self.identity = f"{identity or socket.gethostname()}_{secrets.token_hex(4)}"
+        self._leads_until = 0.0
+        self._seen: tuple[str, str, str] | None = None  # holder and times of what others wrote
+        self._seen_at = 0.0
+
+    @property
+    def is_leader(self) -> bool:
+        return time.monotonic() < self._leads_until
+
+    async def run(self) -> None:
+        """Tries to lead, and to go on leading, for ever."""
+        while True:
+            led = self.is_leader
+            await self._try()
+            if self.is_leader and not led:
+                logger.info("leads as %s", self.identity)
+            elif led and not self.is_leader:
+                logger.warning("leads no more")
+            await asyncio.sleep(RETRY_SECONDS * random.uniform(0.8, 1.2))
+
+    async def release(self) -> None:
+        """Lets another lead at once; bounded, and not insisted on."""
+        if not self.is_leader:
+            return
+        self._leads_until = 0.0
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                lease = await self._api.ask("get", "leases", self._lease)
+                spec = lease.get("spec") or {}
+                if spec.get("holderIdentity") != self.identity:
+                    return
+                spec |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
+                await self._api.ask("update", "leases", self._lease, {**lease, "spec": spec})
+        except (ScalingError, TimeoutError) as error:
+            logger.warning("the Lease is not given up, it will expire: %s", error)
+
+    async def _try(self) -> None:
+        try:
+            await self._acquire_or_renew()
+        except Refused as error:
+            if error.status == CONFLICT:
+                logger.debug("somebody else was faster: %s", error)
+            else:
+                self._reporter.error(error)
+        except ScalingError as error:
+            self._reporter.error(error)
+
+    async def _acquire_or_renew(self) -> None:
+        began_at = time.monotonic()
+        try:
+            lease = await self._api.ask("get", "leases", self._lease)
+        except Refused as error:
+            if error.status != NOT_FOUND:
+                raise
+            await self._create()
+        else:
+            if self._is_held_by_another(lease):
+                self._leads_until = 0.0
+                return
+            spec = self._renewed(lease.get("spec") or {})
+            await self._api.ask("update", "leases", self._lease, {**lease, "spec": spec})
+        self._leads_until = began_at + RENEW_SECONDS
+
+    async def _create(self) -> None:
+        body: Object = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": self._lease},
+            "spec": self._renewed({}),
+        }
+        await self._api.ask("create", "leases", body=body)
+
+    def _is_held_by_another(self, lease: Object) -> bool:
+        spec = lease.get("spec") or {}
+        holder = spec.get("holderIdentity") or ""
+        seen = holder, str(spec.get("acquireTime")), str(spec.get("renewTime"))
+        if seen != self._seen:
+            self._seen, self._seen_at = seen, time.monotonic()
+        if holder in ("", self.identity):
+            return False
+        lasts = float(spec.get("leaseDurationSeconds") or LEASE_SECONDS)
+        return time.monotonic() < self._seen_at + lasts
+
+    def _renewed(self, spec: Object) -> Object:
+        now = _now()
+        if spec.get("holderIdentity") == self.identity:
+            return {**spec, "renewTime": now}
+        return {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "acquireTime": now,
+            "renewTime": now,
+            "leaseTransitions": int(spec.get("leaseTransitions") or 0) + bool(spec),
+        }
+
+
+def _now() -> str:
+    """As a MicroTime is written."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

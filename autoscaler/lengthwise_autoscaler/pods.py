@@ -1,0 +1,143 @@
+"""A release's pods and Deployments, read from the API server's JSON.
+
+The rule: reading decides nothing and keeps nothing; what is not there reads as the harmless case.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lengthwise_policy.scaling_state import PodPhase
+from lengthwise_runtime.config import Address
+
+POOL_LABEL = "lengthwise/pool"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+RELEASE_LABEL = "app.kubernetes.io/instance"
+PAUSE_ANNOTATION = "lengthwise/autoscale"  # value "paused"
+COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
+
+STUCK_SECONDS = 10.0
+"""The scheduler places a pod within a second of there being room, and pulls are tried again after
+ten; what has failed for longer is not about to begin."""
+
+_CANNOT_START = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasePod:
+    """A pod that has not ended."""
+
+    name: str
+    component: str  # router, worker, autoscaler
+    pool: str  # empty: no worker
+    phase: PodPhase
+    ready_at: float  # since the epoch; when `phase` became ready
+    address: str  # host:port of its gRPC server; empty: unknown
+    has_cost: bool  # somebody gave it a deletion cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A pool's."""
+
+    name: str
+    uid: str
+    version: str
+    replicas: int
+    paused: bool
+
+
+def read_deployment(item: Object) -> Deployment:
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    annotations = metadata.get("annotations") or {}
+    return Deployment(
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        version=metadata["resourceVersion"],
+        replicas=int(spec.get("replicas", 1)),
+        paused=annotations.get(PAUSE_ANNOTATION) == "paused",
+    )
+
+
+def read_pods(items: Iterable[Object], now: float) -> tuple[ReleasePod, ...]:
+    """`now`: since the epoch. Pods that have ended (evicted, completed) are left out."""
+    return tuple(
+        _read_pod(item, now)
+        for item in items
+        if (item.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+    )
+
+
+def _read_pod(item: Object, now: float) -> ReleasePod:
+    metadata, status = item["metadata"], item.get("status") or {}
+    labels = metadata.get("labels") or {}
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
+    return ReleasePod(
+        name=metadata["name"],
+        component=labels.get(COMPONENT_LABEL, ""),
+        pool=labels.get(POOL_LABEL, ""),
+        phase=_phase(metadata, status, conditions, now),
+        ready_at=_instant(conditions.get("Ready", {})),
+        address=_address(item.get("spec") or {}, status),
+        has_cost=COST_ANNOTATION in (metadata.get("annotations") or {}),
+    )
+
+
+def _phase(
+    metadata: Object, status: Object, conditions: Mapping[str, Object], now: float
+) -> PodPhase:
+    if metadata.get("deletionTimestamp"):
+        return "leaving"
+    if conditions.get("Ready", {}).get("status") == "True":
+        return "ready"
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return "unschedulable" if now - _instant(scheduled) > STUCK_SECONDS else "starting"
+    created_at = _time(metadata.get("creationTimestamp"))
+    if now - created_at > STUCK_SECONDS and any(_cannot_start(entry) for entry in _states(status)):
+        return "unschedulable"
+    return "starting"
+
+
+def _states(status: Object) -> list[Object]:
+    containers = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    return [entry.get("state") or {} for entry in containers]
+
+
+def _cannot_start(state: Object) -> bool:
+    return (state.get("waiting") or {}).get("reason") in _CANNOT_START
+
+
+def _instant(condition: Object) -> float:
+    return _time(condition.get("lastTransitionTime"))
+
+
+def _time(text: str | None) -> float:
+    """Since the epoch; 0, long ago, where it is not told."""
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
+
+
+def _address(spec: Object, status: Object) -> str:
+    ip = status.get("podIP")
+    for container in spec.get("containers") or ():
+        for port in container.get("ports") or ():
+            if port.get("name") == "grpc" and ip:
+                return str(Address(ip, port["containerPort"]))
+    return ""

@@ -1,0 +1,151 @@
+"""Prometheus, asked by instant queries: bounded in time and size, and never believed blindly.
+
+The rule: what is wrong with an answer is an error with a reason, whether nobody answered, the query
+was refused, or the answer is not a vector. Tokens are read anew for each round and never told.
+"""
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from lengthwise_autoscaler.config import PrometheusConfig
+from lengthwise_autoscaler.errors import ScalingError
+from lengthwise_autoscaler.queries import QueryName
+from lengthwise_runtime.config import ConfigError
+
+# It would write a line for each query.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+MAX_ANSWER_BYTES = 4 << 20
+"""A thousand pods, named one by one, are 0.1 MB."""
+
+MAX_CONNECTIONS = 4
+"""Queries are cheap; this keeps a round from taking more than its share of Prometheus' 20."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One element of an instant vector."""
+
+    labels: Mapping[str, str]
+    value: float
+
+    def label(self, name: str) -> str:
+        return self.labels.get(name, "")
+
+
+Vector = tuple[Row, ...]
+
+
+class Prometheus:
+    """Close it when done."""
+
+    def __init__(self, config: PrometheusConfig) -> None:
+        """Errors: ConfigError when the authority's file cannot be used."""
+        self._config = config
+        try:
+            context = ssl.create_default_context(cafile=config.authority)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"prometheus.authority {config.authority}: {error}") from error
+        self._client = httpx.AsyncClient(
+            base_url=config.url.rstrip("/"),
+            verify=context,
+            timeout=config.timeout_seconds,
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def ask(self, queries: Mapping[QueryName, str]) -> dict[QueryName, Vector]:
+        """All of them, within `timeout_seconds` together.
+
+        Errors: ScalingError `prometheus_unreachable` or `query_failed`, of the first that fails.
+        """
+        headers = self._headers()
+        try:
+            async with asyncio.timeout(self._config.timeout_seconds), asyncio.TaskGroup() as group:
+                tasks = {
+                    name: group.create_task(self._query(name, text, headers))
+                    for name, text in queries.items()
+                }
+        except TimeoutError as error:
+            raise self._unreachable(
+                f"no answer within {self._config.timeout_seconds:g} s"
+            ) from error
+        except ExceptionGroup as group_error:
+            # Ours are ScalingErrors; anything else is a bug, and the group says more.
+            errors = [error for error in group_error.exceptions if isinstance(error, ScalingError)]
+            if len(errors) != len(group_error.exceptions):
+                raise
+            raise errors[0] from None
+        return {name: task.result() for name, task in tasks.items()}
+
+    def _headers(self) -> dict[str, str]:
+        path = self._config.bearer_token
+        if path is None:
+            return {}
+        try:
+            token = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            # The text of a decoding error would show the file's content.
+            what = error.strerror if isinstance(error, OSError) else "not ASCII"
+            raise self._unreachable(f"cannot read prometheus.bearer_token {path}: {what}") from None
+        return {"Authorization": f"Bearer {token}"}
+
+    async def _query(self, name: QueryName, text: str, headers: Mapping[str, str]) -> Vector:
+        # Thanos would otherwise leave out what it cannot reach; Prometheus ignores it.
+        parameters = {
+            "query": text,
+            "timeout": f"{round(1000 * self._config.timeout_seconds)}ms",
+            "partial_response": "false",
+        }
+        body = bytearray()
+        try:
+            async with self._client.stream(
+                "GET", "/api/v1/query", params=parameters, headers=headers
+            ) as response:
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise _failed(name, f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(f"{type(error).__name__} {error}".strip()) from error
+        return _vector(name, response.status_code, bytes(body))
+
+    def _unreachable(self, what: str) -> ScalingError:
+        return ScalingError("prometheus_unreachable", f"Prometheus at {self._config.url}: {what}")
+
+
+def _failed(name: QueryName, what: str) -> ScalingError:
+    return ScalingError("query_failed", f"query {name}: {what}")
+
+
+def _vector(name: QueryName, status: int, body: bytes) -> Vector:
+    try:
+        answer = json.loads(body)
+        if answer["status"] != "success":
+            raise _failed(name, f"Prometheus says {answer.get('errorType')}: {answer.get('error')}")
+        data = answer["data"]
+        if data["resultType"] != "vector":
+            raise _failed(name, f"expected a vector, got a {data['resultType']}")
+        return tuple(_row(item) for item in data["result"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        shown = body[:120].decode("utf-8", "replace")
+        raise _failed(
+            name,
+            f"HTTP {status}, expected Prometheus' JSON ({type(error).__name__}), got {shown!r};"
+            " is prometheus.url right?",
+        ) from error
+
+
+def _row(item: Any) -> Row:
+    """Prometheus writes numbers as strings: "NaN" and "+Inf" among them."""
+    value = float(item["value"][1])
+    return Row(labels=dict(item["metric"]), value=value)

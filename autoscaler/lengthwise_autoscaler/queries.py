@@ -1,0 +1,104 @@
+"""Every PromQL query the autoscaler makes, by name.
+
+The rule: a query's result has few rows however many workers there are, except those that must name
+each pod. Rates are over the configured window. Only the release's own series are selected.
+"""
+
+import json
+from typing import Literal, get_args
+
+QueryName = Literal[
+    "sample_age",
+    "scraped",
+    "arrived_requests",
+    "arrived_tokens",
+    "waiting_requests",
+    "ttft",
+    "tpot",
+    "prefill_tokens",
+    "prefill_busy",
+    "queue_seconds",
+    "queued_tokens",
+    "decode_running",
+    "decode_context",
+    "decode_queued",
+    "decode_predicted",
+    "decode_blocks",
+    "decode_workers",
+    "block_tokens",
+    "generated_tokens",
+    "mean_workers",
+    "cost",
+    "pod_requests",
+    "pod_cached",
+]
+
+QUERY_NAMES: tuple[QueryName, ...] = get_args(QueryName)
+
+PERCENTILE = 0.9
+
+
+def queries(
+    namespace: str, release: str, *, window_seconds: float, scrape_interval_seconds: float
+) -> dict[QueryName, str]:
+    """The text of each. Labels of a result are those after `by`."""
+    window = f"[{round(1000 * window_seconds)}ms]"
+    steps = f"[{round(1000 * window_seconds)}ms:{round(1000 * scrape_interval_seconds)}ms]"
+
+    def series(metric: str, **labels: str) -> str:
+        return _series(metric, {"namespace": namespace, "release": release, **labels})
+
+    def rate(metric: str, **labels: str) -> str:
+        return f"rate({series(metric, **labels)}{window})"
+
+    def percentile(by: str, metric: str, **labels: str) -> str:
+        buckets = rate(f"{metric}_bucket", **labels)
+        return f"histogram_quantile({PERCENTILE}, sum by ({by}) ({buckets}))"
+
+    def decode(metric: str) -> str:
+        return f"sum by (pool) ({series(metric, role='decode')})"
+
+    up = series("up", component="router|worker")
+    blocks = series("lengthwise_kv_blocks", role="decode", state="free|used")
+    cached = series("lengthwise_kv_blocks", state="cached")
+    workers = f"count by (role, pool) ({series('lengthwise_running_requests')})"
+    held = "lengthwise_running_requests|lengthwise_queued_requests"
+    by_class = "pool, length_class"
+    return {
+        # By the clock of Prometheus, which stamps samples too.
+        "sample_age": f"time() - max by (pod) (timestamp({up}))",
+        "scraped": f"max by (pod) ({up})",
+        "arrived_requests": f"sum by (length_class) ({rate('lengthwise_arrived_requests_total')})",
+        "arrived_tokens": f"sum by (length_class) ({rate('lengthwise_arrived_tokens_total')})",
+        "waiting_requests": f"sum({series('lengthwise_requests_waiting')})",
+        "ttft": percentile("length_class, le", "lengthwise_time_to_first_token_seconds"),
+        "tpot": percentile("le", "lengthwise_time_per_output_token_seconds"),
+        "prefill_tokens": f"sum by ({by_class}) ({rate('lengthwise_prefill_tokens_total')})",
+        "prefill_busy": f"sum by ({by_class}) ({rate('lengthwise_prefill_busy_seconds_total')})",
+        "queue_seconds": percentile(f"{by_class}, le", "lengthwise_queue_seconds", role="prefill"),
+        "queued_tokens": "sum by (role, pool, length_class)"
+        f" ({series('lengthwise_queued_tokens')})",
+        "decode_running": decode("lengthwise_running_requests"),
+        "decode_context": decode("lengthwise_context_tokens"),
+        "decode_queued": decode("lengthwise_queued_requests"),
+        "decode_predicted": decode("lengthwise_kv_blocks_predicted"),
+        "decode_blocks": f"sum by (pool) ({blocks})",
+        "decode_workers": "count by (pool)"
+        f" ({series('lengthwise_kv_blocks_predicted', role='decode')})",
+        "block_tokens": f"max({series('lengthwise_kv_block_tokens')})",
+        "generated_tokens": f"sum by (pool) ({rate('lengthwise_generated_tokens_total')})",
+        "mean_workers": f"avg_over_time(({workers}){steps})",
+        "cost": f"quantile by (role, pool, coefficient) (0.5, {series('lengthwise_cost_seconds')})",
+        "pod_requests": f"sum by (pod) ({series('', __name__=held)})",
+        "pod_cached": f"sum by (pod) ({cached})",
+    }
+
+
+def _series(metric: str, labels: dict[str, str]) -> str:
+    """A selector. Values with a bar are alternatives."""
+    # A JSON string is a PromQL string.
+    matchers = [
+        f"{name}{'=~' if '|' in value else '='}{json.dumps(value)}"
+        for name, value in labels.items()
+    ]
+    return f"{metric}{{{','.join(matchers)}}}"

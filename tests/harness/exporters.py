@@ -1,0 +1,154 @@
+"""Pods as Prometheus sees them: the processes' own metrics, at real HTTP ports, and no process.
+
+The rule: names and labels come from the code that a real pod runs, so that a metric renamed there
+is found missing here.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from harness.prometheus import NAMESPACE
+from lengthwise_decode_worker.metrics import DecodeMetrics
+from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_decode_worker.snapshot import Snapshot
+from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_policy.cost import CostModel
+from lengthwise_policy.lengths import LengthClass
+from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_prefill_worker.messages import StepReport
+from lengthwise_prefill_worker.metrics import PrefillMetrics
+from lengthwise_router.metrics import RouterMetrics
+
+RELEASE = "demo"
+
+
+class Exporter:
+    """Serves a registry; close it when done."""
+
+    component = "worker"
+
+    def __init__(self, pod: str, pool: str = "") -> None:
+        self.pod = pod
+        self.registry = CollectorRegistry()
+        self._pool = pool
+        self._server, self._thread = start_http_server(0, "127.0.0.1", self.registry)
+
+    @property
+    def target(self) -> tuple[str, dict[str, str]]:
+        """As the PodMonitor's relabelling makes it."""
+        labels = {
+            "job": "lengthwise",
+            "namespace": NAMESPACE,
+            "release": RELEASE,
+            "component": self.component,
+            "pod": self.pod,
+        }
+        if self._pool:
+            labels["pool"] = self._pool
+        return f"127.0.0.1:{self._server.server_port}", labels
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+class RouterExporter(Exporter):
+    """A router's metrics."""
+
+    component = "router"
+
+    def __init__(self, pod: str) -> None:
+        super().__init__(pod)
+        self.waiting = 0
+        self.metrics = RouterMetrics(
+            self.registry,
+            model="toy",
+            strategy="round_robin",
+            ttft_slo_seconds={"short": 0.4, "long": 2.0},
+            tpot_slo_seconds=0.1,
+            workers=lambda: (),
+            num_discovered=lambda: 0,
+            num_waiting=lambda: self.waiting,
+        )
+
+    def arrive(self, length: LengthClass, tokens: int, ttft: float | None = None) -> None:
+        self.metrics.arrived(length, tokens)
+        if ttft is not None:
+            self.metrics.first_token(length, ttft)
+
+
+@dataclass(slots=True)
+class PrefillState:
+    """What a prefill worker's engine would tell."""
+
+    blocks_free: int = 1000
+    blocks_cached: int = 0
+    running_requests: int = 0
+    queued_requests: int = 0
+    queued_tokens: int = 0  # of class long
+    cost: CostModel | None = None
+    short_tokens: int = 256
+
+    @property
+    def queues(self) -> tuple[tuple[str, int, int], ...]:
+        return (("short", 0, 0), ("long", self.queued_requests, self.queued_tokens))
+
+
+class PrefillExporter(Exporter):
+    """A prefill worker's metrics."""
+
+    def __init__(self, pod: str, pool: str) -> None:
+        super().__init__(pod, pool)
+        self.state = PrefillState()
+        self.metrics = PrefillMetrics(self.registry, "length_aware")
+        self.metrics.watch(lambda: self.state, total_blocks=1000, block_size=16)
+
+    def compute(self, length: LengthClass, tokens: int, seconds: float) -> None:
+        """A step of one class."""
+        chunk = Chunk(request_id=RequestId("1"), start=0, num_tokens=tokens, is_last=True)
+        report = StepReport(
+            batch=PrefillBatch(
+                length=length,
+                chunks=(chunk,),
+                shape=None,
+                reason="alone: test",
+            ),
+            busy_seconds=seconds,
+            tokens={length: tokens},
+        )
+        self.metrics.count(report)
+
+
+class DecodeExporter(Exporter):
+    """A decode worker's metrics."""
+
+    def __init__(self, pod: str, pool: str) -> None:
+        super().__init__(pod, pool)
+        self.state = Snapshot(
+            blocks_free=1000,
+            blocks_cached=0,
+            blocks_predicted=0,
+            running_requests=0,
+            context_tokens=0,
+            queued_requests=0,
+            queued_tokens=0,
+            output_tokens_total=0,
+            prompt_tokens_total=0,
+            cost=None,
+            cost_samples=0,
+            short_tokens=256,
+        )
+        self.metrics = DecodeMetrics(self.registry)
+        self.metrics.watch_decoding(lambda: self.state, total_blocks=1000, block_size=16)
+
+    def set(self, **values: Any) -> None:
+        """Gauges from now on."""
+        self.state = replace(self.state, **values)
+
+    def generate(self, tokens: int) -> None:
+        rows = RouterRows()
+        rows.token_ids.extend(range(tokens))
+        self.metrics.count(StepOutput(rows={"router": rows}, busy_seconds=0.01))
