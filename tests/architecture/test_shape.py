@@ -19,7 +19,7 @@ MAX_FUNCTION_LINES = 80
 
 
 def _modules() -> Iterator[Path]:
-    for folder in (*SOURCE_ROOTS, "tests", "benchmarks"):
+    for folder in (*SOURCE_ROOTS, "helm", "tests", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "/v1/" not in path.as_posix():
                 yield path

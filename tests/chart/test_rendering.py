@@ -1,0 +1,219 @@
+"""What the chart makes of values: configuration files that the processes accept, rights, pods."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from harness.helm import CHART, VALUES, Manifest, Rendered
+
+from lengthwise_autoscaler.config import AutoscalerConfig
+from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_flexible_worker.config import FlexibleWorkerConfig
+from lengthwise_prefill_worker.config import PrefillWorkerConfig
+from lengthwise_router.config import RouterConfig
+from lengthwise_runtime.config import load_config
+
+CONFIGS: dict[str, type] = {
+    "lengthwise-router": RouterConfig,
+    "lengthwise-prefill-worker": PrefillWorkerConfig,
+    "lengthwise-decode-worker": DecodeWorkerConfig,
+    "lengthwise-flexible-worker": FlexibleWorkerConfig,
+    "lengthwise-autoscaler": AutoscalerConfig,
+}
+
+EVERYTHING = Path(__file__).with_name("everything.yaml")
+
+
+@pytest.fixture(scope="module")
+def everything(helm: str) -> Rendered:
+    return Rendered(helm, f"--values={EVERYTHING}")
+
+
+@pytest.fixture(scope="module")
+def bare(helm: str) -> Rendered:
+    return Rendered(helm)
+
+
+def _loaded(rendered: Rendered, folder: Path) -> dict[str, Any]:
+    """The configuration of each Deployment, read as its process does."""
+    configs: dict[str, Any] = {}
+    for name, pod, container in rendered.containers():
+        (volume,) = [each for each in pod["volumes"] if each["name"] == "config"]
+        (source,) = [
+            each
+            for each in rendered.of("ConfigMap")
+            if each["metadata"]["name"] == volume["configMap"]["name"]
+        ]
+        program, place, *more = container["command"]
+        file = Path(place.removeprefix("--config=/etc/lengthwise/config/"))
+        path = folder / f"{name}-{file}"
+        path.write_text(source["data"][str(file)], encoding="utf-8")
+        overrides = [
+            each.removeprefix("--set=").replace("$(POD_IP)", "fd00::1:2:3") for each in more
+        ]
+        configs[name.removeprefix("demo-lengthwise-")] = load_config(
+            path, CONFIGS[program], overrides
+        )
+    return configs
+
+
+@pytest.mark.parametrize("values", [None, *VALUES], ids=lambda path: path.stem if path else "none")
+def test_processes_accept_their_configuration(
+    helm: str, values: Path | None, tmp_path: Path
+) -> None:
+    rendered = Rendered(helm, *([f"--values={values}"] if values else []))
+    assert len(_loaded(rendered, tmp_path)) >= 3
+
+
+def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path) -> None:
+    configs = _loaded(everything, tmp_path)
+    short, mixed, decode = configs["short"], configs["mixed"], configs["decode"]
+    assert (short.length_class, short.prefix_caching, short.kv_memory_bytes) == (
+        "short", False, 10_000_000_000,
+    )  # fmt: skip
+    assert short.advertise_host == "fd00::1:2:3"
+    assert (mixed.role, mixed.prefix_caching, mixed.prefill.layerwise_tokens) == (
+        "prefill", True, 12,
+    )  # fmt: skip
+    assert (decode.model, decode.served_name) == ("owner/weights", configs["router"].served_name)
+    assert short.model == configs["router"].model == "/opt/lengthwise/demo_model"
+    assert configs["router"].local_prefill is False
+
+
+def test_the_autoscaler_is_told_of_the_pools_it_sizes(everything: Rendered, tmp_path: Path) -> None:
+    config = _loaded(everything, tmp_path)["autoscaler"]
+    assert [
+        (pool.name, pool.deployment, pool.length_class, pool.min_replicas, pool.max_replicas)
+        for pool in config.pools
+    ] == [
+        ("short", "demo-lengthwise-short", "short", 2, 6),
+        ("mixed", "demo-lengthwise-mixed", None, 0, 4),
+    ]
+    assert [pool.flexible for pool in config.pools] == [False, True]
+    assert (config.release, config.namespace, config.dry_run) == ("demo", "somewhere", True)
+    assert config.scaling.flip_seconds == 60
+    assert (config.tpot_slo_seconds, config.ttft_slo_long_seconds) == (0.05, 2.0)
+    prometheus = config.prometheus
+    assert (prometheus.scrape_interval_seconds, prometheus.window_seconds) == (30.0, 120.0)
+    assert str(prometheus.bearer_token) == "/etc/lengthwise/prometheus/token"
+    assert config.tls.server_name == "demo-lengthwise-workers"
+
+
+def test_the_autoscaler_may_size_its_pools_and_nothing_else(everything: Rendered) -> None:
+    deployments = ["demo-lengthwise-short", "demo-lengthwise-mixed"]
+    role = everything.one("Role", "autoscaler")
+    assert sorted(role["rules"], key=json.dumps) == sorted(
+        [
+            _rule("apps", "deployments", ["get"], deployments),
+            _rule("apps", "deployments/scale", ["get", "patch"], deployments),
+            _rule("", "pods", ["get", "list", "watch", "patch"]),
+            _rule("coordination.k8s.io", "leases", ["create"]),
+            _rule(
+                "coordination.k8s.io", "leases", ["get", "update"], ["demo-lengthwise-autoscaler"]
+            ),
+            _rule("", "events", ["create", "patch"]),
+        ],
+        key=json.dumps,
+    )
+    (policy,) = everything.of("ValidatingAdmissionPolicy")
+    (condition,) = policy["spec"]["matchConditions"]
+    assert "system:serviceaccount:somewhere:demo-lengthwise-autoscaler" in condition["expression"]
+
+
+def _rule(group: str, resource: str, verbs: list[str], names: list[str] | None = None) -> Manifest:
+    # In the order of the chart's keys: sorted by their text.
+    rule: Manifest = {"apiGroups": [group], "resources": [resource]}
+    return rule | ({"resourceNames": names} if names else {}) | {"verbs": verbs}
+
+
+def test_workers_are_reached_by_the_autoscaler_where_there_is_one(
+    everything: Rendered, bare: Rendered
+) -> None:
+    assert _may_reach_workers(everything) == {"worker", "router", "autoscaler"}
+    assert _may_reach_workers(bare) == {"worker", "router"}
+
+
+def _may_reach_workers(rendered: Rendered) -> set[str]:
+    ingress = rendered.one("NetworkPolicy", "workers")["spec"]["ingress"]
+    return {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in ingress
+        for peer in rule.get("from", [])
+    }
+
+
+def test_pods_need_no_shell_and_no_rights(everything: Rendered) -> None:
+    for _, pod, container in everything.containers():
+        assert container["command"][0] in CONFIGS
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_shared_memory_is_where_nccl_needs_it(everything: Rendered, bare: Rendered) -> None:
+    assert _shared_memory(bare) == {}
+    assert _shared_memory(everything) == {"mixed": "1Gi", "decode": "3Gi"}
+
+
+def _shared_memory(rendered: Rendered) -> dict[str, str]:
+    sizes = {}
+    for name, pod, container in rendered.containers():
+        for mount in container["volumeMounts"]:
+            if mount["mountPath"] == "/dev/shm":
+                (volume,) = [each for each in pod["volumes"] if each["name"] == mount["name"]]
+                assert volume["emptyDir"]["medium"] == "Memory"
+                sizes[name.removeprefix("demo-lengthwise-")] = volume["emptyDir"]["sizeLimit"]
+    return sizes
+
+
+def test_probes_see_more_than_an_open_port_with_tls_too(
+    everything: Rendered, bare: Rendered
+) -> None:
+    for _, _, container in everything.containers():
+        assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
+    for _, _, container in bare.containers():
+        assert container["readinessProbe"]["grpc"] == {"port": 50051}
+        assert container["livenessProbe"]["grpc"] == {"port": 50051, "service": "live"}
+
+
+def test_prometheus_labels_what_rules_and_the_autoscaler_select_by(everything: Rendered) -> None:
+    (monitor,) = everything.of("PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["honorLabels"]) == ("metrics", True)
+    labels = {each["targetLabel"]: each.get("sourceLabels") for each in endpoint["relabelings"]}
+    prefix = "__meta_kubernetes_pod_label_"
+    assert labels == {
+        "job": None,
+        "release": [f"{prefix}app_kubernetes_io_instance"],
+        "component": [f"{prefix}app_kubernetes_io_component"],
+        "pool": [f"{prefix}lengthwise_pool"],
+    }
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    for deployment in everything.of("Deployment"):
+        assert selected <= deployment["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_rules_and_dashboards_arrive_as_they_are(everything: Rendered, bare: Rendered) -> None:
+    rules = {path.stem: path for path in (CHART / "rules").glob("*.yaml")}
+    for name, path in rules.items():
+        found = everything.one("PrometheusRule", name)
+        assert found["spec"] == yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert found["metadata"]["labels"]["team"] == "serving"
+    dashboards = {path.stem: path for path in (CHART / "dashboards").glob("*.json")}
+    for name, path in dashboards.items():
+        found = everything.one("ConfigMap", f"dashboard-{name}")
+        assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+        shown = json.loads(found["data"][path.name])
+        assert shown == json.loads(path.read_text(encoding="utf-8"))
+    assert len(everything.of("PrometheusRule")) == len(rules)
+    assert rules
+    assert dashboards
+    assert not bare.of("PrometheusRule")
+    assert not [each for each in bare.of("ConfigMap") if "dashboard" in each["metadata"]["name"]]
