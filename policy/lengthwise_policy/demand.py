@@ -4,22 +4,29 @@ Work is counted where it arrives, never where it leaves: what leaves an overload
 the worker can do. Prefill, with W the worker-seconds of work that arrive per second:
 
     throughput   W / utilisation
-    queue        W + queued worker-seconds / clear_seconds
+    queue        W of the last few scrapes + queued worker-seconds / clear_seconds
     latency      W + r (N - W)            r = queueing / what the objective leaves for it
 
-An M/G/1 queue waits in inverse proportion to its spare capacity, so N - W has to grow r times. The
-time that the prefill itself takes is no queueing: no number of workers shortens it. r below 1 says
-with the same formula how many workers could go.
+The first leaves room for what varies within a minute; what came in the last seconds has varied
+already, and shows a surge early. An M/G/1 queue waits in inverse proportion to its spare capacity,
+so N - W has to grow r times. The time that the prefill itself takes is no queueing: no number of
+workers shortens it. r below 1 says with the same formula how many workers could go.
 
-Decode, with B* the requests at which a step takes the objective, (tpot - t0) / (d1 + d2 context):
+Decode, with T the objective, B* = (T - t0) / (d1 + d2 context) the requests at which a step takes
+T, and L the mean output of which a request in the batch has half to come:
 
     memory       blocks predicted and waited for / blocks of a worker
-    slots        running and queued requests / B*
-    token rate   generated tokens per second * tpot / B*
-    latency      N (measured - t0) / (tpot - t0)
+    slots        (E + (requests - E) min(1, L T / 2 clear_seconds)) / B*
+                                          E = arrivals per second * L * T, by Little's law
+    token rate   generated tokens per second * T / B*
+    latency      N (measured - t0) / (T - t0)
 
-Slots and token rate meet at the objective: below it requests run shorter than they would there,
-and slots promise too much; above it the rate saturates.
+E is there at the objective whatever the load now; what is there beyond it is a backlog, to be gone
+in time. Where L is unknown, slots are requests / B*, and the token rate has to say what shorter
+steps hide.
+
+Percentiles are of a window. Workers that came within it have not shown in it what they can do, so
+until they have, latency asks for no more than there are; and what is long over is not answered.
 
 The rule: pure arithmetic, and every result is finite. ValueError for a number that is negative or
 NaN: unknown is no number, and the callers' to deal with.
@@ -33,9 +40,17 @@ from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.lengths import LengthClass
 from lengthwise_policy.scaling_state import DecodeLoad, Demand, PrefillLoad
 
-# What is measured under a wrong guess, or while pods start, may be far off. The next decision sees
-# what the last one changed, so a bounded step only takes longer (llm-d clamps at the same).
+# Latency grows without bound near saturation and says little of what is needed. The next window
+# shows what the last step changed, so a bounded one only takes longer (llm-d clamps at the same).
 MAX_LATENCY_RATIO = 2.0
+
+# The 90th percentile of an exponentially distributed wait is 2.3 times its mean, so the queue of
+# this moment bounds what a percentile of the past can still tell; rounded up for queues that waver.
+WAIT_PERCENTILE = 3.0
+
+# A step may take so many times what the cost model says of the present requests, by imbalance and
+# by prompts computed beside them; what was measured beyond it was of more requests than there are.
+STEP_TOLERANCE = 2.0
 
 # Workers busy for less than that do not wait for capacity, whatever they wait for.
 MIN_BUSY_SHARE = 0.1
@@ -43,6 +58,10 @@ MIN_BUSY_SHARE = 0.1
 # Of the objective; queueing beyond it counts as too much even where prompts take so long by
 # themselves that none can meet the objective.
 MIN_QUEUE_SHARE = 0.25
+
+# Workers by which those of now exceed the window's mean before some count as new: one that came
+# five sixths of the window ago.
+NEW_WORKERS = 1 / 6
 
 Term = tuple[float, str]
 """Workers, and "rule: numbers"."""
@@ -55,7 +74,7 @@ class Objectives:
     ttft_seconds: Mapping[LengthClass, float]  # 90th percentile
     tpot_seconds: float  # 90th percentile
     utilisation: float = 0.7  # of a prefill worker's time
-    clear_seconds: float = 30.0  # in which a prefill queue has to be gone
+    clear_seconds: float = 30.0  # in which a backlog has to be gone
     decode_utilisation: float = 0.85  # of the requests at which a step takes the objective
     memory_utilisation: float = 0.9  # of the KV blocks that may be predicted to be used
 
@@ -73,14 +92,9 @@ class Objectives:
 def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> Demand:
     """`workers`: those that serve the group now."""
     _check_prefill(load)
-    busy = sum(
-        tokens * load.token_seconds.get(length, 0.0)
-        for length, tokens in load.arrived_tokens.items()
-    )
-    queued = sum(
-        tokens * load.token_seconds.get(length, 0.0)
-        for length, tokens in load.queued_tokens.items()
-    )
+    busy = _seconds(load, load.arrived_tokens)
+    recent = _seconds(load, load.recent_tokens or load.arrived_tokens)
+    queued = _seconds(load, load.queued_tokens)
     rates = ", ".join(
         f"{tokens:.0f} {length} tokens/s" for length, tokens in load.arrived_tokens.items()
     )
@@ -91,14 +105,15 @@ def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> D
             f"{objectives.utilisation:.0%} are planned with",
         ),
         (
-            busy + queued / objectives.clear_seconds,
-            f"queue: {queued:.1f} s of work wait, beside {busy:.2f} workers' that arrives",
+            recent + queued / objectives.clear_seconds,
+            f"queue: {queued:.1f} s of work wait, beside {recent:.2f} workers' that arrives",
         ),
-        _ttft_term(load, objectives, busy, workers),
+        _ttft_term(load, objectives, busy, queued, workers),
         _waiting_term(load.waiting_requests, workers),
     ]
     is_idle = not (
         any(load.arrived_tokens.values())
+        or any(load.recent_tokens.values())
         or any(load.queued_tokens.values())
         or load.waiting_requests
     )
@@ -118,15 +133,18 @@ def decode_demand(load: DecodeLoad, objectives: Objectives, workers: int) -> Dem
     slots = slots_at(load, objectives.tpot_seconds)
     if slots is not None and slots >= 1:
         planned = slots * objectives.decode_utilisation
-        why = f"slots: {requests:.1f} requests, {planned:.1f} a worker"
-        terms.append((requests / planned, why))
+        wanted = _slots_wanted(load, objectives, requests)
+        why = f"slots: {wanted:.1f} for {requests:.0f} requests, {planned:.1f} a worker"
+        terms.append((wanted / planned, why))
         rate = planned / objectives.tpot_seconds
         why = f"token rate: {load.generated_tokens:.0f} tokens/s, {rate:.0f} a worker"
         terms.append((load.generated_tokens / rate, why))
     if slots is None or slots >= 1:
         # Otherwise one request alone takes longer than the objective: workers do not help.
-        terms.append(_tpot_term(load, objectives, requests, workers))
-    is_idle = not (requests or load.generated_tokens or load.waiting_requests)
+        terms.append(_tpot_term(load, objectives, requests, slots, workers))
+    is_idle = not (
+        requests or load.generated_tokens or load.waiting_requests or load.arrived_requests
+    )
     return _largest(terms, is_idle)
 
 
@@ -143,7 +161,24 @@ def slots_at(load: DecodeLoad, tpot_seconds: float) -> float | None:
     return left / each if each > 0 else inf
 
 
-def _ttft_term(load: PrefillLoad, objectives: Objectives, busy: float, workers: int) -> Term:
+def _seconds(load: PrefillLoad, tokens: Mapping[LengthClass, float]) -> float:
+    """Of one worker, for these tokens."""
+    return sum(number * load.token_seconds.get(length, 0.0) for length, number in tokens.items())
+
+
+def _slots_wanted(load: DecodeLoad, objectives: Objectives, requests: float) -> float:
+    """Requests that run at the objective, and the part of a backlog that has to run now."""
+    if load.output_tokens is None:
+        return requests
+    residence = load.output_tokens * objectives.tpot_seconds
+    expected = load.arrived_requests * residence
+    share = min(1.0, residence / 2 / objectives.clear_seconds)
+    return expected + max(requests - expected, 0.0) * share
+
+
+def _ttft_term(
+    load: PrefillLoad, objectives: Objectives, busy: float, queued: float, workers: int
+) -> Term:
     ratio, why = 0.0, "latency: no first tokens"
     for length, ttft in load.ttft_seconds.items():
         queueing = load.queue_seconds.get(length)
@@ -152,30 +187,39 @@ def _ttft_term(load: PrefillLoad, objectives: Objectives, busy: float, workers: 
         queueing = min(queueing, ttft)
         objective = objectives.ttft_seconds[length]
         left = max(objective - (ttft - queueing), MIN_QUEUE_SHARE * objective)
-        if queueing / left >= ratio:
-            ratio = queueing / left
+        lasting = min(queueing, WAIT_PERCENTILE * queued / max(workers, 1))
+        if lasting / left >= ratio:
+            ratio = lasting / left
             why = (
                 f"latency: {length} prompts wait {queueing:.3f} s of the {ttft:.3f} s to their "
                 f"first token, which may take {objective:g} s"
             )
     there = workers if load.mean_workers is None else load.mean_workers
     needed = busy + min(ratio, MAX_LATENCY_RATIO) * max(there - busy, 0.0)
-    return min(needed, busy / MIN_BUSY_SHARE), why
+    return min(_seen_through(needed, there, workers), busy / MIN_BUSY_SHARE), why
 
 
-def _tpot_term(load: DecodeLoad, objectives: Objectives, requests: float, workers: int) -> Term:
+def _tpot_term(
+    load: DecodeLoad, objectives: Objectives, requests: float, slots: float | None, workers: int
+) -> Term:
     if load.tpot_seconds is None:
         return 0.0, "latency: no second tokens"
     step = 0.0 if load.cost is None else load.cost.step_seconds
-    growing = max(load.tpot_seconds - step, 0.0)
-    ratio = growing / (objectives.tpot_seconds - step)
+    ratio = max(load.tpot_seconds - step, 0.0) / (objectives.tpot_seconds - step)
+    if slots is not None:
+        ratio = min(ratio, STEP_TOLERANCE * requests / max(workers, 1) / slots)
     there = workers if load.mean_workers is None else load.mean_workers
+    needed = _seen_through(there * min(ratio, MAX_LATENCY_RATIO), there, workers)
     # A request runs on one worker: more workers than requests make nothing faster.
-    needed = min(there * min(ratio, MAX_LATENCY_RATIO), requests)
-    return needed, (
+    return min(needed, requests), (
         f"latency: {load.tpot_seconds:.4f} s per token, which may take "
         f"{objectives.tpot_seconds:g} s"
     )
+
+
+def _seen_through(needed: float, there: float, workers: int) -> float:
+    """No more than the workers there are, while some came within the window."""
+    return needed if workers <= there + NEW_WORKERS else min(needed, float(workers))
 
 
 def _waiting_term(waiting: float, workers: int) -> Term:
@@ -196,6 +240,7 @@ def _check_prefill(load: PrefillLoad) -> None:
         "arrived_tokens",
         "token_seconds",
         "queued_tokens",
+        "recent_tokens",
         "ttft_seconds",
         "queue_seconds",
     ):
@@ -216,10 +261,12 @@ def _check_decode(load: DecodeLoad) -> None:
         "blocks_per_worker",
         "generated_tokens",
         "waiting_requests",
+        "arrived_requests",
     ):
         _require_finite(name, getattr(load, name))
     require_at_least("block_size", load.block_size, 1)
     _require_finite("tpot_seconds", load.tpot_seconds or 0.0)
+    _require_finite("output_tokens", load.output_tokens or 0.0)
     _require_finite("mean_workers", load.mean_workers or 0.0)
 
 

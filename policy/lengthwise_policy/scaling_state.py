@@ -7,7 +7,7 @@ The rule: values only. Instants are seconds of the caller's clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lengthwise_policy.cost import CostModel
@@ -69,6 +69,8 @@ class PrefillLoad:
     waiting_requests: float  # wait at routers, for a worker of any role
     # That served the group on average within the window of the percentiles; None: as many as now.
     mean_workers: float | None = None
+    # `arrived_tokens` of the last few scrapes, to see a surge early; empty: those are all there is.
+    recent_tokens: Mapping[LengthClass, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,9 @@ class DecodeLoad:
     waiting_requests: float  # wait at routers, for a worker of any role
     # That served on average within the window of the percentile; None: as many as now.
     mean_workers: float | None = None
+    # What is still in prefill, or waits for it, comes too: known only with both of these.
+    arrived_requests: float = 0.0  # per second, at routers
+    output_tokens: float | None = None  # mean of the requests that finished lately
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
