@@ -177,6 +177,7 @@ class RouterProcess:
         self.popen.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signum", "patience"),
     [

@@ -1,13 +1,16 @@
 """The demo model as `transformers` loads it: a judge that shares no code with the engine."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaForCausalLM
 
 import lengthwise_engine
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,5 +29,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def model(folder: Path) -> LlamaForCausalLM:
+def model(folder: Path) -> "LlamaForCausalLM":
+    from transformers import LlamaForCausalLM
+
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -7,11 +7,17 @@ knows nothing has 8.0 nats per token.
 import ast
 import inspect
 import random
+from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import LlamaForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+pytestmark = pytest.mark.slow
 
 # Written for this test, so that no training file contains it.
 UNSEEN = '''\
@@ -42,7 +48,7 @@ def average(values):
 '''
 
 
-def _losses(model: LlamaForCausalLM, ids: list[int]) -> torch.Tensor:
+def _losses(model: "LlamaForCausalLM", ids: list[int]) -> torch.Tensor:
     """Nats for each token behind the first."""
     tokens = torch.tensor([ids])
     with torch.inference_mode():
@@ -63,7 +69,7 @@ def _parsed_lines(text: str) -> int:
 
 
 def test_unseen_python_is_likely_and_its_words_in_disorder_are_not(
-    model: LlamaForCausalLM, tokenizer: Tokenizer
+    model: "LlamaForCausalLM", tokenizer: Tokenizer
 ) -> None:
     ids = tokenizer.encode(UNSEEN).ids
     shuffled = ids[:1] + random.Random(0).sample(ids[1:], len(ids) - 1)
@@ -73,7 +79,7 @@ def test_unseen_python_is_likely_and_its_words_in_disorder_are_not(
 
 
 def test_late_positions_of_a_long_prompt_are_predicted_no_worse_than_early_ones(
-    model: LlamaForCausalLM, tokenizer: Tokenizer
+    model: "LlamaForCausalLM", tokenizer: Tokenizer
 ) -> None:
     ids = tokenizer.encode(inspect.getsource(inspect)).ids[:2049]
     losses = _losses(model, ids)
@@ -81,7 +87,7 @@ def test_late_positions_of_a_long_prompt_are_predicted_no_worse_than_early_ones(
 
 
 def test_most_sampled_continuations_are_python_for_most_of_their_lines(
-    model: LlamaForCausalLM, tokenizer: Tokenizer
+    model: "LlamaForCausalLM", tokenizer: Tokenizer
 ) -> None:
     torch.manual_seed(0)
     ids = tokenizer.encode("class Stack:\n    def push(self, item):\n").ids

@@ -3,14 +3,16 @@
 import ast
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, LlamaForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 BEGIN, END = "<|begin|>", "<|end|>"
 
@@ -38,7 +40,7 @@ def test_folder_is_small_enough_for_a_repository(folder: Path) -> None:
 
 
 def test_config_tokenizer_and_weights_agree_on_the_vocabulary(
-    folder: Path, tokenizer: Tokenizer, model: LlamaForCausalLM
+    folder: Path, tokenizer: Tokenizer, model: "LlamaForCausalLM"
 ) -> None:
     config = _json(folder / "config.json")
     assert tokenizer.get_vocab_size() == config["vocab_size"]
@@ -86,6 +88,8 @@ def test_indentation_is_one_token(tokenizer: Tokenizer) -> None:
 
 
 def test_transformers_loads_the_same_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    from transformers import AutoTokenizer
+
     text = "def f(x):\n    return '🐍'\n"
     assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == tokenizer.encode(text).ids
 

@@ -72,6 +72,7 @@ cache.tensor[0, 3] = -2.0
 """
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_same_cache() -> None:
     cache = KVCache.allocate(LAYOUT, 7, CPU)
     cache.tensor[2, 6] = 1.5

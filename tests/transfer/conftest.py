@@ -34,7 +34,7 @@ def local_ends(local_wire: LocalWire) -> Ends:
     return ends
 
 
-@pytest.fixture(scope="module", params=["process", "local"])
+@pytest.fixture(scope="module", params=[pytest.param("process", marks=pytest.mark.slow), "local"])
 def ends(request: pytest.FixtureRequest) -> Ends:
     """Each implementation in turn. Module-scoped: a test takes links of its own."""
     ends: Ends = request.getfixturevalue(f"{request.param}_ends")

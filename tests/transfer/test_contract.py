@@ -141,7 +141,7 @@ def test_a_discarded_key_is_not_written_and_others_are(ends: Ends) -> None:
     ends.receiver.transfer.receive(link, 0, "doomed", lost, num_bytes)
     ends.receiver.transfer.receive(link, 1, "spared", kept, num_bytes)
     ends.receiver.transfer.discard("doomed")
-    ends.receiver.wait(Discarded, 0.5, start, key="doomed")
+    ends.receiver.wait(Discarded, 0.9 * STALL_SECONDS, start, key="doomed")
     ends.sender.transfer.send(link, 0, doomed)
     ends.sender.transfer.send(link, 1, spared)
     ends.receiver.wait(Received, link=link, sequence=0, key="doomed")
