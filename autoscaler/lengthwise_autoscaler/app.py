@@ -39,9 +39,9 @@ class AutoscalerApplication:
         self._prometheus = Prometheus(config.prometheus)
         self._api = await ApiServer.of(config)
         registry = CollectorRegistry()
-        pools = {item.name: item for item in config.pools}
+        pools = {item.name: item for item in config.sized_pools}
         metrics = AutoscalerMetrics(
-            registry, [item.pool for item in config.pools], is_dry_run=config.dry_run
+            registry, [item.pool for item in config.sized_pools], is_dry_run=config.dry_run
         )
         self._reporter = Reporter(
             self._api,
@@ -52,7 +52,7 @@ class AutoscalerApplication:
         self._leadership = Leadership(
             self._api, self._reporter, lease=config.lease, identity=config.identity
         )
-        cluster = Cluster(self._api, config.release, config.pools)
+        cluster = Cluster(self._api, config.release, config.sized_pools)
         self._workers = FlexibleWorkers(lambda address: open_channel(address, config.tls))
 
         def is_leader() -> bool:
@@ -93,7 +93,7 @@ class AutoscalerApplication:
         logger.info(
             "%s %d pools of release %s in namespace %s as %s",
             "watches (dry run)" if self._config.dry_run else "sizes",
-            len(self._config.pools),
+            len(self._config.sized_pools),
             *(self._config.release, self._api.namespace, self._leadership.identity),
         )
 

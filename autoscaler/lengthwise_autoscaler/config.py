@@ -57,21 +57,24 @@ class PrometheusConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
-    """A Deployment of workers that is sized."""
+    """A Deployment of workers."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str  # the value of its pods' label lengthwise/pool
-    deployment: str
     role: Role
+    deployment: str = ""  # needed where it is sized
     length_class: LengthClass | None = None
     min_replicas: int = 1
     max_replicas: int = 1
     flexible: bool = False
+    fixed: bool = False  # never sized, but its workers share their group's work
 
     def __post_init__(self) -> None:
         require_at_least("min_replicas", self.min_replicas, 0)
         require_at_least("max_replicas", self.max_replicas, max(1, self.min_replicas))
+        if not self.deployment and not self.fixed:
+            raise ValueError(f"deployment: got nothing for pool {self.name!r}, which is sized")
         if self.length_class is not None and (self.role != "prefill" or self.flexible):
             raise ValueError(
                 "length_class: only prefill pools that are not flexible have one,"
@@ -116,15 +119,19 @@ class AutoscalerConfig:
     tls: TlsConfig | None = None  # towards workers
 
     @property
+    def sized_pools(self) -> tuple[PoolConfig, ...]:
+        return tuple(pool for pool in self.pools if not pool.fixed)
+
+    @property
     def ttft_slo_seconds(self) -> dict[LengthClass, float]:
         return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
 
     def __post_init__(self) -> None:
-        if not self.pools:
-            raise ValueError("pools: got none, expected at least one")
+        if all(pool.fixed for pool in self.pools):
+            raise ValueError("pools: got none that is sized, expected at least one")
         for key in ("name", "deployment"):
             counts = Counter(getattr(pool, key) for pool in self.pools)
-            twice = sorted(value for value, count in counts.items() if count > 1)
+            twice = sorted(value for value, count in counts.items() if value and count > 1)
             if twice:
                 raise ValueError(f"pools: {key} {', '.join(twice)} is there more than once")
         for name in ("release", "lease"):

@@ -17,15 +17,10 @@ from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_autoscaler.pods import ReleasePod
 from lengthwise_autoscaler.prometheus import Prometheus, Vector
 from lengthwise_autoscaler.queries import QueryName, queries
-from lengthwise_autoscaler.readings import (
-    SETTLE_SCRAPES,
-    LoadReader,
-    Reading,
-    Settled,
-    group_of,
-)
+from lengthwise_autoscaler.readings import SETTLE_SCRAPES, LoadReader, Reading, group_of
 from lengthwise_autoscaler.reporter import Reporter
 from lengthwise_autoscaler.roles import FlexibleWorkers, Serving
+from lengthwise_autoscaler.states import pool_states, settled_pods
 from lengthwise_policy.demand import Objectives, decode_demand, prefill_demand
 from lengthwise_policy.scaling import Scaler
 from lengthwise_policy.scaling_state import (
@@ -34,7 +29,6 @@ from lengthwise_policy.scaling_state import (
     Flip,
     Group,
     Hold,
-    Pod,
     PoolState,
     PrefillLoad,
     Scale,
@@ -71,6 +65,7 @@ class ControlLoop:
         self._metrics = metrics
         self._is_leader = is_leader
         self._pools = {item.name: item.pool for item in config.pools}
+        self._fixed = frozenset(item.name for item in config.pools if item.fixed)
         self._objectives = Objectives(
             ttft_seconds=config.ttft_slo_seconds, tpot_seconds=config.tpot_slo_seconds
         )
@@ -129,7 +124,7 @@ class ControlLoop:
         serving = await self._workers.ask(self._flexible_pods(view))
         reading = self._read(vectors, view, serving)
         self._report([*errors, *view.errors, *reading.errors])
-        states = self._states(view, serving, vectors)
+        states = pool_states(view, self._pools, self._fixed, serving, vectors)
         demands = self._demands(reading, states)
         actions = self._scaler.decide(time.monotonic(), states, demands)
         self._metrics.decision_seconds.observe(time.monotonic() - began_at)
@@ -168,68 +163,9 @@ class ControlLoop:
                 " is `release` right?",
             )
             return Reading(loads={}, errors=(error,))
-        return self._reader.read(vectors, self._settled(view, serving))
-
-    def _settled(self, view: ClusterView, serving: Mapping[str, Serving]) -> list[Settled]:
-        """Pods that have been what they are for long enough to be found in the data."""
-        ready_before = time.time() - self._settle_seconds
-        steady_before = time.monotonic() - self._settle_seconds
-        settled = []
-        for pod in view.pods:
-            if pod.phase != "ready" or pod.ready_at > ready_before:
-                continue
-            pool = self._pools.get(pod.pool)
-            if pod.component == "router":
-                settled.append(Settled(name=pod.name, pool="", role=None))
-            elif pool is not None and not pool.flexible:
-                settled.append(Settled(name=pod.name, pool=pod.pool, role=pool.role))
-            elif pool is not None:
-                serves = serving.get(pod.name)
-                if serves is not None and serves.is_steady and serves.since <= steady_before:
-                    settled.append(Settled(name=pod.name, pool=pod.pool, role=serves.role))
-        return settled
-
-    def _states(
-        self,
-        view: ClusterView,
-        serving: Mapping[str, Serving],
-        vectors: Mapping[QueryName, Vector],
-    ) -> list[PoolState]:
-        """Of the pools whose Deployments are there, in the order of the configuration."""
-        requests = _by_pod(vectors.get("pod_requests", ()))
-        cached = _by_pod(vectors.get("pod_cached", ()))
-        states = []
-        for name, pool in self._pools.items():
-            deployment = view.deployments.get(name)
-            if deployment is None:
-                continue
-            pods = []
-            for pod in view.pods_of(name):
-                role, phase = pool.role, pod.phase
-                if pool.flexible and phase == "ready":
-                    serves = serving.get(pod.name)
-                    if serves is not None:
-                        role = serves.role
-                    if serves is None or not serves.is_steady:
-                        phase = "starting"
-                pods.append(
-                    Pod(
-                        name=pod.name,
-                        role=role,
-                        phase=phase,
-                        running_requests=int(requests.get(pod.name, 0)),
-                        cached_blocks=int(cached.get(pod.name, 0)),
-                    )
-                )
-            states.append(
-                PoolState(
-                    pool=pool,
-                    replicas=deployment.replicas,
-                    pods=tuple(pods),
-                    paused=deployment.paused,
-                )
-            )
-        return states
+        return self._reader.read(
+            vectors, settled_pods(view, self._pools, serving, self._settle_seconds)
+        )
 
     def _demands(self, reading: Reading, states: Sequence[PoolState]) -> dict[Group, Demand]:
         workers: dict[Group, int] = {}
@@ -261,11 +197,13 @@ class ControlLoop:
         for group, demand in demands.items():
             self._metrics.demand(group, demand)
         wanted = {action.pool: action.replicas for action in actions if isinstance(action, Scale)}
-        for state in states:
+        sized = [state for state in states if state.pool.name not in self._fixed]
+        for state in sized:
             self._metrics.pool(state, wanted.get(state.pool.name, state.replicas))
         for action in actions:
-            self._say(action)
-        paused = frozenset(state.pool.name for state in states if state.paused)
+            if action.pool not in self._fixed:
+                self._say(action)
+        paused = frozenset(state.pool.name for state in sized if state.paused)
         for pool in paused - self._paused:
             self._reporter.event(pool, "ScalingPaused", "left alone, as its annotation says")
         self._paused = paused
@@ -296,7 +234,3 @@ class ControlLoop:
                         await self._actuator.flip(action, view)
             except ScalingError as error:
                 self._reporter.error(error)
-
-
-def _by_pod(vector: Vector) -> dict[str, float]:
-    return {row.label("pod"): row.value for row in vector}
