@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from wsgiref.simple_server import WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Pulse
@@ -36,15 +36,16 @@ TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 def serve_metrics(
     listen: str, registry: CollectorRegistry, pulse: Pulse | None = None
 ) -> tuple[WSGIServer, Address] | None:
-    """Serves /metrics in a thread of its own, and with a pulse what probes ask: /healthz (is it fit
-    for work?) and /livez (does its event loop turn?), 200 or 503 with the reason. None where
-    `listen` is empty.
+    """Serves /metrics in a thread of its own, with what the kernel says of this process, and with a
+    pulse what probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
+    200 or 503 with the reason. None where `listen` is empty.
 
     Errors: ConfigError when the address cannot be bound.
     """
     if not listen:
         return None
     address = Address.parse(listen)
+    ProcessCollector(registry=registry)
     try:
         server, _ = start_http_server(address.port, address.host, registry)
     except OSError as error:
