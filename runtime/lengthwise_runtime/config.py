@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 
@@ -55,11 +56,19 @@ def load_config(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or '(top level)'}: {item['msg']},"
-            f" got {item['input']!r}"
+            f"  {'.'.join(map(str, item['loc'])) or '(top level)'}: {item['msg']}"
+            + (f", got {item['input']!r}" if _is_worth_showing(item) else "")
             for item in error.errors()
         ]
         raise ConfigError("\n".join([f"configuration {path} is invalid:", *lines])) from error
+
+
+def _is_worth_showing(item: ErrorDetails) -> bool:
+    """Only a single value of a known key: whole sections may hold what is not to be repeated, and
+    a check of ours (value_error) has said what it got."""
+    is_section = isinstance(item["input"], dict | list)
+    is_told = item["type"] in ("value_error", "missing", "unexpected_keyword_argument")
+    return not (is_section or is_told)
 
 
 def _set(data: Any, override: str) -> None:
