@@ -13,10 +13,10 @@ so N - W has to grow r times. The time that the prefill itself takes is no queue
 workers shortens it. r below 1 says with the same formula how many workers could go.
 
 Decode, with T the objective, B* = (T - t0) / (d1 + d2 context) the requests at which a step takes
-T, and L the mean output of which a request in the batch has half to come:
+T, and L the mean output:
 
     memory       blocks predicted and waited for / blocks of a worker
-    slots        (E + (requests - E) min(1, L T / 2 clear_seconds)) / B*
+    slots        (E + (requests - E) min(1, L T / clear_seconds)) / B*
                                           E = arrivals per second * L * T, by Little's law
     token rate   generated tokens per second * T / B*
     latency      N (measured - t0) / (T - t0)
@@ -50,7 +50,7 @@ WAIT_PERCENTILE = 3.0
 
 # A step may take so many times what the cost model says of the present requests, by imbalance and
 # by prompts computed beside them; what was measured beyond it was of more requests than there are.
-STEP_TOLERANCE = 2.0
+STEP_TOLERANCE = 1.5
 
 # Workers busy for less than that do not wait for capacity, whatever they wait for.
 MIN_BUSY_SHARE = 0.1
@@ -172,7 +172,7 @@ def _slots_wanted(load: DecodeLoad, objectives: Objectives, requests: float) -> 
         return requests
     residence = load.output_tokens * objectives.tpot_seconds
     expected = load.arrived_requests * residence
-    share = min(1.0, residence / 2 / objectives.clear_seconds)
+    share = min(1.0, residence / objectives.clear_seconds)
     return expected + max(requests - expected, 0.0) * share
 
 

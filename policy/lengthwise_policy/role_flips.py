@@ -5,12 +5,13 @@ the other role, as many as that one can spare:
 
     workers there >= what it needs now, and would have carried the last `flip_seconds` with, >= 1
 
-It has to starve in two decisions in a row, and flips are `flip_seconds` apart. Workers that are at
-home in the starving role come first. A visitor also goes home when its host has not needed it
-for the whole stable window: then it goes before any pod is deleted.
+It has to starve in two decisions in a row. Flips wait for those before them to be done, and flips
+in the other direction for `flip_seconds`. Workers that are at home in the starving role come first.
+A visitor also goes home when its host has not needed it for the whole stable window: then it goes
+before any pod is deleted.
 
-The rule: whoever gives must not starve by it; with the time between flips, and the donor's margin,
-no pod goes back and forth. A pod that does not change when told is left alone for a while, so that
+The rule: whoever gives must not starve by it; with the time between reversals, and the donor's
+margin, no pod goes back and forth. A pod that does not change when told is left alone for a while, so that
 pods are made instead.
 """
 
@@ -57,6 +58,7 @@ class RoleFlips:
         self._refused_at: dict[str, float] = {}
         self._starving: dict[Role, int] = {"prefill": 0, "decode": 0}  # decisions in a row
         self._flipped_at = -float("inf")
+        self._flipped_to: Role = "prefill"
 
     @property
     def pending(self) -> Mapping[str, Role]:
@@ -89,7 +91,6 @@ class RoleFlips:
         windows: Mapping[Group, DemandWindow],
     ) -> FlipPlan:
         """`windows`: only of groups whose demand is known."""
-        is_due = now - self._flipped_at >= self._policy.flip_seconds
         expected: dict[Role, int] = {}
         chosen: list[Flip] = []
         for role in OTHER:
@@ -98,7 +99,7 @@ class RoleFlips:
             if not lacking:
                 continue
             spare = self._spare(OTHER[role], crews, windows, self._policy.flip_seconds)
-            if is_due and self._starving[role] > 1:
+            if self._starving[role] > 1 and self._is_due(now, role):
                 reason = f"flip: {role} lacks {lacking}, {OTHER[role]} can spare {len(spare)}"
                 chosen += _flips(spare[:lacking], role, reason)
             else:
@@ -109,7 +110,7 @@ class RoleFlips:
                 continue
             spare = self._spare(role, crews, windows, self._policy.scale_in_seconds)
             visitors = [(view, pod) for view, pod in spare if view.state.pool.role != role]
-            if is_due:
+            if self._is_due(now, OTHER[role]):
                 seconds = f"{self._policy.scale_in_seconds:g}"
                 reason = f"home: {role} has not needed it for {seconds} s"
                 chosen += _flips(visitors, OTHER[role], reason)
@@ -117,8 +118,15 @@ class RoleFlips:
                 leaving[role] = len(visitors)
         for flip in chosen:
             self._pending[flip.pod] = _Pending(role=flip.role, at=now)
-            self._flipped_at = now
+            self._flipped_at, self._flipped_to = now, flip.role
         return FlipPlan(flips=tuple(chosen), expected=expected, leaving=leaving)
+
+    def _is_due(self, now: float, role: Role) -> bool:
+        """Whether a flip to this role may begin: after those in the same direction, or later."""
+        if self._pending:
+            return False
+        is_reversal = role != self._flipped_to
+        return not is_reversal or now - self._flipped_at >= self._policy.flip_seconds
 
     def _lacking(
         self, role: Role, crews: Mapping[Group, Crew], windows: Mapping[Group, DemandWindow]

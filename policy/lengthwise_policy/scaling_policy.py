@@ -21,7 +21,8 @@ class ScalingPolicy:
     scale_to_zero_seconds: float = 600.0
     # For so long a number that somebody else wrote stands.
     manual_hold_seconds: float = 300.0
-    # Between flips of roles, and how long the giving role must have had workers to spare.
+    # Between flips in opposite directions, and how long the giving role must have had a worker to
+    # spare.
     flip_seconds: float = 30.0
     # Workers that stay must carry the load with this share of them to spare: demand that wavers by
     # less never makes a pod go and come again.
