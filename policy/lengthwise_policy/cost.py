@@ -12,7 +12,8 @@ coefficient is at least 0.
 The rule: values and arithmetic; whoever runs steps measures them and fits.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
 from math import inf, sqrt
 
 
@@ -70,6 +71,17 @@ class CostModel:
         # This form of the root is exact for alpha = 0 too, and loses no digits near it.
         divisor = linear + sqrt(linear * linear + 4 * self.attention_seconds * seconds)
         return inf if divisor == 0 or seconds == inf else 2 * seconds / divisor
+
+
+def typical_cost(costs: Iterable[CostModel]) -> CostModel:
+    """What to presume of a worker that has not fitted its own, given at least one peer's: the
+    middle one by the time of a step.
+
+    Compared with PRIOR, peers that are faster would keep every request, and the newcomer would
+    never run the steps that its own fit needs.
+    """
+    ranked = sorted(costs, key=astuple)
+    return ranked[(len(ranked) - 1) // 2]
 
 
 # Until a worker has fitted its own. Only proportions matter where all workers are unfitted: one

@@ -92,7 +92,7 @@ class WorkerView:
     outstanding_short_tokens: int = 0
     short_tokens: int = DEFAULT_SHORT_TOKENS  # the worker's boundary between the classes
     cost: CostModel = PRIOR
-    is_fitted: bool = False  # whether `cost` is the worker's own
+    is_fitted: bool = False  # whether `cost` was measured, at the worker or at its peers
     context_tokens: int = 0  # of its running requests (decode)
     blocks_predicted: int = 0  # peak of what is admitted already (decode)
     kv_bytes_per_token: int = 0

@@ -16,6 +16,7 @@ from statistics import median_low
 import grpc
 
 from lengthwise.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+from lengthwise_policy.cost import typical_cost
 from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS
 from lengthwise_policy.types import WorkerId, WorkerView
 from lengthwise_router.discovery import Discovery
@@ -116,8 +117,8 @@ class Fleet:
                 self._addresses = frozenset()
 
     def sweep(self, now: float) -> None:
-        """Gives up workers that have been silent for too long, and learns where the length classes
-        part."""
+        """Gives up workers that have been silent for too long, and learns from the others where
+        the length classes part and what newcomers' steps may take."""
         stood_still = now - self._swept_at
         self._swept_at = now
         for worker in self._workers.values():
@@ -132,6 +133,14 @@ class Fleet:
         ]
         if boundaries:
             self.short_tokens = median_low(boundaries)
+        for newcomer in [worker for worker in self._workers.values() if worker.is_newcomer]:
+            peers = [
+                cost
+                for worker in self._workers.values()
+                if worker.role == newcomer.role and (cost := worker.measured_cost) is not None
+            ]
+            if peers:
+                newcomer.presume(typical_cost(peers))
 
     async def flush_releases(self) -> None:
         """Returns when every reservation has been given back."""

@@ -55,6 +55,7 @@ class Worker:
         self.dependents: set[Dependent] = set()
         self.outstanding = Outstanding()
         self.heard_at = time.monotonic()
+        self.presumed_cost: CostModel | None = None  # its peers', until it tells its own
         self._stepped_at = 0.0
         self._view: WorkerView | None = None
         # Made once: making one costs as much as a call.
@@ -94,9 +95,22 @@ class Worker:
         """Residual tokens up to which a prompt is short there."""
         return (self.status and self.status.short_tokens) or DEFAULT_SHORT_TOKENS
 
+    @property
+    def measured_cost(self) -> CostModel | None:
+        """What the worker itself has measured."""
+        has_cost = self.status is not None and self.status.HasField("cost")
+        return self.view().cost if has_cost else None
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether nothing is known of what its steps take."""
+        status = self.status
+        return status is not None and not status.HasField("cost") and self.presumed_cost is None
+
     def connecting(self) -> None:
         """A new connection is tried."""
         self.condition = "connecting"
+        self.presumed_cost = None
         self.lost.clear()
         self.heard_at = time.monotonic()
 
@@ -170,6 +184,10 @@ class Worker:
         self.outstanding.computed(placed)
         self._view = None
 
+    def presume(self, cost: CostModel) -> None:
+        self.presumed_cost = cost
+        self._view = None
+
     def view(self) -> WorkerView:
         """For policies; only of workers that are ready or draining."""
         if self._view is None:
@@ -179,7 +197,7 @@ class Worker:
 
     def _look(self, status: worker_pb2.WorkerStatus) -> WorkerView:
         outstanding = self.outstanding
-        queues = status.queues
+        queues, has_cost = status.queues, status.HasField("cost")
         return WorkerView(
             worker_id=WorkerId(status.worker_id),
             role=self.role,
@@ -201,8 +219,8 @@ class Worker:
             outstanding_short_tokens=outstanding.unseen_short_tokens,
             outstanding_local_tokens=outstanding.local_tokens,
             short_tokens=self.short_tokens,
-            cost=_cost(status.cost) if status.HasField("cost") else PRIOR,
-            is_fitted=status.HasField("cost"),
+            cost=_cost(status.cost) if has_cost else self.presumed_cost or PRIOR,
+            is_fitted=has_cost or self.presumed_cost is not None,
             context_tokens=status.context_tokens,
             blocks_predicted=status.blocks_predicted,
             kv_bytes_per_token=status.kv_bytes_per_token,

@@ -12,6 +12,8 @@ from harness.deployment import PROMPT, Deploy, Deployment, Running
 from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
 
+from lengthwise.v1 import worker_pb2
+from lengthwise_policy.cost import PRIOR
 from lengthwise_router.config import DiscoveryConfig
 from lengthwise_router.discovery import discovery_of
 from lengthwise_runtime.config import ConfigError
@@ -198,3 +200,22 @@ async def test_a_worker_that_discovery_withdraws_gets_nothing_new(
     for _ in range(5):
         await deployment.generate(max_tokens=3)
     assert (len(withdrawn.reserves), len(other.reserves)) == (0, 5)
+
+
+async def test_a_newcomer_is_taken_for_one_of_its_peers_until_it_tells_what_its_steps_take(
+    deploy: Deploy,
+) -> None:
+    """By the prior it would be slower than all of them, and would never get a request."""
+    deployment = await deploy(num_decode=3)
+
+    def costs() -> dict[str, tuple[float, bool]]:
+        _, decode = deployment.app._fleet.views()
+        return {view.worker_id: (view.cost.step_seconds, view.is_fitted) for view in decode}
+
+    first, second, newcomer = deployment.decode
+    assert costs()[newcomer.worker_id] == (PRIOR.step_seconds, False)
+    first.status["cost"] = worker_pb2.CostModel(step_seconds=0.001)
+    second.status["cost"] = worker_pb2.CostModel(step_seconds=0.003)
+    await eventually(lambda: costs()[newcomer.worker_id] == (0.001, True))
+    newcomer.status["cost"] = worker_pb2.CostModel(step_seconds=0.002)
+    await eventually(lambda: costs()[newcomer.worker_id] == (0.002, True))
