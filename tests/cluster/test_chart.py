@@ -1,13 +1,17 @@
 """What a real API server says of the chart's objects. tests/chart has what needs no cluster."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from harness.helm import VALUES
-from harness.kubectl import CHART, CommandFailed, Namespace, image_values, run
+from harness.kubectl import CHART, CommandFailed, Namespace, image_values, run, wait_for
 
 EVERYTHING = Path(__file__).parents[1] / "chart" / "everything.yaml"
+
+COST = "controller.kubernetes.io/pod-deletion-cost"
 
 
 def values_files() -> list[object]:
@@ -21,7 +25,9 @@ def values_files() -> list[object]:
 def test_the_api_server_accepts_every_object(
     helm: str, namespace: Namespace, values: list[str]
 ) -> None:
-    rendered = run(helm, "template", "dry", str(CHART), *values, f"--namespace={namespace.name}")
+    # Asking no cluster, Helm assumes an old one.
+    given = (*values, f"--namespace={namespace.name}", "--kube-version=1.35.0")
+    rendered = run(helm, "template", "dry", str(CHART), *given)
     try:
         namespace.kubectl(
             "apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=rendered
@@ -34,39 +40,94 @@ def test_the_api_server_accepts_every_object(
         raise
 
 
-def test_an_upgrade_keeps_the_replicas_of_what_is_autoscaled(
-    helm: str, namespace: Namespace, image: str
-) -> None:
-    scaled = {"autoscale": {"enabled": True, "min": 1, "max": 5}}
+Apply = Callable[..., None]
+"""`apply("install" or "upgrade", *arguments)`."""
+
+
+@pytest.fixture
+def still_life(helm: str, namespace: Namespace, image: str) -> Iterator[tuple[str, Apply]]:
+    """A release's name, and what installs or upgrades it: an autoscaled prefill pool, a decode pool
+    that is not, and nowhere for pods to run, since objects are all that is asked about."""
+    autoscaled = {"autoscale": {"enabled": True, "min": 1, "max": 5}}
     pools = [
-        {"name": "prefill", "role": "prefill", "replicas": 1, **scaled},
+        {"name": "prefill", "role": "prefill", "replicas": 1, **autoscaled},
         {"name": "decode", "role": "decode", "replicas": 1},
     ]
-    # Deployments are all it is about: no pod finds a node.
     nowhere = '{"lengthwise/no-such-node":"true"}'
-    arguments = [
-        str(CHART),
+    name = f"still-{helm}"
+    given = [
         f"--namespace={namespace.name}",
         *image_values(image),
         f"--set-json=pools={json.dumps(pools)}",
-        *(f"--set-json={each}.nodeSelector={nowhere}" for each in ("router", "poolDefaults")),
-        f"--set-json=autoscaler.nodeSelector={nowhere}",
+        *(
+            f"--set-json={each}.nodeSelector={nowhere}"
+            for each in ("router", "poolDefaults", "autoscaler")
+        ),
         "--set=autoscaler.enabled=true",
         "--set=autoscaler.prometheus.url=http://prometheus:9090",
     ]
-    name = f"upgraded-{helm}"
-    run(helm, "install", name, *arguments)
-    try:
-        for pool in ("prefill", "decode"):
-            namespace.kubectl("scale", f"deployment/{name}-lengthwise-{pool}", "--replicas=3")
-        # Helm 4 refuses to take back what somebody else has set.
-        run(helm, "upgrade", name, *arguments, *(["--force-conflicts"] if helm == "helm" else []))
-        replicas = {
-            each["metadata"]["labels"]["lengthwise/pool"]: each["spec"]["replicas"]
-            for each in namespace.objects(
-                "deployments", f"app.kubernetes.io/instance={name},lengthwise/pool"
+    with ExitStack() as stack:
+
+        def apply(verb: str, *more: str) -> None:
+            run(helm, verb, name, str(CHART), *given, *more)
+            if verb == "install":
+                place = (f"--namespace={namespace.name}", "--wait", "--timeout=60s")
+                stack.callback(run, helm, "uninstall", name, *place)
+
+        yield name, apply
+
+
+def test_an_upgrade_keeps_the_replicas_of_what_is_autoscaled(
+    helm: str, namespace: Namespace, still_life: tuple[str, Apply]
+) -> None:
+    name, apply = still_life
+    apply("install")
+    for pool in ("prefill", "decode"):
+        namespace.kubectl("scale", f"deployment/{name}-lengthwise-{pool}", "--replicas=3")
+    # Helm 4 takes back what somebody else has set only when told to.
+    apply("upgrade", *(["--force-conflicts"] if helm == "helm" else []))
+    replicas = {
+        each["metadata"]["labels"]["lengthwise/pool"]: each["spec"]["replicas"]
+        for each in namespace.objects(
+            "deployments", f"app.kubernetes.io/instance={name},lengthwise/pool"
+        )
+    }
+    assert replicas == {"prefill": 3, "decode": 1}
+
+
+def test_the_admission_policy_leaves_the_autoscaler_the_deletion_cost_alone(
+    namespace: Namespace, still_life: tuple[str, Apply]
+) -> None:
+    name, apply = still_life
+    apply("install", "--set=autoscaler.restrictPodPatches=true")
+    release = f"app.kubernetes.io/instance={name}"
+
+    def pods(component: str) -> list[str]:
+        selector = f"{release},app.kubernetes.io/component={component}"
+        return [each["metadata"]["name"] for each in namespace.objects("pods", selector)]
+
+    wait_for("pods", lambda: pods("worker") and pods("router"), 30)
+    worker, router = pods("worker")[0], pods("router")[0]
+
+    def refused(pod: str, patch: object) -> str:
+        account = f"system:serviceaccount:{namespace.name}:{name}-lengthwise-autoscaler"
+        try:
+            namespace.kubectl(
+                "patch", "pod", pod, f"--patch={json.dumps(patch)}", f"--as={account}"
             )
-        }
-        assert replicas == {"prefill": 3, "decode": 1}
-    finally:
-        run(helm, "uninstall", name, f"--namespace={namespace.name}", "--wait", "--timeout=60s")
+        except CommandFailed as error:
+            return str(error)
+        return ""
+
+    # A policy is in force a moment after it is there.
+    label = {"metadata": {"labels": {"a": "b"}}}
+    alone = f"the autoscaler may patch the annotation {COST} alone"
+    wait_for("the policy", lambda: alone in refused(worker, label), 30)
+    assert not refused(worker, {"metadata": {"annotations": {COST: "-5"}}})
+    assert not refused(worker, {"metadata": {"annotations": {COST: None}}})
+    assert alone in refused(worker, {"metadata": {"annotations": {COST: "1", "other": "x"}}})
+    assert alone in refused(worker, {"metadata": {"finalizers": ["lengthwise/held"]}})
+    image = {"spec": {"containers": [{"name": "worker", "image": "other"}]}}
+    assert alone in refused(worker, image)
+    cost = {"metadata": {"annotations": {COST: "1"}}}
+    assert "the autoscaler may patch workers of its own release alone" in refused(router, cost)
