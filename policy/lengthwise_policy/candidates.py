@@ -2,14 +2,16 @@
 
 The rule: a prefill and a decode worker are paired only if they serve the same model and lay out KV
 alike, so that in a rolling update each generation keeps to itself. A worker that just failed the
-request is a candidate only if there is no pair without it; one that drains never is, unless it
-holds the request's reservation.
+request is a candidate only if there is no pair without it, and a prefill worker meant for prompts
+of the other length class only if there is no pair with another one; one that drains never is,
+unless it holds the request's reservation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.lengths import length_class
 from lengthwise_policy.types import Kind, PlacementRequest, WorkerView
 
 
@@ -51,8 +53,33 @@ def find_candidates(
             paired, partners = _pairs(prefill_views, decode_views)
             found = Candidates(prefill=paired, partners=partners, note=note)
         if found.prefill:
-            return found
+            return _of_length(request, found)
     raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
+
+
+def _of_length(request: PlacementRequest, found: Candidates) -> Candidates:
+    """Without the prefill workers that are meant for prompts of the other class, if any is left.
+
+    A prompt's class is that of what the worker would have to compute of it.
+    """
+    views = found.prefill
+    if all(view.length_class is None for view in views):
+        return found  # as nearly always
+    meant = [view for view in views if _is_meant_for(view, request)]
+    num_others = len(views) - len(meant)
+    if not num_others:
+        return found
+    if not meant:
+        return replace(found, note=f"{found.note}; only prefill workers for other lengths are left")
+    note = f"; {num_others} prefill worker{'s' * (num_others > 1)} for other lengths passed over"
+    return replace(found, prefill=meant, note=found.note + note)
+
+
+def _is_meant_for(view: WorkerView, request: PlacementRequest) -> bool:
+    if view.length_class is None:
+        return True
+    residual_tokens = request.residual_tokens(view.worker_id)
+    return view.length_class == length_class(residual_tokens, view.short_tokens)
 
 
 def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> list[WorkerView]:

@@ -1,5 +1,6 @@
 """Spatial disaggregation by length (LAPS): some prefill workers take short prompts, the others long
-ones, and workers change pools as the load does.
+ones, and workers change pools as the load does. One that an operator has meant for a length class
+stays in that pool.
 
     member ──the other pool's pressure is higher──▶ moving: takes nothing new
        ▲                                               │             │
@@ -108,7 +109,8 @@ class LengthPools:
         for worker_id in sorted(views.keys() - self._pools.keys()):
             sizes = list(self._pools.values())
             is_short = sizes.count("short") <= sizes.count("long")
-            self._pools[worker_id] = "short" if is_short else "long"
+            balanced: LengthClass = "short" if is_short else "long"
+            self._pools[worker_id] = views[worker_id].length_class or balanced
         members = self._staying(views)
         self._average(members, seconds)
         if self._move is not None:
@@ -151,8 +153,11 @@ class LengthPools:
         )
         for target, source in directions:
             bound = (1 + self._rules.tolerance) * max(pressures[source], 0.0)
-            if len(members[source]) > 1 and pressures[target] > bound + self._rules.idle_pressure:
-                mover = min(members[source], key=lambda view: (view.tokens_ahead, view.worker_id))
+            movable = [view for view in members[source] if view.length_class is None]
+            if len(members[source]) < 2 or not movable:
+                continue
+            if pressures[target] > bound + self._rules.idle_pressure:
+                mover = min(movable, key=lambda view: (view.tokens_ahead, view.worker_id))
                 self._move = Move(worker_id=mover.worker_id, target=target, began_at=now)
                 self._moved_at = now
                 self._pressures = {}
