@@ -5,6 +5,10 @@ BIN := .venv/bin
 # Keeps the top-level folders from being importable by their bare names.
 export PYTHONSAFEPATH := 1
 
+# Two tests at a time, which mostly wait: more would disturb the bounds on time that they check.
+# Tests of one file stay together and share its processes.
+PARALLEL := -n 2 --dist loadfile
+
 PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
 GENERATED := client/lengthwise/v1
 SCHEMA := helm/lengthwise/values.schema.json
@@ -42,10 +46,10 @@ lint: setup proto-check schema-check  ## Format, lint, types, import contracts, 
 	@$(BIN)/lint-imports
 
 test: setup  ## All tests; those that need a GPU or a cluster skip themselves
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q $(PARALLEL)
 
 test-quick: setup  ## The tests that take seconds
-	@$(BIN)/pytest -q --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
+	@$(BIN)/pytest -q $(PARALLEL) --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
 
 test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)
 	@scripts/test-cluster

@@ -24,9 +24,10 @@ def toy_spec(toy_folder: Path) -> ToySpec:
     return read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
-    """Two prefill workers, two decode workers, two routers."""
+    """Two prefill workers, two decode workers, two routers. A test leaves all of them running, and
+    nothing held."""
     worker = {"num_blocks": 2048}
     with LocalCluster(
         model=toy_folder,

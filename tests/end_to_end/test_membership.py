@@ -14,7 +14,7 @@ from lengthwise_engine.toy.spec import ToySpec
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize(("prefill", "decode"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 2), (2, 1)])
 async def test_any_ratio_serves_and_survives_planned_leaves(
     toy_folder: Path, toy_spec: ToySpec, prefill: int, decode: int
 ) -> None:
@@ -30,7 +30,7 @@ async def test_any_ratio_serves_and_survives_planned_leaves(
             traffic = asyncio.create_task(
                 closed_loop(client, toy_spec, load, stop, clients=6, seed=3)
             )
-            for process in (cluster.prefill if prefill > 1 else cluster.decode)[:2]:
+            for process in cluster.prefill if prefill > 1 else cluster.decode:
                 await finished_more(load, 20)
                 process.drain()
                 assert await asyncio.to_thread(process.wait, 20) == 0

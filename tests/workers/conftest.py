@@ -25,11 +25,18 @@ def toy_spec(toy_folder: Path) -> ToySpec:
     return read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
-    """256 blocks of 16 tokens each; a stall of 2 s."""
+    """256 blocks of 16 tokens each; a stall of 2 s. A test leaves it working, and nothing held."""
     worker = {"num_blocks": 256, "stall_seconds": 2.0, "drain_seconds": 5.0}
     with LocalCluster(model=toy_folder, configs={"prefill": worker, "decode": worker}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def fresh_cluster(toy_folder: Path) -> Iterator[LocalCluster]:
+    """Of the test's own, which has done nothing yet."""
+    with LocalCluster(model=toy_folder) as cluster:
         yield cluster
 
 

@@ -1,5 +1,10 @@
 """Real model families through both workers: greedy tokens equal those of transformers, whoever
-computes the prompt, and whatever happens on the way."""
+computes the prompt, and whatever happens on the way.
+
+One variant of each family, so that KV heads in groups, one alone, of every size, and windows of all
+and of some layers cross the wire. The other variants differ in the engine alone, whose tests
+compare them all.
+"""
 
 import asyncio
 import random
@@ -23,11 +28,17 @@ def _prompts() -> list[list[int]]:
     return [[rng.randrange(2, 256) for _ in range(length)] for length in PROMPT_LENGTHS]
 
 
-async def test_every_family_speaks_as_in_transformers(any_checkpoint: Path) -> None:
-    prompts = _prompts()
-    expected = await asyncio.to_thread(greedy_tokens, any_checkpoint, prompts, MAX_TOKENS)
+@pytest.mark.parametrize(
+    "variant",
+    ["llama-mqa-head-dim", "mistral-window", "qwen2-some-windows", "qwen3-biases-layer-types"],
+)
+async def test_every_family_speaks_as_in_transformers(
+    make_checkpoint: Callable[..., Path], variant: str
+) -> None:
+    checkpoint, prompts = make_checkpoint(variant), _prompts()
+    expected = await asyncio.to_thread(greedy_tokens, checkpoint, prompts, MAX_TOKENS)
     assert len({tuple(tokens) for tokens in expected}) > len(prompts) // 2, "a degenerate model"
-    async with worker_pair(any_checkpoint) as router:
+    async with worker_pair(checkpoint) as router:
         together = await asyncio.gather(*(router.generate(p, MAX_TOKENS) for p in prompts))
         assert together == expected
         # Now their prefixes are cached; the decode worker computes the rest itself.

@@ -3,8 +3,7 @@ bounded time with a reason, and the next ones work."""
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -105,16 +104,10 @@ async def test_workers_of_different_layouts_refuse_each_other(cluster: LocalClus
     await channel.close(None)
 
 
-@pytest.fixture
-def short_lived(toy_folder: Path) -> Iterator[LocalCluster]:
-    with LocalCluster(model=toy_folder) as cluster:
-        yield cluster
-
-
 async def test_a_drained_worker_finishes_what_it_has(
-    short_lived: LocalCluster, toy_spec: ToySpec
+    fresh_cluster: LocalCluster, toy_spec: ToySpec
 ) -> None:
-    prefill, decode = short_lived.prefill[0], short_lived.decode[0]
+    prefill, decode = fresh_cluster.prefill[0], fresh_cluster.decode[0]
     router = PlainRouter(prefill.address, decode.address)
     await router.open()
     prompt = prompt_of(1000)

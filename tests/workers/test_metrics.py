@@ -112,11 +112,15 @@ def test_nothing_counted_yet_is_told_as_zero(
     assert not silent
 
 
-async def test_work_makes_no_new_series(cluster: LocalCluster, router: PlainRouter) -> None:
+@pytest.mark.slow
+async def test_work_makes_no_new_series(fresh_cluster: LocalCluster) -> None:
     """Labels are known beforehand, or a first event would not be seen by rate()."""
-    workers = (cluster.prefill[0], cluster.decode[0])
+    workers = (fresh_cluster.prefill[0], fresh_cluster.decode[0])
+    router = PlainRouter(*(each.address for each in workers))
+    await router.open()
     before = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
     for prompt in (prompt_of(40), prompt_of(900, seed=1)):
         await router.generate(prompt, 4)
+    await router.close()
     after = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
     assert after == before
