@@ -18,13 +18,15 @@ from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
 from values_schema.demands import config_by_role, strict_and, weights_by_source, where_enabled
 
+QUANTITY = r"[0-9]+(\.[0-9]+)?([kMGT]|[KMGT]i)?"
+
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Interval = Annotated[str, Field(pattern="^[0-9]+(ms|s|m)$")]
-Size = Annotated[str, Field(pattern="^[0-9]+(Ki|Mi|Gi|Ti)?$")]
-OptionalSize = Annotated[str, Field(pattern="^([0-9]+(Ki|Mi|Gi|Ti)?)?$")]
+Size = Annotated[str, Field(pattern=rf"^{QUANTITY}$")]
+OptionalSize = Annotated[str, Field(pattern=rf"^({QUANTITY})?$")]
 OptionalUrl = Annotated[str, Field(pattern="^(https?://[^ ]+)?$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")]
 Strings = dict[str, str]
