@@ -199,7 +199,7 @@ class LoadReader:
         workers = table.sum("decode_workers", pools)
         blocks = table.sum("decode_blocks", pools)
         (tpot,) = table.values("tpot")
-        sizes = table.values("block_tokens")
+        sizes = [value for value in table.values("block_tokens") if value >= 1]
         return DecodeLoad(
             running_requests=table.sum("decode_running", pools),
             context_tokens=table.sum("decode_context", pools),
@@ -262,7 +262,7 @@ _WORKER_QUERIES: Mapping[Role, tuple[QueryName, ...]] = {
 
 def _known(values: Iterable[float]) -> float | None:
     """The largest that observations stand behind; None when there is none."""
-    return max((value for value in values if isfinite(value)), default=None)
+    return max((value for value in values if isfinite(value) and value >= 0), default=None)
 
 
 def _mean(table: Table, pools: Sequence[str], role: Role) -> float | None:

@@ -77,9 +77,7 @@ def test_little_has_to_be_set(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
-    tmp_path: Path, keys: dict[str, Any], told: str
-) -> None:
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, **keys)
     assert told in str(caught.value)
