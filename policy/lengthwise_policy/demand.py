@@ -125,7 +125,7 @@ def decode_demand(load: DecodeLoad, objectives: Objectives, workers: int) -> Dem
     _check_decode(load)
     requests = load.running_requests + load.queued_requests
     terms = [_waiting_term(load.waiting_requests, workers)]
-    if load.blocks_per_worker > 0:
+    if load.blocks_per_worker >= 1:
         wanted = load.blocks_predicted + ceil(load.queued_tokens / load.block_size)
         blocks = load.blocks_per_worker * objectives.memory_utilisation
         why = f"memory: {wanted:.0f} KV blocks, {blocks:.0f} of a worker are planned with"

@@ -11,8 +11,8 @@ A visitor also goes home when its host has not needed it for the whole stable wi
 before any pod is deleted.
 
 The rule: whoever gives must not starve by it; with the time between reversals, and the donor's
-margin, no pod goes back and forth. A pod that does not change when told is left alone for a while, so that
-pods are made instead.
+margin, no pod goes back and forth. A pod that does not change when told is left alone for a while,
+so that pods are made instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

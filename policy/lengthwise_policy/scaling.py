@@ -143,7 +143,7 @@ class Scaler:
             promised = recalled.get(group, 0)
             lacking = max(deficit + promised, 0)
             if lacking:
-                found[group] = self._out(now, members[group], crew, window, lacking)
+                found[group] = self._out(now, members[group], crew, window, lacking, flipping)
             else:
                 promised += _of_role(plan.leaving, group)
                 found[group] = self._in(members[group], crew, window, promised, flipping)
@@ -156,13 +156,19 @@ class Scaler:
         crew: Crew,
         window: DemandWindow,
         lacking: int,
+        flipping: Mapping[str, Role],
     ) -> _Change:
+        """A group that lacks workers may still wait for more that can run nowhere than it needs."""
         policy = self._policy
+        enough = window.enough(policy.scale_in_seconds, policy.margin)
+        beyond = 0 if enough is None else crew.capacity + crew.unschedulable - enough
+        leaving = share_in(views, beyond, flipping, up_to="unschedulable")
         bound = max(int(crew.capacity * (policy.growth - 1)), policy.growth_pods)
         added = share_out(views, min(lacking, bound), now)
         return _Change(
             num_pools=len(views),
             added=added,
+            leaving=leaving,
             reason=window.reason,
             lacking=lacking - sum(added.values()),
         )
@@ -210,7 +216,9 @@ class Scaler:
             return Hold(pool=pool.name, reason=_why_held(view, change, now))
         memory.wrote(wanted)
         reason = change.reason
-        if pool.name not in change.added and not leaving:
+        if leaving and change.lacking:
+            reason = f"unschedulable: gives {leaving.count} pods back; {change.reason}"
+        elif pool.name not in change.added and not leaving:
             bounds = f"{pool.min_replicas} to {pool.max_replicas} replicas are allowed"
             reason = f"bounds: {bounds}, {replicas} were there"
         return Scale(

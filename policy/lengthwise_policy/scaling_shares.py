@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.scaling_pools import PHASE_RANK, PoolView, serves
-from lengthwise_policy.scaling_state import Group, Pod, PoolName
+from lengthwise_policy.scaling_state import Group, Pod, PodPhase, PoolName
 from lengthwise_policy.types import Role
 
 
@@ -46,9 +46,16 @@ def share_out(views: Sequence[PoolView], number: int, now: float) -> dict[PoolNa
 
 
 def share_in(
-    views: Sequence[PoolView], number: int, flipping: Mapping[str, Role]
+    views: Sequence[PoolView],
+    number: int,
+    flipping: Mapping[str, Role],
+    *,
+    up_to: PodPhase = "ready",
 ) -> dict[PoolName, Leaving]:
-    """`number` of a group's pods to give up, or as many as its pools' bounds allow."""
+    """`number` of a group's pods to give up, or as many as its pools' bounds allow.
+
+    `up_to`: no pod goes that is worth more than those in this phase.
+    """
     candidates: list[tuple[tuple[int, int, int, int, str], PoolView, Pod | None]] = []
     left: Counter[PoolName] = Counter()
     for index, view in enumerate(views):
@@ -60,19 +67,19 @@ def share_in(
         candidates += [((rank, -index, -1, 0, ""), view, None) for rank in unmade + making]
         for pod in view.pods:
             if serves(view, pod) == view.group:
-                key = (
+                worth = (
                     PHASE_RANK[pod.phase],
                     -index,
                     pod.running_requests,
                     pod.cached_blocks,
                     pod.name,
                 )
-                candidates.append((key, view, pod))
+                candidates.append((worth, view, pod))
     candidates.sort(key=lambda each: each[0])
     chosen: dict[PoolName, list[Pod | None]] = {}
-    for _, view, candidate in candidates:
+    for key, view, candidate in candidates:
         name = view.state.pool.name
-        if number > 0 and left[name] > 0:
+        if number > 0 and left[name] > 0 and key[0] <= PHASE_RANK[up_to]:
             chosen.setdefault(name, []).append(candidate)
             left[name] -= 1
             number -= 1
