@@ -101,13 +101,14 @@ DECISIONS = Section(
     panels=(
         Lines(
             title="Actions",
-            description="Pools scaled out and in, roles flipped, by the rule that wanted it.",
+            description="Pools scaled out and in, roles flipped, by the rule that wanted it; since"
+            " the autoscaler's start.",
             unit="short",
-            stacked=True,
             queries=(
+                # Not increase(): it does not see the first of a kind, whose series is new.
                 Query(
                     expression="sum by (pool, action, reason)"
-                    f" (increase({of('lengthwise_scaling_actions_total')}[$__rate_interval]))",
+                    f" ({of('lengthwise_scaling_actions_total')})",
                     legend="{{pool}} {{action}}: {{reason}}",
                 ),
             ),
@@ -152,12 +153,13 @@ DECISIONS = Section(
         ),
         Lines(
             title="Role flips",
-            description="Workers of flexible pools that were told to serve the other role.",
+            description="Workers of flexible pools that were told to serve the other role; since"
+            " the autoscaler's start.",
             unit="short",
             queries=(
                 Query(
-                    expression="sum(increase("
-                    f"{of('lengthwise_scaling_actions_total', action='flip')}[$__rate_interval]))",
+                    expression=f"sum({of('lengthwise_scaling_actions_total', action='flip')})"
+                    " or vector(0)",
                     legend="flips",
                 ),
             ),

@@ -25,7 +25,7 @@ SCRAPE_SECONDS = 1.0
 class PrometheusServer:
     """Keeps its port and data over `stop` and `start`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rules: Sequence[Path] = ()) -> None:
         program = shutil.which("prometheus")
         if program is None:
             pytest.skip("there is no program `prometheus`: install Debian's package of that name")
@@ -36,7 +36,12 @@ class PrometheusServer:
         self._targets = folder / "targets.json"
         self.scrape([])
         config = {
-            "global": {"scrape_interval": f"{SCRAPE_SECONDS:g}s", "scrape_timeout": "500ms"},
+            "global": {
+                "scrape_interval": f"{SCRAPE_SECONDS:g}s",
+                "scrape_timeout": "500ms",
+                "evaluation_interval": f"{SCRAPE_SECONDS:g}s",
+            },
+            "rule_files": [str(path) for path in rules],
             "scrape_configs": [
                 {
                     "job_name": "lengthwise",
