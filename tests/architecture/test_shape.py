@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = (
     "client", "policy", "kernels", "engine", "runtime", "router", "worker", "prefill_worker",
-    "decode_worker",
+    "decode_worker", "autoscaler",
 )  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
@@ -62,10 +62,11 @@ def test_every_folder_holds_one_package_named_after_it() -> None:
 
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
     pattern = re.compile(r"lengthwise_[a-z_]*(?:_seconds|_total|_bytes|_tokens|_blocks|_requests"
-                         r"|_in_flight|_waiting|_ratio|_predicted|workers)\b")  # fmt: skip
+                         r"|_in_flight|_waiting|_ratio|_predicted|_needed|replicas|_wanted|_leader"
+                         r"|_dry_run|workers)\b")  # fmt: skip
     documented = set(re.findall(r"`(lengthwise_[a-z_]+)`", (ROOT / "docs/metrics.md").read_text()))
     exported = set()
-    for folder in ("runtime", "router", "worker", "prefill_worker", "decode_worker"):
+    for folder in SOURCE_ROOTS:
         for path in (ROOT / folder).rglob("metrics.py"):
             text = path.read_text(encoding="utf-8")
             exported |= set(re.findall(r'"(lengthwise_[a-z_]+)"', text))
@@ -74,7 +75,10 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
     assert all(pattern.fullmatch(name) for name in exported)
 
 
-@pytest.mark.parametrize("module", ["lengthwise", "lengthwise_policy", "lengthwise_router.app"])
+@pytest.mark.parametrize(
+    "module",
+    ["lengthwise", "lengthwise_policy", "lengthwise_router.app", "lengthwise_autoscaler.app"],
+)
 def test_packages_that_need_no_torch_do_not_load_it(module: str) -> None:
     program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     result = subprocess.run(
