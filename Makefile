@@ -12,8 +12,9 @@ PARALLEL := -n 2 --dist loadfile
 PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
 GENERATED := client/lengthwise/v1
 SCHEMA := helm/lengthwise/values.schema.json
+DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup proto proto-check schema schema-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
+.PHONY: help setup proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,7 +40,15 @@ schema-check: setup  # Fails when the committed schema is not what the configura
 	@PYTHONPATH=helm $(BIN)/python -m values_schema | cmp --silent - $(SCHEMA) || \
 	{ echo "$(SCHEMA) is stale; run: make schema" >&2; exit 1; }
 
-lint: setup proto-check schema-check  ## Format, lint, types, import contracts, generated code
+dashboards: setup  ## Generate the Grafana dashboards
+	@PYTHONPATH=helm $(BIN)/python -m dashboards $(DASHBOARDS)
+
+dashboards-check: setup  # Fails when the committed dashboards are not what their code says
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	PYTHONPATH=helm $(BIN)/python -m dashboards $$fresh && diff -rq $$fresh $(DASHBOARDS) || \
+	{ echo "$(DASHBOARDS) is stale; run: make dashboards" >&2; exit 1; }
+
+lint: setup proto-check schema-check dashboards-check  ## Format, lint, types, import contracts, generated code
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
