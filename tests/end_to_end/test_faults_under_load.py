@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from harness.clusters import Load, closed_loop, finished_more, nothing_is_held
+from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_held
 from harness.workers import eventually
 
 import lengthwise
@@ -39,15 +39,15 @@ async def test_no_request_fails_or_hangs_when_a_process_is(
             closed_loop(client, toy_spec, load, stop, clients=CLIENTS, seed=signum)
         )
         try:
-            await finished_more(load, 3 * CLIENTS)
+            await all_finished_more(load, 2, clients=CLIENTS)
             process.kill(signum)
-            await finished_more(load, 10 * CLIENTS)
+            await all_finished_more(load, 5, clients=CLIENTS)
         finally:
+            stop.set()
             if signum == signal.SIGSTOP:
                 process.kill(signal.SIGCONT)
             else:
                 await asyncio.to_thread(process.restart)
-            stop.set()
             await traffic
     assert load.slowest_seconds < HUNG_SECONDS
     await eventually(lambda: nothing_is_held(cluster), 15)

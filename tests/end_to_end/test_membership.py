@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from harness.clusters import Load, closed_loop, finished_more, nothing_is_held
+from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_held
 from harness.workers import eventually
 
 import lengthwise
@@ -12,6 +12,8 @@ from lengthwise.local import LocalCluster
 from lengthwise_engine.toy.spec import ToySpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+CLIENTS = 6
 
 
 @pytest.mark.parametrize(("prefill", "decode"), [(1, 2), (2, 1)])
@@ -28,14 +30,14 @@ async def test_any_ratio_serves_and_survives_planned_leaves(
         load, stop = Load(), asyncio.Event()
         async with lengthwise.AsyncClient(cluster.endpoints) as client:
             traffic = asyncio.create_task(
-                closed_loop(client, toy_spec, load, stop, clients=6, seed=3)
+                closed_loop(client, toy_spec, load, stop, clients=CLIENTS, seed=3)
             )
             for process in cluster.prefill if prefill > 1 else cluster.decode:
-                await finished_more(load, 20)
+                await all_finished_more(load, 3, clients=CLIENTS)
                 process.drain()
                 assert await asyncio.to_thread(process.wait, 20) == 0
                 await asyncio.to_thread(process.restart)
-            await finished_more(load, 20)
+            await all_finished_more(load, 3, clients=CLIENTS)
             stop.set()
             await traffic
         await eventually(lambda: nothing_is_held(cluster), 5)

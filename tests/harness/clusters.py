@@ -3,8 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import lengthwise
 from harness.workers import eventually, status_of
@@ -28,15 +29,13 @@ class Question:
         return tuple(tokens[len(self.prompt) :])
 
 
-def questions(count: int, *, seed: int, longest: int = 1200, most: int = 80) -> list[Question]:
+def questions(count: int, *, seed: int, longest: int = 1200, most: int = 80) -> Iterator[Question]:
     """Mixed lengths: most prompts short, some long."""
     rng = random.Random(seed)
-    made = []
     for _ in range(count):
         length = min(int(rng.lognormvariate(4.5, 1.2)) + 1, longest)
         prompt = tuple(rng.randrange(250) for _ in range(length))
-        made.append(Question(prompt=prompt, max_tokens=rng.randint(1, most)))
-    return made
+        yield Question(prompt=prompt, max_tokens=rng.randint(1, most))
 
 
 @dataclass(slots=True)
@@ -46,6 +45,7 @@ class Load:
     finished: int = 0
     slowest_seconds: float = 0.0
     retried: int = 0
+    by_caller: Counter[int] = field(default_factory=Counter)
 
 
 async def ask(
@@ -66,10 +66,13 @@ async def ask(
     load.finished += 1
 
 
-async def finished_more(load: Load, count: int) -> None:
-    """Waits until `count` further requests are answered."""
-    target = load.finished + count
-    await eventually(lambda: load.finished >= target, 40)
+async def all_finished_more(load: Load, count: int, *, clients: int) -> None:
+    """Waits until each caller of a closed loop has `count` further answers, so that no request that
+    was under way still is."""
+    before = load.by_caller.copy()
+    await eventually(
+        lambda: all(load.by_caller[n] >= before[n] + count for n in range(clients)), 40
+    )
 
 
 async def closed_loop(
@@ -88,6 +91,7 @@ async def closed_loop(
             if stop.is_set():
                 return
             await ask(client, question, spec, load)
+            load.by_caller[number] += 1
 
     async with asyncio.TaskGroup() as group:
         for number in range(clients):
