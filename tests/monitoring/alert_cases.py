@@ -368,6 +368,26 @@ SILENCES = [
         until=60,
     ),
     Silence(
+        name="an autoscaler only tells",
+        alert="LengthwiseAutoscalerNoLeader",
+        history={
+            _metric("autoscaler_leader"): "0x60",
+            _metric("autoscaler_dry_run"): "1x60",
+            **ROUTER_UP,
+        },
+        until=60,
+    ),
+    Silence(
+        name="an error tells why nothing is decided",
+        alert="LengthwiseAutoscalerStuck",
+        history={
+            _metric("autoscaler_last_decision_timestamp_seconds"): "0x60",
+            _metric("scaling_errors_total", reason="data_missing"): "0+12x60",
+            **LEADS,
+        },
+        until=60,
+    ),
+    Silence(
         name="a queue that is long and shrinks",
         alert="LengthwiseQueueGrowing",
         history={_metric("requests_waiting"): "90-1x60"},
