@@ -134,13 +134,14 @@ class FakeObjects:
             if reason in ("", item["reason"])
         ]
 
-    def settle(self, name: str, make: Callable[[int], Object]) -> tuple[list[str], list[str]]:
-        """Makes and deletes pods as the Deployment wants, by their costs; tells which."""
-        labelled = name.removeprefix(f"{RELEASE}-lengthwise-")
+    def settle(
+        self, name: str, pool: str, make: Callable[[int], Object]
+    ) -> tuple[list[str], list[str]]:
+        """Makes and deletes pods of a pool as its Deployment wants, by costs; tells which."""
         pods = [
             item
             for item in self.objects["pods"].values()
-            if item["metadata"]["labels"].get("lengthwise/pool") == labelled
+            if item["metadata"]["labels"].get("lengthwise/pool") == pool
         ]
         pods.sort(key=lambda item: int(item["metadata"]["annotations"].get(COST_ANNOTATION, 0)))
         surplus = len(pods) - self.replicas(name)
