@@ -1,0 +1,110 @@
+"""A flexible worker beside a local cluster, and how to flip it."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+import lengthwise
+from harness.clusters import Load, all_finished_more, closed_loop
+from harness.workers import all_free, eventually
+from lengthwise.local import LocalCluster, Process
+from lengthwise.v1 import worker_pb2, worker_pb2_grpc
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_policy.types import Role
+from lengthwise_runtime.channel import open_channel
+from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
+
+STALL_SECONDS = 2.0
+DRAIN_SECONDS = 4.0
+
+CLIENTS = 8
+HUNG_SECONDS = 15.0
+
+COMMAND = (sys.executable, "-m", "lengthwise.local._child", "lengthwise_flexible_worker")
+
+
+def flexible_worker(
+    cluster: LocalCluster, model: Path | str, role: Role, **config: object
+) -> Process:
+    """Not yet started; found by the cluster's routers. Whoever starts it ends it."""
+    return Process(
+        name="flexible-0",
+        role=role,
+        command=COMMAND,
+        config={
+            "model": str(model),
+            "role": role,
+            "device": "cpu",
+            "threads": 1,
+            "announce_folder": str(cluster.folder / "announced"),
+            **config,
+        },
+        folder=cluster.folder,
+        env=dict(os.environ),
+    )
+
+
+async def set_role(address: str, role: Role) -> Role:
+    """Begins a change; the role until now. Errors: AioRpcError."""
+    async with open_channel(address, None) as channel:
+        response = await worker_pb2_grpc.WorkerStub(channel).SetRole(
+            worker_pb2.SetRoleRequest(role=ROLES_ON_WIRE[role]), timeout=5
+        )
+    return ROLES[response.previous]
+
+
+async def serves(address: str, role: Role, within_seconds: float) -> worker_pb2.WorkerStatus:
+    """Waits until the worker there has this role; its status then."""
+    deadline = time.monotonic() + within_seconds
+    async with open_channel(address, None) as channel:
+        stub = worker_pb2_grpc.WorkerStub(channel)
+        while time.monotonic() < deadline:
+            try:
+                watch = stub.Watch(worker_pb2.WatchRequest(), timeout=within_seconds)
+                status: worker_pb2.WorkerStatus
+                async for status in watch:
+                    if ROLES[status.role] == role:
+                        return status
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.005)  # it is gone for a moment, between the roles
+    raise AssertionError(f"{address} is no {role} worker after {within_seconds} s")
+
+
+async def flip(address: str, role: Role, within_seconds: float = 10.0) -> float:
+    """Changes the role; the seconds from the wish to the first status in the new one."""
+    began_at = time.monotonic()
+    await set_role(address, role)
+    await serves(address, role, within_seconds)
+    return time.monotonic() - began_at
+
+
+@asynccontextmanager
+async def load_on(cluster: LocalCluster, spec: ToySpec, *, seed: int) -> AsyncIterator[Load]:
+    """A steady one, meanwhile. Afterwards every request has been answered, and rightly."""
+    load, stop = Load(), asyncio.Event()
+    async with lengthwise.AsyncClient(cluster.endpoints) as client:
+        traffic = asyncio.create_task(
+            closed_loop(client, spec, load, stop, clients=CLIENTS, seed=seed)
+        )
+        try:
+            await all_finished_more(load, 2, clients=CLIENTS)
+            yield load
+            await all_finished_more(load, 2, clients=CLIENTS)
+        finally:
+            stop.set()
+            await traffic
+    assert load.slowest_seconds < HUNG_SECONDS
+
+
+async def nothing_is_held_by(*workers: Process) -> None:
+    """Within a while, every block is free and nobody waits."""
+    addresses = [worker.address for worker in workers]
+    await eventually(lambda: all_free(*addresses), 10)
