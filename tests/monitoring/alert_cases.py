@@ -236,6 +236,18 @@ ROUTERS = [
         cleared=50,
     ),
     Case(
+        name="every third request finds the queue full",
+        alert="LengthwiseRefusals",
+        history={
+            _metric("refusals_total", reason="queue full"): _counter((10, 0), (30, 3), (30, 0)),
+            **REQUESTS,
+        },
+        labels=PAGE,
+        quiet=18,
+        fires=30,
+        cleared=50,
+    ),
+    Case(
         name="every fifth request is attempted again",
         alert="LengthwiseRetries",
         history={
