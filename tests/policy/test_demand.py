@@ -162,7 +162,7 @@ def test_a_step_with_the_slots_of_a_worker_takes_the_objective() -> None:
     assert COST.decode_step_seconds(round(slots), round(slots * 1000)) == pytest.approx(0.05)
     demand = decode_demand(load, OBJECTIVES, 2)
     assert rule(demand) == "slots"
-    assert demand.workers == pytest.approx(60 / slots / 0.85)
+    assert demand.workers == pytest.approx(60 / slots / 0.75)
 
 
 def test_workers_found_from_the_token_rate_run_at_the_objective_when_one_can_go() -> None:
@@ -174,7 +174,7 @@ def test_workers_found_from_the_token_rate_run_at_the_objective_when_one_can_go(
         batch = rate / workers * COST.step_seconds / (1 - rate / workers * each)
         running = batch * workers
         seen = replace(load, running_requests=running, context_tokens=running * context)
-        needed = decode_demand(seen, OBJECTIVES, workers).workers * 0.85
+        needed = decode_demand(seen, OBJECTIVES, workers).workers * 0.75
         batch_then = rate / needed * COST.step_seconds / (1 - rate / needed * each)
         step = COST.step_seconds + each * batch_then
         assert step == pytest.approx(OBJECTIVES.tpot_seconds)
@@ -182,7 +182,7 @@ def test_workers_found_from_the_token_rate_run_at_the_objective_when_one_can_go(
 
 def test_what_is_still_in_prefill_counts_for_decode() -> None:
     load = replace(NO_DECODE, cost=COST, arrived_requests=8.0, output_tokens=200.0)
-    assert decode_demand(load, OBJECTIVES, 2).workers == pytest.approx(8 * 200 * 0.05 / 60 / 0.85)
+    assert decode_demand(load, OBJECTIVES, 2).workers == pytest.approx(8 * 200 * 0.05 / 60 / 0.75)
 
 
 def test_an_objective_that_one_request_alone_misses_asks_for_no_workers() -> None:

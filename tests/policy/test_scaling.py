@@ -284,8 +284,8 @@ def flipped(pool: Pool, home: int, away: int) -> PoolState:
     return replace(
         state,
         pods=(
-            *state.pods[:home],
-            *(replace(pod, role=other) for pod in state.pods[home:]),
+            *(replace(pod, role=other) for pod in state.pods[:away]),
+            *state.pods[away:],
         ),
     )
 
@@ -357,7 +357,7 @@ def test_a_visitor_goes_home_when_its_host_has_not_needed_it_for_long(scaler: Sc
     assert not flips(watch(scaler, 0.0, 295.0, pools, demand))
     actions = scaler.decide(300.0, pools, demand)
     (flip,) = flips(actions)
-    assert (flip.pod, flip.role, rule(flip)) == ("d-1", "decode", "home")
+    assert (flip.pod, flip.role, rule(flip)) == ("d-0", "decode", "home")
     assert not scales(actions)
 
 
@@ -365,7 +365,7 @@ def test_a_visitor_goes_home_first_when_its_own_role_starves(scaler: Scaler) -> 
     pools = [ready(P, 2), flipped(D, 1, 1)]
     watch(scaler, 0.0, 30.0, pools, {PREFILL: need(0.5), DECODE: need(0.9)})
     actions = watch(scaler, 35.0, 5.0, pools, {PREFILL: need(0.5), DECODE: need(2.0)})
-    assert [(flip.pod, flip.role) for flip in flips(actions)] == [("d-1", "decode")]
+    assert [(flip.pod, flip.role) for flip in flips(actions)] == [("d-0", "decode")]
 
 
 def test_a_host_makes_its_own_pods_when_a_full_pool_needs_its_visitors_back(scaler: Scaler) -> None:
@@ -387,13 +387,15 @@ def test_only_flexible_pools_that_are_not_paused_flip(why: str) -> None:
 
 
 def test_flips_in_opposite_directions_keep_their_distance(scaler: Scaler) -> None:
-    before, after = [ready(P, 2), ready(D, 2)], [ready(P, 2), flipped(D, 1, 1)]
-    calm = {PREFILL: need(0.5), DECODE: need(0.5)}
-    watch(scaler, 0.0, 30.0, before, calm)
-    assert flips(watch(scaler, 35.0, 5.0, before, {**calm, PREFILL: need(3.0)}))
-    for at in range(45, 70, 5):
-        assert not flips(scaler.decide(float(at), after, {**calm, DECODE: need(2.0)}))
-    assert flips(scaler.decide(75.0, after, {**calm, DECODE: need(2.0)}))
+    """Here the pods that made the first flip necessary find a node right after it."""
+    before, after = [stuck(P, 1, 2), ready(D, 3)], [ready(P, 3), flipped(D, 2, 1)]
+    demand = {PREFILL: need(1.7), DECODE: need(0.8)}
+    watch(scaler, 0.0, 25.0, before, {**demand, PREFILL: need(0.8)})
+    assert flips(watch(scaler, 30.0, 5.0, before, demand))
+    for at in range(40, 65, 5):
+        assert not flips(scaler.decide(float(at), after, {**demand, DECODE: need(3.0)}))
+    (flip,) = flips(scaler.decide(65.0, after, {**demand, DECODE: need(3.0)}))
+    assert flip.role == "decode"
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ class ScalingMachine(RuleBasedStateMachine):
 
 
 TestScaling = ScalingMachine.TestCase
-TestScaling.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestScaling.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
 
 
 def settled(world: World, demands: dict[Group, Demand], seconds: float) -> list[Action]:
