@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from monitoring.alert_cases import CASES, SILENCES, TARGET, Case, Silence
+from monitoring.alert_cases import CASES
+from monitoring.history import TARGET, Case, Silence
+from monitoring.silences import SILENCES
 
 ROOT = Path(__file__).parents[2]
 RULES = (
