@@ -30,6 +30,7 @@ from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
     VariableRefresh,
 )
+from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 GrafanaUnit = Literal["short", "s", "reqps", "percentunit", "bytes", "Bps"]
@@ -206,6 +207,8 @@ def _buckets(panel: Buckets) -> heatmap.Panel:
         .span(panel.width)
         .height(HEIGHT)
         .calculate(False)
+        .color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Oranges"))
+        .show_tooltip()
         .y_axis(heatmap.YAxisConfig().unit(_grafana_unit(panel.unit)))
         .with_target(target)
     )
