@@ -102,6 +102,11 @@ class AutoscalerApplication:
         """host:port of /metrics; empty where it is not served."""
         return str(self._metrics_server[1]) if self._metrics_server is not None else ""
 
+    @property
+    def last_decision(self) -> float:
+        """When the last round without any error ended, since the epoch; 0: never."""
+        return self._loop.last_decision
+
     async def failed(self) -> BaseException:
         tasks = [self._looping, *self._tasks]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -79,6 +79,7 @@ class ControlLoop:
         )
         self._reader = LoadReader(list(self._pools.values()), interval)
         self._scaler = Scaler(config.scaling)
+        self.last_decision = 0.0  # when a round ended without any error, since the epoch
         self._stopping = asyncio.Event()
         self._leads = False
         self._paused: frozenset[str] = frozenset()
@@ -129,7 +130,8 @@ class ControlLoop:
         actions = self._scaler.decide(time.monotonic(), states, demands)
         self._metrics.decision_seconds.observe(time.monotonic() - began_at)
         if not (errors or view.errors or reading.errors):
-            self._metrics.last_decision.set_to_current_time()
+            self.last_decision = time.time()
+            self._metrics.last_decision.set(self.last_decision)
         self._tell(states, demands, actions)
         if not self._config.dry_run:
             await self._act(actions, view)

@@ -147,9 +147,11 @@ async def test_a_changed_status_does_not_keep_it_from_writing(rig: Rig) -> None:
 
 async def test_a_deployment_that_never_rests_is_given_up_for_now(rig: Rig) -> None:
     view = await rig.look()
-    rig.objects.before_write = lambda _: (
-        rig.objects.put("deployments", rig.objects.get("deployments", "demo-prefill")) and None
-    )
+
+    def change(_: str) -> None:
+        rig.objects.put("deployments", rig.objects.get("deployments", "demo-prefill"))
+
+    rig.objects.before_write = change
     await rig.actuator.scale(scale(5), view)
     assert rig.objects.replicas("demo-prefill") == 3
     assert rig.objects.requests.count("patch deployments/scale") == 4
