@@ -23,6 +23,9 @@ from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
 STALL_SECONDS = 2.0
 DRAIN_SECONDS = 4.0
 
+GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""What a call is told for a moment, between the roles."""
+
 CLIENTS = 8
 HUNG_SECONDS = 15.0
 
@@ -72,9 +75,9 @@ async def serves(address: str, role: Role, within_seconds: float) -> worker_pb2.
                     if ROLES[status.role] == role:
                         return status
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if error.code() not in GONE:
                     raise
-                await asyncio.sleep(0.005)  # it is gone for a moment, between the roles
+                await asyncio.sleep(0.005)
     raise AssertionError(f"{address} is no {role} worker after {within_seconds} s")
 
 
