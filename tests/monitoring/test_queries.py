@@ -144,6 +144,7 @@ async def traffic(client: lengthwise.AsyncClient) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_every_query_has_an_answer_after_real_traffic(
     cluster: LocalCluster, prometheus: PrometheusServer, autoscaler: AutoscalerApplication
 ) -> None:
