@@ -6,14 +6,13 @@
     ├─ CacheSizeError       the memory given for the KV cache is unusable
     ├─ StepError            a caller broke the contract of `ModelRunner.run`
     ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
-    └─ TransferStartError   the transfer process could not be started (`transfer.config`)
+    ├─ TransferStartError   the transfer process could not be started (`transfer.config`)
+    └─ UnsupportedByKernel  tensors that a kernel does not compute (`lengthwise_kernels.errors`)
 
 Messages say what was found, what was expected and, where there is one, the remedy.
 """
 
-
-class EngineError(Exception):
-    """The root: catch this to catch whatever the engine raises on purpose."""
+from lengthwise_kernels.errors import EngineError as EngineError
 
 
 class CheckpointError(EngineError):

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from lengthwise_engine.runner import SequenceChunk
-from lengthwise_kernels.dispatch import AttentionBatch, AttentionPlan, kv_rows, plan_attention
+from lengthwise_kernels.dispatch import (
+    AttentionBatch,
+    AttentionPlan,
+    AttentionSpec,
+    kv_rows,
+    plan_attention,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +42,10 @@ def step_tensors(
     *,
     windows: Sequence[int | None],
     block_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    attention: AttentionSpec,
 ) -> StepTensors:
     """Lay out checked `chunks` for a model whose layers have these `windows`."""
+    device = attention.device
     token_ids: list[int] = []
     positions: list[int] = []
     blocks: list[int] = []
@@ -65,14 +71,13 @@ def step_tensors(
         block_size=block_size,
     )
     plans = {
-        window: plan_attention(whole, window=window, dtype=dtype, device=device)
-        for window in set(windows)
+        window: plan_attention(whole, window=window, spec=attention) for window in set(windows)
     }
     last_window = windows[-1]
     last_plan = (
         plans[last_window]
         if len(sampled) == len(token_ids)
-        else plan_attention(last, window=last_window, dtype=dtype, device=device)
+        else plan_attention(last, window=last_window, spec=attention)
     )
     position = torch.tensor(positions, device=device)
     return StepTensors(

@@ -48,8 +48,7 @@ class TorchRunner:
             chunks,
             windows=self._model.spec.windows,
             block_size=self.layout.block_size,
-            dtype=self._model.dtype,
-            device=self._model.device,
+            attention=self._model.attention,
         )
         logits = self._model.forward(step, self._cache.tensor, self._computed(on_layer))
         states = [chunk.sampling for chunk in chunks]

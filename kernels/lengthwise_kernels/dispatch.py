@@ -1,28 +1,68 @@
 """Which implementation of each operation runs.
 
-The rule: callers import operations from here and never name an implementation.
+The rule: callers import operations from here and never name an implementation. Tensors on a GPU go
+to the Triton kernel in `gpu`, all others to the plain PyTorch of `reference`, which says what each
+operation computes.
 """
 
-from lengthwise_kernels.reference.attention import (
-    AttentionBatch,
-    AttentionPlan,
-    paged_attention,
-    plan_attention,
-)
-from lengthwise_kernels.reference.kv import kv_rows, store_kv
-from lengthwise_kernels.reference.layers import rms_norm, rotate, silu_mul
+import functools
+import importlib
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import torch
+
+from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+from lengthwise_kernels.reference import attention, kv, layers
+from lengthwise_kernels.reference.kv import HeadNorms, clear_blocks, kv_rows
 from lengthwise_kernels.reference.sampling import gumbel_noise, gumbel_noise_everywhere
 
 __all__ = [
     "AttentionBatch",
     "AttentionPlan",
+    "AttentionSpec",
+    "HeadNorms",
+    "add_rms_norm",
+    "clear_blocks",
     "gumbel_noise",
     "gumbel_noise_everywhere",
     "kv_rows",
-    "paged_attention",
+    "pack_blocks",
     "plan_attention",
     "rms_norm",
-    "rotate",
+    "rotate_and_store",
     "silu_mul",
-    "store_kv",
+    "unpack_blocks",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _by_device(truth: Callable[P, R], module: str) -> Callable[P, R]:
+    """`truth`, or its namesake in `gpu.<module>` where the first argument lies on a GPU."""
+
+    @functools.wraps(truth)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> R:
+        if cast(torch.Tensor, args[0]).is_cuda:
+            return cast(Callable[P, R], _kernel(module, truth.__name__))(*args, **kwargs)
+        return truth(*args, **kwargs)
+
+    return operation
+
+
+@functools.cache
+def _kernel(module: str, name: str) -> object:
+    """Imported when it is first used: Triton is not installed where there is no GPU."""
+    return getattr(importlib.import_module(f"lengthwise_kernels.gpu.{module}"), name)
+
+
+rms_norm = _by_device(layers.rms_norm, "rms_norm")
+add_rms_norm = _by_device(layers.add_rms_norm, "rms_norm")
+silu_mul = _by_device(layers.silu_mul, "silu_mul")
+rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
+pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
+unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
+
+
+plan_attention = attention.plan_attention

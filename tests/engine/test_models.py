@@ -60,8 +60,7 @@ def test_logits_of_a_batch_of_mixed_lengths_equal_those_of_transformers(
         _whole_prompts(),
         windows=model.spec.windows,
         block_size=16,
-        dtype=torch.float32,
-        device=model.device,
+        attention=model.attention,
     )
     got = model.forward(step, cache)
     expected = torch.cat(
@@ -104,8 +103,7 @@ def test_half_precision_stays_near_the_float32_logits_as_transformers_does(
         _whole_prompts(),
         windows=model.spec.windows,
         block_size=16,
-        dtype=dtype,
-        device=model.device,
+        attention=model.attention,
     )
     ours = model.forward(step, cache)[LENGTHS.index(130)]
     assert (ours - exact).abs().mean() < 1.5 * (theirs - exact).abs().mean()

@@ -1,9 +1,34 @@
-"""What the kernel tests share: one thread, so that short tests do not fight for cores."""
+"""What the kernel tests share: one thread, so that short tests do not fight for cores, and where
+Triton kernels run.
+
+The rule: a test of a kernel is written once. Where torch finds a GPU it runs there and is marked
+`gpu`; elsewhere Triton's interpreter runs the same kernel on the CPU.
+"""
+
+import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Before any kernel is imported: Triton looks at it when it decorates one.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def device() -> str:
+    """Where tensors for a Triton kernel have to lie. Skips where Triton is not installed."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        for item in items:
+            if "device" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.gpu)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from lengthwise_kernels.dispatch import kv_rows, rms_norm, rotate, silu_mul, store_kv
+from lengthwise_kernels.dispatch import (
+    HeadNorms,
+    add_rms_norm,
+    clear_blocks,
+    kv_rows,
+    rms_norm,
+    rotate_and_store,
+    silu_mul,
+)
+from lengthwise_kernels.reference.layers import rotate
 
 DTYPES = pytest.mark.parametrize(
     ("dtype", "tolerance"),
@@ -26,6 +35,13 @@ def test_rms_norm_divides_by_the_root_mean_square(
     torch.testing.assert_close(got.double(), expected, atol=tolerance, rtol=tolerance)
 
 
+def test_the_residual_is_added_before_the_norm() -> None:
+    x, residual, weight = torch.randn(5, 24), torch.randn(5, 24), torch.randn(24)
+    normed, total = add_rms_norm(x, residual, weight, 1e-6)
+    torch.testing.assert_close(total, x + residual)
+    torch.testing.assert_close(normed, rms_norm(x + residual, weight, 1e-6))
+
+
 @DTYPES
 def test_silu_mul_gates_the_second_half(dtype: torch.dtype, tolerance: float) -> None:
     gate, up = torch.randn(2, 5, 33).to(dtype)
@@ -43,14 +59,30 @@ def test_rotation_turns_each_pair_as_a_complex_number() -> None:
     torch.testing.assert_close(got, torch.cat((turned.real, turned.imag), dim=-1))
 
 
-def test_stored_keys_and_values_lie_in_their_slots_and_nowhere_else() -> None:
-    layer = torch.full((5, 2, 4, 2, 3), 9.0)
-    keys, values = 1 + torch.rand(2, 3, 2, 3)
+@pytest.mark.parametrize("normed", [False, True], ids=["plain", "head-norms"])
+def test_keys_and_values_lie_in_their_slots_and_nowhere_else(normed: bool) -> None:
+    layer = torch.full((5, 2, 4, 2, 6), 9.0)
+    heads = torch.randn(3, 7, 6)
+    angles = torch.rand(3, 3)
+    cos, sin = angles.cos(), angles.sin()
+    norms = HeadNorms(query=torch.rand(6), key=torch.rand(6), eps=1e-6) if normed else None
     positions, blocks = torch.tensor([2, 3, 4]), torch.tensor([3, 3, 1])
-    begun = torch.tensor([1])
-    store_kv(layer, keys, values, kv_rows(positions, blocks, block_size=4), begun)
+    rows = kv_rows(positions, blocks, block_size=4)
+    queries = rotate_and_store(heads, cos, sin, norms, layer, rows)
+    parts = list(torch.split(heads, [3, 2, 2], dim=1))
+    if norms is not None:
+        parts[0] = rms_norm(parts[0], norms.query, norms.eps)
+        parts[1] = rms_norm(parts[1], norms.key, norms.eps)
+    torch.testing.assert_close(queries, rotate(parts[0], cos, sin))
+    keys = rotate(parts[1], cos, sin)
     expected = torch.full_like(layer, 9.0)
-    expected[1] = 0.0
     for index, (block, slot) in enumerate([(3, 2), (3, 3), (1, 0)]):
-        expected[block, 0, slot], expected[block, 1, slot] = keys[index], values[index]
+        expected[block, 0, slot], expected[block, 1, slot] = keys[index], parts[2][index]
     torch.testing.assert_close(layer, expected, atol=0, rtol=0)
+
+
+def test_cleared_blocks_are_zero_in_every_layer() -> None:
+    cache = torch.full((2, 4, 3), float("nan"))
+    clear_blocks(cache, torch.tensor([3, 0]))
+    assert cache[:, [0, 3]].eq(0).all()
+    assert cache[:, [1, 2]].isnan().all()

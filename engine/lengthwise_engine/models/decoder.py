@@ -13,12 +13,13 @@ from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights, Linear
 from lengthwise_engine.step_tensors import StepTensors
 from lengthwise_kernels.dispatch import (
-    AttentionPlan,
-    paged_attention,
+    AttentionSpec,
+    HeadNorms,
+    add_rms_norm,
+    clear_blocks,
     rms_norm,
-    rotate,
+    rotate_and_store,
     silu_mul,
-    store_kv,
 )
 
 
@@ -30,6 +31,13 @@ class Decoder:
         self.weights = weights
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
+        self.attention = AttentionSpec(
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            dtype=self.dtype,
+            device=self.device,
+        )
         self._frequencies = spec.rope.frequencies(spec.head_dim).to(self.device)
 
     def forward(
@@ -46,50 +54,55 @@ class Decoder:
         weights = self.weights
         hidden = functional.embedding(step.token_ids, weights.embedding)
         cos, sin = self._rotation(step.positions)
+        clear_blocks(cache, step.begun)
+        normed = rms_norm(hidden, weights.layers[0].attention_norm, self.spec.norm_eps)
         for index, layer in enumerate(weights.layers):
-            queries, keys, values = self._project(layer, hidden, cos, sin)
-            store_kv(cache[index], keys, values, step.kv_rows, step.begun)
+            queries = self._store(layer, normed, cos, sin, cache[index], step.kv_rows)
             if on_layer is not None:
                 on_layer(index)
             plan = step.plans[self.spec.windows[index]]
+            next_norm = weights.norm
             if index == self.spec.num_layers - 1:
                 # Beyond the last layer's keys and values only sampled rows matter.
                 hidden, queries, plan = hidden[step.sampled], queries[step.sampled], step.last_plan
-            hidden = self._finish_layer(layer, hidden, queries, cache[index], plan)
-        hidden = rms_norm(hidden, weights.norm, self.spec.norm_eps)
-        return functional.linear(hidden, weights.head).float()
+            else:
+                next_norm = weights.layers[index + 1].attention_norm
+            attended = plan.attend(queries, cache[index], self.spec.head_dim**-0.5)
+            normed, hidden = self._finish_layer(layer, hidden, attended, next_norm)
+        return functional.linear(normed, weights.head).float()
 
-    def _project(
-        self, layer: LayerWeights, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values of all new tokens, [tokens, heads, head_dim] each."""
-        spec = self.spec
-        heads = _linear(rms_norm(hidden, layer.attention_norm, spec.norm_eps), layer.qkv)
-        heads = heads.view(len(hidden), -1, spec.head_dim)
-        values = heads[:, spec.num_heads + spec.num_kv_heads :]
-        rotated = heads[:, : spec.num_heads + spec.num_kv_heads]
+    def _store(
+        self,
+        layer: LayerWeights,
+        normed: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cache: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Write keys and values of all new tokens; returns the queries, [tokens, heads, dim]."""
+        heads = _linear(normed, layer.qkv).view(len(normed), -1, self.spec.head_dim)
+        norms = None
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = rotated.tensor_split([spec.num_heads], dim=1)
-            queries = rms_norm(queries, layer.query_norm, spec.norm_eps)
-            keys = rms_norm(keys, layer.key_norm, spec.norm_eps)
-            rotated = torch.cat((queries, keys), dim=1)
-        rotated = rotate(rotated, cos, sin)
-        return rotated[:, : spec.num_heads], rotated[:, spec.num_heads :], values
+            norms = HeadNorms(query=layer.query_norm, key=layer.key_norm, eps=self.spec.norm_eps)
+        return rotate_and_store(heads, cos, sin, norms, cache, rows)
 
     def _finish_layer(
         self,
         layer: LayerWeights,
         hidden: torch.Tensor,
-        queries: torch.Tensor,
-        cache: torch.Tensor,
-        plan: AttentionPlan,
-    ) -> torch.Tensor:
-        """Attention and the feed-forward part, each added to `hidden`."""
-        spec = self.spec
-        attended = paged_attention(queries, cache, plan, spec.head_dim**-0.5)
-        hidden = hidden + _linear(attended.flatten(1), layer.output)
-        gate_up = _linear(rms_norm(hidden, layer.mlp_norm, spec.norm_eps), layer.gate_up)
-        return hidden + _linear(silu_mul(gate_up), layer.down)
+        attended: torch.Tensor,
+        next_norm: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add what attention found and the feed-forward part to `hidden`.
+
+        Returns the sum normalised for what comes next, and the sum.
+        """
+        eps = self.spec.norm_eps
+        attended = _linear(attended.flatten(1), layer.output)
+        normed, hidden = add_rms_norm(attended, hidden, layer.mlp_norm, eps)
+        gated = silu_mul(_linear(normed, layer.gate_up))
+        return add_rms_norm(_linear(gated, layer.down), hidden, next_norm, eps)
 
     def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, [tokens, head_dim / 2], computed in float32."""

@@ -1,9 +1,4 @@
-"""Attention of new tokens over a paged history, for any mix of prompt chunks and decode rows.
-
-The rule: everything that depends on lengths and block tables is worked out once per step in a plan;
-the layers of the step share it. A query at position i sees the keys at positions
-max(0, i - window + 1) .. i of its own sequence.
-"""
+"""Attention of new tokens over a paged history, for any mix of prompt chunks and decode rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +7,12 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+
 _QUERY_TILE: Final = 256
 """Queries per masked tile: bounds a mask to 256 x keys, and skips keys no query of the tile sees.
 2,048 tokens over as many before them (16 heads of 64, one core) take 311 ms in tiles of 256, 376 in
 tiles of 64 and 373 in one; under a window of 512 it is 81, 66 and 222 ms."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionBatch:
-    """What a step attends to: per sequence its new tokens, the tokens before them and its blocks.
-
-    Queries of all sequences lie one after the other; keys and values of the new tokens are in the
-    cache already.
-    """
-
-    query_lengths: Sequence[int]
-    starts: Sequence[int]
-    block_ids: Sequence[Sequence[int]]
-    block_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +50,26 @@ class _DecodeGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionPlan:
-    """A step's attention, worked out; opaque to callers.
-
-    `halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1.
-    """
+class _Plan:
+    """`halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1."""
 
     prompt_chunks: tuple[_PromptChunk, ...]
     decode_groups: tuple[_DecodeGroup, ...]
 
+    def attend(self, queries: torch.Tensor, layer: torch.Tensor, scale: float) -> torch.Tensor:
+        output = torch.empty_like(queries)
+        for chunk in self.prompt_chunks:
+            _attend_chunk(queries, layer, chunk, scale, output)
+        for group in self.decode_groups:
+            _attend_decode(queries, layer, group, scale, output)
+        return output
+
 
 def plan_attention(
-    batch: AttentionBatch, *, window: int | None, dtype: torch.dtype, device: torch.device
+    batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
 ) -> AttentionPlan:
-    """Work out the attention of `batch` for layers with this sliding window (None: no window).
-
-    `dtype` is that of the queries.
-    """
+    """Work out the attention of `batch` for layers with this sliding window (None: no window)."""
+    device = spec.device
     chunks: list[_PromptChunk] = []
     groups: dict[int, list[_DecodeRow]] = {}
     first_query = 0
@@ -101,26 +87,12 @@ def plan_attention(
             tiles = _tiles(first_query, length, start - origin, window, device)
             chunks.append(_PromptChunk(_halves([blocks], device)[:, 0], tiles))
         first_query += length
-    return AttentionPlan(
+    return _Plan(
         tuple(chunks),
-        tuple(_decode_group(rows, batch.block_size, dtype, device) for rows in groups.values()),
+        tuple(
+            _decode_group(rows, batch.block_size, spec.dtype, device) for rows in groups.values()
+        ),
     )
-
-
-def paged_attention(
-    queries: torch.Tensor, layer: torch.Tensor, plan: AttentionPlan, scale: float
-) -> torch.Tensor:
-    """softmax(scale q k) v for the queries [tokens, num_heads, head_dim] of a planned step.
-
-    `layer` is [num_blocks, 2, block_size, num_kv_heads, head_dim]; query heads h · num_heads /
-    num_kv_heads and following share key head h. Returns the shape of `queries`.
-    """
-    output = torch.empty_like(queries)
-    for chunk in plan.prompt_chunks:
-        _attend_chunk(queries, layer, chunk, scale, output)
-    for group in plan.decode_groups:
-        _attend_decode(queries, layer, group, scale, output)
-    return output
 
 
 def _attend_chunk(

@@ -1,11 +1,24 @@
-"""Writing keys and values of new tokens into the paged cache.
+"""Writing keys and values of new tokens into the paged cache, and moving blocks in and out of it.
 
 One layer of the cache is [num_blocks, 2, block_size, num_kv_heads, head_dim]. Seen as rows of
 num_kv_heads * head_dim numbers, the key of slot s of block b is row 2 b block_size + s, and its
 value lies block_size rows further.
 """
 
+from dataclasses import dataclass
+
 import torch
+
+from lengthwise_kernels.reference.layers import rms_norm, rotate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadNorms:
+    """RMSNorm of each query and key head before its rotation; weights are [head_dim]."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    eps: float
 
 
 def kv_rows(positions: torch.Tensor, blocks: torch.Tensor, block_size: int) -> torch.Tensor:
@@ -14,21 +27,51 @@ def kv_rows(positions: torch.Tensor, blocks: torch.Tensor, block_size: int) -> t
     return torch.stack((key_rows, key_rows + block_size))
 
 
-def store_kv(
-    layer: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    rows: torch.Tensor,
-    begun: torch.Tensor,
-) -> None:
-    """Write `keys` and `values`, [tokens, num_kv_heads, head_dim], to `rows` (from `kv_rows`).
+def clear_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> None:
+    """Zero these blocks of all layers of `cache` [num_layers, num_blocks, ...].
 
-    The blocks `begun` are cleared first. Masked slots still take part in sums with weight zero, so
-    a NaN that a former owner left behind them would spread.
+    For blocks that a step begins and does not fill: slots that nobody sees still take part in sums
+    with weight zero, so a NaN that a former owner left behind there would spread.
     """
-    if len(begun):
-        layer.index_fill_(0, begun, 0.0)
-    width = layer.shape[-2] * layer.shape[-1]
+    if len(blocks):
+        cache.index_fill_(1, blocks, 0.0)
+
+
+def rotate_and_store(
+    heads: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    norms: HeadNorms | None,
+    layer: torch.Tensor,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """Normalise and rotate queries and keys, write keys and values to `rows`, return the queries.
+
+    `heads` [tokens, num_heads + 2 num_kv_heads, head_dim] has all query heads, then key heads, then
+    value heads; `cos` and `sin` are [tokens, head_dim / 2]; `rows` [2, tokens] is from `kv_rows`.
+    The result is [tokens, num_heads, head_dim].
+    """
+    num_kv_heads, head_dim = layer.shape[-2:]
+    sizes = [heads.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads]
+    queries, keys, values = torch.split(heads, sizes, dim=1)
+    if norms is not None:
+        queries = rms_norm(queries, norms.query, norms.eps)
+        keys = rms_norm(keys, norms.key, norms.eps)
+    width = num_kv_heads * head_dim
     flat = layer.view(-1, width)
-    flat.index_copy_(0, rows[0], keys.reshape(-1, width))
+    flat.index_copy_(0, rows[0], rotate(keys, cos, sin).reshape(-1, width))
     flat.index_copy_(0, rows[1], values.reshape(-1, width))
+    return rotate(queries, cos, sin)
+
+
+def pack_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
+    """The `blocks` [n] of all layers of `cache` [num_layers, num_blocks, ...], one after the other.
+
+    The result is [num_layers, n, ...]. For some layers alone pass a slice of the cache.
+    """
+    return cache.index_select(1, blocks)
+
+
+def unpack_blocks(packed: torch.Tensor, blocks: torch.Tensor, cache: torch.Tensor) -> None:
+    """The reverse of `pack_blocks`: write `packed` to the `blocks` of `cache`, all different."""
+    cache.index_copy_(1, blocks, packed)

@@ -19,6 +19,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * (wide * scale).to(x.dtype)
 
 
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`rms_norm(x + residual)` and `x + residual`."""
+    total = x + residual
+    return rms_norm(total, weight, eps), total
+
+
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up where `gate_up` [..., 2 size] holds gate first; the result is [..., size]."""
     gate, up = gate_up.chunk(2, dim=-1)

@@ -1,0 +1,100 @@
+"""Random steps over a paged cache, and what attention over them is by definition.
+
+The rule: what nobody stored is not a number, so that reading it shows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lengthwise_kernels.attention_plan import AttentionBatch, AttentionSpec
+
+# (new tokens, tokens before them) of each sequence of a step
+Mix = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagedStep:
+    """A step ready to be planned; `expected` is its attention in float32, [tokens, heads, dim]."""
+
+    batch: AttentionBatch
+    spec: AttentionSpec
+    queries: torch.Tensor
+    layer: torch.Tensor
+    expected: torch.Tensor
+
+    @property
+    def scale(self) -> float:
+        return float(self.spec.head_dim**-0.5)
+
+
+def paged_step(
+    mix: Mix,
+    *,
+    heads: tuple[int, int],
+    head_dim: int,
+    dtype: torch.dtype,
+    window: int | None = None,
+    block_size: int = 16,
+    device: str = "cpu",
+) -> PagedStep:
+    """Sequences of these lengths in shuffled blocks; `heads` are (query heads, key heads)."""
+    generator = torch.Generator().manual_seed(1)
+    num_heads, num_kv_heads = heads
+    counts = [-(-(length + start) // block_size) for length, start in mix]
+    order = torch.randperm(sum(counts) + 3, generator=generator).tolist()
+    shape = (len(order), 2, block_size, num_kv_heads, head_dim)
+    layer = torch.full(shape, float("nan"), dtype=dtype)
+    tables, queries, expected = [], [], []
+    for (length, start), count in zip(mix, counts, strict=True):
+        table, order = order[:count], order[count:]
+        tables.append(table)
+        end = length + start
+        keys, values = torch.randn(2, end, num_kv_heads, head_dim, generator=generator).to(dtype)
+        positions = torch.arange(end)
+        blocks, slots = torch.tensor(table)[positions // block_size], positions % block_size
+        layer[blocks, 0, slots], layer[blocks, 1, slots] = keys, values
+        query = torch.randn(length, num_heads, head_dim, generator=generator).to(dtype)
+        queries.append(query)
+        expected.append(attention_by_definition(query, keys, values, start, window))
+    batch = AttentionBatch(
+        query_lengths=[length for length, _ in mix],
+        starts=[start for _, start in mix],
+        block_ids=tables,
+        block_size=block_size,
+    )
+    spec = AttentionSpec(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+    return PagedStep(
+        batch=batch,
+        spec=spec,
+        queries=torch.cat(queries).to(device),
+        layer=layer.to(device),
+        expected=torch.cat(expected).to(device),
+    )
+
+
+def attention_by_definition(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    start: int,
+    window: int | None,
+) -> torch.Tensor:
+    """One query at a time, in float32; the first query is at position `start`."""
+    share = queries.shape[1] // keys.shape[1]
+    rows = []
+    for offset, query in enumerate(queries.float()):
+        last = start + offset
+        first = 0 if window is None else max(0, last - window + 1)
+        seen_keys = keys[first : last + 1].float().repeat_interleave(share, dim=1)
+        seen_values = values[first : last + 1].float().repeat_interleave(share, dim=1)
+        scores = torch.einsum("hd,khd->hk", query, seen_keys) * query.shape[-1] ** -0.5
+        rows.append(torch.einsum("hk,khd->hd", scores.softmax(-1), seen_values))
+    return torch.stack(rows)
