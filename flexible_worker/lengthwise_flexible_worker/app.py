@@ -12,13 +12,11 @@ to the old worker goes on elsewhere in either case.
 import asyncio
 import logging
 import time
-from typing import get_args
-
-from prometheus_client import Counter
 
 from lengthwise_decode_worker.app import DecodeWorker
 from lengthwise_engine.errors import EngineError
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
+from lengthwise_flexible_worker.metrics import RoleChanges
 from lengthwise_policy.types import Role
 from lengthwise_prefill_worker.app import PrefillWorker
 from lengthwise_runtime.status import RoleRefused
@@ -42,14 +40,7 @@ class FlexibleApplication:
     def __init__(self, config: FlexibleWorkerConfig) -> None:
         self._config = config
         self._site = Site(config, self.set_role)
-        self._changes = Counter(
-            "lengthwise_role_changes_total",
-            "Times that this worker has begun to serve the role, the first not counted",
-            ("role",),
-            registry=self._site.registry,
-        )
-        for role in get_args(Role):
-            self._changes.labels(role)
+        self._changes = RoleChanges(self._site.registry)
         self._role = config.role
         self._worker: RoleWorker | None = None
         self._change: asyncio.Task[None] | None = None
@@ -114,7 +105,7 @@ class FlexibleApplication:
         else:
             if self._worker is not None:
                 self._role = role
-                self._changes.labels(role).inc()
+                self._changes.changed_to(role)
                 logger.info("changed to %s in %.1f s", role, time.monotonic() - began_at)
         finally:
             self._change = None

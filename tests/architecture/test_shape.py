@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = (
     "client", "policy", "kernels", "engine", "runtime", "router", "worker", "prefill_worker",
-    "decode_worker", "autoscaler",
+    "decode_worker", "flexible_worker", "autoscaler",
 )  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
@@ -63,7 +63,7 @@ def test_every_folder_holds_one_package_named_after_it() -> None:
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
     pattern = re.compile(r"lengthwise_[a-z_]*(?:_seconds|_total|_bytes|_tokens|_blocks|_requests"
                          r"|_in_flight|_waiting|_ratio|_predicted|_needed|replicas|_wanted|_leader"
-                         r"|_dry_run|workers)\b")  # fmt: skip
+                         r"|_dry_run|workers|_info)\b")  # fmt: skip
     documented = set(re.findall(r"`(lengthwise_[a-z_]+)`", (ROOT / "docs/metrics.md").read_text()))
     exported = set()
     for folder in SOURCE_ROOTS:
