@@ -55,13 +55,12 @@ class Leadership:
 
     async def run(self) -> None:
         """Tries to lead, and to go on leading, for ever."""
+        led = False
         while True:
-            led = self.is_leader
             await self._try()
-            if self.is_leader and not led:
-                logger.info("leads as %s", self.identity)
-            elif led and not self.is_leader:
-                logger.warning("leads no more")
+            if self.is_leader != led:
+                led = not led
+                logger.info("leads as %s" if led else "%s leads no more", self.identity)
             await asyncio.sleep(RETRY_SECONDS * random.uniform(0.8, 1.2))
 
     async def release(self) -> None:

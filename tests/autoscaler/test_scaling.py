@@ -248,12 +248,17 @@ async def test_a_prometheus_that_does_not_scrape_any_more_is_not_believed(
     await release.scraped()
     autoscaler = await start()
     await decided(autoscaler)
-    # Frozen for longer than samples may be old: what it knows when it runs again is stale.
-    prometheus.freeze()
     prometheus.scrape([])
-    await asyncio.sleep(4.0)
-    prometheus.thaw()
-    await has_failed(objects, "data_stale", "the samples of router-0 are up to")
+    await has_failed(objects, "data_missing", "")
+
+
+async def test_samples_that_are_older_than_they_should_be_are_not_believed(
+    release: Release, prometheus: PrometheusServer, start: Start, objects: FakeObjects
+) -> None:
+    await release.scraped()
+    too_short = {"url": prometheus.url, "scrape_interval_seconds": 0.1, "window_seconds": 10.0}
+    await start(prometheus=too_short)
+    await has_failed(objects, "data_stale", "is prometheus.scrape_interval_seconds right?")
 
 
 @pytest.mark.parametrize(
