@@ -5,15 +5,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
 
 from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_policy.prefix import BlockEvents
+from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import ConfigError
 from lengthwise_runtime.server import Server
-from lengthwise_runtime.status import HEARTBEAT_SECONDS, StatusBoard
+from lengthwise_runtime.status import HEARTBEAT_SECONDS, RoleRefused, StatusBoard
 
 
 class _Engine:
@@ -118,3 +120,70 @@ async def test_a_second_server_on_the_same_port_is_one_clear_error() -> None:
         await second.start()
     await first.stop(0)
     await second.stop(0)
+
+
+async def test_a_board_that_closes_tells_the_last_status_and_the_end() -> None:
+    engine = _Engine()
+    board = StatusBoard(engine.status)
+    async with _watched(board) as stub:
+        call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
+        statuses = aiter(call)
+        assert (await anext(statuses)).step == 0
+        engine.step = 7
+        board.close()
+        assert [status.step async for status in statuses] == [7]
+        late = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
+        assert [status.step async for status in late] == [7]
+
+
+async def test_a_wish_for_a_role_is_passed_on_and_answered_with_the_one_before() -> None:
+    wishes: list[Role] = []
+
+    def set_role(role: Role) -> Role:
+        wishes.append(role)
+        return "prefill"
+
+    async with _watched(StatusBoard(_Engine().status, set_role=set_role)) as stub:
+        wish = worker_pb2.SetRoleRequest(role=worker_pb2.ROLE_DECODE)
+        assert (await stub.SetRole(wish)).previous == worker_pb2.ROLE_PREFILL
+    assert wishes == ["decode"]
+
+
+def _busy(_role: Role) -> Role:
+    raise RoleRefused("it is busy")
+
+
+@pytest.mark.parametrize(
+    ("board", "role", "code", "told"),
+    [
+        pytest.param(
+            StatusBoard(_Engine().status),
+            worker_pb2.ROLE_DECODE,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "run lengthwise-flexible-worker",
+            id="one role for life",
+        ),
+        pytest.param(
+            StatusBoard(_Engine().status, set_role=_busy),
+            worker_pb2.ROLE_DECODE,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "it is busy",
+            id="not now",
+        ),
+        pytest.param(
+            StatusBoard(_Engine().status, set_role=_busy),
+            worker_pb2.ROLE_UNSPECIFIED,
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "role: got 0, expected ROLE_PREFILL or ROLE_DECODE",
+            id="no role",
+        ),
+    ],
+)
+async def test_a_wish_that_cannot_be_met_is_refused_with_the_reason(
+    board: StatusBoard, role: worker_pb2.Role, code: grpc.StatusCode, told: str
+) -> None:
+    async with _watched(board) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.SetRole(worker_pb2.SetRoleRequest(role=role))
+    assert caught.value.code() is code
+    assert told in str(caught.value.details())

@@ -106,3 +106,16 @@ def test_nothing_is_waited_for_once_the_process_is_gone(ledger: Ledger) -> None:
     ledger.clear()
     assert ledger.overdue(1e9) is None
     assert not ledger.issue("a", "send", 1, 0.0)
+
+
+def test_a_link_counts_until_its_end_is_told(ledger: Ledger) -> None:
+    assert ledger.num_links == 0
+    opening(ledger)
+    assert ledger.num_links == 1
+    ledger.close("a", 1.0)
+    assert ledger.num_links == 1, "the transfer process may still use the cache for it"
+    ledger.settle(LinkDown(link="a", reason="closed"), 2.0)
+    assert ledger.num_links == 0
+    sending(ledger)
+    ledger.clear()
+    assert ledger.num_links == 0
