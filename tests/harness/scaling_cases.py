@@ -44,6 +44,13 @@ def ready(pool: Pool, number: int) -> PoolState:
     return PoolState(pool=pool, replicas=number, pods=pods(pool, *phases))
 
 
+def stuck(pool: Pool, running: int, unschedulable: int) -> PoolState:
+    """Some of its pods can run nowhere."""
+    phases: list[PodPhase] = ["ready"] * running
+    phases += ["unschedulable"] * unschedulable
+    return PoolState(pool=pool, replicas=len(phases), pods=pods(pool, *phases))
+
+
 def rule(action: Action) -> str:
     return action.reason.partition(":")[0]
 
