@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from harness.flexible import flexible_worker, flip
+from harness.workers import eventually, status_of
 from prefill_push import random_llama
 from rows import append_rows
 
@@ -23,7 +24,8 @@ import lengthwise
 from lengthwise.local import LocalCluster, Process
 from lengthwise_policy.types import Role
 
-REPEATS, STARTS = 8, 3
+REPEATS, STARTS = 6, 3
+WORK_SECONDS = 30.0
 CALLERS = 8
 HIDDEN, LAYERS = 1024, 12
 
@@ -48,6 +50,12 @@ async def load(cluster: LocalCluster, callers: int) -> AsyncIterator[None]:
         stop.set()
 
 
+async def has_work(worker: Process) -> bool:
+    """A prefill worker hardly ever runs anything when it is asked; it has work once it steps."""
+    status = await status_of(worker.address)
+    return status.running_requests > 1 or status.prompt_tokens_total > 0
+
+
 def started_anew(worker: Process) -> float:
     """Seconds of the alternative; a start takes as long in either role."""
     began_at = time.monotonic()
@@ -64,8 +72,9 @@ async def measure(cluster: LocalCluster, worker: Process, callers: int) -> list[
     async with load(cluster, callers):
         for _ in range(REPEATS):
             for role in roles:
+                if callers:
+                    await eventually(lambda: has_work(worker), WORK_SECONDS)
                 seconds[f"flip to {role}"].append(await flip(worker.address, role, 60))
-                await asyncio.sleep(1.0)  # it gets work again
         seconds["stop and start"] = [
             await asyncio.to_thread(started_anew, worker) for _ in range(STARTS)
         ]

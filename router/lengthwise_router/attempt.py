@@ -102,8 +102,11 @@ class Attempt:
 
     def worker_lost(self, worker: Worker, reason: LossReason) -> None:
         reservation = self._reservation
-        if worker is self._prefill and reservation is not None and not reservation.is_untouched:
-            return  # it has done its part: tokens come
+        if worker is self._prefill and reservation is not None:
+            if not reservation.is_untouched:
+                return  # it has done its part: tokens come
+            if self._phase == "transfer" and worker.has_left:
+                return  # it waited for its transfers; the decode worker tells of one that failed
         self._lost = worker, reason
         self._generation.patience.wakeup.ring()
 

@@ -49,6 +49,7 @@ class Worker:
         self.streams = TokenFanOut()
         self.is_streaming = False  # a decode worker whose Tokens stream to us is open
         self.lost = asyncio.Event()
+        self.has_left = False  # lost, after it had drained
         self.status: worker_pb2.WorkerStatus | None = None
         self.condition: Condition = "connecting"
         self.role: Role = "prefill"
@@ -159,6 +160,7 @@ class Worker:
             is_expected = self.condition == "draining" or reason == "closed"
             level = logging.INFO if is_expected else logging.WARNING
             logger.log(level, "%r is lost: %s", self, reason)
+        self.has_left = self.condition == "draining" and reason == "stream_broken"
         self.condition = "lost"
         self.is_streaming = False
         self.lost.set()

@@ -356,3 +356,23 @@ async def test_many_requests_survive_the_loss_of_their_workers(deploy: Deploy) -
     for prompt, call in zip(prompts, calls, strict=True):
         assert (await call).token_ids == stub_answer(prompt, 100)
     await deployment.nothing_is_held()
+
+
+async def test_a_prefill_worker_that_has_drained_is_not_missed_by_what_it_sent(
+    deploy: Deploy,
+) -> None:
+    """Its KV is complete at the decode worker, or that worker says that it is not."""
+    deployment = await deploy(num_prefill=2)
+    for prefill in deployment.prefill:
+        prefill.commits = False
+    asking = asyncio.create_task(deployment.generate(max_tokens=NUM_TOKENS))
+    await eventually(lambda: any(prefill.requests for prefill in deployment.prefill))
+    used = next(prefill for prefill in deployment.prefill if prefill.requests)
+    used.draining = True
+    fleet, decode = deployment.app._fleet, deployment.decode[0]
+    await eventually(lambda: any(worker.condition == "draining" for worker in fleet.workers))
+    await used.stop()
+    await deployment.ready(2)
+    decode.commit(used.requests[0], stub_answer(PROMPT, 1)[0])
+    assert (await asking).token_ids == stub_answer(PROMPT, NUM_TOKENS)
+    assert sum(len(prefill.requests) for prefill in deployment.prefill) == 1
