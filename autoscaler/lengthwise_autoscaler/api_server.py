@@ -33,6 +33,9 @@ Verb = Literal["get", "list", "create", "update", "patch"]
 ANSWER_SECONDS = 5.0
 """For a whole answer. A healthy API server lists hundreds of pods in less than 0.1 s."""
 
+LOGIN_SECONDS = 30.0
+"""For programs that a kubeconfig may name to log in with."""
+
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 NOT_FOUND = 404
@@ -77,7 +80,8 @@ class ApiServer:
                 namespace = _own_namespace()
             else:
                 path = str(config.kubeconfig)
-                await load_kube_config(path, client_configuration=configuration)
+                async with asyncio.timeout(LOGIN_SECONDS):
+                    await load_kube_config(path, client_configuration=configuration)
                 _, active = list_kube_config_contexts(path)
                 namespace = (active or {"context": {}})["context"].get("namespace", "default")
         except (ConfigException, OSError) as error:
@@ -94,7 +98,7 @@ class ApiServer:
 
     async def list(self, resource: str, label_selector: str) -> list[Object]:
         answer = await self.ask("list", resource, query={"labelSelector": label_selector})
-        return cast(list[Object], answer["items"])
+        return cast(list[Object], answer.get("items") or [])
 
     async def ask(
         self,
@@ -148,7 +152,7 @@ class ApiServer:
             ),
         )
         async with response:
-            return response.status, await response.text()
+            return response.status, (await response.read()).decode("utf-8", "replace")
 
     def _refusal(self, what: str, status: int, text: str) -> Refused:
         message = _message_of(text)

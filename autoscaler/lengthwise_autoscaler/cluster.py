@@ -6,7 +6,8 @@ read takes out its own pool alone.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lengthwise_autoscaler.api_server import NOT_FOUND, ApiServer
@@ -54,17 +55,17 @@ class Cluster:
 
         listing = asyncio.create_task(self._api.list("pods", self._selector))
         await asyncio.gather(*(find(pool) for pool in self._pools))
-        return ClusterView(
-            deployments=deployments,
-            pods=read_pods(await listing, time.time()),
-            errors=tuple(errors),
-        )
+        items = await listing
+        with _read("pods"):
+            pods = read_pods(items, time.time())
+        return ClusterView(deployments=deployments, pods=pods, errors=tuple(errors))
 
     async def deployment(self, pool: PoolConfig) -> Deployment:
         """Errors: ScalingError; `unknown_pool` when there is none of that name."""
         try:
             item = await self._api.ask("get", "deployments", pool.deployment)
-            return read_deployment(item)
+            with _read(f"Deployment {pool.deployment!r}"):
+                return read_deployment(item)
         except Refused as error:
             if error.status == NOT_FOUND:
                 raise ScalingError(
@@ -78,3 +79,15 @@ class Cluster:
         except ScalingError as error:
             error.pool = pool.name
             raise
+
+
+@contextmanager
+def _read(what: str) -> Iterator[None]:
+    """What answers may be no API server."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ScalingError(
+            "api_server_unreachable",
+            f"cannot read {what}: {type(error).__name__} {error}; is an API server there?",
+        ) from error

@@ -77,7 +77,8 @@ class Leadership:
                 spec |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
                 await self._api.ask("update", "leases", self._lease, {**lease, "spec": spec})
         except (ScalingError, TimeoutError) as error:
-            logger.warning("the Lease is not given up, it will expire: %s", error)
+            reason = str(error) or f"no answer within {RELEASE_SECONDS:g} s"
+            logger.warning("the Lease is not given up, it will expire: %s", reason)
 
     async def _try(self) -> None:
         try:

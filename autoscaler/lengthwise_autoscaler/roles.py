@@ -66,15 +66,16 @@ class FlexibleWorkers:
 
     async def set_role(self, pod: ReleasePod, role: Role) -> None:
         """Returns once the change has begun. Errors: ScalingError `flip_failed`."""
-        stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
         request = worker_pb2.SetRoleRequest(role=_NUMBERS[role])
         try:
+            stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
             await stub.SetRole(request, timeout=SET_SECONDS)
-        except grpc.aio.AioRpcError as error:
+        # OSError: the files of TLS.
+        except (grpc.aio.AioRpcError, OSError) as error:
             raise ScalingError(
                 "flip_failed",
-                f"pod {pod.name} does not become a {role} worker: {error.code().name}"
-                f" {error.details()}; it is tried again",
+                f"pod {pod.name} does not become a {role} worker: {_told(error)}; it is tried"
+                " again",
                 pool=pod.pool,
             ) from error
 
@@ -106,17 +107,27 @@ class FlexibleWorkers:
             self._known[pod.name] = _changed(role, is_steady=is_steady)
 
     async def _first_status(self, pod: ReleasePod) -> worker_pb2.WorkerStatus | None:
-        stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
+        try:
+            stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
+        except OSError as error:
+            logger.warning("pod %s cannot be asked: %s", pod.name, error)
+            return None
         call = stub.Watch(worker_pb2.WatchRequest(), timeout=ASK_SECONDS)
         try:
             status = await call.read()
         except grpc.aio.AioRpcError as error:
-            logger.debug("pod %s cannot be asked: %s", pod.name, error.code().name)
+            logger.debug("pod %s cannot be asked: %s", pod.name, _told(error))
             return None
         finally:
             call.cancel()
         # The end of a stream is told by another object.
         return status if isinstance(status, worker_pb2.WorkerStatus) else None
+
+
+def _told(error: grpc.aio.AioRpcError | OSError) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name} {error.details()}"
+    return str(error)
 
 
 def _changed(role: Role, *, is_steady: bool) -> Serving:

@@ -221,3 +221,13 @@ async def test_pods_of_other_releases_are_not_seen(rig: Rig) -> None:
     rig.objects.put("pods", pod("stranger", pool="prefill", release="other"))
     view = await rig.look()
     assert {each.name for each in view.pods} == {"w0", "w1", "w2"}
+
+
+@pytest.mark.parametrize(
+    "garbage", ["<html>", "[]", "null", '{"items": [{}]}', '{"items": 7}', "\x00"]
+)
+async def test_an_answer_that_is_none_of_an_api_server_is_told(rig: Rig, garbage: str) -> None:
+    rig.objects.garbage = garbage
+    with pytest.raises(ScalingError, match="cannot") as caught:
+        await rig.cluster.look()
+    assert caught.value.reason == "api_server_unreachable"

@@ -1,6 +1,7 @@
 """What the API server's JSON says of pods and Deployments."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,27 +45,26 @@ def young(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-@pytest.mark.parametrize(
-    ("item", "phase"),
-    [
-        pytest.param(pod("w"), "ready", id="ready"),
-        pytest.param(pod("w", ready=None), "starting", id="not ready"),
-        pytest.param(leaving(), "leaving", id="deleted and still ready"),
-        pytest.param(unscheduled(1), "starting", id="unscheduled for a moment"),
-        pytest.param(unscheduled(60), "unschedulable", id="unscheduled for long"),
-        pytest.param(unscheduled(60, "SchedulingGated"), "unschedulable", id="gated"),
-        pytest.param(waiting("ContainerCreating"), "starting", id="being created"),
-        pytest.param(waiting("ImagePullBackOff"), "unschedulable", id="no image"),
-        pytest.param(waiting("CrashLoopBackOff"), "unschedulable", id="crashes"),
-        pytest.param(young(waiting("ErrImagePull")), "starting", id="no image, just made"),
-        pytest.param({"metadata": {"name": "w"}}, "starting", id="nothing known"),
-        pytest.param(
-            {"metadata": {"name": "w"}, "status": {"conditions": None}}, "starting", id="nulls"
-        ),
-    ],
-)
-def test_a_pods_phase(item: dict[str, Any], phase: str) -> None:
-    assert read(item).phase == phase
+# Made when a test runs: they tell how long ago things were.
+PODS = {
+    "ready": (lambda: pod("w"), "ready"),
+    "not ready": (lambda: pod("w", ready=None), "starting"),
+    "deleted and still ready": (leaving, "leaving"),
+    "unscheduled for a moment": (lambda: unscheduled(1), "starting"),
+    "unscheduled for long": (lambda: unscheduled(60), "unschedulable"),
+    "gated": (lambda: unscheduled(60, "SchedulingGated"), "unschedulable"),
+    "being created": (lambda: waiting("ContainerCreating"), "starting"),
+    "no image": (lambda: waiting("ImagePullBackOff"), "unschedulable"),
+    "crashes": (lambda: waiting("CrashLoopBackOff"), "unschedulable"),
+    "no image, just made": (lambda: young(waiting("ErrImagePull")), "starting"),
+    "nothing known": (lambda: {"metadata": {"name": "w"}}, "starting"),
+    "nulls": (lambda: {"metadata": {"name": "w"}, "status": {"conditions": None}}, "starting"),
+}
+
+
+@pytest.mark.parametrize(("make", "phase"), PODS.values(), ids=PODS.keys())
+def test_a_pods_phase(make: Callable[[], dict[str, Any]], phase: str) -> None:
+    assert read(make()).phase == phase
 
 
 @pytest.mark.parametrize("phase", ["Failed", "Succeeded"])

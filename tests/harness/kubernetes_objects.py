@@ -91,6 +91,7 @@ class FakeObjects:
     requests: list[str] = field(default_factory=list)  # "verb resource", in order
     forbidden: set[str] = field(default_factory=set)  # the same
     broken: set[str] = field(default_factory=set)  # answered with 500
+    garbage: str = ""  # what everything is answered with
     before_write: Callable[[str], None] | None = None  # is told what is to be written
     answers: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: requests wait
     _versions: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
@@ -176,6 +177,8 @@ class FakeObjects:
             return _refuse(403, why)
         if f"{verb} {resource}" in self.broken:
             return _refuse(500, "etcdserver: leader changed")
+        if self.garbage:
+            return web.Response(text=self.garbage, content_type="application/json")
         body = await request.json() if request.can_read_body else {}
         if verb not in ("get", "list") and self.before_write is not None:
             self.before_write(f"{verb} {resource}")
