@@ -16,13 +16,18 @@ Mix = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagedStep:
-    """A step ready to be planned; `expected` is its attention in float32, [tokens, heads, dim]."""
+    """A step ready to be planned.
+
+    `expected` is its attention in float32, [tokens, heads, dim], and `expected_lse` the logarithm
+    of each softmax's denominator, [tokens, heads].
+    """
 
     batch: AttentionBatch
     spec: AttentionSpec
     queries: torch.Tensor
     layer: torch.Tensor
     expected: torch.Tensor
+    expected_lse: torch.Tensor
 
     @property
     def scale(self) -> float:
@@ -46,7 +51,7 @@ def paged_step(
     order = torch.randperm(sum(counts) + 3, generator=generator).tolist()
     shape = (len(order), 2, block_size, num_kv_heads, head_dim)
     layer = torch.full(shape, float("nan"), dtype=dtype)
-    tables, queries, expected = [], [], []
+    tables, queries, results = [], [], []
     for (length, start), count in zip(mix, counts, strict=True):
         table, order = order[:count], order[count:]
         tables.append(table)
@@ -57,7 +62,7 @@ def paged_step(
         layer[blocks, 0, slots], layer[blocks, 1, slots] = keys, values
         query = torch.randn(length, num_heads, head_dim, generator=generator).to(dtype)
         queries.append(query)
-        expected.append(attention_by_definition(query, keys, values, start, window))
+        results.append(attention_by_definition(query, keys, values, start, window))
     batch = AttentionBatch(
         query_lengths=[length for length, _ in mix],
         starts=[start for _, start in mix],
@@ -76,7 +81,8 @@ def paged_step(
         spec=spec,
         queries=torch.cat(queries).to(device),
         layer=layer.to(device),
-        expected=torch.cat(expected).to(device),
+        expected=torch.cat([out for out, _ in results]).to(device),
+        expected_lse=torch.cat([lse for _, lse in results]).to(device),
     )
 
 
@@ -86,10 +92,13 @@ def attention_by_definition(
     values: torch.Tensor,
     start: int,
     window: int | None,
-) -> torch.Tensor:
-    """One query at a time, in float32; the first query is at position `start`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One query at a time, in float32; the first query is at position `start`.
+
+    Returns results [queries, heads, dim] and log-sum-exps [queries, heads].
+    """
     share = queries.shape[1] // keys.shape[1]
-    rows = []
+    rows, lses = [], []
     for offset, query in enumerate(queries.float()):
         last = start + offset
         first = 0 if window is None else max(0, last - window + 1)
@@ -97,4 +106,5 @@ def attention_by_definition(
         seen_values = values[first : last + 1].float().repeat_interleave(share, dim=1)
         scores = torch.einsum("hd,khd->hk", query, seen_keys) * query.shape[-1] ** -0.5
         rows.append(torch.einsum("hk,khd->hd", scores.softmax(-1), seen_values))
-    return torch.stack(rows)
+        lses.append(scores.logsumexp(-1))
+    return torch.stack(rows), torch.stack(lses)

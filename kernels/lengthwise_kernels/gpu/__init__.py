@@ -5,5 +5,5 @@ launches, and reads nothing back from the device, so that it can be captured in 
 are float32 whatever the tensors are.
 
 Arithmetic on bfloat16 goes through float32 explicitly: Triton's interpreter, which runs these
-kernels without a GPU, has no other.
+kernels without a GPU, has no other. Products of bfloat16 matrices it gets wrong.
 """
