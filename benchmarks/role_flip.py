@@ -2,7 +2,7 @@
 other one. Beside it the alternative: the process is told to end, and one is started anew, until
 that is ready.
 
-A random Llama (hidden 1024, 12 layers), a router that gives every worker its turn, one prefill, one
+A random Llama (hidden 512, 6 layers), a router that gives every worker its turn, one prefill, one
 decode and one flexible worker; idle, and under a closed loop of eight callers with outputs of up to
 40 tokens: what a decode worker runs is finished before it changes.
 """
@@ -24,10 +24,10 @@ import lengthwise
 from lengthwise.local import LocalCluster, Process
 from lengthwise_policy.types import Role
 
-REPEATS, STARTS = 6, 3
+REPEATS, STARTS = 6, 2
 WORK_SECONDS = 30.0
 CALLERS = 8
-HIDDEN, LAYERS = 1024, 12
+HIDDEN, LAYERS = 512, 6
 
 
 @asynccontextmanager
@@ -67,7 +67,8 @@ def started_anew(worker: Process) -> float:
 
 
 async def measure(cluster: LocalCluster, worker: Process, callers: int) -> list[dict[str, object]]:
-    seconds: dict[str, list[float]] = {"flip to prefill": [], "flip to decode": []}
+    whats = ("flip to prefill", "flip to decode", "stop and start")
+    seconds: dict[str, list[float]] = {what: [] for what in whats}
     roles: tuple[Role, ...] = ("prefill", "decode")
     async with load(cluster, callers):
         for _ in range(REPEATS):
@@ -75,9 +76,10 @@ async def measure(cluster: LocalCluster, worker: Process, callers: int) -> list[
                 if callers:
                     await eventually(lambda: has_work(worker), WORK_SECONDS)
                 seconds[f"flip to {role}"].append(await flip(worker.address, role, 60))
-        seconds["stop and start"] = [
-            await asyncio.to_thread(started_anew, worker) for _ in range(STARTS)
-        ]
+        for _ in range(STARTS):
+            if callers:
+                await eventually(lambda: has_work(worker), WORK_SECONDS)
+            seconds["stop and start"].append(await asyncio.to_thread(started_anew, worker))
     return [
         {
             "what": what,

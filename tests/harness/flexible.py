@@ -21,7 +21,7 @@ from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
 
 STALL_SECONDS = 2.0
-DRAIN_SECONDS = 4.0
+DRAIN_SECONDS = 8.0
 
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """What a call is told for a moment, between the roles."""
