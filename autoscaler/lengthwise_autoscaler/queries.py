@@ -12,6 +12,8 @@ QueryName = Literal[
     "scraped",
     "arrived_requests",
     "arrived_tokens",
+    "recent_tokens",
+    "output_tokens",
     "waiting_requests",
     "ttft",
     "tpot",
@@ -37,12 +39,16 @@ QUERY_NAMES: tuple[QueryName, ...] = get_args(QueryName)
 
 PERCENTILE = 0.9
 
+RECENT_SCRAPES = 4
+"""In which a surge is seen early: enough for a rate though one scrape fails."""
+
 
 def queries(
     namespace: str, release: str, *, window_seconds: float, scrape_interval_seconds: float
 ) -> dict[QueryName, str]:
     """The text of each. Labels of a result are those after `by`."""
     window = f"[{round(1000 * window_seconds)}ms]"
+    recent = f"[{round(1000 * RECENT_SCRAPES * scrape_interval_seconds)}ms]"
     steps = f"[{round(1000 * window_seconds)}ms:{round(1000 * scrape_interval_seconds)}ms]"
 
     def series(metric: str, **labels: str) -> str:
@@ -58,6 +64,8 @@ def queries(
     def decode(metric: str) -> str:
         return f"sum by (pool) ({series(metric, role='decode')})"
 
+    tokens = series("lengthwise_arrived_tokens_total")
+    outputs = rate("lengthwise_output_tokens_sum"), rate("lengthwise_output_tokens_count")
     up = series("up", component="router|worker")
     blocks = series("lengthwise_kv_blocks", role="decode", state="free|used")
     cached = series("lengthwise_kv_blocks", state="cached")
@@ -70,6 +78,8 @@ def queries(
         "scraped": f"max by (pod) ({up})",
         "arrived_requests": f"sum by (length_class) ({rate('lengthwise_arrived_requests_total')})",
         "arrived_tokens": f"sum by (length_class) ({rate('lengthwise_arrived_tokens_total')})",
+        "recent_tokens": f"sum by (length_class) (rate({tokens}{recent}))",
+        "output_tokens": f"sum({outputs[0]}) / sum({outputs[1]})",
         "waiting_requests": f"sum({series('lengthwise_requests_waiting')})",
         "ttft": percentile("length_class, le", "lengthwise_time_to_first_token_seconds"),
         "tpot": percentile("le", "lengthwise_time_per_output_token_seconds"),

@@ -157,14 +157,12 @@ class LoadReader:
     def _check_routers(self, table: Table) -> None:
         """Errors: ScalingError naming a query without the series that routers have from their
         start."""
-        by_length: tuple[QueryName, ...] = ("arrived_requests", "arrived_tokens", "ttft")
-        for name in by_length:
+        for name in _BY_LENGTH:
             found = table.by(name, "length_class")
             for length in LENGTH_CLASSES:
                 if length not in found:
                     raise missing(name, f"length_class {length!r}")
-        totals: tuple[QueryName, ...] = ("waiting_requests", "tpot")
-        for name in totals:
+        for name in _TOTALS:
             if not table.values(name):
                 raise missing(name, "the routers")
         table.require_numbers()
@@ -173,6 +171,7 @@ class LoadReader:
         classes = self._classes(group)
         pools = [name for name, pool in self._pools.items() if self._serves(pool, group)]
         arrived = table.by("arrived_tokens", "length_class")
+        recent = table.by("recent_tokens", "length_class")
         ttft = table.by("ttft", "length_class")
         queued = {
             length: table.sum("queued_tokens", pools, role="prefill", length_class=length)
@@ -192,6 +191,7 @@ class LoadReader:
             queue_seconds=waits,
             waiting_requests=table.sum("waiting_requests"),
             mean_workers=_mean(table, pools, "prefill"),
+            recent_tokens={length: recent[length] for length in classes},
         )
 
     def _decode(self, table: Table) -> DecodeLoad:
@@ -213,6 +213,8 @@ class LoadReader:
             cost=_cost(table, pools, "decode"),
             waiting_requests=table.sum("waiting_requests"),
             mean_workers=_mean(table, pools, "decode"),
+            arrived_requests=table.sum("arrived_requests"),
+            output_tokens=_known(table.values("output_tokens")),
         )
 
     def _classes(self, group: Group) -> tuple[LengthClass, ...]:
@@ -243,6 +245,9 @@ class LoadReader:
         typical = arrived / requests if requests > 0 and arrived > 0 else TYPICAL_TOKENS[length]
         return (cost or PRIOR).prefill_seconds(max(1, round(typical))) / typical
 
+
+_BY_LENGTH: tuple[QueryName, ...] = ("arrived_requests", "arrived_tokens", "recent_tokens", "ttft")
+_TOTALS: tuple[QueryName, ...] = ("waiting_requests", "output_tokens", "tpot")
 
 _WORKER_QUERIES: Mapping[Role, tuple[QueryName, ...]] = {
     "prefill": ("prefill_tokens", "prefill_busy", "queue_seconds", "queued_tokens"),

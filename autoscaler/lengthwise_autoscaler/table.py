@@ -11,7 +11,7 @@ from lengthwise_autoscaler.prometheus import Vector
 from lengthwise_autoscaler.queries import QueryName
 from lengthwise_policy.types import Role
 
-_PERCENTILES: frozenset[QueryName] = frozenset({"ttft", "tpot", "queue_seconds"})
+_OBSERVED: frozenset[QueryName] = frozenset({"ttft", "tpot", "queue_seconds", "output_tokens"})
 """NaN there says that nothing was observed within the window."""
 
 
@@ -51,7 +51,7 @@ class Table:
         for name, rows in self._vectors.items():
             for row in rows:
                 is_amount = isfinite(row.value) and row.value >= 0
-                if row.label("pool") == pool and not (is_amount or name in _PERCENTILES):
+                if row.label("pool") == pool and not (is_amount or name in _OBSERVED):
                     raise ScalingError(
                         "data_missing",
                         f"query {name}: expected a number of at least 0, got {row.value}"

@@ -48,6 +48,8 @@ def vectors(**changed: Any) -> dict[QueryName, Vector]:
         "scraped": vector(1.0, *pods),
         "arrived_requests": vector(0.0, *classed()),
         "arrived_tokens": vector(0.0, *classed()),
+        "recent_tokens": vector(0.0, *classed()),
+        "output_tokens": vector(math.nan),
         "waiting_requests": vector(0.0),
         "ttft": vector(math.nan, *classed()),
         "tpot": vector(math.nan),
@@ -98,6 +100,7 @@ def test_a_quiet_release_has_a_load_of_nothing() -> None:
     assert load.queue_seconds == {"short": None, "long": None}
     assert load.arrived_tokens == {"short": 0.0, "long": 0.0}
     assert decode(reading).tpot_seconds is None
+    assert decode(reading).output_tokens is None
     assert decode(reading).blocks_per_worker == 1000.0
     assert decode(reading).cost is None
 
