@@ -171,6 +171,16 @@ async def test_nobody_at_the_address_is_unreachable() -> None:
     await prometheus.close()
 
 
+async def test_failing_leaves_no_wish_to_cancel_with_the_asking_task() -> None:
+    """Before Python 3.11.3 its timeouts would end it, and the autoscaler with it."""
+    prometheus = Prometheus(PrometheusConfig(url="http://127.0.0.1:9", timeout_seconds=0.5))
+    await fails(prometheus)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await prometheus.close()
+
+
 async def test_a_redirect_is_not_followed_with_the_token(
     scripted: Scripted, tmp_path: Path
 ) -> None:
