@@ -68,28 +68,23 @@ class Prometheus:
 
         Errors: ScalingError `prometheus_unreachable` or `query_failed`, of the first that fails.
         """
-        # In a task of its own: up to Python 3.12 a group that fails leaves its request to cancel with
-        # the task it was in, and before 3.11.3 no timeout of that task works from then on.
-        return await asyncio.create_task(self._ask(queries))
-
-    async def _ask(self, queries: Mapping[QueryName, str]) -> dict[QueryName, Vector]:
         headers = self._headers()
+        # No TaskGroup: before Python 3.11.3 one that failed left the task it was in without working
+        # timeouts.
+        tasks = {
+            name: asyncio.create_task(self._query(name, text, headers))
+            for name, text in queries.items()
+        }
         try:
-            async with asyncio.timeout(self._config.timeout_seconds), asyncio.TaskGroup() as group:
-                tasks = {
-                    name: group.create_task(self._query(name, text, headers))
-                    for name, text in queries.items()
-                }
+            async with asyncio.timeout(self._config.timeout_seconds):
+                await asyncio.gather(*tasks.values())
         except TimeoutError as error:
-            raise self._unreachable(
-                f"no answer within {self._config.timeout_seconds:g} s"
-            ) from error
-        except ExceptionGroup as group_error:
-            # Ours are ScalingErrors; anything else is a bug, and the group says more.
-            errors = [error for error in group_error.exceptions if isinstance(error, ScalingError)]
-            if len(errors) != len(group_error.exceptions):
-                raise
-            raise errors[0] from None
+            seconds = self._config.timeout_seconds
+            raise self._unreachable(f"no answer within {seconds:g} s") from error
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         return {name: task.result() for name, task in tasks.items()}
 
     def _headers(self) -> dict[str, str]:
