@@ -272,8 +272,7 @@ def _known(values: Iterable[float]) -> float | None:
 
 def _mean(table: Table, pools: Sequence[str], role: Role) -> float | None:
     """Workers of the role within the window; None when there was none."""
-    values = table.values("mean_workers", pools, role=role)
-    return sum(values) if values else None
+    return table.sum("mean_workers", pools, role=role) or None
 
 
 def _cost(table: Table, pools: Sequence[str], role: Role) -> CostModel | None:

@@ -3,12 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 import pytest
+from harness.flexible_stub import FlexibleStub
 from harness.kubernetes_objects import pod
-from harness.stub_worker import StubWorker
 
 from lengthwise.v1 import worker_pb2
 from lengthwise_autoscaler import roles
@@ -16,27 +14,6 @@ from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.pods import ReleasePod, read_pods
 from lengthwise_autoscaler.roles import FlexibleWorkers
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.server import Server
-
-
-class FlexibleStub(StubWorker):
-    """Changes its role when told, unless it refuses."""
-
-    role = worker_pb2.ROLE_PREFILL
-    service = "lengthwise.v1.Worker"
-    refusal = ""
-
-    def _register(self, server: Server) -> None:
-        """It serves the role of neither."""
-
-    async def SetRole(
-        self, request: worker_pb2.SetRoleRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> worker_pb2.SetRoleResponse:
-        await self.while_frozen()
-        if self.refusal:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.refusal)
-        previous, self.role = self.role, request.role
-        return worker_pb2.SetRoleResponse(previous=previous)
 
 
 @pytest.fixture

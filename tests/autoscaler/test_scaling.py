@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from harness.exporters import PrefillExporter, RouterExporter
+from harness.flexible_stub import FlexibleStub
 from harness.kubernetes_api import Server
 from harness.kubernetes_objects import FakeObjects, ago, deployment, pod
 from harness.prometheus import PrometheusServer
 from harness.release import DECODE, PREFILL, Release, Start
 from harness.workers import eventually
 
+from lengthwise.v1 import worker_pb2
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.errors import ErrorReason
 from lengthwise_autoscaler.queries import queries
@@ -151,6 +153,32 @@ async def test_pods_that_nowhere_fit_do_not_make_more_of_their_kind(
         rounds = objects.requests.count("list pods")
         await eventually(lambda: objects.requests.count("list pods") > rounds + 10, 20.0)
         assert objects.replicas(PREFILLS) == 2
+
+
+async def test_an_idle_worker_of_a_flexible_pool_is_flipped_before_pods_are_made(
+    release: Release, start: Start, objects: FakeObjects
+) -> None:
+    idle = release.add_decode("decode-1")
+    objects.edit(DECODES, 2)
+    stubs = {name: FlexibleStub() for name in ("decode-0", "decode-1")}
+    for name, stub in stubs.items():
+        stub.role = worker_pb2.ROLE_DECODE
+        await stub.start()
+        objects.put("pods", pod(name, pool="decode", address=stub.address))
+    release.decode.set(running_requests=2, context_tokens=100)
+    await release.scraped()
+    pools = [PREFILL, DECODE | {"flexible": True}]
+    autoscaler = await start(pools, scaling={"flip_seconds": 1.0})
+    for _ in range(8):
+        await decided(autoscaler)
+    async with prompts(release.router, [release.prefill], busy=1.0):
+        await eventually(lambda: stubs[idle.pod].role == worker_pb2.ROLE_PREFILL, 20.0)
+    assert stubs["decode-0"].role == worker_pb2.ROLE_DECODE, "it has more to lose"
+    assert objects.replicas(PREFILLS) == 1
+    await eventually(lambda: objects.events("RoleFlipped"))
+    assert "decode-1 becomes a prefill worker" in objects.events("RoleFlipped")[0]
+    for stub in stubs.values():
+        await stub.stop()
 
 
 async def test_a_number_that_somebody_else_wrote_stands_for_a_while(
