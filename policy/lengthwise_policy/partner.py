@@ -2,7 +2,8 @@
 
 The rule, in this order: it has room for the prompt beside the predicted peak of what it runs; it
 holds the longest part of the prompt already, unless it is so much busier than the least busy one
-that its tokens would come late; its next step is the shortest; its id is the lowest.
+that its tokens would come late; its next step is the shortest; it has the fewest requests (costs too
+small to fit make all steps equal); its id is the lowest.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def _least_busy(request: PlacementRequest, views: Sequence[WorkerView]) -> Worke
         seconds = view.next_step_seconds
         if seconds > best_seconds or view.room_tokens <= num_tokens:
             continue
-        if seconds < best_seconds or best is None or view.worker_id < best.worker_id:
+        if best is None or _is_less_busy(view, best):
             best, best_seconds = view, seconds
     if best is None:
         return min(views, key=lambda view: (-view.room_tokens, view.worker_id))
@@ -56,4 +57,6 @@ def _least_busy(request: PlacementRequest, views: Sequence[WorkerView]) -> Worke
 
 
 def _is_less_busy(view: WorkerView, other: WorkerView) -> bool:
-    return (view.next_step_seconds, view.worker_id) < (other.next_step_seconds, other.worker_id)
+    if view.next_step_seconds != other.next_step_seconds:
+        return view.next_step_seconds < other.next_step_seconds
+    return (view.load_requests, view.worker_id) < (other.load_requests, other.worker_id)

@@ -42,8 +42,8 @@ is an eighth of 512 tokens with 64 KiB each."""
 
 Partners = Mapping[Kind, WorkerView]
 
-# Predicted TTFT, prefill worker.
-Score = tuple[float, WorkerId, WorkerView]
+# Predicted TTFT, tokens ahead (equal times spread), prefill worker.
+Score = tuple[float, int, WorkerId, WorkerView]
 
 
 class PredictedTtft:
@@ -78,8 +78,8 @@ def place_soonest(
 ) -> Placement:
     """On the soonest of at least one prefill worker; `partners` is empty where none is needed."""
     best = nsmallest(MAX_CANDIDATES, _scores(request, prefill, partners))
-    told = tuple(candidate(request, view, partners.get(view.kind)) for _, _, view in best)
-    first, chosen = told[0], best[0][2]
+    told = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
+    first, chosen = told[0], best[0][-1]
     partner = partners.get(chosen.kind)
     if partner is None:
         rest = "one token needs no decode worker"
@@ -176,5 +176,5 @@ def _scores_of_kind(
                 transfer = last_part
         seconds += transfer + reserve
         seconds += view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
-        scores.append((seconds, worker_id, view))
+        scores.append((seconds, view.tokens_ahead, worker_id, view))
     return scores

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.candidates import find_candidates
+from lengthwise_policy.cost import CostModel
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.partner import choose_partner
 from lengthwise_policy.placement import STRATEGIES
@@ -248,7 +249,7 @@ def test_the_partner_is_the_best_by_the_rule(
     chosen = choose_partner(asked, views, SLO)
     roomy = [view for view in views if view.room_tokens > 100]
     if roomy:
-        least = min(roomy, key=lambda view: (view.next_step_seconds, view.worker_id))
+        least = min(roomy, key=lambda v: (v.next_step_seconds, v.load_requests, v.worker_id))
     else:
         least = min(views, key=lambda view: (-view.room_tokens, view.worker_id))
 
@@ -264,6 +265,22 @@ def test_the_partner_is_the_best_by_the_rule(
         and (view.next_step_seconds <= SLO or not view.load_requests)
     ]
     expected = min(
-        preferred, key=lambda v: (-holds(v), v.next_step_seconds, v.worker_id), default=least
+        preferred,
+        key=lambda v: (-holds(v), v.next_step_seconds, v.load_requests, v.worker_id),
+        default=least,
     )
     assert chosen.worker_id == expected.worker_id
+
+
+def test_workers_whose_steps_cost_too_little_to_fit_share_the_requests() -> None:
+    free = CostModel(
+        step_seconds=0.001,
+        token_seconds=0.0,
+        attention_seconds=0.0,
+        history_seconds=0.0,
+        decode_request_seconds=0.0,
+        decode_context_seconds=0.0,
+    )
+    prefills = [prefill("p1", cost=free, queued_tokens=200), prefill("p2", cost=free)]
+    decodes = [decode("d1", cost=free, running_requests=3), decode("d2", cost=free)]
+    assert pair(place(request(), prefills, decodes)) == ("p2", "d2")
