@@ -39,22 +39,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _by_device(truth: Callable[P, R], module: str) -> Callable[P, R]:
-    """`truth`, or its namesake in `gpu.<module>` where the first argument lies on a GPU."""
-
-    @functools.wraps(truth)
-    def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-        if cast(torch.Tensor, args[0]).is_cuda:
-            return cast(Callable[P, R], _kernel(module, truth.__name__))(*args, **kwargs)
-        return truth(*args, **kwargs)
-
-    return operation
+def _on_gpu(truth: Callable[P, R], module: str) -> Callable[P, R]:
+    """The namesake of `truth` in `gpu.<module>`."""
+    return cast(Callable[P, R], _load(module, truth.__name__))
 
 
 @functools.cache
-def _kernel(module: str, name: str) -> object:
+def _load(module: str, name: str) -> object:
     """Imported when it is first used: Triton is not installed where there is no GPU."""
     return getattr(importlib.import_module(f"lengthwise_kernels.gpu.{module}"), name)
+
+
+def _by_device(truth: Callable[P, R], module: str) -> Callable[P, R]:
+    """`truth`, or its namesake where the first argument lies on a GPU."""
+
+    @functools.wraps(truth)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> R:
+        on_gpu = cast(torch.Tensor, args[0]).is_cuda
+        return (_on_gpu(truth, module) if on_gpu else truth)(*args, **kwargs)
+
+    return operation
 
 
 rms_norm = _by_device(layers.rms_norm, "rms_norm")
@@ -65,4 +69,10 @@ pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 
 
-plan_attention = attention.plan_attention
+def plan_attention(
+    batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
+) -> AttentionPlan:
+    """Work out the attention of `batch` for layers with this sliding window (None: no window)."""
+    truth = attention.plan_attention
+    plan = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
+    return plan(batch, window=window, spec=spec)

@@ -20,7 +20,7 @@ from lengthwise_kernels.gpu.prefill_attention import (
     tile_rows,
 )
 
-PROGRAMS_PER_MULTIPROCESSOR = 2
+PROGRAMS_PER_MULTIPROCESSOR = 3
 """Decode programs that fit a multiprocessor's shared memory (`decode_attention`)."""
 
 

@@ -27,8 +27,14 @@ from lengthwise_kernels.gpu.attend import attend, finish, merge
 from lengthwise_kernels.gpu.launch import check, require
 
 _TILE_NUMBERS: Final = 8192
-"""Numbers of keys, and as many of values, in a tile: 32 KiB of both in half precision, so that
-three stages of two programs fit a multiprocessor's 227 KiB."""
+"""Numbers of keys, and as many of values, in a tile: 32 KiB of both in half precision."""
+
+_STAGES: Final = 5
+"""Of which one loads block ids, and two hold tiles: one is on its way while another is used. That
+is 71 KiB of shared memory, so that three programs fit a multiprocessor's 227 KiB."""
+
+_FLOAT32_STAGES: Final = 3
+"""float32 is for tests; with more stages the compiler runs out of registers."""
 
 _MERGED_AT_ONCE: Final = 8
 
@@ -228,7 +234,7 @@ def decode_attention(
         queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, rows.first_tiles,
         out, lse, parts, part_lses, num_rows, rows.tables.shape[1], scale,
         PAGE=rows.block_size, TILE=tile_keys(head_dim), **shape, **heads,
-        num_warps=4, num_stages=3,
+        num_warps=4, num_stages=_FLOAT32_STAGES if queries.dtype == torch.float32 else _STAGES,
     )  # fmt: skip
     _merge_kernel[(num_rows, num_heads)](
         rows.queries, rows.first_tiles, out, lse, parts, part_lses, num_rows, rows.num_programs,

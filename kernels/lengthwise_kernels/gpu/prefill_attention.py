@@ -153,8 +153,13 @@ def prefill_attention(
 
 
 def _block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, int, int]:
-    """Keys per tile, warps and stages that fit registers and shared memory of a Hopper GPU."""
+    """Keys per tile, warps and stages.
+
+    A thread has 255 registers; these are the largest tiles whose scores and results fit them (8
+    warps of a Hopper GPU: 177 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
+    at 256 and leave nothing for addresses at 128). float32 has no matrix unit: it is for tests.
+    """
     warps = 4 if rows == _SMALL_ROWS else 8
     if dtype == torch.float32:
         return 16, warps, 1
-    return (64, warps, 2) if head_dim > 128 else (64, warps, 3)
+    return max(32, min(128, 8192 // block_dim(head_dim))), warps, 3

@@ -1,0 +1,78 @@
+"""Compiles the kernels as their launchers would launch them on a Hopper GPU, without one.
+
+A program rather than a test: Triton has to be imported without its interpreter. Prints one line of
+JSON for each kernel: its name, case, registers and bytes of stack and shared memory per thread or
+program, whether it multiplies matrices with Hopper's own instruction.
+
+The rule: launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
+to a driver is replaced: which GPU there is, and the launch itself.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from harness import hopper_cases
+from lengthwise_kernels.gpu import launch
+
+
+class Hopper:
+    """The driver of a GPU that is not there."""
+
+    def get_current_target(self) -> object:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers per thread, and bytes of stack (spills lie there) and shared memory."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", said.stdout))
+    return {"registers": int(found["REG"]), "stack": int(found["STACK"]) + int(found["LOCAL"])}
+
+
+def main(names: list[str]) -> None:
+    driver.set_active(Hopper())
+    launch.DEVICE_TYPE = "meta"
+    launched: list[tuple[str, Any]] = []
+    run: Callable[..., Any] = JITFunction.run
+
+    def only_compile(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+        launched.append((self.fn.__name__, kernel))
+
+    JITFunction.run = only_compile
+    for case in names:
+        hopper_cases.CASES[case]()
+        for name, kernel in launched:
+            ptx: str = kernel.asm["ptx"]
+            found = resources(kernel.asm["cubin"])
+            shared = kernel.metadata.shared
+            line = {"case": case, "kernel": name, **found, "shared": shared,
+                    "wgmma": "wgmma.mma_async" in ptx}  # fmt: skip
+            print(json.dumps(line), flush=True)
+        launched.clear()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(hopper_cases.CASES))

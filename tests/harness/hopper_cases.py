@@ -1,0 +1,92 @@
+"""Launches to compile for Hopper: the shapes of the models the project is measured with.
+
+The rule: every kernel is here in every variant that a launcher can choose.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+from lengthwise_kernels.gpu.decode_attention import DecodeRows, decode_attention
+from lengthwise_kernels.gpu.prefill_attention import PromptTiles, prefill_attention
+from lengthwise_kernels.reference.kv import HeadNorms
+
+BF16, F32 = torch.bfloat16, torch.float32
+
+
+def _empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _indices(*shape: int) -> torch.Tensor:
+    return _empty(*shape, dtype=torch.int32)
+
+
+def _elementwise() -> None:
+    x, weight = _empty(64, 5120), _empty(5120)
+    rms_norm.rms_norm(x, weight, 1e-6)
+    rms_norm.add_rms_norm(x, x, weight, 1e-6)
+    silu_mul.silu_mul(_empty(64, 2 * 27_648))
+
+
+def _store(normed: bool) -> None:
+    layer = _empty(100, 2, 16, 8, 128)
+    angles, rows = _empty(64, 64), _empty(2, 64, dtype=torch.int64)
+    norms = HeadNorms(query=_empty(128), key=_empty(128), eps=1e-6) if normed else None
+    kv_store.rotate_and_store(_empty(64, 48, 128), angles, angles, norms, layer, rows)
+
+
+def _pack() -> None:
+    cache, blocks = _empty(4, 100, 2, 16, 8, 128), _empty(10, dtype=torch.int64)
+    packed = kv_pack.pack_blocks(cache, blocks)
+    kv_pack.unpack_blocks(packed, blocks, cache)
+
+
+def _decode(heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+    num_heads, num_kv_heads, head_dim = heads
+    queries = _empty(64, num_heads, head_dim, dtype=dtype)
+    layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
+    rows = DecodeRows(
+        queries=_indices(64),
+        begins=_indices(64),
+        ends=_indices(64),
+        tables=_indices(64, 48),
+        first_tiles=_indices(65),
+        block_size=16,
+        num_programs=264,
+    )
+    decode_attention(queries, layer, rows, 0.1, torch.empty_like(queries))
+
+
+def _prefill(
+    heads: tuple[int, int, int], dtype: torch.dtype, rows: int, window: int | None
+) -> None:
+    num_heads, num_kv_heads, head_dim = heads
+    queries = _empty(4096, num_heads, head_dim, dtype=dtype)
+    layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
+    prompts = PromptTiles(
+        tiles=_indices(128, 4), tables=_indices(4, 48), block_size=16, rows=rows, window=window
+    )
+    prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
+
+
+# (query heads, key heads, head size) of Qwen2.5-0.5B, Llama-3.1-8B and Gemma 2 9B
+HEADS = {"64": (14, 2, 64), "128": (32, 8, 128), "256": (16, 8, 256)}
+
+CASES: dict[str, Callable[[], None]] = {
+    "elementwise": _elementwise,
+    "store": partial(_store, normed=False),
+    "store-normed": partial(_store, normed=True),
+    "pack": _pack,
+    "decode-float32-256": partial(_decode, HEADS["256"], F32),
+    "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),
+    "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),
+    "prefill-window-128": partial(_prefill, HEADS["128"], BF16, 128, 4096),
+    **{f"decode-{name}": partial(_decode, heads, BF16) for name, heads in HEADS.items()},
+    **{
+        f"prefill-{name}": partial(_prefill, heads, BF16, 128, None)
+        for name, heads in HEADS.items()
+    },
+}

@@ -1,0 +1,31 @@
+"""Every operation has a kernel that can take the place of its truth."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lengthwise_kernels.reference import attention, kv, layers
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.gpu import attention as gpu_attention
+from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+
+PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+    (layers.rms_norm, rms_norm.rms_norm),
+    (layers.add_rms_norm, rms_norm.add_rms_norm),
+    (layers.silu_mul, silu_mul.silu_mul),
+    (kv.rotate_and_store, kv_store.rotate_and_store),
+    (kv.pack_blocks, kv_pack.pack_blocks),
+    (kv.unpack_blocks, kv_pack.unpack_blocks),
+    (attention.plan_attention, gpu_attention.plan_attention),
+]
+
+
+@pytest.mark.parametrize(("truth", "kernel"), PAIRS, ids=[truth.__name__ for truth, _ in PAIRS])
+def test_a_kernel_is_called_like_its_truth(
+    truth: Callable[..., Any], kernel: Callable[..., Any]
+) -> None:
+    assert kernel.__name__ == truth.__name__
+    assert inspect.signature(kernel) == inspect.signature(truth)

@@ -1,0 +1,76 @@
+"""Every kernel compiles to machine code for a Hopper GPU, without one.
+
+What the code needs is read off it: no thread keeps registers in memory, prompts use the matrix
+units of Hopper, and shared memory suffices.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SHARED_BYTES = 227 * 1024
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
+    """What `harness.hopper` says of each case, compiled from scratch."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    if not ((tools / "ptxas").exists() and (tools / "cuobjdump").exists()):
+        pytest.skip(f"this build of Triton has no ptxas and cuobjdump in {tools}")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.hopper"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, list[dict[str, object]]] = {}
+    for line in done.stdout.splitlines():
+        kernel = json.loads(line)
+        found.setdefault(kernel["case"], []).append(kernel)
+    return found
+
+
+def test_every_kernel_becomes_machine_code(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    kernels = {str(kernel["kernel"]) for case in compiled.values() for kernel in case}
+    source = Path(__file__).parents[2] / "kernels/lengthwise_kernels/gpu"
+    written = {
+        line.split("(")[0].removeprefix("def ")
+        for path in source.glob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("def _") and line.split("(")[0].endswith("_kernel")
+    }
+    assert kernels == written
+
+
+def test_half_precision_keeps_everything_in_registers_and_shared_memory(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    for case, kernels in compiled.items():
+        for kernel in kernels:
+            assert int(str(kernel["shared"])) <= SHARED_BYTES, kernel
+            assert kernel["stack"] == 0 or "float32" in case, kernel
+
+
+def test_prompts_are_multiplied_by_warp_groups(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    prompts = [kernel for kernels in compiled.values() for kernel in kernels
+               if kernel["kernel"] == "_prefill_kernel"]  # fmt: skip
+    assert [kernel["wgmma"] for kernel in prompts] == [
+        "float32" not in str(kernel["case"]) for kernel in prompts
+    ]
