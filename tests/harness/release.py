@@ -2,30 +2,38 @@
 API server's stand-in."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from harness.exporters import DecodeExporter, Exporter, PrefillExporter, RouterExporter
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE, PrometheusServer
+from harness.workers import eventually
 from lengthwise_autoscaler.app import AutoscalerApplication
+from lengthwise_autoscaler.errors import ErrorReason
 
 Start = Callable[..., Awaitable[AutoscalerApplication]]
+
+PREFILLS, DECODES = "demo-lengthwise-prefill", "demo-lengthwise-decode"
 
 Pools = list[dict[str, Any]]
 
 PREFILL = {
     "name": "prefill",
-    "deployment": "demo-lengthwise-prefill",
+    "deployment": PREFILLS,
     "role": "prefill",
     "max_replicas": 4,
 }
 DECODE = {
     "name": "decode",
-    "deployment": "demo-lengthwise-decode",
+    "deployment": DECODES,
     "role": "decode",
     "max_replicas": 4,
 }
+
+QUICK = {"scale_in_seconds": 3.0, "scale_to_zero_seconds": 3.0, "manual_hold_seconds": 2.0}
+"""ScalingPolicy's windows, for tests that wait for them."""
 
 
 class Release:
@@ -80,3 +88,43 @@ class Release:
         self.exporters[exporter.pod] = exporter
         self.objects.put("pods", item)
         self.scrape()
+
+
+@asynccontextmanager
+async def prompts(
+    router: RouterExporter, workers: list[PrefillExporter], *, busy: float
+) -> AsyncIterator[None]:
+    """Ten prompts of 1000 tokens a second, that keep so many workers busy."""
+
+    async def arrive() -> None:
+        while True:
+            router.arrive("long", 1000, ttft=0.5)
+            for worker in workers:
+                worker.compute("long", 1000 // len(workers), seconds=busy / 10 / len(workers))
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(arrive())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def has_failed(
+    objects: FakeObjects, reason: ErrorReason, words: str, seconds: float = 10.0
+) -> None:
+    """An Event tells it, and every pool is as it was."""
+    told = f"{reason}: "
+    await eventually(
+        lambda: any(
+            text.startswith(told) and words in text for text in objects.events("ScalingFailed")
+        ),
+        seconds,
+    )
+    assert objects.replicas(PREFILLS) == objects.replicas(DECODES) == 1
+    assert "patch deployments/scale" not in objects.requests
+
+
+async def decided(autoscaler: AutoscalerApplication, seconds: float = 10.0) -> None:
+    """Until a round without any error has ended, from now on."""
+    before = autoscaler.last_decision
+    await eventually(lambda: autoscaler.last_decision > before, seconds)
