@@ -2,8 +2,8 @@
 
 The rule, in this order: it has room for the prompt beside the predicted peak of what it runs; it
 holds the longest part of the prompt already, unless it is so much busier than the least busy one
-that its tokens would come late; its next step is the shortest; it has the fewest requests (costs too
-small to fit make all steps equal); its id is the lowest.
+that its tokens would come late; its next step is the shortest; it has the fewest requests (costs
+too small to fit make all steps equal); its id is the lowest.
 """
 
 from collections.abc import Sequence
