@@ -82,16 +82,19 @@ def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path
     assert configs["router"].local_prefill is False
 
 
-def test_the_autoscaler_is_told_of_the_pools_it_sizes(everything: Rendered, tmp_path: Path) -> None:
+def test_the_autoscaler_is_told_of_all_pools_and_which_it_sizes(
+    everything: Rendered, tmp_path: Path
+) -> None:
     config = _loaded(everything, tmp_path)["autoscaler"]
     assert [
         (pool.name, pool.deployment, pool.length_class, pool.min_replicas, pool.max_replicas)
-        for pool in config.pools
+        for pool in config.sized_pools
     ] == [
         ("short", "demo-lengthwise-short", "short", 2, 6),
         ("mixed", "demo-lengthwise-mixed", None, 0, 4),
     ]
-    assert [pool.flexible for pool in config.pools] == [False, True]
+    assert [pool.flexible for pool in config.pools] == [False, True, False]
+    assert [(pool.name, pool.role) for pool in config.pools if pool.fixed] == [("decode", "decode")]
     assert (config.release, config.namespace, config.dry_run) == ("demo", "somewhere", True)
     assert config.scaling.flip_seconds == 60
     assert (config.tpot_slo_seconds, config.ttft_slo_long_seconds) == (0.05, 2.0)
@@ -107,13 +110,13 @@ def test_the_autoscaler_may_size_its_pools_and_nothing_else(everything: Rendered
     assert sorted(role["rules"], key=json.dumps) == sorted(
         [
             _rule("apps", "deployments", ["get"], deployments),
-            _rule("apps", "deployments/scale", ["get", "patch"], deployments),
-            _rule("", "pods", ["get", "list", "watch", "patch"]),
+            _rule("apps", "deployments/scale", ["patch"], deployments),
+            _rule("", "pods", ["list", "patch"]),
             _rule("coordination.k8s.io", "leases", ["create"]),
             _rule(
                 "coordination.k8s.io", "leases", ["get", "update"], ["demo-lengthwise-autoscaler"]
             ),
-            _rule("", "events", ["create", "patch"]),
+            _rule("", "events", ["create"]),
         ],
         key=json.dumps,
     )

@@ -56,25 +56,27 @@ metrics_listen: 0.0.0.0:9090
 {{- end -}}
 {{- end -}}
 
-{{/* Pools that are sized by it, in the order of preference; objectives are the routers'. */}}
+{{/*
+All pools, in the order of preference: those that it does not size do work of their group too.
+Objectives are the routers'.
+*/}}
 {{- define "lengthwise.autoscalerConfig" -}}
 {{- $root := . -}}
 {{- $name := include "lengthwise.fullname" . -}}
 {{- $pools := list -}}
 {{- range include "lengthwise.pools" . | fromJsonArray -}}
+{{- $pool := dict "name" .name "role" .role "flexible" .flexible -}}
 {{- if .autoscale.enabled -}}
-{{- $pool := dict
-  "name" .name
-  "deployment" (printf "%s-%s" $name .name)
-  "role" .role
-  "min_replicas" .autoscale.min
-  "max_replicas" .autoscale.max
-  "flexible" .flexible -}}
+{{- $_ := set $pool "deployment" (printf "%s-%s" $name .name) -}}
+{{- $_ := set $pool "min_replicas" .autoscale.min -}}
+{{- $_ := set $pool "max_replicas" .autoscale.max -}}
+{{- else -}}
+{{- $_ := set $pool "fixed" true -}}
+{{- end -}}
 {{- if .lengthClass -}}
 {{- $_ := set $pool "length_class" .lengthClass -}}
 {{- end -}}
 {{- $pools = append $pools $pool -}}
-{{- end -}}
 {{- end -}}
 {{- $prometheus := dict "url" .Values.autoscaler.prometheus.url -}}
 {{- if .Values.autoscaler.prometheus.bearerTokenSecret -}}
