@@ -13,9 +13,8 @@ from typing import ParamSpec, TypeVar, cast
 import torch
 
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
-from lengthwise_kernels.reference import attention, kv, layers
+from lengthwise_kernels.reference import attention, kv, layers, sampling
 from lengthwise_kernels.reference.kv import HeadNorms, clear_blocks, kv_rows
-from lengthwise_kernels.reference.sampling import gumbel_noise, gumbel_noise_everywhere
 
 __all__ = [
     "AttentionBatch",
@@ -24,13 +23,12 @@ __all__ = [
     "HeadNorms",
     "add_rms_norm",
     "clear_blocks",
-    "gumbel_noise",
-    "gumbel_noise_everywhere",
     "kv_rows",
     "pack_blocks",
     "plan_attention",
     "rms_norm",
     "rotate_and_store",
+    "sample_tokens",
     "silu_mul",
     "unpack_blocks",
 ]
@@ -67,6 +65,7 @@ silu_mul = _by_device(layers.silu_mul, "silu_mul")
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
+sample_tokens = _by_device(sampling.sample_tokens, "sampling")
 
 
 def plan_attention(

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.gpu.decode_attention import DecodeRows, decode_attention
 from lengthwise_kernels.gpu.prefill_attention import PromptTiles, prefill_attention
 from lengthwise_kernels.reference.kv import HeadNorms
@@ -42,6 +42,18 @@ def _pack() -> None:
     cache, blocks = _empty(4, 100, 2, 16, 8, 128), _empty(10, dtype=torch.int64)
     packed = kv_pack.pack_blocks(cache, blocks)
     kv_pack.unpack_blocks(packed, blocks, cache)
+
+
+def _sample() -> None:
+    whole, part = _empty(32, dtype=torch.int64), _empty(32, dtype=F32)
+    sampling.sample_tokens(
+        _empty(32, 152_064, dtype=F32),
+        seeds=whole,
+        positions=whole,
+        top_k=whole,
+        top_p=part,
+        min_p=part,
+    )
 
 
 def _decode(heads: tuple[int, int, int], dtype: torch.dtype) -> None:
@@ -80,6 +92,7 @@ CASES: dict[str, Callable[[], None]] = {
     "store": partial(_store, normed=False),
     "store-normed": partial(_store, normed=True),
     "pack": _pack,
+    "sample": _sample,
     "decode-float32-256": partial(_decode, HEADS["256"], F32),
     "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),
     "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),

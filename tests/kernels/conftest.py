@@ -6,6 +6,7 @@ The rule: a test of a kernel is written once. Where torch finds a GPU it runs th
 """
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,5 +31,7 @@ def device() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         for item in items:
-            if "device" in getattr(item, "fixturenames", ()):
+            if item.path.parent == Path(__file__).parent and "device" in getattr(
+                item, "fixturenames", ()
+            ):
                 item.add_marker(pytest.mark.gpu)

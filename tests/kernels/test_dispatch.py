@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from lengthwise_kernels.reference import attention, kv, layers
+from lengthwise_kernels.reference import attention, kv, layers, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import attention as gpu_attention
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+from lengthwise_kernels.gpu import sampling as gpu_sampling
 
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (layers.rms_norm, rms_norm.rms_norm),
@@ -19,6 +20,7 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (kv.rotate_and_store, kv_store.rotate_and_store),
     (kv.pack_blocks, kv_pack.pack_blocks),
     (kv.unpack_blocks, kv_pack.unpack_blocks),
+    (sampling.sample_tokens, gpu_sampling.sample_tokens),
     (attention.plan_attention, gpu_attention.plan_attention),
 ]
 

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of (seed, position, vocabulary index).
+"""Tokens drawn with random numbers that are a function of (seed, position, vocabulary index).
 
 The rule: no state. Philox4x32-10 (Salmon et al. 2011, «Parallel random numbers: as easy as 1, 2,
 3») turns key = seed and counter = (vocabulary index // 4, position, 0, 0) into four 32-bit numbers,
@@ -13,6 +13,10 @@ _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS: Final = (0x9E3779B9, 0xBB67AE85)
 _NUM_ROUNDS: Final = 10
 _WORD: Final = 0xFFFFFFFF
+
+_LIKELY_ENOUGH: Final = 1024
+"""Tokens looked at for top-p before the whole vocabulary is sorted. On one core a row of 152,000
+logits of a model that knows what it wants costs 2.3 ms this way and 15 ms sorted."""
 
 Words4 = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -66,3 +70,81 @@ def _gumbel(word: torch.Tensor) -> torch.Tensor:
     # where the clamp keeps the logarithm finite.
     uniform = ((word.float() + 0.5) * 2.0**-32).clamp_(max=1.0 - 2.0**-24)
     return -torch.log(-torch.log1p(-uniform))
+
+
+def sample_tokens(
+    scores: torch.Tensor,
+    *,
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+) -> torch.Tensor:
+    """A sample of softmax(kept scores) for each row of `scores`, float32 [rows, vocab_size].
+
+    Kept are the `top_k` (0: all) best tokens, of them the fewest whose mass reaches `top_p`, of
+    those the ones at least `min_p` times as likely as the best; ties at a threshold all stay. All
+    other arguments are [rows], seeds 64 bits as int64. The result is int64 [rows].
+    """
+    tokens = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    narrowed = (top_k > 0) | (top_p < 1.0) | (min_p > 0.0)
+    whole = (~narrowed).nonzero().squeeze(1)
+    if len(whole):
+        noise = gumbel_noise_everywhere(seeds[whole], positions[whole], scores.shape[1])
+        tokens[whole] = (scores[whole] + noise).argmax(-1)
+    rows = narrowed.nonzero().squeeze(1)
+    if len(rows):
+        part = scores[rows]
+        threshold = _threshold(part, top_k[rows], top_p[rows], min_p[rows])
+        row_of, token_of = (part >= threshold.unsqueeze(1)).nonzero(as_tuple=True)
+        noise = gumbel_noise(seeds[rows][row_of], positions[rows][row_of], token_of)
+        noisy = torch.full_like(part, float("-inf"))
+        noisy[row_of, token_of] = part[row_of, token_of] + noise
+        tokens[rows] = noisy.argmax(-1)
+    return tokens
+
+
+def _threshold(
+    scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+) -> torch.Tensor:
+    """The least score [rows] that top-k, then top-p of what is left, then min-p let through."""
+    threshold = scores.amax(-1) + min_p.log()
+    by_k = (top_k > 0) & (top_k < scores.shape[1])
+    by_p = (top_p < 1.0) & ~by_k
+    rows = by_k.nonzero().squeeze(1)
+    if len(rows):
+        least = _least_of_top_k(scores[rows], top_k[rows], top_p[rows])
+        threshold[rows] = torch.maximum(threshold[rows], least)
+    rows = by_p.nonzero().squeeze(1)
+    if len(rows):
+        least = _least_of_top_p(scores[rows], top_p[rows])
+        threshold[rows] = torch.maximum(threshold[rows], least)
+    return threshold
+
+
+def _least_of_top_k(scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The least score [rows] among the top-k and, of their mass, the top-p."""
+    best = scores.topk(int(top_k.max()), dim=-1).values
+    outside = torch.arange(best.shape[1], device=best.device) >= top_k.unsqueeze(1)
+    mass = best.masked_fill(outside, float("-inf")).softmax(-1)
+    kept = _reaching(mass, top_p) & ~outside
+    return best.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
+
+
+def _least_of_top_p(scores: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """The least score [rows] among the fewest tokens whose mass reaches top-p."""
+    total = scores.logsumexp(-1, keepdim=True)
+    best = scores.topk(min(_LIKELY_ENOUGH, scores.shape[1]), dim=-1).values
+    if ((best - total).exp().sum(-1) < top_p).any():
+        best = scores.sort(-1, descending=True).values
+    kept = _reaching((best - total).exp(), top_p)
+    return best.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
+
+
+def _reaching(mass: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Which tokens are needed to reach top-p, given masses in falling order; always the first."""
+    before = mass.cumsum(-1) - mass
+    kept = (before < top_p.unsqueeze(1)) | (top_p >= 1.0).unsqueeze(1)
+    kept[:, 0] = True
+    return kept
