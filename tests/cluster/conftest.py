@@ -2,63 +2,76 @@
 
 The cluster is whatever KUBECONFIG names, and LENGTHWISE_IMAGE is an image that its nodes have.
 Where either is missing the tests skip themselves and say so; `make test-cluster` provides both.
+
+One load runs from the first answer to the end, so that all that happens, happens under load.
 """
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from harness.cluster_load import Answer, Load, StartLoad
-from harness.kubectl import (
-    CommandFailed,
-    Namespace,
-    Release,
-    image_values,
-    new_namespace,
-    run,
+from harness.cluster_events import TITLES, CostRow, CostSince, UnderLoad, record, row_of
+from harness.cluster_load import Load, StartLoad, Traffic, assert_none_failed
+from harness.kubectl import CommandFailed, Namespace, Release, image_values, new_namespace, run
+from harness.prometheus_pod import PrometheusPod
+
+FOLDER = Path(__file__).parent
+
+ORDER = (
+    "test_install",
+    "test_autoscaling",
+    "test_chart",
+    "test_access",
+    "test_aside",
+    "test_outage",
+    "test_events",
+    "test_upgrade",
+    "test_role_flip",
+    "test_api_server",
+    "test_uninstall",
 )
+"""All share one release: what changes it for good comes late. What needs little of the cluster runs
+while others wait."""
+
+STEADY = Traffic(streams=4, max_tokens=48, pause_seconds=0.1)
+
+RULES = sorted((FOLDER.parents[1] / "helm" / "lengthwise" / "rules").glob("*.yaml"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if is_ours(item):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(300))
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if is_ours(item) else -1)
 
 
-COSTS: list[str] = []
-"""What each event cost the requests around it: a row per event."""
+def is_ours(item: pytest.Item) -> bool:
+    return FOLDER in item.path.parents
+
+
+COSTS: list[CostRow] = []
+"""What each event cost the requests around it."""
+
+TOOK: dict[str, float] = {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if COSTS:
         terminalreporter.section("what each event cost")
-        head = f"{'event':<24}{'requests':>9}{'failed':>7}{'retried':>8}"
-        terminalreporter.line(f"{head}{'p50 s':>8}{'max s':>8}{'gap s':>8}")
+        terminalreporter.line(TITLES)
         for row in COSTS:
-            terminalreporter.line(row)
-
-
-@pytest.fixture
-def cost(request: pytest.FixtureRequest) -> Callable[[list[Answer]], None]:
-    """`cost(answers)` adds a row for the test at hand: total seconds of requests, and the longest
-    silence within one."""
-
-    def add(answers: list[Answer]) -> None:
-        name = request.node.name.removeprefix("test_")[-24:]
-        totals = sorted(answer.total for answer in answers)
-        failed = sum(bool(answer.error) for answer in answers)
-        retried = sum(answer.retries > 0 for answer in answers)
-        numbers = (totals[len(totals) // 2], totals[-1], max(answer.gap for answer in answers))
-        row = f"{name:<24}{len(answers):>9}{failed:>7}{retried:>8}"
-        COSTS.append(row + "".join(f"{number:>8.2f}" for number in numbers))
-
-    return add
+            terminalreporter.line(row.line)
+        for what, seconds in TOOK.items():
+            terminalreporter.line(f"{what}: {seconds:.1f} s")
+        if os.environ.get("LENGTHWISE_RECORD"):
+            record(COSTS)
 
 
 @pytest.fixture(scope="session", params=["helm", "helm3"])
@@ -92,6 +105,15 @@ def image() -> str:
 
 
 @pytest.fixture(scope="session")
+def next_image(image: str) -> str:
+    """Another image of the same code, on every node too."""
+    name = os.environ.get("LENGTHWISE_NEXT_IMAGE", "")
+    if ":" not in name:
+        pytest.skip("LENGTHWISE_NEXT_IMAGE names no second image of the cluster's nodes")
+    return name
+
+
+@pytest.fixture(scope="session")
 def cluster_program(image: str) -> str:
     """What made the cluster, and takes parts of it away."""
     program = os.environ.get("LENGTHWISE_CLUSTER", "")
@@ -107,26 +129,124 @@ def namespace(image: str) -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="session")
-def release(namespace: Namespace, image: str) -> Iterator[Release]:
-    """Two routers, two prefill and two decode workers of the demo model."""
-    release = Release(name="main", namespace=namespace, num_pods=2)
-    values = Path(__file__).parent / "values.yaml"
+def maybe_prometheus(namespace: Namespace, image: str) -> PrometheusPod | None:
+    name = os.environ.get("LENGTHWISE_PROMETHEUS_IMAGE", "")
+    if ":" not in name:
+        return None
+    pod = PrometheusPod(namespace, name, image, RULES)
+    pod.apply()
+    return pod
+
+
+@pytest.fixture(scope="session")
+def prometheus(maybe_prometheus: PrometheusPod | None) -> PrometheusPod:
+    """It scrapes the release; the autoscaler reads it."""
+    if maybe_prometheus is None:
+        pytest.skip("LENGTHWISE_PROMETHEUS_IMAGE names no image of Prometheus")
+    return maybe_prometheus
+
+
+@pytest.fixture(scope="session")
+def values(image: str, maybe_prometheus: PrometheusPod | None) -> list[str]:
+    """Of the release: two routers, two prefill and two decode workers of the demo model, and an
+    autoscaler if there is a Prometheus for it."""
+    values = [f"--values={FOLDER / 'values.yaml'}", *image_values(image)]
+    if maybe_prometheus is not None:
+        url = f"--set=autoscaler.prometheus.url={maybe_prometheus.url}"
+        values += [f"--values={FOLDER / 'autoscaling.yaml'}", url]
+    return values
+
+
+@pytest.fixture(scope="session")
+def release(
+    namespace: Namespace, values: list[str], maybe_prometheus: PrometheusPod | None
+) -> Iterator[Release]:
+    release = Release(name="main", namespace=namespace)
+    if maybe_prometheus is not None:
+        maybe_prometheus.wait_until_ready()
     try:
-        release.install([f"--values={values}", *image_values(image)])
+        release.install(values)
         yield release
     finally:
         release.uninstall()
 
 
+@pytest.fixture(scope="session")
+def load(release: Release, image: str) -> Iterator[Load]:
+    """The steady one."""
+    load = Load(release, image, STEADY)
+    try:
+        load.start()
+        yield load
+    finally:
+        load.remove()
+
+
 @pytest.fixture
 def start_load(release: Release, image: str) -> Iterator[StartLoad]:
-    """`start_load(streams, max_tokens)`: a pod that asks without end, answered at least once."""
+    """`start_load(traffic)`: a pod that asks without end, answered at least once."""
     with ExitStack() as stack:
 
-        def start(streams: int = 6, max_tokens: int = 64) -> Load:
-            load = Load(release, image, streams=streams, max_tokens=max_tokens)
+        def start(traffic: Traffic) -> Load:
+            load = Load(release, image, traffic)
             stack.callback(load.remove)
             load.start()
             return load
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def cost_since(load: Load) -> CostSince:
+    """`cost_since(name, began)`: once every stream has been answered again, adds a row to the
+    costs. Errors: AssertionError when a request failed or hung."""
+
+    def add(name: str, began: float) -> None:
+        ended = time.time()
+        load.wait_for_a_round()
+        answers = load.answers_since(began)
+        COSTS.append(row_of(name, ended - began, answers))
+        assert_none_failed(answers)
+
+    return add
+
+
+@pytest.fixture
+def under_load(
+    release: Release, load: Load, cost_since: CostSince, request: pytest.FixtureRequest
+) -> UnderLoad:
+    """`with under_load():` is a row of its own; it begins when all is well."""
+
+    @contextmanager
+    def under() -> Iterator[Load]:
+        release.wait_until_ready()
+        load.wait_for_a_round()
+        began = time.time()
+        yield load
+        cost_since(request.node.name, began)
+
+    return under
+
+
+@pytest.fixture(scope="session")
+def prometheus_stopped_at(release: Release, load: Load, prometheus: PrometheusPod) -> float:
+    """It is stopped for whoever asks first; tests that need none go on meanwhile."""
+    prometheus.stop()
+    return time.time()
+
+
+@pytest.fixture(scope="session")
+def took() -> dict[str, float]:
+    """Seconds that things took, by what they are."""
+    return TOOK
+
+
+@pytest.fixture
+def kubelets_listen() -> None:
+    """A kubelet that lost the API server takes up to a minute to look for it again; a new one does
+    it at once."""
+    program = os.environ.get("LENGTHWISE_CLUSTER", "")
+    for node in run("kubectl", "get", "nodes", "--output=name").split() if program else ():
+        kubelet = f"kubelet-{node.rpartition('-')[2]}"
+        run(program, "stop", kubelet)
+        run(program, "start", kubelet)

@@ -1,8 +1,9 @@
 """What a client pod runs: a steady load of streamed requests, told of line by line.
 
-Its lines are JSON. While it runs: one per answer, {"began": Unix time, "first": seconds, "total":
-seconds, "gap": the longest silence between two chunks, "retries": n, "error": ""}. SIGTERM ends it
-once what runs has been answered; the last line is {"done": number of answers}.
+Its lines are JSON. While it runs: one per answer, {"stream": number of the caller, "began": Unix
+time, "first": seconds, "total": seconds, "gap": the longest silence between two chunks, "retries":
+n, "error": ""}. SIGTERM ends it once what runs has been answered; the last line is {"done": number
+of answers}.
 """
 
 import asyncio
@@ -20,13 +21,19 @@ REQUEST_SECONDS = 60.0
 PROMPT = "def read_lines(path):\n    "
 
 
-async def ask(client: AsyncClient, number: int, max_tokens: int) -> dict[str, object]:
+def prompt_of(stream: int, number: int, lines: int) -> str:
+    """No two begin alike, so that no cache knows them."""
+    head = f"# {stream}.{number}\n"
+    return head + "".join(f"value_{line} = {line * number}\n" for line in range(lines)) + PROMPT
+
+
+async def ask(client: AsyncClient, stream: int, prompt: str, max_tokens: int) -> dict[str, object]:
     began = time.time()
     marks = [began]
     retries, tokens, error = 0, 0, ""
     try:
         options = {"max_tokens": max_tokens, "ignore_eos": True, "timeout": REQUEST_SECONDS}
-        async for chunk in client.stream(f"# {number}\n{PROMPT}", **options):  # type: ignore[arg-type]
+        async for chunk in client.stream(prompt, **options):  # type: ignore[arg-type]
             marks.append(time.time())
             tokens += len(chunk.tokens)
             if chunk.timings is not None:
@@ -36,6 +43,7 @@ async def ask(client: AsyncClient, number: int, max_tokens: int) -> dict[str, ob
     except LengthwiseError as failure:
         error = f"{type(failure).__name__}: {failure}"
     return {
+        "stream": stream,
         "began": began,
         "first": round(marks[1] - began, 3) if len(marks) > 1 else None,
         "total": round(time.time() - began, 3),
@@ -45,23 +53,29 @@ async def ask(client: AsyncClient, number: int, max_tokens: int) -> dict[str, ob
     }
 
 
-async def main(endpoint: str, streams: int, max_tokens: int) -> None:
+async def main(
+    endpoint: str, streams: int, max_tokens: int, prompt_lines: int, pause_seconds: float
+) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     answers = 0
     async with AsyncClient(endpoint) as client:
 
-        async def caller(first: int) -> None:
+        async def caller(stream: int) -> None:
             nonlocal answers
-            number = first
-            while not stop.is_set():
-                print(json.dumps(await ask(client, number, max_tokens)), flush=True)
+            for number in itertools.count():
+                prompt = prompt_of(stream, number, prompt_lines)
+                answer = await ask(client, stream, prompt, max_tokens)
+                print(json.dumps(answer), flush=True)
                 answers += 1
-                number += streams
+                if stop.is_set():
+                    return
+                await asyncio.sleep(pause_seconds)
 
-        await asyncio.gather(*(caller(index) for index in range(streams)))
+        await asyncio.gather(*(caller(stream) for stream in range(streams)))
     print(json.dumps({"done": answers}), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    streams, max_tokens, prompt_lines = map(int, sys.argv[2:5])
+    asyncio.run(main(sys.argv[1], streams, max_tokens, prompt_lines, float(sys.argv[5])))

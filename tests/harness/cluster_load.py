@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +21,20 @@ cores. Without an event it is about one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What a pod asks for: each stream asks again once it has been answered."""
+
+    streams: int
+    max_tokens: int
+    prompt_lines: int = 0  # of 11 tokens or so
+    pause_seconds: float = 0.0  # between an answer and the next request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A line of load.py. Times are in seconds."""
 
+    stream: int
     began: float
     first: float | None
     total: float
@@ -34,7 +46,7 @@ class Answer:
 class Load:
     """Life: construct, `start`, `stop` for the answers, `remove`."""
 
-    def __init__(self, release: Release, image: str, *, streams: int, max_tokens: int) -> None:
+    def __init__(self, release: Release, image: str, traffic: Traffic) -> None:
         self.node = ""  # that its pod runs on
         self._namespace = release.namespace
         self._name = f"load-{uuid.uuid4().hex[:6]}"
@@ -42,7 +54,7 @@ class Load:
             f"dns:///{release.fullname}-headless.{release.namespace.name}.svc.cluster.local:50051"
         )
         self._image = image
-        self._numbers = [str(streams), str(max_tokens)]
+        self._traffic = traffic
         self._lines: list[dict[str, Any]] = []
         self._logs: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -79,10 +91,20 @@ class Load:
         self._reader = threading.Thread(target=self._read, args=(self._logs,), daemon=True)
         self._reader.start()
 
-    def wait_for_answers(self, more: int, seconds: float = 60.0) -> None:
-        """Returns when so many more answers have come."""
-        wanted = len(self.answers) + more
-        wait_for(f"{more} more answers", lambda: len(self.answers) >= wanted, seconds)
+    def wait_for_a_round(self, seconds: float = 60.0) -> None:
+        """Returns when every stream has been answered what it asked after this moment: none
+        hangs."""
+        now = time.time()
+
+        def answered() -> bool:
+            streams = {answer.stream for answer in self.answers if answer.began > now}
+            return len(streams) == self._traffic.streams
+
+        wait_for("an answer to every stream", answered, seconds)
+
+    def answers_since(self, began: float) -> list[Answer]:
+        """To requests that were on their way then or later."""
+        return [answer for answer in self.answers if answer.began + answer.total > began]
 
     def stop(self) -> list[Answer]:
         """All answers; none is left without one."""
@@ -92,7 +114,9 @@ class Load:
 
     def remove(self) -> None:
         names = [f"pod/{self._name}", f"configmap/{self._name}"]
-        self._namespace.kubectl("delete", *names, "--ignore-not-found", "--grace-period=1")
+        self._namespace.kubectl(
+            "delete", *names, "--ignore-not-found", "--grace-period=1", "--wait=false"
+        )
         self._unfollow()
 
     def _unfollow(self) -> None:
@@ -118,11 +142,18 @@ class Load:
         }
 
     def _pod(self) -> dict[str, Any]:
+        traffic = self._traffic
+        numbers = (
+            *(traffic.streams, traffic.max_tokens, traffic.prompt_lines),
+            traffic.pause_seconds,
+        )
         container = {
             "name": "load",
             "image": self._image,
             "imagePullPolicy": "IfNotPresent",
-            "command": ["python3", "/load/load.py", self._endpoint, *self._numbers],
+            # Without a request, whoever has one comes first, and a busy machine starves it.
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+            "command": ["python3", "/load/load.py", self._endpoint, *map(str, numbers)],
             "volumeMounts": [{"name": "script", "mountPath": "/load"}],
             "securityContext": {
                 "allowPrivilegeEscalation": False,
@@ -153,13 +184,10 @@ END = "import os, signal; os.kill(1, signal.SIGTERM)"
 
 def assert_none_failed(answers: list[Answer]) -> None:
     """No request was refused, cut short, or left waiting."""
+    assert answers
     failed = [answer.error for answer in answers if answer.error]
     assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:3]}"
     assert max(answer.total for answer in answers) < ANSWERED_SECONDS
 
 
-StartLoad = Callable[..., Load]
-"""`start_load(streams, max_tokens)`."""
-
-Cost = Callable[[list[Answer]], None]
-"""Writes down what an event cost."""
+StartLoad = Callable[[Traffic], Load]

@@ -4,25 +4,19 @@ The rule: nothing here knows which program made the cluster.
 """
 
 import json
+import re
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 CHART = Path(__file__).parents[2] / "helm" / "lengthwise"
-
-WORK_DONE = {
-    "prefill": "lengthwise_prefill_seconds_count",
-    "decode": "lengthwise_generated_tokens_total",
-    "router": "lengthwise_requests_total",
-}
-"""A counter by which pods of a kind can be compared."""
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 
@@ -50,6 +44,24 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> float:
     return time.monotonic() - began_at
 
 
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Of an object as Kubernetes tells it: a pod that is ready and not on its way out."""
+    return (
+        pod["kind"] == "Pod"
+        and "deletionTimestamp" not in pod["metadata"]
+        and any(
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in pod["status"].get("conditions", ())
+        )
+    )
+
+
+def _kind_of(found: dict[str, Any]) -> tuple[str, str]:
+    """What a Deployment and its pods have in common within a release."""
+    labels = found["metadata"]["labels"]
+    return labels["app.kubernetes.io/component"], labels.get("lengthwise/pool", "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
     """One namespace of the cluster that KUBECONFIG names."""
@@ -71,13 +83,7 @@ class Namespace:
     def ready_pods(self, selector: str) -> list[str]:
         """Names of the pods that are ready and not on their way out."""
         return sorted(
-            pod["metadata"]["name"]
-            for pod in self.objects("pods", selector)
-            if "deletionTimestamp" not in pod["metadata"]
-            and any(
-                condition["type"] == "Ready" and condition["status"] == "True"
-                for condition in pod["status"].get("conditions", ())
-            )
+            pod["metadata"]["name"] for pod in self.objects("pods", selector) if is_ready(pod)
         )
 
     def apply(self, *manifests: dict[str, Any]) -> None:
@@ -91,7 +97,6 @@ class Release:
 
     name: str
     namespace: Namespace
-    num_pods: int = 1  # of the routers and of each pool
 
     @property
     def fullname(self) -> str:
@@ -113,18 +118,12 @@ class Release:
         """Pods of a pool, or of the routers, that are ready."""
         return self.namespace.ready_pods(self.routers if what == "router" else self.pool(what))
 
-    def busiest(self, what: str, seconds: float = 1.0) -> str:
-        """The ready pod that has done the most work meanwhile: losing it costs something."""
-        before = {pod: self._work_done(pod, what) for pod in self.ready(what)}
-        time.sleep(seconds)
-        return max(before, key=lambda pod: self._work_done(pod, what) - before[pod])
+    def wait_until_gone(self, pods: Iterable[str], seconds: float = 90.0) -> None:
+        wait_for("the end of pods", lambda: not set(pods) & set(self.all_pods()), seconds)
 
-    def _work_done(self, pod: str, what: str) -> float:
-        """Read through the API server, which reaches pods wherever it is."""
-        path = f"/api/v1/namespaces/{self.namespace.name}/pods/{pod}:9090/proxy/metrics"
-        families = text_string_to_metric_families(run("kubectl", "get", "--raw", path))
-        samples = [sample for family in families for sample in family.samples]
-        return sum(sample.value for sample in samples if sample.name == WORK_DONE[what])
+    def wait_until_missed(self, what: str, pod: str, seconds: float = 30.0) -> None:
+        """Returns when Kubernetes knows that the pod is not ready."""
+        wait_for(f"{pod} to be missed", lambda: pod not in self.ready(what), seconds)
 
     def all_pods(self) -> list[str]:
         found = self.namespace.objects("pods", self.selector())
@@ -137,25 +136,43 @@ class Release:
 
     def wait_until_ready(self, seconds: float = 120.0) -> None:
         """Returns when all pods that there should be are ready, and no others are left."""
-        for what in ("router", "prefill", "decode"):
-            wait_for(
-                f"{self.num_pods} ready {what} pods",
-                lambda what=what: len(self.ready(what)) == self.num_pods,  # type: ignore[misc]
-                seconds,
-            )
+        wait_for("as many ready pods as there should be", self._is_complete, seconds)
+
+    def _is_complete(self) -> bool:
+        found = self.namespace.objects("deployments,pods", self.selector())
+        wanted = {
+            _kind_of(each): each["spec"]["replicas"]
+            for each in found
+            if each["kind"] == "Deployment"
+        }
+        ready = Counter(_kind_of(each) for each in found if is_ready(each))
+        return ready == Counter(wanted)
 
     def install(self, values: Sequence[str], seconds: int = 180) -> None:
         self._helm("install", str(CHART), *values, "--wait", f"--timeout={seconds}s")
 
+    def upgrade(self, values: Sequence[str], seconds: int = 180) -> None:
+        """Takes replicas over from whoever wrote them; the chart keeps their number."""
+        took = ["--force-conflicts"] if _is_helm_4() else []
+        self._helm("upgrade", str(CHART), *values, *took, "--wait", f"--timeout={seconds}s")
+
+    def status(self) -> str:
+        return self._helm("status", "--output=json")
+
     def test(self, seconds: int = 120) -> str:
         return self._helm("test", "--logs", f"--timeout={seconds}s")
 
-    def uninstall(self, seconds: int = 120) -> None:
-        self._helm("uninstall", "--wait", f"--timeout={seconds}s")
+    def uninstall(self, seconds: int = 120, *, wait: bool = True) -> None:
+        patience = ["--wait", f"--timeout={seconds}s"] if wait else []
+        self._helm("uninstall", "--ignore-not-found", *patience)
 
     def _helm(self, verb: str, *arguments: str) -> str:
         place = ("--namespace", self.namespace.name)
         return run("helm", verb, self.name, *arguments, *place, seconds=300.0)
+
+
+def _is_helm_4() -> bool:
+    return run("helm", "version", "--short").startswith("v4")
 
 
 @contextmanager
@@ -168,7 +185,22 @@ def new_namespace() -> Iterator[Namespace]:
         run("kubectl", "label", "namespace", namespace.name, level)
         yield namespace
     finally:
-        run("kubectl", "delete", "namespace", namespace.name, "--timeout=60s", seconds=90)
+        run("kubectl", "delete", "namespace", namespace.name, "--wait=false")
+
+
+def condition_time(namespace: Namespace, pod: str) -> datetime:
+    """When a pod turned ready."""
+    found = json.loads(namespace.kubectl("get", "pod", pod, "--output=json"))
+    (ready,) = (each for each in found["status"]["conditions"] if each["type"] == "Ready")
+    return datetime.fromisoformat(ready["lastTransitionTime"])
+
+
+def seconds_of(written: str) -> float:
+    """Unix time of what Go writes: up to nine digits of a second."""
+    whole, _, rest = written.partition(".")
+    digits = re.match(r"\d*", rest).group() if rest else ""  # type: ignore[union-attr]
+    zone = rest[len(digits) :]
+    return datetime.fromisoformat(f"{whole}.{digits[:6]:0<6}{zone}" if rest else whole).timestamp()
 
 
 def image_values(image: str) -> list[str]:

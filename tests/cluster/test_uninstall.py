@@ -1,0 +1,30 @@
+"""The end."""
+
+import pytest
+from harness.cluster_load import Load, assert_none_failed
+from harness.kubectl import Release, run, wait_for
+
+
+def test_no_request_failed_in_all_that_time(load: Load) -> None:
+    assert_none_failed(load.stop())
+
+
+@pytest.mark.usefixtures("kubelets_listen")
+def test_what_is_uninstalled_leaves_nothing(release: Release) -> None:
+    assert left_of(release)
+    release.uninstall()
+    wait_for("nothing left", lambda: not left_of(release), 60)
+
+
+def left_of(release: Release) -> list[str]:
+    """All objects of whatever kind that are its own, in the cluster."""
+    found = run(
+        *("kubectl", "get", ",".join(all_kinds()), "--all-namespaces"),
+        *("--selector", release.selector(), "--output=name"),
+    )
+    return found.split()
+
+
+def all_kinds() -> list[str]:
+    kinds = run("kubectl", "api-resources", "--verbs=list,get", "--output=name").split()
+    return [kind for kind in kinds if not kind.startswith(("componentstatuses", "events"))]
