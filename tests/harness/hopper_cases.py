@@ -11,6 +11,11 @@ import torch
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.gpu.decode_attention import DecodeRows, decode_attention
 from lengthwise_kernels.gpu.prefill_attention import PromptTiles, prefill_attention
+from lengthwise_kernels.gpu.shared_prefix_attention import (
+    PrefixGroups,
+    shared_prefix_attention,
+)
+from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
 from lengthwise_kernels.reference.kv import HeadNorms
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -56,11 +61,8 @@ def _sample() -> None:
     )
 
 
-def _decode(heads: tuple[int, int, int], dtype: torch.dtype) -> None:
-    num_heads, num_kv_heads, head_dim = heads
-    queries = _empty(64, num_heads, head_dim, dtype=dtype)
-    layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
-    rows = DecodeRows(
+def _rows() -> DecodeRows:
+    return DecodeRows(
         queries=_indices(64),
         begins=_indices(64),
         ends=_indices(64),
@@ -69,7 +71,21 @@ def _decode(heads: tuple[int, int, int], dtype: torch.dtype) -> None:
         block_size=16,
         num_programs=264,
     )
-    decode_attention(queries, layer, rows, 0.1, torch.empty_like(queries))
+
+
+def _compared_decode() -> None:
+    queries, layer = _empty(64, 32, 128), _empty(100, 2, 16, 8, 128)
+    out = torch.empty_like(queries)
+    split_decode_attention(queries, layer, _rows(), 0.1, out, splits=16)
+    groups = PrefixGroups(tiles=_indices(16, 4), tables=_indices(2, 48), rests=_rows(), splits=4)
+    shared_prefix_attention(queries, layer, groups, 0.1, out)
+
+
+def _decode(heads: tuple[int, int, int], dtype: torch.dtype) -> None:
+    num_heads, num_kv_heads, head_dim = heads
+    queries = _empty(64, num_heads, head_dim, dtype=dtype)
+    layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
+    decode_attention(queries, layer, _rows(), 0.1, torch.empty_like(queries))
 
 
 def _prefill(
@@ -93,6 +109,7 @@ CASES: dict[str, Callable[[], None]] = {
     "store-normed": partial(_store, normed=True),
     "pack": _pack,
     "sample": _sample,
+    "split-and-shared-prefix": _compared_decode,
     "decode-float32-256": partial(_decode, HEADS["256"], F32),
     "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),
     "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),

@@ -43,8 +43,13 @@ def paged_step(
     window: int | None = None,
     block_size: int = 16,
     device: str = "cpu",
+    shared: Sequence[int] = (),
 ) -> PagedStep:
-    """Sequences of these lengths in shuffled blocks; `heads` are (query heads, key heads)."""
+    """Sequences of these lengths in shuffled blocks; `heads` are (query heads, key heads).
+
+    `shared` says for each sequence how many of its first tokens are those of the first sequence
+    with the same number, in the same blocks.
+    """
     generator = torch.Generator().manual_seed(1)
     num_heads, num_kv_heads = heads
     counts = [-(-(length + start) // block_size) for length, start in mix]
@@ -52,11 +57,18 @@ def paged_step(
     shape = (len(order), 2, block_size, num_kv_heads, head_dim)
     layer = torch.full(shape, float("nan"), dtype=dtype)
     tables, queries, results = [], [], []
-    for (length, start), count in zip(mix, counts, strict=True):
+    owners: dict[int, tuple[list[int], torch.Tensor]] = {}
+    for index, ((length, start), count) in enumerate(zip(mix, counts, strict=True)):
         table, order = order[:count], order[count:]
-        tables.append(table)
         end = length + start
-        keys, values = torch.randn(2, end, num_kv_heads, head_dim, generator=generator).to(dtype)
+        kv = torch.randn(2, end, num_kv_heads, head_dim, generator=generator).to(dtype)
+        if shared:
+            prefix = shared[index]
+            first_table, first_kv = owners.setdefault(prefix, (table, kv))
+            table[: prefix // block_size] = first_table[: prefix // block_size]
+            kv[:, :prefix] = first_kv[:, :prefix]
+        tables.append(table)
+        keys, values = kv
         positions = torch.arange(end)
         blocks, slots = torch.tensor(table)[positions // block_size], positions % block_size
         layer[blocks, 0, slots], layer[blocks, 1, slots] = keys, values

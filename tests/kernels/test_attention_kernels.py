@@ -13,8 +13,15 @@ import torch
 from harness.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.errors import UnsupportedByKernel
 from lengthwise_kernels.gpu.attention import decode_rows, plan_attention
 from lengthwise_kernels.gpu.decode_attention import decode_attention
+from lengthwise_kernels.gpu.shared_prefix_attention import (
+    PrefixGroups,
+    cut_groups,
+    shared_prefix_attention,
+)
+from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
 
 MIXES = {
     "one-token": [(1, 0)],
@@ -69,6 +76,57 @@ def test_decode_does_not_depend_on_how_the_work_is_shared_out(
     decode_attention(step.queries, step.layer, rows, step.scale, out, lse)
     torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
     torch.testing.assert_close(lse, step.expected_lse, atol=4e-6, rtol=4e-6)
+
+
+@pytest.mark.parametrize("splits", [1, 3, 9])
+def test_a_fixed_number_of_parts_gives_the_same(device: str, splits: int) -> None:
+    mix = [(1, 5), (1, 700), (1, 0)]
+    step = paged_step(mix, heads=(6, 3), head_dim=24, dtype=torch.float32, device=device)
+    singles = [(place, start, step.batch.block_ids[place]) for place, (_, start) in enumerate(mix)]
+    rows = decode_rows(singles, None, step.batch.block_size, step.spec)
+    out = torch.full_like(step.queries, float("nan"))
+    lse = torch.full(out.shape[:2], float("nan"), device=device)
+    split_decode_attention(step.queries, step.layer, rows, step.scale, out, lse, splits=splits)
+    torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
+    torch.testing.assert_close(lse, step.expected_lse, atol=4e-6, rtol=4e-6)
+
+
+@pytest.mark.parametrize("splits", [1, 4])
+@pytest.mark.parametrize("heads", [(2, 2), (14, 2)], ids=["mha", "group-of-seven"])
+def test_a_common_prefix_is_joined_with_each_rest(
+    device: str, heads: tuple[int, int], splits: int
+) -> None:
+    """Two groups: one shares 144 keys, the other, in which one row has no rest, 32."""
+    prefixes = [144, 144, 144, 32, 32]
+    mix = [(1, 150), (1, 144), (1, 260), (1, 31), (1, 40)]
+    step = paged_step(
+        mix, heads=heads, head_dim=24, dtype=torch.float32, device=device, shared=prefixes
+    )
+    size = step.batch.block_size
+    singles = [(place, start, step.batch.block_ids[place]) for place, (_, start) in enumerate(mix)]
+    rests = decode_rows(singles, None, size, step.spec, prefixes=prefixes)
+    tables = torch.zeros(2, 144 // size, dtype=torch.int32)
+    tables[0] = torch.tensor(step.batch.block_ids[0][: 144 // size])
+    tables[1, : 32 // size] = torch.tensor(step.batch.block_ids[3][: 32 // size])
+    tiles = cut_groups([(0, 3, 144, 0), (3, 2, 32, 1)], heads[0] // heads[1])
+    groups = PrefixGroups(
+        tiles=torch.tensor(tiles, dtype=torch.int32, device=device),
+        tables=tables.to(device),
+        rests=rests,
+        splits=splits,
+    )
+    out = torch.full_like(step.queries, float("nan"))
+    shared_prefix_attention(step.queries, step.layer, groups, step.scale, out)
+    torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
+
+
+def test_heads_that_cannot_share_keys_are_refused(device: str) -> None:
+    step = paged_step([(1, 5)], heads=(2, 1), head_dim=16, dtype=torch.float32, device=device)
+    rows = decode_rows([(0, 5, step.batch.block_ids[0])], None, 16, step.spec)
+    queries = torch.zeros(1, 3, 16, device=device)
+    layer = torch.zeros(4, 2, 16, 2, 16, device=device)
+    with pytest.raises(UnsupportedByKernel, match="3 query heads, 2 key heads"):
+        decode_attention(queries, layer, rows, 1.0, torch.empty_like(queries))
 
 
 def test_a_row_that_sees_no_key_gets_zero(device: str) -> None:

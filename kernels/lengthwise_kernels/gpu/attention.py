@@ -80,10 +80,16 @@ def decode_rows(
     window: int | None,
     block_size: int,
     spec: AttentionSpec,
+    prefixes: Sequence[int] | None = None,
 ) -> DecodeRows:
-    """Rows of single queries, each given as its place, its position and its sequence's blocks."""
+    """Rows of single queries, each given as its place, its position and its sequence's blocks.
+
+    With `prefixes` a row does not see its first so many keys.
+    """
     ends = [position + 1 for _, position, _ in singles]
     begins = [0 if window is None else max(0, end - window) for end in ends]
+    if prefixes is not None:
+        begins = list(map(max, begins, prefixes))
     tiles = [count_tiles(*keys, spec.head_dim) for keys in zip(begins, ends, strict=True)]
     queries, first, end, first_tiles, tables = _to_device(
         spec.device,

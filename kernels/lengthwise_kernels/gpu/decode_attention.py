@@ -68,6 +68,11 @@ def block_dim(head_dim: int) -> int:
     return 1 << max(4, (head_dim - 1).bit_length())
 
 
+def decode_stages(dtype: torch.dtype) -> int:
+    """Depth of the software pipeline."""
+    return _FLOAT32_STAGES if dtype == torch.float32 else _STAGES
+
+
 def count_tiles(begin: int, end: int, head_dim: int) -> int:
     """Tiles that the keys [begin, end) touch."""
     tile = tile_keys(head_dim)
@@ -219,7 +224,7 @@ def decode_attention(
 ) -> None:
     """Attention of `rows` into their places of `out`, and its log-sum-exp into those of `lse`.
 
-    A row without keys gets zeros and -inf.
+    A row without keys gets zeros and -inf. `out` may be float32 whatever the queries are.
     """
     num_heads, num_kv_heads, head_dim = check_heads("decode_attention", queries, layer, out, lse)
     num_rows = len(rows.queries)
@@ -234,7 +239,7 @@ def decode_attention(
         queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, rows.first_tiles,
         out, lse, parts, part_lses, num_rows, rows.tables.shape[1], scale,
         PAGE=rows.block_size, TILE=tile_keys(head_dim), **shape, **heads,
-        num_warps=4, num_stages=_FLOAT32_STAGES if queries.dtype == torch.float32 else _STAGES,
+        num_warps=4, num_stages=decode_stages(queries.dtype),
     )  # fmt: skip
     _merge_kernel[(num_rows, num_heads)](
         rows.queries, rows.first_tiles, out, lse, parts, part_lses, num_rows, rows.num_programs,
@@ -247,7 +252,7 @@ def check_heads(
     queries: torch.Tensor,
     layer: torch.Tensor,
     out: torch.Tensor,
-    lse: torch.Tensor | None,
+    lse: torch.Tensor | None = None,
 ) -> tuple[int, int, int]:
     """(num_heads, num_kv_heads, head_dim) of tensors that fit each other."""
     check(f"{op}: queries", queries, [None, None, None])
@@ -259,7 +264,7 @@ def check_heads(
         f"{op}: needs head_dim of at most 256 and a multiple of the key heads as query heads, got"
         f" head_dim {head_dim}, {num_heads} query heads, {num_kv_heads} key heads",
     )
-    check(f"{op}: out", out, queries.shape, (queries.dtype,))
+    check(f"{op}: out", out, queries.shape, (queries.dtype, torch.float32))
     if lse is not None:
         check(f"{op}: lse", lse, queries.shape[:2], (torch.float32,))
     return num_heads, num_kv_heads, head_dim

@@ -138,12 +138,12 @@ def prefill_attention(
 ) -> None:
     """Attention of the queries of `prompts` into their places of `out`."""
     op = "prefill_attention"
-    num_heads, num_kv_heads, head_dim = check_heads(op, queries, layer, out, None)
+    num_heads, num_kv_heads, head_dim = check_heads(op, queries, layer, out)
     group = num_heads // num_kv_heads
     require(group <= prompts.rows, f"{op}: {group} query heads share a key head, at most 128 may")
     if len(prompts.tiles) == 0:
         return
-    keys, warps, stages = _block(head_dim, queries.dtype, prompts.rows)
+    keys, warps, stages = prefill_block(head_dim, queries.dtype, prompts.rows)
     _prefill_kernel[(len(prompts.tiles), num_kv_heads)](
         queries, layer, prompts.tiles, prompts.tables, out, prompts.tables.shape[1], scale,
         WINDOW=prompts.window or 0, NUM_KV_HEADS=num_kv_heads, GROUP=group, HEAD_DIM=head_dim,
@@ -152,14 +152,14 @@ def prefill_attention(
     )  # fmt: skip
 
 
-def _block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, int, int]:
+def prefill_block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, int, int]:
     """Keys per tile, warps and stages.
 
     A thread has 255 registers; these are the largest tiles whose scores and results fit them (8
     warps of a Hopper GPU: 177 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
     at 256 and leave nothing for addresses at 128). float32 has no matrix unit: it is for tests.
     """
-    warps = 4 if rows == _SMALL_ROWS else 8
+    warps = 4 if rows <= _SMALL_ROWS else 8
     if dtype == torch.float32:
         return 16, warps, 1
     return max(32, min(128, 8192 // block_dim(head_dim))), warps, 3
