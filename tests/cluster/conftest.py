@@ -31,7 +31,6 @@ ORDER = (
     "test_outage",
     "test_events",
     "test_upgrade",
-    "test_role_flip",
     "test_api_server",
     "test_uninstall",
 )
@@ -233,6 +232,14 @@ def prometheus_stopped_at(release: Release, load: Load, prometheus: PrometheusPo
     """It is stopped for whoever asks first; tests that need none go on meanwhile."""
     prometheus.stop()
     return time.time()
+
+
+@pytest.fixture
+def autoscaler_log(release: Release) -> Iterator[None]:
+    """Shown where a test fails."""
+    yield
+    name = f"deployment/{release.fullname}-autoscaler"
+    print(release.namespace.kubectl("logs", name, "--tail=30"))
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,7 @@ LONG_PROMPTS = Traffic(streams=8, max_tokens=2, prompt_lines=90)
 
 LONG_OUTPUTS = Traffic(streams=26, max_tokens=480)
 
-pytestmark = pytest.mark.usefixtures("prometheus")
-
-
-@pytest.fixture(autouse=True)
-def autoscaler_log(release: Release) -> Iterator[None]:
-    """Shown where a test fails."""
-    yield
-    name = f"deployment/{release.fullname}-autoscaler"
-    print(release.namespace.kubectl("logs", name, "--tail=30"))
+pytestmark = pytest.mark.usefixtures("prometheus", "autoscaler_log")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.helm import VALUES
-from harness.kubectl import CHART, CommandFailed, Namespace, image_values, run, wait_for
+from harness.kubectl import CHART, CommandFailed, Namespace, image_values, run
 
 EVERYTHING = Path(__file__).parents[1] / "chart" / "everything.yaml"
 
@@ -93,41 +93,3 @@ def test_an_upgrade_keeps_the_replicas_of_what_is_autoscaled(
         )
     }
     assert replicas == {"prefill": 3, "decode": 1}
-
-
-def test_the_admission_policy_leaves_the_autoscaler_the_deletion_cost_alone(
-    namespace: Namespace, still_life: tuple[str, Apply]
-) -> None:
-    name, apply = still_life
-    apply("install", "--set=autoscaler.restrictPodPatches=true")
-    release = f"app.kubernetes.io/instance={name}"
-
-    def pods(component: str) -> list[str]:
-        selector = f"{release},app.kubernetes.io/component={component}"
-        return [each["metadata"]["name"] for each in namespace.objects("pods", selector)]
-
-    wait_for("pods", lambda: pods("worker") and pods("router"), 30)
-    worker, router = pods("worker")[0], pods("router")[0]
-
-    def refused(pod: str, patch: object) -> str:
-        account = f"system:serviceaccount:{namespace.name}:{name}-lengthwise-autoscaler"
-        try:
-            namespace.kubectl(
-                "patch", "pod", pod, f"--patch={json.dumps(patch)}", f"--as={account}"
-            )
-        except CommandFailed as error:
-            return str(error)
-        return ""
-
-    # A policy is in force a moment after it is there.
-    label = {"metadata": {"labels": {"a": "b"}}}
-    alone = f"the autoscaler may patch the annotation {COST} alone"
-    wait_for("the policy", lambda: alone in refused(worker, label), 30)
-    assert not refused(worker, {"metadata": {"annotations": {COST: "-5"}}})
-    assert not refused(worker, {"metadata": {"annotations": {COST: None}}})
-    assert alone in refused(worker, {"metadata": {"annotations": {COST: "1", "other": "x"}}})
-    assert alone in refused(worker, {"metadata": {"finalizers": ["lengthwise/held"]}})
-    image = {"spec": {"containers": [{"name": "worker", "image": "other"}]}}
-    assert alone in refused(worker, image)
-    cost = {"metadata": {"annotations": {COST: "1"}}}
-    assert "the autoscaler may patch workers of its own release alone" in refused(router, cost)

@@ -12,6 +12,8 @@ POOLS = ("prefill", "decode")
 
 AWAY_SECONDS = 60.0
 
+pytestmark = pytest.mark.usefixtures("prometheus", "autoscaler_log")
+
 
 def test_prometheus_away(
     release: Release,
@@ -33,7 +35,6 @@ def test_prometheus_away(
         assert len(events_of(release, pool, "ScaledOut")) <= 1
 
 
-@pytest.mark.usefixtures("prometheus")
 def test_an_operators_number_of_replicas_stands(release: Release) -> None:
     name = f"deployment/{release.fullname}-autoscaler"
     scale = f"deployment/{release.fullname}-decode"
@@ -44,7 +45,6 @@ def test_an_operators_number_of_replicas_stands(release: Release) -> None:
     release.wait_until_ready()
 
 
-@pytest.mark.usefixtures("prometheus")
 def test_an_operator_may_pause_it(release: Release) -> None:
     """For the rest of the tests, which take pods away themselves."""
     for pool in POOLS:

@@ -39,15 +39,27 @@ def decided_at(release: Release) -> float:
     return sum(sample.value for sample in samples_of(release, name))
 
 
+def roles_of(release: Release, pool: str) -> list[str]:
+    """What the pool's ready workers do now, by their own metrics."""
+    return [
+        sample.labels["role"]
+        for pod in release.ready(pool)
+        for sample in _samples(release, pod, "lengthwise_worker_info")
+        if sample.value == 1
+    ]
+
+
 def samples_of(release: Release, name: str) -> list[Sample]:
     """Of the one autoscaler, read through the API server; none while it does not answer."""
     selector = f"{release.selector()},app.kubernetes.io/component=autoscaler"
     pods = release.namespace.ready_pods(selector)
-    if len(pods) != 1:
-        return []
-    path = f"/api/v1/namespaces/{release.namespace.name}/pods/{pods[0]}:9090/proxy/metrics"
+    return _samples(release, pods[0], name) if len(pods) == 1 else []
+
+
+def _samples(release: Release, pod: str, name: str) -> list[Sample]:
+    path = f"/api/v1/namespaces/{release.namespace.name}/pods/{pod}:9090/proxy/metrics"
     try:
         families = list(text_string_to_metric_families(run("kubectl", "get", "--raw", path)))
     except CommandFailed:
-        return []
+        return []  # it is on its way out, or not there yet
     return [each for family in families for each in family.samples if each.name == name]
