@@ -1,5 +1,6 @@
-"""The standing command for a machine with an NVIDIA GPU: its tests, then prefill and decode rows of
-the engine with random weights at a real model's shape, with the GPU's name.
+"""The standing command for a machine with an NVIDIA GPU: its tests, then each kernel against what a
+user would run in its place, then prefill and decode of the engine with random weights at a real
+model's shape. Rows carry the GPU's name.
 
 Ends with exit code 2 where torch finds no GPU.
 """
@@ -8,17 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import triton
+from gpu_check_case import Sizes, disagreement, milliseconds
+from gpu_check_kernels import cases
 from rows import append_rows
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import Sampling, SamplingState
+
+TOLERANCE = 2e-2
+"""Between two results in bfloat16, whose last place is worth 2^-8."""
 
 REPEATS = 5
 PREFILL_TOKENS = (512, 2048, 8192)
@@ -67,40 +74,73 @@ def seconds_of(model: LoadedModel, chunks: list[SequenceChunk]) -> float:
     return sorted(taken[2:])[REPEATS // 2]
 
 
+def kernel_rows() -> Iterator[dict[str, object]]:
+    """Every kernel and its rivals, and how much of what the GPU can do they reach.
+
+    Errors: RuntimeError when a kernel and a rival disagree.
+    """
+    for case in cases(Sizes(), "cuda", torch.bfloat16):
+        if (ratio := disagreement(case)) > TOLERANCE:
+            raise RuntimeError(f"{case.op} {case.shape}: differs from a rival by {ratio:.2g}")
+        runs = {"lengthwise": case.ours, **case.rivals}
+        for name, run in runs.items():
+            captured = name == "lengthwise" or not case.rivals_ask_the_host
+            low, median, high = milliseconds(run, captured=captured)
+            reached = case.ceiling_seconds * 1e3 / median
+            print(f"{case.op:24} {case.shape:36} {name:16} {median:9.4f} ms {reached:6.1%}")
+            yield {
+                "gpu": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "triton": triton.__version__,
+                "op": case.op,
+                "shape": case.shape,
+                "implementation": name,
+                "p20_ms": f"{low:.4f}",
+                "p50_ms": f"{median:.4f}",
+                "p80_ms": f"{high:.4f}",
+                "gigabytes_per_second": f"{case.num_bytes / median / 1e6:.0f}",
+                "teraflops_per_second": f"{case.flops / median / 1e9:.1f}",
+                "ceiling_ms": f"{case.ceiling_seconds * 1e3:.4f}",
+                "share_of_ceiling": f"{reached:.3f}",
+            }
+
+
+def engine_rows() -> Iterator[dict[str, object]]:
+    """Prefill and decode steps of the engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_runner(
+            random_checkpoint(Path(folder)), device="cuda", num_blocks=10_240, kv_memory_bytes=0
+        )
+    chunked = [("prefill", n, [chunk(n, 0, 0)]) for n in PREFILL_TOKENS]
+    chunked += [
+        ("decode", batch, [chunk(1, DECODE_CONTEXT, 66 * row) for row in range(batch)])
+        for batch in DECODE_BATCHES
+    ]
+    for phase, size, chunks in chunked:
+        seconds = seconds_of(model, chunks)
+        num_tokens = sum(len(c.token_ids) for c in chunks)
+        print(f"{phase:8} {size:6} {seconds * 1e3:9.2f} ms {num_tokens / seconds:12.0f} tokens/s")
+        yield {
+            "gpu": torch.cuda.get_device_name(),
+            "torch": torch.__version__,
+            "shape": "Qwen2.5-0.5B, random bfloat16",
+            "phase": phase,
+            "size": size,
+            "context": 0 if phase == "prefill" else DECODE_CONTEXT,
+            "repeats": REPEATS,
+            "median_ms": f"{seconds * 1e3:.3f}",
+            "tokens_per_second": f"{num_tokens / seconds:.0f}",
+        }
+
+
 def main() -> None:
     if not torch.cuda.is_available():
         print("gpu-check needs an NVIDIA GPU; torch finds none", file=sys.stderr)
         sys.exit(2)
     tests = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], cwd=tests, check=True)
-    with tempfile.TemporaryDirectory() as folder:
-        model = load_runner(
-            random_checkpoint(Path(folder)), device="cuda", num_blocks=10_240, kv_memory_bytes=0
-        )
-    cases = [("prefill", n, [chunk(n, 0, 0)]) for n in PREFILL_TOKENS]
-    cases += [
-        ("decode", batch, [chunk(1, DECODE_CONTEXT, 66 * row) for row in range(batch)])
-        for batch in DECODE_BATCHES
-    ]
-    rows = []
-    for phase, size, chunks in cases:
-        seconds = seconds_of(model, chunks)
-        num_tokens = sum(len(c.token_ids) for c in chunks)
-        print(f"{phase:8} {size:6} {seconds * 1e3:9.2f} ms {num_tokens / seconds:12.0f} tokens/s")
-        rows.append(
-            {
-                "gpu": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "shape": "Qwen2.5-0.5B, random bfloat16",
-                "phase": phase,
-                "size": size,
-                "context": 0 if phase == "prefill" else DECODE_CONTEXT,
-                "repeats": REPEATS,
-                "median_ms": f"{seconds * 1e3:.3f}",
-                "tokens_per_second": f"{num_tokens / seconds:.0f}",
-            }
-        )
-    print(append_rows("gpu_engine", rows))
+    print(append_rows("gpu_kernels", list(kernel_rows())))
+    print(append_rows("gpu_engine", list(engine_rows())))
 
 
 if __name__ == "__main__":

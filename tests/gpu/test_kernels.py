@@ -1,0 +1,41 @@
+"""Kernels at the sizes of real models, where registers, shared memory and addresses count.
+
+Kernels are imported by the tests alone: where there is no GPU, `tests/kernels` wants them
+interpreted, and whoever imports them first decides.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from gpu_check_case import Case
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def _cases() -> Iterator["Case"]:
+    from gpu_check_case import Sizes
+    from gpu_check_kernels import cases
+
+    return cases(Sizes(prompts=(8192,)), "cuda", torch.bfloat16)
+
+
+def test_kernels_agree_with_what_users_would_run() -> None:
+    from gpu_check_case import disagreement
+
+    for case in _cases():
+        assert disagreement(case) < 2e-2, f"{case.op} {case.shape}"
+
+
+def test_a_captured_kernel_replays_its_result() -> None:
+    from gpu_check_case import capture
+
+    for case in _cases():
+        expected = case.ours()
+        graph, result = capture(case.ours)
+        result.zero_()
+        graph.replay()
+        assert torch.equal(result, expected), f"{case.op} {case.shape}"
