@@ -51,8 +51,7 @@ def difference(folder: Path) -> tuple[float, float]:
         chunks,
         windows=model.spec.windows,
         block_size=BLOCK_SIZE,
-        dtype=torch.float32,
-        device=model.device,
+        attention=model.attention,
     )
     got = model.forward(step, torch.zeros(*shape, layout.num_kv_heads, layout.head_dim))
     reference: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
