@@ -2,7 +2,8 @@
 
 A program rather than a test: Triton has to be imported without its interpreter. Prints one line of
 JSON for each kernel: its name, case, registers and bytes of stack and shared memory per thread or
-program, whether it multiplies matrices with Hopper's own instruction.
+program, whether it multiplies matrices with Hopper's own instruction, and whether it reads memory
+in pieces of 16 bytes.
 
 The rule: launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
 to a driver is replaced: which GPU there is, and the launch itself.
@@ -66,10 +67,14 @@ def main(names: list[str]) -> None:
         hopper_cases.CASES[case]()
         for name, kernel in launched:
             ptx: str = kernel.asm["ptx"]
-            found = resources(kernel.asm["cubin"])
-            shared = kernel.metadata.shared
-            line = {"case": case, "kernel": name, **found, "shared": shared,
-                    "wgmma": "wgmma.mma_async" in ptx}  # fmt: skip
+            line = {
+                "case": case,
+                "kernel": name,
+                **resources(kernel.asm["cubin"]),
+                "shared": kernel.metadata.shared,
+                "wgmma": "wgmma.mma_async" in ptx,
+                "wide": "ld.global.v4.b32" in ptx or ", 0x10" in ptx,
+            }
             print(json.dumps(line), flush=True)
         launched.clear()
 

@@ -1,7 +1,7 @@
 """Every kernel compiles to machine code for a Hopper GPU, without one.
 
-What the code needs is read off it: no thread keeps registers in memory, prompts use the matrix
-units of Hopper, and shared memory suffices.
+What the code needs is read off it: no thread keeps registers in memory, shared memory suffices,
+prompts use the matrix units of Hopper, and tensors are read 16 bytes at a time.
 """
 
 import json
@@ -74,3 +74,10 @@ def test_prompts_are_multiplied_by_warp_groups(
     assert [kernel["wgmma"] for kernel in prompts] == [
         "float32" not in str(kernel["case"]) for kernel in prompts
     ]
+
+
+def test_memory_is_read_in_the_widest_pieces(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    narrow = [kernel for kernels in compiled.values() for kernel in kernels if not kernel["wide"]]
+    assert not narrow

@@ -1,0 +1,86 @@
+"""The engine on Triton kernels says what it says on plain PyTorch.
+
+Where there is a GPU, tests/gpu/test_engine.py says so of the real thing; here the same kernels are
+interpreted, in the places where the engine calls operations.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lengthwise_engine import sampler, step_tensors
+from lengthwise_engine.loading import load_runner
+from lengthwise_engine.models import decoder
+from lengthwise_engine.runner import SequenceChunk
+from lengthwise_engine.sampler import Sampling, SamplingState
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.gpu import attention, kv_store, rms_norm, sampling, silu_mul
+
+KERNELS = {
+    "add_rms_norm": rms_norm.add_rms_norm,
+    "plan_attention": attention.plan_attention,
+    "rms_norm": rms_norm.rms_norm,
+    "rotate_and_store": kv_store.rotate_and_store,
+    "sample_tokens": sampling.sample_tokens,
+    "silu_mul": silu_mul.silu_mul,
+}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+HOT = Sampling(temperature=1.5, top_k=40, top_p=0.9, seed=7)
+PROMPTS = {"short": 5, "long": 45}
+
+
+def _generate(folder: Path) -> list[list[int]]:
+    """Both prompts in chunks of 30, then three more tokens of each, in one batch."""
+    runner = load_runner(
+        folder, device="cpu", num_blocks=64, kv_memory_bytes=0, dtype=torch.float32
+    ).runner
+    sequences = [[(7 * i + length) % 250 for i in range(length)] for length in PROMPTS.values()]
+    computed = [0, 0]
+    ends = [length + 3 for length in PROMPTS.values()]
+    while any(len(tokens) < end for tokens, end in zip(sequences, ends, strict=True)):
+        chunks = []
+        for index, tokens in enumerate(sequences):
+            start, end = computed[index], min(len(tokens), computed[index] + 30)
+            state = SamplingState(
+                sampling=HOT if index else Sampling(temperature=0.0),
+                token_ids=tokens,
+                num_prompt_tokens=end,
+            )
+            chunks.append(
+                SequenceChunk(
+                    token_ids=tokens[start:end],
+                    start=start,
+                    block_ids=range(10 * index + 1, 10 * index + 11),
+                    sampling=state if end == len(tokens) else None,
+                )
+            )
+            computed[index] = end
+        for tokens, sampled in zip(sequences, runner.run(chunks), strict=True):
+            if sampled is not None:
+                tokens.append(sampled.token_id)
+    return sequences
+
+
+@pytest.mark.parametrize("variant", ["qwen3", "mistral-window"])
+def test_text_is_that_of_plain_pytorch(
+    device: str,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+) -> None:
+    if device != "cpu":
+        pytest.skip("tests/gpu/test_engine.py runs the engine on the GPU")
+    folder = make_checkpoint(variant)
+    expected = _generate(folder)
+    replaced = set()
+    for name, kernel in KERNELS.items():
+        for module in (decoder, step_tensors, sampler):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, kernel)
+                replaced.add(name)
+    assert replaced == KERNELS.keys()
+    assert _generate(folder) == expected
