@@ -15,7 +15,6 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -58,8 +57,10 @@ def attend(
 
     `keys_ptr` is where this head's keys of block 0 begin, `table_ptr` the sequence's blocks. With
     MASKED a row sees the keys [first_seen, last_seen] of them, both [rows]; without, all, and their
-    number is a multiple of TILE. `peak` is the running maximum in units of log 2.
+    number is a multiple of TILE. `peak` is the running maximum of q k before it is scaled: then the
+    scale costs nothing, as part of the multiply-add that feeds each power of 2.
     """
+    scale *= LOG2_E
     dim = tl.arange(0, BLOCK_D)
     for tile in tl.range(begin, end, TILE):
         key = tile + tl.arange(0, TILE)
@@ -68,14 +69,14 @@ def attend(
         token = (block * 2 * PAGE + key % PAGE) * TOKEN_STRIDE
         at = keys_ptr + token[:, None] + dim[None, :]
         k = _load(at, key < end, dim < HEAD_DIM, MASKED, HEAD_DIM != BLOCK_D)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * (scale * LOG2_E)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if MASKED:
             seen = (key[None, :] >= first_seen[:, None]) & (key[None, :] <= last_seen[:, None])
             scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(peak, tl.max(scores, 1))
         shift = tl.where(higher == float("-inf"), 0.0, higher) if MASKED else higher
-        weights = tl.exp2(scores - shift[:, None])
-        rescale = tl.exp2(peak - shift)
+        weights = tl.exp2(scores * scale - (shift * scale)[:, None])
+        rescale = tl.exp2((peak - shift) * scale)
         mass = mass * rescale + tl.sum(weights, 1)
         v = _load(at + PAGE * TOKEN_STRIDE, key < end, dim < HEAD_DIM, MASKED, HEAD_DIM != BLOCK_D)
         acc = acc * rescale[:, None]
@@ -85,10 +86,10 @@ def attend(
 
 
 @triton.jit
-def finish(acc, peak, mass):
+def finish(acc, peak, mass, scale):
     """The result of attention and its log-sum-exp; zero and -inf for rows that saw nothing."""
     mass = tl.where(mass == 0.0, 1.0, mass)
-    return acc / mass[:, None], (peak + tl.log2(mass)) * LN_2
+    return acc / mass[:, None], peak * scale + tl.log(mass)
 
 
 @triton.jit

@@ -160,7 +160,7 @@ def _decode_kernel(
                 first_key, last_key, begin + member * 0, end - 1 + member * 0, scale,
                 True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
             )  # fmt: skip
-            out, lse = finish(acc, peak, mass)
+            out, lse = finish(acc, peak, mass, scale)
             if (tile == run) & (stop == run + run_tiles):
                 tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=real)
                 if lse_ptr is not None:

@@ -125,7 +125,7 @@ def _prefill_kernel(
         q, acc, peak, mass, keys_ptr, table_ptr, everyone_end, end, first_seen, last_seen, scale,
         True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
     )  # fmt: skip
-    out, _ = finish(acc, peak, mass)
+    out, _ = finish(acc, peak, mass, scale)
     tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=real)
 
 
@@ -156,7 +156,7 @@ def prefill_block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, in
     """Keys per tile, warps and stages.
 
     A thread has 255 registers; these are the largest tiles whose scores and results fit them (8
-    warps of a Hopper GPU: 177 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
+    warps of a Hopper GPU: 211 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
     at 256 and leave nothing for addresses at 128). float32 has no matrix unit: it is for tests.
     """
     warps = 4 if rows <= _SMALL_ROWS else 8

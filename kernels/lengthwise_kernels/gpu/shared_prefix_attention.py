@@ -108,7 +108,7 @@ def _prefix_kernel(
         q, acc, peak, mass, keys_ptr, table_ptr, whole, end, member * 0, keys - 1 + member * 0,
         scale, True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
     )  # fmt: skip
-    out, lse = finish(acc, peak, mass)
+    out, lse = finish(acc, peak, mass, scale)
     # A slot for each part of each result, so that the parts of a result are neighbours.
     entry = (first + member // GROUP).to(tl.int64)
     slot = (entry * NUM_KV_HEADS + kv_head) * GROUP + member % GROUP

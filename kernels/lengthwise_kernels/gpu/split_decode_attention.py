@@ -67,7 +67,7 @@ def _split_kernel(
         first_key, last_key, begin + member * 0, end - 1 + member * 0, scale,
         True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
     )  # fmt: skip
-    out, lse = finish(acc, peak, mass)
+    out, lse = finish(acc, peak, mass, scale)
     slot = (row.to(tl.int64) * NUM_KV_HEADS + kv_head) * tl.num_programs(2) + split
     part = slot * BLOCK_M + member
     tl.store(parts_ptr + part[:, None] * BLOCK_D + dim[None, :], out)
