@@ -6,12 +6,14 @@ from typing import Final
 
 import torch
 from gpu_check_case import BLOCK, Case, Run, Sizes, paged_layer
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionSpec
 from lengthwise_kernels.gpu import attention
 from lengthwise_kernels.gpu.decode_attention import decode_attention
+from lengthwise_kernels.gpu.launch import multiprocessors
 from lengthwise_kernels.gpu.shared_prefix_attention import (
     PrefixGroups,
     cut_groups,
@@ -30,7 +32,8 @@ def attention_cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[C
     yield _short_prompts(sizes, device, dtype)
     for name, lengths in sizes.decodes.items():
         yield _decode(name, lengths, sizes, device, dtype)
-    yield _shared_prefix(sizes, device, dtype)
+    for rows, prefix, rest in sizes.prefixes:
+        yield _shared_prefix((rows, prefix, rest), sizes, device, dtype)
 
 
 def _prompt(length: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
@@ -55,10 +58,12 @@ def _prompt(length: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
 
     backends = {"sdpa math": SDPBackend.MATH}
     if device == "cuda":
-        backends = {
-            "sdpa flash": SDPBackend.FLASH_ATTENTION,
-            "sdpa cudnn": SDPBackend.CUDNN_ATTENTION,
+        asked = SDPAParams(queries, keys, values, None, 0.0, True, True)
+        able = {
+            "sdpa flash": (SDPBackend.FLASH_ATTENTION, can_use_flash_attention(asked)),
+            "sdpa cudnn": (SDPBackend.CUDNN_ATTENTION, can_use_cudnn_attention(asked)),
         }
+        backends = {name: backend for name, (backend, usable) in able.items() if usable}
     return Case(
         op="prefill_attention",
         shape=f"{length} causal, {num_heads}/{num_kv_heads} heads of {head_dim}",
@@ -112,8 +117,10 @@ def _decode(
     )
 
 
-def _shared_prefix(sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
-    count, prefix, rest = sizes.prefix
+def _shared_prefix(
+    lengths: tuple[int, int, int], sizes: Sizes, device: str, dtype: torch.dtype
+) -> Case:
+    count, prefix, rest = lengths
     num_heads, num_kv_heads, head_dim = sizes.heads
     step = _step([(1, prefix + rest - 1)] * count, sizes, device, dtype, shared=prefix)
     rows = attention.decode_rows(_singles(step), None, BLOCK, step.spec)
@@ -126,7 +133,7 @@ def _shared_prefix(sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
         rests=attention.decode_rows(
             _singles(step), None, BLOCK, step.spec, prefixes=[prefix] * count
         ),
-        splits=4,
+        splits=_prefix_splits(len(tiles) * num_kv_heads, device),
     )
 
     def ours() -> torch.Tensor:
@@ -147,6 +154,11 @@ def _shared_prefix(sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
         num_bytes=2 * (prefix + count * rest) * num_kv_heads * head_dim * dtype.itemsize,
         flops=4 * num_heads * head_dim * count * (prefix + rest),
     )
+
+
+def _prefix_splits(programs: int, device: str) -> int:
+    """Shares of a prefix that give each multiprocessor two programs."""
+    return max(1, 2 * multiprocessors(torch.device(device)) // programs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

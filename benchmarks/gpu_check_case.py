@@ -59,7 +59,10 @@ class Sizes:
             "4 ragged to 131072": [131_072, 8192, 1024, 256],
         }
     )
-    prefix: tuple[int, int, int] = (256, 16_384, 128)
+    # (rows, keys in common, keys of each row's own)
+    prefixes: Sequence[tuple[int, int, int]] = tuple(
+        (rows, 16_384, 128) for rows in (2, 4, 16, 64, 256)
+    )
 
 
 def paged_layer(num_blocks: int, sizes: Sizes, device: str, dtype: torch.dtype) -> torch.Tensor:

@@ -15,6 +15,7 @@ from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.runner import SampledToken, SequenceChunk, check_chunks
 from lengthwise_engine.sampler import sample
 from lengthwise_engine.step_tensors import step_tensors
+from lengthwise_kernels.dispatch import check_attention
 
 
 class TorchRunner:
@@ -26,6 +27,7 @@ class TorchRunner:
         )
         if cache.layout != expected:
             raise CacheSizeError(f"the model needs {expected}, got {cache.layout}")
+        check_attention(model.attention)
         self._model = model
         self._cache = cache
 

@@ -22,6 +22,7 @@ __all__ = [
     "AttentionSpec",
     "HeadNorms",
     "add_rms_norm",
+    "check_attention",
     "clear_blocks",
     "kv_rows",
     "pack_blocks",
@@ -75,3 +76,9 @@ def plan_attention(
     truth = attention.plan_attention
     plan = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
     return plan(batch, window=window, spec=spec)
+
+
+def check_attention(spec: AttentionSpec) -> None:
+    """Raise `UnsupportedByKernel` if attention of this model cannot be computed on its device."""
+    if spec.device.type == "cuda":
+        cast(Callable[[AttentionSpec], None], _load("attention", "check_attention"))(spec)

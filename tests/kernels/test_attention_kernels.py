@@ -14,7 +14,7 @@ from harness.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.errors import UnsupportedByKernel
-from lengthwise_kernels.gpu.attention import decode_rows, plan_attention
+from lengthwise_kernels.gpu.attention import check_attention, decode_rows, plan_attention
 from lengthwise_kernels.gpu.decode_attention import decode_attention
 from lengthwise_kernels.gpu.shared_prefix_attention import (
     PrefixGroups,
@@ -118,6 +118,13 @@ def test_a_common_prefix_is_joined_with_each_rest(
     out = torch.full_like(step.queries, float("nan"))
     shared_prefix_attention(step.queries, step.layer, groups, step.scale, out)
     torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
+
+
+def test_a_model_whose_heads_are_too_large_is_refused_before_it_runs(device: str) -> None:
+    step = paged_step([(1, 5)], heads=(2, 1), head_dim=16, dtype=torch.float32, device=device)
+    check_attention(step.spec)
+    with pytest.raises(UnsupportedByKernel, match="got heads of 512, 2 for each key head"):
+        check_attention(dataclasses.replace(step.spec, head_dim=512))
 
 
 def test_heads_that_cannot_share_keys_are_refused(device: str) -> None:

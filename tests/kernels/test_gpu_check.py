@@ -17,7 +17,7 @@ TINY = Sizes(
     prompts=(40,),
     short=(2, 8, 24),
     decodes={"two": [40, 7]},
-    prefix=(3, 32, 5),
+    prefixes=[(3, 32, 5)],
 )
 
 

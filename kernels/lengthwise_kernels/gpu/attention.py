@@ -11,9 +11,15 @@ import numpy as np
 import torch
 
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
-from lengthwise_kernels.gpu.decode_attention import DecodeRows, count_tiles, decode_attention
-from lengthwise_kernels.gpu.launch import multiprocessors
+from lengthwise_kernels.gpu.decode_attention import (
+    MAX_HEAD_DIM,
+    DecodeRows,
+    count_tiles,
+    decode_attention,
+)
+from lengthwise_kernels.gpu.launch import FLOATS, multiprocessors, require
 from lengthwise_kernels.gpu.prefill_attention import (
+    MAX_GROUP,
     PromptTiles,
     cut_tiles,
     prefill_attention,
@@ -36,6 +42,17 @@ class _Plan:
         if self.decode is not None:
             decode_attention(queries, layer, self.decode, scale, out)
         return out
+
+
+def check_attention(spec: AttentionSpec) -> None:
+    """Raise `UnsupportedByKernel` unless the kernels compute attention of this model."""
+    group = spec.num_heads // spec.num_kv_heads
+    require(
+        spec.head_dim <= MAX_HEAD_DIM and group <= MAX_GROUP and spec.dtype in FLOATS,
+        f"attention on a GPU needs heads of at most {MAX_HEAD_DIM} numbers, at most {MAX_GROUP}"
+        f" query heads for each key head, and one of {', '.join(map(str, FLOATS))}; got heads of"
+        f" {spec.head_dim}, {group} for each key head, {spec.dtype}",
+    )
 
 
 def plan_attention(

@@ -38,6 +38,8 @@ _FLOAT32_STAGES: Final = 3
 
 _MERGED_AT_ONCE: Final = 8
 
+MAX_HEAD_DIM: Final = 256
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRows:
@@ -260,9 +262,9 @@ def check_heads(
     check(f"{op}: layer", layer, [None, 2, None, None, head_dim], (queries.dtype,))
     num_kv_heads = layer.shape[3]
     require(
-        head_dim <= 256 and num_kv_heads > 0 and num_heads % num_kv_heads == 0,
-        f"{op}: needs head_dim of at most 256 and a multiple of the key heads as query heads, got"
-        f" head_dim {head_dim}, {num_heads} query heads, {num_kv_heads} key heads",
+        head_dim <= MAX_HEAD_DIM and num_kv_heads > 0 and num_heads % num_kv_heads == 0,
+        f"{op}: needs head_dim of at most {MAX_HEAD_DIM} and a multiple of the key heads as query"
+        f" heads, got head_dim {head_dim}, {num_heads} query heads, {num_kv_heads} key heads",
     )
     check(f"{op}: out", out, queries.shape, (queries.dtype, torch.float32))
     if lse is not None:

@@ -31,6 +31,9 @@ _SMALL_ROWS: Final = 64
 _LARGE_ROWS: Final = 128
 """Rows of a tile: what one and two groups of four warps take to a matrix unit."""
 
+MAX_GROUP: Final = _LARGE_ROWS
+"""Query heads that share a key head: they lie in one tile."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTiles:
@@ -140,7 +143,10 @@ def prefill_attention(
     op = "prefill_attention"
     num_heads, num_kv_heads, head_dim = check_heads(op, queries, layer, out)
     group = num_heads // num_kv_heads
-    require(group <= prompts.rows, f"{op}: {group} query heads share a key head, at most 128 may")
+    require(
+        group <= prompts.rows,
+        f"{op}: {group} query heads share a key head, at most {prompts.rows} may",
+    )
     if len(prompts.tiles) == 0:
         return
     keys, warps, stages = prefill_block(head_dim, queries.dtype, prompts.rows)
