@@ -53,12 +53,8 @@ class Prometheus:
             context = ssl.create_default_context(cafile=config.authority)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"prometheus.authority {config.authority}: {error}") from error
-        self._client = httpx.AsyncClient(
-            base_url=config.url.rstrip("/"),
-            verify=context,
-            timeout=config.timeout_seconds,
-            limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
-        )
+        self._context = context
+        self._client = self._open()
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -68,6 +64,24 @@ class Prometheus:
 
         Errors: ScalingError `prometheus_unreachable` or `query_failed`, of the first that fails.
         """
+        try:
+            return await self._ask(queries)
+        except ScalingError:
+            # A connection that is given up while it is made stays in the pool for ever: after some
+            # rounds without Prometheus there would be none left.
+            await self._client.aclose()
+            self._client = self._open()
+            raise
+
+    def _open(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=self._config.url.rstrip("/"),
+            verify=self._context,
+            timeout=self._config.timeout_seconds,
+            limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
+        )
+
+    async def _ask(self, queries: Mapping[QueryName, str]) -> dict[QueryName, Vector]:
         headers = self._headers()
         # No TaskGroup: before Python 3.11.3 one that failed left the task it was in without working
         # timeouts.
