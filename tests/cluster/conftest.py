@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,19 +20,20 @@ from harness.cluster_events import TITLES, CostRow, CostSince, UnderLoad, record
 from harness.cluster_load import Load, StartLoad, Traffic, assert_none_failed
 from harness.kubectl import CommandFailed, Namespace, Release, image_values, new_namespace, run
 from harness.prometheus_pod import PrometheusPod
+from harness.scaling import errors_of
 
 FOLDER = Path(__file__).parent
 
 ORDER = (
     "test_install",
     "test_autoscaling",
-    "test_chart",
-    "test_access",
     "test_aside",
     "test_outage",
     "test_events",
     "test_upgrade",
     "test_api_server",
+    "test_chart",
+    "test_access",
     "test_uninstall",
 )
 """All share one release: what changes it for good comes late. What needs little of the cluster runs
@@ -240,6 +242,7 @@ def autoscaler_log(release: Release) -> Iterator[None]:
     yield
     name = f"deployment/{release.fullname}-autoscaler"
     print(release.namespace.kubectl("logs", name, "--tail=30"))
+    print(errors_of(release))
 
 
 @pytest.fixture(scope="session")
@@ -253,7 +256,13 @@ def kubelets_listen() -> None:
     """A kubelet that lost the API server takes up to a minute to look for it again; a new one does
     it at once."""
     program = os.environ.get("LENGTHWISE_CLUSTER", "")
-    for node in run("kubectl", "get", "nodes", "--output=name").split() if program else ():
+
+    def restart(node: str) -> None:
         kubelet = f"kubelet-{node.rpartition('-')[2]}"
         run(program, "stop", kubelet)
         run(program, "start", kubelet)
+
+    if program:
+        nodes = run("kubectl", "get", "nodes", "--output=name").split()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(restart, nodes))

@@ -10,9 +10,9 @@ from harness.cluster_load import Load, StartLoad, Traffic, assert_none_failed
 from harness.kubectl import Release, wait_for
 from harness.scaling import errors_of, events_of, replicas, wanted
 
-LONG_PROMPTS = Traffic(streams=8, max_tokens=2, prompt_lines=90)
+LONG_PROMPTS = Traffic(streams=6, max_tokens=2, prompt_lines=90)
 
-LONG_OUTPUTS = Traffic(streams=26, max_tokens=480)
+LONG_OUTPUTS = Traffic(streams=24, max_tokens=320)
 
 pytestmark = pytest.mark.usefixtures("prometheus", "autoscaler_log")
 
