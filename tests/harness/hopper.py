@@ -1,9 +1,9 @@
 """Compiles the kernels as their launchers would launch them on a Hopper GPU, without one.
 
 A program rather than a test: Triton has to be imported without its interpreter. Prints one line of
-JSON for each kernel: its name, case, registers and bytes of stack and shared memory per thread or
-program, whether it multiplies matrices with Hopper's own instruction, and whether it reads memory
-in pieces of 16 bytes.
+JSON for each launch: its case, kernel and code, registers and bytes of stack per thread and of
+shared memory per program, whether it multiplies matrices with Hopper's own instruction, and whether
+it reads memory in pieces of 16 bytes.
 
 The rule: launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
 to a driver is replaced: which GPU there is, and the launch itself.
@@ -70,6 +70,7 @@ def main(names: list[str]) -> None:
             line = {
                 "case": case,
                 "kernel": name,
+                "code": kernel.hash,
                 **resources(kernel.asm["cubin"]),
                 "shared": kernel.metadata.shared,
                 "wgmma": "wgmma.mma_async" in ptx,

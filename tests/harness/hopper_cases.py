@@ -49,6 +49,28 @@ def _pack() -> None:
     kv_pack.unpack_blocks(packed, blocks, cache)
 
 
+def _steps() -> None:
+    """Steps of several sizes, which have to be served by the same code."""
+    layer = _empty(100, 2, 16, 8, 128)
+    for tokens, width in ((1, 1), (16, 16), (37, 5)):
+        x, weight = _empty(tokens, 5120), _empty(5120)
+        rms_norm.add_rms_norm(x, x, weight, 1e-6)
+        silu_mul.silu_mul(_empty(tokens, 2 * 27_648))
+        angles, rows = _empty(tokens, 64), _empty(2, tokens, dtype=torch.int64)
+        queries = kv_store.rotate_and_store(
+            _empty(tokens, 48, 128), angles, angles, None, layer, rows
+        )
+        decode_attention(queries, layer, _rows(tokens, width), 0.1, torch.empty_like(queries))
+        prompts = PromptTiles(
+            tiles=_indices(tokens, 4),
+            tables=_indices(tokens, width),
+            block_size=16,
+            rows=128,
+            window=None,
+        )
+        prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
+
+
 def _sample() -> None:
     whole, part = _empty(32, dtype=torch.int64), _empty(32, dtype=F32)
     sampling.sample_tokens(
@@ -61,13 +83,13 @@ def _sample() -> None:
     )
 
 
-def _rows() -> DecodeRows:
+def _rows(count: int = 64, width: int = 48) -> DecodeRows:
     return DecodeRows(
-        queries=_indices(64),
-        begins=_indices(64),
-        ends=_indices(64),
-        tables=_indices(64, 48),
-        first_tiles=_indices(65),
+        queries=_indices(count),
+        begins=_indices(count),
+        ends=_indices(count),
+        tables=_indices(count, width),
+        first_tiles=_indices(count + 1),
         block_size=16,
         num_programs=264,
     )
@@ -109,6 +131,7 @@ CASES: dict[str, Callable[[], None]] = {
     "store-normed": partial(_store, normed=True),
     "pack": _pack,
     "sample": _sample,
+    "steps": _steps,
     "split-and-shared-prefix": _compared_decode,
     "decode-float32-256": partial(_decode, HEADS["256"], F32),
     "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),

@@ -81,3 +81,11 @@ def test_memory_is_read_in_the_widest_pieces(
 ) -> None:
     narrow = [kernel for kernels in compiled.values() for kernel in kernels if not kernel["wide"]]
     assert not narrow
+
+
+def test_steps_of_other_sizes_need_no_other_code(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    launches = compiled["steps"]
+    assert len(launches) == 3 * len({kernel["kernel"] for kernel in launches})
+    assert len({kernel["code"] for kernel in launches}) == len(launches) // 3

@@ -93,7 +93,7 @@ def _owner(tile, tiles, programs):
     return (((tile + 1).to(tl.int64) * programs - 1) // tiles).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "table_width"])
 def _decode_kernel(
     queries_ptr,
     layer_ptr,
@@ -175,7 +175,7 @@ def _decode_kernel(
             tile = stop
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "shares"])
 def _merge_kernel(
     rows_ptr,
     first_tiles_ptr,

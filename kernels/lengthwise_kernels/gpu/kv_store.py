@@ -26,7 +26,7 @@ _PROGRAM_NUMBERS: Final = 2048
 """16 numbers for each of 128 threads: two loads of 16 bytes."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _rotate_and_store_kernel(
     heads_ptr,
     cos_ptr,

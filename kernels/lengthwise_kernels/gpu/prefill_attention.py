@@ -69,7 +69,7 @@ def cut_tiles(
     return sorted(tiles, key=lambda tile: -(tile[2] + tile[1]))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def _prefill_kernel(
     queries_ptr,
     layer_ptr,

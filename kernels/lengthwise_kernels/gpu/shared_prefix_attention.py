@@ -63,7 +63,7 @@ def cut_groups(
     ]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def _prefix_kernel(
     queries_ptr,
     layer_ptr,
@@ -117,7 +117,7 @@ def _prefix_kernel(
     tl.store(part_lses_ptr + slot, lse, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _join_kernel(
     rows_ptr,
     rests_ptr,

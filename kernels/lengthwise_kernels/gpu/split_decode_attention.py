@@ -26,7 +26,7 @@ from lengthwise_kernels.gpu.launch import require
 _MERGED_AT_ONCE: Final = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width"])
 def _split_kernel(
     queries_ptr,
     layer_ptr,
@@ -74,7 +74,7 @@ def _split_kernel(
     tl.store(part_lses_ptr + part, lse)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _merge_split_kernel(
     rows_ptr,
     out_ptr,
