@@ -58,6 +58,17 @@ def _ordered(score):
 
 
 @triton.jit
+def _highest(scores_ptr, vocab_size, BLOCK: tl.constexpr):
+    """The largest score."""
+    best = tl.full([BLOCK], float("-inf"), tl.float32)
+    for first in range(0, vocab_size, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        score = tl.load(scores_ptr + token, mask=token < vocab_size, other=float("-inf"))
+        best = tl.maximum(best, score)
+    return tl.max(best, 0)
+
+
+@triton.jit
 def _above(scores_ptr, vocab_size, key, peak, MASS: tl.constexpr, BLOCK: tl.constexpr):
     """How many scores, or what sum of e^(score - peak), lies above `key`; float32."""
     sums = tl.zeros([BLOCK], tl.float32)
@@ -100,16 +111,13 @@ def _sample_kernel(
     scores_ptr += row * vocab_size
     top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
     min_p = tl.load(min_p_ptr + row)
-    best = tl.full([BLOCK], float("-inf"), tl.float32)
-    for first in range(0, vocab_size, BLOCK):
-        token = first + tl.arange(0, BLOCK)
-        score = tl.load(scores_ptr + token, mask=token < vocab_size, other=float("-inf"))
-        best = tl.maximum(best, score)
-    peak = tl.max(best, 0)
+    by_k = (top_k > 0) & (top_k < vocab_size)
+    peak = tl.zeros([], tl.float32)
+    if by_k | (top_p < 1.0) | (min_p > 0.0):
+        peak = _highest(scores_ptr, vocab_size, BLOCK)
     # The key of -inf: everything is kept.
     least = tl.full([], -2139095041, tl.int64)
     highest = _ordered(peak).to(tl.int64)
-    by_k = (top_k > 0) & (top_k < vocab_size)
     if by_k:
         most = top_k.to(tl.float32)
         least = _least_kept(scores_ptr, vocab_size, least, highest, most, peak, False, BLOCK)
