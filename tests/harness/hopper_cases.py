@@ -136,6 +136,9 @@ CASES: dict[str, Callable[[], None]] = {
     "decode-float32-256": partial(_decode, HEADS["256"], F32),
     "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),
     "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),
+    "prefill-small-256": partial(_prefill, HEADS["256"], BF16, 64, None),
+    "prefill-window-256": partial(_prefill, HEADS["256"], BF16, 128, 4096),
+    "decode-float16-16": partial(_decode, (4, 2, 16), torch.float16),
     "prefill-window-128": partial(_prefill, HEADS["128"], BF16, 128, 4096),
     **{f"decode-{name}": partial(_decode, heads, BF16) for name, heads in HEADS.items()},
     **{

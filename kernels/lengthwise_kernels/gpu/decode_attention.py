@@ -61,8 +61,8 @@ class DecodeRows:
 
 
 def tile_keys(head_dim: int) -> int:
-    """Keys per tile."""
-    return _TILE_NUMBERS // block_dim(head_dim)
+    """Keys per tile; for heads so small that they are only tests', no more than registers hold."""
+    return min(256, _TILE_NUMBERS // block_dim(head_dim))
 
 
 def block_dim(head_dim: int) -> int:

@@ -165,7 +165,7 @@ def prefill_block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, in
     warps of a Hopper GPU: 211 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
     at 256 and leave nothing for addresses at 128). float32 has no matrix unit: it is for tests.
     """
-    warps = 4 if rows <= _SMALL_ROWS else 8
+    warps = 4 if rows <= _SMALL_ROWS and head_dim <= 128 else 8
     if dtype == torch.float32:
         return 16, warps, 1
     return max(32, min(128, 8192 // block_dim(head_dim))), warps, 3
