@@ -19,19 +19,19 @@ def test_the_api_server_away(release: Release, under_load: UnderLoad, cluster_pr
         finally:
             run(cluster_program, "start", "kube-apiserver")
         wait_for("the API server", api_answers, 60)
+        load.follow()  # kubectl's own stream of the log broke
         told = "endpointslices of namespace"
         for router in routers:
-            wait_for("the watch's return", lambda: told in log_of(release, router), 30)  # noqa: B023
-        load.follow()  # kubectl's own stream of the log broke
+            wait_for("the watch's return", lambda: told in log_of(release, router), 60)  # noqa: B023
     assert release.ready("router") == routers
 
 
 def log_of(release: Release, pod: str) -> str:
-    """Empty while its kubelet does not answer."""
+    """Why there is none, while its kubelet does not answer."""
     try:
-        return release.namespace.kubectl("logs", pod, "--since=90s")
-    except CommandFailed:
-        return ""
+        return release.namespace.kubectl("logs", pod, "--since=3m")
+    except CommandFailed as error:
+        return str(error)
 
 
 def api_answers() -> bool:
