@@ -1,5 +1,5 @@
 # The image of every Lengthwise process. Targets: cpu, gpu. scripts/image makes the wheels it copies:
-# nothing is fetched while it builds. Dependencies lie in a layer of their own below the code, so that
+# no package index is asked while it builds. Dependencies lie in a layer of their own below the code, so that
 # a change of code moves a few megabytes. torch's own tests and headers are left out: 150 MB.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
@@ -31,10 +31,15 @@ RUN pip install --no-cache-dir --no-index --find-links /wheels --requirement /wh
     rm -rf /opt/lengthwise/lib/python3*/site-packages/torch/test \
       /opt/lengthwise/lib/python3*/site-packages/torch/include
 
-# CUDA's libraries come with torch; the driver is the node's.
+# CUDA's libraries come with torch; the driver is the node's. Triton compiles its launcher with a C
+# compiler when a worker first runs a kernel, into $HOME/.triton, which is on the pod's /tmp. Where the
+# base image has no compiler, this is the one step that needs a network.
 FROM base AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
+RUN command -v cc >/dev/null || \
+    { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && \
+      rm -rf /var/lib/apt/lists/*; }
 COPY --from=gpu-dependencies /opt/lengthwise /opt/lengthwise
 COPY build/wheels/code /wheels
 RUN pip install --no-cache-dir --no-deps --no-index /wheels/*.whl && \
