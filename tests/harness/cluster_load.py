@@ -56,6 +56,7 @@ class Load:
         self._image = image
         self._traffic = traffic
         self._lines: list[dict[str, Any]] = []
+        self._removed = threading.Event()
         self._logs: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -76,20 +77,9 @@ class Load:
         self.node = self._namespace.kubectl(
             "get", "pod", self._name, "--output=jsonpath={.spec.nodeName}"
         )
-        self.follow()
-        wait_for("a first answer", lambda: self.answers, 60)
-
-    def follow(self) -> None:
-        """Reads the pod's log from its beginning, again if it has been read before."""
-        self._unfollow()
-        self._lines = []
-        self._logs = subprocess.Popen(
-            ["kubectl", "--namespace", self._namespace.name, "logs", "--follow", self._name],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, args=(self._logs,), daemon=True)
+        self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
+        wait_for("a first answer", lambda: self.answers, 60)
 
     def wait_for_a_round(self, seconds: float = 60.0) -> None:
         """Returns when every stream has been answered what it asked after this moment: none
@@ -120,18 +110,27 @@ class Load:
         self._unfollow()
 
     def _unfollow(self) -> None:
+        self._removed.set()
         if self._logs is not None and self._reader is not None:
             self._logs.terminate()
-            self._logs.wait(10)
             self._reader.join(10)
-            if self._logs.stdout is not None:
-                self._logs.stdout.close()
 
-    def _read(self, logs: "subprocess.Popen[str]") -> None:
-        assert logs.stdout is not None
-        for line in logs.stdout:
-            if line.startswith("{"):
-                self._lines.append(json.loads(line))
+    def _follow(self) -> None:
+        """Reads the pod's log, from its beginning again whenever the stream breaks: it does when
+        the API server goes away, and its kubelet may refuse it for a while after that."""
+        while not self._removed.is_set():
+            with subprocess.Popen(
+                ["kubectl", "--namespace", self._namespace.name, "logs", "--follow", self._name],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            ) as self._logs:
+                assert self._logs.stdout is not None
+                told = (line for line in self._logs.stdout if line.startswith("{"))
+                for number, line in enumerate(told):
+                    if number >= len(self._lines) and line.endswith("\n"):
+                        self._lines.append(json.loads(line))
+            self._removed.wait(1.0)
 
     def _script(self) -> dict[str, Any]:
         return {

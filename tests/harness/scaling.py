@@ -44,7 +44,7 @@ def roles_of(release: Release, pool: str) -> list[str]:
     return [
         sample.labels["role"]
         for pod in release.ready(pool)
-        for sample in _samples(release, pod, "lengthwise_worker_info")
+        for sample in samples_in(release, pod, "lengthwise_worker_info")
         if sample.value == 1
     ]
 
@@ -53,10 +53,11 @@ def samples_of(release: Release, name: str) -> list[Sample]:
     """Of the one autoscaler, read through the API server; none while it does not answer."""
     selector = f"{release.selector()},app.kubernetes.io/component=autoscaler"
     pods = release.namespace.ready_pods(selector)
-    return _samples(release, pods[0], name) if len(pods) == 1 else []
+    return samples_in(release, pods[0], name) if len(pods) == 1 else []
 
 
-def _samples(release: Release, pod: str, name: str) -> list[Sample]:
+def samples_in(release: Release, pod: str, name: str) -> list[Sample]:
+    """Of one pod, read through the API server; none while it does not answer."""
     path = f"/api/v1/namespaces/{release.namespace.name}/pods/{pod}:9090/proxy/metrics"
     try:
         families = list(text_string_to_metric_families(run("kubectl", "get", "--raw", path)))
