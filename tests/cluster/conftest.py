@@ -25,6 +25,7 @@ from harness.scaling import errors_of
 FOLDER = Path(__file__).parent
 
 ORDER = (
+    "test_chart",
     "test_install",
     "test_autoscaling",
     "test_aside",
@@ -32,7 +33,6 @@ ORDER = (
     "test_events",
     "test_upgrade",
     "test_api_server",
-    "test_chart",
     "test_access",
     "test_uninstall",
 )

@@ -41,8 +41,7 @@ def test_each_process_frozen(release: Release, under_load: UnderLoad, what: str)
     with under_load() as load:
         for victim in release.ready(what):
             for _ in frozen(processes_of(release, victim)):
-                release.wait_until_missed(what, victim)
-                load.wait_for_a_round()
+                load.wait_for_a_round()  # long before Kubernetes misses it
             release.wait_until_ready()
 
 
