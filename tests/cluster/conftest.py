@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -252,9 +252,9 @@ def took() -> dict[str, float]:
 
 
 @pytest.fixture
-def kubelets_listen() -> None:
-    """A kubelet that lost the API server takes up to a minute to look for it again; a new one does
-    it at once."""
+def wake_kubelets() -> Callable[[], None]:
+    """A kubelet that lost the API server takes up to a minute to look for it again, and its pods
+    are called NotReady meanwhile; a new one does it at once."""
     program = os.environ.get("LENGTHWISE_CLUSTER", "")
 
     def restart(node: str) -> None:
@@ -262,7 +262,9 @@ def kubelets_listen() -> None:
         run(program, "stop", kubelet)
         run(program, "start", kubelet)
 
-    if program:
+    def wake() -> None:
         nodes = run("kubectl", "get", "nodes", "--output=name").split()
         with ThreadPoolExecutor() as pool:
             list(pool.map(restart, nodes))
+
+    return wake

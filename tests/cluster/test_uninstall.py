@@ -1,6 +1,5 @@
 """The end."""
 
-import pytest
 from harness.cluster_load import Load, assert_none_failed
 from harness.kubectl import Release, run, wait_for
 
@@ -9,7 +8,6 @@ def test_no_request_failed_in_all_that_time(load: Load) -> None:
     assert_none_failed(load.stop())
 
 
-@pytest.mark.usefixtures("kubelets_listen")
 def test_what_is_uninstalled_leaves_nothing(release: Release) -> None:
     assert left_of(release)
     release.uninstall()
