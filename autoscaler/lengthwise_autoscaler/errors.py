@@ -21,12 +21,16 @@ ERROR_REASONS: tuple[ErrorReason, ...] = get_args(ErrorReason)
 
 
 class ScalingError(Exception):
-    """Its text says what, got, expected and remedy; `pool` is empty where it concerns all."""
+    """Its text says what, got, expected and remedy; `pool` is empty where it concerns all, `query`
+    where it is no query's answer that is wrong."""
 
-    def __init__(self, reason: ErrorReason, message: str, *, pool: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self, reason: ErrorReason, message: str, *, pool: str = "", query: str = ""
+    ) -> None:
+        super().__init__(f"query {query}: {message}" if query else message)
         self.reason: ErrorReason = reason
         self.pool = pool
+        self.query = query
 
 
 class Refused(ScalingError):

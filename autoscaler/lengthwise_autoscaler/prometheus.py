@@ -138,7 +138,7 @@ class Prometheus:
 
 
 def _failed(name: QueryName, what: str) -> ScalingError:
-    return ScalingError("query_failed", f"query {name}: {what}")
+    return ScalingError("query_failed", what, query=name)
 
 
 def _vector(name: QueryName, status: int, body: bytes) -> Vector:

@@ -131,27 +131,30 @@ class LoadReader:
         if absent:
             raise ScalingError(
                 "data_missing",
-                f"query sample_age: {_some(absent)} of {len(pods)} ready pods are no targets of"
+                f"{_some(absent)} of {len(pods)} ready pods are no targets of"
                 " Prometheus; is the release's PodMonitor there, and are its labels kept?",
                 pool=pool,
+                query="sample_age",
             )
         failed = [pod.name for pod in pods if not scraped.get(pod.name)]
         if failed:
             raise ScalingError(
                 "data_missing",
-                f"query scraped: Prometheus cannot scrape {_some(failed)} of {len(pods)} ready"
+                f"Prometheus cannot scrape {_some(failed)} of {len(pods)} ready"
                 " pods; do they live, and may it reach their metrics port?",
                 pool=pool,
+                query="scraped",
             )
         stale = [pod.name for pod in pods if not ages[pod.name] <= self._oldest]
         if stale:
             raise ScalingError(
                 "data_stale",
-                f"query sample_age: the samples of {_some(stale)} are up to"
+                f"the samples of {_some(stale)} are up to"
                 f" {max(ages[name] for name in stale):.1f} s old, expected at most"
                 f" {self._oldest:g} s; does Prometheus scrape, and is"
                 " prometheus.scrape_interval_seconds right?",
                 pool=pool,
+                query="sample_age",
             )
 
     def _check_routers(self, table: Table) -> None:

@@ -1,7 +1,7 @@
 """What an operator is told: log lines, metrics, and Events on the pools' Deployments.
 
-The rule: an error is counted each time, and told once per REPEAT_SECONDS and reason; telling never
-fails the one who tells. Events are written by a task of their own, from a bounded queue, so that an
+The rule: an error is counted each time, and told once per REPEAT_SECONDS, reason and query; telling
+never fails the one who tells. Events are written by a task of their own, from a bounded queue, so that an
 API server that is away holds nothing up.
 """
 
@@ -56,7 +56,7 @@ class Reporter:
         self._writes_events = writes_events
         self._uids: dict[str, str] = {}  # by pool
         self._queue: asyncio.Queue[_Event] = asyncio.Queue(MAX_WAITING)
-        self._told: dict[tuple[str, str], float] = {}  # when, by (pool, reason)
+        self._told: dict[tuple[str, ...], float] = {}  # when, by (pool, reason, query)
 
     def knows(self, uids: Mapping[str, str]) -> None:
         """Of the pools' Deployments, so that Events are found with them."""
@@ -64,7 +64,7 @@ class Reporter:
 
     def error(self, error: ScalingError) -> None:
         self._metrics.error(error.reason)
-        key = error.pool, error.reason
+        key = error.pool, error.reason, error.query
         if not self._is_due(key):
             logger.debug("%s: %s", error.reason, error)
             return
@@ -109,7 +109,7 @@ class Reporter:
         except TimeoutError:
             logger.warning("%d Events are lost", self._queue.qsize())
 
-    def _is_due(self, key: tuple[str, str]) -> bool:
+    def _is_due(self, key: tuple[str, ...]) -> bool:
         now = time.monotonic()
         if now - self._told.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False

@@ -54,16 +54,17 @@ class Table:
                 if row.label("pool") == pool and not (is_amount or name in _OBSERVED):
                     raise ScalingError(
                         "data_missing",
-                        f"query {name}: expected a number of at least 0, got {row.value}"
-                        f" for {dict(row.labels)}",
+                        f"expected a number of at least 0, got {row.value} for {dict(row.labels)}",
                         pool=pool,
+                        query=name,
                     )
 
 
 def missing(name: QueryName, what: str, pool: str = "") -> ScalingError:
     return ScalingError(
         "data_missing",
-        f"query {name}: no data of {what}; are all processes of the same version, and are the"
+        f"no data of {what}; are all processes of the same version, and are the"
         " labels namespace, release, component, pod and pool set when they are scraped?",
         pool=pool,
+        query=name,
     )

@@ -54,7 +54,9 @@ class Publisher:
         stream = self._streams[router_id] = _Stream()
         try:
             yield decode_pb2.TokenBatch()
-            while stream.ended is None:
+            # What was published before the end is sent before the error, even if the end came while
+            # the batch before was on its way.
+            while stream.ended is None or len(stream.rows):
                 await stream.changed.wait()
                 stream.changed.clear()
                 if len(stream.rows):

@@ -112,9 +112,7 @@ async def test_what_does_not_end_in_time_is_given_back_and_the_change_goes_on(
 ) -> None:
     began_at = time.monotonic()
     await set_role(worker.address, "prefill")
-    # Told so, or, where the machine is busy, cut off before that was read.
-    given_back = "this decode worker is going away|the stream of tokens broke"
-    with pytest.raises(AssertionError, match=given_back):
+    with pytest.raises(AssertionError, match="this decode worker is going away"):
         await long_request
     assert DRAIN_SECONDS - 0.5 < time.monotonic() - began_at < DRAIN_SECONDS + 2
     await serves(worker.address, "prefill", 5.0)

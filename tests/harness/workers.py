@@ -5,6 +5,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -191,7 +192,8 @@ class PlainRouter:
             await eventually(lambda: number in self.ended or self._is_cut_off(), 20)
             assert number in self.ended, "the stream of tokens broke"
         except BaseException:
-            await self.release(number)
+            with suppress(grpc.aio.AioRpcError):  # the worker may be gone
+                await self.release(number)
             raise
         assert not self.ended[number].error, self.ended[number].error
         rows = self.tokens[number]
