@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from lengthwise_engine.models.spec import DecoderSpec
-from lengthwise_engine.models.weights import DecoderWeights, LayerWeights, Linear
+from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
 from lengthwise_engine.step_tensors import StepTensors
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
@@ -81,7 +81,7 @@ class Decoder:
         rows: torch.Tensor,
     ) -> torch.Tensor:
         """Write keys and values of all new tokens; returns the queries, [tokens, heads, dim]."""
-        heads = _linear(normed, layer.qkv).view(len(normed), -1, self.spec.head_dim)
+        heads = layer.qkv(normed).view(len(normed), -1, self.spec.head_dim)
         norms = None
         if layer.query_norm is not None and layer.key_norm is not None:
             norms = HeadNorms(query=layer.query_norm, key=layer.key_norm, eps=self.spec.norm_eps)
@@ -99,17 +99,13 @@ class Decoder:
         Returns the sum normalised for what comes next, and the sum.
         """
         eps = self.spec.norm_eps
-        attended = _linear(attended.flatten(1), layer.output)
+        attended = layer.output(attended.flatten(1))
         normed, hidden = add_rms_norm(attended, hidden, layer.mlp_norm, eps)
-        gated = silu_mul(_linear(normed, layer.gate_up))
-        return add_rms_norm(_linear(gated, layer.down), hidden, next_norm, eps)
+        gated = silu_mul(layer.gate_up(normed))
+        return add_rms_norm(layer.down(gated), hidden, next_norm, eps)
 
     def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, [tokens, head_dim / 2], computed in float32."""
         angles = positions.float().unsqueeze(1) * self._frequencies
         factor = self.spec.rope.attention_factor
         return (angles.cos() * factor).to(self.dtype), (angles.sin() * factor).to(self.dtype)
-
-
-def _linear(x: torch.Tensor, linear: Linear) -> torch.Tensor:
-    return functional.linear(x, linear.weight, linear.bias)

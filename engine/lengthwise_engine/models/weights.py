@@ -12,19 +12,12 @@ from typing import Final
 import torch
 
 from lengthwise_engine.errors import CheckpointError
+from lengthwise_engine.models.linear import Linear
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.spec import DecoderSpec
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
 """Old exports of Llama 2 store the frequencies, which follow from config.json."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
-    """y = x weight^T + bias; `weight` is [out, in]."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
