@@ -1,6 +1,6 @@
 # The image of every Lengthwise process. Targets: cpu, gpu. scripts/image makes the wheels it copies:
 # no package index is asked while it builds. Dependencies lie in a layer of their own below the code, so that
-# a change of code moves a few megabytes. torch's own tests and headers are left out: 150 MB.
+# a change of code moves a few megabytes. torch's own tests, headers and compiler are left out: 190 MB.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
@@ -14,8 +14,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 FROM base AS cpu-dependencies
 COPY build/wheels/cpu /wheels
 RUN pip install --no-cache-dir --no-index --find-links /wheels --requirement /wheels/requirements.txt && \
-    rm -rf /opt/lengthwise/lib/python3*/site-packages/torch/test \
-      /opt/lengthwise/lib/python3*/site-packages/torch/include
+    cd /opt/lengthwise/lib/python3*/site-packages/torch && \
+    rm -rf test include bin/test_* bin/*Test* bin/protoc*
 
 FROM base AS cpu
 COPY --from=cpu-dependencies /opt/lengthwise /opt/lengthwise
@@ -28,8 +28,8 @@ CMD ["lengthwise", "--help"]
 FROM base AS gpu-dependencies
 COPY build/wheels/gpu /wheels
 RUN pip install --no-cache-dir --no-index --find-links /wheels --requirement /wheels/requirements.txt && \
-    rm -rf /opt/lengthwise/lib/python3*/site-packages/torch/test \
-      /opt/lengthwise/lib/python3*/site-packages/torch/include
+    cd /opt/lengthwise/lib/python3*/site-packages/torch && \
+    rm -rf test include bin/test_* bin/*Test* bin/protoc*
 
 # CUDA's libraries come with torch; the driver is the node's. Triton compiles its launcher with a C
 # compiler when a worker first runs a kernel, into $HOME/.triton, which is on the pod's /tmp. Where the

@@ -36,8 +36,7 @@ ORDER = (
     "test_access",
     "test_uninstall",
 )
-"""All share one release: what changes it for good comes late. What needs little of the cluster runs
-while others wait."""
+"""All share one release: what changes it for good comes late."""
 
 STEADY = Traffic(streams=4, max_tokens=48, pause_seconds=0.1)
 
