@@ -31,8 +31,8 @@ def test_the_api_server_away(
         finally:
             run(cluster_program, "start", "kube-apiserver")
         wait_for("the API server", api_answers, 60)
-        wait_for("discovery's return", lambda: is_quiet(release, routers), 60)
         wake_kubelets()  # the load's answers are read through one of them
+        wait_for("discovery's return", lambda: is_quiet(release, routers), 60)
         release.wait_until_ready()
     failed = failures_of(release, routers)
     assert all(failed[router] > failed_before[router] for router in routers)

@@ -20,6 +20,9 @@ CHART = Path(__file__).parents[2] / "helm" / "lengthwise"
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 
+KINDS = ("prefill", "decode", "router")
+"""What a release's pods are of, as `Release.ready` calls it."""
+
 
 class CommandFailed(AssertionError):
     """A command ended with another exit code than 0."""
