@@ -7,6 +7,7 @@ and time per output token the decode pool. Bounds are the same for all.
 The rule: no rule is given numbers that its original would not have.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from math import ceil, floor
@@ -59,11 +60,12 @@ class PerRole:
         return actions
 
 
-class Rule:
+class Rule(ABC):
     """One pool's; keeps what it remembers."""
 
+    @abstractmethod
     def replicas(self, seen: Seen, state: PoolState) -> int | None:
-        raise NotImplementedError
+        """None: as it is."""
 
 
 class Static(Rule):
