@@ -33,6 +33,7 @@ from torch._C._distributed_c10d import FileStore
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import (
     LinkUp,
     Piece,
@@ -63,7 +64,8 @@ class TransferPair:
         self._received = threading.Semaphore(0)
         self._num_issued = 0
         self._sender, self._receiver = (
-            TransferProcess(cache, TransferConfig(), self._on_event) for cache in caches
+            TransferProcess(KVShards.of(cache), TransferConfig(), self._on_event)
+            for cache in caches
         )
         started_at = time.perf_counter()
         for process in (self._sender, self._receiver):

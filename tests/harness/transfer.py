@@ -12,6 +12,7 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import (
     KVReceiver,
     KVSender,
@@ -125,7 +126,7 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 def start_processes(config: TransferConfig, *ends: End) -> None:
     for end in ends:
-        end.transfer = TransferProcess(end.cache, config, end.hear)
+        end.transfer = TransferProcess(KVShards.of(end.cache), config, end.hear)
         end.transfer.start()
     for end in ends:
         end.transfer.wait_ready()

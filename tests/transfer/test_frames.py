@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import LinkDown, Piece, Received
 from lengthwise_engine.transfer.frames import (
     Discard,
@@ -24,9 +25,17 @@ from lengthwise_engine.transfer.frames import (
 PIECE = Piece(first_layer=1, num_layers=2, block_ids=(5, 3, 4))
 MESSAGES = (
     Setup(
-        layout=KVLayout(num_layers=1, num_kv_heads=2, head_dim=3, block_size=4, dtype="float32"),
-        num_blocks=7,
-        shared=SharedKV(num_bytes=9, file_descriptor=3),
+        shards=KVShards(
+            layout=KVLayout(
+                num_layers=1, num_kv_heads=2, head_dim=3, block_size=4, dtype="float32"
+            ),
+            num_blocks=7,
+            device_type="cpu",
+            shares=(
+                SharedKV(num_bytes=672, file_descriptor=3),
+                SharedKV(num_bytes=672, file_descriptor=5),
+            ),
+        ),
         listen_file_descriptor=4,
         backend="gloo",
         stall_seconds=0.5,

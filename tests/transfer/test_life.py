@@ -12,6 +12,7 @@ import psutil
 import pytest
 from harness.transfer import End, new_cache, start_processes, until
 
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
 from lengthwise_engine.transfer.process import TransferProcess
@@ -20,18 +21,21 @@ PARENT = """
 import sys, time, torch
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.process import TransferProcess
 
 layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, dtype="float32")
 cache = KVCache.allocate(layout, 4, torch.device("cpu"))
-process = TransferProcess(cache, TransferConfig(), print)
+process = TransferProcess(KVShards.of(cache), TransferConfig(), print)
 process.start()
 process.wait_ready()
 print(process.pid, flush=True)
 time.sleep(60)
 """
 
+CACHE = new_cache(1)
+SHARDS = KVShards.of(CACHE)
 
 STRANGER = """
 import os, sys, time
@@ -59,7 +63,7 @@ def test_a_start_that_fails_says_why_in_bounded_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
 ) -> None:
     monkeypatch.setattr(sys, "executable", executable(tmp_path, script))
-    process = TransferProcess(new_cache(1), TransferConfig(start_seconds=0.5), print)
+    process = TransferProcess(SHARDS, TransferConfig(start_seconds=0.5), print)
     process.start()
     with pytest.raises(TransferStartError) as caught:
         process.wait_ready()
@@ -71,7 +75,7 @@ def test_a_start_that_fails_says_why_in_bounded_time(
 
 def test_a_program_that_is_not_there_is_a_start_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent")
-    process = TransferProcess(new_cache(1), TransferConfig(), print)
+    process = TransferProcess(SHARDS, TransferConfig(), print)
     process.start()
     with pytest.raises(TransferStartError) as caught:
         process.wait_ready()
@@ -81,21 +85,20 @@ def test_a_program_that_is_not_there_is_a_start_error(monkeypatch: pytest.Monkey
 
 def test_nccl_refuses_a_cache_on_the_cpu() -> None:
     with pytest.raises(ValueError, match="'nccl' cannot move a KV cache on cpu"):
-        TransferProcess(new_cache(1), TransferConfig(backend="nccl"), print)
+        TransferProcess(SHARDS, TransferConfig(backend="nccl"), print)
 
 
 def test_an_address_in_use_is_an_error_at_once() -> None:
-    cache = new_cache(1)
-    first = TransferProcess(cache, TransferConfig(), print)
+    first = TransferProcess(SHARDS, TransferConfig(), print)
     port = int(first.rendezvous.rpartition(":")[2])
     with pytest.raises(OSError, match="in use"):
-        TransferProcess(cache, TransferConfig(listen_port=port), print)
+        TransferProcess(SHARDS, TransferConfig(listen_port=port), print)
     first.stop()
 
 
 def test_peers_are_told_the_advertised_host() -> None:
     process = TransferProcess(
-        new_cache(1), TransferConfig(listen_host="0.0.0.0", advertise_host="10.1.2.3"), print
+        SHARDS, TransferConfig(listen_host="0.0.0.0", advertise_host="10.1.2.3"), print
     )
     assert process.rendezvous.startswith("10.1.2.3:")
     process.stop()
@@ -134,7 +137,7 @@ def test_a_user_that_fails_on_an_event_is_told_at_its_next_call(
     def fail(event: TransferEvent) -> None:
         raise KeyError("a bug")
 
-    process = TransferProcess(new_cache(1), TransferConfig(connect_seconds=0.2), fail)
+    process = TransferProcess(SHARDS, TransferConfig(connect_seconds=0.2), fail)
     process.start()
     process.wait_ready()
     pid = process.pid
@@ -149,6 +152,6 @@ def test_a_user_that_fails_on_an_event_is_told_at_its_next_call(
 
 
 def test_the_listener_of_a_worker_takes_ipv6() -> None:
-    process = TransferProcess(new_cache(1), TransferConfig(listen_host="::1"), print)
+    process = TransferProcess(SHARDS, TransferConfig(listen_host="::1"), print)
     assert process.rendezvous.startswith("[::1]:")
     process.stop()

@@ -7,6 +7,7 @@ import time
 import torch
 
 from lengthwise_engine.hub import resolve_checkpoint
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
@@ -39,7 +40,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._on_event: OnEvent | None = None
         self.transfer = TransferProcess(
-            model.cache,
+            KVShards.of(model.cache),
             TransferConfig(
                 backend=config.transfer_backend(model.cache.tensor.device.type),
                 listen_host=Address.parse(config.listen).host,

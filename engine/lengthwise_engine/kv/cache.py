@@ -23,7 +23,7 @@ class SharedKV:
 
     `file_descriptor` is a number of the process that called `share()`; it has to reach the other
     process by inheritance (`pass_fds`) or over a Unix socket, and stays open as long as the cache.
-    `cuda_handle` is text for `attach` alone, and serves one other process.
+    `cuda_handle` is text for `attach` alone.
     """
 
     num_bytes: int
@@ -54,7 +54,7 @@ class KVCache:
         On the CPU it is an anonymous file, whose pages are taken from the system when they are
         first written. Raises `CacheSizeError` when a GPU has not enough memory.
         """
-        num_bytes = _num_bytes(layout, num_blocks)
+        num_bytes = cache_bytes(layout, num_blocks)
         if device.type == "cuda":
             return cls(layout, _allocate_cuda(layout, num_blocks, num_bytes, device))
         if device.type != "cpu":
@@ -77,7 +77,7 @@ class KVCache:
 
         The mapping does not need the file descriptor afterwards; closing it is the caller's choice.
         """
-        expected = _num_bytes(layout, num_blocks)
+        expected = cache_bytes(layout, num_blocks)
         if shared.num_bytes != expected:
             raise CacheSizeError(
                 f"shared KV cache has {shared.num_bytes} bytes, expected {expected} for"
@@ -94,7 +94,7 @@ class KVCache:
 
     def share(self) -> SharedKV:
         """What `attach` in another process needs; valid as long as this cache lives."""
-        num_bytes = _num_bytes(self.layout, self.num_blocks)
+        num_bytes = cache_bytes(self.layout, self.num_blocks)
         if self.tensor.is_cuda:
             return SharedKV(num_bytes=num_bytes, cuda_handle=share_cuda(self.tensor))
         return SharedKV(num_bytes=num_bytes, file_descriptor=self._file_descriptor)
@@ -126,7 +126,8 @@ def _shape(layout: KVLayout, num_blocks: int) -> tuple[int, ...]:
     )
 
 
-def _num_bytes(layout: KVLayout, num_blocks: int) -> int:
+def cache_bytes(layout: KVLayout, num_blocks: int) -> int:
+    """Raises CacheSizeError for less than one block."""
     if num_blocks < 1:
         raise CacheSizeError(f"a KV cache needs at least one block, got {num_blocks}")
     return num_blocks * layout.num_layers * layout.block_bytes

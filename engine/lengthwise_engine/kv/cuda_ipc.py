@@ -1,6 +1,8 @@
 """One GPU tensor in two processes: torch's CUDA IPC handles as text.
 
-Nothing is pickled: the handle is the eight values that torch itself would send, as JSON.
+Nothing is pickled: the handle is the eight values that torch itself would send, as JSON. It may be
+opened by any number of processes, one after the other or at once: torch counts openings only to
+know when the memory may be freed, and a cache lives as long as its process.
 """
 
 import base64
@@ -11,7 +13,7 @@ import torch
 
 
 def share_cuda(tensor: torch.Tensor) -> str:
-    """A handle to the memory of a tensor that begins its storage. Each serves one other process."""
+    """A handle to the memory of a tensor that begins its storage."""
     storage: Any = tensor.untyped_storage()
     return json.dumps([_to_text(value) for value in storage._share_cuda_()])
 

@@ -21,7 +21,6 @@ from typing import Protocol
 import xxhash
 
 from lengthwise_engine.errors import EngineError
-from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 
 
@@ -149,23 +148,23 @@ def combine_checksums(checksums: Sequence[int]) -> int:
     return xxhash.xxh3_64_intdigest(b"".join(value.to_bytes(8, "little") for value in checksums))
 
 
-def check_piece(piece: Piece, cache: KVCache) -> None:
+def check_piece(piece: Piece, layout: KVLayout, num_blocks: int) -> None:
     """Raises ValueError unless the piece names layers and blocks that the cache has."""
-    num_layers = cache.layout.num_layers
+    num_layers = layout.num_layers
     end_layer = piece.first_layer + piece.num_layers
     if piece.first_layer < 0 or piece.num_layers < 1 or end_layer > num_layers:
         raise ValueError(f"a piece must lie within {num_layers} layers, got {piece}")
-    if not piece.block_ids or min(piece.block_ids) < 0 or max(piece.block_ids) >= cache.num_blocks:
-        raise ValueError(f"a piece must name blocks below {cache.num_blocks}, got {piece}")
+    if not piece.block_ids or min(piece.block_ids) < 0 or max(piece.block_ids) >= num_blocks:
+        raise ValueError(f"a piece must name blocks below {num_blocks}, got {piece}")
 
 
-def check_receive(piece: Piece | None, num_bytes: int, cache: KVCache) -> None:
+def check_receive(piece: Piece | None, num_bytes: int, layout: KVLayout, num_blocks: int) -> None:
     """Raises ValueError unless `num_bytes` are whole blocks, and as many as the piece names."""
     if piece is not None:
-        check_piece(piece, cache)
-        expected = piece.num_bytes(cache.layout)
+        check_piece(piece, layout, num_blocks)
+        expected = piece.num_bytes(layout)
         if num_bytes != expected:
             raise ValueError(f"{piece} takes {expected} bytes, but {num_bytes} are announced")
-    block_bytes = cache.layout.block_bytes
+    block_bytes = layout.block_bytes
     if num_bytes < 1 or num_bytes % block_bytes:
         raise ValueError(f"num_bytes must be a multiple of {block_bytes}, got {num_bytes}")

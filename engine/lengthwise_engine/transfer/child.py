@@ -20,7 +20,6 @@ from typing import Any, Final, NoReturn
 
 import torch
 
-from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp
 from lengthwise_engine.transfer.blocks import open_blocks
 from lengthwise_engine.transfer.frames import (
@@ -61,9 +60,9 @@ class TransferChild:
         self._parent = parent
         self._setup = setup
         self._writing = threading.Lock()
-        cache = KVCache.attach(setup.layout, setup.num_blocks, setup.shared)
-        if setup.shared.file_descriptor is not None:
-            os.close(setup.shared.file_descriptor)
+        (cache,) = setup.shards.attach()
+        for file_descriptor in setup.shards.file_descriptors:
+            os.close(file_descriptor)
         self._device = cache.tensor.device
         self._blocks = open_blocks(cache)
         self._links: dict[str, AnyLink] = {}

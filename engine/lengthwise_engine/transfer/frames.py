@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import (
     Discarded,
     LinkDown,
@@ -36,9 +37,7 @@ class FrameError(Exception):
 class Setup:
     """First frame to the transfer process. File descriptors are inherited under the same number."""
 
-    layout: KVLayout
-    num_blocks: int
-    shared: SharedKV
+    shards: KVShards
     listen_file_descriptor: int
     backend: str
     stall_seconds: float
@@ -106,7 +105,12 @@ _MESSAGES: Final[dict[str, type[Any]]] = {
         *(Ready, Progress, LinkUp, LinkDown, Sent, Received, Discarded),
     )
 }
-_NESTED: Final[dict[str, type[Any]]] = {"piece": Piece, "layout": KVLayout, "shared": SharedKV}
+_NESTED: Final[dict[str, type[Any]]] = {
+    "piece": Piece,
+    "shards": KVShards,
+    "layout": KVLayout,
+    "shares": SharedKV,
+}
 
 
 def _fields(value: Any) -> dict[str, object]:
@@ -130,17 +134,19 @@ def message(value: Any) -> Any:
     try:
         arguments = dict(value)
         kind = _MESSAGES[arguments.pop("message")]
-        for name, nested in _NESTED.items():
-            if arguments.get(name) is not None:
-                values = arguments[name].items()
-                arguments[name] = nested(**{key: _frozen(value) for key, value in values})
-        return kind(**arguments)
+        return kind(**{name: _thawed(name, value) for name, value in arguments.items()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FrameError(f"expected a transfer message, got {str(value)[:200]!r}") from error
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+def _thawed(name: str, value: Any) -> Any:
+    """JSON has no tuples, and of our values only their fields."""
+    nested = _NESTED.get(name)
+    if isinstance(value, list):
+        return tuple(value) if nested is None else tuple(_thawed(name, each) for each in value)
+    if nested is None or value is None:
+        return value
+    return nested(**{key: _thawed(key, each) for key, each in value.items()})
 
 
 class FrameReader:

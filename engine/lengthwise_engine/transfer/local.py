@@ -58,7 +58,7 @@ class LocalTransfer:
         self._wire.post(partial(self._wire.join, link, self, "receive", self.rendezvous))
 
     def send(self, link: str, sequence: int, piece: Piece) -> None:
-        check_piece(piece, self.cache)
+        check_piece(piece, self.cache.layout, self.cache.num_blocks)
         if self._issue(link, "send", sequence):
             command = Send(link=link, sequence=sequence, piece=piece)
             self._wire.post(partial(self._wire.enqueue, self, command))
@@ -66,7 +66,7 @@ class LocalTransfer:
     def receive(
         self, link: str, sequence: int, key: str, piece: Piece | None, num_bytes: int
     ) -> None:
-        check_receive(piece, num_bytes, self.cache)
+        check_receive(piece, num_bytes, self.cache.layout, self.cache.num_blocks)
         if self._issue(link, "receive", sequence):
             command = Receive(
                 link=link, sequence=sequence, key=key, piece=piece, num_bytes=num_bytes

@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Final, Literal
 
-from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import (
     Discarded,
     LinkDown,
@@ -60,18 +60,18 @@ _SOUND_SECONDS: Final = 30.0
 class TransferProcess:
     """`start()` returns at once, so that a model can be loaded meanwhile; then `wait_ready()`."""
 
-    def __init__(self, cache: KVCache, config: TransferConfig, on_event: OnEvent) -> None:
+    def __init__(self, shards: KVShards, config: TransferConfig, on_event: OnEvent) -> None:
         """`on_event` is called from one thread, in order, and must not block for long.
 
-        Raises ValueError when the backend cannot move this cache, OSError when the address cannot
+        Raises ValueError when the backend cannot move these caches, OSError when the address cannot
         be listened on.
         """
-        if (config.backend == "nccl") != cache.tensor.is_cuda:
+        if (config.backend == "nccl") != (shards.device_type == "cuda"):
             raise ValueError(
-                f"backend {config.backend!r} cannot move a KV cache on {cache.tensor.device};"
+                f"backend {config.backend!r} cannot move a KV cache on {shards.device_type};"
                 " use 'nccl' for CUDA and 'gloo' for the CPU"
             )
-        self._cache = cache
+        self._shards = shards
         self._config = config
         self._on_event = on_event
         family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
@@ -141,7 +141,7 @@ class TransferProcess:
         self._open(Accept(link=link), "receive")
 
     def send(self, link: str, sequence: int, piece: Piece) -> None:
-        check_piece(piece, self._cache)
+        check_piece(piece, self._shards.layout, self._shards.num_blocks)
         with self._lock:
             if self._ledger.issue(link, "send", sequence, time.monotonic()):
                 self._write(Send(link=link, sequence=sequence, piece=piece))
@@ -149,7 +149,7 @@ class TransferProcess:
     def receive(
         self, link: str, sequence: int, key: str, piece: Piece | None, num_bytes: int
     ) -> None:
-        check_receive(piece, num_bytes, self._cache)
+        check_receive(piece, num_bytes, self._shards.layout, self._shards.num_blocks)
         with self._lock:
             if self._ledger.issue(link, "receive", sequence, time.monotonic()):
                 self._write(
@@ -246,9 +246,7 @@ class TransferProcess:
 
     def _setup(self) -> Setup:
         return Setup(
-            layout=self._cache.layout,
-            num_blocks=self._cache.num_blocks,
-            shared=self._cache.share(),
+            shards=self._shards,
             listen_file_descriptor=self._listener.fileno(),
             backend=self._config.backend,
             stall_seconds=self._config.stall_seconds,

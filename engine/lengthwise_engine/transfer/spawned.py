@@ -31,8 +31,7 @@ class SpawnedChild:
         """Start the process with this setup. It answers `Ready` when it is. Raises OSError."""
         self.socket, theirs = socket.socketpair()
         inherited = [theirs.fileno(), setup.listen_file_descriptor]
-        if setup.shared.file_descriptor is not None:
-            inherited.append(setup.shared.file_descriptor)
+        inherited += setup.shards.file_descriptors
         try:
             # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
             self._process = subprocess.Popen(
