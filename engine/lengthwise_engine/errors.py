@@ -4,7 +4,7 @@
     ├─ CheckpointError      the checkpoint cannot be served as it lies on disk
     │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
     ├─ CacheSizeError       the memory given for the KV cache is unusable
-    ├─ StepError            a caller broke the contract of `ModelRunner.run`
+    ├─ StepError            a caller broke the contract of `ModelRunner`
     ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
     ├─ TransferStartError   the transfer process could not be started (`transfer.config`)
     └─ UnsupportedByKernel  tensors that a kernel does not compute (`lengthwise_kernels.errors`)
@@ -28,4 +28,4 @@ class CacheSizeError(EngineError):
 
 
 class StepError(EngineError):
-    """A step breaks the contract of `ModelRunner.run`; a scheduler's bug, never a client's."""
+    """A step breaks the contract of `ModelRunner`; a scheduler's bug, never a client's."""

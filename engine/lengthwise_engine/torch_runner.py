@@ -1,7 +1,7 @@
 """The runner of real models.
 
 The rule: it owns a model and a cache, and nothing between two steps depends on what it ran before
-but the cache.
+but the cache, and the tokens that the next step's rows follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,13 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.runner import SampledToken, SequenceChunk, check_chunks
+from lengthwise_engine.runner import (
+    SampledToken,
+    SequenceChunk,
+    SettledStep,
+    check_chunks,
+    with_known_tokens,
+)
 from lengthwise_engine.sampler import sample
 from lengthwise_engine.step_tensors import step_tensors
 from lengthwise_kernels.dispatch import check_attention
@@ -30,20 +36,44 @@ class TorchRunner:
         check_attention(model.attention)
         self._model = model
         self._cache = cache
+        self._before: Sequence[SequenceChunk] = ()
+        self._sampled: list[SampledToken | None] = []
 
     @property
     def layout(self) -> KVLayout:
         return self._cache.layout
 
-    @torch.inference_mode()
+    @property
+    def runs_ahead(self) -> bool:
+        return False
+
+    def launch(
+        self,
+        chunks: Sequence[SequenceChunk],
+        on_layer: Callable[[int], None] | None = None,
+    ) -> SettledStep:
+        check_chunks(
+            chunks,
+            layout=self.layout,
+            num_blocks=self._cache.num_blocks,
+            spec=self._model.spec,
+            before=self._before,
+        )
+        known = with_known_tokens(chunks, self._sampled)
+        self._before, self._sampled = chunks, self._compute(known, on_layer)
+        return SettledStep(self._sampled)
+
     def run(
         self,
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
-        check_chunks(
-            chunks, layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._model.spec
-        )
+        return self.launch(chunks, on_layer).tokens()
+
+    @torch.inference_mode()
+    def _compute(
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None
+    ) -> list[SampledToken | None]:
         if not chunks:
             return []
         step = step_tensors(

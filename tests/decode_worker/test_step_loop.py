@@ -11,7 +11,7 @@ from lengthwise_decode_worker.step_loop import DecodeLoop
 from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import SampledToken, SequenceChunk
+from lengthwise_engine.runner import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode import DecodePolicy, DecodeScheduler
@@ -55,11 +55,20 @@ class Interrupted:
     def layout(self) -> KVLayout:
         return self._runner.layout
 
+    @property
+    def runs_ahead(self) -> bool:
+        return self._runner.runs_ahead
+
+    def launch(
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
+    ) -> PendingStep:
+        self._meanwhile()
+        return self._runner.launch(chunks, on_layer)
+
     def run(
         self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> list[SampledToken | None]:
-        self._meanwhile()
-        return self._runner.run(chunks, on_layer)
+        return self.launch(chunks, on_layer).tokens()
 
 
 @pytest.fixture

@@ -54,6 +54,92 @@ def test_a_broken_chunk_is_refused_before_anything_is_computed(
     assert not toy.cache.tensor.any()
 
 
+def _state(token_ids: list[int], **sampling: Any) -> SamplingState:
+    return SamplingState(
+        sampling=Sampling(**{"temperature": 0.0, **sampling}),
+        token_ids=token_ids,
+        num_prompt_tokens=3,
+    )
+
+
+FOLLOWING: dict[str, Any] = {"token_ids": (0,), "start": 3, "block_ids": [7], "follows": 1}
+
+BROKEN_FOLLOWING: dict[str, tuple[dict[str, Any], str]] = {
+    "no-such-chunk": ({"follows": 2}, "follows chunk 2 of the step before, which samples no such"),
+    "negative-chunk": ({"follows": -1}, "follows chunk -1 of the step before"),
+    "nothing-sampled": ({"follows": 0}, "follows chunk 0 of the step before, which samples no"),
+    "elsewhere": ({"start": 4}, "is the one token at 3, got 1 from position 4"),
+    "more-than-a-token": ({"token_ids": (0, 0)}, "is the one token at 3, got 2 from position 3"),
+    "token-known": (
+        {"sampling": _state([1, 2, 3, 4])},
+        "sampled after all 4 tokens of the sequence, but the chunk ends at 4",
+    ),
+    "penalised": (
+        {"sampling": _state([1, 2, 3], presence_penalty=1.0)},
+        "penalties need every token before",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_FOLLOWING.values(), ids=BROKEN_FOLLOWING)
+def test_a_chunk_that_follows_none_is_refused(
+    change: dict[str, Any], message: str, toy: LoadedModel
+) -> None:
+    prompt: dict[str, Any] = {"token_ids": [1, 2, 3], "start": 0, "sampling": None}
+    state = _state([1, 2, 3])
+    before = [
+        SequenceChunk(**prompt, block_ids=[6]),
+        SequenceChunk(**(prompt | {"sampling": state}), block_ids=[7]),
+    ]
+    toy.runner.launch(before)
+    written = toy.cache.tensor.clone()
+    with pytest.raises(StepError, match=f"^chunk 0: .*{message}"):
+        toy.runner.launch([SequenceChunk(**({"sampling": state} | FOLLOWING | change))])
+    assert torch.equal(toy.cache.tensor, written)
+
+
+@pytest.mark.parametrize("variant", ["toy", "llama"])
+def test_a_row_that_follows_samples_as_if_its_token_were_known(
+    variant: str, make_checkpoint: Callable[..., Path], toy: LoadedModel, generate: Generate
+) -> None:
+    loaded = toy
+    if variant != "toy":
+        loaded = load_runner(
+            make_checkpoint(variant), device="cpu", num_blocks=8, kv_memory_bytes=0
+        )
+    samplings = [Sampling(temperature=0.0), Sampling(seed=5)]
+    prompts = [list(range(15)), [9, 8, 7]]
+    expected = generate(loaded, prompts, 4, samplings=samplings)
+    states = [
+        SamplingState(sampling=sampling, token_ids=list(prompt), num_prompt_tokens=len(prompt))
+        for sampling, prompt in zip(samplings, prompts, strict=True)
+    ]
+    chunks = [
+        SequenceChunk(token_ids=prompt, start=0, block_ids=[2 * row, 2 * row + 1], sampling=state)
+        for row, (prompt, state) in enumerate(zip(prompts, states, strict=True))
+    ]
+    order = [0, 1]
+    pending = loaded.runner.launch(chunks)
+    for index in range(4):
+        order.reverse()
+        chunks = [
+            SequenceChunk(
+                token_ids=(0,),
+                start=len(prompts[row]) + index,
+                block_ids=[2 * row, 2 * row + 1],
+                sampling=states[row],
+                follows=1 - place,
+            )
+            for place, row in enumerate(order)
+        ]
+        following = loaded.runner.launch(chunks)
+        for row, token in zip(reversed(order), pending.tokens(), strict=True):
+            assert token == expected[row][index]
+            states[row].token_ids = [*states[row].token_ids, token.token_id]
+        assert pending.is_ready
+        pending = following
+
+
 def test_sampling_is_honoured_and_does_not_depend_on_the_batch(
     make_checkpoint: Callable[..., Path], generate: Generate
 ) -> None:

@@ -12,7 +12,13 @@ import torch
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.runner import SampledToken, SequenceChunk, check_chunks
+from lengthwise_engine.runner import (
+    SampledToken,
+    SequenceChunk,
+    SettledStep,
+    check_chunks,
+    with_known_tokens,
+)
 from lengthwise_engine.sampler import sample
 from lengthwise_engine.toy.arithmetic import (
     NUM_CHANNELS,
@@ -44,17 +50,43 @@ class ToyRunner:
         self._slots = torch.arange(cache.layout.block_size)
         self._layers = torch.arange(spec.num_layers).view(-1, 1, 1)
         self._block_weights = _block_weights(numbers, cache.layout.block_size)
+        self._before: Sequence[SequenceChunk] = ()
+        self._sampled: list[SampledToken | None] = []
 
     @property
     def layout(self) -> KVLayout:
         return self._cache.layout
+
+    @property
+    def runs_ahead(self) -> bool:
+        return False
+
+    def launch(
+        self,
+        chunks: Sequence[SequenceChunk],
+        on_layer: Callable[[int], None] | None = None,
+    ) -> SettledStep:
+        check_chunks(
+            chunks,
+            layout=self.layout,
+            num_blocks=self._cache.num_blocks,
+            spec=self._spec,
+            before=self._before,
+        )
+        known = with_known_tokens(chunks, self._sampled)
+        self._before, self._sampled = chunks, self._compute(known, on_layer)
+        return SettledStep(self._sampled)
 
     def run(
         self,
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
-        check_chunks(chunks, layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._spec)
+        return self.launch(chunks, on_layer).tokens()
+
+    def _compute(
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None
+    ) -> list[SampledToken | None]:
         if not chunks:
             return []
         self._store(chunks, on_layer)
