@@ -13,24 +13,30 @@ from typing import ParamSpec, TypeVar, cast
 import torch
 
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
-from lengthwise_kernels.reference import attention, kv, layers, sampling
+from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
+from lengthwise_kernels.reference.fp8 import Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms, clear_blocks, kv_rows
 
 __all__ = [
     "AttentionBatch",
     "AttentionPlan",
     "AttentionSpec",
+    "Fp8Rows",
     "HeadNorms",
     "add_rms_norm",
+    "add_rms_norm_fp8",
     "check_attention",
     "clear_blocks",
     "kv_rows",
     "pack_blocks",
     "plan_attention",
+    "quantise_rows",
     "rms_norm",
     "rotate_and_store",
     "sample_tokens",
+    "scaled_linear",
     "silu_mul",
+    "silu_mul_fp8",
     "unpack_blocks",
 ]
 
@@ -54,7 +60,7 @@ def _by_device(truth: Callable[P, R], module: str) -> Callable[P, R]:
 
     @functools.wraps(truth)
     def operation(*args: P.args, **kwargs: P.kwargs) -> R:
-        on_gpu = cast(torch.Tensor, args[0]).is_cuda
+        on_gpu = cast(torch.Tensor | Fp8Rows, args[0]).is_cuda
         return (_on_gpu(truth, module) if on_gpu else truth)(*args, **kwargs)
 
     return operation
@@ -63,6 +69,10 @@ def _by_device(truth: Callable[P, R], module: str) -> Callable[P, R]:
 rms_norm = _by_device(layers.rms_norm, "rms_norm")
 add_rms_norm = _by_device(layers.add_rms_norm, "rms_norm")
 silu_mul = _by_device(layers.silu_mul, "silu_mul")
+quantise_rows = _by_device(fp8.quantise_rows, "quantise_rows")
+add_rms_norm_fp8 = _by_device(fp8.add_rms_norm_fp8, "quantise_rows")
+silu_mul_fp8 = _by_device(fp8.silu_mul_fp8, "quantise_rows")
+scaled_linear = _by_device(fp8.scaled_linear, "scaled_linear")
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")

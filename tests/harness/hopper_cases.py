@@ -8,7 +8,15 @@ from functools import partial
 
 import torch
 
-from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
+from lengthwise_kernels.gpu import (
+    kv_pack,
+    kv_store,
+    quantise_rows,
+    rms_norm,
+    sampling,
+    scaled_linear,
+    silu_mul,
+)
 from lengthwise_kernels.gpu.decode_attention import DecodeRows, decode_attention
 from lengthwise_kernels.gpu.prefill_attention import PromptTiles, prefill_attention
 from lengthwise_kernels.gpu.shared_prefix_attention import (
@@ -16,6 +24,7 @@ from lengthwise_kernels.gpu.shared_prefix_attention import (
     shared_prefix_attention,
 )
 from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
+from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms
 
 BF16, F32 = torch.bfloat16, torch.float32
@@ -34,6 +43,24 @@ def _elementwise() -> None:
     rms_norm.rms_norm(x, weight, 1e-6)
     rms_norm.add_rms_norm(x, x, weight, 1e-6)
     silu_mul.silu_mul(_empty(64, 2 * 27_648))
+
+
+def _quantise() -> None:
+    x, weight = _empty(64, 5120), _empty(5120)
+    quantise_rows.quantise_rows(x)
+    quantise_rows.quantise_rows(_empty(64, quantise_rows.MAX_SIZE))
+    quantise_rows.add_rms_norm_fp8(x, x, weight, 1e-6)
+    quantise_rows.silu_mul_fp8(_empty(64, 2 * 27_648))
+
+
+def _scaled(rows: int, bias: bool) -> None:
+    scaled_linear.triton_linear(
+        _fp8_rows(rows, 5120), _fp8_rows(27_648, 5120), _empty(27_648) if bias else None, BF16
+    )
+
+
+def _fp8_rows(rows: int, size: int) -> Fp8Rows:
+    return Fp8Rows(values=_empty(rows, size, dtype=E4M3), scales=_empty(rows, dtype=F32))
 
 
 def _store(normed: bool) -> None:
@@ -56,6 +83,9 @@ def _steps() -> None:
         x, weight = _empty(tokens, 5120), _empty(5120)
         rms_norm.add_rms_norm(x, x, weight, 1e-6)
         silu_mul.silu_mul(_empty(tokens, 2 * 27_648))
+        quantise_rows.quantise_rows(x)
+        quantise_rows.add_rms_norm_fp8(x, x, weight, 1e-6)
+        quantise_rows.silu_mul_fp8(_empty(tokens, 2 * 27_648))
         angles, rows = _empty(tokens, 64), _empty(2, tokens, dtype=torch.int64)
         queries = kv_store.rotate_and_store(
             _empty(tokens, 48, 128), angles, angles, None, layer, rows
@@ -127,6 +157,10 @@ HEADS = {"64": (14, 2, 64), "128": (32, 8, 128), "256": (16, 8, 256)}
 
 CASES: dict[str, Callable[[], None]] = {
     "elementwise": _elementwise,
+    "quantise": _quantise,
+    "scaled-small": partial(_scaled, 16, bias=True),
+    "scaled-64": partial(_scaled, 64, bias=False),
+    "scaled-large": partial(_scaled, 4096, bias=True),
     "store": partial(_store, normed=False),
     "store-normed": partial(_store, normed=True),
     "pack": _pack,

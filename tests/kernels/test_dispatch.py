@@ -6,17 +6,28 @@ from typing import Any
 
 import pytest
 
-from lengthwise_kernels.reference import attention, kv, layers, sampling
+from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import attention as gpu_attention
-from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+from lengthwise_kernels.gpu import (
+    kv_pack,
+    kv_store,
+    quantise_rows,
+    rms_norm,
+    scaled_linear,
+    silu_mul,
+)
 from lengthwise_kernels.gpu import sampling as gpu_sampling
 
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (layers.rms_norm, rms_norm.rms_norm),
     (layers.add_rms_norm, rms_norm.add_rms_norm),
     (layers.silu_mul, silu_mul.silu_mul),
+    (fp8.quantise_rows, quantise_rows.quantise_rows),
+    (fp8.add_rms_norm_fp8, quantise_rows.add_rms_norm_fp8),
+    (fp8.silu_mul_fp8, quantise_rows.silu_mul_fp8),
+    (fp8.scaled_linear, scaled_linear.scaled_linear),
     (kv.rotate_and_store, kv_store.rotate_and_store),
     (kv.pack_blocks, kv_pack.pack_blocks),
     (kv.unpack_blocks, kv_pack.unpack_blocks),
