@@ -10,6 +10,7 @@ import torch
 
 from lengthwise_kernels.gpu import (
     kv_pack,
+    kv_pack_fp8,
     kv_store,
     quantise_rows,
     rms_norm,
@@ -74,6 +75,8 @@ def _pack() -> None:
     cache, blocks = _empty(4, 100, 2, 16, 8, 128), _empty(10, dtype=torch.int64)
     packed = kv_pack.pack_blocks(cache, blocks)
     kv_pack.unpack_blocks(packed, blocks, cache)
+    packed = kv_pack_fp8.pack_blocks_fp8(cache, blocks)
+    kv_pack_fp8.unpack_blocks_fp8(packed, blocks, cache)
 
 
 def _steps() -> None:
