@@ -3,10 +3,17 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from harness.transfer import STALL_SECONDS, End, Ends, new_cache, start_processes
 
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.local import LocalWire
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """As in the transfer process; for small copies torch's threads cost more than they do."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

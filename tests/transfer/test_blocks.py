@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_engine.transfer.blocks import Blocks, DeviceBlocks, Gate, HostBlocks
+from lengthwise_engine.transfer.blocks import Blocks, Gate
+from lengthwise_engine.transfer.host_blocks import HostBlocks
+from lengthwise_engine.transfer.tensor_blocks import TensorBlocks
 
 SOURCE, TARGET = new_cache(1), new_cache(2)
-KINDS: dict[str, Callable[[KVCache], Blocks]] = {"host": HostBlocks, "device": DeviceBlocks}
+KINDS: dict[str, Callable[[KVCache], Blocks]] = {
+    "host": HostBlocks,
+    "tensor": lambda cache: TensorBlocks(LAYOUT, [cache]),
+}
 
 pieces = st.builds(
     Piece,
@@ -36,8 +41,8 @@ def copy(blocks: Blocks, source: Piece, into: Blocks, target: Piece, gate: Gate)
         assert memory.nbytes == size
         buffer = into.new_buffer()
         buffer.tensor[:size] = memory
-        assert bytes(buffer.host(size)) == bytes(memory.numpy().data)
-        into.unpack(other, buffer, received, gate)
+        assert bytes(buffer.host(buffer.tensor[:size])) == bytes(memory.numpy().data)
+        into.unpack(other, buffer.tensor[:size], buffer, received, gate)
     return [sent.intdigest(), received.intdigest()]
 
 

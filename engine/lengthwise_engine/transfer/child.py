@@ -21,7 +21,6 @@ from typing import Any, Final, NoReturn
 import torch
 
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp
-from lengthwise_engine.transfer.blocks import open_blocks
 from lengthwise_engine.transfer.frames import (
     Accept,
     Close,
@@ -38,6 +37,7 @@ from lengthwise_engine.transfer.frames import (
     message,
 )
 from lengthwise_engine.transfer.link import Link
+from lengthwise_engine.transfer.open_blocks import open_blocks
 from lengthwise_engine.transfer.process_group import RECEIVER, SENDER, Group, open_group
 from lengthwise_engine.transfer.receive_link import ReceiveLink
 from lengthwise_engine.transfer.rendezvous import (
@@ -60,11 +60,11 @@ class TransferChild:
         self._parent = parent
         self._setup = setup
         self._writing = threading.Lock()
-        (cache,) = setup.shards.attach()
+        caches = setup.shards.attach()
         for file_descriptor in setup.shards.file_descriptors:
             os.close(file_descriptor)
-        self._device = cache.tensor.device
-        self._blocks = open_blocks(cache)
+        self._device = caches[0].tensor.device
+        self._blocks = open_blocks(setup.shards.layout, caches)
         self._links: dict[str, AnyLink] = {}
         self._selector = selectors.DefaultSelector()
         self._tasks: deque[Callable[[], None]] = deque()

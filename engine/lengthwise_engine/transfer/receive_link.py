@@ -86,10 +86,11 @@ class ReceiveLink(Link[_Incoming, _Posted]):
 
     def _unpack(self, posted: _Posted) -> None:
         incoming, buffer = posted.incoming, posted.buffer
+        memory = buffer.tensor[: posted.size]
         if posted.message is None:
-            incoming.checksum.update(buffer.host(posted.size))
+            incoming.checksum.update(buffer.host(memory))
         else:
-            self._blocks.unpack(posted.message, buffer, incoming.checksum, incoming.gate)
+            self._blocks.unpack(posted.message, memory, buffer, incoming.checksum, incoming.gate)
         self._buffers.put(buffer)
         if not posted.is_last:
             self._report_progress()
