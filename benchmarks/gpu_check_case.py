@@ -21,7 +21,8 @@ Run = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One kernel on one shape; `num_bytes` and `flops` are the fewest the result can take.
+    """One kernel on one shape; `num_bytes` and `flops` are the fewest the result can take, and
+    `flops_per_second` is what the GPU can do of this kind.
 
     Rivals that ask the host in between cannot be captured in a CUDA graph.
     """
@@ -32,11 +33,12 @@ class Case:
     rivals: Mapping[str, Run]
     num_bytes: int
     flops: int = 0
+    flops_per_second: float = FLOPS_PER_SECOND
     rivals_ask_the_host: bool = False
 
     @property
     def ceiling_seconds(self) -> float:
-        return max(self.num_bytes / BYTES_PER_SECOND, self.flops / FLOPS_PER_SECOND)
+        return max(self.num_bytes / BYTES_PER_SECOND, self.flops / self.flops_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Sizes:
     tokens: int = 16_384
     hidden: int = 5120
     inner: int = 27_648
+    linear_rows: Sequence[int] = (16, 128, 8192)
     heads: tuple[int, int, int] = (32, 8, 128)
     packed: tuple[int, int] = (32, 256)
     vocabulary: tuple[int, int] = (128, 152_064)

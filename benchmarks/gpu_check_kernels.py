@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from gpu_check_attention import attention_cases
 from gpu_check_case import BLOCK, Case, Run, Sizes, paged_layer
+from gpu_check_fp8 import fp8_cases
 
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.reference import kv, layers
@@ -19,6 +20,7 @@ def cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
     yield from _elementwise(sizes, device, dtype)
     yield from _cache(sizes, device, dtype)
     yield from _sampling(sizes, device)
+    yield from fp8_cases(sizes, device, dtype)
     yield from attention_cases(sizes, device, dtype)
 
 

@@ -38,4 +38,5 @@ def test_a_captured_kernel_replays_its_result() -> None:
         graph, result = capture(case.ours)
         result.zero_()
         graph.replay()
-        assert torch.equal(result, expected), f"{case.op} {case.shape}"
+        same = torch.equal(result.view(torch.uint8), expected.view(torch.uint8))
+        assert same, f"{case.op} {case.shape}"
