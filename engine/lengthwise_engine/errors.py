@@ -5,6 +5,7 @@
     │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
     ├─ CacheSizeError       the memory given for the KV cache is unusable
     ├─ StepError            a caller broke the contract of `ModelRunner`
+    ├─ RankError            a rank of a tensor-parallel worker cannot start, died or stalled
     ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
     ├─ TransferStartError   the transfer process could not be started (`transfer.config`)
     └─ UnsupportedByKernel  tensors that a kernel does not compute (`lengthwise_kernels.errors`)
@@ -29,3 +30,7 @@ class CacheSizeError(EngineError):
 
 class StepError(EngineError):
     """A step breaks the contract of `ModelRunner`; a scheduler's bug, never a client's."""
+
+
+class RankError(EngineError):
+    """A rank of a tensor-parallel worker cannot start, died or stalled; no step can be computed."""

@@ -3,6 +3,7 @@
 The rule: workers call `load_runner` and never ask what kind of model they serve.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,14 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.config_json import ConfigJson
-from lengthwise_engine.models.loading import load_model
+from lengthwise_engine.models.loading import compute_dtype, load_model, read_spec
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_engine.parallel.loading import load_parallel
+from lengthwise_engine.parallel.rank import RankPlan
+from lengthwise_engine.parallel.watch import RankWatch
 from lengthwise_engine.runner import ModelRunner
 from lengthwise_engine.torch_runner import TorchRunner
 from lengthwise_engine.toy.runner import ToyRunner
@@ -24,12 +30,31 @@ from lengthwise_engine.toy.spec import read_toy_spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A runner with the cache it computes over."""
+    """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
+    are those that this process made, that of its own computing first.
+    """
 
     runner: ModelRunner
-    cache: KVCache
+    caches: tuple[KVCache, ...]
+    shards: KVShards
     spec: ModelSpec
     fingerprint: str
+    ranks: RankWatch | None = None
+
+    @property
+    def cache(self) -> KVCache:
+        """What this process computes over: all KV heads, or those of rank 0."""
+        return self.caches[0]
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why no step can be computed any more, where that is known without computing one."""
+        return None if self.ranks is None else self.ranks.failure
+
+    def close(self) -> None:
+        """End the processes of the other ranks, within seconds."""
+        if self.ranks is not None:
+            self.ranks.close()
 
 
 def load_runner(
@@ -40,36 +65,97 @@ def load_runner(
     kv_memory_bytes: int,
     block_size: int = 16,
     dtype: torch.dtype | None = None,
+    tensor_parallel_size: int = 1,
+    stall_seconds: float = 5.0,
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
     The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes` when that is None.
-    `dtype` is the type real models compute in, see `load_model`. Raises `CheckpointError` for a
-    checkpoint that cannot be served and `CacheSizeError` for a memory budget that does not hold one
-    sequence of the model's full context.
+    `dtype` is the type real models compute in, see `load_model`. With a `tensor_parallel_size` of n
+    they are computed by n ranks, on GPUs with a device each: `kv_memory_bytes` is what each of them
+    has for its KV heads, and one that keeps the others waiting for `stall_seconds` is lost.
+
+    Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
+    `CacheSizeError` for a memory budget that does not hold one sequence of the model's full
+    context, and `RankError` when a rank cannot be started.
     """
     config = ConfigJson.read(checkpoint / "config.json")
     target = torch.device(device)
 
-    def allocate(spec: ModelSpec, dtype: torch.dtype) -> KVCache:
-        layout = spec.kv_layout(block_size=block_size, dtype=str(dtype).removeprefix("torch."))
-        count = num_blocks or blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
-        return KVCache.allocate(layout, count, target)
+    def count_blocks(spec: ModelSpec, layout: KVLayout) -> int:
+        return num_blocks or blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
 
-    runner: ModelRunner
-    spec: ModelSpec
+    def allocate(spec: ModelSpec, dtype: torch.dtype) -> KVCache:
+        layout = spec.kv_layout(block_size=block_size, dtype=_name(dtype))
+        return KVCache.allocate(layout, count_blocks(spec, layout), target)
+
+    def loaded(spec: ModelSpec, cache: KVCache, runner: ModelRunner) -> LoadedModel:
+        return LoadedModel(
+            runner=runner,
+            caches=(cache,),
+            shards=KVShards.of(cache),
+            spec=spec,
+            fingerprint=model_fingerprint(checkpoint),
+        )
+
     if config.text("model_type") == TOY:
-        spec = toy = read_toy_spec(config)
+        if tensor_parallel_size > 1:
+            message = "the toy model has one rank only; set tensor_parallel_size to 1"
+            raise config.unsupported("model_type", message)
+        toy = read_toy_spec(config)
         cache = allocate(toy, torch.float32)
-        runner = ToyRunner(cache, toy)
-    else:
+        return loaded(toy, cache, ToyRunner(cache, toy))
+    if tensor_parallel_size == 1:
         model = load_model(checkpoint, target, dtype)
-        spec = model.spec
-        cache = allocate(spec, model.dtype)
-        runner = TorchRunner(model, cache)
-    return LoadedModel(
-        runner=runner, cache=cache, spec=spec, fingerprint=model_fingerprint(checkpoint)
+        cache = allocate(model.spec, model.dtype)
+        return loaded(model.spec, cache, TorchRunner(model, cache))
+    return _load_ranks(
+        checkpoint,
+        count_blocks,
+        size=tensor_parallel_size,
+        device=target,
+        dtype=dtype,
+        block_size=block_size,
+        stall_seconds=stall_seconds,
     )
+
+
+def _load_ranks(
+    checkpoint: Path,
+    count_blocks: Callable[[ModelSpec, KVLayout], int],
+    *,
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    block_size: int,
+    stall_seconds: float,
+) -> LoadedModel:
+    shard = ModelShard(whole=read_spec(checkpoint), size=size)
+    kind = _name(compute_dtype(shard.whole, device, dtype))
+    layout = shard.part.kv_layout(block_size=block_size, dtype=kind)
+    plan = RankPlan(
+        checkpoint=str(checkpoint),
+        device_type=device.type,
+        dtype=kind,
+        rank=0,
+        size=size,
+        num_blocks=count_blocks(shard.whole, layout),
+        block_size=block_size,
+        stall_seconds=stall_seconds,
+    )
+    parallel = load_parallel(plan)
+    return LoadedModel(
+        runner=parallel.runner,
+        caches=parallel.caches,
+        shards=parallel.shards,
+        spec=shard.whole,
+        fingerprint=model_fingerprint(checkpoint),
+        ranks=parallel.watch,
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def blocks_in_budget(layout: KVLayout, context_length: int, kv_memory_bytes: int) -> int:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
+from lengthwise_engine.parallel.group import RankGroup
 from lengthwise_engine.step_tensors import StepTensors
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
@@ -24,9 +25,14 @@ from lengthwise_kernels.dispatch import (
 
 
 class Decoder:
-    """A loaded model: spec, weights, device and the type it computes in."""
+    """A loaded model, or one rank's part of it: spec, weights, device and the type it computes in.
 
-    def __init__(self, spec: DecoderSpec, weights: DecoderWeights) -> None:
+    A part has its own heads and neurons in its `spec`; the `ranks` sum what each of them found.
+    """
+
+    def __init__(
+        self, spec: DecoderSpec, weights: DecoderWeights, ranks: RankGroup | None = None
+    ) -> None:
         self.spec = spec
         self.weights = weights
         self.device = weights.embedding.device
@@ -38,6 +44,7 @@ class Decoder:
             dtype=self.dtype,
             device=self.device,
         )
+        self._ranks = ranks
         self._frequencies = spec.rope.frequencies(spec.head_dim).to(self.device)
 
     def forward(
@@ -49,7 +56,7 @@ class Decoder:
         """Logits, float32 [len(step.sampled), vocab_size], of the step's sampled rows.
 
         `cache` is a `KVCache.tensor`; keys and values of all new tokens are written to it, and
-        `on_layer(i)` is called once those of layer i are.
+        `on_layer(i)` is called once those of layer i are, by all ranks. Only rank 0 has the logits.
         """
         weights = self.weights
         hidden = functional.embedding(step.token_ids, weights.embedding)
@@ -58,7 +65,7 @@ class Decoder:
         normed = rms_norm(hidden, weights.layers[0].attention_norm, self.spec.norm_eps)
         for index, layer in enumerate(weights.layers):
             queries = self._store(layer, normed, cos, sin, cache[index], step.kv_rows)
-            if on_layer is not None:
+            if on_layer is not None and self._ranks is None:
                 on_layer(index)
             plan = step.plans[self.spec.windows[index]]
             next_norm = weights.norm
@@ -68,8 +75,14 @@ class Decoder:
             else:
                 next_norm = weights.layers[index + 1].attention_norm
             attended = plan.attend(queries, cache[index], self.spec.head_dim**-0.5)
-            normed, hidden = self._finish_layer(layer, hidden, attended, next_norm)
-        return functional.linear(normed, weights.head).float()
+            projected = self._sum(layer.output(attended.flatten(1)))
+            if on_layer is not None and self._ranks is not None:
+                on_layer(index)  # nobody has the sum before everybody has stored the layer
+            normed, hidden = self._finish_layer(layer, hidden, projected, next_norm)
+        logits = functional.linear(normed, weights.head)
+        if self._ranks is not None:
+            logits = self._ranks.gather_columns(logits, self.spec.vocab_size)
+        return logits.float()
 
     def _store(
         self,
@@ -91,18 +104,20 @@ class Decoder:
         self,
         layer: LayerWeights,
         hidden: torch.Tensor,
-        attended: torch.Tensor,
+        projected: torch.Tensor,
         next_norm: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add what attention found and the feed-forward part to `hidden`.
+        """Add what attention found, projected, and the feed-forward part to `hidden`.
 
         Returns the sum normalised for what comes next, and the sum.
         """
         eps = self.spec.norm_eps
-        attended = layer.output(attended.flatten(1))
-        normed, hidden = add_rms_norm(attended, hidden, layer.mlp_norm, eps)
+        normed, hidden = add_rms_norm(projected, hidden, layer.mlp_norm, eps)
         gated = silu_mul(layer.gate_up(normed))
-        return add_rms_norm(layer.down(gated), hidden, next_norm, eps)
+        return add_rms_norm(self._sum(layer.down(gated)), hidden, next_norm, eps)
+
+    def _sum(self, partial: torch.Tensor) -> torch.Tensor:
+        return partial if self._ranks is None else self._ranks.sum(partial)
 
     def _rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, [tokens, head_dim / 2], computed in float32."""

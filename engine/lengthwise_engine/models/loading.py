@@ -13,6 +13,7 @@ from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.families import read_decoder_spec
 from lengthwise_engine.models.generation import read_generation_defaults
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.models.weights import load_weights
 
@@ -23,14 +24,23 @@ def read_spec(checkpoint: Path) -> DecoderSpec:
     return read_decoder_spec(config, read_generation_defaults(checkpoint))
 
 
-def load_model(checkpoint: Path, device: torch.device, dtype: torch.dtype | None = None) -> Decoder:
-    """Load a checkpoint folder.
+def compute_dtype(
+    spec: DecoderSpec, device: torch.device, dtype: torch.dtype | None
+) -> torch.dtype:
+    """The type a model computes in: `dtype`, or if that is None the checkpoint's own on a GPU and
+    float32 on a CPU, where half precision is slower, not faster."""
+    if dtype is not None:
+        return dtype
+    return torch.float32 if device.type == "cpu" else getattr(torch, spec.dtype)
 
-    `dtype` None means the checkpoint's own on a GPU and float32 on a CPU, where half precision is
-    slower, not faster.
-    """
+
+def load_model(checkpoint: Path, device: torch.device, dtype: torch.dtype | None = None) -> Decoder:
+    """Load a checkpoint folder, to compute in `compute_dtype`."""
     spec = read_spec(checkpoint)
-    if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else getattr(torch, spec.dtype)
-    weights = load_weights(SafetensorsFiles(checkpoint), spec, device=device, dtype=dtype)
+    weights = load_weights(
+        SafetensorsFiles(checkpoint),
+        ModelShard(whole=spec),
+        device=device,
+        dtype=compute_dtype(spec, device, dtype),
+    )
     return Decoder(spec, weights)

@@ -42,8 +42,14 @@ class SafetensorsFiles:
     def names(self) -> set[str]:
         return set(self._file_of)
 
-    def copy_into(self, target: torch.Tensor, name: str) -> None:
-        """Fill `target` with the tensor `name` of the same shape, converting its type."""
+    def copy_into(
+        self, target: torch.Tensor, name: str, shape: Sequence[int], part: Sequence[range]
+    ) -> None:
+        """Fill `target` with a part of the tensor `name`, converting its type.
+
+        `shape` is the whole tensor's; `part` has the range wanted of its first dimensions, and no
+        other bytes are read.
+        """
         if name not in self._file_of:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
         file_name = self._file_of[name]
@@ -51,16 +57,15 @@ class SafetensorsFiles:
         try:
             view = self._open(file_name).get_slice(name)
             found, dtype = tuple(view.get_shape()), view.get_dtype()
-            if found != tuple(target.shape):
+            if found != tuple(shape):
                 raise CheckpointError(
-                    f"{path}: tensor {name} has shape {found}, config.json implies"
-                    f" {tuple(target.shape)}"
+                    f"{path}: tensor {name} has shape {found}, config.json implies {tuple(shape)}"
                 )
             if dtype not in _DTYPES:
                 raise UnsupportedModel(
                     f"{path}: tensor {name} has type {dtype}; supported are {', '.join(_DTYPES)}"
                 )
-            target.copy_(view[:])
+            target.copy_(view[tuple(slice(each.start, each.stop) for each in part)])
         except SafetensorError as error:
             raise CheckpointError(f"{path}: tensor {name} cannot be read: {error}") from error
 

@@ -1,11 +1,12 @@
 """The parameters of a decoder, laid out for computing, and how they come from a checkpoint.
 
 The rule: projections of the same input lie in one matrix (q, k, v; gate, up), and a checkpoint is
-used up exactly: a tensor missing, left over or of another shape is an error.
+used up exactly: a tensor missing, left over or of another shape is an error. A rank reads no bytes
+of a projection but its own.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ import torch
 from lengthwise_engine.errors import CheckpointError
 from lengthwise_engine.models.linear import Linear
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
-from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_engine.models.shard import ModelShard
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
 """Old exports of Llama 2 store the frequencies, which follow from config.json."""
@@ -36,7 +37,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderWeights:
-    """A whole model; `head` is `embedding` itself where the two are tied."""
+    """A model, or one rank's part of it; `head` is a view of `embedding` where the two are tied."""
 
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
@@ -45,45 +46,64 @@ class DecoderWeights:
 
 
 def load_weights(
-    files: SafetensorsFiles, spec: DecoderSpec, *, device: torch.device, dtype: torch.dtype
+    files: SafetensorsFiles, shard: ModelShard, *, device: torch.device, dtype: torch.dtype
 ) -> DecoderWeights:
     """Read a checkpoint in the Hugging Face naming; raises `CheckpointError` if it does not fit."""
+    spec = shard.whole
     reader = _Reader(files, device, dtype)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
-    layers = tuple(_load_layer(reader, spec, layer) for layer in range(spec.num_layers))
+    layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
     norm = reader.tensor("model.norm.weight", (spec.hidden_size,))
     # As transformers: a stored head wins over a config that says it is tied.
-    head = embedding
-    if not spec.tied_embeddings or "lm_head.weight" in files:
-        head = reader.tensor("lm_head.weight", vocabulary)
+    if spec.tied_embeddings and "lm_head.weight" not in files:
+        head = embedding[shard.vocabulary.start : shard.vocabulary.stop]
+    else:
+        head = reader.tensor("lm_head.weight", vocabulary, rows=shard.vocabulary)
     reader.check_all_used()
     return DecoderWeights(embedding=embedding, layers=layers, norm=norm, head=head)
 
 
-def _load_layer(reader: "_Reader", spec: DecoderSpec, layer: int) -> LayerWeights:
+def _load_layer(reader: "_Reader", shard: ModelShard, layer: int) -> LayerWeights:
+    spec = shard.whole
     prefix = f"model.layers.{layer}."
-    hidden, inner = spec.hidden_size, spec.intermediate_size
-    query_size, kv_size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
-    head_norm = (spec.head_dim,)
+    hidden, head_norm = (spec.hidden_size,), (spec.head_dim,)
+    query = _Cut(spec.num_heads * spec.head_dim, _scaled(shard.query_heads, spec.head_dim))
+    kv = _Cut(spec.num_kv_heads * spec.head_dim, _scaled(shard.kv_heads, spec.head_dim))
+    inner = _Cut(spec.intermediate_size, shard.neurons)
     return LayerWeights(
-        attention_norm=reader.tensor(f"{prefix}input_layernorm.weight", (hidden,)),
-        qkv=reader.linear(
-            [f"{attention}q_proj", f"{attention}k_proj", f"{attention}v_proj"],
-            [query_size, kv_size, kv_size],
-            hidden,
+        attention_norm=reader.tensor(f"{prefix}input_layernorm.weight", hidden),
+        qkv=reader.widening(
+            {f"{attention}q_proj": query, f"{attention}k_proj": kv, f"{attention}v_proj": kv},
+            spec.hidden_size,
             spec.qkv_bias,
         ),
         query_norm=reader.tensor(f"{attention}q_norm.weight", head_norm) if spec.qk_norm else None,
         key_norm=reader.tensor(f"{attention}k_norm.weight", head_norm) if spec.qk_norm else None,
-        output=reader.linear([f"{attention}o_proj"], [hidden], query_size, spec.output_bias),
-        mlp_norm=reader.tensor(f"{prefix}post_attention_layernorm.weight", (hidden,)),
-        gate_up=reader.linear(
-            [f"{mlp}gate_proj", f"{mlp}up_proj"], [inner, inner], hidden, spec.mlp_bias
+        output=reader.narrowing(
+            f"{attention}o_proj", query, spec.hidden_size, spec.output_bias, shard.rank
         ),
-        down=reader.linear([f"{mlp}down_proj"], [hidden], inner, spec.mlp_bias),
+        mlp_norm=reader.tensor(f"{prefix}post_attention_layernorm.weight", hidden),
+        gate_up=reader.widening(
+            {f"{mlp}gate_proj": inner, f"{mlp}up_proj": inner}, spec.hidden_size, spec.mlp_bias
+        ),
+        down=reader.narrowing(
+            f"{mlp}down_proj", inner, spec.hidden_size, spec.mlp_bias, shard.rank
+        ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """One side of a projection: its whole size, and the range of it that is kept."""
+
+    size: int
+    kept: range
+
+
+def _scaled(heads: range, head_dim: int) -> range:
+    return range(heads.start * head_dim, heads.stop * head_dim)
 
 
 class _Reader:
@@ -95,24 +115,36 @@ class _Reader:
         self._dtype = dtype
         self._used: set[str] = set()
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        target = self._empty(shape)
-        self._fill(target, name)
+    def tensor(self, name: str, shape: tuple[int, ...], rows: range | None = None) -> torch.Tensor:
+        """A whole tensor, or some `rows` of it."""
+        part = [range(size) for size in shape]
+        if rows is not None:
+            part[0] = rows
+        target = self._empty([len(each) for each in part])
+        self._fill(target, name, shape, part)
         return target
 
-    def linear(
-        self, names: Sequence[str], sizes: Sequence[int], in_size: int, bias: bool
-    ) -> Linear:
-        """The projections `names`, with `sizes` outputs each, one below the other."""
-        weight = self._empty((sum(sizes), in_size))
-        for part, name in zip(torch.split(weight, list(sizes)), names, strict=True):
-            self._fill(part, f"{name}.weight")
-        if not bias:
-            return Linear(weight=weight, bias=None)
-        biases = self._empty((sum(sizes),))
-        for part, name in zip(torch.split(biases, list(sizes)), names, strict=True):
-            self._fill(part, f"{name}.bias")
+    def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Linear:
+        """The kept outputs of each named projection, one below the other."""
+        sizes = [len(cut.kept) for cut in outputs.values()]
+        weight = self._empty([sum(sizes), in_size])
+        biases = self._empty([sum(sizes)]) if bias else None
+        for target, (name, cut) in zip(torch.split(weight, sizes), outputs.items(), strict=True):
+            shape = (cut.size, in_size)
+            self._fill(target, f"{name}.weight", shape, (cut.kept, range(in_size)))
+        if biases is not None:
+            parts = zip(torch.split(biases, sizes), outputs.items(), strict=True)
+            for target, (name, cut) in parts:
+                self._fill(target, f"{name}.bias", (cut.size,), (cut.kept,))
         return Linear(weight=weight, bias=biases)
+
+    def narrowing(self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int) -> Linear:
+        """The kept inputs of a projection whose results the ranks sum; rank 0 adds the bias."""
+        weight = self._empty([out_size, len(inputs.kept)])
+        shape = (out_size, inputs.size)
+        self._fill(weight, f"{name}.weight", shape, (range(out_size), inputs.kept))
+        biases = self.tensor(f"{name}.bias", (out_size,)) if bias else None
+        return Linear(weight=weight, bias=biases if rank == 0 else None)
 
     def check_all_used(self) -> None:
         left = sorted(
@@ -124,9 +156,11 @@ class _Reader:
                 f" such as {', '.join(left[:3])}"
             )
 
-    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
+    def _empty(self, shape: Sequence[int]) -> torch.Tensor:
         return torch.empty(shape, dtype=self._dtype, device=self._device)
 
-    def _fill(self, target: torch.Tensor, name: str) -> None:
-        self._files.copy_into(target, name)
+    def _fill(
+        self, target: torch.Tensor, name: str, shape: tuple[int, ...], part: Sequence[range]
+    ) -> None:
+        self._files.copy_into(target, name, shape, part)
         self._used.add(name)

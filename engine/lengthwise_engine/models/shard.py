@@ -1,0 +1,78 @@
+"""Which part of a decoder each rank of a tensor-parallel worker computes.
+
+The rule (Megatron-LM, arXiv:1909.08053, section 3): projections that widen (q, k, v; gate, up) are
+cut by their outputs and those that narrow (output, down) by their inputs, so that a layer needs two
+sums over the ranks and nothing else; the head is cut by the vocabulary; norms and the embedding are
+whole everywhere.
+"""
+
+from dataclasses import dataclass, replace
+
+from lengthwise_engine.errors import UnsupportedModel
+from lengthwise_engine.kv.shards import HeadShard
+from lengthwise_engine.models.spec import DecoderSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShard:
+    """The share of rank `rank` of `size` of the model `whole`.
+
+    Ranges are of query heads, KV heads, neurons between gate_up and down, and the vocabulary. Where
+    the vocabulary is no multiple of `size`, the last ranks have fewer rows of the head.
+    """
+
+    whole: DecoderSpec
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises `UnsupportedModel` for a model that so many ranks cannot share equally."""
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank must lie in [0, {self.size}), got {self.rank}")
+        whole = self.whole
+        for name, count in (
+            ("num_attention_heads", whole.num_heads),
+            ("intermediate_size", whole.intermediate_size),
+        ):
+            if count % self.size:
+                raise UnsupportedModel(
+                    f"{name} {count} is no multiple of tensor_parallel_size {self.size};"
+                    f" choose a divisor of {whole.num_heads} (attention heads) and"
+                    f" {whole.intermediate_size} (intermediate size)"
+                )
+        if whole.num_kv_heads % self.size and self.size % whole.num_kv_heads:
+            raise UnsupportedModel(
+                f"tensor_parallel_size {self.size} is neither a divisor nor a multiple of"
+                f" num_key_value_heads {whole.num_kv_heads}; choose one that is"
+            )
+
+    @property
+    def part(self) -> DecoderSpec:
+        """What this rank computes, as a spec of its own."""
+        return replace(
+            self.whole,
+            num_heads=self.whole.num_heads // self.size,
+            num_kv_heads=len(self.kv_heads),
+            intermediate_size=self.whole.intermediate_size // self.size,
+        )
+
+    @property
+    def query_heads(self) -> range:
+        return self._share(self.whole.num_heads)
+
+    @property
+    def kv_heads(self) -> range:
+        heads = HeadShard(rank=self.rank, size=self.size, num_kv_heads=self.whole.num_kv_heads)
+        return range(heads.first_head, heads.first_head + heads.num_heads)
+
+    @property
+    def neurons(self) -> range:
+        return self._share(self.whole.intermediate_size)
+
+    @property
+    def vocabulary(self) -> range:
+        return self._share(self.whole.vocab_size)
+
+    def _share(self, count: int) -> range:
+        each = -(-count // self.size)
+        return range(min(self.rank * each, count), min((self.rank + 1) * each, count))

@@ -1,0 +1,110 @@
+"""The ranks of a tensor-parallel worker as seen by one of them: two collectives, bounded.
+
+The rule: all ranks call the same collectives with the same shapes in the same order, which follows
+from the step alone. A group that raised is of no more use, and neither is its worker.
+"""
+
+import os
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, Store
+from torch.nn import functional
+
+_HOST: Final = "127.0.0.1"
+_NCCL_ENVIRONMENT: Final = {
+    # Rank 0 itself watches the others and each step's time; torch's monitors would abort the
+    # process instead of letting the step raise.
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+}
+
+
+class RankGroup:
+    """One rank's membership.
+
+    On CPUs (gloo) every collective returns or raises RuntimeError within `stall_seconds`. On CUDA
+    (NCCL) they are queued on the current stream like kernels; whoever waits for the stream bounds
+    that, and calls `abort` to end the wait.
+    """
+
+    def __init__(
+        self,
+        rendezvous: int,
+        rank: int,
+        size: int,
+        *,
+        device: torch.device,
+        stall_seconds: float,
+    ) -> None:
+        """Returns once all ranks are there; raises RuntimeError when they are not in time.
+
+        `rendezvous` is a file descriptor of an empty memfd that all ranks inherited.
+        """
+        self.rank = rank
+        self.size = size
+        # No port to agree on and nothing left behind: the ranks find each other through a nameless
+        # file, which each opens for itself because the store locks it.
+        store = FileStore(f"/proc/self/fd/{rendezvous}", size)
+        store.set_timeout(timedelta(seconds=stall_seconds))
+        self._group: Any = _open(store, rank, size, device, timedelta(seconds=stall_seconds))
+        self._on_cuda = device.type == "cuda"
+        self._nothing = torch.zeros(1, device=device)
+        self.sum(self._nothing)
+        if self._on_cuda:
+            torch.cuda.synchronize(device)
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` becomes its sum over the ranks.
+
+        Nobody's sum is there before every rank has asked for it, not even one of no rows.
+        """
+        x = x.contiguous()
+        self._group.allreduce([x if x.numel() else self._nothing]).wait()
+        return x
+
+    def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
+        """On rank 0 the ranks' columns side by side, [rows, num_columns]; on others nothing useful.
+
+        Each rank has ceil(num_columns / size) columns, the last ones fewer if that is too many.
+        """
+        if not len(x):
+            return x.new_empty(0, num_columns)
+        each = -(-num_columns // self.size)
+        padded = functional.pad(x, (0, each - x.shape[1])).contiguous()
+        parts = []
+        if self.rank == 0:
+            parts = [[torch.empty_like(padded) for _ in range(self.size)]]
+        options = dist.GatherOptions()
+        options.rootRank = 0
+        self._group.gather(parts, [padded], options).wait()
+        return torch.cat(parts[0], dim=1)[:, :num_columns] if parts else x
+
+    def abort(self) -> None:
+        """End what waits on the device for a rank that does not come. From any thread."""
+        if self._on_cuda:
+            with suppress(
+                RuntimeError
+            ):  # the group may be broken already, which is why we are here
+                self._group.abort()
+
+
+def _open(
+    store: Store, rank: int, size: int, device: torch.device, timeout: timedelta
+) -> dist.ProcessGroup:
+    if device.type == "cuda":
+        for name, value in _NCCL_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # the operator's settings win
+        nccl: Any = dist.ProcessGroupNCCL
+        options = nccl.Options()
+        options._timeout = timeout
+        return nccl(store, rank, size, options)  # type: ignore[no-any-return]
+    gloo: Any = dist.ProcessGroupGloo  # the stubs know little of it
+    options = gloo._Options()
+    options._timeout = timeout
+    options._threads = 1  # a rank waits for each collective before it asks for the next
+    options._devices = [gloo.create_device(hostname=_HOST)]
+    return gloo(store, rank, size, options)  # type: ignore[no-any-return]
