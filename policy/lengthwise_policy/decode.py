@@ -12,10 +12,14 @@ filled by a transfer cannot, but transfers end: then such a request can be preem
 While anybody waits for a block nobody is granted any, so none can be snatched away; and alone it
 fits, or was refused as NeverFits.
 
-The rule: a block is free only when nothing writes to it any more, neither the step that runs now
-nor a transfer that still arrives; nobody overtakes in the queue; every decision has a reason.
+A step may be planned, and launched, before the last one has ended: as if every request of that one
+went on. Who ends meanwhile is computed in vain, and its blocks are held until that has ended too.
+
+The rule: a block is free only when nothing writes to it any more, neither a step in flight nor a
+transfer that still arrives; nobody overtakes in the queue; every decision has a reason.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from lengthwise_policy.blocks import blocks_for
@@ -31,9 +35,15 @@ from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, Unk
 from lengthwise_policy.prefix import BlockHash, PrefixCache
 from lengthwise_policy.types import DecodeStep, RequestId
 
+MAX_IN_FLIGHT = 2
+"""Steps launched that have not ended: the second follows the tokens of the first."""
+
 
 class DecodeScheduler:
-    """Plans one step at a time: `next_step`, run it, `emitted`, and again."""
+    """Plans steps: `next_step`, launch it, `emitted` when it has ended, and again.
+
+    The next one may be planned before the last one has ended.
+    """
 
     def __init__(
         self,
@@ -58,7 +68,7 @@ class DecodeScheduler:
         self._changed = False  # since the queue was looked at
         self._waits_because = ""
         self._deadlines = Deadlines()
-        self._step: DecodeStep | None = None
+        self._in_flight: deque[DecodeStep] = deque()
 
     @property
     def num_queued(self) -> int:
@@ -87,7 +97,7 @@ class DecodeScheduler:
 
     @property
     def num_draining(self) -> int:
-        """Ended requests whose blocks a transfer or the running step may still write."""
+        """Ended requests whose blocks a transfer or a step in flight may still write."""
         return len(self._requests) - len(self._queue) - len(self._admitted)
 
     @property
@@ -159,35 +169,42 @@ class DecodeScheduler:
         chunks for what is left of the budget. None: nothing can run now, and nothing was preempted.
 
         Grows requests whose last block is full, and preempts juniors where no block is free. A
-        request that has generated all it reserved for is left out and waits for its end. Raises
-        RuntimeError while a step is running.
+        request that has generated all it reserved for is left out and waits for its end.
+
+        With a step in flight, the plan takes for granted that its requests go on. It preempts
+        nobody: where that is needed it is None, and comes once the step has ended. Raises
+        RuntimeError while two steps are in flight.
         """
-        if self._step is not None:
-            raise RuntimeError("next_step: the last step is running; call emitted() first")
-        plan = self._batch.plan(cost)
+        if len(self._in_flight) == MAX_IN_FLIGHT:
+            raise RuntimeError("next_step: two steps are in flight; call emitted() first")
+        plan = self._batch.plan(cost, ahead=bool(self._in_flight))
         if not plan:
             return None
         for request in plan.rows:
-            request.in_step = True
+            request.launched(1)
         for chunk in plan.chunks:
-            self._requests[chunk.request_id].in_step = True
-        self._step = DecodeStep(
+            self._requests[chunk.request_id].launched(chunk.num_tokens)
+        step = DecodeStep(
             request_ids=tuple(request.request_id for request in plan.rows),
             chunks=plan.chunks,
             preempted=tuple(request.request_id for request in plan.preempted),
             reason=plan.reason,
         )
-        return self._step
+        self._in_flight.append(step)
+        return step
 
     def emitted(self, step: DecodeStep) -> tuple[RequestId, ...]:
-        """Says that the running step has ended, and one token came of each decode and last chunk.
+        """Says that the step has ended, and one token came of each decode and last chunk.
 
         Returns those requests in the order of the step, without those that ended meanwhile, whose
-        blocks may return here. Raises ValueError if `step` is not the running one.
+        blocks may return here. Raises ValueError if `step` is not the oldest in flight.
         """
-        if step != self._step:
-            raise ValueError(f"emitted: expected the running step {self._step}, got {step}")
-        self._step = None
+        if not self._in_flight or step != self._in_flight[0]:
+            raise ValueError(
+                f"emitted: expected the oldest of the steps in flight {[*self._in_flight]}, got "
+                f"{step}"
+            )
+        self._in_flight.popleft()
         self._changed = True
         kept = []
         for request_id in step.request_ids:
@@ -226,7 +243,7 @@ class DecodeScheduler:
         """Cancels a request in any phase; False when none of this id is (still) held.
 
         With `receiving` a transfer may still write its blocks: they are held until `drained`. If it
-        is in the running step they are held until `emitted` as well.
+        is in a step in flight they are held until `emitted` as well.
         """
         request = self._requests.get(request_id)
         if request is None or request.phase == "draining":
@@ -256,7 +273,7 @@ class DecodeScheduler:
         if request_id in self._requests:
             raise DuplicateRequest(
                 f"reservation for {request_id!r}: the worker holds this id already; release it, "
-                f"and let its transfer and the running step end, before it is used again"
+                f"and let its transfer and the steps in flight end, before it is used again"
             )
         needed = blocks_for(reservation.kv_tokens, self._block_size)
         if needed > self._blocks.num_blocks:
@@ -317,14 +334,14 @@ class DecodeScheduler:
 
     def _still_held(self, request: DecodeRequest) -> bool:
         """Unpins a request after a step; False when it ended meanwhile."""
-        request.in_step = False
+        request.steps_in_flight -= 1
         if request.phase != "draining":
             return True
         self._free_if_unused(request)
         return False
 
     def _free_if_unused(self, request: DecodeRequest) -> None:
-        if not request.in_step and not request.receiving:
+        if not request.steps_in_flight and not request.receiving:
             del self._requests[request.request_id]
             self._changed = True
             self._num_draining_blocks -= len(request.block_ids)

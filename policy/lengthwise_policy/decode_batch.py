@@ -3,6 +3,10 @@
 Planned in the order of seniority: every request that decodes gets the block that its token needs,
 if need be from the most junior one; what the budget leaves goes to chunks.
 
+A step is planned ahead when the last one has not ended: as if all its requests went on. Then nobody
+is preempted, because what runs still writes to its blocks; a step that would need that is not
+planned before the last one has ended.
+
 The rule: a junior never takes anything from a senior.
 """
 
@@ -59,7 +63,7 @@ class DecodeBatch:
     @property
     def is_starved(self) -> bool:
         """Whether a request still runs for which the last plan found no block."""
-        return self._starved is not None and self._starved.phase == "running"
+        return self._starved is not None and self._starved.phase in ("computing", "running")
 
     def join(self, request: DecodeRequest) -> None:
         insort(self._requests, request, key=seniority)
@@ -67,12 +71,21 @@ class DecodeBatch:
     def leave(self, request: DecodeRequest) -> None:
         del self._requests[bisect_left(self._requests, seniority(request), key=seniority)]
 
-    def plan(self, cost: CostModel) -> BatchPlan:
-        """Rows, chunks, and who was preempted for them."""
+    def plan(self, cost: CostModel, *, ahead: bool) -> BatchPlan | None:
+        """Rows, chunks, and who was preempted for them.
+
+        None: a request has no block for its next token, and `ahead` nobody can give it one.
+        """
         preempted: list[DecodeRequest] = []
-        rows = self._rows(preempted)
+        rows = self._rows(None if ahead else preempted)
+        if ahead and self._starved is not None:
+            return None
         room = self._room(rows, cost)
-        computing = (request for request in self._requests if request.phase == "computing")
+        computing = (
+            request
+            for request in self._requests
+            if request.phase == "computing" and not request.num_awaited
+        )
         chunks = plan_chunks(computing, room, cost, self._block_size)
         reason = f"step: {len(rows)} decode"
         if chunks:
@@ -82,16 +95,21 @@ class DecodeBatch:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
         return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)
 
-    def _rows(self, preempted: list[DecodeRequest]) -> list[DecodeRequest]:
-        """Running requests whose next token has a slot, most senior first."""
+    def _rows(self, preempted: list[DecodeRequest] | None) -> list[DecodeRequest]:
+        """Running requests whose next token has a slot, most senior first.
+
+        `preempted` takes those whose blocks went to others; None: nobody may be preempted.
+        """
         rows: list[DecodeRequest] = []
         self._starved = None
         for request in tuple(self._requests):
             if len(rows) == self._policy.max_running:
                 break
-            if request.phase != "running" or not request.tokens_left:
+            awaited = request.num_awaited
+            if (request.phase != "running" and not awaited) or request.tokens_left <= awaited:
                 continue
-            is_full = request.sequence_tokens > len(request.block_ids) * self._block_size
+            num_tokens = request.sequence_tokens + awaited
+            is_full = num_tokens > len(request.block_ids) * self._block_size
             if is_full and not self._has_grown(request, preempted):
                 # It keeps its blocks: seniors have theirs, and a junior that could give up one is
                 # not there. What is filled by a transfer will be, or will be gone.
@@ -100,13 +118,15 @@ class DecodeBatch:
             rows.append(request)
         return rows
 
-    def _has_grown(self, request: DecodeRequest, preempted: list[DecodeRequest]) -> bool:
-        """Gives it one block more, if need be of juniors."""
+    def _has_grown(self, request: DecodeRequest, preempted: list[DecodeRequest] | None) -> bool:
+        """Gives it one block more, if need be of juniors that may be preempted."""
         while True:
             fresh = self._blocks.extend(1)
             if fresh is not None:
                 request.block_ids += fresh
                 return True
+            if preempted is None:
+                return False
             victim = self._most_junior()
             if victim is request:
                 return False
@@ -120,7 +140,7 @@ class DecodeBatch:
     def _room(self, rows: list[DecodeRequest], cost: CostModel) -> ChunkRoom:
         seconds = math.inf
         if rows:
-            context = sum(request.sequence_tokens for request in rows)
+            context = sum(request.sequence_tokens + request.num_awaited for request in rows)
             decode_seconds = cost.decode_step_seconds(len(rows), context)
             seconds = self._policy.tpot_slo_seconds - decode_seconds
         return ChunkRoom(tokens=self._policy.step_tokens - len(rows), seconds=seconds)

@@ -33,12 +33,15 @@ class ChunkRoom:
 def plan_chunks(
     computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
 ) -> tuple[Chunk, ...]:
-    """Chunks of the first in line, as far as the room goes; nobody overtakes."""
+    """Chunks of the first in line, as far as the room goes; nobody overtakes.
+
+    Each goes on where the steps in flight leave its request.
+    """
     chunks: list[Chunk] = []
     tokens, seconds = room.tokens, room.seconds
     for request in computing:
-        missing = request.sequence_tokens - request.num_computed
-        history = request.num_computed
+        missing = request.sequence_tokens - request.num_launched
+        history = request.num_launched
         affordable = cost.tokens_within(seconds, history)
         if not chunks:
             affordable = max(affordable, block_size)

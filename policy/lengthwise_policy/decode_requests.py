@@ -7,6 +7,9 @@
 A transfer fills a request from a prefill worker; one that is local, or that lost its blocks and
 comes back, is computed here in chunks.
 
+Steps may be launched before the one before has ended: what is known of a request is what ended
+steps told, and `num_launched` and `num_awaited` say what those in flight will add to it.
+
 The rule: all requests of a worker are in one total order, seniority: higher priority first, then
 who reserved first. It is the order of the queue, of every step, and, from its end, of preemption.
 """
@@ -69,11 +72,12 @@ class DecodeRequest:
     hashes: list[BlockHash]  # of the first full blocks of the sequence
     phase: Phase = "queued"
     num_computed: int = 0  # tokens whose KV is in the blocks; all but the newest while running
+    num_launched: int = 0  # as `num_computed`, once the steps in flight have ended
+    steps_in_flight: int = 0  # that write to its blocks
     block_ids: tuple[int, ...] = ()
     num_shared: int = 0  # of the blocks: held by others, or kept from others, when granted
     num_published: int = 0
     own_slots: int  # KV slots needed now in blocks that are not shared: what Past-Future counts
-    in_step: bool = False
     receiving: bool = False  # only while draining: a transfer may still write
     resumed: bool = False
     returning: bool = False  # only while draining: keep its blocks longer
@@ -90,6 +94,11 @@ class DecodeRequest:
     def seniority(self) -> tuple[int, int]:
         """Smaller is more senior; no two requests are equal."""
         return (-self.reservation.priority, self.number)
+
+    @property
+    def num_awaited(self) -> int:
+        """Tokens that the steps in flight sample of it."""
+        return max(self.num_launched + 1 - self.sequence_tokens, 0)
 
     @property
     def num_own_blocks(self) -> int:
@@ -116,13 +125,19 @@ class DecodeRequest:
         self.phase = "filling" if filled else "computing"
         self.block_ids = block_ids
         self.num_shared = self.num_published = num_shared
-        self.num_computed = num_shared * block_size
+        self.num_computed = self.num_launched = num_shared * block_size
         self.own_slots = self.sequence_tokens - self.num_computed
+
+    def launched(self, num_tokens: int) -> None:
+        """A step was launched that computes so many more of its tokens."""
+        self.num_launched += num_tokens
+        self.steps_in_flight += 1
 
     def advanced(self, num_computed: int) -> None:
         """All known tokens up to `num_computed` lie in the cache; after the last, one more is
         known."""
         self.num_computed = num_computed
+        self.num_launched = max(self.num_launched, num_computed)
         if num_computed == self.sequence_tokens:
             if self.phase == "running":
                 self.own_slots += 1
@@ -135,7 +150,7 @@ class DecodeRequest:
         self.phase = "queued"
         self.resumed = True
         self.block_ids = ()
-        self.num_shared = self.num_published = self.num_computed = 0
+        self.num_shared = self.num_published = self.num_computed = self.num_launched = 0
         self.own_slots = self.sequence_tokens
 
     def shareable_hashes(self, block_size: int) -> list[BlockHash]:

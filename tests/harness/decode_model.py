@@ -2,17 +2,19 @@
 
 Each slot holds a value made of all tokens up to its position. Whoever computes a token first checks
 every slot that it reads, so a block that is shared wrongly, freed too early, evicted while in use
-or not computed shows at once.
+or not computed shows at once. A launched step is computed by the device at any time until it ends.
 """
 
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 
 from lengthwise_policy.cost import PRIOR, CostModel
 from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.decode_requests import Grant
 from lengthwise_policy.prefix import PrefixCache, block_hashes
-from lengthwise_policy.types import DecodeStep, RequestId
+from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 
 SALT = b"model"
 
@@ -31,18 +33,43 @@ def continuation(prompt: Sequence[int], count: int) -> list[int]:
 class Request:
     """What the worker knows of one request."""
 
-    def __init__(self, reservation: Reservation, number: int, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, reservation: Reservation, number: int, prompt: Sequence[int], stops_after: int
+    ) -> None:
         self.reservation = reservation
+        self.stops_after = stops_after  # tokens; nobody knows before
         self.seniority = (-reservation.priority, number)
         self.prompt = list(prompt)
         self.tokens = list(prompt)
+        self.awaited = 0  # tokens that the steps in flight sample
+        self.sampled: list[int] = []  # those of them that the device has already
         self.block_ids: tuple[int, ...] = ()
         self.num_cached = 0
         self.filling = False
 
     @property
     def finished(self) -> bool:
-        return len(self.tokens) - len(self.prompt) == self.reservation.max_new_tokens
+        return len(self.tokens) - len(self.prompt) == self.stops_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Tokens [start, end) of a request in a launched step."""
+
+    request: Request
+    start: int
+    end: int
+    block_ids: tuple[int, ...]
+    samples: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Flight:
+    """A step that was launched."""
+
+    step: DecodeStep
+    jobs: list[Job]
+    is_computed: bool = False
 
 
 class DecodeWorkerModel:
@@ -58,7 +85,7 @@ class DecodeWorkerModel:
         self.admitted: dict[RequestId, Request] = {}
         self.draining: dict[RequestId, Request] = {}  # released while a transfer writes
         self.done: dict[RequestId, Request] = {}
-        self.step: DecodeStep | None = None
+        self.flights: deque[Flight] = deque()  # oldest first
         self.num_reservations = 0
         self.num_preemptions = 0
         self.computed_tokens = 0
@@ -72,6 +99,7 @@ class DecodeWorkerModel:
         priority: int = 0,
         returning: bool = False,
         deadline_at: float = 1e9,
+        stops_after: int | None = None,
     ) -> RequestId:
         reservation = Reservation(
             request_id=RequestId(f"r{self.num_reservations}"),
@@ -83,7 +111,8 @@ class DecodeWorkerModel:
             returning=returning,
             priority=priority,
         )
-        request = Request(reservation, self.num_reservations, prompt)
+        stops_after = min(stops_after or max_new_tokens, max_new_tokens)
+        request = Request(reservation, self.num_reservations, prompt, stops_after)
         grant = self.scheduler.reserve(reservation)
         self.num_reservations += 1
         if grant is not None:
@@ -104,42 +133,66 @@ class DecodeWorkerModel:
     def arrive(self, request_id: RequestId) -> None:
         """The missing KV is written; then the prefill worker's first token comes."""
         request = self.admitted[request_id]
-        self._write(request, request.num_cached, len(request.prompt))
+        self._write(request.tokens, request.block_ids, request.num_cached, len(request.prompt))
         request.filling = False
         self.scheduler.commit(request_id)
-        self._emit(request)
+        self._emit(request, next_token(request.tokens))
 
     def next_step(self, cost: CostModel = PRIOR) -> DecodeStep | None:
-        self.step = step = self.scheduler.next_step(cost)
-        if step is None:
-            return None
-        for request_id in step.preempted:
+        """Plans and launches it."""
+        step = self.scheduler.next_step(cost)
+        preempted = step.preempted if step else ()
+        for request_id in preempted:
+            assert not self.flights, "what runs still writes to these blocks"
             request = self.queued[request_id] = self.admitted.pop(request_id)
             request.block_ids = ()
             self.num_preemptions += 1
-        rows = [self.admitted[request_id] for request_id in step.request_ids]
-        tokens = len(rows) + sum(chunk.num_tokens for chunk in step.chunks)
-        assert len(rows) <= self.policy.max_running
-        assert tokens <= self.policy.step_tokens
-        for request in rows:
-            request.block_ids = self.scheduler.block_ids(request.reservation.request_id)
-            self._compute(request, len(request.tokens) - 1, len(request.tokens))
-        for chunk in step.chunks:
-            request = self.admitted[chunk.request_id]
-            end = chunk.start + chunk.num_tokens
-            assert chunk.is_last == (end == len(request.tokens))
-            assert chunk.is_last or end % self.block_size == 0
-            self._compute(request, chunk.start, end)
+        for request_id, request in self.admitted.items():
+            request.block_ids = self.scheduler.block_ids(request_id)
+        if step is None:
+            return None
+        jobs = [self._row(self.admitted[request_id]) for request_id in step.request_ids]
+        num_tokens = len(jobs) + sum(chunk.num_tokens for chunk in step.chunks)
+        assert len(jobs) <= self.policy.max_running
+        assert num_tokens <= self.policy.step_tokens
+        jobs += [self._chunk(chunk) for chunk in step.chunks]
+        assert len({id(job.request) for job in jobs}) == len(jobs)
+        for job in jobs:
+            job.request.awaited += job.samples
+        self.flights.append(Flight(step=step, jobs=jobs))
         return step
 
+    def compute(self) -> None:
+        """The device has computed the next of the steps that were launched."""
+        flight = next((each for each in self.flights if not each.is_computed), None)
+        if flight is None:
+            return
+        flight.is_computed = True
+        for job in flight.jobs:
+            tokens = job.request.tokens + job.request.sampled
+            self._check(tokens, job.block_ids, job.start)
+            self._write(tokens, job.block_ids, job.start, job.end)
+            self.computed_tokens += job.end - job.start
+            if job.samples:
+                assert job.end == len(tokens)
+                job.request.sampled.append(next_token(tokens))
+
     def emitted(self) -> None:
-        step, self.step = self.step, None
-        assert step is not None
-        planned = (*step.request_ids, *(chunk.request_id for chunk in step.chunks if chunk.is_last))
-        kept = self.scheduler.emitted(step)
-        assert kept == tuple(request_id for request_id in planned if request_id in self.admitted)
-        for request_id in kept:
-            self._emit(self.admitted[request_id])
+        """The oldest step in flight has ended."""
+        if not self.flights[0].is_computed:
+            self.compute()
+        flight = self.flights.popleft()
+        sampling = [job.request for job in flight.jobs if job.samples]
+        held = [each for each in sampling if self._name(each) in self.admitted]
+        kept = self.scheduler.emitted(flight.step)
+        assert kept == tuple(self._name(request) for request in held)
+        for request in sampling:
+            request.awaited -= 1
+            token = request.sampled.pop(0)
+            if request in held:
+                self._emit(request, token)
+            else:  # in vain, but what was launched after it goes on from there
+                request.tokens.append(token)
 
     def release(self, request_id: RequestId, *, receiving: bool = False) -> None:
         request = self.queued.pop(request_id, None)
@@ -156,15 +209,17 @@ class DecodeWorkerModel:
             self.slots[block_id] = [-1] * self.block_size
         assert self.scheduler.drained(request_id)
 
-    def run(self, max_steps: int = 2000) -> None:
-        """Until nothing is left to do, or it does not end."""
+    def run(self, max_steps: int = 2000, *, ahead: bool = False) -> None:
+        """Until nothing is left to do, or it does not end; `ahead`: launches the next step before
+        the last one has ended."""
         for _ in range(max_steps):
             for request_id in [name for name, each in self.admitted.items() if each.filling]:
                 self.arrive(request_id)
             self.take_granted()
-            if not self.queued and not self.admitted:
+            if not self.queued and not self.admitted and not self.flights:
                 return
-            if self.next_step():
+            step = self.next_step()
+            while len(self.flights) > (1 if ahead and step else 0):
                 self.emitted()
         raise AssertionError(f"still at it after {max_steps} steps: {self.scheduler.waits_because}")
 
@@ -178,33 +233,49 @@ class DecodeWorkerModel:
         request.block_ids = grant.block_ids
         request.num_cached = grant.num_cached_tokens
         request.filling = not (request.reservation.local or grant.resumed)
-        self._check(request, grant.num_cached_tokens)
+        self._check(request.tokens, request.block_ids, grant.num_cached_tokens)
 
-    def _emit(self, request: Request) -> None:
-        request.tokens.append(next_token(request.tokens))
-        request_id = request.reservation.request_id
+    def _row(self, request: Request) -> Job:
+        end = len(request.tokens) + request.awaited
+        return Job(
+            request=request, start=end - 1, end=end, block_ids=request.block_ids, samples=True
+        )
+
+    def _chunk(self, chunk: Chunk) -> Job:
+        request = self.admitted[chunk.request_id]
+        end = chunk.start + chunk.num_tokens
+        assert chunk.is_last == (end == len(request.tokens))
+        assert chunk.is_last or end % self.block_size == 0
+        return Job(
+            request=request,
+            start=chunk.start,
+            end=end,
+            block_ids=request.block_ids,
+            samples=chunk.is_last,
+        )
+
+    def _emit(self, request: Request, token: int) -> None:
+        request.tokens.append(token)
+        request_id = self._name(request)
         if (len(request.tokens) - 1) % self.block_size == 0:
             hashes = block_hashes(request.tokens[:-1], self.block_size, SALT)
             self.scheduler.named(request_id, hashes)
         if request.finished:
             self.scheduler.finish(request_id)
             self.done[request_id] = self.admitted.pop(request_id)
-            expected = continuation(request.prompt, request.reservation.max_new_tokens)
-            assert request.tokens == expected
+            assert request.tokens == continuation(request.prompt, request.stops_after)
 
-    def _compute(self, request: Request, start: int, end: int) -> None:
-        self._check(request, start)
-        self._write(request, start, end)
-        self.computed_tokens += end - start
+    @staticmethod
+    def _name(request: Request) -> RequestId:
+        return request.reservation.request_id
 
-    def _check(self, request: Request, end: int) -> None:
+    def _check(self, tokens: Sequence[int], block_ids: Sequence[int], end: int) -> None:
         for position in range(end):
             block, slot = divmod(position, self.block_size)
-            value = hash(tuple(request.tokens[: position + 1]))
-            assert self.slots[request.block_ids[block]][slot] == value, "somebody else's KV"
+            value = hash(tuple(tokens[: position + 1]))
+            assert self.slots[block_ids[block]][slot] == value, "somebody else's KV"
 
-    def _write(self, request: Request, start: int, end: int) -> None:
+    def _write(self, tokens: Sequence[int], block_ids: Sequence[int], start: int, end: int) -> None:
         for position in range(start, end):
             block, slot = divmod(position, self.block_size)
-            value = hash(tuple(request.tokens[: position + 1]))
-            self.slots[request.block_ids[block]][slot] = value
+            self.slots[block_ids[block]][slot] = hash(tuple(tokens[: position + 1]))

@@ -261,15 +261,17 @@ def test_expired_requests_are_named_in_every_phase_until_they_are_released() -> 
     assert decode.expired(now=3.0) == (C, A)
 
 
-def test_only_one_step_runs_at_a_time() -> None:
+def test_no_more_than_two_steps_are_in_flight() -> None:
     decode, _ = scheduler()
     start(decode, A)
     step = decode.next_step()
     assert step == DecodeStep(request_ids=(A,), reason="step: 1 decode")
-    with pytest.raises(RuntimeError, match="the last step is running"):
+    following = decode.next_step()
+    assert following == step
+    with pytest.raises(RuntimeError, match="two steps are in flight"):
         decode.next_step()
-    decode.emitted(step)
-    with pytest.raises(ValueError, match="expected the running step None"):
+    assert decode.emitted(step) == decode.emitted(following) == (A,)
+    with pytest.raises(ValueError, match=r"expected the oldest of the steps in flight \[\]"):
         decode.emitted(step)
 
 

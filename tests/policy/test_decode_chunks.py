@@ -32,6 +32,7 @@ def request(number: int, num_tokens: int, computed: int = 0) -> DecodeRequest:
         hashes=[],
         phase="computing",
         num_computed=computed,
+        num_launched=computed,
     )
 
 
@@ -89,6 +90,6 @@ def test_no_chunk_goes_beyond_its_room(
     later = sum(COST.chunk_seconds(chunk.num_tokens, chunk.start) for chunk in chunks[1:])
     assert later <= max(seconds, 0.0)
     for chunk, each in zip(chunks, computing, strict=False):
-        assert chunk.start == each.num_computed
+        assert chunk.start == each.num_launched
         assert chunk.is_last == (chunk.start + chunk.num_tokens == each.sequence_tokens)
         assert chunk.is_last or chunk.num_tokens % BLOCK_SIZE == 0

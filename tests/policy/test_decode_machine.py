@@ -1,5 +1,5 @@
-"""DecodeScheduler under any order of calls: no block is lost, freed too early or shared wrongly, no
-token is skipped, nobody overtakes, and everybody finishes."""
+"""DecodeScheduler under any order of calls, with up to two steps in flight: no block is lost, freed
+too early or shared wrongly, no token is skipped, nobody overtakes, and everybody finishes."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.decode import DecodePolicy
+from lengthwise_policy.decode import MAX_IN_FLIGHT, DecodePolicy
 from lengthwise_policy.errors import QueueFull
 from lengthwise_policy.future import FuturePolicy
-from lengthwise_policy.types import RequestId
+from lengthwise_policy.types import DecodeStep, RequestId
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 16
@@ -57,6 +57,7 @@ class DecodeMachine(RuleBasedStateMachine):
         family=st.sampled_from(FAMILIES),
         num_tokens=st.integers(1, 40),
         max_new_tokens=st.integers(1, 24),
+        stops_after=st.integers(1, 24),
         local=st.booleans(),
         returning=st.booleans(),
         priority=st.sampled_from([0, 0, 0, 1]),
@@ -67,6 +68,7 @@ class DecodeMachine(RuleBasedStateMachine):
         family: list[int],
         num_tokens: int,
         max_new_tokens: int,
+        stops_after: int,
         local: bool,
         returning: bool,
         priority: int,
@@ -81,6 +83,7 @@ class DecodeMachine(RuleBasedStateMachine):
                 returning=returning,
                 priority=priority,
                 deadline_at=self.now + patience,
+                stops_after=stops_after,
             )
         except QueueFull:
             assert is_full
@@ -89,14 +92,14 @@ class DecodeMachine(RuleBasedStateMachine):
     def take_granted(self) -> None:
         self.worker.take_granted()
         if self.worker.queued and not self.worker.admitted and not self.worker.draining:
-            assert self.worker.step is not None, "nothing holds a block, and still all wait"
+            assert self.worker.flights, "nothing holds a block, and still all wait"
 
     @precondition(lambda self: self.filling())
     @rule(index=st.integers(0))
     def arrive(self, index: int) -> None:
         self.worker.arrive(self.pick(self.filling(), index))
 
-    @precondition(lambda self: self.worker.step is None)
+    @precondition(lambda self: len(self.worker.flights) < MAX_IN_FLIGHT)
     @rule(cost=st.sampled_from([PRIOR, SLOW]))
     def next_step(self, cost: CostModel) -> None:
         worker = self.worker
@@ -110,32 +113,37 @@ class DecodeMachine(RuleBasedStateMachine):
         assert not (step.preempted and self.admission == "worst_case")
         order = [worker.admitted[request_id].seniority for request_id in step.request_ids]
         assert order == sorted(order)
-        self.check_seconds(cost)
+        self.check_seconds(step, cost)
 
-    def check_seconds(self, cost: CostModel) -> None:
+    def check_seconds(self, step: DecodeStep, cost: CostModel) -> None:
         """Chunks keep the step within the objective; the first may be one block all the same."""
-        step = self.worker.step
-        assert step is not None
         if not step.request_ids or not step.chunks:
             return
         if len(step.chunks) == 1 and step.chunks[0].num_tokens <= BLOCK_SIZE:
             return
-        context = sum(len(self.worker.admitted[name].tokens) for name in step.request_ids)
+        rows = [job for job in self.worker.flights[-1].jobs if job.end == job.start + 1]
+        context = sum(
+            job.end for job in rows if job.request.reservation.request_id in step.request_ids
+        )
         seconds = cost.decode_step_seconds(len(step.request_ids), context)
         seconds += sum(cost.chunk_seconds(each.num_tokens, each.start) for each in step.chunks)
         forced = cost.chunk_seconds(BLOCK_SIZE, step.chunks[0].start)
         assert seconds <= self.worker.policy.tpot_slo_seconds + forced
 
-    @precondition(lambda self: self.worker.step is None)
-    @rule(turns=st.integers(1, 8))
-    def steps(self, turns: int) -> None:
+    @rule(turns=st.integers(1, 8), ahead=st.booleans())
+    def steps(self, turns: int, ahead: bool) -> None:
         for _ in range(turns):
-            self.next_step(PRIOR)
-            if self.worker.step:
+            while len(self.worker.flights) > ahead:
                 self.emitted()
+            self.next_step(PRIOR)
             self.take_granted()
 
-    @precondition(lambda self: self.worker.step is not None)
+    @precondition(lambda self: self.worker.flights)
+    @rule()
+    def compute(self) -> None:
+        self.worker.compute()
+
+    @precondition(lambda self: self.worker.flights)
     @rule()
     def emitted(self) -> None:
         self.worker.emitted()
@@ -164,15 +172,12 @@ class DecodeMachine(RuleBasedStateMachine):
     def blocks_are_accounted_for(self) -> None:
         worker = self.worker
         worker.blocks.check_integrity()
-        held = {
-            block_id
-            for states in (worker.admitted, worker.draining)
-            for each in states.values()
-            for block_id in each.block_ids
-        }
-        in_use = NUM_BLOCKS - worker.blocks.num_free
-        assert len(held) <= in_use
-        assert len(held) == in_use or worker.step is not None  # released, and still in the step
+        held = {block for each in worker.draining.values() for block in each.block_ids}
+        for request_id in worker.admitted:
+            held.update(worker.scheduler.block_ids(request_id))
+        for flight in worker.flights:
+            held.update(block for job in flight.jobs for block in job.request.block_ids)
+        assert len(held) == NUM_BLOCKS - worker.blocks.num_free
 
     @invariant()
     def the_states_are_counted_exactly(self) -> None:
@@ -187,11 +192,11 @@ class DecodeMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Transfers end, steps go on: then everybody finishes."""
-        if self.worker.step:
+        while self.worker.flights:
             self.worker.emitted()
         for request_id in list(self.worker.draining):
             self.worker.drained(request_id)
-        self.worker.run()
+        self.worker.run(ahead=True)
         assert self.worker.scheduler.num_draining == 0
         assert self.worker.blocks.num_free == NUM_BLOCKS
 

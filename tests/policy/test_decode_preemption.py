@@ -114,6 +114,22 @@ def test_what_a_transfer_fills_is_not_preempted_and_its_senior_waits_for_it() ->
     model.run()
 
 
+def test_nobody_is_preempted_while_a_step_is_in_flight() -> None:
+    model = worker(past_outputs=(2,) * 100)
+    names = start(model, 0, 0, 0)
+    while model.next_step():
+        if len(model.flights) == 2:
+            model.emitted()
+    assert len(model.flights) == 1
+    assert set(model.admitted) == set(names), "it was planned ahead, and came to nothing"
+    assert model.take_granted() == []
+    model.emitted()
+    step = model.next_step()
+    assert step is not None
+    assert step.preempted == (names[2],)
+    model.run(ahead=True)
+
+
 def test_worst_cases_are_never_preempted() -> None:
     model = worker(admission="worst_case")
     for number in range(6):
@@ -153,9 +169,13 @@ arrivals = st.tuples(
 )
 
 
-@given(traffic=st.lists(arrivals, min_size=4, max_size=14), max_running=st.integers(1, 8))
+@given(
+    traffic=st.lists(arrivals, min_size=4, max_size=14),
+    max_running=st.integers(1, 8),
+    ahead=st.booleans(),
+)
 def test_everybody_finishes_with_the_right_tokens(
-    traffic: list[tuple[int, int, int, bool, int, int, int]], max_running: int
+    traffic: list[tuple[int, int, int, bool, int, int, int]], max_running: int, ahead: bool
 ) -> None:
     """The model checks every slot that is read, every token, and the order of grants."""
     model = worker(max_running=max_running)
@@ -173,7 +193,8 @@ def test_everybody_finishes_with_the_right_tokens(
             transfers[request_id] -= 1
             if transfers[request_id] < 0:
                 model.arrive(request_id)
-        if model.next_step():
+        step = model.next_step()
+        while len(model.flights) > (1 if ahead and step else 0):
             model.emitted()
         model.blocks.check_integrity()
         if not pending and not model.queued and not model.admitted:
@@ -182,10 +203,11 @@ def test_everybody_finishes_with_the_right_tokens(
     assert model.blocks.num_free == NUM_BLOCKS
 
 
-def test_memory_runs_out_in_traffic_like_that() -> None:
+@pytest.mark.parametrize("ahead", [False, True], ids=["step by step", "ahead"])
+def test_memory_runs_out_in_traffic_like_that(ahead: bool) -> None:
     """Otherwise the test above would show nothing."""
     model = worker()
     for number in range(12):
         model.reserve([number % 3] * (5 + number), 30, local=number % 2 > 0)
-    model.run()
+    model.run(ahead=ahead)
     assert model.num_preemptions > 5
