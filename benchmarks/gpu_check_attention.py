@@ -1,6 +1,6 @@
 """The cases of attention: ours reads keys in shuffled blocks, PyTorch gets them in one piece."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,15 +25,29 @@ from lengthwise_kernels.reference import attention as plain_attention
 SPLITS: Final = 16
 
 
-def attention_cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
+def attention_groups(
+    sizes: Sizes, device: str, dtype: torch.dtype
+) -> dict[str, Callable[[], Iterator[Case]]]:
     """Prompts, decode and decode with a common prefix."""
-    for length in sizes.prompts:
-        yield _prompt(length, sizes, device, dtype)
-    yield _short_prompts(sizes, device, dtype)
-    for name, lengths in sizes.decodes.items():
-        yield _decode(name, lengths, sizes, device, dtype)
-    for rows, prefix, rest in sizes.prefixes:
-        yield _shared_prefix((rows, prefix, rest), sizes, device, dtype)
+
+    def prompts() -> Iterator[Case]:
+        for length in sizes.prompts:
+            yield _prompt(length, sizes, device, dtype)
+        yield _short_prompts(sizes, device, dtype)
+
+    def decode() -> Iterator[Case]:
+        for name, lengths in sizes.decodes.items():
+            yield _decode(name, lengths, sizes, device, dtype)
+
+    def shared_prefix() -> Iterator[Case]:
+        for rows, prefix, rest in sizes.prefixes:
+            yield _shared_prefix((rows, prefix, rest), sizes, device, dtype)
+
+    return {
+        "attention of prompts": prompts,
+        "attention of decode": decode,
+        "attention with a common prefix": shared_prefix,
+    }
 
 
 def _prompt(length: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
@@ -127,9 +141,6 @@ def _shared_prefix(
     tiles = cut_groups([(0, count, prefix, 0)], num_heads // num_kv_heads)
     groups = PrefixGroups(
         tiles=torch.tensor(tiles, dtype=torch.int32, device=device),
-        tables=torch.tensor(
-            [step.batch.block_ids[0][: prefix // BLOCK]], dtype=torch.int32, device=device
-        ),
         rests=attention.decode_rows(
             _singles(step), None, BLOCK, step.spec, prefixes=[prefix] * count
         ),

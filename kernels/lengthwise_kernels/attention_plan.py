@@ -1,15 +1,19 @@
 """What attention is asked for in a step, and what it is then computed with.
 
 The rule: everything that depends on lengths and block tables is worked out once per step in a plan;
-the layers of the step share it. A query at position i sees the keys at positions
-max(0, i - window + 1) .. i of its own sequence.
+the layers of the step share it. It is worked out on the host, into arrays that travel to the device
+together with the rest of the step; what is launched then depends on a form and on tensors, never on
+a length, so that one CUDA graph serves all steps of a form. A query at position i sees the keys at
+positions max(0, i - window + 1) .. i of its own sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+
+from lengthwise_kernels.staging import Arrays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,18 @@ class AttentionBatch:
     block_size: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a step is padded to so that it can be replayed from a CUDA graph.
+
+    `prompts` says what its sequences are: prompt chunks, or else single tokens.
+    """
+
+    tokens: int
+    sequences: int
+    prompts: bool
+
+
 class AttentionPlan(Protocol):
     """A step's attention, worked out for layers with one sliding window."""
 
@@ -47,3 +63,32 @@ class AttentionPlan(Protocol):
         num_kv_heads and following share key head h. Returns the shape of `queries`.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepAttention:
+    """The attention of a step's layers: `plans` by sliding window, for the queries of all tokens,
+    and `last` for those of sampled tokens alone, in the last layer."""
+
+    plans: Mapping[int | None, AttentionPlan]
+    last: AttentionPlan
+
+
+class AttentionForm(Protocol):
+    """What launches depend on besides the tensors and their shapes; hashable."""
+
+    def bind(self, tensors: Mapping[str, torch.Tensor]) -> StepAttention:
+        """`tensors` are the layout's arrays on the device."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionLayout:
+    """Attention of a step as the host knows it.
+
+    A `Room` decides the form and the shapes of all arrays but the last, which is as long as the
+    sequences are; no kernel asks how long it is.
+    """
+
+    form: AttentionForm
+    arrays: Arrays

@@ -7,27 +7,40 @@ operation computes.
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar, cast
 
 import torch
 
-from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+from lengthwise_kernels.attention_plan import (
+    AttentionBatch,
+    AttentionForm,
+    AttentionLayout,
+    AttentionPlan,
+    AttentionSpec,
+    Room,
+    StepAttention,
+)
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 from lengthwise_kernels.reference.fp8 import Fp8Rows
-from lengthwise_kernels.reference.kv import HeadNorms, clear_blocks, kv_rows
+from lengthwise_kernels.reference.kv import HeadNorms, kv_rows
 
 __all__ = [
     "AttentionBatch",
+    "AttentionForm",
+    "AttentionLayout",
     "AttentionPlan",
     "AttentionSpec",
     "Fp8Rows",
     "HeadNorms",
+    "Room",
+    "StepAttention",
     "add_rms_norm",
     "add_rms_norm_fp8",
     "check_attention",
     "clear_blocks",
     "kv_rows",
+    "lay_out_attention",
     "pack_blocks",
     "plan_attention",
     "quantise_rows",
@@ -74,6 +87,7 @@ add_rms_norm_fp8 = _by_device(fp8.add_rms_norm_fp8, "quantise_rows")
 silu_mul_fp8 = _by_device(fp8.silu_mul_fp8, "quantise_rows")
 scaled_linear = _by_device(fp8.scaled_linear, "scaled_linear")
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
+clear_blocks = _by_device(kv.clear_blocks, "kv_clear")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
@@ -86,6 +100,24 @@ def plan_attention(
     truth = attention.plan_attention
     plan = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
     return plan(batch, window=window, spec=spec)
+
+
+def lay_out_attention(
+    batch: AttentionBatch,
+    *,
+    windows: Sequence[int | None],
+    sampled: Sequence[int] | None,
+    spec: AttentionSpec,
+    room: Room | None = None,
+) -> AttentionLayout:
+    """Work out the attention of `batch` for layers with these sliding windows.
+
+    `sampled` are the sequences whose last token is sampled, None: all tokens are. With `room` the
+    step is padded to it.
+    """
+    truth = attention.lay_out_attention
+    lay_out = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
+    return lay_out(batch, windows=windows, sampled=sampled, spec=spec, room=room)
 
 
 def check_attention(spec: AttentionSpec) -> None:

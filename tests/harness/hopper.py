@@ -74,7 +74,10 @@ def main(names: list[str]) -> None:
                 **resources(kernel.asm["cubin"]),
                 "shared": kernel.metadata.shared,
                 "wgmma": "wgmma.mma_async" in ptx,
-                "wide": "ld.global.v4.b32" in ptx or ", 0x10" in ptx,
+                "wide": "ld.global.v4.b32" in ptx
+                or ", 0x10" in ptx
+                # Nothing but a block's number is read by what only writes.
+                or ("st.global.v4.b32" in ptx and "ld.global.v" not in ptx),
             }
             print(json.dumps(line), flush=True)
         launched.clear()

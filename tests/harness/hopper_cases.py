@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from lengthwise_kernels.gpu import (
+    kv_clear,
     kv_pack,
     kv_pack_fp8,
     kv_store,
@@ -77,6 +78,7 @@ def _pack() -> None:
     kv_pack.unpack_blocks(packed, blocks, cache)
     packed = kv_pack_fp8.pack_blocks_fp8(cache, blocks)
     kv_pack_fp8.unpack_blocks_fp8(packed, blocks, cache)
+    kv_clear.clear_blocks(cache, blocks)
 
 
 def _steps() -> None:
@@ -96,7 +98,7 @@ def _steps() -> None:
         decode_attention(queries, layer, _rows(tokens, width), 0.1, torch.empty_like(queries))
         prompts = PromptTiles(
             tiles=_indices(tokens, 4),
-            tables=_indices(tokens, width),
+            tables=_indices(tokens * width),
             block_size=16,
             rows=128,
             window=None,
@@ -121,7 +123,8 @@ def _rows(count: int = 64, width: int = 48) -> DecodeRows:
         queries=_indices(count),
         begins=_indices(count),
         ends=_indices(count),
-        tables=_indices(count, width),
+        tables=_indices(count * width),
+        table_starts=_indices(count),
         first_tiles=_indices(count + 1),
         block_size=16,
         num_programs=264,
@@ -132,7 +135,7 @@ def _compared_decode() -> None:
     queries, layer = _empty(64, 32, 128), _empty(100, 2, 16, 8, 128)
     out = torch.empty_like(queries)
     split_decode_attention(queries, layer, _rows(), 0.1, out, splits=16)
-    groups = PrefixGroups(tiles=_indices(16, 4), tables=_indices(2, 48), rests=_rows(), splits=4)
+    groups = PrefixGroups(tiles=_indices(16, 4), rests=_rows(), splits=4)
     shared_prefix_attention(queries, layer, groups, 0.1, out)
 
 
@@ -150,7 +153,7 @@ def _prefill(
     queries = _empty(4096, num_heads, head_dim, dtype=dtype)
     layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
     prompts = PromptTiles(
-        tiles=_indices(128, 4), tables=_indices(4, 48), block_size=16, rows=rows, window=window
+        tiles=_indices(128, 4), tables=_indices(4 * 48), block_size=16, rows=rows, window=window
     )
     prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
 

@@ -13,8 +13,15 @@ import torch
 from harness.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.attention_plan import Room
 from lengthwise_kernels.errors import UnsupportedByKernel
-from lengthwise_kernels.gpu.attention import check_attention, decode_rows, plan_attention
+from lengthwise_kernels.gpu import prefix_groups
+from lengthwise_kernels.gpu.attention import (
+    check_attention,
+    decode_rows,
+    lay_out_attention,
+    plan_attention,
+)
 from lengthwise_kernels.gpu.decode_attention import decode_attention
 from lengthwise_kernels.gpu.shared_prefix_attention import (
     PrefixGroups,
@@ -22,6 +29,7 @@ from lengthwise_kernels.gpu.shared_prefix_attention import (
     shared_prefix_attention,
 )
 from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
+from lengthwise_kernels.staging import to_device
 
 MIXES = {
     "one-token": [(1, 0)],
@@ -105,13 +113,11 @@ def test_a_common_prefix_is_joined_with_each_rest(
     size = step.batch.block_size
     singles = [(place, start, step.batch.block_ids[place]) for place, (_, start) in enumerate(mix)]
     rests = decode_rows(singles, None, size, step.spec, prefixes=prefixes)
-    tables = torch.zeros(2, 144 // size, dtype=torch.int32)
-    tables[0] = torch.tensor(step.batch.block_ids[0][: 144 // size])
-    tables[1, : 32 // size] = torch.tensor(step.batch.block_ids[3][: 32 // size])
-    tiles = cut_groups([(0, 3, 144, 0), (3, 2, 32, 1)], heads[0] // heads[1])
+    starts = rests.table_starts.tolist()
+    runs = [(0, 3, 144, starts[0]), (3, 2, 32, starts[3])]
+    tiles = cut_groups(runs, heads[0] // heads[1])
     groups = PrefixGroups(
         tiles=torch.tensor(tiles, dtype=torch.int32, device=device),
-        tables=tables.to(device),
         rests=rests,
         splits=splits,
     )
@@ -174,3 +180,99 @@ def _check(
     torch.testing.assert_close(
         got.float(), step.expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
     )
+
+
+SHARING = [(1, 300), (1, 9), (1, 420), (1, 270), (1, 600), (1, 290)]
+SHARED = [256, 0, 288, 256, 288, 256]
+
+
+@pytest.mark.parametrize(
+    "room",
+    [None, Room(tokens=16, sequences=16, prompts=False)],
+    ids=["as-it-is", "padded"],
+)
+def test_a_plan_finds_the_prefixes_that_pay(
+    device: str, room: Room | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two groups and a row of its own, in any order; padding sees nothing."""
+    monkeypatch.setattr(prefix_groups, "SECOND_PASS_BYTES", 0)
+    step = paged_step(
+        SHARING, heads=(4, 2), head_dim=16, dtype=torch.float32, device=device, shared=SHARED
+    )
+    padding = 0 if room is None else room.tokens - len(SHARING)
+    layout = lay_out_attention(
+        step.batch, windows=(None, 40), sampled=None, spec=step.spec, room=room
+    )
+    assert "prefix.tiles" in layout.arrays
+    plans = layout.form.bind(to_device(layout.arrays, step.spec.device)).plans
+    queries = torch.cat((step.queries, torch.full((padding, 4, 16), torch.nan, device=device)))
+    got = plans[None].attend(queries, step.layer, step.scale)
+    torch.testing.assert_close(got[: len(SHARING)], step.expected, atol=4e-6, rtol=4e-6)
+    assert got[len(SHARING) :].eq(0).all()
+    windowed = plan_attention(step.batch, window=40, spec=step.spec)
+    expected = windowed.attend(step.queries, step.layer, step.scale)
+    got = plans[40].attend(queries, step.layer, step.scale)[: len(SHARING)]
+    torch.testing.assert_close(got, expected, atol=4e-6, rtol=4e-6)
+
+
+@pytest.mark.parametrize(
+    ("tables", "positions", "groups"),
+    [
+        ([[*range(40)], [*range(40)]], [640, 640], [((0, 1), 640)]),
+        ([[*range(40)], [*range(40)]], [640, 530], [((0, 1), 528)]),
+        ([[*range(39), 77], [*range(17), 78], [*range(40)]], [639, 280, 639], [((0, 1, 2), 272)]),
+        ([[*range(39), 77], [5], [*range(40)]], [639, 3, 639], [((0, 2), 624)]),
+        ([[*range(40)], [*range(40)]], [640, 255], []),
+        ([[*range(1, 41)], [*range(40)]], [640, 640], []),
+        ([[*range(40)]], [640], []),
+    ],
+    ids=["same", "one-shorter", "three-parting", "two-of-three", "too-short", "foreign", "alone"],
+)
+def test_groups_are_rows_with_the_same_first_blocks(
+    tables: list[list[int]],
+    positions: list[int],
+    groups: list[tuple[tuple[int, ...], int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefix_groups, "SECOND_PASS_BYTES", 0)
+    found = prefix_groups.find_groups(tables, positions, block_size=16, key_bytes=1, part_bytes=0)
+    assert [(group.members, group.keys) for group in found] == groups
+
+
+def test_a_second_pass_is_taken_only_where_it_saves_more_than_it_costs() -> None:
+    """16 rows of an 8B model: prefixes of 512 tokens are read again, those of 1,024 are not."""
+    for blocks, pays in ((32, False), (64, True)):
+        found = prefix_groups.find_groups(
+            [range(blocks + 1)] * 16,
+            [16 * blocks] * 16,
+            block_size=16,
+            key_bytes=2 * 8 * 128 * 2,
+            part_bytes=3 * 2 * 4 * 32 * 128,
+        )
+        assert bool(found) is pays
+
+
+@pytest.mark.parametrize("prompts", [False, True], ids=["decode", "prompts"])
+def test_padding_to_a_room_changes_no_result(device: str, prompts: bool) -> None:
+    mix = [(1, 31), (1, 200), (1, 5)] if not prompts else [(5, 100), (1, 40), (40, 0)]
+    step = paged_step(mix, heads=(6, 2), head_dim=24, dtype=torch.float32, device=device)
+    tokens = len(step.queries)
+    room = Room(tokens=tokens + 9, sequences=5, prompts=prompts)
+    if not prompts:
+        room = Room(tokens=8, sequences=8, prompts=False)
+    sampled = [0, 2] if prompts else None
+    layout = lay_out_attention(
+        step.batch, windows=(None,), sampled=sampled, spec=step.spec, room=room
+    )
+    bound = layout.form.bind(to_device(layout.arrays, step.spec.device))
+    queries = torch.full((room.tokens, 6, 24), torch.nan, device=device)
+    queries[:tokens] = step.queries
+    got = bound.plans[None].attend(queries, step.layer, step.scale)[:tokens]
+    torch.testing.assert_close(got, step.expected, atol=4e-6, rtol=4e-6)
+    if prompts:
+        ends = torch.tensor([4, 45], device=device)
+        queries = torch.full((room.sequences, 6, 24), torch.nan, device=device)
+        queries[:2] = step.queries[ends]
+        got = bound.last.attend(queries, step.layer, step.scale)
+        torch.testing.assert_close(got[:2], step.expected[ends], atol=4e-6, rtol=4e-6)
+        assert got[2:].eq(0).all()

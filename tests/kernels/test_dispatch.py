@@ -11,6 +11,7 @@ from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import attention as gpu_attention
 from lengthwise_kernels.gpu import (
+    kv_clear,
     kv_pack,
     kv_store,
     quantise_rows,
@@ -32,7 +33,9 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (kv.pack_blocks, kv_pack.pack_blocks),
     (kv.unpack_blocks, kv_pack.unpack_blocks),
     (sampling.sample_tokens, gpu_sampling.sample_tokens),
+    (kv.clear_blocks, kv_clear.clear_blocks),
     (attention.plan_attention, gpu_attention.plan_attention),
+    (attention.lay_out_attention, gpu_attention.lay_out_attention),
 ]
 
 

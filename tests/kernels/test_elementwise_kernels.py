@@ -13,7 +13,7 @@ from lengthwise_kernels.reference import kv, layers
 from lengthwise_kernels.reference.kv import HeadNorms
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, silu_mul
+from lengthwise_kernels.gpu import kv_clear, kv_pack, kv_store, rms_norm, silu_mul
 
 # One unit in the last place, relative to the value.
 DTYPES = pytest.mark.parametrize(
@@ -106,6 +106,28 @@ def test_packed_blocks_are_copies_and_come_back(
     kv_pack.unpack_blocks(packed, blocks, target[1:])
     kv.unpack_blocks(packed, blocks, expected[1:])
     assert torch.equal(target, expected)
+
+
+def test_cleared_blocks_are_zero_and_padding_clears_none(device: str) -> None:
+    cache = torch.randn(3, 7, 2, 16, 3, 80).to(device)
+    expected = cache.clone()
+    blocks = torch.tensor([5, -1, 2, -1], device=device)
+    kv_clear.clear_blocks(cache, blocks)
+    kv.clear_blocks(expected, blocks)
+    assert torch.equal(cache, expected)
+    assert cache[:, [2, 5]].eq(0).all()
+
+
+def test_a_token_of_padding_is_stored_nowhere(device: str) -> None:
+    heads, angles = torch.randn(3, 4, 16, device=device), torch.ones(3, 8, device=device)
+    layer, expected = torch.zeros(2, 4, 2, 8, 1, 16, device=device)
+    rows = kv.kv_rows(torch.tensor([1, 2]), torch.tensor([3, 0]), 8)
+    padded = torch.full((2, 3), -1)
+    padded[:, [0, 2]] = rows
+    kv_store.rotate_and_store(heads, angles, angles, None, layer, padded.to(device))
+    kept = [0, 2]
+    kv.rotate_and_store(heads[kept], angles[kept], angles[kept], None, expected, rows.to(device))
+    torch.testing.assert_close(layer, expected)
 
 
 def test_nothing_is_packed_from_no_blocks(device: str) -> None:

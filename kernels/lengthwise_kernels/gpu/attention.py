@@ -1,21 +1,33 @@
-"""A step's attention on a GPU: prompt chunks and decode rows, each with its kernel.
+"""A step's attention on a GPU: prompt chunks, decode rows, and decode rows with a common prefix,
+each with its kernel.
 
-The rule: planning happens on the host from lists, and one copy takes all of it to the GPU; what the
-layers then launch reads nothing back.
+The rule: planning happens on the host, into arrays that one copy takes to the GPU; what the layers
+then launch depends on a form and on tensors and reads nothing back. Padded to a `Room`, steps of
+different sizes have one form: padding sees no key, and what it gets is written to its own place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+from lengthwise_kernels.attention_plan import (
+    AttentionBatch,
+    AttentionLayout,
+    AttentionPlan,
+    AttentionSpec,
+    Room,
+    StepAttention,
+)
 from lengthwise_kernels.gpu.decode_attention import (
     MAX_HEAD_DIM,
     DecodeRows,
-    count_tiles,
     decode_attention,
+    tile_keys,
 )
 from lengthwise_kernels.gpu.launch import FLOATS, multiprocessors, require
 from lengthwise_kernels.gpu.prefill_attention import (
@@ -25,23 +37,88 @@ from lengthwise_kernels.gpu.prefill_attention import (
     prefill_attention,
     tile_rows,
 )
+from lengthwise_kernels.gpu.prefix_groups import MAX_GROUPS, PrefixGroup, find_groups
+from lengthwise_kernels.gpu.shared_prefix_attention import MAX_GROUP as MAX_SHARING_GROUP
+from lengthwise_kernels.gpu.shared_prefix_attention import (
+    PrefixGroups,
+    cut_groups,
+    group_tiles,
+    shared_prefix_attention,
+)
+from lengthwise_kernels.staging import to_device
 
 PROGRAMS_PER_MULTIPROCESSOR = 3
 """Decode programs that fit a multiprocessor's shared memory (`decode_attention`)."""
+
+Ints = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     prompts: PromptTiles | None
-    decode: DecodeRows | None
+    decode: DecodeRows | PrefixGroups | None
 
     def attend(self, queries: torch.Tensor, layer: torch.Tensor, scale: float) -> torch.Tensor:
         out = torch.empty_like(queries)
         if self.prompts is not None:
             prefill_attention(queries, layer, self.prompts, scale, out)
-        if self.decode is not None:
+        if isinstance(self.decode, PrefixGroups):
+            shared_prefix_attention(queries, layer, self.decode, scale, out)
+        elif self.decode is not None:
             decode_attention(queries, layer, self.decode, scale, out)
         return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """`tile_rows` is 0 without prompt chunks, `splits` 0 without a shared prefix; `own_last` says
+    that not all tokens are sampled."""
+
+    block_size: int
+    num_programs: int
+    windows: tuple[int | None, ...]
+    tile_rows: int
+    singles: bool
+    splits: int
+    own_last: bool
+
+    def bind(self, tensors: Mapping[str, torch.Tensor]) -> StepAttention:
+        plans = {window: self._plan(tensors, window) for window in set(self.windows)}
+        window = self.windows[-1]
+        last = _Plan(None, self._rows(tensors, "last", window)) if self.own_last else plans[window]
+        return StepAttention(plans=plans, last=last)
+
+    def _plan(self, tensors: Mapping[str, torch.Tensor], window: int | None) -> _Plan:
+        prompts: PromptTiles | None = None
+        decode: DecodeRows | PrefixGroups | None = None
+        if self.tile_rows:
+            prompts = PromptTiles(
+                tiles=tensors["tiles"],
+                tables=tensors["tables"],
+                block_size=self.block_size,
+                rows=self.tile_rows,
+                window=window,
+            )
+        if self.singles:
+            decode = rows = self._rows(tensors, "rows", window)
+            if self.splits and window is None:
+                tiles = tensors["prefix.tiles"]
+                decode = PrefixGroups(tiles=tiles, rests=rows, splits=self.splits)
+        return _Plan(prompts, decode)
+
+    def _rows(
+        self, tensors: Mapping[str, torch.Tensor], name: str, window: int | None
+    ) -> DecodeRows:
+        return DecodeRows(
+            queries=tensors[f"{name}.queries"],
+            begins=tensors[f"{name}.begins.{window}"],
+            ends=tensors[f"{name}.ends"],
+            tables=tensors["tables"],
+            table_starts=tensors[f"{name}.table_starts"],
+            first_tiles=tensors[f"{name}.first_tiles.{window}"],
+            block_size=self.block_size,
+            num_programs=self.num_programs,
+        )
 
 
 def check_attention(spec: AttentionSpec) -> None:
@@ -59,37 +136,173 @@ def plan_attention(
     batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
 ) -> AttentionPlan:
     """Work out the attention of `batch` for layers with this sliding window (None: no window)."""
-    first_query = 0
-    chunks: list[tuple[int, int, int, Sequence[int]]] = []
-    singles: list[tuple[int, int, Sequence[int]]] = []
-    for length, start, ids in zip(batch.query_lengths, batch.starts, batch.block_ids, strict=True):
-        used = ids[: -(-(start + length) // batch.block_size)]
-        if length == 1:
-            singles.append((first_query, start, used))
-        else:
-            chunks.append((first_query, length, start, used))
-        first_query += length
-    return _Plan(
-        _prompt_tiles(chunks, window, batch.block_size, spec) if chunks else None,
-        decode_rows(singles, window, batch.block_size, spec) if singles else None,
-    )
+    layout = lay_out_attention(batch, windows=(window,), sampled=None, spec=spec)
+    return layout.form.bind(to_device(layout.arrays, spec.device)).plans[window]
 
 
-def _prompt_tiles(
-    chunks: Sequence[tuple[int, int, int, Sequence[int]]],
-    window: int | None,
-    block_size: int,
+def lay_out_attention(
+    batch: AttentionBatch,
+    *,
+    windows: Sequence[int | None],
+    sampled: Sequence[int] | None,
     spec: AttentionSpec,
-) -> PromptTiles:
+    room: Room | None = None,
+) -> AttentionLayout:
+    """Work out the attention of `batch` for layers with these sliding windows.
+
+    `sampled` are the sequences whose last token is sampled, None: all tokens are.
+    """
+    step = _Sequences.of(batch)
     group = spec.num_heads // spec.num_kv_heads
-    rows = tile_rows(max(length for _, length, _, _ in chunks), group)
-    whole = [(*chunk[:3], index) for index, chunk in enumerate(chunks)]
-    tiles, tables = _to_device(
-        spec.device,
-        np.array(cut_tiles(whole, rows, group), dtype=np.int32),
-        _tables([ids for _, _, _, ids in chunks]),
+    arrays: dict[str, Ints] = {}
+    rows, splits = 0, 0
+    as_prompts = step.lengths > (0 if room is not None and room.prompts else 1)
+    chunks, singles = np.flatnonzero(as_prompts), np.flatnonzero(~as_prompts)
+    if len(chunks):
+        rows = tile_rows(int(step.lengths.max()), group)
+        # Each sequence may end with a tile that is not full.
+        most = None if room is None else room.tokens // (rows // group) + room.sequences
+        tiles = cut_tiles(step.whole_tiles(chunks), rows, group)
+        arrays["tiles"] = _padded(np.array(tiles, dtype=np.int32), most)
+    padded = None if room is None else room.sequences
+    if len(singles):
+        groups = _groups(batch, singles, windows, spec)
+        prefixes = None
+        if groups:
+            singles, prefixes, arrays["prefix.tiles"], splits = _share(
+                step, singles, groups, spec, padded
+            )
+        places = step.firsts[singles]
+        arrays |= _rows("rows", step, singles, places, set(windows), spec, padded, prefixes)
+    if sampled is not None:
+        last = np.array(sampled, dtype=np.int64)
+        places = np.arange(len(last))
+        arrays |= _rows("last", step, last, places, {windows[-1]}, spec, padded, None)
+    # The longest array comes last: in a room only its used part is copied.
+    arrays["tables"] = step.tables
+    form = _Form(
+        block_size=batch.block_size,
+        num_programs=PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(spec.device),
+        windows=tuple(windows),
+        tile_rows=rows,
+        singles=len(singles) > 0,
+        splits=splits,
+        own_last=sampled is not None,
     )
-    return PromptTiles(tiles=tiles, tables=tables, block_size=block_size, rows=rows, window=window)
+    return AttentionLayout(form=form, arrays=arrays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sequences:
+    """Arrays with a number for each sequence, and all their blocks one after the other."""
+
+    lengths: Ints
+    firsts: Ints
+    starts: Ints
+    ends: Ints
+    table_starts: Ints
+    tables: Ints
+
+    @classmethod
+    def of(cls, batch: AttentionBatch) -> "_Sequences":
+        lengths, starts = np.array(batch.query_lengths), np.array(batch.starts)
+        ends = starts + lengths
+        counts = -(-ends // batch.block_size)
+        used = (ids[:count] for ids, count in zip(batch.block_ids, counts.tolist(), strict=True))
+        tables = np.fromiter(chain.from_iterable(used), dtype=np.int32, count=int(counts.sum()))
+        return cls(
+            lengths=lengths,
+            firsts=np.cumsum(lengths) - lengths,
+            starts=starts,
+            ends=ends,
+            table_starts=np.cumsum(counts) - counts,
+            tables=tables,
+        )
+
+    def whole_tiles(self, chunks: Ints) -> list[tuple[int, int, int, int]]:
+        """Each of these sequences as one tile."""
+        columns = (self.firsts, self.lengths, self.starts, self.table_starts)
+        return list(zip(*(column[chunks].tolist() for column in columns), strict=True))
+
+
+def _rows(
+    name: str,
+    step: _Sequences,
+    rows: Ints,
+    places: Ints,
+    windows: Iterable[int | None],
+    spec: AttentionSpec,
+    count: int | None,
+    prefixes: Ints | None,
+) -> dict[str, Ints]:
+    """The arrays of `DecodeRows` of these sequences' last tokens, padded to `count`.
+
+    With `prefixes` a row does not see its first so many keys in layers without a window.
+    """
+    ends = step.ends[rows]
+    # Padding writes its zeros to its own place.
+    queries = np.arange(max(count or 0, len(rows)))
+    queries[: len(rows)] = places
+    arrays = {
+        f"{name}.queries": queries.astype(np.int32),
+        f"{name}.ends": _padded(ends, count),
+        f"{name}.table_starts": _padded(step.table_starts[rows], count),
+    }
+    tile = tile_keys(spec.head_dim)
+    for window in windows:
+        begins = np.zeros_like(ends) if window is None else np.maximum(ends - window, 0)
+        if prefixes is not None and window is None:
+            begins = prefixes
+        tiles = np.where(ends > begins, -(-ends // tile) - begins // tile, 0)
+        first_tiles = np.zeros(len(queries) + 1, dtype=np.int32)
+        first_tiles[1:] = tiles.sum()
+        first_tiles[1 : len(rows) + 1] = np.cumsum(tiles)
+        arrays[f"{name}.begins.{window}"] = _padded(begins, count)
+        arrays[f"{name}.first_tiles.{window}"] = first_tiles
+    return arrays
+
+
+def _groups(
+    batch: AttentionBatch, singles: Ints, windows: Sequence[int | None], spec: AttentionSpec
+) -> list[PrefixGroup]:
+    fits = spec.num_heads // spec.num_kv_heads <= MAX_SHARING_GROUP
+    if None not in windows or len(singles) < 2 or not fits:
+        return []
+    rows = singles.tolist()
+    return find_groups(
+        [batch.block_ids[row] for row in rows],
+        [batch.starts[row] for row in rows],
+        block_size=batch.block_size,
+        key_bytes=2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize,
+        # Two shares of the prefix and the rest, in float32, written and read.
+        part_bytes=3 * 2 * 4 * spec.num_heads * spec.head_dim,
+    )
+
+
+def _share(
+    step: _Sequences,
+    singles: Ints,
+    groups: Sequence[PrefixGroup],
+    spec: AttentionSpec,
+    count: int | None,
+) -> tuple[Ints, Ints, Ints, int]:
+    """The rows group by group, how many keys of each are shared, the tiles, and the splits."""
+    order = list(chain.from_iterable(group.members for group in groups))
+    alone = np.setdiff1d(np.arange(len(singles)), order)
+    prefixes = np.zeros(len(singles), dtype=np.int64)
+    runs, first = [], 0
+    for members in groups:
+        table = int(step.table_starts[singles[members.members[0]]])
+        runs.append((first, len(members.members), members.keys, table))
+        prefixes[first : first + len(members.members)] = members.keys
+        first += len(members.members)
+    # Rows that share nothing, and padding, are tiles without keys.
+    runs.append((first, max(count or 0, len(singles)) - first, 0, 0))
+    group = spec.num_heads // spec.num_kv_heads
+    most = None if count is None else group_tiles(count, group) + MAX_GROUPS
+    tiles = _padded(np.array(cut_groups(runs, group), dtype=np.int32), most)
+    splits = max(1, 2 * multiprocessors(spec.device) // (len(tiles) * spec.num_kv_heads))
+    return singles[np.concatenate((np.array(order), alone))], prefixes, tiles, splits
 
 
 def decode_rows(
@@ -103,51 +316,32 @@ def decode_rows(
 
     With `prefixes` a row does not see its first so many keys.
     """
-    ends = [position + 1 for _, position, _ in singles]
-    begins = [0 if window is None else max(0, end - window) for end in ends]
-    if prefixes is not None:
-        begins = list(map(max, begins, prefixes))
-    tiles = [count_tiles(*keys, spec.head_dim) for keys in zip(begins, ends, strict=True)]
-    queries, first, end, first_tiles, tables = _to_device(
-        spec.device,
-        np.array([place for place, _, _ in singles], dtype=np.int32),
-        np.array(begins, dtype=np.int32),
-        np.array(ends, dtype=np.int32),
-        np.cumsum([0, *tiles], dtype=np.int32),
-        _tables([ids for _, _, ids in singles]),
+    step = _Sequences.of(
+        AttentionBatch(
+            query_lengths=[1] * len(singles),
+            starts=[position for _, position, _ in singles],
+            block_ids=[ids for _, _, ids in singles],
+            block_size=block_size,
+        )
     )
-    return DecodeRows(
-        queries=queries,
-        begins=first,
-        ends=end,
-        tables=tables,
-        first_tiles=first_tiles,
+    rows, places = np.arange(len(singles)), np.array([place for place, _, _ in singles])
+    shared = None if prefixes is None else np.array(prefixes)
+    arrays = _rows("rows", step, rows, places, {window}, spec, None, shared)
+    form = _Form(
         block_size=block_size,
         num_programs=PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(spec.device),
+        windows=(window,),
+        tile_rows=0,
+        singles=True,
+        splits=0,
+        own_last=False,
     )
+    tensors = to_device({**arrays, "tables": step.tables}, spec.device)
+    return form._rows(tensors, "rows", window)
 
 
-def _tables(blocks: Sequence[Sequence[int]]) -> "np.typing.NDArray[np.int32]":
-    """Block tables of the same width; no kernel reads the rest of a shorter one."""
-    tables = np.zeros((len(blocks), max(map(len, blocks))), dtype=np.int32)
-    for table, ids in zip(tables, blocks, strict=True):
-        table[: len(ids)] = ids
-    return tables
-
-
-def _to_device(
-    device: torch.device, *arrays: "np.typing.NDArray[np.int32]"
-) -> tuple[torch.Tensor, ...]:
-    """The arrays as views of one tensor, which takes one copy that the host does not wait for.
-
-    Each begins at a multiple of 16 bytes.
-    """
-    padded = [-(-array.size // 4) * 4 for array in arrays]
-    flat = torch.zeros(sum(padded), dtype=torch.int32, pin_memory=device.type == "cuda")
-    parts = torch.split(flat, padded)
-    for part, array in zip(parts, arrays, strict=True):
-        part.numpy()[: array.size] = array.ravel()
-    parts = torch.split(flat.to(device, non_blocking=True), padded)
-    return tuple(
-        part[: array.size].view(array.shape) for part, array in zip(parts, arrays, strict=True)
-    )
+def _padded(array: Ints, count: int | None) -> Ints:
+    """As int32, with zeros up to `count` rows (None: as it is)."""
+    result = np.zeros((count or len(array), *array.shape[1:]), dtype=np.int32)
+    result[: len(array)] = array
+    return result

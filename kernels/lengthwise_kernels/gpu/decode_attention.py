@@ -46,15 +46,18 @@ class DecodeRows:
     """Which queries see which keys; all tensors int32 on the GPU.
 
     `queries` [rows] are places in the queries; `begins` and `ends` [rows] bound the keys seen;
-    `tables` [rows, width] are the blocks of each sequence from its first token on; `first_tiles`
-    [rows + 1] counts tiles of the rows before, from `count_tiles`. `num_programs` is how many
-    shares the work is cut into.
+    `tables` [any] has the blocks of each sequence from its first token on, beginning at
+    `table_starts` [rows]; `first_tiles` [rows + 1] counts tiles of the rows before, from
+    `count_tiles`. `num_programs` is how many shares the work is cut into.
+
+    A row without keys (padding) reads nothing and gets zeros.
     """
 
     queries: torch.Tensor
     begins: torch.Tensor
     ends: torch.Tensor
     tables: torch.Tensor
+    table_starts: torch.Tensor
     first_tiles: torch.Tensor
     block_size: int
     num_programs: int
@@ -93,7 +96,7 @@ def _owner(tile, tiles, programs):
     return (((tile + 1).to(tl.int64) * programs - 1) // tiles).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["num_rows", "table_width"])
+@triton.jit(do_not_specialize=["num_rows"])
 def _decode_kernel(
     queries_ptr,
     layer_ptr,
@@ -101,13 +104,13 @@ def _decode_kernel(
     begins_ptr,
     ends_ptr,
     tables_ptr,
+    table_starts_ptr,
     first_tiles_ptr,
     out_ptr,
     lse_ptr,
     parts_ptr,
     part_lses_ptr,
     num_rows,
-    table_width,
     scale,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -158,7 +161,7 @@ def _decode_kernel(
             acc, peak, mass = attend(
                 q, acc, peak, mass,
                 layer_ptr + kv_head * HEAD_DIM,
-                tables_ptr + row.to(tl.int64) * table_width,
+                tables_ptr + tl.load(table_starts_ptr + row),
                 first_key, last_key, begin + member * 0, end - 1 + member * 0, scale,
                 True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
             )  # fmt: skip
@@ -238,8 +241,8 @@ def decode_attention(
     part_lses = queries.new_empty((2 * rows.num_programs, shape["BLOCK_M"]), dtype=torch.float32)
     parts = queries.new_empty((*part_lses.shape, shape["BLOCK_D"]), dtype=torch.float32)
     _decode_kernel[(rows.num_programs,)](
-        queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, rows.first_tiles,
-        out, lse, parts, part_lses, num_rows, rows.tables.shape[1], scale,
+        queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, rows.table_starts,
+        rows.first_tiles, out, lse, parts, part_lses, num_rows, scale,
         PAGE=rows.block_size, TILE=tile_keys(head_dim), **shape, **heads,
         num_warps=4, num_stages=decode_stages(queries.dtype),
     )  # fmt: skip

@@ -84,8 +84,9 @@ def _rotate_and_store_kernel(
     in_cache = layer_ptr + (row * NUM_KV_HEADS + kv_head) * 2 * HALF
     in_queries = queries_ptr + (token * NUM_HEADS + head) * 2 * HALF
     target = tl.where(head < NUM_HEADS, in_queries, in_cache)[:, None] + pair[None, :]
-    tl.store(target, first.to(kind), mask=inside)
-    tl.store(target + HALF, second.to(kind), mask=inside)
+    kept = inside & ((head < NUM_HEADS) | (row >= 0))[:, None]
+    tl.store(target, first.to(kind), mask=kept)
+    tl.store(target + HALF, second.to(kind), mask=kept)
 
 
 def rotate_and_store(
@@ -98,7 +99,8 @@ def rotate_and_store(
 ) -> torch.Tensor:
     """Normalise and rotate queries and keys, write keys and values to `rows`, return the queries.
 
-    The same as `reference.kv.rotate_and_store`.
+    The same as `reference.kv.rotate_and_store`, and a token whose rows are below 0 is stored
+    nowhere: it is the padding of a CUDA graph.
     """
     op = "rotate_and_store"
     check(f"{op}: layer", layer, [None, 2, None, None, None])

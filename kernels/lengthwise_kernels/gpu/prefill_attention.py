@@ -40,8 +40,8 @@ class PromptTiles:
     """Which queries a program computes; tensors int32 on the GPU.
 
     `tiles` [n, 4] are the first query's place, how many queries, the first query's position, and
-    the row of `tables` [sequences, width] with the sequence's blocks. `rows` is the number of
-    (query, head) rows of a tile.
+    where in `tables` [any] the sequence's blocks begin. `rows` is the number of (query, head) rows
+    of a tile. A tile without queries (padding) reads and writes nothing.
     """
 
     tiles: torch.Tensor
@@ -69,14 +69,13 @@ def cut_tiles(
     return sorted(tiles, key=lambda tile: -(tile[2] + tile[1]))
 
 
-@triton.jit(do_not_specialize=["table_width"])
+@triton.jit
 def _prefill_kernel(
     queries_ptr,
     layer_ptr,
     tiles_ptr,
     tables_ptr,
     out_ptr,
-    table_width,
     scale,
     WINDOW: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -111,7 +110,7 @@ def _prefill_kernel(
         first_seen = row * 0
     everyone_end = tl.maximum(everyone, everyone_end)
     keys_ptr = layer_ptr + kv_head * HEAD_DIM
-    table_ptr = tables_ptr + table.to(tl.int64) * table_width
+    table_ptr = tables_ptr + table
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
@@ -151,7 +150,7 @@ def prefill_attention(
         return
     keys, warps, stages = prefill_block(head_dim, queries.dtype, prompts.rows)
     _prefill_kernel[(len(prompts.tiles), num_kv_heads)](
-        queries, layer, prompts.tiles, prompts.tables, out, prompts.tables.shape[1], scale,
+        queries, layer, prompts.tiles, prompts.tables, out, scale,
         WINDOW=prompts.window or 0, NUM_KV_HEADS=num_kv_heads, GROUP=group, HEAD_DIM=head_dim,
         PAGE=prompts.block_size, BLOCK_M=prompts.rows, BLOCK_D=block_dim(head_dim), TILE=keys,
         num_warps=warps, num_stages=stages,

@@ -33,6 +33,9 @@ from lengthwise_kernels.gpu.prefill_attention import prefill_block
 _TILE_ROWS: Final = 64
 """Rows of (sequence, query head) in a tile: one group of four warps."""
 
+MAX_GROUP: Final = _TILE_ROWS
+"""Query heads that share a key head: they lie in one tile."""
+
 _MERGED_AT_ONCE: Final = 8
 
 
@@ -41,12 +44,13 @@ class PrefixGroups:
     """Which decode rows share their first keys; tensors int32 on the GPU.
 
     `tiles` [n, 4] are the first of a tile's entries in `rests.queries`, how many, the number of
-    keys in the prefix, and the row of `tables` [groups, width] with the prefix's blocks. `rests`
-    are all rows with their keys after the prefix. `splits` is how many shares a prefix is cut into.
+    keys in the prefix, and where in `rests.tables` the prefix's blocks begin. `rests` are all rows
+    with their keys after the prefix. `splits` is how many shares a prefix is cut into.
+
+    Rows that share nothing are in tiles without keys; a tile without rows is padding.
     """
 
     tiles: torch.Tensor
-    tables: torch.Tensor
     rests: DecodeRows
     splits: int
 
@@ -55,7 +59,7 @@ def cut_groups(
     groups: Sequence[tuple[int, int, int, int]], group: int
 ) -> list[tuple[int, int, int, int]]:
     """`PrefixGroups.tiles` of groups given as one tile each, for `group` heads per key head."""
-    size = max(1, _TILE_ROWS // group)
+    size = _TILE_ROWS // group
     return [
         (first + offset, min(size, count - offset), keys, table)
         for first, count, keys, table in groups
@@ -63,7 +67,12 @@ def cut_groups(
     ]
 
 
-@triton.jit(do_not_specialize=["table_width"])
+def group_tiles(rows: int, group: int) -> int:
+    """Tiles of one group of `rows` rows; every further group may add one."""
+    return -(-rows // (_TILE_ROWS // group))
+
+
+@triton.jit
 def _prefix_kernel(
     queries_ptr,
     layer_ptr,
@@ -72,7 +81,6 @@ def _prefix_kernel(
     tables_ptr,
     parts_ptr,
     part_lses_ptr,
-    table_width,
     scale,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -96,7 +104,7 @@ def _prefix_kernel(
     end = tl.minimum(keys, begin + share)
     whole = begin + (end - begin) // TILE * TILE
     keys_ptr = layer_ptr + kv_head * HEAD_DIM
-    table_ptr = tables_ptr + table.to(tl.int64) * table_width
+    table_ptr = tables_ptr + table
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
@@ -139,8 +147,11 @@ def _join_kernel(
     rest = tl.load(rests_ptr + place * HEAD_DIM + dim, mask=dim < HEAD_DIM, other=0.0)
     rest_lse = tl.load(rest_lses_ptr + place)
     peak = tl.maximum(rest_lse, prefix_lse)
+    # Padding has seen no key at all.
+    peak = tl.where(peak == float("-inf"), 0.0, peak)
     rest_weight, prefix_weight = tl.exp(rest_lse - peak), tl.exp(prefix_lse - peak)
-    out = (rest * rest_weight + prefix * prefix_weight) / (rest_weight + prefix_weight)
+    mass = tl.maximum(rest_weight + prefix_weight, 1e-30)
+    out = (rest * rest_weight + prefix * prefix_weight) / mass
     kind = out_ptr.dtype.element_ty
     tl.store(out_ptr + place * HEAD_DIM + dim, out.to(kind), mask=dim < HEAD_DIM)
 
@@ -172,8 +183,7 @@ def shared_prefix_attention(
     parts = rest.new_empty((*part_lses.shape, block_d))
     keys, warps, stages = prefill_block(head_dim, queries.dtype, _TILE_ROWS)
     _prefix_kernel[(len(groups.tiles), num_kv_heads, groups.splits)](
-        queries, layer, rests.queries, groups.tiles, groups.tables, parts, part_lses,
-        groups.tables.shape[1], scale,
+        queries, layer, rests.queries, groups.tiles, rests.tables, parts, part_lses, scale,
         NUM_KV_HEADS=num_kv_heads, GROUP=group, HEAD_DIM=head_dim, PAGE=rests.block_size,
         BLOCK_M=_TILE_ROWS, BLOCK_D=block_d, TILE=keys, num_warps=warps, num_stages=stages,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from lengthwise_kernels.gpu.launch import require
 _MERGED_AT_ONCE: Final = 8
 
 
-@triton.jit(do_not_specialize=["table_width"])
+@triton.jit
 def _split_kernel(
     queries_ptr,
     layer_ptr,
@@ -34,9 +34,9 @@ def _split_kernel(
     begins_ptr,
     ends_ptr,
     tables_ptr,
+    table_starts_ptr,
     parts_ptr,
     part_lses_ptr,
-    table_width,
     scale,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -63,7 +63,7 @@ def _split_kernel(
     acc, peak, mass = attend(
         q, acc, peak, mass,
         layer_ptr + kv_head * HEAD_DIM,
-        tables_ptr + row.to(tl.int64) * table_width,
+        tables_ptr + tl.load(table_starts_ptr + row),
         first_key, last_key, begin + member * 0, end - 1 + member * 0, scale,
         True, PAGE, NUM_KV_HEADS * HEAD_DIM, HEAD_DIM, BLOCK_D, TILE,
     )  # fmt: skip
@@ -126,8 +126,8 @@ def split_decode_attention(
     part_lses = queries.new_empty((slots, shape["BLOCK_M"]), dtype=torch.float32)
     parts = queries.new_empty((*part_lses.shape, shape["BLOCK_D"]), dtype=torch.float32)
     _split_kernel[(num_rows, num_kv_heads, splits)](
-        queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, parts, part_lses,
-        rows.tables.shape[1], scale,
+        queries, layer, rows.queries, rows.begins, rows.ends, rows.tables, rows.table_starts,
+        parts, part_lses, scale,
         PAGE=rows.block_size, TILE=tile_keys(head_dim), **shape, **heads,
         num_warps=4, num_stages=decode_stages(queries.dtype),
     )  # fmt: skip

@@ -1,13 +1,20 @@
 """Attention of new tokens over a paged history, for any mix of prompt chunks and decode rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch.nn import functional
 
-from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+from lengthwise_kernels.attention_plan import (
+    AttentionBatch,
+    AttentionLayout,
+    AttentionPlan,
+    AttentionSpec,
+    Room,
+    StepAttention,
+)
 
 _QUERY_TILE: Final = 256
 """Queries per masked tile: bounds a mask to 256 x keys, and skips keys no query of the tile sees.
@@ -93,6 +100,42 @@ def plan_attention(
             _decode_group(rows, batch.block_size, spec.dtype, device) for rows in groups.values()
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """Attention whose tensors are where they are needed already; serves one step only."""
+
+    step: StepAttention
+
+    def bind(self, tensors: Mapping[str, torch.Tensor]) -> StepAttention:
+        return self.step
+
+
+def lay_out_attention(
+    batch: AttentionBatch,
+    *,
+    windows: Sequence[int | None],
+    sampled: Sequence[int] | None,
+    spec: AttentionSpec,
+    room: Room | None = None,
+) -> AttentionLayout:
+    """Work out the attention of `batch` for layers with these sliding windows.
+
+    `sampled` are the sequences whose last token is sampled, None: all tokens are. `room` is for
+    kernels that can be replayed; here a step has its own tensors and no use for it.
+    """
+    plans = {window: plan_attention(batch, window=window, spec=spec) for window in set(windows)}
+    last = plans[windows[-1]]
+    if sampled is not None:
+        singles = AttentionBatch(
+            query_lengths=[1] * len(sampled),
+            starts=[batch.starts[row] + batch.query_lengths[row] - 1 for row in sampled],
+            block_ids=[batch.block_ids[row] for row in sampled],
+            block_size=batch.block_size,
+        )
+        last = plan_attention(singles, window=windows[-1], spec=spec)
+    return AttentionLayout(form=_Bound(StepAttention(plans=plans, last=last)), arrays={})
 
 
 def _attend_chunk(
