@@ -51,14 +51,14 @@ class DecodeWorker:
         self._host = WorkerHost(config, "decode", SERVICE, self._status, self._site)
         self._metrics = DecodeMetrics(self._host.registry)
         model = self._engine.model
-        layout = model.cache.layout
+        layout = model.shards.layout
         self._reservations = Reservations(
             publisher=self._publisher, post=self._mailbox.post, block_size=layout.block_size
         )
         self._receive = self._reservations.receive = KVReceive(
             receiver=self._engine.transfer,
             layout=layout,
-            num_blocks=model.cache.num_blocks,
+            num_blocks=model.shards.num_blocks,
             metrics=self._metrics,
             events=ArrivalEvents(
                 committed=self._reservations.on_committed,
@@ -90,7 +90,7 @@ class DecodeWorker:
         )
         self._metrics.watch_decoding(
             lambda: self._loop.snapshot,
-            total_blocks=model.cache.num_blocks,
+            total_blocks=model.shards.num_blocks,
             block_size=layout.block_size,
         )
         self._metrics.introduce(
@@ -129,7 +129,7 @@ class DecodeWorker:
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
-        layout, cost = model.cache.layout, snapshot.cost
+        layout, cost = model.shards.layout, snapshot.cost
         return worker_pb2.WorkerStatus(
             worker_id=self._host.worker_id,
             role=worker_pb2.ROLE_DECODE,
@@ -138,7 +138,7 @@ class DecodeWorker:
             layout_fingerprint=self._engine.layout_fingerprint,
             context_length=model.spec.context_length,
             block_size=layout.block_size,
-            blocks_total=model.cache.num_blocks,
+            blocks_total=model.shards.num_blocks,
             blocks_free=snapshot.blocks_free,
             running_requests=snapshot.running_requests,
             queues=queue_status(snapshot.queues),

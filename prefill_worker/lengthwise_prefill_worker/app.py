@@ -76,7 +76,7 @@ class PrefillWorker:
                 layout_fingerprint=self._engine.layout_fingerprint,
             ),
             sender=self._engine.transfer,
-            layout=model.cache.layout,
+            layout=model.shards.layout,
             tls=config.tls,
             connect_seconds=config.connect_seconds,
             metrics=self._metrics,
@@ -87,7 +87,7 @@ class PrefillWorker:
             mailbox=self._mailbox,
             push=self._push,
             metrics=self._metrics,
-            block_size=model.cache.layout.block_size,
+            block_size=model.shards.layout.block_size,
             model_fingerprint=model.fingerprint,
         )
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(
@@ -96,8 +96,8 @@ class PrefillWorker:
         self._loop = self._build_loop(self._engine.take_over(self._push.on_event))
         self._metrics.watch(
             lambda: self._loop.snapshot,
-            total_blocks=model.cache.num_blocks,
-            block_size=model.cache.layout.block_size,
+            total_blocks=model.shards.num_blocks,
+            block_size=model.shards.layout.block_size,
         )
         self._metrics.introduce(
             worker_id=self._host.worker_id,
@@ -115,7 +115,7 @@ class PrefillWorker:
         config, model = self._config, self._engine.model
         return PrefillLoop(
             runner=model.runner,
-            scheduler=PrefillScheduler(config.policy, blocks, model.cache.layout.block_size),
+            scheduler=PrefillScheduler(config.policy, blocks, model.shards.layout.block_size),
             blocks=blocks,
             mailbox=self._mailbox,
             outputs=_Outputs(asyncio.get_running_loop(), self._push, self),
@@ -148,7 +148,7 @@ class PrefillWorker:
 
     def _status(self) -> worker_pb2.WorkerStatus:
         model, snapshot = self._engine.model, self._loop.snapshot
-        layout = model.cache.layout
+        layout = model.shards.layout
         cost = None if snapshot.cost is None else cost_to_wire(snapshot.cost, snapshot.cost_samples)
         return worker_pb2.WorkerStatus(
             worker_id=self._host.worker_id,
@@ -158,7 +158,7 @@ class PrefillWorker:
             layout_fingerprint=self._engine.layout_fingerprint,
             context_length=model.spec.context_length,
             block_size=layout.block_size,
-            blocks_total=model.cache.num_blocks,
+            blocks_total=model.shards.num_blocks,
             blocks_free=snapshot.blocks_free,
             running_requests=snapshot.running_requests,
             queues=queue_status(snapshot.queues),

@@ -28,23 +28,32 @@ class WorkerConfig:
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Of KV transfer; auto is nccl on CUDA and gloo elsewhere."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tensor_parallel_size: int = 1
+    """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
+    device of its own."""
     kv_memory_bytes: int = 512 << 20
+    """Of each rank."""
     num_blocks: int | None = None
     """KV blocks; unset: as many as `kv_memory_bytes` holds."""
     prefix_caching: bool = True
     """Whether KV of finished requests is kept for requests with the same prefix."""
     threads: int = 0
-    """Of torch on CPU; 0: torch's own choice."""
+    """Of torch on CPU, in each rank; 0: torch's own choice, shared by the ranks."""
     announce_folder: Path | None = None
     tls: TlsConfig | None = None
     stall_seconds: float = 5.0
-    """A KV transfer that moves nothing for so long is given up."""
+    """A KV transfer that moves nothing for so long is given up; so is a worker of several ranks
+    when one keeps the others waiting."""
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.tensor_parallel_size < 1:
+            raise ValueError(
+                f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}"
+            )
         if self.threads < 0:
             raise ValueError(f"threads must be at least 0, got {self.threads}")
 

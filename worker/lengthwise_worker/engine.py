@@ -7,7 +7,6 @@ import time
 import torch
 
 from lengthwise_engine.hub import resolve_checkpoint
-from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
@@ -20,7 +19,7 @@ from lengthwise_worker.patience import wait_until
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often a worker asks whether its transfer process has ended for good."""
+"""How often a worker asks whether one of its processes has ended for good."""
 
 
 STEP_SECONDS = 5.0
@@ -40,9 +39,9 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._on_event: OnEvent | None = None
         self.transfer = TransferProcess(
-            KVShards.of(model.cache),
+            model.shards,
             TransferConfig(
-                backend=config.transfer_backend(model.cache.tensor.device.type),
+                backend=config.transfer_backend(model.shards.device_type),
                 listen_host=Address.parse(config.listen).host,
                 advertise_host=config.advertise_host,
                 stall_seconds=config.stall_seconds,
@@ -54,7 +53,7 @@ class Engine:
         """Begins a role. Returns the cache's blocks, all of them empty; `on_event` is called on the
         event loop, with what concerned an earlier role too: links have names of their own."""
         self._on_event = on_event
-        return PrefixCache(self.model.cache.num_blocks, enabled=self._config.prefix_caching)
+        return PrefixCache(self.model.shards.num_blocks, enabled=self._config.prefix_caching)
 
     async def is_free(self) -> bool:
         """Waits until no transfer reads or writes the cache any more; the role has closed its
@@ -64,18 +63,21 @@ class Engine:
         )
 
     async def stop(self) -> None:
-        """Ends the transfer process, within a few seconds."""
+        """Ends the transfer process and the ranks, within a few seconds."""
         await asyncio.to_thread(self.transfer.stop)
+        await asyncio.to_thread(self.model.close)
 
     async def failed(self) -> BaseException:
-        """Returns when KV transfer has ended for good, which makes the worker useless."""
-        while self.transfer.failure is None:  # noqa: ASYNC110  (a thread's end sets no event)
+        """Returns when KV transfer or a rank has ended for good, which makes the worker useless."""
+        while True:
+            failure = self.transfer.failure or self.model.failure
+            if failure is not None:
+                return failure
             await asyncio.sleep(LOOK_SECONDS)
-        return self.transfer.failure
 
     @property
     def layout_fingerprint(self) -> str:
-        return self.model.cache.layout.fingerprint()
+        return self.model.shards.layout.fingerprint()
 
     def _deliver(self, event: TransferEvent) -> None:
         # At the end of a process the reader thread may outlive the loop by a moment.
@@ -94,7 +96,11 @@ async def start_engine(config: WorkerConfig) -> Engine:
     """
     started_at = time.monotonic()
     model = await asyncio.to_thread(_load, config)
-    engine = Engine(model, config)
+    try:
+        engine = Engine(model, config)
+    except BaseException:
+        model.close()
+        raise
     engine.transfer.start()
     try:
         await asyncio.to_thread(engine.transfer.wait_ready)
@@ -102,20 +108,22 @@ async def start_engine(config: WorkerConfig) -> Engine:
         await engine.stop()
         raise
     logger.info(
-        "%s ready in %.1f s: %d KV blocks of %d tokens, %s on %s",
+        "%s ready in %.1f s: %d KV blocks of %d tokens, %s, %d rank(s) on %s",
         config.model_name,
         time.monotonic() - started_at,
-        model.cache.num_blocks,
-        model.cache.layout.block_size,
-        model.cache.layout.dtype,
-        model.cache.tensor.device,
+        model.shards.num_blocks,
+        model.shards.layout.block_size,
+        model.shards.layout.dtype,
+        config.tensor_parallel_size,
+        model.shards.device_type,
     )
     return engine
 
 
 def _load(config: WorkerConfig) -> LoadedModel:
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    ranks = config.tensor_parallel_size
+    if config.threads or ranks > 1:
+        torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // ranks))
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,4 +133,6 @@ def _load(config: WorkerConfig) -> LoadedModel:
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
+        tensor_parallel_size=ranks,
+        stall_seconds=config.stall_seconds,
     )
