@@ -23,6 +23,7 @@ from lengthwise_engine.parallel.rank import RankPlan
 from lengthwise_engine.parallel.watch import RankWatch
 from lengthwise_engine.runner import ModelRunner
 from lengthwise_engine.torch_runner import TorchRunner
+from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.runner import ToyRunner
 from lengthwise_engine.toy.spec import MODEL_TYPE as TOY
 from lengthwise_engine.toy.spec import read_toy_spec
@@ -104,7 +105,8 @@ def load_runner(
             raise config.unsupported("model_type", message)
         toy = read_toy_spec(config)
         cache = allocate(toy, torch.float32)
-        return loaded(toy, cache, ToyRunner(cache, toy))
+        runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
+        return loaded(toy, cache, runner(cache, toy))
     if tensor_parallel_size == 1:
         model = load_model(checkpoint, target, dtype)
         cache = allocate(model.spec, model.dtype)

@@ -98,12 +98,16 @@ def test_a_chunk_that_follows_none_is_refused(
     assert torch.equal(toy.cache.tensor, written)
 
 
-@pytest.mark.parametrize("variant", ["toy", "llama"])
+@pytest.mark.parametrize("variant", ["toy", "asynchronous-toy", "llama"])
 def test_a_row_that_follows_samples_as_if_its_token_were_known(
-    variant: str, make_checkpoint: Callable[..., Path], toy: LoadedModel, generate: Generate
+    variant: str, make_checkpoint: Callable[..., Path], tmp_path: Path, generate: Generate
 ) -> None:
-    loaded = toy
-    if variant != "toy":
+    if variant.endswith("toy"):
+        folder = write_toy_checkpoint(
+            tmp_path, asynchronous=variant == "asynchronous-toy", step_seconds=0.002
+        )
+        loaded = load_runner(folder, device="cpu", num_blocks=8, kv_memory_bytes=0)
+    else:
         loaded = load_runner(
             make_checkpoint(variant), device="cpu", num_blocks=8, kv_memory_bytes=0
         )

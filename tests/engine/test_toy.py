@@ -171,6 +171,34 @@ def test_a_slow_toy_takes_its_time_layer_by_layer(tmp_path: Path) -> None:
     assert seconds[1] >= 0.06
 
 
+def test_an_asynchronous_toy_computes_steps_in_order_while_its_caller_goes_on(
+    tmp_path: Path,
+) -> None:
+    folder = write_toy_checkpoint(tmp_path, step_seconds=0.02, asynchronous=True)
+    loaded = load_runner(folder, device="cpu", num_blocks=4, kv_memory_bytes=0)
+    chunk = SequenceChunk(token_ids=[1] * 20, start=0, block_ids=[0, 1], sampling=None)
+    started_at = time.monotonic()
+    first, second = loaded.runner.launch([chunk]), loaded.runner.launch([chunk])
+    assert not first.is_ready
+    assert not loaded.cache.tensor.any()
+    assert second.tokens() == [None]
+    assert time.monotonic() - started_at >= 0.04
+    assert first.is_ready
+    layers: list[int] = []
+    assert loaded.runner.launch([chunk], layers.append).is_ready
+    assert layers == [0, 1, 2, 3]
+
+
+def test_what_breaks_an_asynchronous_step_is_raised_to_whoever_reads_it(tmp_path: Path) -> None:
+    folder = write_toy_checkpoint(tmp_path, asynchronous=True)
+    loaded = load_runner(folder, device="cpu", num_blocks=4, kv_memory_bytes=0)
+    loaded.cache.tensor = torch.zeros(1)
+    chunk = SequenceChunk(token_ids=[1], start=0, block_ids=[0], sampling=None)
+    pending = loaded.runner.launch([chunk])
+    with pytest.raises(IndexError):
+        pending.tokens()
+
+
 def test_the_tokenizer_has_one_token_per_byte(tmp_path: Path) -> None:
     write_toy_checkpoint(tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -28,12 +28,14 @@ def write_toy_checkpoint(
     eos_one_in: int = 0,
     step_seconds: float = 0.0,
     prefill_seconds_per_token: float = 0.0,
+    asynchronous: bool = False,
 ) -> Path:
     """Write config.json, generation_config.json and tokenizer.json into `folder`; return it.
 
     Toy text is printable ASCII and never ends by itself unless `eos_one_in` k > 0, which makes one
     token in about k the end-of-sequence token. `step_seconds` and `prefill_seconds_per_token` slow
-    the runner down so that a test can hold requests in flight.
+    the runner down so that a test can hold requests in flight. `asynchronous` steps are computed
+    beside the thread that launches them, as on a GPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -48,6 +50,7 @@ def write_toy_checkpoint(
         "eos_one_in": eos_one_in,
         "step_seconds": step_seconds,
         "prefill_seconds_per_token": prefill_seconds_per_token,
+        "asynchronous": asynchronous,
     }
     generation = {"eos_token_id": EOS_TOKEN_ID}
     for name, content in (("config.json", config), ("generation_config.json", generation)):

@@ -13,6 +13,7 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner import (
+    PendingStep,
     SampledToken,
     SequenceChunk,
     SettledStep,
@@ -65,14 +66,8 @@ class ToyRunner:
         self,
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
-    ) -> SettledStep:
-        check_chunks(
-            chunks,
-            layout=self.layout,
-            num_blocks=self._cache.num_blocks,
-            spec=self._spec,
-            before=self._before,
-        )
+    ) -> PendingStep:
+        self._check(chunks)
         known = with_known_tokens(chunks, self._sampled)
         self._before, self._sampled = chunks, self._compute(known, on_layer)
         return SettledStep(self._sampled)
@@ -83,6 +78,15 @@ class ToyRunner:
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
         return self.launch(chunks, on_layer).tokens()
+
+    def _check(self, chunks: Sequence[SequenceChunk]) -> None:
+        check_chunks(
+            chunks,
+            layout=self.layout,
+            num_blocks=self._cache.num_blocks,
+            spec=self._spec,
+            before=self._before,
+        )
 
     def _compute(
         self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None

@@ -22,12 +22,14 @@ class ToySpec(ModelSpec):
     """The toy's sizes and its pace.
 
     `eos_one_in` k > 0 makes one token in about k the end-of-sequence token; 0 means never. Each
-    `run` takes at least `step_seconds` plus `prefill_seconds_per_token` for each prompt token.
+    step takes at least `step_seconds` plus `prefill_seconds_per_token` for each prompt token.
+    `asynchronous` computes steps beside the thread that launches them, as a GPU does.
     """
 
     eos_one_in: int
     step_seconds: float
     prefill_seconds_per_token: float
+    asynchronous: bool
 
 
 def read_toy_spec(config: ConfigJson) -> ToySpec:
@@ -44,4 +46,5 @@ def read_toy_spec(config: ConfigJson) -> ToySpec:
         eos_one_in=config.integer("eos_one_in", minimum=0),
         step_seconds=config.number("step_seconds"),
         prefill_seconds_per_token=config.number("prefill_seconds_per_token"),
+        asynchronous=config.boolean("asynchronous", default=False),
     )
