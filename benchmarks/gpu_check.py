@@ -1,147 +1,166 @@
-"""The standing command for a machine with an NVIDIA GPU: its tests, then each kernel against what a
-user would run in its place, then prefill and decode of the engine with random weights at a real
-model's shape. Rows carry the GPU's name.
+"""The standing command for a machine with an NVIDIA GPU: is everything right, and how fast is it?
 
-Ends with exit code 2 where torch finds no GPU.
+    python benchmarks/gpu_check.py [PART ...] [--seconds 480] [--out FOLDER] [--commit NAME]
+    python benchmarks/gpu_check.py --rehearse      # the same on the CPU, tiny
+
+Parts run in the order of PARTS, each in a process of its own and within its share of the time; what
+one does not need the next ones get. Rows go to benchmarks/data/gpu_*.csv (or FOLDER) as far as a
+part came, then a table says what was asked for and what was reached. docs/gpu.md tells how to read
+both.
+
+Exit code: 0, also where an aim was missed or time ran out; 1 if something failed; 2 without a GPU.
 """
 
-import subprocess
+import argparse
+import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
-import triton
-from gpu_check_case import Sizes, disagreement, milliseconds
-from gpu_check_kernels import cases
-from rows import append_rows
-from transformers import AutoModelForCausalLM, Qwen2Config
+from gpu_aims import summary
+from gpu_engine import engine_tasks
+from gpu_kernels import agreement_tasks, kernel_tasks
+from gpu_scale import FULL, TINY, Scale
+from gpu_supervisor import DEVICE_LOST, supervise
+from gpu_task import Deadline, DeviceLost, Journal, Row, Task, run_tasks
+from gpu_tests import pytest_tasks
+from gpu_transformers import rival_tasks
+from laps_sweep import laps_tasks
+from rows import DATA, append_rows
 
-from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
-
-TOLERANCE = 2e-2
-"""Between two results in bfloat16, whose last place is worth 2^-8."""
-
-REPEATS = 5
-PREFILL_TOKENS = (512, 2048, 8192)
-DECODE_BATCHES = (1, 32, 128)
-DECODE_CONTEXT = 1024
-# Qwen2.5-0.5B.
-SHAPE = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    max_position_embeddings=32_768,
-    tie_word_embeddings=True,
-)
+SECONDS: Final = 480.0
+NO_GPU: Final = 2
 
 
-def random_checkpoint(folder: Path) -> Path:
-    """Random bfloat16 weights of SHAPE."""
-    torch.manual_seed(0)
-    make_model: Callable[..., Any] = AutoModelForCausalLM.from_config
-    make_model(SHAPE, dtype=torch.bfloat16).save_pretrained(folder)
-    return folder
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Its share of the time is `weight` over the sum of the weights of the parts that were asked
+    for; without a choice weights are seconds."""
+
+    weight: float
+    tasks: Callable[[Scale], list[Task]]
 
 
-def chunk(num_tokens: int, start: int, first_block: int) -> SequenceChunk:
-    """`num_tokens` tokens after `start` of a sequence whose blocks begin at `first_block`."""
-    tokens = [(7 * i) % 1000 for i in range(start + num_tokens)]
-    state = SamplingState(
-        sampling=Sampling(temperature=0.0), token_ids=tokens, num_prompt_tokens=len(tokens)
-    )
-    blocks = range(first_block, first_block + len(tokens) // 16 + 1)
-    return SequenceChunk(token_ids=tokens[start:], start=start, block_ids=blocks, sampling=state)
+PARTS: Final[Mapping[str, Part]] = {
+    # First, and small: a broken kernel is known within a minute.
+    "agreement": Part(weight=60, tasks=agreement_tasks),
+    "kernels": Part(weight=90, tasks=kernel_tasks),
+    "engine": Part(weight=80, tasks=engine_tasks),
+    "laps": Part(weight=130, tasks=laps_tasks),
+    "transformers": Part(weight=60, tasks=rival_tasks),
+    # Last: they measure nothing, and `make test-gpu` runs them too.
+    "tests": Part(weight=60, tasks=pytest_tasks),
+}
 
 
-def seconds_of(model: LoadedModel, chunks: list[SequenceChunk]) -> float:
-    """Median of REPEATS runs after two to warm up."""
-    taken = []
-    for _ in range(REPEATS + 2):
-        torch.cuda.synchronize()
-        started_at = time.perf_counter()
-        model.runner.run(chunks)
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started_at)
-    return sorted(taken[2:])[REPEATS // 2]
-
-
-def kernel_rows() -> Iterator[dict[str, object]]:
-    """Every kernel and its rivals, and how much of what the GPU can do they reach.
-
-    Errors: RuntimeError when a kernel and a rival disagree.
-    """
-    for case in cases(Sizes(), "cuda", torch.bfloat16):
-        if (ratio := disagreement(case)) > TOLERANCE:
-            raise RuntimeError(f"{case.op} {case.shape}: differs from a rival by {ratio:.2g}")
-        runs = {"lengthwise": case.ours, **case.rivals}
-        for name, run in runs.items():
-            captured = name == "lengthwise" or not case.rivals_ask_the_host
-            low, median, high = milliseconds(run, captured=captured)
-            reached = case.ceiling_seconds * 1e3 / median
-            print(f"{case.op:24} {case.shape:36} {name:16} {median:9.4f} ms {reached:6.1%}")
-            yield {
-                "gpu": torch.cuda.get_device_name(),
-                "torch": torch.__version__,
-                "triton": triton.__version__,
-                "op": case.op,
-                "shape": case.shape,
-                "implementation": name,
-                "p20_ms": f"{low:.4f}",
-                "p50_ms": f"{median:.4f}",
-                "p80_ms": f"{high:.4f}",
-                "gigabytes_per_second": f"{case.num_bytes / median / 1e6:.0f}",
-                "teraflops_per_second": f"{case.flops / median / 1e9:.1f}",
-                "ceiling_ms": f"{case.ceiling_seconds * 1e3:.4f}",
-                "share_of_ceiling": f"{reached:.3f}",
-            }
-
-
-def engine_rows() -> Iterator[dict[str, object]]:
-    """Prefill and decode steps of the engine."""
-    with tempfile.TemporaryDirectory() as folder:
-        model = load_runner(
-            random_checkpoint(Path(folder)), device="cuda", num_blocks=10_240, kv_memory_bytes=0
-        )
-    chunked = [("prefill", n, [chunk(n, 0, 0)]) for n in PREFILL_TOKENS]
-    chunked += [
-        ("decode", batch, [chunk(1, DECODE_CONTEXT, 66 * row) for row in range(batch)])
-        for batch in DECODE_BATCHES
-    ]
-    for phase, size, chunks in chunked:
-        seconds = seconds_of(model, chunks)
-        num_tokens = sum(len(c.token_ids) for c in chunks)
-        print(f"{phase:8} {size:6} {seconds * 1e3:9.2f} ms {num_tokens / seconds:12.0f} tokens/s")
-        yield {
-            "gpu": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "shape": "Qwen2.5-0.5B, random bfloat16",
-            "phase": phase,
-            "size": size,
-            "context": 0 if phase == "prefill" else DECODE_CONTEXT,
-            "repeats": REPEATS,
-            "median_ms": f"{seconds * 1e3:.3f}",
-            "tokens_per_second": f"{num_tokens / seconds:.0f}",
-        }
-
-
-def main() -> None:
-    if not torch.cuda.is_available():
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.parts if name not in PARTS]:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if not options.rehearse and not torch.cuda.is_available():
         print("gpu-check needs an NVIDIA GPU; torch finds none", file=sys.stderr)
-        sys.exit(2)
-    tests = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], cwd=tests, check=True)
-    print(append_rows("gpu_kernels", list(kernel_rows())))
-    print(append_rows("gpu_engine", list(engine_rows())))
+        return NO_GPU
+    scale = TINY if options.rehearse else FULL
+    if options.child:
+        name, journal, seconds = options.child
+        return _run_part(name, scale, Journal(Path(journal)), float(seconds))
+    chosen = options.parts or [name for name in PARTS if not (options.rehearse and name == "tests")]
+    folder = Path(tempfile.mkdtemp(prefix="gpu-check-")) if options.rehearse else options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    journals = _supervise(chosen, scale, options)
+    tables, failed = _report(journals, folder, options.commit)
+    print(*summary(tables), sep="\n")
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for everything")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder of the rows")
+    parser.add_argument("--commit", help="what to write into rows where there is no git")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="on the CPU, tiny, for the code's sake"
+    )
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    return parser
+
+
+def _supervise(
+    chosen: Sequence[str], scale: Scale, options: argparse.Namespace
+) -> dict[str, Journal]:
+    """One part after the other; what each wrote."""
+    folder = Path(tempfile.mkdtemp(prefix="gpu-check-journals-"))
+    print(f"journals: {folder}", flush=True)
+    command = [sys.executable, __file__]
+    environment = dict(os.environ)
+    if options.rehearse:
+        command.append("--rehearse")
+        # Triton looks at it when a kernel is imported.
+        environment["TRITON_INTERPRET"] = "1"
+    deadline = Deadline.after(options.seconds)
+    journals = {}
+    for place, name in enumerate(chosen):
+        weights = [PARTS[each].weight for each in chosen[place:]]
+        seconds = deadline.left * weights[0] / sum(weights)
+        print(f"== {name}, {max(0.0, seconds):.0f} s", flush=True)
+        journals[name] = Journal(folder / f"{name}.jsonl")
+        tasks = [task.name for task in PARTS[name].tasks(scale)]
+        child = [*command, "--child", name, str(journals[name].path)]
+        supervise(child, tasks, Deadline.after(seconds), journals[name], environment)
+    return journals
+
+
+def _run_part(name: str, scale: Scale, journal: Journal, seconds: float) -> int:
+    """In a process of its own: the tasks of a part that have no outcome yet."""
+    if scale.device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        run_tasks(PARTS[name].tasks(scale), Deadline.after(seconds), journal, _device_works)
+    except DeviceLost as error:
+        print(f"the GPU is lost to this process: {error}", flush=True)
+        return DEVICE_LOST
+    return 0
+
+
+def _device_works() -> bool:
+    if not torch.cuda.is_available():
+        return True
+    try:
+        torch.ones(1, device="cuda").item()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _report(
+    journals: Mapping[str, Journal], folder: Path, commit: str | None
+) -> tuple[dict[str, list[Row]], bool]:
+    """Writes the rows, says how tasks ended; the rows by table, and whether anything failed."""
+    tables: dict[str, list[Row]] = defaultdict(list)
+    failed = False
+    for name, journal in journals.items():
+        for table, row in journal.rows():
+            tables[table].append({**row, "commit": commit} if commit else row)
+        for outcome in journal.outcomes().values():
+            failed |= outcome.state == "failed"
+            print(f"{name:14} {outcome.task:36} {outcome.state:9} {outcome.why}")
+    for table, rows in tables.items():
+        try:
+            print(append_rows(table, rows, folder))
+        except ValueError as error:
+            print(f"rows of {table} stay in the journals: {error}", file=sys.stderr)
+            failed = True
+    return tables, failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

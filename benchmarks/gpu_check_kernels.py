@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_check_attention import attention_cases
+from gpu_check_attention import attention_groups
 from gpu_check_case import BLOCK, Case, Run, Sizes, paged_layer
 from gpu_check_fp8 import fp8_cases
 
@@ -17,11 +17,21 @@ from lengthwise_kernels.reference import sampling as plain_sampling
 def cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
     """All cases, each made when it is asked for: together they would not fit a GPU."""
     torch.manual_seed(0)
-    yield from _elementwise(sizes, device, dtype)
-    yield from _cache(sizes, device, dtype)
-    yield from _sampling(sizes, device)
-    yield from fp8_cases(sizes, device, dtype)
-    yield from attention_cases(sizes, device, dtype)
+    for group in case_groups(sizes, device, dtype).values():
+        yield from group()
+
+
+def case_groups(
+    sizes: Sizes, device: str, dtype: torch.dtype
+) -> dict[str, Callable[[], Iterator[Case]]]:
+    """The cases by the kernels they are of; nothing is made before a group is called."""
+    return {
+        "norms and gates": lambda: _elementwise(sizes, device, dtype),
+        "KV cache": lambda: _cache(sizes, device, dtype),
+        "sampling": lambda: _sampling(sizes, device),
+        "FP8": lambda: fp8_cases(sizes, device, dtype),
+        **attention_groups(sizes, device, dtype),
+    }
 
 
 def _eager_and_compiled(function: Callable[..., Any], *arguments: Any) -> dict[str, Run]:

@@ -3,6 +3,7 @@
 import csv
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,12 +23,12 @@ def conditions() -> dict[str, str]:
     }
 
 
-def append_rows(name: str, rows: Sequence[Mapping[str, object]]) -> Path:
-    """Appends rows to benchmarks/data/<name>.csv, writing the header first where it is new.
+def append_rows(name: str, rows: Sequence[Mapping[str, object]], folder: Path = DATA) -> Path:
+    """Appends rows to <folder>/<name>.csv, writing the header first where it is new.
 
     Errors: ValueError when the columns are not those of the file: give the new table a new name.
     """
-    path = DATA / f"{name}.csv"
+    path = folder / f"{name}.csv"
     full = [{**conditions(), **row} for row in rows]
     fields = list(full[0])
     if path.exists():
@@ -44,6 +45,9 @@ def append_rows(name: str, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return ""
+
     def git(*arguments: str) -> str:
         result = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, check=False, cwd=DATA, timeout=10

@@ -1,0 +1,122 @@
+"""The engine's steps with random weights: prefill, decode, short prompts with and without graphs.
+
+A prefill is one prompt in one step. Decode steps are launched ahead of their tokens; a step's time
+is that between two arrivals of tokens. The ceilings: of a prefill its operations (weights, causal
+attention, one row of the head), of a decode step its bytes (weights once, keys and values once).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+
+from gpu_engines import Engine, Engines
+from gpu_generate import decode, place, prefill, random_prompts
+from gpu_measurement import Measurement, time_steps
+from gpu_models import BLOCK, prefill_flops, step_bytes
+from gpu_scale import Scale
+from gpu_task import Deadline, Row, Task
+
+from lengthwise_engine.runner import ModelRunner
+
+TABLE = "gpu_engine"
+WARM_UP_STEPS = 4
+"""Their times are left out: kernels are compiled and graphs captured in them. So is that of the
+last, whose token is read at once after the one before."""
+
+
+def engine_tasks(scale: Scale) -> list[Task]:
+    engines = Engines(scale.shapes, scale.device, scale.dtype)
+    tasks = []
+    for name in scale.engine_models:
+        for tokens in scale.prefill_tokens:
+            run = partial(_prefill, engines, name, tokens, scale)
+            tasks.append(Task(name=f"{name} prefill {tokens}", table=TABLE, run=run))
+        for batch in scale.decode_batches:
+            run = partial(_decode, engines, name, batch, scale)
+            tasks.append(Task(name=f"{name} decode {batch}", table=TABLE, run=run))
+    for name in scale.short_models:
+        for count in scale.short_counts:
+            run = partial(_short, engines, name, count, scale)
+            tasks.append(
+                Task(name=f"{name} short {count} x {scale.short_tokens}", table=TABLE, run=run)
+            )
+    return tasks
+
+
+def _get(engines: Engines, name: str, scale: Scale) -> Engine:
+    """With the blocks that any task of this part needs."""
+    decoding = max(scale.decode_batches) * -(-(scale.decode_context + scale.decode_steps) // BLOCK)
+    prefilling = -(-max(scale.prefill_tokens) // BLOCK)
+    short = max(scale.short_counts) * -(-scale.short_tokens // BLOCK)
+    return engines.get(name, max(decoding, prefilling, short) + max(scale.decode_batches))
+
+
+def _prompts_measured(
+    engine: Engine, runner: ModelRunner, lengths: Sequence[int], repeats: int
+) -> tuple[list[float], int]:
+    """Milliseconds of each step with whole prompts, and the operations in one."""
+    spec = engine.model.decoder.spec
+    prompts = random_prompts(lengths, spec.vocab_size)
+
+    def run() -> None:
+        rows = place(prompts, 0, block_size=BLOCK, num_blocks=engine.cache.num_blocks)
+        prefill(runner, rows, sum(lengths) + BLOCK)
+
+    return time_steps(run, repeats), prefill_flops(spec, lengths)
+
+
+def _prefill(
+    engines: Engines, name: str, tokens: int, scale: Scale, deadline: Deadline
+) -> Iterator[Row]:
+    engine = _get(engines, name, scale)
+    times, flops = _prompts_measured(engine, engine.runner(graphs=False), [tokens], scale.repeats)
+    yield Measurement(
+        op="prefill",
+        shape=f"{name}, {tokens} tokens",
+        implementation="lengthwise",
+        milliseconds=times,
+        flops=flops,
+        tokens=tokens,
+    ).row()
+
+
+def _decode(
+    engines: Engines, name: str, batch: int, scale: Scale, deadline: Deadline
+) -> Iterator[Row]:
+    engine = _get(engines, name, scale)
+    spec = engine.model.decoder.spec
+    steps = scale.decode_steps
+    prompts = random_prompts([scale.decode_context] * batch, spec.vocab_size)
+    rows = place(prompts, steps, block_size=BLOCK, num_blocks=engine.cache.num_blocks)
+    decode(engine.runner(graphs=True), rows, steps)
+    known_at = [max(times) for times in zip(*(row.known_at for row in rows), strict=True)]
+    times = [(after - before) * 1e3 for before, after in pairwise(known_at)]
+    keys = batch * (scale.decode_context + steps // 2)
+    yield Measurement(
+        op="decode",
+        shape=f"{name}, {batch} rows after {scale.decode_context}",
+        implementation="lengthwise",
+        milliseconds=times[WARM_UP_STEPS:-1],
+        num_bytes=step_bytes(spec, keys, engine.model.decoder.dtype.itemsize),
+        tokens=batch,
+    ).row()
+
+
+def _short(
+    engines: Engines, name: str, count: int, scale: Scale, deadline: Deadline
+) -> Iterator[Row]:
+    engine = _get(engines, name, scale)
+    lengths = [scale.short_tokens] * count
+    for implementation, graphs in (("eager", False), ("graphs", True)):
+        runner = engine.runner(graphs=graphs)
+        times, flops = _prompts_measured(engine, runner, lengths, scale.repeats)
+        spec = engine.model.decoder.spec
+        yield Measurement(
+            op="short prefill",
+            shape=f"{name}, {count} x {scale.short_tokens} tokens",
+            implementation=implementation,
+            milliseconds=times,
+            num_bytes=step_bytes(spec, 0, engine.model.decoder.dtype.itemsize),
+            flops=flops,
+            tokens=sum(lengths),
+        ).row()
