@@ -6,13 +6,15 @@ benchmarks/data/kv_transfer.csv. Budget: at least 80 % of bare gloo for pieces o
 Both sides of the comparison move the same number of bytes per piece through caches of the same
 size, over loopback, turn by turn in one run. Bare gloo sends one contiguous message per piece, one
 after the other, and neither packs, unpacks nor hashes. Transfer keeps pieces outstanding, as a
-prefill that pushes layers does.
+prefill that pushes layers does: over the network's path, and over a host link, where the receiver
+copies out of the sender's memory and both ends hash.
 
 The rate is bound by the processors, so other work on the machine spoils it: every row has the load
 average at the start. `chrt -f 1 python benchmarks/kv_transfer.py` keeps the processors for itself.
 """
 
 import argparse
+import itertools
 import os
 import random
 import statistics
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -50,13 +53,14 @@ NUM_BLOCKS = 1024
 CACHE_BYTES = LAYOUT.num_layers * NUM_BLOCKS * LAYOUT.block_bytes
 OUTSTANDING = 64
 ORDERS = ("contiguous", "scattered")
+BARE = "bare gloo"
 LIMIT_SECONDS = 60.0
 
 
 class TransferPair:
     """Two transfer processes and a link between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, host_links: bool) -> None:
         caches = [KVCache.allocate(LAYOUT, NUM_BLOCKS, torch.device("cpu")) for _ in range(2)]
         for cache in caches:
             cache.tensor.fill_(1)
@@ -64,7 +68,9 @@ class TransferPair:
         self._received = threading.Semaphore(0)
         self._num_issued = 0
         self._sender, self._receiver = (
-            TransferProcess(KVShards.of(cache), TransferConfig(), self._on_event)
+            TransferProcess(
+                KVShards.of(cache), TransferConfig(host_links=host_links), self._on_event
+            )
             for cache in caches
         )
         started_at = time.perf_counter()
@@ -162,15 +168,19 @@ class BarePair:
 
 
 @contextmanager
-def pairs() -> Iterator[tuple[BarePair, TransferPair]]:
+def pairs() -> Iterator[tuple[BarePair, dict[str, TransferPair]]]:
     with tempfile.TemporaryDirectory() as folder:
         bare = BarePair(folder)
-        transfer = TransferPair()
+        links = {
+            "transfer": TransferPair(host_links=False),
+            "host link": TransferPair(host_links=True),
+        }
         try:
-            yield bare, transfer
+            yield bare, links
         finally:
             bare.stop()
-            transfer.stop()
+            for transfer in links.values():
+                transfer.stop()
 
 
 def make_pieces(num_bytes: int, count: int, order: str) -> list[Piece]:
@@ -204,15 +214,17 @@ def main() -> None:
         return
     rows: list[dict[str, object]] = []
     machine = {"scheduling": scheduling(), "load": round(os.getloadavg()[0], 1)}
-    with pairs() as (bare, transfer):
-        print(f"two transfer processes ready in {transfer.start_seconds:.2f} s")
+    with pairs() as (bare, links):
+        for name, transfer in links.items():
+            print(f"{name}: two processes ready in {transfer.start_seconds:.2f} s")
         for mib in arguments.mib:
             num_bytes, count = mib * 2**20, max(1, arguments.round_mib // mib)
-            rates: dict[str, list[float]] = {"bare": [], **{order: [] for order in ORDERS}}
+            rates: dict[str, list[float]] = defaultdict(list)
             for number in range(arguments.rounds + 1):
-                taken = {"bare": bare.seconds(num_bytes, count)}
-                for order in ORDERS:
-                    taken[order] = transfer.seconds(make_pieces(num_bytes, count, order))
+                taken = {BARE: bare.seconds(num_bytes, count)}
+                for order, (name, transfer) in itertools.product(ORDERS, links.items()):
+                    pieces = make_pieces(num_bytes, count, order)
+                    taken[f"{name}, {order} block ids"] = transfer.seconds(pieces)
                 if number:  # the first round warms up
                     for name, seconds in taken.items():
                         rates[name].append(num_bytes * count / seconds / 1e9)
@@ -228,10 +240,10 @@ def scheduling() -> str:
 
 
 def row(num_bytes: int, count: int, name: str, rates: dict[str, list[float]]) -> dict[str, object]:
-    ratios = [mine / bare for mine, bare in zip(rates[name], rates["bare"], strict=True)]
+    ratios = [mine / bare for mine, bare in zip(rates[name], rates[BARE], strict=True)]
     return {
         "torch": torch.__version__,
-        "what": "bare gloo" if name == "bare" else f"transfer, {name} block ids",
+        "what": name,
         "piece_bytes": num_bytes,
         "pieces_per_round": count,
         "rounds": len(ratios),

@@ -178,6 +178,7 @@ class KVPush:
             if found is None:
                 return
             if isinstance(event, LinkUp):
+                logger.info("link %s is up: %s", event.link, event.path)
                 found.link_up()
             elif isinstance(event, Sent):
                 found.sent(event.checksum)

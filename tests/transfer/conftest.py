@@ -16,14 +16,25 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def process_ends() -> Iterator[Ends]:
+def _processes(*, host_links: bool) -> Iterator[Ends]:
     ends = Ends(End(new_cache(1)), End(new_cache(2)))
-    config = TransferConfig(stall_seconds=STALL_SECONDS, connect_seconds=1.0)
+    config = TransferConfig(stall_seconds=STALL_SECONDS, connect_seconds=1.0, host_links=host_links)
     start_processes(config, ends.sender, ends.receiver)
     yield ends
     ends.sender.transfer.stop()
     ends.receiver.transfer.stop()
+
+
+@pytest.fixture(scope="module")
+def host_ends() -> Iterator[Ends]:
+    """Their links go through shared memory."""
+    yield from _processes(host_links=True)
+
+
+@pytest.fixture(scope="module")
+def network_ends() -> Iterator[Ends]:
+    """As if on two machines."""
+    yield from _processes(host_links=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +52,18 @@ def local_ends(local_wire: LocalWire) -> Ends:
     return ends
 
 
-@pytest.fixture(scope="module", params=[pytest.param("process", marks=pytest.mark.slow), "local"])
+PROCESSES = [pytest.param(name, marks=pytest.mark.slow) for name in ("host", "network")]
+
+
+@pytest.fixture(scope="module", params=[*PROCESSES, "local"])
 def ends(request: pytest.FixtureRequest) -> Ends:
     """Each implementation in turn. Module-scoped: a test takes links of its own."""
+    ends: Ends = request.getfixturevalue(f"{request.param}_ends")
+    return ends
+
+
+@pytest.fixture(scope="module", params=PROCESSES)
+def process_ends(request: pytest.FixtureRequest) -> Ends:
+    """Both kinds of links between processes in turn."""
     ends: Ends = request.getfixturevalue(f"{request.param}_ends")
     return ends

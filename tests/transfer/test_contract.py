@@ -6,6 +6,7 @@ from harness.transfer import (
     LAYOUT,
     NUM_BLOCKS,
     STALL_SECONDS,
+    End,
     Ends,
     content,
     new_name,
@@ -20,9 +21,16 @@ from lengthwise_engine.transfer.base import (
     Received,
     Sent,
     TransferBusy,
+    TransferEvent,
     combine_checksums,
 )
 from lengthwise_engine.transfer.ledger import MAX_OUTSTANDING
+
+UP_AND_DOWN: list[type[TransferEvent]] = [LinkUp, LinkDown]
+
+
+def kinds(end: End, link: str) -> list[type[TransferEvent]]:
+    return [type(event) for event in end.about(link)]
 
 
 def move(ends: Ends, link: str, source: Piece, target: Piece, sequence: int = 0) -> None:
@@ -172,7 +180,7 @@ def test_closing_takes_both_ends_down_once(ends: Ends, closer: str) -> None:
     other = ends.link()  # whatever would still have come for the first link has come by now
     assert other
     for end in (ends.sender, ends.receiver):
-        assert [type(event) for event in end.about(link)] == [LinkUp, LinkDown]
+        assert kinds(end, link) == UP_AND_DOWN
 
 
 def test_calls_about_a_link_that_is_down_do_nothing(ends: Ends) -> None:
@@ -185,7 +193,7 @@ def test_calls_about_a_link_that_is_down_do_nothing(ends: Ends) -> None:
     ends.receiver.transfer.receive(link, 0, "key", piece, piece.num_bytes(LAYOUT))
     ends.link()
     for end in (ends.sender, ends.receiver):
-        assert [type(event) for event in end.about(link)] == [LinkUp, LinkDown]
+        assert kinds(end, link) == UP_AND_DOWN
 
 
 def test_connecting_to_nobody_ends_in_link_down(ends: Ends) -> None:

@@ -45,16 +45,21 @@ def fresh_ends() -> Iterator[Callable[..., Ends]]:
     """Processes of the test's own, to be hurt."""
     started: list[End] = []
 
-    def start(stall_seconds: float = 1.0) -> Ends:
+    def start(stall_seconds: float = 1.0, *, host_links: bool = True) -> Ends:
         ends = Ends(End(new_cache(1)), End(new_cache(2)))
         started.extend((ends.sender, ends.receiver))
-        config = TransferConfig(stall_seconds=stall_seconds, connect_seconds=1.0)
+        config = TransferConfig(
+            stall_seconds=stall_seconds, connect_seconds=1.0, host_links=host_links
+        )
         start_processes(config, ends.sender, ends.receiver)
         return ends
 
     yield start
     for end in started:
         end.transfer.stop()
+
+
+paths = pytest.mark.parametrize("host_links", [True, False], ids=["host", "network"])
 
 
 def push(ends: Ends, link: str, count: int) -> None:
@@ -83,8 +88,11 @@ def link_again(ends: Ends) -> str:
     raise AssertionError("no link came up again")
 
 
-def test_discard_is_done_while_the_sender_is_frozen(fresh_ends: Callable[..., Ends]) -> None:
-    ends = fresh_ends(stall_seconds=10.0)
+@paths
+def test_discard_is_done_while_the_sender_is_frozen(
+    fresh_ends: Callable[..., Ends], host_links: bool
+) -> None:
+    ends = fresh_ends(stall_seconds=10.0, host_links=host_links)
     link = ends.link()
     push(ends, link, 60)
     ends.receiver.wait(Received, link=link, sequence=5)
@@ -102,12 +110,22 @@ def test_discard_is_done_while_the_sender_is_frozen(fresh_ends: Callable[..., En
     assert bool((ends.receiver.cache.tensor == 7).all())
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("victim", ["sender", "receiver"])
+@pytest.mark.parametrize(
+    ("victim", "is_busy", "host_links"),
+    [
+        pytest.param("sender", False, True, id="idle sender"),
+        pytest.param("receiver", False, False, id="idle receiver"),
+        pytest.param("sender", True, True, id="sender, read from"),
+        pytest.param("receiver", True, True, id="receiver, reading"),
+        pytest.param("sender", True, False, id="sender, sending"),
+        pytest.param("receiver", True, False, id="receiver, receiving"),
+    ],
+)
 def test_a_killed_process_is_noticed_at_once_and_replaced(
-    fresh_ends: Callable[..., Ends], victim: str, is_busy: bool
+    fresh_ends: Callable[..., Ends], victim: str, is_busy: bool, host_links: bool
 ) -> None:
-    ends = fresh_ends(stall_seconds=15.0)  # longer than the test may wait for anything
+    # The stall time is longer than the test may wait for anything.
+    ends = fresh_ends(stall_seconds=15.0, host_links=host_links)
     link = ends.link()
     if is_busy:
         push(ends, link, 60)
@@ -135,7 +153,7 @@ def test_a_killed_process_is_noticed_at_once_and_replaced(
 def test_a_frozen_process_takes_its_link_down_and_is_replaced(
     fresh_ends: Callable[..., Ends], victim: str
 ) -> None:
-    ends = fresh_ends(stall_seconds=1.0)
+    ends = fresh_ends(stall_seconds=1.0, host_links=victim == "receiver")
     link = ends.link()
     push(ends, link, 40)
     ends.receiver.wait(Received, link=link, sequence=1)
@@ -147,6 +165,23 @@ def test_a_frozen_process_takes_its_link_down_and_is_replaced(
     assert time.monotonic() - frozen_at > 0.5, "it has the stall time to recover"
     frozen.wait(ProcessLost, 1.0 + MARGIN_SECONDS + 1.0)
     link_again(ends)
+
+
+def test_a_receiver_that_thaws_too_late_has_lost_its_link(
+    fresh_ends: Callable[..., Ends],
+) -> None:
+    ends = fresh_ends(stall_seconds=1.0)
+    link = ends.link()
+    push(ends, link, 60)
+    ends.receiver.wait(Received, link=link, sequence=1)
+    os.kill(ends.receiver.transfer.pid, signal.SIGSTOP)
+    ends.sender.wait(LinkDown, 2.0, link=link)
+    ends.sender.cache.tensor.fill_(7)  # its blocks may be given away now
+    os.kill(ends.receiver.transfer.pid, signal.SIGCONT)
+    ends.receiver.wait(LinkDown, 1.0, link=link)
+    before = ends.receiver.cache.tensor.clone()
+    ends.link()  # whatever would still have been copied has been copied by now
+    assert torch.equal(ends.receiver.cache.tensor.view(torch.uint8), before.view(torch.uint8))
 
 
 def test_one_link_that_stalls_leaves_the_others_alone(fresh_ends: Callable[..., Ends]) -> None:
@@ -164,23 +199,23 @@ def test_one_link_that_stalls_leaves_the_others_alone(fresh_ends: Callable[..., 
     assert [type(event) for event in ends.sender.about(alive)] == [LinkUp, *[Sent] * 20]
 
 
-def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(process_ends: Ends) -> None:
+def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(host_ends: Ends) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         link = new_name()
-        process_ends.sender.transfer.connect(link, f"127.0.0.1:{silent.getsockname()[1]}")
-        down = process_ends.sender.wait(LinkDown, 2.0, link=link)
+        host_ends.sender.transfer.connect(link, f"127.0.0.1:{silent.getsockname()[1]}")
+        down = host_ends.sender.wait(LinkDown, 2.0, link=link)
     assert "timed out" in down.reason
 
 
-def test_foreign_bytes_at_the_rendezvous_harm_nobody(process_ends: Ends) -> None:
-    host, _, port = process_ends.receiver.transfer.rendezvous.rpartition(":")
+def test_foreign_bytes_at_the_rendezvous_harm_nobody(host_ends: Ends) -> None:
+    host, _, port = host_ends.receiver.transfer.rendezvous.rpartition(":")
     for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x021\n", b""):
         with socket.create_connection((host, int(port))) as stranger:
             stranger.sendall(greeting)
             stranger.shutdown(socket.SHUT_WR)
             stranger.settimeout(2.0)
             assert stranger.recv(1) == b""
-    process_ends.link()
+    host_ends.link()
 
 
 def push_one(ends: Ends, link: str, piece: Piece) -> None:

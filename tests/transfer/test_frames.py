@@ -40,6 +40,7 @@ MESSAGES = (
         backend="gloo",
         stall_seconds=0.5,
         connect_seconds=1.5,
+        host_links=True,
     ),
     Ready(),
     Send(link="a", sequence=0, piece=PIECE),

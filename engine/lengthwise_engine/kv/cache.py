@@ -4,16 +4,22 @@ The rule: the cache is memory and a view of it, nothing more. Which block belong
 scheduler's knowledge (`lengthwise_policy`), and who moves bytes is `lengthwise_engine.transfer`.
 """
 
+import fcntl
 import mmap
 import os
+import warnings
 import weakref
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cuda_ipc import open_cuda, share_cuda
 from lengthwise_engine.kv.layout import KVLayout
+
+MEMORY_NAME: Final = "lengthwise-kv"
+"""What the system calls a cache's memory on the CPU (`/proc/PID/fd`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +65,12 @@ class KVCache:
             return cls(layout, _allocate_cuda(layout, num_blocks, num_bytes, device))
         if device.type != "cpu":
             raise CacheSizeError(f"a KV cache lies on the CPU or a CUDA device, got {device}")
-        file_descriptor = os.memfd_create("lengthwise-kv")
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        file_descriptor = os.memfd_create(MEMORY_NAME, flags)
         try:
             os.ftruncate(file_descriptor, num_bytes)
+            # Whoever maps it need not fear that it shrinks, which would kill a reader.
+            fcntl.fcntl(file_descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             shared = SharedKV(num_bytes=num_bytes, file_descriptor=file_descriptor)
             cache = cls.attach(layout, num_blocks, shared)
             cache._file_descriptor = file_descriptor
@@ -72,10 +81,20 @@ class KVCache:
         return cache
 
     @classmethod
-    def attach(cls, layout: KVLayout, num_blocks: int, shared: SharedKV) -> "KVCache":
+    def attach(
+        cls,
+        layout: KVLayout,
+        num_blocks: int,
+        shared: SharedKV,
+        *,
+        is_read_only: bool = False,
+        device: torch.device | None = None,
+    ) -> "KVCache":
         """Map a cache that another process allocated with the same layout and block count.
 
         The mapping does not need the file descriptor afterwards; closing it is the caller's choice.
+        Memory on the CPU that `is_read_only` kills the process that writes to it. `device` is where
+        to reach a CUDA cache from; None: the device of the same number as in the other process.
         """
         expected = cache_bytes(layout, num_blocks)
         if shared.num_bytes != expected:
@@ -84,10 +103,11 @@ class KVCache:
                 f" {num_blocks} blocks of {layout}"
             )
         if shared.cuda_handle is not None:
-            flat = open_cuda(shared.cuda_handle, getattr(torch, layout.dtype))
+            flat = open_cuda(shared.cuda_handle, getattr(torch, layout.dtype), device)
         elif shared.file_descriptor is not None:
-            memory = mmap.mmap(shared.file_descriptor, expected)
-            flat = torch.frombuffer(memory, dtype=getattr(torch, layout.dtype))
+            flat = _map(
+                shared.file_descriptor, expected, getattr(torch, layout.dtype), is_read_only
+            )
         else:
             raise CacheSizeError("a shared KV cache has neither file descriptor nor CUDA handle")
         return cls(layout, flat.view(_shape(layout, num_blocks)))
@@ -113,6 +133,17 @@ def _allocate_cuda(
             f"{num_blocks} KV blocks need {num_bytes} bytes of {device}, {free} are free: at most"
             f" {fitting} blocks fit; lower kv_memory_bytes or num_blocks"
         ) from error
+
+
+def _map(
+    file_descriptor: int, num_bytes: int, dtype: torch.dtype, is_read_only: bool
+) -> torch.Tensor:
+    access = mmap.ACCESS_READ if is_read_only else mmap.ACCESS_WRITE
+    memory = mmap.mmap(file_descriptor, num_bytes, access=access)
+    with warnings.catch_warnings():
+        # torch warns that it cannot keep anybody from writing; the system does.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(memory, dtype=dtype)
 
 
 def _shape(layout: KVLayout, num_blocks: int) -> tuple[int, ...]:

@@ -18,14 +18,20 @@ def share_cuda(tensor: torch.Tensor) -> str:
     return json.dumps([_to_text(value) for value in storage._share_cuda_()])
 
 
-def open_cuda(handle: str, dtype: torch.dtype) -> torch.Tensor:
-    """The whole storage behind a handle of another process, flat."""
+def open_cuda(handle: str, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+    """The whole storage behind a handle of another process, flat.
+
+    `device`: where it is reached from, which may be another GPU of the machine than the one it lies
+    on. None: the device of the same number as in the other process, whose visible devices must be
+    the same then. Raises RuntimeError where the memory cannot be reached.
+    """
     torch.cuda.init()  # type: ignore[no-untyped-call]
     opener: Any = torch.UntypedStorage
-    storage = opener._new_shared_cuda(*(_from_text(value) for value in json.loads(handle)))
-    device = torch.device("cuda", storage.device.index)
+    number, *others = (_from_text(value) for value in json.loads(handle))
+    storage = opener._new_shared_cuda(number if device is None else device.index, *others)
+    reached_from = torch.device("cuda", storage.device.index)
     num_elements = storage.nbytes() // dtype.itemsize
-    return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, (num_elements,), (1,))
+    return torch.empty(0, dtype=dtype, device=reached_from).set_(storage, 0, (num_elements,), (1,))
 
 
 def _to_text(value: Any) -> Any:

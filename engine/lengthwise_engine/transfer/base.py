@@ -45,7 +45,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkUp:
+    """`path` says in words how the bytes go, and why not by a shorter way."""
+
     link: str
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,9 @@ from lengthwise_engine.transfer.frames import (
     frame,
     message,
 )
-from lengthwise_engine.transfer.link import Link
+from lengthwise_engine.transfer.host_memory import SHARED_MEMORY, map_memory, offer_memory
+from lengthwise_engine.transfer.host_peer import HostPeer, Source
+from lengthwise_engine.transfer.link import Channel, Link
 from lengthwise_engine.transfer.open_blocks import open_blocks
 from lengthwise_engine.transfer.process_group import RECEIVER, SENDER, Group, open_group
 from lengthwise_engine.transfer.receive_link import ReceiveLink
@@ -61,8 +63,6 @@ class TransferChild:
         self._setup = setup
         self._writing = threading.Lock()
         caches = setup.shards.attach()
-        for file_descriptor in setup.shards.file_descriptors:
-            os.close(file_descriptor)
         self._device = caches[0].tensor.device
         self._blocks = open_blocks(setup.shards.layout, caches)
         self._links: dict[str, AnyLink] = {}
@@ -126,17 +126,21 @@ class TransferChild:
 
     def _open_sender(
         self, name: str, rendezvous: str, hold: Callable[[socket.socket], None]
-    ) -> Group:
+    ) -> tuple[Channel, str]:
         deadline = time.monotonic() + self._setup.connect_seconds
         connection = call(name, rendezvous, deadline)
         hold(connection)
-        return self._open(connection, SENDER, deadline)
+        store = PairStore(connection, deadline)
+        why = offer_memory(store, self._setup.shards if self._setup.host_links else None)
+        if why is None:
+            return HostPeer(connection, self._setup.stall_seconds, None), SHARED_MEMORY
+        return self._open_group(connection, store, SENDER), f"{self._setup.backend}: {why}"
 
     def _open_receiver(
         self,
         connections: "queue.SimpleQueue[socket.socket]",
         hold: Callable[[socket.socket], None],
-    ) -> Group:
+    ) -> tuple[Channel, str]:
         deadline = time.monotonic() + self._setup.connect_seconds
         try:
             connection = connections.get(timeout=self._setup.connect_seconds)
@@ -146,12 +150,19 @@ class TransferChild:
             ) from None
         hold(connection)
         answer(connection)
-        return self._open(connection, RECEIVER, deadline)
+        store = PairStore(connection, deadline)
+        layout = self._setup.shards.layout
+        found = map_memory(store, layout, self._device if self._setup.host_links else None)
+        if isinstance(found, str):
+            return self._open_group(connection, store, RECEIVER), f"{self._setup.backend}: {found}"
+        shards, caches = found
+        source = Source(shards=shards, blocks=open_blocks(layout, caches))
+        return HostPeer(connection, self._setup.stall_seconds, source), SHARED_MEMORY
 
-    def _open(self, connection: socket.socket, rank: int, deadline: float) -> Group:
+    def _open_group(self, connection: socket.socket, store: PairStore, rank: int) -> Group:
         return open_group(
             self._setup.backend,
-            PairStore(connection, deadline),
+            store,
             rank,
             address=own_address(connection),
             device=self._device,
@@ -196,7 +207,9 @@ class TransferChild:
             data = link.lifeline.recv(_READ_BYTES)
         except OSError:
             data = b""
-        if not data:
+        if data:
+            link.hear(data)
+        else:
             link.take_down("the peer closed the link or died")
 
     def _forget(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """What crosses a socket: JSON values behind a four-byte length, and the messages made of them.
 
-Two sockets speak it: the one between a worker and its transfer process, and the one over which the
-two ends of a link find each other. The rule: every message is a frozen dataclass, so both ends of a
+Two sockets speak it: the one between a worker and its transfer process, and the one between the two
+ends of a link. The rule: every message is a frozen dataclass, so both ends of a
 socket name the same fields; nothing is ever unpickled.
 """
 
@@ -42,6 +42,7 @@ class Setup:
     backend: str
     stall_seconds: float
     connect_seconds: float
+    host_links: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +99,41 @@ class Progress:
 
 Report = TransferEvent | Ready | Progress
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryOffer:
+    """First message of the two ends of a link: where the sender's caches can be found by a process
+    on the same machine. `files` are device and inode of the shares' memory on the CPU."""
+
+    boot_id: str
+    process_id: int
+    shards: KVShards
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """From sender to receiver: this piece of the sender's caches may be taken."""
+
+    sequence: int
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """From receiver to sender: another message of the piece was taken, and whether it was the
+    last."""
+
+    sequence: int
+    is_last: bool
+
+
 _MESSAGES: Final[dict[str, type[Any]]] = {
     message.__name__: message
     for message in (
         *(Setup, Connect, Accept, Send, Receive, Discard, Close),
         *(Ready, Progress, LinkUp, LinkDown, Sent, Received, Discarded),
+        *(MemoryOffer, Offer, Pulled),
     )
 }
 _NESTED: Final[dict[str, type[Any]]] = {

@@ -5,7 +5,9 @@ The rules:
   unpacked while another one moves: `feed` takes operations and fills the pipeline, `drain` empties
   it. (One thread is as fast on idle cores. On two busy ones it reached a half, with messages of
   1 MiB: a gloo thread that finds its connection locked spins until it is not.)
-* Every wait inside the process group is bounded by `stall_seconds`, and what raised ends the link.
+* The bytes go through a process group, or the receiver copies them out of the sender's memory
+  (`HostPeer`); every wait for the other end is bounded by `stall_seconds`, and what raised ends the
+  link.
 * A link goes down once. From then on it says nothing and writes to no block, even while a thread of
   its still waits inside the process group (gloo cannot be interrupted there: `abort` and `shutdown`
   of torch 2.13's ProcessGroupGloo wake nobody): bytes arrive in the link's own buffers, and only
@@ -22,7 +24,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from lengthwise_engine.transfer.base import LinkDown, LinkUp, TransferEvent
 from lengthwise_engine.transfer.blocks import Blocks, Buffer
-from lengthwise_engine.transfer.frames import Progress
+from lengthwise_engine.transfer.frames import FrameError, Progress
+from lengthwise_engine.transfer.host_peer import HostPeer
 from lengthwise_engine.transfer.process_group import Group
 
 NUM_BUFFERS: Final = 3
@@ -30,8 +33,10 @@ _PROGRESS_SECONDS: Final = 1.0
 _MAX_REASON: Final = 300
 
 Tell = Callable[[TransferEvent | Progress], None]
-# Builds the group, on the link's thread; hands over the lifeline as soon as there is one.
-Open = Callable[[Callable[[socket.socket], None]], Group]
+Channel = Group | HostPeer
+# Builds the channel, on the link's thread, and says in words what it is; hands over the lifeline as
+# soon as there is one.
+Open = Callable[[Callable[[socket.socket], None]], tuple[Channel, str]]
 
 Operation = TypeVar("Operation")
 Message = TypeVar("Message")
@@ -48,14 +53,15 @@ class Link(ABC, Generic[Operation, Message]):
         self,
         name: str,
         blocks: Blocks,
-        open_group: Open,
+        open_channel: Open,
         tell: Tell,
         ended: "Callable[[Link[Any, Any]], None]",
     ) -> None:
         self.name = name
         self.lifeline: socket.socket | None = None
         self._blocks = blocks
-        self._open_group = open_group
+        self._open_channel = open_channel
+        self._peer: HostPeer | None = None
         self._tell = tell
         self._ended = ended
         self._told_at = time.monotonic()
@@ -80,16 +86,26 @@ class Link(ABC, Generic[Operation, Message]):
             if self.lifeline is not None:
                 _hang_up(self.lifeline)
             self._tell(LinkDown(link=self.name, reason=reason))
+        if self._peer is not None:
+            self._peer.hang_up()
         self._operations.put(None)
         self._messages.put(None)
         self._buffers.put(None)
 
+    def hear(self, data: bytes) -> None:
+        """What came over the lifeline; not from a thread of the link's."""
+        if self._peer is not None:
+            try:
+                self._peer.hear(data)
+            except FrameError as error:
+                self.take_down(str(error))
+
     @abstractmethod
-    def _feed(self, group: Group, operation: Operation) -> None:
+    def _feed(self, channel: Channel, operation: Operation) -> None:
         """Put one operation's messages into the pipeline."""
 
     @abstractmethod
-    def _drain(self, group: Group) -> None:
+    def _drain(self, channel: Channel) -> None:
         """Take messages out of the pipeline until the link is closed."""
 
     def _abandon(self) -> None:
@@ -98,23 +114,24 @@ class Link(ABC, Generic[Operation, Message]):
     def _own(self) -> None:
         feeder: threading.Thread | None = None
         with _Ending(self):
-            group = self._open_group(self._hold)
+            channel, path = self._open_channel(self._hold)
             for _ in range(NUM_BUFFERS):
                 self._buffers.put(self._blocks.new_buffer())
-            self._report(LinkUp(link=self.name))
+            self._peer = channel if isinstance(channel, HostPeer) else None
+            self._report(LinkUp(link=self.name, path=path))
             feeder = threading.Thread(
-                target=self._feed_all, args=(group,), name=f"{self.name} feed", daemon=True
+                target=self._feed_all, args=(channel,), name=f"{self.name} feed", daemon=True
             )
             feeder.start()
-            self._drain(group)
+            self._drain(channel)
         if feeder is not None:
             feeder.join()  # the link is down, so it ends with the message it is at
         self._ended(self)
 
-    def _feed_all(self, group: Group) -> None:
+    def _feed_all(self, channel: Channel) -> None:
         with _Ending(self):
             while True:
-                self._feed(group, _next(self._operations))
+                self._feed(channel, _next(self._operations))
 
     def _hold(self, lifeline: socket.socket) -> None:
         with self._lock:
@@ -138,6 +155,11 @@ class Link(ABC, Generic[Operation, Message]):
                 raise LinkClosed
             self._told_at = time.monotonic()
             self._tell(event)
+
+    def _check_open(self) -> None:
+        """Raises LinkClosed when the link is down."""
+        if self._down:
+            raise LinkClosed
 
     def _report_progress(self) -> None:
         if time.monotonic() - self._told_at > _PROGRESS_SECONDS:
