@@ -11,13 +11,15 @@ _SAMPLE_BYTES = 65536
 _SAMPLES_PER_FILE = 8
 
 
-def model_fingerprint(checkpoint: Path) -> str:
+def model_fingerprint(checkpoint: Path, *, rounded_to_fp8: bool = False) -> str:
     """16 hex digits of config.json and, per safetensors file, its size and samples of its bytes.
 
     The first sample holds the header with every tensor's name, type, shape and offset; the others
-    are spread evenly over the weights.
+    are spread evenly over the weights. `rounded_to_fp8` says that the worker rounds projections
+    when it loads them: then its KV is another than that of a worker that does not, and neither may
+    use the other's.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"fp8:" if rounded_to_fp8 else b"")
     digest.update((checkpoint / "config.json").read_bytes())
     for path in sorted(checkpoint.glob("*.safetensors")):
         size = path.stat().st_size

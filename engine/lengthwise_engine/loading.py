@@ -16,8 +16,9 @@ from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.models.loading import compute_dtype, load_model, read_spec
+from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_engine.models.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.parallel.loading import load_parallel
 from lengthwise_engine.parallel.rank import RankPlan
 from lengthwise_engine.parallel.watch import RankWatch
@@ -66,13 +67,15 @@ def load_runner(
     kv_memory_bytes: int,
     block_size: int = 16,
     dtype: torch.dtype | None = None,
+    quantization: Quantization = "none",
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
     The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes` when that is None.
-    `dtype` is the type real models compute in, see `load_model`. With a `tensor_parallel_size` of n
+    `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
+    their projections. With a `tensor_parallel_size` of n
     they are computed by n ranks, on GPUs with a device each: `kv_memory_bytes` is what each of them
     has for its KV heads, and one that keeps the others waiting for `stall_seconds` is lost.
 
@@ -96,19 +99,22 @@ def load_runner(
             caches=(cache,),
             shards=KVShards.of(cache),
             spec=spec,
-            fingerprint=model_fingerprint(checkpoint),
+            fingerprint=_fingerprint(checkpoint, spec),
         )
 
     if config.text("model_type") == TOY:
         if tensor_parallel_size > 1:
             message = "the toy model has one rank only; set tensor_parallel_size to 1"
             raise config.unsupported("model_type", message)
+        if quantization != "none":
+            message = "the toy model has no projections; set quantization to none"
+            raise config.unsupported("model_type", message)
         toy = read_toy_spec(config)
         cache = allocate(toy, torch.float32)
         runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
         return loaded(toy, cache, runner(cache, toy))
     if tensor_parallel_size == 1:
-        model = load_model(checkpoint, target, dtype)
+        model = load_model(checkpoint, target, dtype, quantization)
         cache = allocate(model.spec, model.dtype)
         return loaded(model.spec, cache, TorchRunner(model, cache))
     return _load_ranks(
@@ -117,6 +123,7 @@ def load_runner(
         size=tensor_parallel_size,
         device=target,
         dtype=dtype,
+        quantization=quantization,
         block_size=block_size,
         stall_seconds=stall_seconds,
     )
@@ -129,16 +136,18 @@ def _load_ranks(
     size: int,
     device: torch.device,
     dtype: torch.dtype | None,
+    quantization: Quantization,
     block_size: int,
     stall_seconds: float,
 ) -> LoadedModel:
-    shard = ModelShard(whole=read_spec(checkpoint), size=size)
+    shard = ModelShard(whole=read_spec(checkpoint, quantization), size=size)
     kind = _name(compute_dtype(shard.whole, device, dtype))
     layout = shard.part.kv_layout(block_size=block_size, dtype=kind)
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type=device.type,
         dtype=kind,
+        quantization=quantization,
         rank=0,
         size=size,
         num_blocks=count_blocks(shard.whole, layout),
@@ -151,9 +160,14 @@ def _load_ranks(
         caches=parallel.caches,
         shards=parallel.shards,
         spec=shard.whole,
-        fingerprint=model_fingerprint(checkpoint),
+        fingerprint=_fingerprint(checkpoint, shard.whole),
         ranks=parallel.watch,
     )
+
+
+def _fingerprint(checkpoint: Path, spec: ModelSpec) -> str:
+    rounded = isinstance(spec, DecoderSpec) and spec.projections == "fp8"
+    return model_fingerprint(checkpoint, rounded_to_fp8=rounded)
 
 
 def _name(dtype: torch.dtype) -> str:

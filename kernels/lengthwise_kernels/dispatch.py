@@ -22,10 +22,11 @@ from lengthwise_kernels.attention_plan import (
     StepAttention,
 )
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
-from lengthwise_kernels.reference.fp8 import Fp8Rows
+from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms, kv_rows
 
 __all__ = [
+    "E4M3",
     "AttentionBatch",
     "AttentionForm",
     "AttentionLayout",
@@ -38,6 +39,7 @@ __all__ = [
     "add_rms_norm",
     "add_rms_norm_fp8",
     "check_attention",
+    "check_fp8",
     "clear_blocks",
     "kv_rows",
     "lay_out_attention",
@@ -124,3 +126,9 @@ def check_attention(spec: AttentionSpec) -> None:
     """Raise `UnsupportedByKernel` if attention of this model cannot be computed on its device."""
     if spec.device.type == "cuda":
         cast(Callable[[AttentionSpec], None], _load("attention", "check_attention"))(spec)
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raise `UnsupportedByKernel` if `device` cannot multiply 8-bit floating-point numbers."""
+    if device.type == "cuda":
+        cast(Callable[[torch.device], None], _load("scaled_linear", "check_fp8"))(device)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lengthwise_engine.errors import CheckpointError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.hub import resolve_checkpoint
+from lengthwise_engine.models.linear import Linear
 from lengthwise_engine.models.loading import load_model
 from lengthwise_engine.models.spec import DecoderSpec
 
@@ -42,11 +43,12 @@ def test_a_sharded_checkpoint_holds_the_same_model(copy_of: CopyOf) -> None:
     sharded = load_model(folder, CPU).weights
     assert torch.equal(single.embedding, sharded.embedding)
     for one, other in zip(single.layers, sharded.layers, strict=True):
-        assert torch.equal(one.qkv.weight, other.qkv.weight)
-        assert one.qkv.bias is not None
-        assert other.qkv.bias is not None
-        assert torch.equal(one.qkv.bias, other.qkv.bias)
-        assert torch.equal(one.down.weight, other.down.weight)
+        for mine, theirs in ((one.qkv, other.qkv), (one.down, other.down)):
+            assert isinstance(mine, Linear)
+            assert isinstance(theirs, Linear)
+            assert torch.equal(mine.weight, theirs.weight)
+            assert (mine.bias is None) == (theirs.bias is None)
+            assert mine.bias is None or theirs.bias is None or torch.equal(mine.bias, theirs.bias)
 
 
 def test_a_cpu_computes_in_float32_whatever_the_checkpoint_stores(
@@ -58,7 +60,9 @@ def test_a_cpu_computes_in_float32_whatever_the_checkpoint_stores(
     model = load_model(folder, CPU)
     assert (model.spec.dtype, model.dtype) == ("bfloat16", torch.float32)
     stored = tensors["model.layers.1.mlp.down_proj.weight"]
-    assert torch.equal(model.weights.layers[1].down.weight, stored.float())
+    down = model.weights.layers[1].down
+    assert isinstance(down, Linear)
+    assert torch.equal(down.weight, stored.float())
     assert model.weights.head.data_ptr() == model.weights.embedding.data_ptr()
     assert load_model(folder, CPU, torch.float16).dtype == torch.float16
 

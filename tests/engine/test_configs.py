@@ -115,7 +115,7 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], type[CheckpointError], str]] = {
     "quantised": (
         {"quantization_config": {"quant_method": "awq", "bits": 4}},
         UnsupportedModel,
-        "quantised with 'awq'",
+        "found quant_method 'awq'; supported is 'compressed-tensors'",
     ),
     "other-activation": ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act: 'gelu'"),
     "float8": ({"dtype": "float8_e4m3fn"}, UnsupportedModel, "dtype: 'float8_e4m3fn'"),

@@ -12,20 +12,33 @@ import torch
 
 from lengthwise_engine import sampler, step_tensors
 from lengthwise_engine.loading import load_runner
-from lengthwise_engine.models import decoder
+from lengthwise_engine.models import decoder, linear
+from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import Sampling, SamplingState
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from lengthwise_kernels.gpu import attention, kv_store, rms_norm, sampling, silu_mul
+from lengthwise_kernels.gpu import (
+    attention,
+    kv_store,
+    quantise_rows,
+    rms_norm,
+    sampling,
+    scaled_linear,
+    silu_mul,
+)
 
 KERNELS = {
     "add_rms_norm": rms_norm.add_rms_norm,
+    "add_rms_norm_fp8": quantise_rows.add_rms_norm_fp8,
     "plan_attention": attention.plan_attention,
+    "quantise_rows": quantise_rows.quantise_rows,
     "rms_norm": rms_norm.rms_norm,
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
+    "scaled_linear": scaled_linear.scaled_linear,
     "silu_mul": silu_mul.silu_mul,
+    "silu_mul_fp8": quantise_rows.silu_mul_fp8,
 }
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,10 +46,15 @@ HOT = Sampling(temperature=1.5, top_k=40, top_p=0.9, seed=7)
 PROMPTS = {"short": 5, "long": 75}
 
 
-def _generate(folder: Path) -> list[list[int]]:
+def _generate(folder: Path, quantization: Quantization) -> list[list[int]]:
     """Both prompts in chunks of 50, then two more tokens of each, in one batch."""
     runner = load_runner(
-        folder, device="cpu", num_blocks=64, kv_memory_bytes=0, dtype=torch.float32
+        folder,
+        device="cpu",
+        num_blocks=64,
+        kv_memory_bytes=0,
+        dtype=torch.float32,
+        quantization=quantization,
     ).runner
     sequences = [[(7 * i + length) % 250 for i in range(length)] for length in PROMPTS.values()]
     computed = [0, 0]
@@ -65,19 +83,23 @@ def _generate(folder: Path) -> list[list[int]]:
     return sequences
 
 
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_text_is_that_of_plain_pytorch(
-    device: str, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    device: str,
+    quantization: Quantization,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model with head norms, biases, and layers with and without a window of 64."""
     if device != "cpu":
         pytest.skip("tests/gpu/test_engine.py runs the engine on the GPU")
     folder = make_checkpoint("qwen3-biases-layer-types")
-    expected = _generate(folder)
+    expected = _generate(folder, quantization)
     replaced = set()
     for name, kernel in KERNELS.items():
-        for module in (decoder, step_tensors, sampler):
+        for module in (decoder, linear, step_tensors, sampler):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, kernel)
                 replaced.add(name)
     assert replaced == KERNELS.keys()
-    assert _generate(folder) == expected
+    assert _generate(folder, quantization) == expected

@@ -53,6 +53,10 @@ class ConfigJson:
         """The same for a sound value that the engine does not implement."""
         return UnsupportedModel(f"{self.path}: {self._where}{key}: {message}")
 
+    def value(self, key: str) -> object:
+        """Whatever stands under `key`; None if it is absent."""
+        return self._values.get(key)
+
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:

@@ -20,7 +20,6 @@ from lengthwise_kernels.dispatch import (
     clear_blocks,
     rms_norm,
     rotate_and_store,
-    silu_mul,
 )
 
 
@@ -58,27 +57,31 @@ class Decoder:
         `cache` is a `KVCache.tensor`; keys and values of all new tokens are written to it, and
         `on_layer(i)` is called once those of layer i are, by all ranks. Only rank 0 has the logits.
         """
-        weights = self.weights
+        weights, eps = self.weights, self.spec.norm_eps
         hidden = functional.embedding(step.token_ids, weights.embedding)
         cos, sin = self._rotation(step.positions)
         clear_blocks(cache, step.begun)
-        normed = rms_norm(hidden, weights.layers[0].attention_norm, self.spec.norm_eps)
+        first = weights.layers[0]
+        heads = first.qkv(rms_norm(hidden, first.attention_norm, eps))
         for index, layer in enumerate(weights.layers):
-            queries = self._store(layer, normed, cos, sin, cache[index], step.kv_rows)
+            queries = self._store(layer, heads, cos, sin, cache[index], step.kv_rows)
             if on_layer is not None and self._ranks is None:
                 on_layer(index)
             plan = step.plans[self.spec.windows[index]]
-            next_norm = weights.norm
-            if index == self.spec.num_layers - 1:
+            is_last = index == self.spec.num_layers - 1
+            if is_last:
                 # Beyond the last layer's keys and values only sampled rows matter.
                 hidden, queries, plan = hidden[step.sampled], queries[step.sampled], step.last_plan
-            else:
-                next_norm = weights.layers[index + 1].attention_norm
             attended = plan.attend(queries, cache[index], self.spec.head_dim**-0.5)
             projected = self._sum(layer.output(attended.flatten(1)))
             if on_layer is not None and self._ranks is not None:
                 on_layer(index)  # nobody has the sum before everybody has stored the layer
-            normed, hidden = self._finish_layer(layer, hidden, projected, next_norm)
+            gate_up, hidden = layer.gate_up.after_norm(projected, hidden, layer.mlp_norm, eps)
+            projected = self._sum(layer.down.after_gate(gate_up))
+            if not is_last:
+                after = weights.layers[index + 1]
+                heads, hidden = after.qkv.after_norm(projected, hidden, after.attention_norm, eps)
+        normed, _ = add_rms_norm(projected, hidden, weights.norm, eps)
         logits = functional.linear(normed, weights.head)
         if self._ranks is not None:
             logits = self._ranks.gather_columns(logits, self.spec.vocab_size)
@@ -87,34 +90,18 @@ class Decoder:
     def _store(
         self,
         layer: LayerWeights,
-        normed: torch.Tensor,
+        heads: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
         cache: torch.Tensor,
         rows: torch.Tensor,
     ) -> torch.Tensor:
         """Write keys and values of all new tokens; returns the queries, [tokens, heads, dim]."""
-        heads = layer.qkv(normed).view(len(normed), -1, self.spec.head_dim)
         norms = None
         if layer.query_norm is not None and layer.key_norm is not None:
             norms = HeadNorms(query=layer.query_norm, key=layer.key_norm, eps=self.spec.norm_eps)
+        heads = heads.view(len(heads), -1, self.spec.head_dim)
         return rotate_and_store(heads, cos, sin, norms, cache, rows)
-
-    def _finish_layer(
-        self,
-        layer: LayerWeights,
-        hidden: torch.Tensor,
-        projected: torch.Tensor,
-        next_norm: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add what attention found, projected, and the feed-forward part to `hidden`.
-
-        Returns the sum normalised for what comes next, and the sum.
-        """
-        eps = self.spec.norm_eps
-        normed, hidden = add_rms_norm(projected, hidden, layer.mlp_norm, eps)
-        gated = silu_mul(layer.gate_up(normed))
-        return add_rms_norm(self._sum(layer.down(gated)), hidden, next_norm, eps)
 
     def _sum(self, partial: torch.Tensor) -> torch.Tensor:
         return partial if self._ranks is None else self._ranks.sum(partial)

@@ -11,6 +11,7 @@ from typing import Final
 from lengthwise_engine.kv.layout import ITEM_BYTES
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.models.generation import GenerationDefaults
+from lengthwise_engine.models.quantisation import stores_fp8
 from lengthwise_engine.models.rope import YarnScaling, read_rope
 from lengthwise_engine.models.spec import DecoderSpec
 
@@ -74,6 +75,7 @@ def read_decoder_spec(config: ConfigJson, generation: GenerationDefaults) -> Dec
         mlp_bias=traits.mlp_bias,
         qk_norm=traits.qk_norm,
         tied_embeddings=config.boolean("tie_word_embeddings", False),
+        projections="stored fp8" if stores_fp8(config) else "full",
     )
 
 
@@ -160,10 +162,6 @@ def _qwen_windows(config: ConfigJson) -> tuple[int | None, ...]:
 
 
 def _refuse_unsupported(config: ConfigJson) -> None:
-    if "quantization_config" in config:
-        method = config.object("quantization_config").text("quant_method", "unknown")
-        message = f"checkpoints quantised with {method!r} are not supported; use the full weights"
-        raise config.unsupported("quantization_config", message)
     architectures = config.texts("architectures")
     if architectures and not any(name.endswith("ForCausalLM") for name in architectures):
         message = f"got {architectures}, only ...ForCausalLM is supported"

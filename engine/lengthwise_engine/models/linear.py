@@ -1,18 +1,88 @@
-"""A projection: how it is stored, and how it is computed."""
+"""A projection: how it is stored, and how it is computed.
+
+The rule: whoever computes a model asks a projection for its result and does not know which kind it
+is. What comes right before one is asked of it too, because kernels may do both in one pass.
+"""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
+from lengthwise_kernels.dispatch import (
+    Fp8Rows,
+    add_rms_norm,
+    add_rms_norm_fp8,
+    quantise_rows,
+    scaled_linear,
+    silu_mul,
+    silu_mul_fp8,
+)
+
+
+class Projection(Protocol):
+    """y = x weight^T + bias, [rows, in] to [rows, out]."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the RMS norm of x + residual, with the weights `norm`; and x + residual."""
+
+    def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """Of silu(gate) * up, where `gate_up` [rows, 2 in] holds gate first."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """y = x weight^T + bias; `weight` is [out, in]."""
+    """In the type the model computes in; `weight` is [out, in]."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, in] becomes [rows, out]."""
         return functional.linear(x, self.weight, self.bias)
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        normed, total = add_rms_norm(x, residual, norm, eps)
+        return self(normed), total
+
+    def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return self(silu_mul(gate_up))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp8Linear:
+    """In 8-bit floating point, with a scale for each output and, found anew, for each row of x.
+
+    `bias` and the result are in the type the model computes in, `dtype`.
+    """
+
+    weight: Fp8Rows
+    bias: torch.Tensor | None
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, linear: Linear) -> "Fp8Linear":
+        """The same projection, rounded."""
+        dtype = linear.weight.dtype
+        return cls(weight=quantise_rows(linear.weight), bias=linear.bias, dtype=dtype)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._project(quantise_rows(x))
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, total = add_rms_norm_fp8(x, residual, norm, eps)
+        return self._project(rows), total
+
+    def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return self._project(silu_mul_fp8(gate_up))
+
+    def _project(self, rows: Fp8Rows) -> torch.Tensor:
+        return scaled_linear(rows, self.weight, self.bias, self.dtype)

@@ -17,6 +17,7 @@ from lengthwise_engine.models.config_json import ConfigJson
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _DTYPES: Final = ("F32", "BF16", "F16")
+_FP8_DTYPES: Final = ("F8_E4M3",)
 
 
 class SafetensorsFiles:
@@ -61,9 +62,10 @@ class SafetensorsFiles:
                 raise CheckpointError(
                     f"{path}: tensor {name} has shape {found}, config.json implies {tuple(shape)}"
                 )
-            if dtype not in _DTYPES:
+            supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else _DTYPES
+            if dtype not in supported:
                 raise UnsupportedModel(
-                    f"{path}: tensor {name} has type {dtype}; supported are {', '.join(_DTYPES)}"
+                    f"{path}: tensor {name} has type {dtype}; supported are {', '.join(supported)}"
                 )
             target.copy_(view[tuple(slice(each.start, each.stop) for each in part)])
         except SafetensorError as error:

@@ -5,9 +5,14 @@ the spelling the checkpoint used.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.rope import RopeSpec
+
+Projections = Literal["full", "fp8", "stored fp8"]
+"""How the matrices of layers are computed: in the model's type; in 8-bit floating point, rounded
+when they are loaded; or in 8-bit floating point as the checkpoint stores them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +63,4 @@ class DecoderSpec(ModelSpec):
     mlp_bias: bool
     qk_norm: bool
     tied_embeddings: bool
+    projections: Projections

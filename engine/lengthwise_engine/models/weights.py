@@ -13,9 +13,11 @@ from typing import Final
 import torch
 
 from lengthwise_engine.errors import CheckpointError
-from lengthwise_engine.models.linear import Linear
+from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.spec import Projections
+from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
 """Old exports of Llama 2 store the frequencies, which follow from config.json."""
@@ -26,13 +28,13 @@ class LayerWeights:
     """One layer; `qkv` yields all query heads, then key heads, then value heads."""
 
     attention_norm: torch.Tensor
-    qkv: Linear
+    qkv: Projection
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
-    output: Linear
+    output: Projection
     mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Projection
+    down: Projection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,15 @@ class DecoderWeights:
 def load_weights(
     files: SafetensorsFiles, shard: ModelShard, *, device: torch.device, dtype: torch.dtype
 ) -> DecoderWeights:
-    """Read a checkpoint in the Hugging Face naming; raises `CheckpointError` if it does not fit."""
+    """Read a checkpoint in the Hugging Face naming.
+
+    Raises `CheckpointError` if it does not fit, `UnsupportedByKernel` if the device cannot compute
+    it.
+    """
     spec = shard.whole
-    reader = _Reader(files, device, dtype)
+    reader = _Reader(files, device, dtype, spec.projections)
+    if spec.projections != "full":
+        check_fp8(device)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
     layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
@@ -107,12 +115,23 @@ def _scaled(heads: range, head_dim: int) -> range:
 
 
 class _Reader:
-    """Reads tensors onto a device in one type and remembers which were read."""
+    """Reads tensors onto a device in one type and remembers which were read.
 
-    def __init__(self, files: SafetensorsFiles, device: torch.device, dtype: torch.dtype) -> None:
+    Projections may become 8-bit, one by one: beside the result there is never more than one of them
+    in the model's type.
+    """
+
+    def __init__(
+        self,
+        files: SafetensorsFiles,
+        device: torch.device,
+        dtype: torch.dtype,
+        projections: Projections,
+    ) -> None:
         self._files = files
         self._device = device
         self._dtype = dtype
+        self._projections = projections
         self._used: set[str] = set()
 
     def tensor(self, name: str, shape: tuple[int, ...], rows: range | None = None) -> torch.Tensor:
@@ -124,27 +143,51 @@ class _Reader:
         self._fill(target, name, shape, part)
         return target
 
-    def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Linear:
+    def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Projection:
         """The kept outputs of each named projection, one below the other."""
-        sizes = [len(cut.kept) for cut in outputs.values()]
-        weight = self._empty([sum(sizes), in_size])
-        biases = self._empty([sum(sizes)]) if bias else None
-        for target, (name, cut) in zip(torch.split(weight, sizes), outputs.items(), strict=True):
+        count = sum(len(cut.kept) for cut in outputs.values())
+        weight, scales = self._matrix(count, in_size)
+        biases = self._empty([count]) if bias else None
+        end = 0
+        for name, cut in outputs.items():
+            rows = slice(end, end := end + len(cut.kept))
             shape = (cut.size, in_size)
-            self._fill(target, f"{name}.weight", shape, (cut.kept, range(in_size)))
-        if biases is not None:
-            parts = zip(torch.split(biases, sizes), outputs.items(), strict=True)
-            for target, (name, cut) in parts:
-                self._fill(target, f"{name}.bias", (cut.size,), (cut.kept,))
-        return Linear(weight=weight, bias=biases)
+            self._fill(weight[rows], f"{name}.weight", shape, (cut.kept, range(in_size)))
+            if scales is not None:
+                part = (cut.kept, range(1))
+                self._fill(scales[rows], f"{name}.weight_scale", (cut.size, 1), part)
+            if biases is not None:
+                self._fill(biases[rows], f"{name}.bias", (cut.size,), (cut.kept,))
+        return self._projection(weight, scales, biases)
 
-    def narrowing(self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int) -> Linear:
+    def narrowing(
+        self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int
+    ) -> Projection:
         """The kept inputs of a projection whose results the ranks sum; rank 0 adds the bias."""
-        weight = self._empty([out_size, len(inputs.kept)])
+        weight, scales = self._matrix(out_size, len(inputs.kept))
         shape = (out_size, inputs.size)
         self._fill(weight, f"{name}.weight", shape, (range(out_size), inputs.kept))
+        if scales is not None:
+            part = (range(out_size), range(1))
+            self._fill(scales, f"{name}.weight_scale", (out_size, 1), part)
         biases = self.tensor(f"{name}.bias", (out_size,)) if bias else None
-        return Linear(weight=weight, bias=biases if rank == 0 else None)
+        return self._projection(weight, scales, biases if rank == 0 else None)
+
+    def _matrix(self, outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Room for a weight, and for the scales of its rows where they are stored."""
+        if self._projections != "stored fp8":
+            return self._empty([outputs, inputs]), None
+        weight = torch.empty([outputs, inputs], dtype=E4M3, device=self._device)
+        return weight, torch.empty([outputs, 1], dtype=torch.float32, device=self._device)
+
+    def _projection(
+        self, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> Projection:
+        if scales is not None:
+            rows = Fp8Rows(values=weight, scales=scales.squeeze(1))
+            return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
+        linear = Linear(weight=weight, bias=bias)
+        return Fp8Linear.of(linear) if self._projections == "fp8" else linear
 
     def check_all_used(self) -> None:
         left = sorted(

@@ -13,6 +13,7 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.loading import read_spec
+from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DecoderWeights, load_weights
@@ -32,6 +33,7 @@ class RankPlan:
     num_blocks: int
     block_size: int
     stall_seconds: float
+    quantization: Quantization = "none"
 
     @property
     def device(self) -> torch.device:
@@ -41,7 +43,8 @@ class RankPlan:
         return replace(self, rank=rank)
 
     def shard(self) -> ModelShard:
-        return ModelShard(whole=read_spec(Path(self.checkpoint)), rank=self.rank, size=self.size)
+        spec = read_spec(Path(self.checkpoint), self.quantization)
+        return ModelShard(whole=spec, rank=self.rank, size=self.size)
 
     def layout(self) -> KVLayout:
         """Of this rank's KV cache."""

@@ -26,6 +26,8 @@ from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 _MULTIPLE: Final = 16
 """Of `in` and `out`: what cuBLAS and CUTLASS read is aligned to 16 bytes."""
 
+_FIRST_CAPABILITY: Final = (8, 9)
+
 
 @triton.jit(do_not_specialize=["rows"])
 def _scaled_linear_kernel(
@@ -65,6 +67,16 @@ def _scaled_linear_kernel(
     target = out_ptr + row.to(tl.int64)[:, None] * outputs + output[None, :]
     inside = is_row[:, None] & is_output[None, :]
     tl.store(target, scaled.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def check_fp8(device: torch.device) -> None:
+    """Raise `UnsupportedByKernel` if the GPU has no matrix units for 8-bit floating point."""
+    major, minor = torch.cuda.get_device_capability(device)
+    require(
+        (major, minor) >= _FIRST_CAPABILITY,
+        f"FP8 needs a GPU of compute capability 8.9 or more (Ada, Hopper), {device} has"
+        f" {major}.{minor}; set quantization to none and serve full weights",
+    )
 
 
 def scaled_linear(
