@@ -66,8 +66,8 @@ test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernete
 test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu
 
-gpu-check: setup  ## On a machine with an NVIDIA GPU: its tests and its benchmark rows
-	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/gpu_check.py
+gpu-check: setup  ## On a machine with an NVIDIA GPU: its benchmark rows and its tests; 8 minutes
+	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/gpu_check.py $(ARGUMENTS)
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/run.py

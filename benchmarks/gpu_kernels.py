@@ -3,7 +3,7 @@
 A group of cases goes on after one that fails, and fails in the end with what all of them said.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -27,13 +27,13 @@ SHARE_OF_TOKENS: Final = 0.1
 """Of greedy tokens in float32 that may differ between two devices: their matrix products round
 differently, and random weights have near ties."""
 
-GroupOfCases = Callable[[], Iterator[Case]]
+GroupOfCases = Callable[[], Iterable[Case]]
 
 
 def agreement_tasks(scale: Scale) -> list[Task]:
     """Every kernel against its rivals, and the engine against itself on the CPU."""
     tasks = [
-        Task(name=name, table=AGREEMENT_TABLE, run=partial(_each, group, _agrees))
+        Task(name=name, table=AGREEMENT_TABLE, run=partial(rows_of_all, group, _agrees))
         for name, group in _groups(scale.agreement, scale).items()
     ]
     return [
@@ -45,18 +45,19 @@ def agreement_tasks(scale: Scale) -> list[Task]:
 def kernel_tasks(scale: Scale) -> list[Task]:
     """Every kernel and its rivals at the sizes of real models."""
     return [
-        Task(name=name, table=TABLE, run=partial(_each, group, _measured))
+        Task(name=name, table=TABLE, run=partial(rows_of_all, group, _measured))
         for name, group in _groups(scale.kernels, scale).items()
     ]
 
 
-def _groups(sizes: Sizes, scale: Scale) -> dict[str, GroupOfCases]:
+def _groups(sizes: Sizes, scale: Scale) -> Mapping[str, GroupOfCases]:
     return case_groups(sizes, scale.device, scale.dtype)
 
 
-def _each(
+def rows_of_all(
     group: GroupOfCases, rows_of: Callable[[Case], Iterator[Row]], deadline: Deadline
 ) -> Iterator[Row]:
+    """Rows of each case; RuntimeError in the end if some failed, LeftOut when time is over."""
     torch.manual_seed(0)
     failures = []
     for case in group():

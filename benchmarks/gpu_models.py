@@ -57,6 +57,10 @@ SHAPES: Final[Mapping[str, Shape]] = {
 }
 
 
+def spec_of(shape: Shape) -> DecoderSpec:
+    return read_decoder_spec(ConfigJson(Path("config.json"), shape), GenerationDefaults())
+
+
 class RandomTensors(SafetensorsFiles):
     """Stands in for a checkpoint's files: fills whatever is asked for, and remembers it.
 
@@ -106,7 +110,7 @@ def random_model(
 ) -> RandomModel:
     """Equal weights for equal arguments; filled where they lie unless a device is named for it."""
     torch.manual_seed(0)
-    spec = read_decoder_spec(ConfigJson(Path("config.json"), shape), GenerationDefaults())
+    spec = spec_of(shape)
     files = RandomTensors(filled_on)
     shard = ModelShard(whole=spec)
     weights = load_weights(files, shard, device=torch.device(device), dtype=dtype)
