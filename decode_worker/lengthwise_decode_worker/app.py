@@ -115,7 +115,14 @@ class DecodeWorker:
         self._publisher.close()
         self._receive.close()
         await self._host.close()
-        return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
+        return await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> bool:
+        """Whether the engine thread has ended; then no step writes to the cache any more."""
+        has_ended = self._thread.stop(STEP_SECONDS)
+        if has_ended:
+            self._loop.close()
+        return has_ended
 
     def on_step(self, output: StepOutput) -> None:
         """A step has ended; runs on the event loop."""

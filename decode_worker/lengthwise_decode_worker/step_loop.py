@@ -1,4 +1,8 @@
-"""The decode engine's step: drain the mailbox, plan a step, run it, hand the tokens over once.
+"""The decode engine's step: drain the mailbox, plan a step, launch it, hand tokens over once.
+
+Where the runner runs ahead, the tokens are those of the step before: the device computes one step
+while the host hands out what came of the last one and plans the next. Elsewhere a step has ended
+when it was launched, and its own tokens are handed over.
 
 Runs on the engine thread, which alone touches the scheduler and the model.
 """
@@ -17,21 +21,29 @@ from lengthwise_decode_worker.commands import (
     Refused,
     Release,
 )
+from lengthwise_decode_worker.launched import LaunchedStep, StepClock
 from lengthwise_decode_worker.local_prefills import LocalPrefills
 from lengthwise_decode_worker.snapshot import Snapshots
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_engine.runner import ModelRunner, SequenceChunk
+from lengthwise_engine.runner import ModelRunner, SequenceChunk, SettledStep
 from lengthwise_engine.sampler import SampledToken
 from lengthwise_policy.decode import DecodeScheduler, Reservation
 from lengthwise_policy.decode_requests import Grant
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.fit import CostFit, StepSample
+from lengthwise_policy.fit import CostFit
 from lengthwise_policy.prefix import PrefixCache, block_hashes
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 from lengthwise_runtime.mailbox import Mailbox
 
 IDLE_SECONDS = 0.1
 """How long an idle engine waits for a command before it looks at leases again."""
+
+POLL_SECONDS = 0.0005
+"""How often a step that computes is looked at: what it adds to a token's latency at most. The next
+step is launched already, so the device does not wait for it."""
+
+POLLED_SECONDS = 10.0
+"""How long; then the runner alone says how long a step may take."""
 
 MAX_DEFERRED = 4096
 """Commands taken out of the mailbox during one step for after it; beyond, they wait in the mailbox,
@@ -52,7 +64,7 @@ class DecodeLoop:
         publish: Callable[[StepOutput], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`publish` is called on the engine thread, once per step that did anything, and before and
+        """`publish` is called on the engine thread, once per turn that did anything, and before and
         during it where requests were granted or refused. `salt` is that of block hashes."""
         self._runner = runner
         self._block_size = runner.layout.block_size
@@ -66,6 +78,8 @@ class DecodeLoop:
         self._works: dict[RequestId, DecodeWork] = {}
         self._deferred: list[Command] = []  # came during a step, for after it
         self._local = LocalPrefills()
+        self._in_flight: LaunchedStep | None = None
+        self._step_clock = StepClock()
         self._step_ended_at: float | None = None
         self._snapshots = Snapshots(scheduler, blocks, self._fit)
         self.progress = 0
@@ -74,10 +88,12 @@ class DecodeLoop:
 
     def step(self) -> None:
         """One turn; returns within the time of one step, or IDLE_SECONDS when nothing runs."""
-        is_idle = self._step_ended_at is None
         output = StepOutput()
-        commands, self._deferred = self._deferred, []
-        commands += self._mailbox.drain(IDLE_SECONDS if is_idle and not commands else 0.0)
+        began_at = None if self._in_flight is None else self._clock()
+        if self._in_flight is not None and not self._in_flight.may_be_followed:
+            self._settle(self._in_flight, output)
+            self._in_flight = None
+        commands = self._take_commands()
         for command in commands:
             self._obey(command, output)
         now = self._clock()
@@ -89,25 +105,36 @@ class DecodeLoop:
             # Whoever was granted blocks need not wait for the step to be told.
             self._publish(output)
             output = StepOutput()
-        step = self._scheduler.next_step(self._fit.model)
-        if step is not None:
-            if self._step_ended_at is not None:
-                output.gap_seconds = now - self._step_ended_at
-            self.snapshot = self._snapshots.take(now)
-            self._run(step, output)
-            self._grant(output)
-        elif self._scheduler.num_running:
+        before = self._in_flight
+        launched = self._launch(before, now, output)
+        is_ahead = self._runner.runs_ahead
+        ended, self._in_flight = (before, launched) if is_ahead else (launched, None)
+        if ended is not None:
+            self._settle(ended, output)
+        else:
+            self._step_ended_at = None
+        if ended is None and launched is None and self._scheduler.num_running:
             # All of it waits for blocks that transfers hold; the engine is not stuck.
             self.progress += 1
         ended_at = self._clock()
-        self._step_ended_at = None
-        if step is not None:
-            self._step_ended_at = ended_at
-            output.busy_seconds = ended_at - now
+        if launched is not None and began_at is None:
+            began_at = now
+        if began_at is not None:
+            output.busy_seconds = ended_at - began_at
         self.snapshot = self._snapshots.take(ended_at)
         output.block_events = self._blocks.take_events()
-        if commands or output.block_events or step is not None:
+        if commands or output.block_events or began_at is not None:
             self._publish(output)
+
+    def close(self) -> None:
+        """Waits until nothing writes to the cache any more; call it once `step` is not any more."""
+        if self._in_flight is not None:
+            self._in_flight.pending.tokens()
+
+    def _take_commands(self) -> list[Command]:
+        commands, self._deferred = self._deferred, []
+        is_idle = self._step_ended_at is None and self._in_flight is None
+        return commands + self._mailbox.drain(IDLE_SECONDS if is_idle and not commands else 0.0)
 
     def _obey(self, command: Command, output: StepOutput) -> None:
         if isinstance(command, DecodeWork):
@@ -172,41 +199,73 @@ class DecodeLoop:
         if work.max_tokens == 1:
             self._finish(work, common_pb2.FINISH_REASON_LENGTH, output)
 
-    def _run(self, step: DecodeStep, output: StepOutput) -> None:
+    def _launch(
+        self, before: LaunchedStep | None, now: float, output: StepOutput
+    ) -> LaunchedStep | None:
+        """Launches the next step; None: there is none, or none before the one `before` ends."""
+        step = self._scheduler.next_step(self._fit.model)
+        if step is None:
+            return None
+        is_warm = before is not None or self._step_ended_at is not None
+        if before is not None:
+            output.gap_seconds = 0.0
+        elif self._step_ended_at is not None:
+            output.gap_seconds = now - self._step_ended_at
+        self.snapshot = self._snapshots.take(now)
         for request_id in step.preempted:
             work = self._works[request_id]
             output.rows_of(work.router_id).preempted.append(work.reservation)
         output.preemptions += len(step.preempted)
-        rows = [self._works[request_id] for request_id in step.request_ids]
-        chunks = [self._row(work) for work in rows]
+        sampling = {} if before is None else before.places
+        chunks = [self._row(self._works[each], sampling.get(each)) for each in step.request_ids]
         chunks += [self._chunk(chunk, step, output) for chunk in step.chunks]
-        sampled = self._compute(step, chunks) if chunks else []
-        self.progress += 1
-        # Nobody was released while the step ran: that waits until after it.
-        emitted = self._scheduler.emitted(step)
-        tokens = [token for token in sampled if token is not None]
-        for request_id, token in zip(emitted, tokens, strict=True):
-            self._emit(self._works[request_id], token, output)
-        self._snapshots.count(
-            output_tokens=len(tokens), prompt_tokens=sum(chunk.num_tokens for chunk in step.chunks)
+        on_layer = None if self._runner.runs_ahead else self._on_layer
+        launched_at = self._clock()
+        return LaunchedStep(
+            step=step,
+            chunks=chunks,
+            pending=self._runner.launch(chunks, on_layer) if chunks else SettledStep([]),
+            launched_at=launched_at,
+            is_warm=is_warm,
         )
 
-    def _compute(self, step: DecodeStep, chunks: list[SequenceChunk]) -> list[SampledToken | None]:
-        started_at = self._clock()
-        sampled = self._runner.run(chunks, self._on_layer)
-        # The first step after a pause finds caches cold and clocks low.
-        if self._step_ended_at is not None:
-            self._fit.observe(_sample_of(step, chunks, self._clock() - started_at))
-        return sampled
+    def _settle(self, launched: LaunchedStep, output: StepOutput) -> None:
+        """Waits for the tokens of a step, and hands them out."""
+        is_late = self._runner.runs_ahead and launched.pending.is_ready
+        self._await(launched)
+        sampled = launched.pending.tokens()
+        seconds = self._step_clock.seconds(launched.launched_at, self._clock(), is_late=is_late)
+        if seconds is not None and launched.is_warm and launched.chunks:
+            self._fit.observe(launched.sample(seconds))
+        self.progress += 1
+        # Who ended since the launch is not among them: its token was computed in vain.
+        emitted = self._scheduler.emitted(launched.step)
+        for request_id in emitted:
+            token = sampled[launched.places[request_id]]
+            assert token is not None
+            self._emit(self._works[request_id], token, output)
+        self._snapshots.count(output_tokens=len(emitted), prompt_tokens=launched.num_prompt_tokens)
+        self._grant(output)
+        self._step_ended_at = self._clock()
+
+    def _await(self, launched: LaunchedStep) -> None:
+        """Answers reservations until a step has ended."""
+        until = self._clock() + POLLED_SECONDS
+        while not launched.pending.is_ready and len(self._deferred) < MAX_DEFERRED:
+            self._answer(POLL_SECONDS)
+            if self._clock() > until:
+                return
 
     def _on_layer(self, _layer: int) -> None:
-        """Reservations are answered between layers: with a chunk in it a step may last 100 ms, and
-        a prompt is sent to a prefill worker only once its blocks are held."""
         self.progress += 1
-        if len(self._deferred) >= MAX_DEFERRED:
-            return
+        if len(self._deferred) < MAX_DEFERRED:
+            self._answer(0.0)
+
+    def _answer(self, seconds: float) -> None:
+        """Reservations are answered during a step: with a chunk in it a step may last 100 ms, and
+        a prompt is sent to a prefill worker only once its blocks are held."""
         output = StepOutput()
-        for command in self._mailbox.drain(0.0):
+        for command in self._mailbox.drain(seconds):
             if isinstance(command, DecodeWork):
                 self._reserve(command, output)
             else:
@@ -214,13 +273,14 @@ class DecodeLoop:
         if output.outcomes:
             self._publish(output)
 
-    def _row(self, work: DecodeWork) -> SequenceChunk:
+    def _row(self, work: DecodeWork, follows: int | None) -> SequenceChunk:
         tokens = work.token_ids
         return SequenceChunk(
-            token_ids=tokens[-1:],
-            start=len(tokens) - 1,
+            token_ids=tokens[-1:] if follows is None else (0,),
+            start=len(tokens) - (follows is None),
             block_ids=self._scheduler.block_ids(work.request_id),
             sampling=work.sampling,
+            follows=follows,
         )
 
     def _chunk(self, chunk: Chunk, step: DecodeStep, output: StepOutput) -> SequenceChunk:
@@ -263,16 +323,3 @@ class DecodeLoop:
         output.outcomes.append(Finished(request_id=work.request_id))
         self._scheduler.finish(work.request_id)
         del self._works[work.request_id]
-
-
-def _sample_of(step: DecodeStep, chunks: list[SequenceChunk], seconds: float) -> StepSample:
-    """The features of cost.py's formulas."""
-    num_rows = len(step.request_ids)
-    return StepSample(
-        seconds=seconds,
-        new_tokens=sum(chunk.num_tokens for chunk in step.chunks),
-        attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in step.chunks),
-        history=sum(chunk.start for chunk in step.chunks),
-        decode_requests=num_rows,
-        decode_context=sum(row.end for row in chunks[:num_rows]),
-    )

@@ -1,0 +1,81 @@
+"""A step between its launch and the tokens that come of it, and how long it took.
+
+The rule: seconds of steps that overlap are counted once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lengthwise_engine.runner import PendingStep, SequenceChunk
+from lengthwise_policy.fit import StepSample
+from lengthwise_policy.types import DecodeStep, RequestId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedStep:
+    """What was planned, what the runner was given for it, and what it will answer."""
+
+    step: DecodeStep
+    chunks: Sequence[SequenceChunk]
+    """Rows first, in the order of the step."""
+    pending: PendingStep
+    launched_at: float
+    is_warm: bool
+    """The first step after a pause finds caches cold and clocks low."""
+    places: dict[RequestId, int] = field(init=False)
+    """Which chunk samples the token of each request that gets one."""
+
+    def __post_init__(self) -> None:
+        num_rows = len(self.step.request_ids)
+        places = {request_id: place for place, request_id in enumerate(self.step.request_ids)}
+        for place, chunk in enumerate(self.step.chunks, num_rows):
+            if chunk.is_last:
+                places[chunk.request_id] = place
+        object.__setattr__(self, "places", places)
+
+    @property
+    def may_be_followed(self) -> bool:
+        """Whether the next step can be launched before the tokens of this one are known: penalties
+        are computed from all of them."""
+        return not any(
+            chunk.sampling is not None and chunk.sampling.sampling.penalised
+            for chunk in self.chunks
+        )
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.step.chunks)
+
+    def sample(self, seconds: float) -> StepSample:
+        """The features of cost.py's formulas."""
+        rows, chunks = self.step.request_ids, self.step.chunks
+        return StepSample(
+            seconds=seconds,
+            new_tokens=self.num_prompt_tokens,
+            attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in chunks),
+            history=sum(chunk.start for chunk in chunks),
+            decode_requests=len(rows),
+            decode_context=sum(row.end for row in self.chunks[: len(rows)]),
+        )
+
+
+class StepClock:
+    """How long each step had the device, as far as the host can tell.
+
+    A step begins when it is launched, or when the one before has ended, which is when the host has
+    read its tokens if it waited for them. A host that came late knows neither when that step ended
+    nor when the next began, and tells of neither. One that comes late three times in a row was not
+    held up once, since no more than two steps can end meanwhile: then it is what takes the time.
+    """
+
+    def __init__(self) -> None:
+        self._read_at = float("-inf")
+        self._num_late = 0
+
+    def seconds(self, launched_at: float, read_at: float, *, is_late: bool) -> float | None:
+        """Of the step whose tokens were read; `is_late`: they had been there when they were asked
+        for. None: it cannot be told."""
+        began_at, self._read_at = max(launched_at, self._read_at), read_at
+        num_late, self._num_late = self._num_late, self._num_late + 1 if is_late else 0
+        is_known = num_late >= 2 if is_late else not num_late
+        return read_at - began_at if is_known else None
