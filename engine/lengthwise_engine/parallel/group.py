@@ -47,8 +47,10 @@ class RankGroup:
         self.rank = rank
         self.size = size
         # No port to agree on and nothing left behind: the ranks find each other through a nameless
-        # file, which each opens for itself because the store locks it.
-        store = FileStore(f"/proc/self/fd/{rendezvous}", size)
+        # file, which each opens for itself because the store locks it. The store does so whenever
+        # it is asked something, at the latest in its destructor, so that its number must never
+        # become that of another file: this one is not closed before the process ends.
+        store = FileStore(f"/proc/self/fd/{os.dup(rendezvous)}", size)
         store.set_timeout(timedelta(seconds=stall_seconds))
         self._group: Any = _open(store, rank, size, device, timedelta(seconds=stall_seconds))
         self._on_cuda = device.type == "cuda"

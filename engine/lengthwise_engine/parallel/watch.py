@@ -15,10 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 from lengthwise_engine.errors import RankError
-from lengthwise_engine.parallel.rank_process import RankProcess
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +31,27 @@ def _end_process() -> None:
     os._exit(_SOFTWARE_ERROR)
 
 
+class Watched(Protocol):
+    """A `RankProcess`. Its socket says nothing more, so that it is readable once it hung up."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def socket(self) -> socket.socket: ...
+
+    def last_words(self) -> str: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class RankWatch:
     """Watches from its making until `close`, which ends the ranks too."""
 
     def __init__(
-        self, ranks: Sequence[RankProcess], on_stuck: Callable[[], None] = _end_process
+        self, ranks: Sequence[Watched], on_stuck: Callable[[], None] = _end_process
     ) -> None:
         self._ranks = ranks
         self._on_stuck = on_stuck
@@ -120,7 +135,6 @@ class RankWatch:
 
     def _look(self, selector: selectors.BaseSelector) -> None:
         for key, _ in selector.select(_TICK_SECONDS):
-            # A rank that is ready says nothing more, so this is its end.
             if key.data is not None and not self._closing.is_set():
                 self._lose(f"rank {key.data.rank} died ({key.data.last_words()})")
         deadline = self._deadline

@@ -1,0 +1,131 @@
+"""A model on several ranks computes what it does on one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from harness.ranks import ranks_in_threads
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise_engine.errors import UnsupportedModel
+from lengthwise_engine.kv.shards import HeadShard
+from lengthwise_engine.loading import load_runner
+from lengthwise_engine.models.loading import read_spec
+from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_engine.runner import SequenceChunk
+from lengthwise_engine.sampler import SampledToken, Sampling
+
+Generate = Callable[..., list[list[SampledToken]]]
+NUM_BLOCKS = 60
+ALL_LOGPROBS = Sampling(temperature=0.0, top_logprobs=320)
+PROMPTS = [[(7 * i + 13 * n + i * i) % 320 for i in range(n)] for n in (1, 40, 130)]
+# KV heads: 2 cut in two, 2 and 1 held by several ranks each, 4 cut in four.
+CASES = [
+    ("llama-gqa-tied", 2),
+    ("llama-biases", 4),
+    ("llama-mqa-head-dim", 2),
+    ("llama", 4),
+    ("mistral-window", 2),
+    ("qwen3-biases-layer-types", 4),
+]
+
+
+@pytest.mark.parametrize(("variant", "size"), CASES, ids=lambda value: str(value))
+def test_ranks_sample_the_tokens_of_one_from_its_logits(
+    variant: str, size: int, make_checkpoint: Callable[..., Path], generate: Generate
+) -> None:
+    folder = make_checkpoint(variant)
+    alone = load_runner(folder, device="cpu", num_blocks=NUM_BLOCKS, kv_memory_bytes=0)
+    samplings = [ALL_LOGPROBS] * len(PROMPTS)
+    settings = {"samplings": samplings, "chunk_sizes": [1, 16, 37]}
+    expected = generate(alone, PROMPTS, 6, **settings)
+    with ranks_in_threads(folder, size, NUM_BLOCKS) as ranks:
+        loaded = SimpleNamespace(cache=ranks.cache, runner=ranks)
+        got = generate(loaded, PROMPTS, 6, **settings)
+        whole = alone.cache.tensor
+        for rank, cache in enumerate(ranks.caches):
+            heads = HeadShard(rank=rank, size=size, num_kv_heads=whole.shape[4])
+            part = whole[..., heads.first_head : heads.first_head + heads.num_heads, :]
+            torch.testing.assert_close(cache.tensor, part, atol=1e-4, rtol=0)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert [token.token_id for token in ours] == [token.token_id for token in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(_logprobs(a), _logprobs(b), atol=1e-5, rtol=1e-5)
+    assert len({token.token_id for text in expected for token in text}) > 4, "degenerate text"
+
+
+def _logprobs(token: SampledToken) -> torch.Tensor:
+    """Of the whole vocabulary, by token id."""
+    return torch.tensor([logprob for _, logprob in sorted(token.top_logprobs)])
+
+
+def test_a_layer_is_told_stored_once_all_ranks_stored_it(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    """Nothing is sampled, so that the last layer has nothing to attend to or to sum."""
+    with ranks_in_threads(make_checkpoint("llama-biases"), 4, 12) as ranks:
+        seen: list[int] = []
+
+        def saw(layer: int) -> None:
+            seen.append(layer)
+            for cache in ranks.caches:
+                assert cache.tensor[layer, [5, 9]].flatten(1).any(-1).all()
+
+        for _ in range(10):
+            seen.clear()
+            for cache in ranks.caches:
+                cache.tensor.zero_()
+            chunk = SequenceChunk(
+                token_ids=PROMPTS[1][:20], start=0, block_ids=[5, 9], sampling=None
+            )
+            assert ranks.run([chunk], saw) == [None]
+            assert seen == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def spec(make_checkpoint: Callable[..., Path]) -> DecoderSpec:
+    return read_spec(make_checkpoint("llama"))
+
+
+@given(
+    size=st.integers(1, 16),
+    kv_heads=st.integers(1, 16),
+    group=st.integers(1, 8),
+    vocabulary=st.integers(1, 100),
+)
+def test_shares_cover_the_model_and_query_heads_find_their_kv_heads(
+    spec: DecoderSpec, size: int, kv_heads: int, group: int, vocabulary: int
+) -> None:
+    whole = replace(
+        spec,
+        num_heads=kv_heads * group,
+        num_kv_heads=kv_heads,
+        intermediate_size=4 * size,
+        vocab_size=vocabulary,
+    )
+    if kv_heads * group % size or (kv_heads % size and size % kv_heads):
+        with pytest.raises(UnsupportedModel, match=f"tensor_parallel_size {size}"):
+            ModelShard(whole=whole, size=size)
+        return
+    shards = [ModelShard(whole=whole, rank=rank, size=size) for rank in range(size)]
+    for ranges, count in (
+        ([shard.query_heads for shard in shards], whole.num_heads),
+        ([shard.neurons for shard in shards], whole.intermediate_size),
+        ([shard.vocabulary for shard in shards], vocabulary),
+    ):
+        assert [index for each in ranges for index in each] == list(range(count))
+    for shard in shards:
+        part = shard.part
+        for number, head in enumerate(shard.query_heads):
+            own = shard.kv_heads[number // (part.num_heads // part.num_kv_heads)]
+            assert own == head // group
+
+
+def test_an_intermediate_size_that_cannot_be_shared_is_refused(spec: DecoderSpec) -> None:
+    with pytest.raises(UnsupportedModel, match=r"intermediate_size 111 is no multiple of .* 2"):
+        ModelShard(whole=replace(spec, intermediate_size=111), size=2)

@@ -1,0 +1,126 @@
+"""Tensor-parallel ranks as threads of the test's process: the same code as in processes of their
+own, without the seconds that starting those takes."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.parallel.group import RankGroup
+from lengthwise_engine.parallel.rank import RankPlan
+from lengthwise_engine.parallel.steps import pack_step, receive_step
+from lengthwise_engine.runner import SampledToken, SequenceChunk
+from lengthwise_engine.torch_runner import TorchRunner
+
+BLOCK_SIZE = 16
+STALL_SECONDS = 10.0
+
+
+class RanksInThreads:
+    """Rank 0 is whoever calls `run`; `caches` and `layers` (those told stored) are for looking."""
+
+    def __init__(self, plan: RankPlan, rendezvous: int) -> None:
+        self.plan = plan
+        self.caches = [
+            KVCache.allocate(plan.of(rank).layout(), plan.num_blocks, torch.device("cpu"))
+            for rank in range(plan.size)
+        ]
+        self.errors: list[BaseException] = []
+        self._sockets = [socket.socketpair() for _ in range(1, plan.size)]
+        self._threads = [
+            threading.Thread(target=self._follow, args=(rank, rendezvous), daemon=True)
+            for rank in range(1, plan.size)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.runner = self._make_runner(0, rendezvous)
+
+    @property
+    def cache(self) -> KVCache:
+        return self.caches[0]
+
+    @property
+    def layout(self) -> object:
+        return self.runner.layout
+
+    def run(
+        self,
+        chunks: Sequence[SequenceChunk],
+        on_layer: Callable[[int], None] | None = None,
+    ) -> list[SampledToken | None]:
+        for ours, _ in self._sockets:
+            ours.sendall(pack_step(chunks, BLOCK_SIZE))
+        return self.runner.run(chunks, on_layer)
+
+    def close(self) -> None:
+        for ours, _ in self._sockets:
+            ours.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(STALL_SECONDS)
+        for pair in self._sockets:
+            for end in pair:
+                end.close()
+        assert not self.errors, self.errors
+
+    def _make_runner(self, rank: int, rendezvous: int) -> TorchRunner:
+        plan = self.plan.of(rank)
+        group = plan.meet(rendezvous)
+        return plan.runner(plan.load(), self.caches[rank], group)
+
+    def _follow(self, rank: int, rendezvous: int) -> None:
+        _, theirs = self._sockets[rank - 1]
+        try:
+            runner = self._make_runner(rank, rendezvous)
+            while (chunks := receive_step(theirs)) is not None:
+                runner.run(chunks)
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+
+
+@contextmanager
+def ranks_in_threads(checkpoint: Path, size: int, num_blocks: int) -> Iterator[RanksInThreads]:
+    plan = RankPlan(
+        checkpoint=str(checkpoint),
+        device_type="cpu",
+        dtype="float32",
+        rank=0,
+        size=size,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        stall_seconds=STALL_SECONDS,
+    )
+    rendezvous = os.memfd_create("ranks")
+    try:
+        ranks = RanksInThreads(plan, rendezvous)
+        try:
+            yield ranks
+        finally:
+            ranks.close()
+    finally:
+        os.close(rendezvous)
+
+
+@contextmanager
+def groups_in_threads(size: int, stall_seconds: float) -> Iterator[list[RankGroup]]:
+    """Members of one group, of which each is to be used by a thread of its own."""
+    rendezvous = os.memfd_create("ranks")
+    groups: list[RankGroup | None] = [None] * size
+
+    def join(rank: int) -> None:
+        groups[rank] = RankGroup(
+            rendezvous, rank, size, device=torch.device("cpu"), stall_seconds=stall_seconds
+        )
+
+    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(STALL_SECONDS)
+    os.close(rendezvous)
+    yield [group for group in groups if group is not None]
