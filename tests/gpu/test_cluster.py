@@ -1,4 +1,4 @@
-"""A prefill and a decode worker on one GPU exchange KV over NCCL."""
+"""A prefill and a decode worker on one GPU exchange KV, through its memory and over NCCL."""
 
 import pytest
 
@@ -8,16 +8,20 @@ from lengthwise.local import LocalCluster
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-async def test_kv_moves_over_nccl_between_two_processes() -> None:
-    """NCCL refuses two ranks on one device unless each process claims to be a host of its own."""
+@pytest.mark.parametrize(
+    ("host_links", "path"), [(True, "is up: shared memory"), (False, "is up: nccl")], ids=str
+)
+async def test_kv_moves_between_two_processes_on_one_gpu(host_links: bool, path: str) -> None:
+    config = {"num_blocks": 1024, "host_links": host_links}
     cluster = LocalCluster(
         device="cuda",
-        configs={"prefill": {"num_blocks": 1024}, "decode": {"num_blocks": 1024}},
+        configs={"prefill": config, "decode": config},
         start_seconds=180,
     )
     with cluster:
         async with lengthwise.AsyncClient(cluster.endpoint) as client:
             one = await client.generate("def read(path):\n", max_tokens=32, temperature=0)
             again = await client.generate("def read(path):\n", max_tokens=32, temperature=0)
+        assert path in cluster.prefill[0].log_path.read_text(encoding="utf-8")
     assert one.token_ids == again.token_ids
     assert one.usage.output_tokens == 32

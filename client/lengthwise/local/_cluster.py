@@ -188,7 +188,8 @@ class LocalCluster:
                 command=command,
                 config={**self._default_config(role, index), **self._configs.get(role, {})},
                 folder=self.folder,
-                env=self._env,
+                # NCCL refuses two workers on one GPU unless each says it is a host of its own.
+                env={"NCCL_HOSTID": f"{role}-{index}", **self._env},
             )
 
     def _default_config(self, role: Role, index: int) -> dict[str, object]:
