@@ -12,6 +12,7 @@ import torch
 from harness.workers import PlainRouter
 from lengthwise_decode_worker.app import decode_application
 from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_policy.decode import DecodePolicy
 from lengthwise_prefill_worker.app import prefill_application
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
@@ -19,7 +20,12 @@ from lengthwise_prefill_worker.config import PrefillWorkerConfig
 
 @asynccontextmanager
 async def worker_pair(
-    checkpoint: Path, *, decode_blocks: int = 256, decode_policy: DecodePolicy | None = None
+    checkpoint: Path,
+    *,
+    decode_blocks: int = 256,
+    decode_policy: DecodePolicy | None = None,
+    prefill_quantization: Quantization = "none",
+    decode_quantization: Quantization = "none",
 ) -> AsyncIterator[PlainRouter]:
     """Prompts above 128 tokens take several chunks and are pushed layer by layer."""
     model = str(checkpoint)
@@ -28,6 +34,7 @@ async def worker_pair(
             model=model,
             metrics_listen="",
             threads=1,
+            quantization=decode_quantization,
             num_blocks=decode_blocks,
             policy=decode_policy or DecodePolicy(),
         )
@@ -37,6 +44,7 @@ async def worker_pair(
             model=model,
             metrics_listen="",
             threads=1,
+            quantization=prefill_quantization,
             num_blocks=256,
             layerwise_tokens=128,
             piece_bytes=4096,

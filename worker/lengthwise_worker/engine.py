@@ -132,6 +132,7 @@ def _load(config: WorkerConfig) -> LoadedModel:
         resolve_checkpoint(config.model),
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+        quantization=config.quantization,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
         tensor_parallel_size=ranks,

@@ -63,4 +63,4 @@ class DecoderSpec(ModelSpec):
     mlp_bias: bool
     qk_norm: bool
     tied_embeddings: bool
-    projections: Projections
+    projections: Projections = "full"

@@ -1,0 +1,69 @@
+"""Workers that round projections to FP8: together they say what one engine says alone, and they
+exchange no KV with workers that do not round."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+import pytest
+from harness.worker_pair import worker_pair
+
+from lengthwise_engine.loading import load_runner
+from lengthwise_engine.runner import SequenceChunk
+from lengthwise_engine.sampler import Sampling, SamplingState
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+MAX_TOKENS = 10
+
+
+def _prompts() -> list[list[int]]:
+    rng = random.Random(5)
+    return [[rng.randrange(2, 256) for _ in range(length)] for length in (1, 15, 17, 33, 150)]
+
+
+def _alone(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Greedy tokens of one engine, prompt by prompt."""
+    runner = load_runner(
+        checkpoint, device="cpu", num_blocks=16, kv_memory_bytes=0, quantization="fp8"
+    ).runner
+    outputs = []
+    for prompt in prompts:
+        tokens, start = list(prompt), 0
+        for _ in range(MAX_TOKENS):
+            state = SamplingState(
+                sampling=Sampling(temperature=0.0), token_ids=tokens, num_prompt_tokens=len(prompt)
+            )
+            chunk = SequenceChunk(
+                token_ids=tokens[start:], start=start, block_ids=range(16), sampling=state
+            )
+            (sampled,) = runner.run([chunk])
+            assert sampled is not None
+            start = len(tokens)
+            tokens.append(sampled.token_id)
+        outputs.append(tokens[len(prompt) :])
+    return outputs
+
+
+async def test_two_workers_in_fp8_say_what_one_engine_in_fp8_says(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    checkpoint, prompts = make_checkpoint("qwen3"), _prompts()
+    expected = await asyncio.to_thread(_alone, checkpoint, prompts)
+    async with worker_pair(
+        checkpoint, prefill_quantization="fp8", decode_quantization="fp8"
+    ) as router:
+        got = await asyncio.gather(*(router.generate(prompt, MAX_TOKENS) for prompt in prompts))
+    assert got == expected
+
+
+async def test_no_kv_crosses_between_fp8_and_full_weights(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    async with worker_pair(make_checkpoint("qwen3"), decode_quantization="fp8") as router:
+        number = router.number()
+        await router.reserve(number, [5, 6, 7], 4)
+        with pytest.raises(grpc.aio.AioRpcError, match="they cannot exchange KV"):
+            await router.prefill(number, [5, 6, 7])
