@@ -11,11 +11,12 @@ from itertools import pairwise
 
 from gpu_engines import Engine, Engines
 from gpu_generate import decode, place, prefill, random_prompts
-from gpu_measurement import Measurement, time_steps
-from gpu_models import BLOCK, prefill_flops, step_bytes
+from gpu_measurement import WARM_UPS, Measurement, time_steps
+from gpu_models import BLOCK, peak_of, prefill_flops, step_bytes
 from gpu_scale import Scale
 from gpu_task import Deadline, Row, Task
 
+from lengthwise_engine.models.spec import Projections
 from lengthwise_engine.runner import ModelRunner
 
 TABLE = "gpu_engine"
@@ -27,13 +28,16 @@ last, whose token is read at once after the one before."""
 def engine_tasks(scale: Scale) -> list[Task]:
     engines = Engines(scale.shapes, scale.device, scale.dtype)
     tasks = []
-    for name in scale.engine_models:
+    models: list[tuple[str, Projections]] = [(name, "full") for name in scale.engine_models]
+    models += [(name, "fp8") for name in scale.fp8_models]
+    for name, projections in models:
+        full_name = name if projections == "full" else f"{name} {projections}"
         for tokens in scale.prefill_tokens:
-            run = partial(_prefill, engines, name, tokens, scale)
-            tasks.append(Task(name=f"{name} prefill {tokens}", table=TABLE, run=run))
+            run = partial(_prefill, engines, name, projections, tokens, scale)
+            tasks.append(Task(name=f"{full_name} prefill {tokens}", table=TABLE, run=run))
         for batch in scale.decode_batches:
-            run = partial(_decode, engines, name, batch, scale)
-            tasks.append(Task(name=f"{name} decode {batch}", table=TABLE, run=run))
+            run = partial(_decode, engines, name, projections, batch, scale)
+            tasks.append(Task(name=f"{full_name} decode {batch}", table=TABLE, run=run))
     for name in scale.short_models:
         for count in scale.short_counts:
             run = partial(_short, engines, name, count, scale)
@@ -43,12 +47,17 @@ def engine_tasks(scale: Scale) -> list[Task]:
     return tasks
 
 
-def _get(engines: Engines, name: str, scale: Scale) -> Engine:
+def _get(engines: Engines, name: str, scale: Scale, projections: Projections = "full") -> Engine:
     """With the blocks that any task of this part needs."""
     decoding = max(scale.decode_batches) * -(-(scale.decode_context + scale.decode_steps) // BLOCK)
     prefilling = -(-max(scale.prefill_tokens) // BLOCK)
     short = max(scale.short_counts) * -(-scale.short_tokens // BLOCK)
-    return engines.get(name, max(decoding, prefilling, short) + max(scale.decode_batches))
+    blocks = max(decoding, prefilling, short) + max(scale.decode_batches)
+    return engines.get(name, blocks, projections)
+
+
+def _implementation(engine: Engine) -> str:
+    return "lengthwise" if engine.projections == "full" else f"lengthwise {engine.projections}"
 
 
 def _prompts_measured(
@@ -58,32 +67,49 @@ def _prompts_measured(
     spec = engine.model.decoder.spec
     prompts = random_prompts(lengths, spec.vocab_size)
 
+    placed = iter(
+        [
+            place(prompts, 0, block_size=BLOCK, num_blocks=engine.cache.num_blocks)
+            for _ in range(WARM_UPS + repeats)
+        ]
+    )
+
     def run() -> None:
-        rows = place(prompts, 0, block_size=BLOCK, num_blocks=engine.cache.num_blocks)
-        prefill(runner, rows, sum(lengths) + BLOCK)
+        prefill(runner, next(placed), sum(lengths) + BLOCK)
 
     return time_steps(run, repeats), prefill_flops(spec, lengths)
 
 
 def _prefill(
-    engines: Engines, name: str, tokens: int, scale: Scale, deadline: Deadline
+    engines: Engines,
+    name: str,
+    projections: Projections,
+    tokens: int,
+    scale: Scale,
+    deadline: Deadline,
 ) -> Iterator[Row]:
-    engine = _get(engines, name, scale)
+    engine = _get(engines, name, scale, projections)
     times, flops = _prompts_measured(engine, engine.runner(graphs=False), [tokens], scale.repeats)
     yield Measurement(
         op="prefill",
         shape=f"{name}, {tokens} tokens",
-        implementation="lengthwise",
+        implementation=_implementation(engine),
         milliseconds=times,
         flops=flops,
+        flops_per_second=peak_of(engine.model.decoder.spec, [tokens]),
         tokens=tokens,
     ).row()
 
 
 def _decode(
-    engines: Engines, name: str, batch: int, scale: Scale, deadline: Deadline
+    engines: Engines,
+    name: str,
+    projections: Projections,
+    batch: int,
+    scale: Scale,
+    deadline: Deadline,
 ) -> Iterator[Row]:
-    engine = _get(engines, name, scale)
+    engine = _get(engines, name, scale, projections)
     spec = engine.model.decoder.spec
     steps = scale.decode_steps
     prompts = random_prompts([scale.decode_context] * batch, spec.vocab_size)
@@ -95,7 +121,7 @@ def _decode(
     yield Measurement(
         op="decode",
         shape=f"{name}, {batch} rows after {scale.decode_context}",
-        implementation="lengthwise",
+        implementation=_implementation(engine),
         milliseconds=times[WARM_UP_STEPS:-1],
         num_bytes=step_bytes(spec, keys, engine.model.decoder.dtype.itemsize),
         tokens=batch,

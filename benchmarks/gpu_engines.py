@@ -11,6 +11,7 @@ import torch
 from gpu_models import RandomModel, Shape, random_model
 
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.models.spec import Projections
 from lengthwise_engine.runner import ModelRunner
 from lengthwise_engine.torch_runner import TorchRunner
 
@@ -22,6 +23,10 @@ class Engine:
     name: str
     model: RandomModel
     cache: KVCache
+
+    @property
+    def projections(self) -> Projections:
+        return self.model.decoder.spec.projections
 
     def runner(self, *, graphs: bool) -> ModelRunner:
         return TorchRunner(self.model.decoder, self.cache)
@@ -36,19 +41,23 @@ class Engines:
         self._dtype = dtype
         self._held: Engine | None = None
 
-    def get(self, name: str, num_blocks: int) -> Engine:
+    def get(self, name: str, num_blocks: int, projections: Projections = "full") -> Engine:
         """The engine of this shape, with at least so many blocks."""
+        held = self._held
         if (
-            self._held is None
-            or self._held.name != name
-            or self._held.cache.num_blocks < num_blocks
+            held is None
+            or (held.name, held.projections) != (name, projections)
+            or held.cache.num_blocks < num_blocks
         ):
+            held = None
             self.drop()
-            model = random_model(self._shapes[name], self._device, self._dtype)
+            model = random_model(
+                self._shapes[name], self._device, self._dtype, projections=projections
+            )
             cache = model.cache(num_blocks)
             cache.tensor.normal_()
-            self._held = Engine(name=name, model=model, cache=cache)
-        return self._held
+            held = self._held = Engine(name=name, model=model, cache=cache)
+        return held
 
     def drop(self) -> None:
         """Frees what is held."""

@@ -5,11 +5,12 @@ its tensors are remembered by their names, so that a rival computes with the ver
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from gpu_check_case import FLOPS_PER_SECOND
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.models.config_json import ConfigJson
@@ -18,7 +19,7 @@ from lengthwise_engine.models.families import read_decoder_spec
 from lengthwise_engine.models.generation import GenerationDefaults
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_engine.models.spec import DecoderSpec, Projections
 from lengthwise_engine.models.weights import load_weights
 
 BLOCK: Final = 16
@@ -93,7 +94,8 @@ class RandomTensors(SafetensorsFiles):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomModel:
-    """A decoder, and its tensors under the names that checkpoints give them."""
+    """A decoder, and its tensors under the names that checkpoints give them; where projections are
+    quantised there are none, for nobody else can compute with those."""
 
     shape: Shape
     decoder: Decoder
@@ -106,15 +108,21 @@ class RandomModel:
 
 
 def random_model(
-    shape: Shape, device: str, dtype: torch.dtype, *, filled_on: str | None = None
+    shape: Shape,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    filled_on: str | None = None,
+    projections: Projections = "full",
 ) -> RandomModel:
     """Equal weights for equal arguments; filled where they lie unless a device is named for it."""
     torch.manual_seed(0)
-    spec = spec_of(shape)
+    spec = replace(spec_of(shape), projections=projections)
     files = RandomTensors(filled_on)
     shard = ModelShard(whole=spec)
     weights = load_weights(files, shard, device=torch.device(device), dtype=dtype)
-    return RandomModel(shape=shape, decoder=Decoder(spec, weights), tensors=files.tensors)
+    tensors = files.tensors if projections == "full" else {}
+    return RandomModel(shape=shape, decoder=Decoder(spec, weights), tensors=tensors)
 
 
 def projection_parameters(spec: DecoderSpec) -> int:
@@ -136,8 +144,19 @@ def prefill_flops(spec: DecoderSpec, lengths: Sequence[int]) -> int:
     return 2 * projection_parameters(spec) * sum(lengths) + attention + head
 
 
+def peak_of(spec: DecoderSpec, lengths: Sequence[int]) -> float:
+    """Operations per second that a prefill may reach: products in FP8 run at twice the rate, the
+    attention and the head do not."""
+    if spec.projections == "full":
+        return FLOPS_PER_SECOND
+    flops = prefill_flops(spec, lengths)
+    projected = 2 * projection_parameters(spec) * sum(lengths)
+    return flops / (flops - projected / 2) * FLOPS_PER_SECOND
+
+
 def step_bytes(spec: DecoderSpec, num_keys: int, item_bytes: int) -> int:
     """The fewest a step moves: every weight once, and the keys and values it attends to."""
-    weights = projection_parameters(spec) + head_parameters(spec)
     keys = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * num_keys
-    return (weights + keys) * item_bytes
+    weight_bytes = item_bytes if spec.projections == "full" else 1
+    projections = projection_parameters(spec) * weight_bytes
+    return projections + (head_parameters(spec) + keys) * item_bytes

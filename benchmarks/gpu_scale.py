@@ -25,6 +25,7 @@ class Scale:
     kernels: Sizes
 
     engine_models: Sequence[str]
+    fp8_models: Sequence[str]
     prefill_tokens: Sequence[int]
     decode_batches: Sequence[int]
     decode_context: int
@@ -69,6 +70,7 @@ FULL: Final = Scale(
     agreement=AGREEMENT,
     kernels=Sizes(),
     engine_models=("Qwen2.5-7B", "Qwen2.5-32B"),
+    fp8_models=("Qwen2.5-7B",),
     prefill_tokens=(4096, 8192, 16_384),
     decode_batches=(1, 32, 128),
     decode_context=1024,
@@ -109,6 +111,7 @@ TINY: Final = Scale(
     agreement=TINY_SIZES,
     kernels=TINY_SIZES,
     engine_models=("tiny",),
+    fp8_models=("tiny",),
     prefill_tokens=(48,),
     decode_batches=(1, 3),
     decode_context=20,

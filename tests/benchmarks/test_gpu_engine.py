@@ -1,5 +1,7 @@
 """Models without a checkpoint, their costs, and the engine's part of `make gpu-check` in small."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from gpu_generate import generate, random_prompts
 from gpu_models import (
     SHAPES,
     head_parameters,
+    peak_of,
     prefill_flops,
     projection_parameters,
     random_model,
@@ -61,6 +64,14 @@ def test_shapes_have_as_many_parameters_as_their_cards_say(name: str, parameters
     assert counted == pytest.approx(parameters, rel=0.02)
 
 
+def test_in_fp8_projections_take_a_byte_and_half_the_time(engine: Engine) -> None:
+    full = engine.model.decoder.spec
+    fp8 = replace(full, projections="fp8")
+    assert step_bytes(full, 7, 2) - step_bytes(fp8, 7, 2) == projection_parameters(full)
+    seconds = [prefill_flops(spec, [5]) / peak_of(spec, [5]) for spec in (full, fp8)]
+    assert seconds[0] - seconds[1] == pytest.approx(projection_parameters(full) * 5 / 790e12)
+
+
 def test_equal_arguments_give_equal_weights_wherever_they_are_filled() -> None:
     one, other = (
         random_model(TINY.shapes["tiny"], "cpu", torch.float32, filled_on=device)
@@ -107,6 +118,8 @@ def test_every_task_of_the_engine_yields_a_row_with_numbers() -> None:
     assert ops == [
         ("prefill", "lengthwise"),
         *[("decode", "lengthwise")] * 2,
+        ("prefill", "lengthwise fp8"),
+        *[("decode", "lengthwise fp8")] * 2,
         *[("short prefill", "eager"), ("short prefill", "graphs")] * 2,
     ]
     for row in rows:
