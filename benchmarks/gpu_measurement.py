@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import triton
 from gpu_check_case import BYTES_PER_SECOND, FLOPS_PER_SECOND
 from gpu_task import Row
 
@@ -55,7 +56,12 @@ class Measurement:
 def device_columns() -> dict[str, str]:
     """What computes, in every row."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"gpu": gpu, "torch": torch.__version__, "cuda": torch.version.cuda or "none"}
+    return {
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda or "none",
+    }
 
 
 def quantile(values: Sequence[float], share: float) -> float:
