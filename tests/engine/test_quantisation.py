@@ -25,6 +25,9 @@ from lengthwise_engine.models import linear
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.models.loading import load_model, read_spec
 from lengthwise_engine.models.quantisation import Quantization
+from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weights import load_weights
 from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -117,6 +120,28 @@ def test_a_stored_fp8_checkpoint_is_what_rounding_its_weights_yields(
         assert torch.equal(down.weight.scales, scales.squeeze(1))
     for quantization in ("none", "fp8"):
         assert generate(_load(folder, quantization), prompts, 8) == expected
+
+
+def test_ranks_have_their_shares_of_stored_numbers_and_scales(copy_of: CopyOf) -> None:
+    folder = copy_of("qwen3")
+    store_as_fp8(folder)
+    shards = [ModelShard(whole=read_spec(folder), rank=rank, size=2) for rank in range(2)]
+    files = SafetensorsFiles(folder)
+    whole = load_weights(files, ModelShard(whole=shards[0].whole), device=CPU, dtype=torch.float32)
+    ranks = [load_weights(files, shard, device=CPU, dtype=torch.float32) for shard in shards]
+    full, first, second = (weights.layers[1] for weights in (whole, *ranks))
+    for name, dim in (("gate_up", 0), ("output", 1), ("down", 1)):
+        projection, *parts = (getattr(layer, name) for layer in (full, first, second))
+        values, scales = projection.weight.values.float(), projection.weight.scales
+        halves = [part.weight.values.float() for part in parts]
+        if dim:
+            assert torch.equal(torch.cat(halves, dim=1), values)
+            assert all(torch.equal(part.weight.scales, scales) for part in parts)
+        else:  # gate and up of each
+            gates, ups = zip(*(half.chunk(2) for half in halves), strict=True)
+            assert torch.equal(torch.cat((*gates, *ups)), values)
+            gates, ups = zip(*(part.weight.scales.chunk(2) for part in parts), strict=True)
+            assert torch.equal(torch.cat((*gates, *ups)), scales)
 
 
 def test_scales_in_half_precision_are_read_too(copy_of: CopyOf) -> None:
