@@ -3,15 +3,17 @@
 The rule: a token is a function of (logits, sampling parameters, seed, position) and of nothing
 else, so a request samples the same tokens whatever batch, worker or retry it runs in. The steps, in
 this order: penalties, temperature, top-k, top-p, min-p, Gumbel-max. Ties at a threshold all stay.
-Rows that do not need a step do not pay for it.
+Rows that do not need a step do not pay for it, and nothing here waits for the device but `sample`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from lengthwise_kernels.dispatch import sample_tokens
+from lengthwise_kernels.staging import Arrays, to_device
 from lengthwise_policy.sampling import Sampling as Sampling
 
 
@@ -40,34 +42,109 @@ class SampledToken:
     top_logprobs: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ChosenTokens:
+    """Tokens on their way to the host: `numbers` int32 are the tokens, then what is reported."""
+
+    numbers: torch.Tensor
+    states: Sequence[SamplingState]
+    num_best: int
+
+    def read(self, numbers: torch.Tensor) -> list[SampledToken]:
+        """`numbers`, which are on the host now, as tokens."""
+        rows = len(self.states)
+        tokens = [
+            SampledToken(token_id=token_id, logprob=None, top_logprobs=())
+            for token_id in numbers[:rows].tolist()
+        ]
+        asked = _asked(self.states)
+        if not asked:
+            return tokens
+        count = len(asked) * self.num_best
+        ids, values = numbers[rows : rows + count], numbers[rows + count :]
+        best_ids = ids.view(len(asked), -1).tolist()
+        best_values = values[:count].view(torch.float32).view(len(asked), -1).tolist()
+        of_chosen = values[count:].view(torch.float32).tolist()
+        columns = zip(asked, of_chosen, best_ids, best_values, strict=True)
+        for row, logprob, row_ids, row_values in columns:
+            wanted = self.states[row].sampling.top_logprobs
+            best = tuple(zip(row_ids[:wanted], row_values[:wanted], strict=True))
+            tokens[row] = SampledToken(
+                token_id=tokens[row].token_id, logprob=logprob, top_logprobs=best
+            )
+        return tokens
+
+
 def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
     """One token for each row of `logits` [rows, vocab_size], float32, which stay as they are."""
-    adjusted = _penalise(logits, states)
-    chosen = adjusted.argmax(-1)
-    random = [row for row, state in enumerate(states) if state.sampling.temperature > 0.0]
-    if random:
-        drawn = _draw(_rows(adjusted, random), [states[row] for row in random])
-        chosen[torch.tensor(random, device=logits.device)] = drawn
-    token_ids: list[int] = chosen.tolist()
-    tokens = [
-        SampledToken(token_id=token_id, logprob=None, top_logprobs=()) for token_id in token_ids
-    ]
-    asked = [row for row, state in enumerate(states) if state.sampling.top_logprobs is not None]
-    if asked:
-        counts = [states[row].sampling.top_logprobs or 0 for row in asked]
-        of_asked = [token_ids[row] for row in asked]
-        for row, token in zip(asked, _report(_rows(logits, asked), of_asked, counts), strict=True):
-            tokens[row] = token
-    return tokens
+    positions = [len(state.token_ids) for state in states]
+    draws = to_device(draw_arrays(states, positions), logits.device)
+    chosen = report(logits, choose(penalised(logits, states), draws), states)
+    return chosen.read(chosen.numbers.cpu())
 
 
-def _rows(matrix: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """These rows, without a copy if they are all of them."""
-    return matrix if len(rows) == len(matrix) else matrix[torch.tensor(rows, device=matrix.device)]
+def draw_arrays(
+    states: Sequence[SamplingState], positions: Sequence[int], room: int | None = None
+) -> Arrays:
+    """What the rows that draw need; nothing if none does. `positions` are those of the new tokens.
+
+    With `room` they are padded to so many rows; a row of padding draws for row `room`, which
+    nobody reads.
+    """
+    rows = [row for row, state in enumerate(states) if state.sampling.temperature > 0.0]
+    if not rows:
+        return {}
+    samplings = [states[row].sampling for row in rows]
+    columns: dict[str, tuple[Sequence[float], type[np.generic], float]] = {
+        "rows": (rows, np.int64, room or 0),
+        "temperatures": ([sampling.temperature for sampling in samplings], np.float32, 1.0),
+        # As int64: the upper half of the unsigned seeds becomes negative with the same bits.
+        "seeds": (
+            [(sampling.seed + 2**63) % 2**64 - 2**63 for sampling in samplings],
+            np.int64,
+            0,
+        ),
+        "positions": ([positions[row] for row in rows], np.int64, 0),
+        "top_k": ([sampling.top_k for sampling in samplings], np.int64, 0),
+        "top_p": ([sampling.top_p for sampling in samplings], np.float32, 1.0),
+        "min_p": ([sampling.min_p for sampling in samplings], np.float32, 0.0),
+    }
+    if room is None and len(rows) == len(states):
+        # Nothing has to be picked from the logits.
+        del columns["rows"]
+    arrays = {}
+    for name, (values, dtype, filler) in columns.items():
+        array = np.full(room or len(values), filler, dtype=dtype)
+        array[: len(values)] = values
+        arrays[f"draws.{name}"] = array
+    return arrays
 
 
-def _penalise(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
-    """Repetition over prompt and output (Hugging Face), the others over the output (OpenAI)."""
+def choose(logits: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A token for each row of `logits`; int64 [rows]. `tensors` hold those of `draw_arrays`."""
+    if "draws.seeds" not in tensors:
+        return logits.argmax(-1)
+    count, rows = len(logits), tensors.get("draws.rows")
+    scores = logits if rows is None else logits[rows.clamp(max=count - 1)]
+    drawn = sample_tokens(
+        scores / tensors["draws.temperatures"].unsqueeze(1),
+        seeds=tensors["draws.seeds"],
+        positions=tensors["draws.positions"],
+        top_k=tensors["draws.top_k"],
+        top_p=tensors["draws.top_p"],
+        min_p=tensors["draws.min_p"],
+    )
+    if rows is None:
+        return drawn
+    # One more than there are rows: for padding.
+    chosen = drawn.new_empty(count + 1)
+    chosen[:count] = logits.argmax(-1)
+    return chosen.index_copy_(0, rows, drawn)[:count]
+
+
+def penalised(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
+    """`logits`, or a copy with penalties: repetition over prompt and output (Hugging Face), the
+    others over the output (OpenAI)."""
     rows = [row for row, state in enumerate(states) if state.sampling.penalised]
     if not rows:
         return logits
@@ -80,48 +157,34 @@ def _penalise(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Te
             before = values[seen]
             penalty = sampling.repetition_penalty
             values[seen] = torch.where(before < 0, before * penalty, before / penalty)
-        counts = torch.bincount(seen[state.num_prompt_tokens :], minlength=len(values))
+        # Unlike bincount, which asks the device for the largest token.
+        output = seen[state.num_prompt_tokens :]
+        counts = torch.zeros_like(values).index_add_(
+            0, output, torch.ones_like(output, dtype=values.dtype)
+        )
         values -= counts * sampling.frequency_penalty + (counts > 0) * sampling.presence_penalty
     return logits
 
 
-def _draw(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
-    """A sample of each row at its temperature, position and seed; int64 [rows]."""
-    device = logits.device
-    samplings = [state.sampling for state in states]
-    temperatures = torch.tensor([sampling.temperature for sampling in samplings], device=device)
-    # As int64: the upper half of the unsigned seeds becomes negative with the same bits.
-    seeds = [(sampling.seed + 2**63) % 2**64 - 2**63 for sampling in samplings]
-    return sample_tokens(
-        logits / temperatures.unsqueeze(1),
-        seeds=torch.tensor(seeds, device=device),
-        positions=torch.tensor([len(state.token_ids) for state in states], device=device),
-        top_k=torch.tensor([sampling.top_k for sampling in samplings], device=device),
-        top_p=torch.tensor([float(sampling.top_p) for sampling in samplings], device=device),
-        min_p=torch.tensor([float(sampling.min_p) for sampling in samplings], device=device),
-    )
+def report(
+    logits: torch.Tensor, chosen: torch.Tensor, states: Sequence[SamplingState]
+) -> ChosenTokens:
+    """The chosen tokens [rows] with the log-probabilities that `states` ask for, on the device.
+
+    Log-probabilities are of `logits`, before penalties.
+    """
+    asked = _asked(states)
+    if not asked:
+        return ChosenTokens(chosen.int(), states, 0)
+    index = torch.tensor(asked, device=logits.device)
+    logprobs = logits[index].log_softmax(-1)
+    most = max(states[row].sampling.top_logprobs or 0 for row in asked)
+    best = logprobs.topk(min(most, logits.shape[1]), dim=-1)
+    of_chosen = logprobs.gather(1, chosen[index].unsqueeze(1))
+    floats = torch.cat((best.values.flatten(), of_chosen.flatten())).view(torch.int32)
+    numbers = torch.cat((chosen.int(), best.indices.int().flatten(), floats))
+    return ChosenTokens(numbers, states, best.indices.shape[1])
 
 
-def _report(
-    logits: torch.Tensor, chosen: Sequence[int], counts: Sequence[int]
-) -> list[SampledToken]:
-    """The chosen tokens with their log-probabilities and those of each row's best tokens."""
-    logprobs = logits.log_softmax(-1)
-    of_chosen = logprobs.gather(1, torch.tensor(chosen, device=logits.device).unsqueeze(1))
-    best = logprobs.topk(min(max(counts), logits.shape[1]), dim=-1)
-    columns = zip(
-        chosen,
-        of_chosen.squeeze(1).tolist(),
-        best.indices.tolist(),
-        best.values.tolist(),
-        counts,
-        strict=True,
-    )
-    return [
-        SampledToken(
-            token_id=token_id,
-            logprob=logprob,
-            top_logprobs=tuple(zip(ids[:count], values[:count], strict=True)),
-        )
-        for token_id, logprob, ids, values, count in columns
-    ]
+def _asked(states: Sequence[SamplingState]) -> list[int]:
+    return [row for row, state in enumerate(states) if state.sampling.top_logprobs is not None]

@@ -20,6 +20,7 @@ from lengthwise_engine.sampler import Sampling, SamplingState
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (
     attention,
+    kv_clear,
     kv_store,
     quantise_rows,
     rms_norm,
@@ -31,8 +32,9 @@ from lengthwise_kernels.gpu import (
 KERNELS = {
     "add_rms_norm": rms_norm.add_rms_norm,
     "add_rms_norm_fp8": quantise_rows.add_rms_norm_fp8,
-    "plan_attention": attention.plan_attention,
+    "lay_out_attention": attention.lay_out_attention,
     "quantise_rows": quantise_rows.quantise_rows,
+    "clear_blocks": kv_clear.clear_blocks,
     "rms_norm": rms_norm.rms_norm,
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
