@@ -4,7 +4,6 @@ tokens as over a prefill worker, the first of them on the stream too, and no sta
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from random import Random
 
 import grpc
@@ -21,6 +20,7 @@ from harness.workers import (
 
 from lengthwise.local import LocalCluster
 from lengthwise.v1 import common_pb2
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
 
 pytestmark = pytest.mark.slow
@@ -138,8 +138,15 @@ async def test_a_local_prefill_counts_as_running(
 
 
 @pytest.fixture(scope="module")
-def tiny(toy_folder: Path) -> Iterator[LocalCluster]:
-    """A decode worker of 24 blocks that expects short outputs once it has seen some."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A decode worker of 24 blocks that expects short outputs once it has seen some, and launches
+    steps ahead as on a GPU."""
+    toy_folder = write_toy_checkpoint(
+        tmp_path_factory.mktemp("ahead"),
+        step_seconds=0.005,
+        prefill_seconds_per_token=0.0002,
+        asynchronous=True,
+    )
     decode = {
         "num_blocks": 24,
         "stall_seconds": 2.0,
