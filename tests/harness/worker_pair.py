@@ -26,6 +26,8 @@ async def worker_pair(
     decode_policy: DecodePolicy | None = None,
     prefill_quantization: Quantization = "none",
     decode_quantization: Quantization = "none",
+    prefill_ranks: int = 1,
+    decode_ranks: int = 1,
 ) -> AsyncIterator[PlainRouter]:
     """Prompts above 128 tokens take several chunks and are pushed layer by layer."""
     model = str(checkpoint)
@@ -35,6 +37,7 @@ async def worker_pair(
             metrics_listen="",
             threads=1,
             quantization=decode_quantization,
+            tensor_parallel_size=decode_ranks,
             num_blocks=decode_blocks,
             policy=decode_policy or DecodePolicy(),
         )
@@ -45,6 +48,7 @@ async def worker_pair(
             metrics_listen="",
             threads=1,
             quantization=prefill_quantization,
+            tensor_parallel_size=prefill_ranks,
             num_blocks=256,
             layerwise_tokens=128,
             piece_bytes=4096,
