@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import xxhash
+from harness.transfer import End, Ends
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +13,11 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import HeadShard, KVShards
-from lengthwise_engine.transfer.base import Piece
+from lengthwise_engine.transfer.base import LinkUp, Piece, Received, Sent
 from lengthwise_engine.transfer.blocks import Blocks, Gate
+from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.open_blocks import open_blocks, pull
+from lengthwise_engine.transfer.process import TransferProcess
 
 NUM_BLOCKS = 9
 # 12,288 bytes a block with all heads: a piece of 27 of them has no round size anywhere.
@@ -126,6 +129,36 @@ def test_a_shut_gate_keeps_every_rank_as_it_is(way: str, sizes: tuple[int, int])
     assert checksums[0] == checksums[1]
     for cache, heads in zip(receiver.caches, receiver.heads, strict=True):
         assert torch.equal(cache.tensor, Worker.slice(expected, heads))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host_links", [True, False], ids=["host", "network"])
+def test_processes_move_blocks_between_two_and_four_ranks(host_links: bool) -> None:
+    layout = replace(LAYOUT, num_kv_heads=2)
+    theirs, expected = random_whole(layout, 1), random_whole(layout, 2)
+    workers = [Worker(2, theirs, layout), Worker(4, expected, layout)]
+    config = TransferConfig(host_links=host_links)
+    ends = Ends(*(End(worker.caches[0]) for worker in workers))
+    for end, worker in zip((ends.sender, ends.receiver), workers, strict=True):
+        shares = tuple(cache.share() for cache in worker.caches)
+        shards = KVShards(layout=layout, num_blocks=NUM_BLOCKS, device_type="cpu", shares=shares)
+        end.transfer = TransferProcess(shards, config, end.hear)
+        end.transfer.start()
+    for end in (ends.sender, ends.receiver):
+        end.transfer.wait_ready()
+    link = ends.link()
+    assert (ends.sender.wait(LinkUp, link=link).path == "shared memory") is host_links
+    source = Piece(first_layer=1, num_layers=2, block_ids=(4, 2, 3))
+    target = Piece(first_layer=0, num_layers=2, block_ids=(0, 8, 5))
+    ends.receiver.transfer.receive(link, 0, "key", target, target.num_bytes(layout))
+    ends.sender.transfer.send(link, 0, source)
+    received = ends.receiver.wait(Received, link=link)
+    assert ends.sender.wait(Sent, link=link).checksum == received.checksum
+    expected[:2, target.block_ids] = theirs[1:, source.block_ids]
+    for cache, heads in zip(workers[1].caches, workers[1].heads, strict=True):
+        assert torch.equal(cache.tensor, Worker.slice(expected, heads))
+    for end in (ends.sender, ends.receiver):
+        end.transfer.stop()
 
 
 def test_shares_must_be_of_the_size_that_their_rank_has() -> None:

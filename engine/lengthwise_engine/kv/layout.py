@@ -9,6 +9,9 @@ from typing import Final
 
 ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+_EXCHANGE: Final = 2
+"""Counts the ways in which workers have agreed on how blocks get from one to the other."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVLayout:
@@ -39,5 +42,6 @@ class KVLayout:
         return -(-num_tokens // self.block_size)
 
     def fingerprint(self) -> str:
-        """16 hex digits, equal for two layouts exactly when their blocks are interchangeable."""
-        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
+        """16 hex digits, equal for two layouts exactly when their blocks are interchangeable, by
+        workers that know the same way to do it."""
+        return hashlib.sha256(repr((_EXCHANGE, astuple(self))).encode()).hexdigest()[:16]
