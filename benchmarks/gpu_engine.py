@@ -115,6 +115,7 @@ def _decode(
     prompts = random_prompts([scale.decode_context] * batch, spec.vocab_size)
     rows = place(prompts, steps, block_size=BLOCK, num_blocks=engine.cache.num_blocks)
     decode(engine.runner(graphs=True), rows, steps)
+    engine.require_replays()
     known_at = [max(times) for times in zip(*(row.known_at for row in rows), strict=True)]
     times = [(after - before) * 1e3 for before, after in pairwise(known_at)]
     keys = batch * (scale.decode_context + steps // 2)
@@ -136,6 +137,8 @@ def _short(
     for implementation, graphs in (("eager", False), ("graphs", True)):
         runner = engine.runner(graphs=graphs)
         times, flops = _prompts_measured(engine, runner, lengths, scale.repeats)
+        if graphs:
+            engine.require_replays()
         spec = engine.model.decoder.spec
         yield Measurement(
             op="short prefill",

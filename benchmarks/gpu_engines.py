@@ -5,15 +5,19 @@ The rule: one model lies on the device at a time; asking for another one frees i
 
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from gpu_models import RandomModel, Shape, random_model
 
+from lengthwise_engine.graph import CudaRecorder
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.models.spec import Projections
-from lengthwise_engine.runner import ModelRunner
 from lengthwise_engine.torch_runner import TorchRunner
+
+GRAPH_MEMORY_BYTES: Final = 8 << 30
+"""An H200 has as much left beside a model of 32B and the KV of the largest batch, and room to spare."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,13 +27,34 @@ class Engine:
     name: str
     model: RandomModel
     cache: KVCache
+    _runners: dict[bool, TorchRunner] = field(default_factory=dict)
 
     @property
     def projections(self) -> Projections:
         return self.model.decoder.spec.projections
 
-    def runner(self, *, graphs: bool) -> ModelRunner:
-        return TorchRunner(self.model.decoder, self.cache)
+    def runner(self, *, graphs: bool) -> TorchRunner:
+        """The same one whenever it is asked for: it keeps the graphs it captured. A CPU has none,
+        so that all steps are launched there."""
+        if graphs not in self._runners:
+            device = self.model.decoder.device
+            recorder = CudaRecorder(device) if graphs and device.type == "cuda" else None
+            self._runners[graphs] = TorchRunner(
+                self.model.decoder,
+                self.cache,
+                recorder=recorder,
+                graph_memory_bytes=GRAPH_MEMORY_BYTES,
+            )
+        return self._runners[graphs]
+
+    def require_replays(self) -> None:
+        """Raises RuntimeError if graphs were to be measured and none was replayed."""
+        counts = self.runner(graphs=True).counts
+        if self.model.decoder.device.type == "cuda" and not counts.replayed:
+            raise RuntimeError(
+                f"no step of {self.name} was replayed; {counts.graphs} graphs were captured in"
+                f" {counts.graph_bytes} of {GRAPH_MEMORY_BYTES} bytes"
+            )
 
 
 class Engines:

@@ -68,6 +68,8 @@ def _sweep(scale: Scale, deadline: Deadline) -> Iterator[Row]:
         if deadline.left <= 0:
             raise LeftOut(f"{len(runs) - done} of {len(runs)} runs, from repeat {repeat + 1} on")
         prompts = _prompts(engine, scale, concurrency, seed=repeat)
+        counts = engine.runner(graphs=SETTINGS[name].graphs).counts
+        captured, replayed = counts.graphs, counts.replayed.total()
         played = loops[name].play(prompts, concurrency)
         tokens_per_second = sum(map(len, prompts)) / played.seconds
         yield {
@@ -79,6 +81,11 @@ def _sweep(scale: Scale, deadline: Deadline) -> Iterator[Row]:
             "prompts": len(prompts),
             "prompt_tokens": sum(map(len, prompts)),
             "batches": played.num_batches,
+            "replayed": counts.replayed.total() - replayed,
+            "captured": counts.graphs - captured,
+            "graphs": counts.graphs,
+            "graph_megabytes": round(counts.graph_bytes / 1e6, 1),
+            "capture_seconds": round(counts.capture_seconds, 2),
             "ttft_p50_ms": round(quantile(played.ttft_seconds, 0.5) * 1e3, 2),
             "ttft_p99_ms": round(quantile(played.ttft_seconds, 0.99) * 1e3, 2),
             "tokens_per_second": round(tokens_per_second, 1),

@@ -89,6 +89,7 @@ def test_a_sweep_has_each_setting_at_each_concurrency_as_often_as_asked_for() ->
     cells = [(row["setting"], row["concurrency"], row["repeat"]) for row in rows]
     assert sorted(cells) == sorted(itertools.product(SETTINGS, TINY.laps_concurrencies, (1, 2)))
     assert all(row["tokens_per_second"] > 0 for row in rows)
+    assert all(row["batches"] > row["replayed"] == 0 for row in rows)  # a CPU has no graphs
     assert all(row["ttft_p99_ms"] >= row["ttft_p50_ms"] > 0 for row in rows)
     # 1,152 + 1,024 + 2,048 + 4,608 weights: two layers of qkv, output, gate and up, and down.
     weights = 2 * (32 * 64 + 32 * 32 + 3 * 32 * 48)
