@@ -17,7 +17,7 @@ from lengthwise_engine.models.spec import Projections
 from lengthwise_engine.torch_runner import TorchRunner
 
 GRAPH_MEMORY_BYTES: Final = 8 << 30
-"""An H200 has as much left beside a model of 32B and the KV of the largest batch, and room to spare."""
+"""An H200 has more left beside a model of 32B and the KV of the largest batch."""
 
 
 @dataclass(slots=True, kw_only=True)
