@@ -1,5 +1,6 @@
 """Messages survive the wire however the bytes are cut, and foreign bytes are refused."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -51,6 +52,8 @@ MESSAGES = (
     Received(link="d", sequence=3, key="k", checksum=2**64 - 1),
 )
 
+BAD = json.loads(frame(MESSAGES[0])[4:])["shards"] | {"num_blocks": 8}
+
 
 @given(cuts=st.lists(st.integers(0, 2000)))
 def test_messages_survive_any_cut_of_the_stream(cuts: list[int]) -> None:
@@ -85,6 +88,7 @@ def test_foreign_bytes_are_an_error(data: bytes) -> None:
         pytest.param({"message": "Unknown"}, id="unknown"),
         pytest.param({"message": "Discard"}, id="field missing"),
         pytest.param({"message": "Discard", "key": "k", "more": 1}, id="field too many"),
+        pytest.param({**json.loads(frame(MESSAGES[0])[4:]), "shards": BAD}, id="sizes"),
     ],
 )
 def test_what_is_no_message_is_an_error(value: object) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
+from lengthwise_engine.errors import EngineError
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
@@ -166,7 +167,7 @@ def message(value: Any) -> Any:
         arguments = dict(value)
         kind = _MESSAGES[arguments.pop("message")]
         return kind(**{name: _thawed(name, value) for name, value in arguments.items()})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, EngineError, KeyError, TypeError, ValueError) as error:
         raise FrameError(f"expected a transfer message, got {str(value)[:200]!r}") from error
 
 
