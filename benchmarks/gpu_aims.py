@@ -120,7 +120,7 @@ KERNELS: Final = "gpu_kernels"
 ENGINE: Final = "gpu_engine"
 AIMS: Final = (
     Aim(
-        what="prompts' attention / best of torch's, on contiguous KV",
+        what="prompts' attention / torch's, on contiguous KV",
         wanted=1.0,
         table=KERNELS,
         find=over("prefill_attention", "sdpa"),

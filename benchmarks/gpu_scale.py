@@ -85,8 +85,8 @@ FULL: Final = Scale(
     laps_longest=4096,
     laps_repeats=5,
     rival_models=("Qwen2.5-7B", "Qwen2.5-32B"),
-    rival_prompts=((64, 64), (16, 2048)),
-    rival_decodes=((32, 1024), (128, 256)),
+    rival_prompts=((64, 64), (4, 2048)),
+    rival_decodes=((32, 512), (128, 128)),
     rival_steps=64,
     rival_repeats=3,
 )

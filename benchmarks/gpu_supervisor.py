@@ -16,8 +16,8 @@ from gpu_task import Deadline, Journal, Outcome
 DEVICE_LOST: Final = 3
 """Exit code of a process that has said which task failed and cannot go on."""
 
-GRACE_SECONDS: Final = 20.0
-"""A task looks at its deadline between measurements, the longest of which take some seconds."""
+GRACE_SECONDS: Final = 30.0
+"""A task looks at its deadline between measurements, of which some take ten seconds."""
 
 
 def supervise(
