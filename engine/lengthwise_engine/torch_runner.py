@@ -134,7 +134,7 @@ class TorchRunner:
             ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
             draws = to_device(draw_arrays(sampling, ends), self._model.device)
             tokens = choose(adjusted, draws)
-        self._tokens_before = tokens
+        self._tokens_before = tokens = self._model.agree(tokens)
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
         chosen = report(logits, tokens, sampling)

@@ -18,7 +18,7 @@ from lengthwise_engine.models.loading import read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling
+from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
 
 Generate = Callable[..., list[list[SampledToken]]]
 NUM_BLOCKS = 60
@@ -85,6 +85,42 @@ def test_a_layer_is_told_stored_once_all_ranks_stored_it(
             )
             assert ranks.run([chunk], saw) == [None]
             assert seen == [0, 1, 2]
+
+
+def test_rows_follow_tokens_that_only_rank_0_sampled(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    folder = make_checkpoint("qwen2")
+    alone = load_runner(folder, device="cpu", num_blocks=NUM_BLOCKS, kv_memory_bytes=0)
+    states = [
+        SamplingState(
+            sampling=Sampling(temperature=1.5, seed=number),
+            token_ids=prompt,
+            num_prompt_tokens=len(prompt),
+        )
+        for number, prompt in enumerate(PROMPTS)
+    ]
+    tables = [range(20 * row, 20 * row + 20) for row in range(len(states))]
+    prefill = [
+        SequenceChunk(token_ids=state.token_ids, start=0, block_ids=table, sampling=state)
+        for state, table in zip(states, tables, strict=True)
+    ]
+    # In another order, as when a row between them has ended.
+    following = [
+        SequenceChunk(
+            token_ids=(0,),
+            start=len(states[row].token_ids),
+            block_ids=tables[row],
+            sampling=states[row],
+            follows=row,
+        )
+        for row in (2, 0)
+    ]
+    expected = [alone.runner.run(prefill), alone.runner.run(following)]
+    with ranks_in_threads(folder, 2, NUM_BLOCKS) as ranks:
+        assert [ranks.run(prefill), ranks.run(following)] == expected
+        written = ranks.caches[1].tensor[..., 0, :] - alone.cache.tensor[..., 1, :]
+        assert written.abs().max() < 1e-4
 
 
 @pytest.fixture(scope="module")

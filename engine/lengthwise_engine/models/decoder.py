@@ -103,6 +103,10 @@ class Decoder:
         heads = heads.view(len(heads), -1, self.spec.head_dim)
         return rotate_and_store(heads, cos, sin, norms, cache, rows)
 
+    def agree(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What rank 0 sampled, on all ranks: the next step's rows may follow it."""
+        return tokens if self._ranks is None else self._ranks.agree(tokens)
+
     def _sum(self, partial: torch.Tensor) -> torch.Tensor:
         return partial if self._ranks is None else self._ranks.sum(partial)
 

@@ -55,7 +55,7 @@ def main() -> None:
         steps.get()
         runner = plan.runner(weights, cache, plan.meet(rendezvous))
         while True:
-            runner.run(steps.get())
+            runner.launch(steps.get())
     except BaseException:
         logger.critical("rank %d of %d has died", plan.rank, plan.size, exc_info=True)
         os._exit(_SOFTWARE_ERROR)

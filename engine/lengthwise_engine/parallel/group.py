@@ -1,4 +1,4 @@
-"""The ranks of a tensor-parallel worker as seen by one of them: two collectives, bounded.
+"""The ranks of a tensor-parallel worker as seen by one of them: three collectives, bounded.
 
 The rule: all ranks call the same collectives with the same shapes in the same order, which follows
 from the step alone. A group that raised is of no more use, and neither is its worker.
@@ -84,6 +84,15 @@ class RankGroup:
         options.rootRank = 0
         self._group.gather(parts, [padded], options).wait()
         return torch.cat(parts[0], dim=1)[:, :num_columns] if parts else x
+
+    def agree(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` becomes rank 0's."""
+        x = x.contiguous()
+        if x.numel():
+            options = dist.BroadcastOptions()
+            options.rootRank = 0
+            self._group.broadcast([x], options).wait()
+        return x
 
     def abort(self) -> None:
         """End what waits on the device for a rank that does not come. From any thread."""

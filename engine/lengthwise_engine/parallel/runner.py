@@ -5,6 +5,7 @@ and whatever goes wrong with one of them ends the step with a `RankError`, and t
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
@@ -13,18 +14,18 @@ from lengthwise_engine.parallel.rank_process import RankProcess
 from lengthwise_engine.parallel.steps import pack_step
 from lengthwise_engine.parallel.watch import RankWatch
 from lengthwise_engine.runner import (
+    PendingStep,
     SampledToken,
     SequenceChunk,
     SettledStep,
     check_chunks,
-    with_known_tokens,
 )
+from lengthwise_engine.step_graphs import StepCounts
 from lengthwise_engine.torch_runner import TorchRunner
 
 
 class ParallelRunner:
-    """A `ModelRunner` of the whole model. It does not run ahead: the other ranks have to be told
-    each token."""
+    """A `ModelRunner` of the whole model."""
 
     def __init__(
         self,
@@ -46,21 +47,25 @@ class ParallelRunner:
         # Collectives on CPUs are bounded each; those on CUDA only by who waits for the device.
         self._step_seconds = stall_seconds if shards.device_type == "cuda" else None
         self._before: Sequence[SequenceChunk] = ()
-        self._sampled: list[SampledToken | None] = []
 
     @property
     def layout(self) -> KVLayout:
         return self._shards.layout
 
     @property
+    def counts(self) -> StepCounts:
+        """What rank 0 has computed, as all others have."""
+        return self._own.counts
+
+    @property
     def runs_ahead(self) -> bool:
-        return False
+        return self._own.runs_ahead
 
     def launch(
         self,
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
-    ) -> SettledStep:
+    ) -> PendingStep:
         check_chunks(
             chunks,
             layout=self.layout,
@@ -68,9 +73,15 @@ class ParallelRunner:
             spec=self._spec,
             before=self._before,
         )
-        known = with_known_tokens(chunks, self._sampled)
-        self._before, self._sampled = chunks, self._compute(known, on_layer)
-        return SettledStep(self._sampled)
+        if not chunks:
+            return SettledStep([])
+        message = pack_step(chunks, self.layout.block_size)
+        with self._watch.step(self._step_seconds):
+            for rank in self._ranks:
+                rank.tell(message, self._stall_seconds)
+            step = self._own.launch(chunks, on_layer)
+        self._before = chunks
+        return _WatchedStep(step, self._watch, self._step_seconds)
 
     def run(
         self,
@@ -79,13 +90,19 @@ class ParallelRunner:
     ) -> list[SampledToken | None]:
         return self.launch(chunks, on_layer).tokens()
 
-    def _compute(
-        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None
-    ) -> list[SampledToken | None]:
-        if not chunks:
-            return []
-        message = pack_step(chunks, self.layout.block_size)
-        with self._watch.step(self._step_seconds):
-            for rank in self._ranks:
-                rank.tell(message, self._stall_seconds)
-            return self._own.run(chunks, on_layer)
+
+@dataclass(frozen=True, slots=True)
+class _WatchedStep:
+    """A `PendingStep` that ends with a `RankError` when a rank is lost."""
+
+    step: PendingStep
+    watch: RankWatch
+    seconds: float | None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.watch.failure is not None or self.step.is_ready
+
+    def tokens(self) -> list[SampledToken | None]:
+        with self.watch.step(self.seconds):
+            return self.step.tokens()

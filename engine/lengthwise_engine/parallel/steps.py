@@ -14,17 +14,19 @@ from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import Sampling, SamplingState
 
 _LENGTH: Final = struct.Struct("=I")
-_HEADER: Final = 4  # of a chunk: start, whether it samples, how many tokens, how many blocks
+_HEADER: Final = 5  # of a chunk, see `pack_step`
+_NOTHING: Final = -1
 _ANY_TOKEN: Final = Sampling(temperature=0.0)
 
 
 def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
-    """A message, behind its length; `chunks` follow none of the step before."""
+    """A message, behind its length."""
     numbers = array("i")
     for chunk in chunks:
         num_blocks = -(-chunk.end // block_size)
+        follows = _NOTHING if chunk.follows is None else chunk.follows
         samples = chunk.sampling is not None
-        numbers.extend((chunk.start, samples, len(chunk.token_ids), num_blocks))
+        numbers.extend((chunk.start, follows, samples, len(chunk.token_ids), num_blocks))
         numbers.extend(chunk.token_ids)
         numbers.extend(chunk.block_ids[:num_blocks])
     body = numbers.tobytes()
@@ -48,16 +50,18 @@ def _unpack(body: bytes) -> list[SequenceChunk]:
     numbers = array("i", body)
     chunks, at = [], 0
     while at < len(numbers):
-        start, samples, num_tokens, num_blocks = numbers[at : at + _HEADER]
+        start, follows, samples, num_tokens, num_blocks = numbers[at : at + _HEADER]
         tokens = at + _HEADER
         blocks = tokens + num_tokens
         at = blocks + num_blocks
+        known = start + num_tokens if follows == _NOTHING else start
         chunks.append(
             SequenceChunk(
                 token_ids=numbers[tokens:blocks],
                 start=start,
                 block_ids=numbers[blocks:at],
-                sampling=_sampled_elsewhere(start + num_tokens) if samples else None,
+                sampling=_sampled_elsewhere(known) if samples else None,
+                follows=None if follows == _NOTHING else follows,
             )
         )
     return chunks
