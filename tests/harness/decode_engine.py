@@ -1,0 +1,143 @@
+"""The decode loop over a toy, stepped by hand, in this process."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from lengthwise_decode_worker.commands import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.step_loop import DecodeLoop
+from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_engine.loading import LoadedModel
+from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.toy.arithmetic import toy_next_token
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_policy.decode import DecodePolicy, DecodeScheduler
+from lengthwise_policy.future import FuturePolicy
+from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.types import RequestId
+from lengthwise_runtime.mailbox import Mailbox
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class InterruptedMailbox(Mailbox[Command]):
+    """Something happens once the loop waits for a step."""
+
+    on_wait: Callable[[], object] | None = None
+
+    def drain(self, timeout_seconds: float) -> list[Command]:
+        if timeout_seconds and self.on_wait is not None:
+            happens, self.on_wait = self.on_wait, None
+            happens()
+        return super().drain(timeout_seconds)
+
+
+class SteppedEngine:
+    """The decode loop over a toy, stepped by hand, and what it told."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        assert isinstance(model.spec, ToySpec)
+        self.spec = model.spec
+        self.model = model
+        self.mailbox = InterruptedMailbox(10_000)
+        self.blocks = PrefixCache(model.cache.num_blocks)
+        # It expects short outputs, so that memory runs out where they are long.
+        policy = DecodePolicy(
+            max_running=16, step_tokens=64, future=FuturePolicy(window=20, reserve=0.0)
+        )
+        self.scheduler = DecodeScheduler(policy, self.blocks, 16, random.Random(1).random)
+        self.outputs: list[StepOutput] = []
+        self.loop = DecodeLoop(
+            runner=model.runner,
+            scheduler=self.scheduler,
+            blocks=self.blocks,
+            salt=b"",
+            mailbox=self.mailbox,
+            publish=self.publish,
+        )
+        self.works: dict[int, DecodeWork] = {}
+        self.answered_at: dict[int, float] = {}
+
+    def publish(self, output: StepOutput) -> None:
+        self.outputs.append(output)
+        for outcome in output.outcomes:
+            if isinstance(outcome, Granted):
+                number = int(outcome.request_id.removeprefix("request-"))
+                self.answered_at[number] = time.monotonic()
+
+    def ask(
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        *,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[int] = (),
+    ) -> int:
+        """A prompt that the worker computes itself; returns the number of its reservation."""
+        number = len(self.works) + 1
+        token_ids = list(prompt)
+        work = self.works[number] = DecodeWork(
+            request_id=RequestId(f"request-{number}"),
+            router_id="router",
+            reservation=number,
+            token_ids=token_ids,
+            hashes=[],
+            sampling=SamplingState(
+                sampling=sampling, token_ids=token_ids, num_prompt_tokens=len(prompt)
+            ),
+            stop_token_ids=frozenset(stop),
+            max_tokens=max_tokens,
+            num_given_tokens=len(prompt),
+            deadline_at=time.monotonic() + 60,
+            local=True,
+        )
+        self.mailbox.post(work)
+        return number
+
+    def release(self, number: int) -> None:
+        self.mailbox.post(Release(request_id=self.works[number].request_id, receiving=False))
+
+    @property
+    def rests(self) -> bool:
+        busy = self.scheduler.num_running + self.scheduler.num_queued + self.scheduler.num_draining
+        return not busy
+
+    def run(self, until: Callable[[], bool] | None = None) -> None:
+        self.loop.step()
+        for _ in range(5000):
+            if until() if until else self.rests:
+                return
+            self.loop.step()
+        raise AssertionError("it does not end")
+
+    def tokens(self, number: int) -> list[int]:
+        """What the router was told, in the order of their indices, which have no gap."""
+        told: list[tuple[int, int]] = []
+        for output in self.outputs:
+            for rows in output.rows.values():
+                for reservation, index, token_id in zip(
+                    rows.reservations, rows.indices, rows.token_ids, strict=True
+                ):
+                    if reservation == number:
+                        told.append((index, token_id))
+        assert [index for index, _ in told] == list(range(len(told)))
+        return [token_id for _, token_id in told]
+
+    def reasons(self) -> dict[int, int]:
+        """How each reservation ended."""
+        return {
+            ended.reservation: ended.finish_reason
+            for output in self.outputs
+            for rows in output.rows.values()
+            for ended in rows.ended
+        }
+
+    def oracle(self, prompt: Sequence[int], count: int) -> list[int]:
+        tokens = list(prompt)
+        for _ in range(count):
+            tokens.append(toy_next_token(tokens, self.spec))
+        return tokens[len(prompt) :]
+
+    def nothing_is_held(self) -> bool:
+        self.blocks.check_integrity()
+        return self.rests and self.blocks.num_free == self.blocks.num_blocks
