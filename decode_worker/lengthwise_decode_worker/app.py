@@ -93,6 +93,7 @@ class DecodeWorker:
             total_blocks=model.shards.num_blocks,
             block_size=layout.block_size,
         )
+        self._metrics.watch_steps(self._engine.model.steps)
         self._metrics.introduce(
             worker_id=self._host.worker_id,
             model=config.model_name,

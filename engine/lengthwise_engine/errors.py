@@ -4,6 +4,7 @@
     ├─ CheckpointError      the checkpoint cannot be served as it lies on disk
     │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
     ├─ CacheSizeError       the memory given for the KV cache is unusable
+    ├─ DeviceMemoryError    weights, KV cache, graphs and steps do not fit a device together
     ├─ StepError            a caller broke the contract of `ModelRunner`
     ├─ RankError            a rank of a tensor-parallel worker cannot start, died or stalled
     ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
@@ -26,6 +27,10 @@ class UnsupportedModel(CheckpointError):
 
 class CacheSizeError(EngineError):
     """The KV cache cannot be made as asked: too little memory, or sizes that do not match."""
+
+
+class DeviceMemoryError(EngineError):
+    """A device cannot hold all it is asked to; the message says how much fits and what to lower."""
 
 
 class StepError(EngineError):

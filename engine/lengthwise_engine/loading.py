@@ -3,18 +3,22 @@
 The rule: workers call `load_runner` and never ask what kind of model they serve.
 """
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
+from lengthwise_engine.graph import CudaRecorder
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.memory import check_graph_memory, loading_weights
 from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.loading import compute_dtype, load_model, read_spec
 from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.shard import ModelShard
@@ -23,17 +27,21 @@ from lengthwise_engine.parallel.loading import load_parallel
 from lengthwise_engine.parallel.rank import RankPlan
 from lengthwise_engine.parallel.watch import RankWatch
 from lengthwise_engine.runner import ModelRunner
+from lengthwise_engine.step_graphs import StepCounts
 from lengthwise_engine.torch_runner import TorchRunner
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.runner import ToyRunner
 from lengthwise_engine.toy.spec import MODEL_TYPE as TOY
 from lengthwise_engine.toy.spec import read_toy_spec
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
-    are those that this process made, that of its own computing first.
+    are those that this process made, that of its own computing first. `steps` is what a runner of
+    real models counts.
     """
 
     runner: ModelRunner
@@ -41,6 +49,7 @@ class LoadedModel:
     shards: KVShards
     spec: ModelSpec
     fingerprint: str
+    steps: StepCounts = field(default_factory=StepCounts)
     ranks: RankWatch | None = None
 
     @property
@@ -68,6 +77,7 @@ def load_runner(
     block_size: int = 16,
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
+    graph_memory_bytes: int = 0,
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
 ) -> LoadedModel:
@@ -75,13 +85,17 @@ def load_runner(
 
     The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes` when that is None.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
-    their projections. With a `tensor_parallel_size` of n
-    they are computed by n ranks, on GPUs with a device each: `kv_memory_bytes` is what each of them
-    has for its KV heads, and one that keeps the others waiting for `stall_seconds` is lost.
+    their projections. On a GPU every kernel is compiled before this returns, and steps that come
+    again are replayed from CUDA graphs of up to `graph_memory_bytes`.
+
+    With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
+    each, without graphs: `kv_memory_bytes` is what each of them has for its KV heads, and one that
+    keeps the others waiting for `stall_seconds` is lost.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
     `CacheSizeError` for a memory budget that does not hold one sequence of the model's full
-    context, and `RankError` when a rank cannot be started.
+    context, `DeviceMemoryError` for a device that does not hold all of it, and `RankError` when a
+    rank cannot be started.
     """
     config = ConfigJson.read(checkpoint / "config.json")
     target = torch.device(device)
@@ -93,13 +107,16 @@ def load_runner(
         layout = spec.kv_layout(block_size=block_size, dtype=_name(dtype))
         return KVCache.allocate(layout, count_blocks(spec, layout), target)
 
-    def loaded(spec: ModelSpec, cache: KVCache, runner: ModelRunner) -> LoadedModel:
+    def loaded(
+        spec: ModelSpec, cache: KVCache, runner: ModelRunner, steps: StepCounts
+    ) -> LoadedModel:
         return LoadedModel(
             runner=runner,
             caches=(cache,),
             shards=KVShards.of(cache),
             spec=spec,
             fingerprint=_fingerprint(checkpoint, spec),
+            steps=steps,
         )
 
     if config.text("model_type") == TOY:
@@ -112,11 +129,13 @@ def load_runner(
         toy = read_toy_spec(config)
         cache = allocate(toy, torch.float32)
         runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        return loaded(toy, cache, runner(cache, toy))
+        return loaded(toy, cache, runner(cache, toy), StepCounts())
     if tensor_parallel_size == 1:
-        model = load_model(checkpoint, target, dtype, quantization)
+        with loading_weights(checkpoint, target):
+            model = load_model(checkpoint, target, dtype, quantization)
         cache = allocate(model.spec, model.dtype)
-        return loaded(model.spec, cache, TorchRunner(model, cache))
+        computing = _torch_runner(model, cache, graph_memory_bytes)
+        return loaded(model.spec, cache, computing, computing.counts)
     return _load_ranks(
         checkpoint,
         count_blocks,
@@ -127,6 +146,16 @@ def load_runner(
         block_size=block_size,
         stall_seconds=stall_seconds,
     )
+
+
+def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> TorchRunner:
+    if model.device.type != "cuda":
+        return TorchRunner(model, cache)
+    check_graph_memory(cache, graph_memory_bytes, torch.cuda.mem_get_info(model.device)[0])
+    recorder = CudaRecorder(model.device) if graph_memory_bytes else None
+    runner = TorchRunner(model, cache, recorder=recorder, graph_memory_bytes=graph_memory_bytes)
+    logger.info("compiled and ran the first steps in %.1f s", runner.warm_up())
+    return runner
 
 
 def _load_ranks(

@@ -4,6 +4,7 @@ The rule: it owns a model and a cache, and nothing between two steps depends on 
 but the cache, and the tokens that the next step's rows follow.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from lengthwise_engine.graph import Recorder
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.layer_events import LayerEvents, mark_stream
-from lengthwise_engine.memory import explain_out_of_memory
+from lengthwise_engine.memory import step_out_of_memory
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.pending import LaunchedStep
 from lengthwise_engine.runner import (
@@ -28,7 +29,8 @@ from lengthwise_engine.runner import (
 from lengthwise_engine.sampler import choose, draw_arrays, penalised, report
 from lengthwise_engine.step_graphs import StepCounts, StepGraphs, Tensors, kind_of
 from lengthwise_engine.step_tensors import StepLayout, StepTensors, lay_out_step, padded
-from lengthwise_kernels.dispatch import AttentionForm, Room, check_attention
+from lengthwise_engine.warm_up import WARM_UP_BLOCKS, warm_up_steps
+from lengthwise_kernels.dispatch import AttentionForm, Room, check_attention, warm_up_attention
 from lengthwise_kernels.staging import Arrays, to_device
 
 OnLayer = Callable[[int], None]
@@ -94,13 +96,29 @@ class TorchRunner:
         try:
             step, replayed = self._launch(chunks, on_layer)
         except torch.OutOfMemoryError as error:
-            raise explain_out_of_memory(error, self._cache, chunks) from error
+            raise step_out_of_memory(error, self._cache, chunks) from error
         self._before = chunks
         if replayed and on_layer is not None:
             step.wait()
             for layer in range(self.layout.num_layers):
                 on_layer(layer)
         return step
+
+    @torch.inference_mode()
+    def warm_up(self) -> float:
+        """Compute a step of each kind, so that no request waits for a compiler; returns seconds.
+
+        Overwrites the first blocks of the cache with zeros: only before anything is in it.
+        """
+        began_at = time.monotonic()
+        warm_up_attention(self._model.attention, self._cache.tensor[0])
+        for chunks in warm_up_steps(
+            layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._model.spec
+        ):
+            self.run(chunks)
+        self._cache.tensor[:, :WARM_UP_BLOCKS].zero_()
+        self._before = ()
+        return time.monotonic() - began_at
 
     def run(
         self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None = None

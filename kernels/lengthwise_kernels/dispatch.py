@@ -53,6 +53,7 @@ __all__ = [
     "silu_mul",
     "silu_mul_fp8",
     "unpack_blocks",
+    "warm_up_attention",
 ]
 
 P = ParamSpec("P")
@@ -120,6 +121,13 @@ def lay_out_attention(
     truth = attention.lay_out_attention
     lay_out = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
     return lay_out(batch, windows=windows, sampled=sampled, spec=spec, room=room)
+
+
+def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:
+    """Compile what only some steps need; `layer` is one of the cache's."""
+    if spec.device.type == "cuda":
+        warm_up = _load("attention", "warm_up_attention")
+        cast(Callable[[AttentionSpec, torch.Tensor], None], warm_up)(spec, layer)
 
 
 def check_attention(spec: AttentionSpec) -> None:

@@ -99,6 +99,7 @@ class PrefillWorker:
             total_blocks=model.shards.num_blocks,
             block_size=model.shards.layout.block_size,
         )
+        self._metrics.watch_steps(model.steps)
         self._metrics.introduce(
             worker_id=self._host.worker_id,
             model=config.model_name,

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from lengthwise_engine.errors import CacheSizeError, StepError
+from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError, StepError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.memory import check_graph_memory
+from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.loading import load_model
 from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
@@ -185,3 +187,51 @@ def test_a_budget_below_one_context_is_refused(tmp_path: Path) -> None:
     write_toy_checkpoint(tmp_path, num_layers=2, context_length=160)
     with pytest.raises(CacheSizeError, match=r"hold 9 KV blocks, but .* 160 tokens needs 10"):
         load_runner(tmp_path, device="cpu", num_blocks=None, kv_memory_bytes=10 * 2048 - 1)
+
+
+def test_warming_up_leaves_a_runner_and_cache_as_good_as_new(
+    make_checkpoint: Callable[..., Path], generate: Generate
+) -> None:
+    folder = make_checkpoint("qwen3")
+    fresh, warm = (
+        load_runner(folder, device="cpu", num_blocks=20, kv_memory_bytes=0) for _ in range(2)
+    )
+    assert isinstance(warm.runner, TorchRunner)
+    assert warm.runner.warm_up() > 0
+    assert not warm.cache.tensor.any()
+    assert generate(warm, [[1, 2, 3]], 5) == generate(fresh, [[1, 2, 3]], 5)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+def test_the_smallest_caches_are_warmed_up_too(
+    make_checkpoint: Callable[..., Path], num_blocks: int
+) -> None:
+    folder = make_checkpoint("llama")
+    loaded = load_runner(folder, device="cpu", num_blocks=num_blocks, kv_memory_bytes=0)
+    assert isinstance(loaded.runner, TorchRunner)
+    assert loaded.runner.warm_up() > 0
+
+
+def test_graphs_that_do_not_fit_beside_the_cache_say_how_many_blocks_would(tmp_path: Path) -> None:
+    write_toy_checkpoint(tmp_path, num_layers=2, context_length=160)
+    cache = load_runner(tmp_path, device="cpu", num_blocks=50, kv_memory_bytes=0).cache
+    check_graph_memory(cache, 10_000, 10_000)
+    with pytest.raises(DeviceMemoryError, match=r"50 KV blocks leave 1000 bytes.* at most 45 bl"):
+        # A block of both layers has 2,048 bytes.
+        check_graph_memory(cache, 1000 + 5 * 2048, 1000)
+
+
+def test_a_step_that_does_not_fit_says_what_to_lower(
+    make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_runner(make_checkpoint("llama"), device="cpu", num_blocks=16, kv_memory_bytes=0)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Decoder, "forward", full)
+    chunk = SequenceChunk(token_ids=[1] * 9, start=0, block_ids=[0], sampling=None)
+    with pytest.raises(
+        DeviceMemoryError, match=r"step of 9 tokens beside 16 KV blocks: no more; 14 .* lower kv_"
+    ):
+        loaded.runner.run([chunk])

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise.local import LocalCluster
 from lengthwise_decode_worker.metrics import DecodeMetrics
+from lengthwise_engine.step_graphs import StepCounts
 from lengthwise_policy.cost import PRIOR, CostModel
 from lengthwise_policy.prefill import DISCIPLINES
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
@@ -124,3 +125,21 @@ async def test_work_makes_no_new_series(fresh_cluster: LocalCluster) -> None:
     await router.close()
     after = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
     assert after == before
+
+
+def test_a_scrape_tells_how_steps_reached_the_device() -> None:
+    registry, steps = CollectorRegistry(), StepCounts()
+    WorkerMetrics(registry, "decode").watch_steps(steps)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"lengthwise_{name}", {"role": "decode", **labels})
+
+    assert value("model_steps_total", kind="mixed", how="replayed") == 0
+    steps.replayed["decode"] += 3
+    steps.launched["prefill"] += 2
+    steps.graphs, steps.graph_bytes, steps.capture_seconds = 4, 5000, 1.5
+    assert value("model_steps_total", kind="decode", how="replayed") == 3
+    assert value("model_steps_total", kind="prefill", how="launched") == 2
+    assert value("graphs") == 4
+    assert value("graph_bytes") == 5000
+    assert value("graph_capture_seconds_total") == 1.5

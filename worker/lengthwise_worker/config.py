@@ -39,6 +39,8 @@ class WorkerConfig:
     device of its own."""
     kv_memory_bytes: int = 512 << 20
     """Of each rank."""
+    graph_memory_bytes: int = 1 << 30
+    """On a GPU: for CUDA graphs of steps that come again. 0: every step is launched."""
     num_blocks: int | None = None
     """KV blocks; unset: as many as `kv_memory_bytes` holds."""
     prefix_caching: bool = True
@@ -60,8 +62,9 @@ class WorkerConfig:
             raise ValueError(
                 f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}"
             )
-        if self.threads < 0:
-            raise ValueError(f"threads must be at least 0, got {self.threads}")
+        for name in ("threads", "graph_memory_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     @property
     def model_name(self) -> str:

@@ -135,6 +135,7 @@ def _load(config: WorkerConfig) -> LoadedModel:
         quantization=config.quantization,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
+        graph_memory_bytes=config.graph_memory_bytes,
         tensor_parallel_size=ranks,
         stall_seconds=config.stall_seconds,
     )

@@ -12,9 +12,10 @@ from importlib.metadata import version
 from typing import Literal, Protocol, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lengthwise_engine.step_graphs import STEP_KINDS, StepCounts
 from lengthwise_policy.cost import CostModel
 from lengthwise_policy.types import Role
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, STEP_GAP_BUCKETS
@@ -138,6 +139,10 @@ class WorkerMetrics:
         self._watch_queues(state)
         self._registry.register(_CostCollector(role, state))
 
+    def watch_steps(self, steps: StepCounts) -> None:
+        """From now on each scrape tells what `steps` has counted, which another thread does."""
+        self._registry.register(_StepCollector(self.role, steps))
+
     def _watch_queues(self, state: Callable[[], EngineState]) -> None:
         requests = self._gauge(
             "lengthwise_queued_requests", "Requests that wait at the worker", "length_class"
@@ -157,6 +162,42 @@ class WorkerMetrics:
 
 def _waiting(state: Callable[[], EngineState], index: int, column: Literal[1, 2]) -> float:
     return state().queues[index][column]
+
+
+class _StepCollector(Collector):
+    """Steps of the model, and the graphs that some of them are replayed from. A role that takes a
+    runner over finds it has counted before."""
+
+    def __init__(self, role: Role, steps: StepCounts) -> None:
+        self._role = role
+        self._steps = steps
+
+    def collect(self) -> Iterable[Metric]:
+        steps, role = self._steps, (self._role,)
+        total = CounterMetricFamily(
+            "lengthwise_model_steps_total",
+            "Steps of the model, by what they compute and how they reach the device",
+            labels=("role", "kind", "how"),
+        )
+        for kind in STEP_KINDS:
+            total.add_metric((*role, kind, "replayed"), steps.replayed[kind])
+            total.add_metric((*role, kind, "launched"), steps.launched[kind])
+        yield total
+        graphs = GaugeMetricFamily("lengthwise_graphs", "CUDA graphs captured", labels=("role",))
+        graphs.add_metric(role, steps.graphs)
+        yield graphs
+        size = GaugeMetricFamily(
+            "lengthwise_graph_bytes", "Device memory of CUDA graphs", labels=("role",)
+        )
+        size.add_metric(role, steps.graph_bytes)
+        yield size
+        seconds = CounterMetricFamily(
+            "lengthwise_graph_capture_seconds_total",
+            "Time that steps waited for the capture of a CUDA graph",
+            labels=("role",),
+        )
+        seconds.add_metric(role, steps.capture_seconds)
+        yield seconds
 
 
 class _CostCollector(Collector):

@@ -132,6 +132,20 @@ def check_attention(spec: AttentionSpec) -> None:
     )
 
 
+def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:
+    """Compile attention over common prefixes, which may be long in coming."""
+    group = spec.num_heads // spec.num_kv_heads
+    if group > MAX_SHARING_GROUP:
+        return
+    groups = PrefixGroups(
+        tiles=torch.tensor([[0, 1, 1, 0]], dtype=torch.int32, device=spec.device),
+        rests=decode_rows([(0, 0, [0])], None, layer.shape[2], spec, prefixes=[1]),
+        splits=1,
+    )
+    queries = torch.zeros((1, spec.num_heads, spec.head_dim), dtype=spec.dtype, device=spec.device)
+    shared_prefix_attention(queries, layer, groups, 1.0, torch.empty_like(queries))
+
+
 def plan_attention(
     batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
 ) -> AttentionPlan:
