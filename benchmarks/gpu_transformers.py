@@ -27,7 +27,7 @@ from gpu_task import Deadline, LeftOut, Row, Task
 TABLE: Final = "gpu_engine"
 STEP_TOKENS: Final = 8192
 PAGE_TOKENS: Final = 256
-"""Of transformers' cache, as it would choose."""
+"""Of transformers' cache by default; the option's name differs between its versions."""
 
 WAIT_SECONDS: Final = 120.0
 
@@ -163,7 +163,6 @@ def transformers(twin: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -
     )
     pages = sum(-(-(len(prompt) + num_tokens) // PAGE_TOKENS) + 1 for prompt in prompts)
     batching = library.ContinuousBatchingConfig(
-        page_size=PAGE_TOKENS,
         num_blocks=pages,
         max_batch_tokens=STEP_TOKENS,
         allow_block_sharing=False,
