@@ -15,6 +15,7 @@ from lengthwise.v1 import common_pb2
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.sampler import Sampling
+from lengthwise_engine.torch_runner import TorchRunner
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
@@ -158,6 +159,28 @@ def test_what_is_sampled_ahead_is_what_is_sampled_step_by_step(
         answers.append(([engine.tokens(number) for number in numbers], logprobs))
         assert engine.nothing_is_held()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+def test_rows_of_a_real_model_follow_tokens_that_the_host_does_not_know(
+    make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planned as on a GPU; each step has ended when it was launched, but nobody looks."""
+    folder = make_checkpoint("qwen3")
+    answers = []
+    for runs_ahead in (False, True):
+        monkeypatch.setattr(TorchRunner, "runs_ahead", runs_ahead)
+        model = load_runner(folder, device="cpu", num_blocks=64, kv_memory_bytes=0)
+        engine = SteppedEngine(model)
+        numbers = [
+            engine.ask(prompt_of(5 + 20 * seed, seed), 15 + 5 * seed, sampling=sampling)
+            for seed, sampling in enumerate(SAMPLINGS[:3])
+        ]
+        engine.run()
+        answers.append([engine.tokens(number) for number in numbers])
+        assert engine.nothing_is_held()
+    assert answers[0] == answers[1]
+    assert [len(tokens) for tokens in answers[0]] == [15, 20, 25]
 
 
 class Watched(AsynchronousToyRunner):

@@ -36,8 +36,6 @@ class SteppedEngine:
     """The decode loop over a toy, stepped by hand, and what it told."""
 
     def __init__(self, model: LoadedModel) -> None:
-        assert isinstance(model.spec, ToySpec)
-        self.spec = model.spec
         self.model = model
         self.mailbox = InterruptedMailbox(10_000)
         self.blocks = PrefixCache(model.cache.num_blocks)
@@ -133,9 +131,11 @@ class SteppedEngine:
         }
 
     def oracle(self, prompt: Sequence[int], count: int) -> list[int]:
+        spec = self.model.spec
+        assert isinstance(spec, ToySpec)
         tokens = list(prompt)
         for _ in range(count):
-            tokens.append(toy_next_token(tokens, self.spec))
+            tokens.append(toy_next_token(tokens, spec))
         return tokens[len(prompt) :]
 
     def nothing_is_held(self) -> bool:
