@@ -114,7 +114,6 @@ def test_discard_is_done_while_the_sender_is_frozen(
     ("victim", "is_busy", "host_links"),
     [
         pytest.param("sender", False, True, id="idle sender"),
-        pytest.param("receiver", False, False, id="idle receiver"),
         pytest.param("sender", True, True, id="sender, read from"),
         pytest.param("receiver", True, True, id="receiver, reading"),
         pytest.param("sender", True, False, id="sender, sending"),
