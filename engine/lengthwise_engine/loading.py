@@ -190,6 +190,7 @@ def _load_ranks(
         shards=parallel.shards,
         spec=shard.whole,
         fingerprint=_fingerprint(checkpoint, shard.whole),
+        steps=parallel.steps,
         ranks=parallel.watch,
     )
 

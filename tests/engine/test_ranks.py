@@ -239,6 +239,6 @@ def test_a_step_in_time_is_left_alone(fake_rank: FakeRank) -> None:
     with watch.step(0.05):
         pass
     assert watch.failure is None
+    assert not fake_rank.killed
     watch.close()
     assert not ended.is_set()
-    assert not fake_rank.killed

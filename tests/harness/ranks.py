@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.parallel.group import RankGroup
 from lengthwise_engine.parallel.rank import RankPlan
 from lengthwise_engine.parallel.steps import pack_step, receive_step
 from lengthwise_engine.runner import SampledToken, SequenceChunk
@@ -39,6 +38,7 @@ class RanksInThreads:
         for thread in self._threads:
             thread.start()
         self.runner = self._make_runner(0, rendezvous)
+        self.runner.warm_up()  # as ranks on GPUs do
 
     @property
     def cache(self) -> KVCache:
@@ -76,6 +76,7 @@ class RanksInThreads:
         _, theirs = self._sockets[rank - 1]
         try:
             runner = self._make_runner(rank, rendezvous)
+            runner.warm_up()
             while (chunks := receive_step(theirs)) is not None:
                 runner.run(chunks)
         except BaseException as error:
@@ -104,23 +105,3 @@ def ranks_in_threads(checkpoint: Path, size: int, num_blocks: int) -> Iterator[R
             ranks.close()
     finally:
         os.close(rendezvous)
-
-
-@contextmanager
-def groups_in_threads(size: int, stall_seconds: float) -> Iterator[list[RankGroup]]:
-    """Members of one group, of which each is to be used by a thread of its own."""
-    rendezvous = os.memfd_create("ranks")
-    groups: list[RankGroup | None] = [None] * size
-
-    def join(rank: int) -> None:
-        groups[rank] = RankGroup(
-            rendezvous, rank, size, device=torch.device("cpu"), stall_seconds=stall_seconds
-        )
-
-    threads = [threading.Thread(target=join, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(STALL_SECONDS)
-    os.close(rendezvous)
-    yield [group for group in groups if group is not None]

@@ -69,7 +69,8 @@ class RankGroup:
         return x
 
     def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
-        """On rank 0 the ranks' columns side by side, [rows, num_columns]; on others nothing useful.
+        """The ranks' columns side by side, [rows, num_columns], on rank 0; zeros on the others, which
+        may do with them whatever rank 0 does.
 
         Each rank has ceil(num_columns / size) columns, the last ones fewer if that is too many.
         """
@@ -83,7 +84,9 @@ class RankGroup:
         options = dist.GatherOptions()
         options.rootRank = 0
         self._group.gather(parts, [padded], options).wait()
-        return torch.cat(parts[0], dim=1)[:, :num_columns] if parts else x
+        if not parts:
+            return x.new_zeros(len(x), num_columns)
+        return torch.cat(parts[0], dim=1)[:, :num_columns]
 
     def agree(self, x: torch.Tensor) -> torch.Tensor:
         """`x` becomes rank 0's."""

@@ -20,11 +20,12 @@ from lengthwise_engine.parallel.rank_process import RankProcess
 from lengthwise_engine.parallel.runner import ParallelRunner
 from lengthwise_engine.parallel.steps import pack_step
 from lengthwise_engine.parallel.watch import RankWatch
+from lengthwise_engine.step_graphs import StepCounts
 
 _READY_SECONDS: Final = 600.0
 """How much longer than rank 0 another rank may load."""
-_MEET_SECONDS: Final = 60.0
-"""For all ranks, once they are loaded, to find each other."""
+_MEET_SECONDS: Final = 600.0
+"""For all ranks, once they are loaded, to find each other and, on GPUs, to compile kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class ParallelModel:
     first, `shards` all ranks'."""
 
     runner: ParallelRunner
+    steps: StepCounts
     caches: tuple[KVCache, ...]
     shards: KVShards
     watch: RankWatch
@@ -108,7 +110,8 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
         for process in loaded.ranks:
             process.tell(pack_step((), plan.block_size), plan.stall_seconds)
         group = plan.meet(rendezvous)
-    loaded.watch.abort_with(group.abort)
+        loaded.watch.abort_with(group.abort)
+        own = plan.runner(loaded.weights, loaded.caches[0], group)
     spec = plan.shard().whole
     shards = KVShards(
         layout=spec.kv_layout(block_size=plan.block_size, dtype=plan.dtype),
@@ -117,11 +120,17 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
         shares=loaded.shares,
     )
     runner = ParallelRunner(
-        plan.runner(loaded.weights, loaded.caches[0], group),
+        own,
         loaded.ranks,
         loaded.watch,
         spec=spec,
         shards=shards,
         stall_seconds=plan.stall_seconds,
     )
-    return ParallelModel(runner=runner, caches=loaded.caches, shards=shards, watch=loaded.watch)
+    return ParallelModel(
+        runner=runner,
+        steps=own.counts,
+        caches=loaded.caches,
+        shards=shards,
+        watch=loaded.watch,
+    )

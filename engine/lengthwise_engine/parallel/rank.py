@@ -11,6 +11,7 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.memory import loading_weights
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.loading import read_spec
 from lengthwise_engine.models.quantisation import Quantization
@@ -51,13 +52,16 @@ class RankPlan:
         return self.shard().part.kv_layout(block_size=self.block_size, dtype=self.dtype)
 
     def load(self) -> DecoderWeights:
-        """Raises `CheckpointError` for a checkpoint that cannot be served."""
-        return load_weights(
-            SafetensorsFiles(Path(self.checkpoint)),
-            self.shard(),
-            device=self.device,
-            dtype=getattr(torch, self.dtype),
-        )
+        """Raises `CheckpointError` for a checkpoint that cannot be served, `DeviceMemoryError` for
+        one whose share is too large."""
+        checkpoint = Path(self.checkpoint)
+        with loading_weights(checkpoint, self.device):
+            return load_weights(
+                SafetensorsFiles(checkpoint),
+                self.shard(),
+                device=self.device,
+                dtype=getattr(torch, self.dtype),
+            )
 
     def meet(self, rendezvous: int) -> RankGroup:
         """Returns once all ranks are there; raises RuntimeError when they are not in time."""
@@ -70,4 +74,9 @@ class RankPlan:
         )
 
     def runner(self, weights: DecoderWeights, cache: KVCache, group: RankGroup) -> TorchRunner:
-        return TorchRunner(Decoder(self.shard().part, weights, group), cache)
+        """Ready to compute; all ranks make theirs at the same time, because on GPUs the first steps
+        are taken here."""
+        runner = TorchRunner(Decoder(self.shard().part, weights, group), cache)
+        if self.device.type == "cuda":
+            runner.warm_up()
+        return runner

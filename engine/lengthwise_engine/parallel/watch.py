@@ -99,6 +99,8 @@ class RankWatch:
         self._waker.send(b"w")
         self._thread.join(_TICK_SECONDS + _STUCK_SECONDS)
         for rank in self._ranks:
+            rank.kill()  # all at once: none shall live to lament the others
+        for rank in self._ranks:
             rank.close()
         for end in (self._waker, self._woken):
             end.close()
