@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Body = Callable[[], None]
+Body = Callable[[], object]
 
 
 class Graph(Protocol):
@@ -90,6 +90,7 @@ class _FrozenGraph:
 _QUESTIONS: Final = frozenset(
     {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
 )
+_INDEXING: Final = frozenset({"aten::index", "aten::index_put", "aten::index_put_"})
 
 
 class _NoQuestions(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -98,6 +99,11 @@ class _NoQuestions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func.name().partition(".")[0] in _QUESTIONS:
+        name = func.name().partition(".")[0]
+        # Where a mask holds decides the size of what it picks.
+        masked = name in _INDEXING and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if masked or name in _QUESTIONS:
             raise RuntimeError(f"{func.name()} cannot be captured: the host needs its result")
         return func(*args, **(kwargs or {}))

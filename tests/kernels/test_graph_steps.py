@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from lengthwise_engine import sampler, step_tensors
-from lengthwise_engine.graph import FrozenRecorder
+from lengthwise_engine.graph import Body, FrozenRecorder, Graph
+from lengthwise_engine.graph_rooms import room_for
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.models import decoder
 from lengthwise_engine.models.loading import load_model
@@ -27,19 +28,16 @@ from lengthwise_kernels.gpu import (
     attention,
     kv_clear,
     kv_store,
-    rms_norm,
+    prefix_groups,
     sampling,
-    silu_mul,
 )
 
+# Of the others nothing depends on lengths, and the interpreter is slow.
 KERNELS = {
-    "add_rms_norm": rms_norm.add_rms_norm,
     "clear_blocks": kv_clear.clear_blocks,
     "lay_out_attention": attention.lay_out_attention,
-    "rms_norm": rms_norm.rms_norm,
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
-    "silu_mul": silu_mul.silu_mul,
 }
 GREEDY = Sampling(temperature=0.0)
 HOT = Sampling(temperature=1.3, top_k=40, top_p=0.9, seed=7)
@@ -156,3 +154,231 @@ def test_text_from_graphs_is_that_of_plain_pytorch(
     counts = runner.counts
     assert counts.graphs == counts.launched.total() >= 4
     assert counts.replayed["decode"] > 4
+
+
+@pytest.fixture
+def qwen(make_checkpoint: Callable[..., Path], on_kernels: None) -> Path:
+    return make_checkpoint("qwen2", num_hidden_layers=2)
+
+
+def _prompts(lengths: Sequence[int], seed: int = 0) -> list[Request]:
+    """Requests for one token, in blocks of their own."""
+    requests = [
+        Request(prompt=[(5 * i + 3 * length + seed) % 250 for i in range(length)], max_tokens=1)
+        for length in lengths
+    ]
+    for index, request in enumerate(requests):
+        request.blocks = list(range(6 * index, 6 * index + 6))
+    return requests
+
+
+@pytest.mark.slow
+def test_one_graph_serves_every_mix_of_prompts_of_its_room(qwen: Path) -> None:
+    """64 tokens at most in 4 chunks at most: other lengths, fewer chunks, some after a history."""
+    eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, FrozenRecorder())
+    for runner in (eager, graphs):
+        runner._cache.tensor.zero_()
+    for lengths in ([20, 9, 31], [16, 16, 16, 16], [31, 2, 7]):
+        chunks = [request.chunk() for request in _prompts(lengths)]
+        assert graphs.run(chunks) == eager.run(chunks)
+    # The other half of each prompt, after a history, without a token wanted of the second.
+    halves = []
+    for index, request in enumerate(_prompts([40, 36, 44], seed=3)):
+        chunk = request.chunk()
+        first = SequenceChunk(
+            token_ids=chunk.token_ids[:20], start=0, block_ids=chunk.block_ids, sampling=None
+        )
+        halves.append((first, SequenceChunk(
+            token_ids=chunk.token_ids[20:],
+            start=20,
+            block_ids=chunk.block_ids,
+            sampling=None if index == 1 else chunk.sampling,
+        )))  # fmt: skip
+    for half in zip(*halves, strict=True):
+        assert graphs.run(half) == eager.run(half)
+    assert graphs.counts.graphs == 1
+    assert graphs.counts.replayed == {"prefill": 4}
+    torch.testing.assert_close(graphs._cache.tensor, eager._cache.tensor, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_leaves_the_blocks_of_others_alone(qwen: Path) -> None:
+    runner = _runner(qwen, ALL, FrozenRecorder())
+    (request,) = _prompts([18])
+    for _ in range(2):
+        runner.run([request.chunk()])
+    own = torch.zeros(NUM_BLOCKS, dtype=torch.bool)
+    own[[0, 1]] = True
+    assert runner.counts.replayed == {"prefill": 1}
+    assert runner._cache.tensor[:, ~own].isnan().all()
+    assert not runner._cache.tensor[:, own].isnan().any()
+
+
+def test_rows_follow_the_step_before_from_graph_to_graph(qwen: Path) -> None:
+    """Rows that swap places, in a room of four, after an eager step and after replayed ones."""
+    runner = _runner(qwen, ALL, FrozenRecorder())
+    requests = _prompts([3, 15, 6])
+    expected = [list[int]() for _ in requests]
+    for request in requests:
+        request.max_tokens = 5
+    _follow_none(_runner(qwen, 0, None), requests, expected)
+    order = [0, 1, 2]
+    pending = runner.launch([request.chunk() for request in requests])
+    got = [[token.token_id for token in pending.tokens() if token is not None]]
+    for step in range(4):
+        before, order = order, [order[1], order[2], order[0]]
+        chunks = [
+            SequenceChunk(
+                token_ids=(0,),
+                start=len(requests[row].prompt) + step,
+                block_ids=requests[row].blocks,
+                sampling=SamplingState(
+                    sampling=GREEDY,
+                    token_ids=requests[row].prompt + expected[row][:step],
+                    num_prompt_tokens=len(requests[row].prompt),
+                ),
+                follows=before.index(row),
+            )
+            for row in order
+        ]
+        tokens = runner.launch(chunks).tokens()
+        by_row = dict(zip(order, tokens, strict=True))
+        got.append([token.token_id for row in range(3) if (token := by_row[row]) is not None])
+    assert [list(column) for column in zip(*got, strict=True)] == expected
+    assert runner.counts.replayed["decode"] == 3
+
+
+def _follow_none(
+    runner: TorchRunner, requests: Sequence[Request], texts: Sequence[list[int]]
+) -> None:
+    """The same requests with every token known, five of each."""
+    for request, text in zip(requests, texts, strict=True):
+        while not request.done:
+            (token,) = runner.run([request.chunk()])
+            assert token is not None
+            request.tokens.append(token)
+        text += request.text
+        request.tokens.clear()
+
+
+def test_penalties_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> None:
+    eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, FrozenRecorder())
+    chunks = [request.chunk() for request in _prompts([5, 9, 4])]
+    for chunk, asked in zip(
+        chunks,
+        (
+            Sampling(temperature=0.8, seed=5, repetition_penalty=1.5, top_logprobs=3),
+            Sampling(temperature=0.0, top_logprobs=0),
+            Sampling(temperature=1.1, seed=2**63 + 9, min_p=0.05),
+        ),
+        strict=True,
+    ):
+        assert chunk.sampling is not None
+        chunk.sampling.sampling = asked
+    expected = eager.run(chunks)
+    for _ in range(2):
+        for token, wanted in zip(graphs.run(chunks), expected, strict=True):
+            assert token is not None
+            assert wanted is not None
+            assert token.token_id == wanted.token_id
+            assert [id_ for id_, _ in token.top_logprobs] == [id_ for id_, _ in wanted.top_logprobs]
+            assert (token.logprob or 0.0) == pytest.approx(wanted.logprob or 0.0, abs=1e-4)
+    assert graphs.counts.replayed == {"prefill": 1}
+
+
+@pytest.mark.slow
+def test_rows_with_a_common_prefix_are_replayed_too(
+    qwen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows share 256 tokens, a fourth has nothing in common with them."""
+    monkeypatch.setattr(prefix_groups, "SECOND_PASS_BYTES", 0)
+    eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, FrozenRecorder())
+    for runner in (eager, graphs):
+        runner._cache.tensor.copy_(
+            torch.randn(runner._cache.tensor.shape, generator=torch.Generator().manual_seed(1))
+        )
+    tables = [[*range(16), *range(16 + 3 * row, 19 + 3 * row)] for row in range(3)]
+    tables.append(list(range(60, 64)))
+    ends = [258, 276, 257, 40]
+    for step in range(3):
+        chunks = [
+            SequenceChunk(
+                token_ids=[step],
+                start=end + step,
+                block_ids=table,
+                sampling=SamplingState(
+                    sampling=GREEDY, token_ids=[step] * (end + step + 1), num_prompt_tokens=1
+                ),
+            )
+            for end, table in zip(ends, tables, strict=True)
+        ]
+        assert graphs.run(chunks) == eager.run(chunks)
+    torch.testing.assert_close(graphs._cache.tensor, eager._cache.tensor, atol=1e-5, rtol=1e-5)
+    assert graphs.counts.replayed == {"decode": 2}
+    assert graphs._graphs is not None
+    assert all("splits=0" not in repr(form) for form, _ in graphs._graphs._graphs)
+
+
+def test_no_graph_is_captured_beyond_the_budget(qwen: Path) -> None:
+    """Input and output take their part; then there is room for two graphs, and steps of a third
+    kind are launched as they are."""
+    own = _runner(qwen, ALL, FrozenRecorder()).counts.graph_bytes
+    runner = _runner(qwen, own + 2500, FrozenRecorder(graph_bytes=1000))
+    for lengths in ([9], [3, 8], [3, 20], [11], [20, 20]):
+        runner.run([request.chunk() for request in _prompts(lengths)])
+    assert runner.counts.graphs == 2
+    assert runner.counts.graph_bytes == own + 2000
+    assert runner.counts.replayed == {"prefill": 1}
+    assert runner.counts.launched == {"prefill": 4}
+
+
+def test_a_device_without_memory_for_a_graph_goes_on_without(qwen: Path) -> None:
+    class Full(FrozenRecorder):
+        def capture(self, body: Body) -> Graph:
+            raise torch.OutOfMemoryError("full")
+
+    eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, Full())
+    chunks = [request.chunk() for request in _prompts([5, 9])]
+    for _ in range(2):
+        assert graphs.run(chunks) == eager.run(chunks)
+    assert graphs.counts.graphs == 0
+    assert graphs.counts.launched == {"prefill": 2}
+
+
+def test_layers_are_announced_after_a_replayed_step(qwen: Path) -> None:
+    runner = _runner(qwen, ALL, FrozenRecorder())
+    chunks = [request.chunk() for request in _prompts([20])]
+    for _ in range(2):
+        seen: list[int] = []
+        runner.run(chunks, seen.append)
+        assert seen == [0, 1]
+    assert runner.counts.replayed == {"prefill": 1}
+
+
+def test_a_body_that_asks_the_device_something_cannot_be_replayed() -> None:
+    numbers = torch.tensor([0, 3])
+    for body in (
+        lambda: numbers.nonzero(),
+        lambda: numbers[1].item(),
+        lambda: numbers[numbers > 1],
+    ):
+        with pytest.raises(RuntimeError, match="the host needs its result"):
+            FrozenRecorder().capture(body).replay()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room"),
+    [
+        ([1] * 3, (4, 4, False)),
+        ([1] * 9, (16, 16, False)),
+        ([1] * 257, None),
+        ([64] * 64, (4096, 64, True)),
+        ([64] * 65, None),
+        ([257], None),
+        ([256, 40], (320, 2, True)),
+        ([5, 1], None),
+    ],
+    ids=["pad", "by-eight", "many", "laps", "too-many", "long", "quarter", "mixed"],
+)
+def test_rooms(lengths: list[int], room: tuple[int, int, bool] | None) -> None:
+    found = room_for(lengths)
+    assert (found and (found.tokens, found.sequences, found.prompts)) == room
