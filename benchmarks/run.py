@@ -14,6 +14,7 @@ NAMES = (
         "exactness",
         "kv_transfer",
         "prefill_push",
+        "tensor_parallel",
         "router_cpu",
     ),
     "startup",
