@@ -54,6 +54,9 @@ class CudaRecorder:
         return graph
 
     def used_bytes(self) -> int:
+        # Capturing gives back what PyTorch only keeps for later; so that is not counted before.
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
 

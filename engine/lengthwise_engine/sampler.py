@@ -152,7 +152,7 @@ def penalised(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Te
     for row in rows:
         state, values = states[row], logits[row]
         sampling = state.sampling
-        seen = torch.tensor(state.token_ids, device=logits.device)
+        seen = _on(logits.device, state.token_ids)
         if sampling.repetition_penalty != 1.0:
             before = values[seen]
             penalty = sampling.repetition_penalty
@@ -176,7 +176,7 @@ def report(
     asked = _asked(states)
     if not asked:
         return ChosenTokens(chosen.int(), states, 0)
-    index = torch.tensor(asked, device=logits.device)
+    index = _on(logits.device, asked)
     logprobs = logits[index].log_softmax(-1)
     most = max(states[row].sampling.top_logprobs or 0 for row in asked)
     best = logprobs.topk(min(most, logits.shape[1]), dim=-1)
@@ -184,6 +184,11 @@ def report(
     floats = torch.cat((best.values.flatten(), of_chosen.flatten())).view(torch.int32)
     numbers = torch.cat((chosen.int(), best.indices.int().flatten(), floats))
     return ChosenTokens(numbers, states, best.indices.shape[1])
+
+
+def _on(device: torch.device, numbers: Sequence[int]) -> torch.Tensor:
+    """As int64. `torch.tensor` would wait for everything the device was told before."""
+    return to_device({"numbers": np.array(numbers, dtype=np.int64)}, device)["numbers"]
 
 
 def _asked(states: Sequence[SamplingState]) -> list[int]:

@@ -110,6 +110,32 @@ def test_rows_follow_tokens_that_the_host_has_not_seen(
     assert tokens == expected
 
 
+@pytest.mark.parametrize("graph_memory_bytes", [0, 256 << 20], ids=["launched", "replayed"])
+def test_launching_waits_for_nothing(
+    make_checkpoint: Callable[..., Path], graph_memory_bytes: int
+) -> None:
+    """Greedy, drawn and reported tokens; penalties have to see what was sampled before."""
+    loaded = _load(make_checkpoint("qwen3"), graph_memory_bytes)
+    samplings = [sampling for sampling in SAMPLINGS if not sampling.penalised]
+    chunks = [
+        SequenceChunk(
+            token_ids=[7],
+            start=20,
+            block_ids=range(4 * index, 4 * index + 4),
+            sampling=SamplingState(sampling=sampling, token_ids=[7] * 21, num_prompt_tokens=9),
+        )
+        for index, sampling in enumerate(samplings)
+    ]
+    expected = loaded.runner.run(chunks)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step = loaded.runner.launch(chunks)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.tokens() == expected
+
+
 def test_no_step_compiles_a_kernel_once_a_model_is_loaded(
     make_checkpoint: Callable[..., Path],
 ) -> None:
