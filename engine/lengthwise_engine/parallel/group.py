@@ -14,6 +14,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, Store
 from torch.nn import functional
 
+MEET_SECONDS: Final = 60.0
+"""All ranks have loaded when the first one waits for the others."""
+
 _HOST: Final = "127.0.0.1"
 _NCCL_ENVIRONMENT: Final = {
     # Rank 0 itself watches the others and each step's time; torch's monitors would abort the
@@ -40,7 +43,7 @@ class RankGroup:
         device: torch.device,
         stall_seconds: float,
     ) -> None:
-        """Returns once all ranks are there; raises RuntimeError when they are not in time.
+        """Returns once all ranks are there; raises RuntimeError when they are not in MEET_SECONDS.
 
         `rendezvous` is a file descriptor of an empty memfd that all ranks inherited.
         """
@@ -51,13 +54,22 @@ class RankGroup:
         # it is asked something, at the latest in its destructor, so that its number must never
         # become that of another file: this one is not closed before the process ends.
         store = FileStore(f"/proc/self/fd/{os.dup(rendezvous)}", size)
-        store.set_timeout(timedelta(seconds=stall_seconds))
-        self._group: Any = _open(store, rank, size, device, timedelta(seconds=stall_seconds))
+        meeting = timedelta(seconds=MEET_SECONDS)
+        store.set_timeout(meeting)
+        self._group: Any = _open(store, rank, size, device, meeting)
         self._on_cuda = device.type == "cuda"
         self._nothing = torch.zeros(1, device=device)
-        self.sum(self._nothing)
+        self._group.allreduce([self._nothing]).wait()
         if self._on_cuda:
             torch.cuda.synchronize(device)
+        stall = timedelta(seconds=stall_seconds)
+        self._summing = dist.AllreduceOptions()
+        self._gathering = dist.GatherOptions()
+        self._agreeing = dist.BroadcastOptions()
+        for options in (self._summing, self._gathering, self._agreeing):
+            options.timeout = stall
+        self._gathering.rootRank = 0
+        self._agreeing.rootRank = 0
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """`x` becomes its sum over the ranks.
@@ -65,11 +77,11 @@ class RankGroup:
         Nobody's sum is there before every rank has asked for it, not even one of no rows.
         """
         x = x.contiguous()
-        self._group.allreduce([x if x.numel() else self._nothing]).wait()
+        self._group.allreduce([x if x.numel() else self._nothing], self._summing).wait()
         return x
 
     def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
-        """The ranks' columns side by side, [rows, num_columns], on rank 0; zeros on the others, which
+        """The ranks' columns side by side, [rows, num_columns], on rank 0; zeros on the others, who
         may do with them whatever rank 0 does.
 
         Each rank has ceil(num_columns / size) columns, the last ones fewer if that is too many.
@@ -81,20 +93,16 @@ class RankGroup:
         parts = []
         if self.rank == 0:
             parts = [[torch.empty_like(padded) for _ in range(self.size)]]
-        options = dist.GatherOptions()
-        options.rootRank = 0
-        self._group.gather(parts, [padded], options).wait()
+        self._group.gather(parts, [padded], self._gathering).wait()
         if not parts:
             return x.new_zeros(len(x), num_columns)
-        return torch.cat(parts[0], dim=1)[:, :num_columns]
+        return torch.cat(parts[0], dim=1)[:, :num_columns].contiguous()
 
     def agree(self, x: torch.Tensor) -> torch.Tensor:
         """`x` becomes rank 0's."""
         x = x.contiguous()
         if x.numel():
-            options = dist.BroadcastOptions()
-            options.rootRank = 0
-            self._group.broadcast([x], options).wait()
+            self._group.broadcast([x], self._agreeing).wait()
         return x
 
     def abort(self) -> None:

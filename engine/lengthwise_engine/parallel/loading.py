@@ -24,7 +24,7 @@ from lengthwise_engine.step_graphs import StepCounts
 
 _READY_SECONDS: Final = 600.0
 """How much longer than rank 0 another rank may load."""
-_MEET_SECONDS: Final = 600.0
+_BEGIN_SECONDS: Final = 600.0
 """For all ranks, once they are loaded, to find each other and, on GPUs, to compile kernels."""
 
 
@@ -106,7 +106,7 @@ def _load_shares(plan: RankPlan, rendezvous: int) -> _Loaded:
 
 
 def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
-    with loaded.watch.step(_MEET_SECONDS):
+    with loaded.watch.step(_BEGIN_SECONDS):
         for process in loaded.ranks:
             process.tell(pack_step((), plan.block_size), plan.stall_seconds)
         group = plan.meet(rendezvous)
