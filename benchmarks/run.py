@@ -15,6 +15,7 @@ NAMES = (
         "kv_transfer",
         "prefill_push",
         "tensor_parallel",
+        "stepping",
         "router_cpu",
     ),
     "startup",
