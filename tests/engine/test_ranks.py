@@ -15,6 +15,7 @@ import pytest
 from lengthwise_engine.errors import RankError, UnsupportedModel
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.parallel import watch as watch_module
+from lengthwise_engine.parallel.runner import WatchedStep
 from lengthwise_engine.parallel.watch import RankWatch
 from lengthwise_engine.runner import SequenceChunk
 from lengthwise_engine.sampler import SampledToken
@@ -242,3 +243,28 @@ def test_a_step_in_time_is_left_alone(fake_rank: FakeRank) -> None:
     assert not fake_rank.killed
     watch.close()
     assert not ended.is_set()
+
+
+class StuckStep:
+    """Of a device that waits for a lost rank."""
+
+    is_ready = False
+
+    def __init__(self, aborted: threading.Event) -> None:
+        self.aborted = aborted
+
+    def tokens(self) -> list[SampledToken | None]:
+        assert self.aborted.wait(5.0)
+        return []
+
+
+def test_who_only_looks_at_a_stuck_step_is_sent_to_wait_for_it(fake_rank: FakeRank) -> None:
+    aborted = threading.Event()
+    watch = RankWatch([fake_rank], on_stuck=lambda: None)
+    watch.abort_with(aborted.set)
+    step = WatchedStep(StuckStep(aborted), watch, seconds=0.1, overdue_at=time.monotonic() + 0.1)
+    assert not step.is_ready
+    until(lambda: step.is_ready)
+    with pytest.raises(RankError, match="a step did not end in time"):
+        step.tokens()
+    watch.close()

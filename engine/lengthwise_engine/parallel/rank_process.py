@@ -21,6 +21,7 @@ from lengthwise_engine.transfer.frames import FrameReader, frame
 
 _READ_BYTES: Final = 2**16
 _DEATH_SECONDS: Final = 5.0
+_LAST_WORDS_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class RankProcess:
     def last_words(self) -> str:
         """Of a process that hung up: how it ended."""
         try:
-            return f"exit status {self._process.wait(_DEATH_SECONDS)}"
+            return f"exit status {self._process.wait(_LAST_WORDS_SECONDS)}"
         except subprocess.TimeoutExpired:
             return "it has not ended"
 

@@ -4,6 +4,8 @@ The rule: rank 0 plans and samples. It tells the others each step before it comp
 and whatever goes wrong with one of them ends the step with a `RankError`, and the worker with it.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +83,8 @@ class ParallelRunner:
                 rank.tell(message, self._stall_seconds)
             step = self._own.launch(chunks, on_layer)
         self._before = chunks
-        return _WatchedStep(step, self._watch, self._step_seconds)
+        patience = math.inf if self._step_seconds is None else self._step_seconds
+        return WatchedStep(step, self._watch, self._step_seconds, time.monotonic() + patience)
 
     def run(
         self,
@@ -92,16 +95,20 @@ class ParallelRunner:
 
 
 @dataclass(frozen=True, slots=True)
-class _WatchedStep:
+class WatchedStep:
     """A `PendingStep` that ends with a `RankError` when a rank is lost."""
 
     step: PendingStep
     watch: RankWatch
     seconds: float | None
+    overdue_at: float
 
     @property
     def is_ready(self) -> bool:
-        return self.watch.failure is not None or self.step.is_ready
+        """Also when it may never be: whoever looks goes on to `tokens`, which is watched."""
+        if self.watch.failure is not None or time.monotonic() > self.overdue_at:
+            return True
+        return self.step.is_ready
 
     def tokens(self) -> list[SampledToken | None]:
         with self.watch.step(self.seconds):
