@@ -1,8 +1,8 @@
 """What an operator is told: log lines, metrics, and Events on the pools' Deployments.
 
-The rule: an error is counted each time, and told once per REPEAT_SECONDS, reason and query; telling
-never fails the one who tells. Events are written by a task of their own, from a bounded queue, so that an
-API server that is away holds nothing up.
+The rule: an error is counted each time, and told once per REPEAT_SECONDS, reason and query;
+telling never fails the one who tells. Events are written by a task of their own, from a bounded
+queue, so that an API server that is away holds nothing up.
 """
 
 import asyncio
