@@ -1,17 +1,25 @@
-"""Checkpoints that several test folders share, and how many examples hypothesis tries.
+"""Checkpoints that several test folders share, how many examples hypothesis tries, and where kernels
+run.
 
 The rules: a test names a variant and gets a folder; nobody builds configs or weights by hand. A
 test has settings of its own only where one example is expensive.
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from harness.checkpoints import CHECKPOINT_VARIANTS, write_checkpoint
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    # Kernels run in Triton's interpreter. Before anything imports Triton: it looks at this when it
+    # decorates a kernel, its own among them.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # No deadline: an example that takes long on a busy machine is no failure. `make test-quick` asks
 # for the other profile with --hypothesis-profile.

@@ -5,16 +5,10 @@ The rule: a test of a kernel is written once. Where torch finds a GPU it runs th
 `gpu`; elsewhere Triton's interpreter runs the same kernel on the CPU.
 """
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    # Before any kernel is imported: Triton looks at it when it decorates one.
-    os.environ["TRITON_INTERPRET"] = "1"
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

@@ -89,7 +89,8 @@ def test_planted_coefficients_and_their_boundary_come_back_from_noisy_steps(
     assert astuple(fit.model)[:4] == pytest.approx(astuple(planted)[:4], rel=0.1)
     boundary = min(max(planted.boundary(), 64), 1024)
     if abs(boundary - DEFAULT_SHORT_TOKENS) > 0.2 * DEFAULT_SHORT_TOKENS:
-        assert fit.short_tokens == pytest.approx(boundary, rel=0.1)
+        # A quotient of two of them: their errors add up.
+        assert fit.short_tokens == pytest.approx(boundary, rel=0.2)
 
 
 def test_all_six_terms_are_told_apart_in_mixed_steps() -> None:
