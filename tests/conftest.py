@@ -1,5 +1,5 @@
-"""Checkpoints that several test folders share, how many examples hypothesis tries, and where kernels
-run.
+"""What several test folders share: checkpoints, how many examples hypothesis tries, and where
+kernels run.
 
 The rules: a test names a variant and gets a folder; nobody builds configs or weights by hand. A
 test has settings of its own only where one example is expensive.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
