@@ -19,7 +19,7 @@ _LOOK_SECONDS: Final = 20e-6
 """Waiting in the driver could not be bounded, and would keep it busy."""
 
 
-class LaunchedStep:
+class DeviceStep:
     """A `PendingStep` of a device; on the CPU it has ended when it was launched."""
 
     def __init__(

@@ -18,7 +18,7 @@ from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.memory import step_out_of_memory
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.pending import LaunchedStep
+from lengthwise_engine.pending import DeviceStep
 from lengthwise_engine.runner import (
     PendingStep,
     SampledToken,
@@ -127,7 +127,7 @@ class TorchRunner:
 
     def _launch(
         self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None
-    ) -> tuple[LaunchedStep, bool]:
+    ) -> tuple[DeviceStep, bool]:
         """The step, and whether it is computed without callbacks between its layers."""
         events = self._events(on_layer)
         lengths = [len(chunk.token_ids) for chunk in chunks]
@@ -156,7 +156,7 @@ class TorchRunner:
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
         chosen = report(logits, tokens, sampling)
-        step = LaunchedStep(states, chosen, self._model.device)
+        step = DeviceStep(states, chosen, self._model.device)
         if events is not None:
             events.finish()
         return step, room is not None
