@@ -23,8 +23,16 @@ from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
 STALL_SECONDS = 2.0
 DRAIN_SECONDS = 8.0
 
-GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-"""What a call is told for a moment, between the roles."""
+GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+"""What a call is told for a moment, between the roles; a call that comes as the old role's server ends
+may be told nothing at all."""
+
+LOOK_SECONDS = 2.0
+"""After which a call is made anew, as routers do whom a worker tells nothing."""
 
 CLIENTS = 8
 HUNG_SECONDS = 15.0
@@ -65,19 +73,18 @@ async def set_role(address: str, role: Role) -> Role:
 async def serves(address: str, role: Role, within_seconds: float) -> worker_pb2.WorkerStatus:
     """Waits until the worker there has this role; its status then."""
     deadline = time.monotonic() + within_seconds
-    async with open_channel(address, None) as channel:
-        stub = worker_pb2_grpc.WorkerStub(channel)
-        while time.monotonic() < deadline:
-            try:
-                watch = stub.Watch(worker_pb2.WatchRequest(), timeout=within_seconds)
+    while time.monotonic() < deadline:
+        try:
+            async with open_channel(address, None) as channel:
+                stub = worker_pb2_grpc.WorkerStub(channel)
                 status: worker_pb2.WorkerStatus
-                async for status in watch:
+                async for status in stub.Watch(worker_pb2.WatchRequest(), timeout=LOOK_SECONDS):
                     if ROLES[status.role] == role:
                         return status
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in GONE:
-                    raise
-                await asyncio.sleep(0.005)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in GONE:
+                raise
+            await asyncio.sleep(0.005)
     raise AssertionError(f"{address} is no {role} worker after {within_seconds} s")
 
 

@@ -81,6 +81,9 @@ PATIENT: dict[str, Any] = {
 }
 
 
+DEADLINE_SECONDS = 0.6
+"""Within it every phase is reached, on a busy machine too."""
+
 FREED_SECONDS = 2.0
 """Twice the bound that workers and whole clusters are held to: here router, workers and clients
 share one event loop."""
@@ -89,8 +92,13 @@ share one event loop."""
 async def _all_is_given_back(deployment: Deployment) -> None:
     await deployment.nothing_is_held(FREED_SECONDS)
     await eventually(lambda: deployment.in_flight == 0, FREED_SECONDS)
-    asked = {reserve.reservation for reserve in deployment.decode[0].reserves}
-    await eventually(lambda: asked == set(deployment.decode[0].released), FREED_SECONDS)
+    decode = deployment.decode[0]
+
+    def all_are_released() -> bool:
+        # A call may outlive the request's deadline for long enough to begin another attempt.
+        return {reserve.reservation for reserve in decode.reserves} == set(decode.released)
+
+    await eventually(all_are_released, FREED_SECONDS)
     for worker in deployment.app._fleet.workers:
         assert (worker.outstanding.requests, worker.outstanding.local_tokens) == (0, 0)
         assert worker.outstanding.unseen_requests == worker.outstanding.unseen_tokens == 0
@@ -118,9 +126,9 @@ async def test_a_deadline_frees_its_request(
     deployment = await deploy(**PATIENT)
     await arrange(deployment)
     began_at = time.monotonic()
-    error = await deployment.refused(max_tokens=400, seconds=0.3)
+    error = await deployment.refused(max_tokens=400, seconds=DEADLINE_SECONDS)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - began_at < 0.3 + FREED_SECONDS
+    assert time.monotonic() - began_at < DEADLINE_SECONDS + FREED_SECONDS
     _was_reached(deployment, reached)
     await _all_is_given_back(deployment)
 
@@ -129,7 +137,7 @@ async def test_a_deadline_frees_its_request(
 async def test_a_call_without_a_deadline_is_given_one(
     deploy: Deploy, arrange: Arrange, reached: Reached
 ) -> None:
-    deployment = await deploy(**PATIENT, default_deadline_seconds=0.3)
+    deployment = await deploy(**PATIENT, default_deadline_seconds=DEADLINE_SECONDS)
     await arrange(deployment)
     error = await deployment.refused(max_tokens=400, seconds=None)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
