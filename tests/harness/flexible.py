@@ -28,7 +28,7 @@ GONE = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-"""What a call is told for a moment, between the roles; a call that comes as the old role's server ends
+"""What a call is told for a moment, between the roles; one that comes as the old role's server ends
 may be told nothing at all."""
 
 LOOK_SECONDS = 2.0
