@@ -134,21 +134,23 @@ class TorchRunner:
         room = None if self._graphs is None else self._graphs.room(lengths)
         layout = self._lay_out(chunks, room)
         follow = partial(self._follow, any(chunk.follows is not None for chunk in chunks))
+        tokens, replayed = None, False
         if self._graphs is not None and room is not None:
             logits, tokens, replayed = self._graphs.compute(layout, room, follow)
         else:
             tensors = to_device(layout.arrays, self._model.device)
             follow(tensors)
-            replayed = False
             launched = on_layer if events is None else events.launched
-            logits, tokens = self._compute(layout.form, tensors, launched)
+            logits = self._logits(layout.form, tensors, launched)
         (self.counts.replayed if replayed else self.counts.launched)[kind_of(lengths)] += 1
         states = [chunk.sampling for chunk in chunks]
         sampling = [state for state in states if state is not None]
         if room is not None:
             logits = logits[: len(sampling)]
         adjusted = penalised(logits, sampling)
-        if adjusted is not logits:
+        if tokens is None:
+            tokens = choose(adjusted, tensors)
+        elif adjusted is not logits:
             ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
             draws = to_device(draw_arrays(sampling, ends), self._model.device)
             tokens = choose(adjusted, draws)
@@ -197,13 +199,17 @@ class TorchRunner:
             tokens = self._tokens_before.index_select(0, tensors["follow.rows"])
             tensors["token_ids"].index_copy_(0, tensors["follow.places"], tokens)
 
-    def _compute(
-        self, form: AttentionForm, tensors: Tensors, on_layer: OnLayer | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and tokens of a step's sampled rows."""
-        step = StepTensors.bind(form, tensors)
-        logits = self._model.forward(step, self._cache.tensor, on_layer)
+    def _compute(self, form: AttentionForm, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """What graphs hold: logits and, without penalties, tokens of a step's sampled rows."""
+        logits = self._logits(form, tensors, None)
         return logits, choose(logits, tensors)
+
+    def _logits(
+        self, form: AttentionForm, tensors: Tensors, on_layer: OnLayer | None
+    ) -> torch.Tensor:
+        """Of a step's sampled rows."""
+        step = StepTensors.bind(form, tensors)
+        return self._model.forward(step, self._cache.tensor, on_layer)
 
     def _events(self, on_layer: OnLayer | None) -> LayerEvents | None:
         """For layers that are computed later than they are launched."""
