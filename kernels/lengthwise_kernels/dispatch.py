@@ -44,7 +44,6 @@ __all__ = [
     "kv_rows",
     "lay_out_attention",
     "pack_blocks",
-    "plan_attention",
     "quantise_rows",
     "rms_norm",
     "rotate_and_store",
@@ -94,15 +93,6 @@ clear_blocks = _by_device(kv.clear_blocks, "kv_clear")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
-
-
-def plan_attention(
-    batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
-) -> AttentionPlan:
-    """Work out the attention of `batch` for layers with this sliding window (None: no window)."""
-    truth = attention.plan_attention
-    plan = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
-    return plan(batch, window=window, spec=spec)
 
 
 def lay_out_attention(

@@ -4,11 +4,8 @@ import pytest
 import torch
 from harness.paged_attention import Mix, paged_step
 
-from lengthwise_kernels.dispatch import (
-    AttentionBatch,
-    AttentionSpec,
-    plan_attention,
-)
+from lengthwise_kernels.dispatch import AttentionBatch, AttentionSpec
+from lengthwise_kernels.reference.attention import plan_attention
 
 MIXES = {
     "one-token": [(1, 0)],

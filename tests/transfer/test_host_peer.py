@@ -8,6 +8,7 @@ import pytest
 from harness.transfer import LAYOUT, NUM_BLOCKS, new_cache
 
 from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.transfer import host_peer
 from lengthwise_engine.transfer.base import Piece
 from lengthwise_engine.transfer.frames import FrameError, Offer, Pulled, Ready, frame
 from lengthwise_engine.transfer.host_blocks import HostBlocks
@@ -96,6 +97,16 @@ def test_a_peer_that_does_not_listen_is_talked_to_in_bounded_time(peer: HostPeer
 
     with pytest.raises(TimeoutError):
         talk()
+
+
+def test_a_peer_that_says_more_than_anybody_takes_is_an_error(
+    peer: HostPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_peer, "MAX_HEARD", 3)
+    pulled = frame(Pulled(sequence=0, is_last=False))
+    peer.hear(3 * pulled)
+    with pytest.raises(FrameError, match="3 messages of the peer wait"):
+        peer.hear(pulled)
 
 
 def test_hanging_up_wakes_whoever_waits(

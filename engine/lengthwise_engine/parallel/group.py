@@ -108,9 +108,8 @@ class RankGroup:
     def abort(self) -> None:
         """End what waits on the device for a rank that does not come. From any thread."""
         if self._on_cuda:
-            with suppress(
-                RuntimeError
-            ):  # the group may be broken already, which is why we are here
+            # The group may be broken already, which is why we are here.
+            with suppress(RuntimeError):
                 self._group.abort()
 
 

@@ -10,7 +10,7 @@ peer wait `stall_seconds` at most.
 import queue
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import Piece, check_receive
@@ -23,6 +23,10 @@ from lengthwise_engine.transfer.frames import (
     frame,
     message,
 )
+
+MAX_HEARD: Final = 65_536
+"""Messages that may wait for the link's threads: one for each piece outstanding, which are 64 at most,
+or for 4 MiB of it. Whoever is so far ahead does not keep to the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,11 @@ class HostPeer:
         self._connection.sendall(frame(what))
 
     def hear(self, data: bytes) -> None:
-        """What came over the connection. Raises FrameError when it is not this protocol."""
+        """What came over the connection. Raises FrameError when it is not this protocol, or more
+        than anybody takes."""
         for value in self._reader.feed(data):
+            if self._heard.qsize() >= MAX_HEARD:
+                raise FrameError(f"{MAX_HEARD} messages of the peer wait")
             self._heard.put(message(value))
 
     def next_offer(self, sequence: int, num_bytes: int) -> Piece:
