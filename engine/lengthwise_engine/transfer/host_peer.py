@@ -25,8 +25,8 @@ from lengthwise_engine.transfer.frames import (
 )
 
 MAX_HEARD: Final = 65_536
-"""Messages that may wait for the link's threads: one for each piece outstanding, which are 64 at most,
-or for 4 MiB of it. Whoever is so far ahead does not keep to the protocol."""
+"""Messages that may wait for the link's threads: one for each piece outstanding, which are 64 at
+most, or for 4 MiB of it. A peer that is so far ahead does not keep to the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
