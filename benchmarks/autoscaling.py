@@ -17,7 +17,7 @@ from autoscaling_traffic import bursts, chat, code, copies, phases, poisson, ram
 from autoscaling_workers import BLOCKS, START_SECONDS, TPOT_SECONDS, TTFT_SECONDS, Request
 from rows import append_rows
 
-from lengthwise_policy.scaling_state import Pool
+from lengthwise_policy.scaling.state import Pool
 
 TRACE: Final = Path(__file__).parents[2] / "shared" / "traces" / "azure_llm_2023_conv.csv"
 MAX_REPLICAS: Final = 12

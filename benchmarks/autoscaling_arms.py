@@ -17,9 +17,9 @@ from autoscaling_loop import Controller
 from autoscaling_plant import Seen
 from autoscaling_workers import BLOCKS, COST, TPOT_SECONDS, TTFT_SECONDS
 
-from lengthwise_policy.demand import Objectives, decode_demand, prefill_demand
-from lengthwise_policy.scaling import Scaler, ScalingPolicy
-from lengthwise_policy.scaling_state import Action, Demand, Group, PoolState, Scale
+from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
+from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
+from lengthwise_policy.scaling.state import Action, Demand, Group, PoolState, Scale
 from lengthwise_policy.types import Role
 
 OBJECTIVES: Final = Objectives(ttft_seconds=TTFT_SECONDS, tpot_seconds=TPOT_SECONDS)

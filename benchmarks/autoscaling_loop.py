@@ -11,7 +11,7 @@ from typing import Protocol
 from autoscaling_plant import INTERVAL_SECONDS, ROLES, TICK_SECONDS, Plant, Seen
 from autoscaling_workers import Request
 
-from lengthwise_policy.scaling_state import Action
+from lengthwise_policy.scaling.state import Action
 from lengthwise_policy.types import Role
 
 DRAIN_SECONDS = 120.0

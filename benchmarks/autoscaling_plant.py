@@ -22,8 +22,8 @@ from autoscaling_workers import (
     Worker,
 )
 
-from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
-from lengthwise_policy.scaling_state import (
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.scaling.state import (
     Action,
     DecodeLoad,
     Flip,

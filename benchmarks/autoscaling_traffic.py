@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoscaling_workers import Request
 
-from lengthwise_policy.lengths import length_class
+from lengthwise_policy.length_class import length_class
 
 Rate = Callable[[float], float]
 """Requests per second at an instant."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from lengthwise_policy.cost import CostModel
-from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role
 
 COST: Final = CostModel(

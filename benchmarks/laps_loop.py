@@ -13,9 +13,9 @@ from gpu_generate import GREEDY
 
 from lengthwise_engine.runner import ModelRunner, SequenceChunk
 from lengthwise_engine.sampler import SamplingState
-from lengthwise_policy.fit import CostFit, StepSample
-from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.cost.fit import CostFit, StepSample
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 
 

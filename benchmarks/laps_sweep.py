@@ -20,7 +20,7 @@ from gpu_task import Deadline, LeftOut, Row, Task
 from laps_lengths import prompt_lengths
 from laps_loop import ClosedLoop
 
-from lengthwise_policy.prefill import PrefillPolicy
+from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
 TABLE: Final = "gpu_laps"
 

@@ -14,9 +14,9 @@ from time import thread_time
 
 from rows import append_rows
 
-from lengthwise_policy.cost import CostModel
-from lengthwise_policy.placement import STRATEGIES, make_strategy
-from lengthwise_policy.strategy import PlacementPolicy
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.placement.policy import PlacementPolicy
+from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.types import PlacementRequest, RequestId, Role, WorkerId, WorkerView
 
 REPEATS = 1000

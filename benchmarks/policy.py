@@ -16,11 +16,11 @@ from random import Random
 from statistics import quantiles
 from time import thread_time
 
-from lengthwise_policy.blocks import BlockPool
-from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
-from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.prefill_policy import DisciplineName
-from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.kv.blocks import BlockPool
+from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.prefill.policy import DisciplineName
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
 
 ROOT = Path(__file__).parent

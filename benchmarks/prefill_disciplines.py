@@ -17,10 +17,10 @@ from rows import append_rows
 from scheduling import TRACE
 from traffic import MULTI_TURN, LengthClass, Lengths, open_loop, read_lengths, scale
 
-from lengthwise_policy.cost import CostModel
-from lengthwise_policy.lengths import LENGTH_CLASSES
-from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 
 COST: Final = CostModel(

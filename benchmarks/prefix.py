@@ -14,8 +14,14 @@ from time import perf_counter
 
 from rows import append_rows
 
-from lengthwise_policy.prefix import BlockEvents, BlockHash, PrefixCache, block_hashes, short_hash
-from lengthwise_policy.prefix_index import PrefixIndex
+from lengthwise_policy.kv.prefix_cache import (
+    BlockEvents,
+    BlockHash,
+    PrefixCache,
+    block_hashes,
+    short_hash,
+)
+from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.types import WorkerId
 from lengthwise_runtime.block_log import BlockLog
 

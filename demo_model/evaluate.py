@@ -61,7 +61,7 @@ def main() -> None:
         print(f"positions {start}-{stop} of the {len(long)} longest files: {at:.2f} nats per token")
 
     for prompt in PROMPTS:
-        output = model.generate(  # type: ignore[misc]
+        output = model.generate(
             torch.tensor([tokenizer.encode(prompt).ids]), max_new_tokens=arguments.tokens
         )
         print("-" * 80)

@@ -19,7 +19,7 @@ from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_autoscaler.pods import COST_ANNOTATION, Deployment, ReleasePod
 from lengthwise_autoscaler.reporter import Reporter
 from lengthwise_autoscaler.roles import FlexibleWorkers
-from lengthwise_policy.scaling_state import Flip, Scale
+from lengthwise_policy.scaling.state import Flip, Scale
 
 logger = logging.getLogger(__name__)
 

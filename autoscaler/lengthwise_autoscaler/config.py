@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.lengths import LengthClass
-from lengthwise_policy.scaling_policy import ScalingPolicy
-from lengthwise_policy.scaling_state import Pool
+from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.scaling.policy import ScalingPolicy
+from lengthwise_policy.scaling.state import Pool
 from lengthwise_policy.types import Role
 from lengthwise_runtime.config import STRICT, TlsConfig
 

@@ -21,9 +21,9 @@ from lengthwise_autoscaler.readings import SETTLE_SCRAPES, LoadReader, Reading, 
 from lengthwise_autoscaler.reporter import Reporter
 from lengthwise_autoscaler.roles import FlexibleWorkers, Serving
 from lengthwise_autoscaler.states import pool_states, settled_pods
-from lengthwise_policy.demand import Objectives, decode_demand, prefill_demand
-from lengthwise_policy.scaling import Scaler
-from lengthwise_policy.scaling_state import (
+from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
+from lengthwise_policy.scaling.scaler import Scaler
+from lengthwise_policy.scaling.state import (
     Action,
     Demand,
     Flip,

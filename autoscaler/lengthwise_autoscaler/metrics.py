@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_autoscaler.errors import ERROR_REASONS, ErrorReason
-from lengthwise_policy.scaling_state import Demand, Group, Pool, PoolState
+from lengthwise_policy.scaling.state import Demand, Group, Pool, PoolState
 from lengthwise_runtime.metrics import LATENCY_BUCKETS
 
 ACTIONS = ("out", "in", "flip")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lengthwise_policy.scaling_state import PodPhase
+from lengthwise_policy.scaling.state import PodPhase
 from lengthwise_runtime.config import Address
 
 POOL_LABEL = "lengthwise/pool"

@@ -18,9 +18,9 @@ from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.prometheus import Vector
 from lengthwise_autoscaler.queries import QueryName
 from lengthwise_autoscaler.table import Table, missing
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
-from lengthwise_policy.scaling_state import DecodeLoad, Group, Pool, PrefillLoad
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
+from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad
 from lengthwise_policy.types import Role
 
 SETTLE_SCRAPES = 3

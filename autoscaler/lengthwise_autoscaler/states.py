@@ -14,7 +14,7 @@ from lengthwise_autoscaler.prometheus import Vector
 from lengthwise_autoscaler.queries import QueryName
 from lengthwise_autoscaler.readings import Settled
 from lengthwise_autoscaler.roles import Serving
-from lengthwise_policy.scaling_state import Pod, Pool, PoolName, PoolState
+from lengthwise_policy.scaling.state import Pod, Pool, PoolName, PoolState
 
 
 def settled_pods(

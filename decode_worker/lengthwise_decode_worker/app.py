@@ -14,7 +14,7 @@ from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_decode_worker.service import DecodeService
 from lengthwise_decode_worker.step_loop import DecodeLoop
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_policy.decode import DecodeScheduler
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_runtime.wire import cost_to_wire

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lengthwise_engine.sampler import SamplingState
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.prefix import BlockHash
+from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lengthwise_engine.runner import PendingStep, SequenceChunk
-from lengthwise_policy.fit import StepSample
+from lengthwise_policy.cost.fit import StepSample
 from lengthwise_policy.types import DecodeStep, RequestId
 
 

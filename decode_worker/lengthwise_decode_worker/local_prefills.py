@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lengthwise.v1 import decode_pb2
 from lengthwise_decode_worker.commands import DecodeWork
-from lengthwise_policy.decode_requests import Grant
+from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import Chunk, RequestId
 
 

@@ -17,7 +17,7 @@ from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.sampler import SamplingState
-from lengthwise_policy.prefix import block_hashes
+from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.wire import sampling_from_wire
 

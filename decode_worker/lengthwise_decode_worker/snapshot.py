@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from lengthwise_policy.cost import CostModel
-from lengthwise_policy.decode import DecodeScheduler
-from lengthwise_policy.fit import CostFit
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.cost.fit import CostFit
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.decode.scheduler import DecodeScheduler
+from lengthwise_policy.kv.prefix_cache import PrefixCache
 
 PREDICT_SECONDS = 0.1
 """How often the predicted peak is drawn anew: 256 running requests take 0.2 ms."""

@@ -27,11 +27,11 @@ from lengthwise_decode_worker.snapshot import Snapshots
 from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_engine.runner import ModelRunner, SequenceChunk, SettledStep
 from lengthwise_engine.sampler import SampledToken
-from lengthwise_policy.decode import DecodeScheduler, Reservation
-from lengthwise_policy.decode_requests import Grant
+from lengthwise_policy.cost.fit import CostFit
+from lengthwise_policy.decode.request import Grant
+from lengthwise_policy.decode.scheduler import DecodeScheduler, Reservation
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.fit import CostFit
-from lengthwise_policy.prefix import PrefixCache, block_hashes
+from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 from lengthwise_runtime.mailbox import Mailbox
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from lengthwise_decode_worker.commands import Outcome
 from lengthwise_decode_worker.rows import RouterRows
-from lengthwise_policy.prefix import BlockEvents
+from lengthwise_policy.kv.prefix_cache import BlockEvents
 
 
 @dataclass(slots=True, kw_only=True)

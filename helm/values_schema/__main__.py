@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from lengthwise_autoscaler.config import AutoscalerConfig, PrometheusConfig
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
-from lengthwise_policy.placement import STRATEGIES
+from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_prefill_worker.config import PrefillSettings, PrefillWorkerConfig
 from lengthwise_router.config import RouterConfig
 from lengthwise_worker.config import WorkerConfig

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
 
-from lengthwise_policy.blocks import kv_slots
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS, LengthClass
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.kv.blocks import kv_slots
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass
 
 RequestId = NewType("RequestId", str)
 WorkerId = NewType("WorkerId", str)

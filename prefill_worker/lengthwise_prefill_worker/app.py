@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 
 from lengthwise.v1 import prefill_pb2_grpc, worker_pb2
-from lengthwise_policy.prefill import PrefillScheduler
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_prefill_worker.kv_push import KVPush

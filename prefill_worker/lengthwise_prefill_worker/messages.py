@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lengthwise_engine.sampler import SampledToken, SamplingState
-from lengthwise_policy.cost import CostModel
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.lengths import LengthClass
-from lengthwise_policy.prefix import BlockEvents, BlockHash
+from lengthwise_policy.kv.prefix_cache import BlockEvents, BlockHash
+from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.types import PrefillBatch, RequestId
 from lengthwise_prefill_worker.pieces import PieceReady
 

@@ -3,8 +3,8 @@ means."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from lengthwise_policy.lengths import LENGTH_CLASSES
-from lengthwise_policy.prefill_policy import DisciplineName
+from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_prefill_worker.messages import Computed, StepReport
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS
 from lengthwise_worker.metrics import WorkerMetrics

@@ -20,7 +20,7 @@ from lengthwise.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.sampler import SamplingState
 from lengthwise_policy.errors import NeverFits
-from lengthwise_policy.prefix import block_hashes
+from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv_push import KVPush
 from lengthwise_prefill_worker.messages import Command, Computed, Expired, Outcome, PrefillWork

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from lengthwise_engine.runner import ModelRunner, SequenceChunk
 from lengthwise_engine.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
+from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.fit import CostFit, StepSample
-from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
-from lengthwise_policy.prefill import PrefillJob, PrefillScheduler
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillScheduler
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.messages import (
     Command,

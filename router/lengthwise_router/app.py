@@ -12,8 +12,8 @@ import grpc
 from prometheus_client import CollectorRegistry
 
 from lengthwise.v1 import inference_pb2_grpc
-from lengthwise_policy.admission import Admission, AdmissionPolicy
-from lengthwise_policy.placement import make_strategy
+from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
+from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.checkpoint import load_checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery import discovery_of

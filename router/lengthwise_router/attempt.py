@@ -30,7 +30,7 @@ from lengthwise.errors import (
     from_status,
 )
 from lengthwise.v1 import common_pb2, prefill_pb2
-from lengthwise_policy.lengths import length_class
+from lengthwise_policy.length_class import length_class
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.generation import Generation, Tokens

@@ -7,9 +7,9 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.lengths import LengthClass
-from lengthwise_policy.placement import DEFAULT_STRATEGY, STRATEGIES
-from lengthwise_policy.strategy import PlacementPolicy, PoolPolicy
+from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
+from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT, TlsConfig
 
 

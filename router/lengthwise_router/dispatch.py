@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from lengthwise.errors import NoWorkerAvailable
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.placement import make_strategy
-from lengthwise_policy.strategy import Strategy
+from lengthwise_policy.placement.policy import Strategy
+from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
 from lengthwise_router.attempt import Attempt, AttemptFailed
 from lengthwise_router.config import RouterConfig

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from lengthwise.errors import Overloaded, PromptTooLong
-from lengthwise_policy.admission import Admission, Admit, Demand, Refuse, Wait
-from lengthwise_policy.fair_share import Ticket
-from lengthwise_policy.lengths import LengthClass, length_class
+from lengthwise_policy.admission.admission import Admission, Admit, Demand, Refuse, Wait
+from lengthwise_policy.admission.fair_share import Ticket
+from lengthwise_policy.length_class import LengthClass, length_class
 from lengthwise_policy.types import Placement
 from lengthwise_router.generation import Generation
 from lengthwise_router.metrics import RouterMetrics

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lengthwise.errors import LengthwiseError
 from lengthwise.v1 import decode_pb2, inference_pb2, prefill_pb2
-from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass, length_class
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
 from lengthwise_policy.types import Candidate, Placement
 
 MAX_ATTEMPTS = 8

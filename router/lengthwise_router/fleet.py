@@ -16,8 +16,8 @@ from statistics import median_low
 import grpc
 
 from lengthwise.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
-from lengthwise_policy.cost import typical_cost
-from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.cost.model import typical_cost
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
 from lengthwise_policy.types import WorkerId, WorkerView
 from lengthwise_router.discovery import Discovery
 from lengthwise_router.prefixes import Prefixes

@@ -10,7 +10,7 @@ from typing import get_args
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from lengthwise_policy.lengths import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role
 from lengthwise_router.attempt import FailureReason, Phase
 from lengthwise_router.discovery import DiscoveryFailure

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from lengthwise.v1 import worker_pb2
-from lengthwise_policy.prefix import BlockHash, block_hashes, short_hash
-from lengthwise_policy.prefix_index import PrefixIndex
+from lengthwise_policy.kv.prefix_cache import BlockHash, block_hashes, short_hash
+from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.types import WorkerId
 
 SLICE_TOKENS = 4096

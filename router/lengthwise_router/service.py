@@ -14,8 +14,8 @@ from lengthwise.errors import (
     RequestNotFound,
 )
 from lengthwise.v1 import inference_pb2, inference_pb2_grpc
-from lengthwise_policy.fair_share import Ticket
-from lengthwise_policy.lengths import length_class
+from lengthwise_policy.admission.fair_share import Ticket
+from lengthwise_policy.length_class import length_class
 from lengthwise_router.checkpoint import Checkpoint
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.detokenizer import Vocabulary

@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 import grpc
 
 from lengthwise.v1 import decode_pb2, prefill_pb2, worker_pb2
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.lengths import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role, WorkerId, WorkerView
 from lengthwise_router.outstanding import Outstanding, Placed
 from lengthwise_router.releases import Releases

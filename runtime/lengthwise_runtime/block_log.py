@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lengthwise.v1 import worker_pb2
-from lengthwise_policy.prefix import BlockEvents
+from lengthwise_policy.kv.prefix_cache import BlockEvents
 
 DEFAULT_MAX_ENTRIES = 65_536
 """512 KiB in a message, of the 8 MiB that a channel takes; a million blocks are told in 16."""

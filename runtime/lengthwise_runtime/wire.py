@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lengthwise.v1 import common_pb2, worker_pb2
-from lengthwise_policy.cost import CostModel
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.sampling import Sampling
 from lengthwise_policy.types import Role
 

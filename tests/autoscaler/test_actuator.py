@@ -18,7 +18,7 @@ from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_autoscaler.reporter import Reporter
 from lengthwise_autoscaler.roles import FlexibleWorkers
-from lengthwise_policy.scaling_state import Scale
+from lengthwise_policy.scaling.state import Scale
 from lengthwise_runtime.channel import open_channel
 
 POOL = PoolConfig(name="prefill", deployment="demo-prefill", role="prefill", max_replicas=9)

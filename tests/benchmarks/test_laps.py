@@ -17,7 +17,7 @@ from laps_sweep import SETTINGS, laps_tasks
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner import ModelRunner, PendingStep, SampledToken, SequenceChunk
-from lengthwise_policy.prefill import PrefillPolicy
+from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
 
 @pytest.fixture(scope="module")

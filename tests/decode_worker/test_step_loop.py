@@ -14,8 +14,8 @@ from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_policy.decode import DecodePolicy, DecodeScheduler
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
+from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 

@@ -19,7 +19,7 @@ from lengthwise_engine.torch_runner import TorchRunner
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
-from lengthwise_policy.fit import CostFit
+from lengthwise_policy.cost.fit import CostFit
 
 CONTEXT_LENGTH = 256
 

@@ -11,9 +11,9 @@ from lengthwise_engine.loading import LoadedModel
 from lengthwise_engine.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.spec import ToySpec
-from lengthwise_policy.decode import DecodePolicy, DecodeScheduler
-from lengthwise_policy.future import FuturePolicy
-from lengthwise_policy.prefix import PrefixCache
+from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
+from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 

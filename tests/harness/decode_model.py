@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
-from lengthwise_policy.decode_requests import Grant
-from lengthwise_policy.prefix import PrefixCache, block_hashes
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.decode.request import Grant
+from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 
 SALT = b"model"

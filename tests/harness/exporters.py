@@ -14,8 +14,8 @@ from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_decode_worker.rows import RouterRows
 from lengthwise_decode_worker.snapshot import Snapshot
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_policy.cost import CostModel
-from lengthwise_policy.lengths import LengthClass
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.messages import StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics

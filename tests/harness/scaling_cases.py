@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lengthwise_policy.scaling import Scaler
-from lengthwise_policy.scaling_state import (
+from lengthwise_policy.scaling.scaler import Scaler
+from lengthwise_policy.scaling.state import (
     Action,
     Demand,
     Flip,

@@ -6,8 +6,8 @@ No work is done here: demands are given. `benchmarks/autoscaling_plant.py` close
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lengthwise_policy.scaling import Scaler
-from lengthwise_policy.scaling_state import (
+from lengthwise_policy.scaling.scaler import Scaler
+from lengthwise_policy.scaling.state import (
     Action,
     Demand,
     Flip,

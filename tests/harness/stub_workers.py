@@ -21,7 +21,7 @@ from lengthwise.v1 import (
     prefill_pb2_grpc,
     worker_pb2,
 )
-from lengthwise_policy.lengths import length_class
+from lengthwise_policy.length_class import length_class
 from lengthwise_runtime.server import Server
 
 

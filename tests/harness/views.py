@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from lengthwise_policy.cost import CostModel
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.types import (
     Placement,
     PlacementRequest,

@@ -9,14 +9,14 @@ from hashlib import sha256
 from random import Random
 from typing import get_args
 
-from lengthwise_policy.admission import Admission, AdmissionPolicy, Admit, Demand
-from lengthwise_policy.decode import DecodePolicy, DecodeScheduler, Reservation
-from lengthwise_policy.fair_share import Ticket
-from lengthwise_policy.placement import STRATEGIES, make_strategy
-from lengthwise_policy.prefill import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.prefill_policy import DisciplineName
-from lengthwise_policy.prefix import BlockHash, PrefixCache, block_hashes
-from lengthwise_policy.strategy import PlacementPolicy
+from lengthwise_policy.admission.admission import Admission, AdmissionPolicy, Admit, Demand
+from lengthwise_policy.admission.fair_share import Ticket
+from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.placement.policy import PlacementPolicy
+from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
+from lengthwise_policy.prefill.policy import DisciplineName
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PlacementRequest, RequestId, WorkerId, WorkerView
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lengthwise_policy.admission import AdmissionPolicy
-from lengthwise_policy.decode import DecodePolicy
-from lengthwise_policy.future import FuturePolicy
-from lengthwise_policy.prefill import PrefillPolicy
+from lengthwise_policy.admission.admission import AdmissionPolicy
+from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.scheduler import DecodePolicy
+from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
 POLICIES = [PrefillPolicy, DecodePolicy, FuturePolicy, AdmissionPolicy]
 

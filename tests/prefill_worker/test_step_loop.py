@@ -12,8 +12,8 @@ from lengthwise_engine.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
-from lengthwise_policy.prefill import PrefillPolicy, PrefillScheduler
-from lengthwise_policy.prefix import PrefixCache, block_hashes, short_hash
+from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
+from lengthwise_policy.prefill.scheduler import PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork, Release, StepReport
 from lengthwise_prefill_worker.pieces import PieceReady

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise.errors import Overloaded
 from lengthwise.v1 import common_pb2
-from lengthwise_policy.admission import Admission, AdmissionPolicy
+from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_router.entrance import Entrance
 from lengthwise_router.explanations import Explanation
 from lengthwise_router.generation import Generation, Patience

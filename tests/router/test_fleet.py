@@ -13,7 +13,7 @@ from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
 
 from lengthwise.v1 import worker_pb2
-from lengthwise_policy.cost import PRIOR
+from lengthwise_policy.cost.model import PRIOR
 from lengthwise_router.config import DiscoveryConfig
 from lengthwise_router.discovery import discovery_of
 from lengthwise_runtime.config import ConfigError

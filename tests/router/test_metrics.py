@@ -5,7 +5,7 @@ from harness.workers import eventually
 
 from lengthwise.errors import InternalError
 from lengthwise.v1 import inference_pb2
-from lengthwise_policy.prefix import block_hashes, short_hash
+from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 
 SHORT, LONG = {"length_class": "short"}, {"length_class": "long"}
 

@@ -9,7 +9,7 @@ from harness.stub_workers import StubWorker, stub_answer
 from harness.workers import eventually
 
 from lengthwise.v1 import worker_pb2
-from lengthwise_policy.prefix import block_hashes, short_hash
+from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.outstanding import Outstanding, Placed
 from lengthwise_router.prefixes import Prefixes, PromptHashes

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise.v1 import worker_pb2
-from lengthwise_policy.prefix import BlockEvents
+from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_runtime.block_log import BlockLog, Cursor
 
 MAX_ENTRIES = 4

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lengthwise.v1 import worker_pb2, worker_pb2_grpc
-from lengthwise_policy.prefix import BlockEvents
+from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.channel import open_channel

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from harness.worker_pair import greedy_tokens, worker_pair
 
-from lengthwise_policy.decode import DecodePolicy
-from lengthwise_policy.future import FuturePolicy
+from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.scheduler import DecodePolicy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from lengthwise.local import LocalCluster
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_engine.step_graphs import StepCounts
-from lengthwise_policy.cost import PRIOR, CostModel
-from lengthwise_policy.prefill import DISCIPLINES
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.prefill.scheduler import DISCIPLINES
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.messages import StepReport
 from lengthwise_prefill_worker.metrics import BATCH_RULES, PrefillMetrics

@@ -1,0 +1,223 @@
+"""Fits the cost model of one worker to the steps it runs.
+
+Each step is a row (1, new tokens, attention, history, requests, context) and its seconds. The fit
+minimises the relative errors, with no coefficient below 0; rows far from it are left out and it is
+repeated. A step that took far too long (a warm-up, a descheduled process) weighs little in relative
+errors to begin with.
+
+The rules: a model is given out only if the steps seen tell its terms apart; what was never seen
+keeps the coefficient it had; and a model in use is replaced only by one that differs, because every
+change moves requests between classes and workers.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from math import inf, sqrt
+from operator import mul
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.cost.least_squares import Matrix, condition, nonnegative
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
+
+MIN_SHORT_TOKENS, MAX_SHORT_TOKENS = 64, 1024
+
+# A difference below this share is noise.
+HYSTERESIS = 0.10
+
+# A column with fewer rows counts as never seen, and its rows are left out.
+MIN_ROWS = 16
+
+# Rows further than this many median absolute deviations (six are four standard deviations) from
+# the fit are left out.
+OUTLIER_DEVIATIONS = 6.0
+
+# Of the scaled normal equations. Measured: prompts of 1 to 8000 tokens give 2e1, of 16 to 512 1e2,
+# of 64 to 256 1e3 (decode steps of 1 to 63 requests 7e2), all with the coefficients found; four
+# prompts of 150 to 160 1e4 and one of 128 to 192 2e5, with t0, beta and alpha exchanged at random.
+MAX_CONDITION = 5e3
+
+# Samples of the first fit. The prior is right for no worker, so the first fits come early, each
+# with twice the samples of the one before, until there are as many as every later one waits for.
+FIRST_FIT = 50
+
+Row = tuple[float, ...]  # the terms of a step, in this order, divided by its seconds
+NAMES = tuple(field.name for field in fields(CostModel))
+TOKENS = NAMES.index("token_seconds")  # without it no boundary can be told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSample:
+    """One step that a worker ran."""
+
+    seconds: float
+    new_tokens: int = 0  # sum of L over the prompt chunks
+    attention: int = 0  # sum of L * (L + 2 H)
+    history: int = 0  # sum of H
+    decode_requests: int = 0
+    decode_context: int = 0  # tokens in their contexts
+
+
+class CostFit:
+    """Takes samples, gives out a model.
+
+    Refits at 50, 100 and `refit_every` samples, then each `refit_every`. A model is kept against
+    smaller differences from then on.
+
+    `observe` takes half a microsecond, and each `refit_every`th time 1 ms more (1.9 ms with all six
+    terms seen; window 1024, CPU at 3 GHz).
+    """
+
+    def __init__(
+        self, *, prior: CostModel = PRIOR, window: int = 1024, refit_every: int = 200
+    ) -> None:
+        require_at_least("refit_every", refit_every, MIN_ROWS)
+        require_at_least("window (not below refit_every)", window, refit_every)
+        self._rows: deque[Row] = deque(maxlen=window)
+        self._refit_every = refit_every
+        self._until_refit = min(FIRST_FIT, refit_every)
+        self.model = prior
+        self.is_fitted = False
+        self._is_settled = False  # fitted to at least `refit_every` samples
+        self._measured: set[int] = set()  # terms, by their place
+        self.short_tokens = DEFAULT_SHORT_TOKENS
+        self.reason = "prior: too few samples"
+
+    @property
+    def num_samples(self) -> int:
+        """In the window."""
+        return len(self._rows)
+
+    @property
+    def measured(self) -> CostModel | None:
+        """The model with 0 for every term that no step has told; None while nothing is fitted."""
+        if not self.is_fitted:
+            return None
+        told = (x if i in self._measured else 0.0 for i, x in enumerate(astuple(self.model)))
+        return CostModel(**dict(zip(NAMES, told, strict=True)))
+
+    def observe(self, sample: StepSample) -> bool:
+        """True when `model` changed (`short_tokens` changes only then).
+
+        A sample that took no time that the clock could tell is left out.
+        """
+        if not 0.0 < sample.seconds < inf:
+            return False
+        weight = 1.0 / sample.seconds
+        self._rows.append(
+            (
+                weight,
+                weight * sample.new_tokens,
+                weight * sample.attention,
+                weight * sample.history,
+                weight * sample.decode_requests,
+                weight * sample.decode_context,
+            )
+        )
+        self._until_refit -= 1
+        if self._until_refit:
+            return False
+        self._until_refit = min(len(self._rows), self._refit_every)
+        return self._refit()
+
+    def _refit(self) -> bool:
+        rows, seen = _seen(self._rows)
+        if len(rows) < MIN_ROWS:
+            self.reason = "kept: too few samples of any kind of step"
+            return False
+        columns = list(zip(*rows, strict=True))
+        fitted, self.reason = _robust_fit([columns[index] for index in seen])
+        if fitted is None:
+            return False
+        coefficients = list(astuple(self.model))
+        for index, value in zip(seen, fitted, strict=True):
+            coefficients[index] = value
+        return self._publish(CostModel(**dict(zip(NAMES, coefficients, strict=True))), rows, seen)
+
+    def _publish(self, model: CostModel, rows: Sequence[Row], seen: Sequence[int]) -> bool:
+        short_tokens = self.short_tokens
+        if TOKENS in seen:
+            boundary = round(min(max(model.boundary(), MIN_SHORT_TOKENS), MAX_SHORT_TOKENS))
+            if _differ(short_tokens, boundary):
+                short_tokens = boundary
+        # Steps as they come, and the lightest and the heaviest of them.
+        points = [*rows[:: len(rows) // MIN_ROWS], min(rows), max(rows)]
+        old, new = astuple(self.model), astuple(model)
+        if (
+            self._is_settled
+            and short_tokens == self.short_tokens
+            and not any(_differ(_dot(old, point), _dot(new, point)) for point in points)
+        ):
+            self.reason = f"kept: no prediction differs by more than {HYSTERESIS:.0%}"
+            return False
+        self.model, self.is_fitted, self.short_tokens = model, True, short_tokens
+        self._measured.update(seen)
+        self._is_settled = len(self._rows) >= self._refit_every
+        return True
+
+
+def _seen(window: Iterable[Row]) -> tuple[list[Row], list[int]]:
+    """The columns that enough rows have, and the rows that have no others."""
+    rows = list(window)
+    counts = [len(rows) - column.count(0.0) for column in zip(*rows, strict=True)]
+    rare = [index for index, count in enumerate(counts) if 0 < count < MIN_ROWS]
+    if rare:
+        rows = [row for row in rows if not any(row[index] for index in rare)]
+    return rows, [index for index, count in enumerate(counts) if count >= MIN_ROWS]
+
+
+def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, str]:
+    """Coefficients with which the columns add up to 1 in every row, but for errors.
+
+    None when they cannot be told; the second value says why.
+    """
+    gram = [[0.0] * len(columns) for _ in columns]
+    for i, column in enumerate(columns):
+        for j in range(i + 1):
+            gram[i][j] = gram[j][i] = _dot(column, columns[j])
+    moments = [sum(column) for column in columns]
+    fitted, reason = _fit(gram, moments)
+    if fitted is None:
+        return None, reason
+    errors = [-1.0] * len(columns[0])
+    for value, column in zip(fitted, columns, strict=True):
+        if value:
+            errors = [error + value * x for error, x in zip(errors, column, strict=True)]
+    deviations = sorted(map(abs, errors))
+    limit = OUTLIER_DEVIATIONS * deviations[len(deviations) // 2]
+    if deviations[-1] <= limit:
+        return fitted, reason
+    for row, error in zip(zip(*columns, strict=True), errors, strict=True):
+        if abs(error) > limit:
+            for i, x in enumerate(row):
+                moments[i] -= x
+                for j, y in enumerate(row):
+                    gram[i][j] -= x * y
+    return _fit(gram, moments)
+
+
+def _fit(gram: Matrix, moments: list[float]) -> tuple[list[float] | None, str]:
+    if min(gram[i][i] for i in range(len(gram))) <= 0.0:
+        return None, "kept: only outliers have one of the terms"
+    scale = [1.0 / sqrt(gram[i][i]) for i in range(len(gram))]
+    scaled = [
+        [x * s * t for x, t in zip(row, scale, strict=True)]
+        for row, s in zip(gram, scale, strict=True)
+    ]
+    known = condition(scaled)
+    if known > MAX_CONDITION:
+        return None, f"kept: ill-conditioned, {known:.1e} of at most {MAX_CONDITION:.0e}"
+    fitted = nonnegative(scaled, [m * s for m, s in zip(moments, scale, strict=True)])
+    if fitted is None:
+        return None, "kept: the least squares did not converge"
+    return [x * s for x, s in zip(fitted, scale, strict=True)], f"fitted: condition {known:.1e}"
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    product: float = sum(map(mul, one, other))
+    return product
+
+
+def _differ(old: float, new: float) -> bool:
+    return abs(new - old) > HYSTERESIS * old

@@ -1,0 +1,1 @@
+"""What a decode worker holds and computes next."""

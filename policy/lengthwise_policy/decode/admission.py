@@ -1,0 +1,92 @@
+"""Who may take blocks now.
+
+Past-Future (see future.py) asks whether the predicted peak of all admitted requests and one more
+stays within what the cache can give them. The comparison, worst case, asks whether all of them
+could run to their limits at once; then nobody is ever preempted.
+
+The rule: requests that are filled by a transfer count as those that run do; blocks in use that no
+admitted request brought in (shared ones, and ones that still drain) are taken off the capacity.
+"""
+
+from collections.abc import Callable, Collection
+
+from lengthwise_policy.decode.past_future import FutureAdmission
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import DecodeRequest, Grant
+from lengthwise_policy.kv.blocks import blocks_for
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+
+
+class DecodeAdmission:
+    """Decides about the first of the queue, and takes its blocks."""
+
+    def __init__(
+        self,
+        policy: DecodePolicy,
+        blocks: PrefixCache,
+        block_size: int,
+        random: Callable[[], float],
+    ) -> None:
+        self._is_worst_case = policy.admission == "worst_case"
+        self._blocks = blocks
+        self._block_size = block_size
+        self._future = FutureAdmission(policy.future, block_size, random)
+
+    def finished(self, num_generated: int) -> None:
+        """A request ended by itself after so many tokens."""
+        self._future.finished(num_generated)
+
+    def grant(
+        self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int
+    ) -> Grant | str:
+        """Blocks for all of the request's tokens, or why it waits."""
+        decide = self._worst_case if self._is_worst_case else self._past_future
+        may_join, reason = decide(request, admitted, num_draining_blocks)
+        if not may_join:
+            return reason
+        needed = blocks_for(request.sequence_tokens, self._block_size)
+        taken = self._blocks.take(request.shareable_hashes(self._block_size), needed)
+        if taken is None:
+            return (
+                f"waits for blocks: {needed} are needed, {self._blocks.num_free} of "
+                f"{self._blocks.num_blocks} can be had"
+            )
+        request.granted(taken.block_ids, taken.num_shared, self._block_size)
+        return Grant(
+            request_id=request.request_id,
+            block_ids=request.block_ids,
+            num_cached_tokens=request.num_computed,
+            resumed=request.resumed,
+            reason=reason,
+        )
+
+    def predicted_blocks(self, admitted: Collection[DecodeRequest]) -> int:
+        """The most blocks that the admitted requests are predicted to hold at once."""
+        if not admitted:
+            return 0
+        peak = self._future.predicted_blocks(tuple(admitted))
+        shared = self._blocks.num_blocks - self._capacity(admitted)
+        return min(peak + shared, self._blocks.num_blocks)
+
+    def _past_future(
+        self, request: DecodeRequest, admitted: Collection[DecodeRequest], _draining: int
+    ) -> tuple[bool, str]:
+        verdict = self._future.may_join(tuple(admitted), request, self._capacity(admitted))
+        return verdict.admitted, verdict.reason
+
+    def _worst_case(
+        self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int
+    ) -> tuple[bool, str]:
+        needed = num_draining_blocks + sum(
+            blocks_for(each.reservation.kv_tokens, self._block_size)
+            for each in (*admitted, request)
+        )
+        rule = "fits" if needed <= self._blocks.num_blocks else "waits for memory"
+        return rule == "fits", (
+            f"{rule}: worst case of {needed} blocks with {len(admitted)} running, the cache has "
+            f"{self._blocks.num_blocks}"
+        )
+
+    def _capacity(self, admitted: Collection[DecodeRequest]) -> int:
+        """What can be had, and what the admitted requests hold for themselves."""
+        return self._blocks.num_free + sum(each.num_own_blocks for each in admitted)

@@ -1,0 +1,146 @@
+"""The requests that a decode worker computes, and what the next step makes of them.
+
+Planned in the order of seniority: every request that decodes gets the block that its token needs,
+if need be from the most junior one; what the budget leaves goes to chunks.
+
+A step is planned ahead when the last one has not ended: as if all its requests went on. Then nobody
+is preempted, because what runs still writes to its blocks; a step that would need that is not
+planned before the last one has ended.
+
+The rule: a junior never takes anything from a senior.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.decode.chunks import ChunkRoom, plan_chunks
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import DecodeRequest, seniority
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.types import Chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """A step in terms of requests."""
+
+    rows: tuple[DecodeRequest, ...]
+    chunks: tuple[Chunk, ...]
+    preempted: tuple[DecodeRequest, ...]
+    reason: str
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.chunks or self.preempted)
+
+
+class DecodeBatch:
+    """Computing and running requests by seniority."""
+
+    def __init__(
+        self,
+        policy: DecodePolicy,
+        blocks: PrefixCache,
+        block_size: int,
+        preempt: Callable[[DecodeRequest], None],
+    ) -> None:
+        """`preempt` is told who loses its blocks, and takes it out of the batch."""
+        self._policy = policy
+        self._blocks = blocks
+        self._block_size = block_size
+        self._preempt = preempt
+        self._requests: list[DecodeRequest] = []
+        self._starved: DecodeRequest | None = None
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[DecodeRequest]:
+        return iter(self._requests)
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether a request still runs for which the last plan found no block."""
+        return self._starved is not None and self._starved.phase in ("computing", "running")
+
+    def join(self, request: DecodeRequest) -> None:
+        insort(self._requests, request, key=seniority)
+
+    def leave(self, request: DecodeRequest) -> None:
+        del self._requests[bisect_left(self._requests, seniority(request), key=seniority)]
+
+    def plan(self, cost: CostModel, *, ahead: bool) -> BatchPlan | None:
+        """Rows, chunks, and who was preempted for them.
+
+        None: a request has no block for its next token, and `ahead` nobody can give it one.
+        """
+        preempted: list[DecodeRequest] = []
+        rows = self._rows(None if ahead else preempted)
+        if ahead and self._starved is not None:
+            return None
+        room = self._room(rows, cost)
+        computing = (
+            request
+            for request in self._requests
+            if request.phase == "computing" and not request.num_awaited
+        )
+        chunks = plan_chunks(computing, room, cost, self._block_size)
+        reason = f"step: {len(rows)} decode"
+        if chunks:
+            num_tokens = sum(chunk.num_tokens for chunk in chunks)
+            reason += f", {num_tokens} tokens in {len(chunks)} chunks, {room}"
+        if preempted:
+            reason += f"; {len(preempted)} preempted, no block was free for their seniors"
+        return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)
+
+    def _rows(self, preempted: list[DecodeRequest] | None) -> list[DecodeRequest]:
+        """Running requests whose next token has a slot, most senior first.
+
+        `preempted` takes those whose blocks went to others; None: nobody may be preempted.
+        """
+        rows: list[DecodeRequest] = []
+        self._starved = None
+        for request in tuple(self._requests):
+            if len(rows) == self._policy.max_running:
+                break
+            awaited = request.num_awaited
+            if (request.phase != "running" and not awaited) or request.tokens_left <= awaited:
+                continue
+            num_tokens = request.sequence_tokens + awaited
+            is_full = num_tokens > len(request.block_ids) * self._block_size
+            if is_full and not self._has_grown(request, preempted):
+                # It keeps its blocks: seniors have theirs, and a junior that could give up one is
+                # not there. What is filled by a transfer will be, or will be gone.
+                self._starved = request
+                break
+            rows.append(request)
+        return rows
+
+    def _has_grown(self, request: DecodeRequest, preempted: list[DecodeRequest] | None) -> bool:
+        """Gives it one block more, if need be of juniors that may be preempted."""
+        while True:
+            fresh = self._blocks.extend(1)
+            if fresh is not None:
+                request.block_ids += fresh
+                return True
+            if preempted is None:
+                return False
+            victim = self._most_junior()
+            if victim is request:
+                return False
+            self._preempt(victim)
+            preempted.append(victim)
+
+    def _most_junior(self) -> DecodeRequest:
+        """Of those that may lose their blocks: who has its last token ends anyway."""
+        return next(each for each in reversed(self._requests) if each.tokens_left)
+
+    def _room(self, rows: list[DecodeRequest], cost: CostModel) -> ChunkRoom:
+        seconds = math.inf
+        if rows:
+            context = sum(request.sequence_tokens + request.num_awaited for request in rows)
+            decode_seconds = cost.decode_step_seconds(len(rows), context)
+            seconds = self._policy.tpot_slo_seconds - decode_seconds
+        return ChunkRoom(tokens=self._policy.step_tokens - len(rows), seconds=seconds)

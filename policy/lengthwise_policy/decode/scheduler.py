@@ -1,0 +1,357 @@
+"""What a decode worker holds and what it runs next: admission, continuous batching, preemption.
+
+A reservation takes the blocks of its prompt only, those of them shared that the cache has already;
+a running request takes one more whenever its last is full. Past-Future says who may join, so that
+this mostly goes well. Where it does not, the most junior request gives its blocks up, waits at the
+head of the queue, and is computed again; it then goes on with the same tokens.
+
+Everybody finishes, because the most senior admitted request always gets on. It is never preempted.
+It needs a step (chunks go by seniority, and the budget holds a block beside `max_running` decodes)
+and at most a block more, for which all juniors that run or compute give up theirs. Those that are
+filled by a transfer cannot, but transfers end: then such a request can be preempted, or is gone.
+While anybody waits for a block nobody is granted any, so none can be snatched away; and alone it
+fits, or was refused as NeverFits.
+
+A step may be planned, and launched, before the last one has ended: as if every request of that one
+went on. Who ends meanwhile is computed in vain, and its blocks are held until that has ended too.
+
+The rule: a block is free only when nothing writes to it any more, neither a step in flight nor a
+transfer that still arrives; nobody overtakes in the queue; every decision has a reason.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.deadlines import Deadlines
+from lengthwise_policy.decode.admission import DecodeAdmission
+from lengthwise_policy.decode.batch import DecodeBatch
+from lengthwise_policy.decode.policy import DecodePolicy as DecodePolicy
+from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant, Phase
+from lengthwise_policy.decode.request import Reservation as Reservation
+from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
+from lengthwise_policy.kv.blocks import blocks_for
+from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache
+from lengthwise_policy.types import DecodeStep, RequestId
+
+MAX_IN_FLIGHT = 2
+"""Steps launched that have not ended: the second follows the tokens of the first."""
+
+
+class DecodeScheduler:
+    """Plans steps: `next_step`, launch it, `emitted` when it has ended, and again.
+
+    The next one may be planned before the last one has ended.
+    """
+
+    def __init__(
+        self,
+        policy: DecodePolicy,
+        blocks: PrefixCache,
+        block_size: int,
+        random: Callable[[], float],
+    ) -> None:
+        """`random` is uniform in [0, 1), e.g. `Random(seed).random`: predictions draw from it."""
+        require_at_least("block_size", block_size, 1)
+        require_at_least("step_tokens", policy.step_tokens, policy.max_running + block_size)
+        self._policy = policy
+        self._blocks = blocks
+        self._block_size = block_size
+        self._admission = DecodeAdmission(policy, blocks, block_size, random)
+        self._requests: dict[RequestId, DecodeRequest] = {}  # in every phase
+        self._queue = DecodeQueue()
+        self._admitted: dict[RequestId, DecodeRequest] = {}  # filling, computing and running
+        self._batch = DecodeBatch(policy, blocks, block_size, self._preempt)
+        self._num_reservations = 0
+        self._num_draining_blocks = 0
+        self._changed = False  # since the queue was looked at
+        self._waits_because = ""
+        self._deadlines = Deadlines()
+        self._in_flight: deque[DecodeStep] = deque()
+
+    @property
+    def num_queued(self) -> int:
+        """Reservations that wait for blocks, and preempted requests that wait to come back."""
+        return len(self._queue)
+
+    @property
+    def queued_tokens(self) -> int:
+        """KV slots that the queued requests may take in all."""
+        return self._queue.kv_tokens
+
+    @property
+    def waits_because(self) -> str:
+        """Why the first of the queue was not granted when it was last looked at."""
+        return self._waits_because if len(self._queue) else ""
+
+    @property
+    def num_reserved(self) -> int:
+        """Reservations granted whose KV has not arrived yet."""
+        return len(self._admitted) - len(self._batch)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are computed here or decode."""
+        return len(self._batch)
+
+    @property
+    def num_draining(self) -> int:
+        """Ended requests whose blocks a transfer or a step in flight may still write."""
+        return len(self._requests) - len(self._queue) - len(self._admitted)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens whose KV the running requests read in a step."""
+        return sum(request.num_computed for request in self._batch)
+
+    def predicted_blocks(self) -> int:
+        """The most blocks that the admitted requests are predicted to hold at once."""
+        return self._admission.predicted_blocks(self._admitted.values())
+
+    def reserve(self, reservation: Reservation) -> Grant | None:
+        """None: queued, see `take_granted`.
+
+        Raises QueueFull, NeverFits or DuplicateRequest (also while blocks of that id still drain).
+        """
+        self._check_reservation(reservation)
+        self._num_reservations += 1
+        request = DecodeRequest(
+            reservation=reservation,
+            number=self._num_reservations,
+            sequence_tokens=reservation.num_tokens,
+            own_slots=reservation.num_tokens,
+            hashes=list(reservation.hashes),
+        )
+        first = self._queue.first
+        is_first = first is None or request.seniority < first.seniority
+        grant = self._grant(request) if is_first else None
+        if grant is None:
+            if len(self._queue) >= self._policy.queue_limit:
+                raise QueueFull(
+                    f"decode queue: {len(self._queue)} reservations wait, the limit is "
+                    f"{self._policy.queue_limit}; try another worker or later"
+                )
+            self._queue.add(request)
+        self._requests[request.request_id] = request
+        self._deadlines.add(request.request_id, reservation.deadline_at)
+        return grant
+
+    def take_granted(self) -> list[Grant]:
+        """Grants as much of the queue as may run now, in order, preempted requests included.
+
+        Call it after anything that frees blocks or shortens the queue: `release`, `finish`,
+        `drained`, `emitted`.
+        """
+        grants: list[Grant] = []
+        if not self._changed:
+            return grants
+        self._changed = False
+        while (first := self._queue.first) is not None:
+            grant = self._grant(first)
+            if grant is None:
+                break
+            self._queue.remove(first)
+            grants.append(grant)
+        return grants
+
+    def commit(self, request_id: RequestId) -> None:
+        """The prompt's KV has arrived whole: its full blocks are published, it joins the batch.
+
+        Raises UnknownRequest unless it is being filled.
+        """
+        request = self._in_phase(request_id, "filling")
+        self._advance(request, request.sequence_tokens)
+        self._batch.join(request)
+
+    def next_step(self, cost: CostModel = PRIOR) -> DecodeStep | None:
+        """Plans one token for each running request, or for the first `max_running` of them, and
+        chunks for what is left of the budget. None: nothing can run now, and nothing was preempted.
+
+        Grows requests whose last block is full, and preempts juniors where no block is free. A
+        request that has generated all it reserved for is left out and waits for its end.
+
+        With a step in flight, the plan takes for granted that its requests go on. It preempts
+        nobody: where that is needed it is None, and comes once the step has ended. Raises
+        RuntimeError while two steps are in flight.
+        """
+        if len(self._in_flight) == MAX_IN_FLIGHT:
+            raise RuntimeError("next_step: two steps are in flight; call emitted() first")
+        plan = self._batch.plan(cost, ahead=bool(self._in_flight))
+        if not plan:
+            return None
+        for request in plan.rows:
+            request.launched(1)
+        for chunk in plan.chunks:
+            self._requests[chunk.request_id].launched(chunk.num_tokens)
+        step = DecodeStep(
+            request_ids=tuple(request.request_id for request in plan.rows),
+            chunks=plan.chunks,
+            preempted=tuple(request.request_id for request in plan.preempted),
+            reason=plan.reason,
+        )
+        self._in_flight.append(step)
+        return step
+
+    def emitted(self, step: DecodeStep) -> tuple[RequestId, ...]:
+        """Says that the step has ended, and one token came of each decode and last chunk.
+
+        Returns those requests in the order of the step, without those that ended meanwhile, whose
+        blocks may return here. Raises ValueError if `step` is not the oldest in flight.
+        """
+        if not self._in_flight or step != self._in_flight[0]:
+            raise ValueError(
+                f"emitted: expected the oldest of the steps in flight {[*self._in_flight]}, got "
+                f"{step}"
+            )
+        self._in_flight.popleft()
+        self._changed = True
+        kept = []
+        for request_id in step.request_ids:
+            request = self._requests[request_id]
+            if self._still_held(request):
+                request.advanced(request.sequence_tokens)
+                kept.append(request_id)
+        for chunk in step.chunks:
+            request = self._requests[chunk.request_id]
+            if self._still_held(request):
+                self._advance(request, chunk.start + chunk.num_tokens)
+                if chunk.is_last:
+                    kept.append(chunk.request_id)
+        return tuple(kept)
+
+    def named(self, request_id: RequestId, hashes: Sequence[BlockHash]) -> None:
+        """Tells the hashes of all full blocks of the sequence known so far.
+
+        Those that are computed are published: others may share them, and the request itself finds
+        them again after a preemption. Raises UnknownRequest unless it computes or runs.
+        """
+        request = self._in_phase(request_id, "filling", "computing", "running")
+        request.hashes.extend(hashes[len(request.hashes) :])
+        self._publish(request)
+
+    def finish(self, request_id: RequestId) -> None:
+        """The request generated its last token: its published blocks stay, cached.
+
+        Raises UnknownRequest unless it runs.
+        """
+        request = self._in_phase(request_id, "running")
+        self._admission.finished(request.generated)
+        self._end(request, receiving=False, returning=request.reservation.returning)
+
+    def release(self, request_id: RequestId, *, receiving: bool = False) -> bool:
+        """Cancels a request in any phase; False when none of this id is (still) held.
+
+        With `receiving` a transfer may still write its blocks: they are held until `drained`. If it
+        is in a step in flight they are held until `emitted` as well.
+        """
+        request = self._requests.get(request_id)
+        if request is None or request.phase == "draining":
+            return False
+        self._end(request, receiving=receiving, returning=False)
+        return True
+
+    def drained(self, request_id: RequestId) -> bool:
+        """No transfer writes to this released request any more; False when none was known to."""
+        request = self._requests.get(request_id)
+        if request is None or not request.receiving:
+            return False
+        request.receiving = False
+        self._free_if_unused(request)
+        return True
+
+    def block_ids(self, request_id: RequestId) -> tuple[int, ...]:
+        """The blocks of an admitted request, in the order of its tokens. Raises UnknownRequest."""
+        return self._in_phase(request_id, "filling", "computing", "running").block_ids
+
+    def expired(self, now: float) -> tuple[RequestId, ...]:
+        """Requests in any phase whose deadline has passed; each is named until it is released."""
+        return self._deadlines.passed(now)
+
+    def _check_reservation(self, reservation: Reservation) -> None:
+        request_id = reservation.request_id
+        if request_id in self._requests:
+            raise DuplicateRequest(
+                f"reservation for {request_id!r}: the worker holds this id already; release it, "
+                f"and let its transfer and the steps in flight end, before it is used again"
+            )
+        needed = blocks_for(reservation.kv_tokens, self._block_size)
+        if needed > self._blocks.num_blocks:
+            raise NeverFits(
+                f"reservation for {request_id!r}: {reservation.num_tokens} prompt tokens and "
+                f"{reservation.max_new_tokens} new ones need {needed} blocks, the cache has "
+                f"{self._blocks.num_blocks}; lower max_tokens or use a worker with more KV memory"
+            )
+
+    def _grant(self, request: DecodeRequest) -> Grant | None:
+        if self._batch.is_starved:
+            self._waits_because = "waits for blocks: a running request has none for its next token"
+            return None
+        grant = self._admission.grant(request, self._admitted.values(), self._num_draining_blocks)
+        if isinstance(grant, str):
+            self._waits_because = grant
+            return None
+        self._admitted[request.request_id] = request
+        if request.phase == "computing":
+            self._batch.join(request)
+        return grant
+
+    def _preempt(self, request: DecodeRequest) -> None:
+        self._batch.leave(request)
+        del self._admitted[request.request_id]
+        # It certainly returns; until then its blocks are the last to be evicted.
+        self._blocks.release(request.block_ids, returning=True)
+        request.preempted()
+        self._queue.add(request)
+
+    def _advance(self, request: DecodeRequest, num_computed: int) -> None:
+        request.advanced(num_computed)
+        self._publish(request)
+
+    def _publish(self, request: DecodeRequest) -> None:
+        """Publishes the full blocks that are computed and have a name."""
+        done = request.num_published
+        full = min(request.num_computed // self._block_size, len(request.hashes))
+        if full > done:
+            self._blocks.publish(request.block_ids[done:full], request.hashes[done:full])
+            request.num_published = full
+
+    def _end(self, request: DecodeRequest, *, receiving: bool, returning: bool) -> None:
+        self._changed = True
+        self._deadlines.discard(request.request_id)
+        if request.phase == "queued":
+            self._queue.remove(request)
+            del self._requests[request.request_id]
+            return
+        if request.phase != "filling":
+            self._batch.leave(request)
+        del self._admitted[request.request_id]
+        request.phase = "draining"
+        request.receiving = receiving
+        request.returning = returning
+        self._num_draining_blocks += len(request.block_ids)
+        self._free_if_unused(request)
+
+    def _still_held(self, request: DecodeRequest) -> bool:
+        """Unpins a request after a step; False when it ended meanwhile."""
+        request.steps_in_flight -= 1
+        if request.phase != "draining":
+            return True
+        self._free_if_unused(request)
+        return False
+
+    def _free_if_unused(self, request: DecodeRequest) -> None:
+        if not request.steps_in_flight and not request.receiving:
+            del self._requests[request.request_id]
+            self._changed = True
+            self._num_draining_blocks -= len(request.block_ids)
+            self._blocks.release(request.block_ids, returning=request.returning)
+
+    def _in_phase(self, request_id: RequestId, *phases: Phase) -> DecodeRequest:
+        request = self._requests.get(request_id)
+        if request is None or request.phase not in phases:
+            got = "nothing of this id" if request is None else f"a {request.phase} one"
+            raise UnknownRequest(
+                f"request {request_id!r}: expected a {' or '.join(phases)} one, got {got}"
+            )
+        return request

@@ -1,0 +1,291 @@
+"""Blocks that keep their content after use: requests that begin alike share and find them again.
+
+A block is named by its tokens and all before them, with the model's fingerprint in front, so equal
+names mean equal KV. Every block is in exactly one of three states:
+
+    empty      in the BlockPool beneath; content unknown
+    in use     one or more references; shared where published, never evicted, never rewritten
+    evictable  published and used by nobody; in the order in which blocks may be evicted
+
+The rule: a published block keeps its content until it is evicted, and only evictable blocks are.
+Eviction is LRU over releases, with a 1-bit prediction: blocks of conversations that will probably
+return go last. As in "Paging with Succinct Predictions" (Antoniadis et al., ICML 2023, arXiv
+2210.02775) a wrong bit must cost little: where such blocks fill more than their share, the oldest
+ones beyond it are evicted in plain LRU order.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NewType
+
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.kv.blocks import BlockPool
+
+BlockHash = NewType("BlockHash", bytes)
+"""16 bytes: of a block's tokens and all before them."""
+
+_TOKEN = "I"
+_HASH_BYTES = 16
+_SHORT_BYTES = 8
+
+
+def block_hashes(
+    token_ids: Sequence[int], block_size: int, salt: bytes, known: Sequence[BlockHash] = ()
+) -> list[BlockHash]:
+    """Hashes of the full blocks of `token_ids`, each chained over the one before, `salt` first.
+
+    `known` are the hashes of the first blocks, computed before; the result begins with them.
+    Raises ValueError when `known` are more than the full blocks.
+    """
+    num_blocks = len(token_ids) // block_size
+    if len(known) > num_blocks:
+        raise ValueError(
+            f"known: expected hashes of at most the {num_blocks} full blocks of {len(token_ids)} "
+            f"tokens, got {len(known)}"
+        )
+    hashes = list(known)
+    previous: bytes = hashes[-1] if hashes else blake2b(salt, digest_size=_HASH_BYTES).digest()
+    tokens = array(_TOKEN, token_ids[len(known) * block_size : num_blocks * block_size])
+    content = tokens.tobytes()
+    stride = block_size * tokens.itemsize
+    for start in range(0, len(content), stride):
+        block = content[start : start + stride]
+        previous = blake2b(previous + block, digest_size=_HASH_BYTES).digest()
+        hashes.append(BlockHash(previous))
+    return hashes
+
+
+def short_hash(block_hash: BlockHash) -> int:
+    """The first 64 bits: what events and the router's index carry.
+
+    Two of a million blocks share one with probability 3e-8; the router then expects a hit too many.
+    """
+    return int.from_bytes(block_hash[:_SHORT_BYTES], "big")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """Blocks of one request in the order of its tokens; the first `num_shared` hold their KV."""
+
+    block_ids: tuple[int, ...]
+    num_shared: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockEvents:
+    """Short hashes of contents that came and went; none is in both."""
+
+    added: tuple[int, ...]
+    removed: tuple[int, ...]
+
+
+class PrefixCache:
+    """Gives out the blocks of one KV cache, again with their content where it is asked for.
+
+    Everything is decided by the order of the calls alone. Not enabled, it is a plain block pool.
+    """
+
+    def __init__(
+        self, num_blocks: int, *, enabled: bool = True, max_returning_share: float = 0.5
+    ) -> None:
+        if not 0 <= max_returning_share <= 1:
+            raise ValueError(
+                f"max_returning_share: expected a share between 0 and 1, got {max_returning_share}"
+            )
+        self._pool = BlockPool(num_blocks)
+        self._enabled = enabled
+        self._max_returning = int(max_returning_share * num_blocks)
+        self._references = [0] * num_blocks
+        self._names: list[BlockHash | None] = [None] * num_blocks
+        self._block_of: dict[BlockHash, int] = {}
+        self._returns = bytearray(num_blocks)  # some user since the block was last unused returns
+        # Evictable blocks, oldest release first -> the number of that release.
+        self._ordinary: OrderedDict[int, int] = OrderedDict()
+        self._returning: OrderedDict[int, int] = OrderedDict()
+        self._releases = 0
+        self._added: set[int] = set()
+        self._removed: set[int] = set()
+
+    @property
+    def num_blocks(self) -> int:
+        return self._pool.num_blocks
+
+    @property
+    def num_free(self) -> int:
+        """Blocks that can be had now: empty and evictable ones."""
+        return self._pool.num_free + self.num_cached
+
+    @property
+    def num_cached(self) -> int:
+        """Evictable blocks: content that nobody uses."""
+        return len(self._ordinary) + len(self._returning)
+
+    def match(self, hashes: Sequence[BlockHash]) -> int:
+        """How many leading blocks are held, in use or not. Changes nothing."""
+        return len(self._matched(hashes))
+
+    def take(self, hashes: Sequence[BlockHash], num_blocks: int) -> Taken | None:
+        """Takes `num_blocks` blocks: the leading ones that are held are shared, the rest fresh.
+
+        None, and nothing has changed, when too few can be had. Pass at most
+        `(num_tokens - 1) // block_size` hashes, so that one token at least is left to compute.
+        """
+        require_at_least("num_blocks", num_blocks, 1)
+        shared = self._matched(hashes[:num_blocks])
+        unused = [block_id for block_id in shared if not self._references[block_id]]
+        num_fresh = num_blocks - len(shared)
+        if num_fresh > self.num_free - len(unused):
+            return None
+        for block_id in unused:
+            self._queue_of(block_id).pop(block_id)
+            self._returns[block_id] = False
+        for block_id in shared:
+            self._references[block_id] += 1
+        fresh = self._fresh(num_fresh) if num_fresh else ()
+        return Taken(block_ids=(*shared, *fresh), num_shared=len(shared))
+
+    def extend(self, num_blocks: int) -> tuple[int, ...] | None:
+        """Fresh blocks for a request that grows; None, and nothing has changed, when too few."""
+        require_at_least("num_blocks", num_blocks, 1)
+        if num_blocks > self.num_free:
+            return None
+        return self._fresh(num_blocks)
+
+    def publish(self, block_ids: Sequence[int], hashes: Sequence[BlockHash]) -> None:
+        """From now on block i holds the content named `hashes[i]`, never to be written again.
+
+        Blocks beyond the hashes stay private. A content that is held already keeps its block, and
+        a published block its name. Raises ValueError, and changes nothing, for blocks not in use.
+        """
+        if len(hashes) > len(block_ids):
+            raise ValueError(
+                f"hashes: expected at most one per block, got {len(hashes)} for "
+                f"{len(block_ids)} blocks"
+            )
+        self._check_in_use(block_ids[: len(hashes)])
+        if not self._enabled:
+            return
+        for block_id, name in zip(block_ids, hashes, strict=False):
+            if self._names[block_id] is None and name not in self._block_of:
+                self._names[block_id] = name
+                self._block_of[name] = block_id
+                self._note(short_hash(name), self._removed, self._added)
+
+    def release(self, block_ids: Iterable[int], *, returning: bool = False) -> None:
+        """Gives up one reference of each block; `returning`: their conversation will go on.
+
+        A block that nobody uses then is evictable if published, else empty. The last block counts
+        as the oldest, since a chain is of no use without its head. Raises ValueError, and changes
+        nothing, for a block that is foreign, free or named twice.
+        """
+        released = list(block_ids)
+        self._check_in_use(released)
+        if len(set(released)) != len(released):
+            raise ValueError(f"a block is given back twice in one call: {released}")
+        empty = []
+        for block_id in reversed(released):
+            self._references[block_id] -= 1
+            if returning:
+                self._returns[block_id] = True
+            if self._references[block_id]:
+                continue
+            if self._names[block_id] is None:
+                empty.append(block_id)
+            else:
+                self._releases += 1
+                self._queue_of(block_id)[block_id] = self._releases
+        if empty:
+            self._pool.release(empty)
+
+    def take_events(self) -> BlockEvents | None:
+        """What came and went since the last call, or None when nothing did."""
+        if not self._added and not self._removed:
+            return None
+        events = BlockEvents(added=tuple(self._added), removed=tuple(self._removed))
+        self._added.clear()
+        self._removed.clear()
+        return events
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError unless every block is in exactly one state. Walks over all blocks."""
+        self._pool.check_integrity()
+        in_use = sum(1 for references in self._references if references)
+        evictable = [*self._ordinary, *self._returning]
+        if self._pool.num_free + len(evictable) + in_use != self.num_blocks:
+            raise RuntimeError(
+                f"blocks leaked: {self._pool.num_free} empty, {len(evictable)} evictable and "
+                f"{in_use} in use of {self.num_blocks}"
+            )
+        for block_id in evictable:
+            if self._references[block_id] or self._names[block_id] is None:
+                raise RuntimeError(f"block {block_id} is evictable, but in use or without content")
+            if block_id not in self._queue_of(block_id):
+                raise RuntimeError(f"block {block_id} waits for eviction in the wrong queue")
+        named = {name: block for block, name in enumerate(self._names) if name is not None}
+        if named != self._block_of:
+            raise RuntimeError(
+                f"names disagree: {len(named)} blocks have one, {len(self._block_of)} are listed"
+            )
+
+    def _matched(self, hashes: Sequence[BlockHash]) -> list[int]:
+        matched = []
+        for name in hashes:
+            block_id = self._block_of.get(name)
+            if block_id is None:
+                break
+            matched.append(block_id)
+        return matched
+
+    def _fresh(self, num_blocks: int) -> tuple[int, ...]:
+        """Takes empty blocks, evicting as many as are missing; enough are known to be there."""
+        missing = num_blocks - self._pool.num_free
+        if missing > 0:
+            self._pool.release([self._evict() for _ in range(missing)])
+        fresh = self._pool.allocate(num_blocks)
+        assert fresh is not None
+        for block_id in fresh:
+            self._references[block_id] = 1
+            self._returns[block_id] = False
+        return fresh
+
+    def _evict(self) -> int:
+        """Forgets the content of the block that is to go first."""
+        queue = self._ordinary or self._returning
+        if queue is self._ordinary and len(self._returning) > self._max_returning:
+            queue = min(self._ordinary, self._returning, key=_oldest)
+        block_id, _ = queue.popitem(last=False)
+        name = self._names[block_id]
+        assert name is not None
+        self._names[block_id] = None
+        del self._block_of[name]
+        self._note(short_hash(name), self._added, self._removed)
+        return block_id
+
+    def _queue_of(self, block_id: int) -> OrderedDict[int, int]:
+        return self._returning if self._returns[block_id] else self._ordinary
+
+    def _check_in_use(self, block_ids: Sequence[int]) -> None:
+        references = self._references
+        num_blocks = len(references)
+        for block_id in block_ids:
+            if not 0 <= block_id < num_blocks:
+                raise ValueError(
+                    f"foreign block: expected ids in [0, {num_blocks}), got {block_id}"
+                )
+            if not references[block_id]:
+                raise ValueError(f"block {block_id} is not in use: it is free already")
+
+    @staticmethod
+    def _note(content: int, cancelled: set[int], noted: set[int]) -> None:
+        """Notes an event, or takes back its opposite where nobody has heard of that yet."""
+        if content in cancelled:
+            cancelled.remove(content)
+        else:
+            noted.add(content)
+
+
+def _oldest(queue: OrderedDict[int, int]) -> int:
+    return next(iter(queue.values()))

@@ -1,0 +1,1 @@
+"""Which workers serve a request: one strategy per file, and what all of them share."""

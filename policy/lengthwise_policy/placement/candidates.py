@@ -1,0 +1,136 @@
+"""Which workers may take a request at all: alive, large enough, and compatible with each other.
+
+The rule: a prefill and a decode worker are paired only if they serve the same model and lay out KV
+alike, so that in a rolling update each generation keeps to itself. A worker that just failed the
+request is a candidate only if there is no pair without it, and a prefill worker meant for prompts
+of the other length class only if there is no pair with another one; one that drains never is,
+unless it holds the request's reservation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.length_class import length_class
+from lengthwise_policy.types import Kind, PlacementRequest, WorkerView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Prefill workers, each with at least one partner, and their partners.
+
+    `partners` maps a kind to its decode workers; it is empty when the request needs none.
+    """
+
+    prefill: Sequence[WorkerView]
+    partners: Mapping[Kind, Sequence[WorkerView]]
+    note: str  # for the reason of the placement: "" or what was given up to find a pair
+
+
+def find_candidates(
+    request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+) -> Candidates:
+    """Raises NoCandidates, which says what each side lacks."""
+    num_tokens = request.num_tokens
+    able_prefill = [
+        view for view in prefill if view.capacity_tokens >= num_tokens and not view.draining
+    ]
+    able_decode = able_to_decode(request, decode) if request.needs_decode else []
+    excluded = request.excluded
+    fresh_prefill, fresh_decode = able_prefill, able_decode
+    if excluded:
+        fresh_prefill = [view for view in able_prefill if view.worker_id not in excluded]
+        fresh_decode = [view for view in able_decode if view.worker_id not in excluded]
+    for prefill_views, decode_views, note in (
+        (fresh_prefill, fresh_decode, ""),
+        (fresh_prefill, able_decode, "; only decode workers that failed this request are left"),
+        (able_prefill, fresh_decode, "; only prefill workers that failed this request are left"),
+        (able_prefill, able_decode, "; only workers that failed this request are left"),
+    ):
+        if not request.needs_decode:
+            found = Candidates(prefill=prefill_views, partners={}, note=note)
+        else:
+            paired, partners = _pairs(prefill_views, decode_views)
+            found = Candidates(prefill=paired, partners=partners, note=note)
+        if found.prefill:
+            return _of_length(request, found)
+    raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
+
+
+def _of_length(request: PlacementRequest, found: Candidates) -> Candidates:
+    """Without the prefill workers that are meant for prompts of the other class, if any is left.
+
+    A prompt's class is that of what the worker would have to compute of it.
+    """
+    views = found.prefill
+    if all(view.length_class is None for view in views):
+        return found  # as nearly always
+    meant = [view for view in views if _is_meant_for(view, request)]
+    num_others = len(views) - len(meant)
+    if not num_others:
+        return found
+    if not meant:
+        return replace(found, note=f"{found.note}; only prefill workers for other lengths are left")
+    note = f"; {num_others} prefill worker{'s' * (num_others > 1)} for other lengths passed over"
+    return replace(found, prefill=meant, note=found.note + note)
+
+
+def _is_meant_for(view: WorkerView, request: PlacementRequest) -> bool:
+    if view.length_class is None:
+        return True
+    residual_tokens = request.residual_tokens(view.worker_id)
+    return view.length_class == length_class(residual_tokens, view.short_tokens)
+
+
+def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> list[WorkerView]:
+    """Those that can hold the request to its end; only the one that holds its reservation, if any
+    does."""
+    if request.reserved_decode is not None:
+        return [view for view in decode if view.worker_id == request.reserved_decode]
+    kv_tokens = request.kv_tokens
+    return [view for view in decode if view.capacity_tokens >= kv_tokens and not view.draining]
+
+
+def _pairs(
+    prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+) -> tuple[Sequence[WorkerView], dict[Kind, Sequence[WorkerView]]]:
+    """The prefill workers that have partners, and the partners of each kind."""
+    kinds = {view.kind for view in decode}
+    partners: dict[Kind, Sequence[WorkerView]]
+    if len(kinds) == 1:
+        partners = {kinds.pop(): decode}  # as nearly always: nothing to sort
+    else:
+        partners = {kind: [view for view in decode if view.kind == kind] for kind in kinds}
+    return [view for view in prefill if view.kind in partners], partners
+
+
+def _what_lacks(
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    able_prefill: Sequence[WorkerView],
+    able_decode: Sequence[WorkerView],
+) -> str:
+    if not able_prefill:
+        return f"no prefill worker {_why_unable(prefill, request.num_tokens)}"
+    if able_decode:
+        return (
+            "no prefill worker has a decode worker of the same model and KV layout: prefill "
+            f"workers are {_names(able_prefill)}, decode workers are {_names(able_decode)}"
+        )
+    if request.reserved_decode is not None:
+        return f"decode worker {request.reserved_decode!r}, which holds the reservation, is gone"
+    return f"no decode worker {_why_unable(decode, request.kv_tokens)}"
+
+
+def _why_unable(views: Sequence[WorkerView], num_tokens: int) -> str:
+    draining = sum(view.draining for view in views)
+    return (
+        f"for {num_tokens} tokens: of {len(views)} known, {draining} drain and "
+        f"{len(views) - draining} are too small"
+    )
+
+
+def _names(views: Sequence[WorkerView]) -> str:
+    """The kinds present, `model/layout` each."""
+    return ", ".join(sorted({"/".join(view.kind) for view in views}))

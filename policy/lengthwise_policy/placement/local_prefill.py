@@ -1,0 +1,225 @@
+"""Conditional disaggregation: when a decode worker computes a prompt itself.
+
+It does so in its own steps, beside the tokens of its running requests, in chunks that its token
+budget and the TPOT of those requests leave room for. Nothing has to be sent then, and what the
+worker has cached need not be computed: that pays for very short residuals, and for turns of a
+conversation whose prefix only it holds.
+
+A chunk makes every request that decodes beside it wait, so the time it adds to the step counts once
+for each of them: a second is a second, whoever waits. Without this, homogeneous traffic on two CPU
+cores had its first tokens in half the time and all others in 1.4 times theirs.
+
+The rule: locally where the first token is predicted to come sooner by more than the others are
+delayed in all, and none of them misses its TPOT SLO; and locally, whatever it takes, where no
+prefill worker is there. A request that holds a reservation filled by prefill workers stays with
+them as long as there are any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from heapq import nsmallest
+from math import inf
+
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.placement.candidates import able_to_decode
+from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.policy import Strategy
+from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
+from lengthwise_policy.types import (
+    STEP_TOKENS,
+    Candidate,
+    Placement,
+    PlacementRequest,
+    WorkerView,
+)
+
+MAX_HOLDERS = 4
+"""How many of the decode workers that hold most of a prompt are looked at for it."""
+
+
+class LocalPrefill:
+    """A strategy around another one, which says what prefill workers would do."""
+
+    def __init__(self, remote: Strategy, tpot_slo_seconds: float) -> None:
+        self._remote = remote
+        self._tpot_slo_seconds = tpot_slo_seconds
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        try:
+            placement = self._remote(request, prefill, decode, now)
+        except NoCandidates as lacking:
+            fallback = self._without_prefill_workers(request, decode, allow_excluded=True)
+            if fallback is None:
+                raise
+            return replace(fallback, reason=f"{fallback.reason}; {lacking.reason}")
+        if placement.prefill in request.excluded:
+            fallback = self._without_prefill_workers(request, decode, allow_excluded=False)
+            return placement if fallback is None else fallback
+        if request.reserved_decode is not None or placement.decode is None:
+            return placement
+        if not placement.candidates:
+            return placement  # the rule predicts nothing to compare with
+        return self._sooner(request, placement, prefill, decode)
+
+    def _sooner(
+        self,
+        request: PlacementRequest,
+        placement: Placement,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+    ) -> Placement:
+        remote = placement.candidates[0]
+        chosen = next(view for view in prefill if view.worker_id == placement.prefill)
+        partner = next(view for view in decode if view.worker_id == placement.decode)
+        asked = _with_holders(request, partner, decode)
+        found = self._soonest(request, asked, chosen)
+        if found is None:
+            return placement
+        local, imposed_seconds = found
+        if local.ttft_seconds + imposed_seconds >= remote.ttft_seconds:
+            ranked = sorted((*placement.candidates, local), key=lambda one: one.ttft_seconds)
+            return replace(placement, candidates=tuple(ranked[:MAX_CANDIDATES]))
+        return Placement(
+            prefill=None,
+            decode=local.decode,
+            reason=(
+                f"local prefill: {local.ttft_seconds * 1e3:.1f} ms for {local.residual_tokens}"
+                f" tokens and {imposed_seconds * 1e3:.1f} ms imposed on others, at a prefill worker"
+                f" {remote.ttft_seconds * 1e3:.1f} ms for {remote.residual_tokens}"
+            ),
+            candidates=(local, *placement.candidates[: MAX_CANDIDATES - 1]),
+        )
+
+    def _soonest(
+        self, request: PlacementRequest, decode: Sequence[WorkerView], prefill: WorkerView
+    ) -> tuple[Candidate, float] | None:
+        """The best of the decode workers that can do it within the SLO, and what it imposes."""
+        found = []
+        for view in decode:
+            cost = _comparable_cost(view, prefill)
+            local = local_candidate(request, view, cost, self._tpot_slo_seconds)
+            if local is not None:
+                history = request.num_tokens - local.residual_tokens
+                chunk_seconds = cost.chunk_seconds(local.residual_tokens, history)
+                found.append((local, view.load_requests * chunk_seconds))
+        return min(
+            found, key=lambda one: (one[0].ttft_seconds + one[1], one[0].decode), default=None
+        )
+
+    def _without_prefill_workers(
+        self, request: PlacementRequest, decode: Sequence[WorkerView], *, allow_excluded: bool
+    ) -> Placement | None:
+        able = able_to_decode(request, decode)
+        views = [view for view in able if view.worker_id not in request.excluded]
+        note = ""
+        if not views and allow_excluded:
+            views = able
+            note = "; only decode workers that failed this request are left"
+        if not views:
+            return None
+        partner = choose_partner(request, views, self._tpot_slo_seconds)
+        views = _with_holders(request, partner, views)
+        told = [
+            local
+            for view in views
+            if (local := local_candidate(request, view, _own_cost(view), inf)) is not None
+        ]
+        ranked = sorted(told, key=lambda one: (one.ttft_seconds, one.decode))
+        best = ranked[0]  # without an SLO everyone can
+        return Placement(
+            prefill=None,
+            decode=best.decode,
+            reason=(
+                f"no prefill worker: {best.ttft_seconds * 1e3:.1f} ms for"
+                f" {best.residual_tokens} tokens{note}"
+            ),
+            candidates=tuple(ranked[:MAX_CANDIDATES]),
+        )
+
+
+def local_candidate(
+    request: PlacementRequest, view: WorkerView, cost: CostModel, tpot_slo_seconds: float
+) -> Candidate | None:
+    """What is predicted of a decode worker alone; None where it cannot without breaking the SLO of
+    what it runs, or where blocks are lacking. An SLO of infinity is: at any price, so never None.
+
+    A step with a chunk takes as long as one without it and the chunk. The chunks of one prompt add
+    up to one chunk of all its tokens, but for cached tokens, which every chunk reads again.
+    """
+    new = request.residual_tokens(view.worker_id)
+    history = request.num_tokens - new
+    load = view.load_requests
+    step = cost.decode_step_seconds(load, view.context_tokens)
+    chunk = STEP_TOKENS - load
+    if load:
+        if tpot_slo_seconds < inf and view.room_tokens <= new:
+            return None
+        # History as long as the whole prompt: no chunk of it has more.
+        affordable = cost.tokens_within(tpot_slo_seconds - step, request.num_tokens)
+        chunk = int(min(chunk, affordable))
+    if chunk < new:
+        chunk -= chunk % view.block_size  # chunks begin and end on blocks
+    if chunk < 1:
+        if tpot_slo_seconds < inf:
+            return None
+        chunk = view.block_size
+    ahead = view.outstanding_local_tokens
+    queue = -(-ahead // chunk) * step + (cost.chunk_seconds(ahead) if ahead else 0.0)
+    steps = -(-new // chunk)
+    again = (steps - 1) * cost.history_seconds * history
+    return Candidate(
+        prefill=None,
+        decode=view.worker_id,
+        residual_tokens=new,
+        queue_seconds=queue + (step / 2 if load else 0.0),  # of the step that runs when it comes
+        prefill_seconds=steps * step + cost.chunk_seconds(new, history) + again,
+        transfer_seconds=0.0,
+    )
+
+
+def _with_holders(
+    request: PlacementRequest, partner: WorkerView, views: Sequence[WorkerView]
+) -> list[WorkerView]:
+    """The partner, and those of `views` that may take the request and hold most of the prompt."""
+    cached = request.cached_tokens
+    if not cached:
+        return [partner]
+    holders = [view for view in views if view.worker_id in cached and view is not partner]
+    if request.excluded:
+        holders = [view for view in holders if view.worker_id not in request.excluded]
+    # Tuples instead of a key: half the time where every worker holds something.
+    ranked = [
+        (-cached[view.worker_id], view.next_step_seconds, view.worker_id, view)
+        for view in able_to_decode(request, holders)
+    ]
+    return [partner, *(view for *_, view in nsmallest(MAX_HOLDERS, ranked))]
+
+
+def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
+    """Two predictions are compared: both must be measured, or rest on the same assumption."""
+    own, other = view.cost, prefill.cost
+    if not prefill.is_fitted:
+        return PRIOR
+    if not view.is_fitted:
+        return replace(other, decode_request_seconds=PRIOR.decode_request_seconds)
+    if own.token_seconds or own.attention_seconds:
+        return own
+    # It has not computed a prompt yet: as fast as the prefill worker.
+    return replace(
+        own,
+        token_seconds=other.token_seconds,
+        attention_seconds=other.attention_seconds,
+        history_seconds=other.history_seconds,
+    )
+
+
+def _own_cost(view: WorkerView) -> CostModel:
+    knows_prompts = view.cost.token_seconds or view.cost.attention_seconds
+    return view.cost if view.is_fitted and knows_prompts else PRIOR

@@ -1,0 +1,180 @@
+"""The pair of workers that is predicted to give the first token of a prompt soonest.
+
+    TTFT = queue + prefill + exposed transfer
+
+* queue: half a step of the decode worker, which answers between its steps; then the tokens ahead at
+  the prefill worker, as its class of prompts has to wait for them (`WorkerView.short_wait_seconds`,
+  `long_wait_seconds`), at its own measured cost
+* prefill: the prompt's residual tokens after what the worker has cached, in steps of STEP_TOKENS
+* exposed transfer: KV that the decode worker lacks, at the measured rate out of the prefill worker.
+  Prompts above LAYERWISE_TOKENS leave layer by layer while they are computed: exposed is only what
+  takes longer than computing, and at least the last LAST_PART of the bytes.
+
+The rule: the decode worker is chosen for its own sake (`partner.py`), then the prefill worker with
+the lowest TTFT; ties break by id. Numbers that do not depend on the request are in the views
+already, because every prefill worker is looked at for every request.
+"""
+
+from collections.abc import Mapping, Sequence
+from heapq import nsmallest
+
+from lengthwise_policy.placement.candidates import find_candidates
+from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.types import (
+    STEP_TOKENS,
+    Candidate,
+    Kind,
+    Placement,
+    PlacementRequest,
+    WorkerId,
+    WorkerView,
+)
+
+MAX_CANDIDATES = 8
+"""Told with a placement, to explain it."""
+
+LAYERWISE_TOKENS = 512
+"""Longer prompts are pushed layer by layer: the prefill workers' default."""
+
+LAST_PART = 1 / 8
+"""The share of the bytes that cannot leave before the last layers are computed: one piece of 4 MiB
+is an eighth of 512 tokens with 64 KiB each."""
+
+Partners = Mapping[Kind, WorkerView]
+
+# Predicted TTFT, tokens ahead (equal times spread), prefill worker.
+Score = tuple[float, int, WorkerId, WorkerView]
+
+
+class PredictedTtft:
+    """A strategy."""
+
+    def __init__(self, tpot_slo_seconds: float) -> None:
+        self._tpot_slo_seconds = tpot_slo_seconds
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        candidates = find_candidates(request, prefill, decode)
+        partners = {
+            kind: choose_partner(request, views, self._tpot_slo_seconds)
+            for kind, views in candidates.partners.items()
+        }
+        return place_soonest(
+            "predicted ttft", request, candidates.prefill, partners, candidates.note
+        )
+
+
+def place_soonest(
+    rule: str,
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    partners: Partners,
+    note: str,
+) -> Placement:
+    """On the soonest of at least one prefill worker; `partners` is empty where none is needed."""
+    best = nsmallest(MAX_CANDIDATES, _scores(request, prefill, partners))
+    told = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
+    first, chosen = told[0], best[0][-1]
+    partner = partners.get(chosen.kind)
+    if partner is None:
+        rest = "one token needs no decode worker"
+    else:
+        rest = f"{partner.room_tokens} KV slots left"
+    return Placement(
+        prefill=first.prefill,
+        decode=first.decode,
+        reason=(
+            f"{rule}: {first.ttft_seconds * 1e3:.1f} ms for {first.residual_tokens} tokens,"
+            f" {chosen.tokens_ahead} tokens ahead, {rest}{note}"
+        ),
+        candidates=told,
+    )
+
+
+def candidate(request: PlacementRequest, view: WorkerView, partner: WorkerView | None) -> Candidate:
+    """What is predicted of one pair."""
+    new = request.residual_tokens(view.worker_id)
+    history = request.num_tokens - new
+    steps = -(-new // STEP_TOKENS)
+    prefill = view.cost.prefill_seconds(new, history) + (steps - 1) * view.cost.step_seconds
+    transfer = 0.0
+    queue = view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
+    if partner is not None:
+        queue += reserve_seconds(partner)
+        missing = _missing_tokens(request, partner)
+        transfer = missing * view.kv_seconds_per_token
+        if request.num_tokens > LAYERWISE_TOKENS:
+            transfer = max(transfer - prefill, transfer * LAST_PART)
+    return Candidate(
+        prefill=view.worker_id,
+        decode=partner.worker_id if partner is not None else None,
+        residual_tokens=new,
+        queue_seconds=queue,
+        prefill_seconds=prefill,
+        transfer_seconds=transfer,
+    )
+
+
+def reserve_seconds(partner: WorkerView) -> float:
+    """What a decode worker takes to answer a reservation: on average half the step it runs."""
+    return partner.next_step_seconds / 2 if partner.load_requests else 0.0
+
+
+def _scores(
+    request: PlacementRequest, prefill: Sequence[WorkerView], partners: Partners
+) -> list[Score]:
+    if len(partners) <= 1:
+        missing = sum(_missing_tokens(request, partner) for partner in partners.values())
+        reserve = sum(map(reserve_seconds, partners.values()))
+        return _scores_of_kind(request, prefill, missing, reserve)
+    scores = []
+    for kind, partner in partners.items():
+        views = [view for view in prefill if view.kind == kind]
+        missing, reserve = _missing_tokens(request, partner), reserve_seconds(partner)
+        scores += _scores_of_kind(request, views, missing, reserve)
+    return scores
+
+
+def _missing_tokens(request: PlacementRequest, partner: WorkerView) -> int:
+    return max(request.num_tokens - request.cached_tokens.get(partner.worker_id, 0), 0)
+
+
+def _scores_of_kind(
+    request: PlacementRequest, prefill: Sequence[WorkerView], missing_tokens: int, reserve: float
+) -> list[Score]:
+    """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
+    all the arithmetic. A test holds the two equal."""
+    cached_tokens = request.cached_tokens
+    num_tokens = request.num_tokens
+    is_layerwise = num_tokens > LAYERWISE_TOKENS
+    scores = []
+    new, history, steps = num_tokens, 0, -(-num_tokens // STEP_TOKENS)
+    for view in prefill:
+        worker_id = view.worker_id
+        if cached_tokens:
+            history = cached_tokens.get(worker_id, 0)
+            if history >= num_tokens:
+                history = num_tokens - 1
+            new = num_tokens - history
+            steps = -(-new // STEP_TOKENS)
+        cost = view.cost
+        seconds = (
+            steps * cost.step_seconds
+            + cost.history_seconds * history
+            + (cost.token_seconds + cost.attention_seconds * (new + 2 * history)) * new
+        )
+        transfer = missing_tokens * view.kv_seconds_per_token
+        if is_layerwise:
+            last_part = transfer * LAST_PART
+            transfer -= seconds
+            if transfer < last_part:
+                transfer = last_part
+        seconds += transfer + reserve
+        seconds += view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
+        scores.append((seconds, view.tokens_ahead, worker_id, view))
+    return scores

@@ -1,0 +1,183 @@
+"""Which prefill worker computes a prompt and which decode worker continues it: the registry of the
+strategies, and the simple ones.
+
+Every strategy is one function type over snapshots, chosen by name from `STRATEGIES`. Who may be
+chosen at all is decided before, in `candidates.py`, alike for all of them; whether a decode worker
+does it all by itself in `local_prefill.py`, around them.
+
+The rule: the same inputs give the same placement, whatever the order of the workers; ties break by
+id; random numbers and the clock are arguments.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lengthwise_policy.placement.candidates import Candidates, find_candidates
+from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.length_pools import LengthPools
+from lengthwise_policy.placement.local_prefill import LocalPrefill
+from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
+from lengthwise_policy.placement.predicted_ttft import PredictedTtft
+from lengthwise_policy.types import Placement, PlacementRequest, WorkerId, WorkerView
+
+# Chooses one of at least one worker.
+Choice = Callable[[Sequence[WorkerView]], WorkerView]
+
+IMBALANCED_RATIO = 1.5
+IMBALANCED_TOKENS = 8192
+"""Above both, by tokens ahead, a cached prefix is not worth the queue. SGLang's rule is 1.5 times
+and 64 requests; these are about 128 tokens each."""
+
+
+def least_loaded(
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    now: float,
+) -> Placement:
+    """The prefill worker with the fewest tokens ahead, then its partner with the most KV room."""
+    candidates = find_candidates(request, prefill, decode)
+    return _place("least loaded", candidates, _fewest_ahead, _most_room)
+
+
+class LongestPrefix:
+    """The prefill worker that has cached most of the prompt, unless far more wait there than at
+    the least loaded one; then its partner by the same preference."""
+
+    def __init__(self, tpot_slo_seconds: float) -> None:
+        self._tpot_slo_seconds = tpot_slo_seconds
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        def longest(views: Sequence[WorkerView]) -> WorkerView:
+            least = _fewest_ahead(views)
+            most_ahead = max(
+                least.tokens_ahead * IMBALANCED_RATIO, least.tokens_ahead + IMBALANCED_TOKENS
+            )
+            balanced = [view for view in views if view.tokens_ahead <= most_ahead]
+            cached = request.cached_tokens
+            return min(
+                balanced,
+                key=lambda view: (
+                    -cached.get(view.worker_id, 0),
+                    view.tokens_ahead,
+                    view.worker_id,
+                ),
+            )
+
+        return _place(
+            "prefix",
+            find_candidates(request, prefill, decode),
+            longest,
+            lambda views: choose_partner(request, views, self._tpot_slo_seconds),
+        )
+
+
+class RoundRobin:
+    """Each role in the order of ids, going on after the worker chosen last."""
+
+    def __init__(self) -> None:
+        self._last_prefill = WorkerId("")
+        self._last_decode = WorkerId("")
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        placement = _place(
+            "round robin",
+            find_candidates(request, prefill, decode),
+            lambda views: _next_after(self._last_prefill, views),
+            lambda views: _next_after(self._last_decode, views),
+        )
+        self._last_prefill = placement.prefill or self._last_prefill
+        self._last_decode = placement.decode or self._last_decode
+        return placement
+
+
+class PowerOfTwo:
+    """Of two workers drawn at random, the less loaded one.
+
+    Routers that share workers and see the same lagging statuses do not all run to the same one.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        return _place(
+            "power of two",
+            find_candidates(request, prefill, decode),
+            lambda views: _fewest_ahead(self._draw_two(views)),
+            lambda views: _most_room(self._draw_two(views)),
+        )
+
+    def _draw_two(self, views: Sequence[WorkerView]) -> Sequence[WorkerView]:
+        if len(views) <= 2:
+            return views
+        ordered = sorted(views, key=lambda view: view.worker_id)
+        first = ordered.pop(int(self._random() * len(ordered)))
+        return first, ordered[int(self._random() * len(ordered))]
+
+
+# The random numbers are the caller's; only strategies that draw use them.
+STRATEGIES: Mapping[str, Callable[[PlacementPolicy, Random], Strategy]] = {
+    "least_loaded": lambda policy, random: least_loaded,
+    "length_pools": lambda policy, random: LengthPools(policy),
+    "power_of_two": lambda policy, random: PowerOfTwo(random),
+    "predicted_ttft": lambda policy, random: PredictedTtft(policy.tpot_slo_seconds),
+    "prefix": lambda policy, random: LongestPrefix(policy.tpot_slo_seconds),
+    "round_robin": lambda policy, random: RoundRobin(),
+}
+
+DEFAULT_STRATEGY = "predicted_ttft"
+
+
+def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strategy:
+    """The strategy of this name (a key of STRATEGIES), with local prefill where it is allowed."""
+    strategy = STRATEGIES[name](policy, random)
+    return LocalPrefill(strategy, policy.tpot_slo_seconds) if policy.local_prefill else strategy
+
+
+def _place(rule: str, candidates: Candidates, prefill: Choice, decode: Choice) -> Placement:
+    """Chooses the prefill worker first: its kind decides who the partners are."""
+    chosen = prefill(candidates.prefill)
+    reason = f"{rule}: {chosen.tokens_ahead} tokens ahead"
+    if not candidates.partners:
+        return Placement(
+            prefill=chosen.worker_id,
+            decode=None,
+            reason=f"{reason}, one token needs no decode worker{candidates.note}",
+        )
+    partner = decode(candidates.partners[chosen.kind])
+    return Placement(
+        prefill=chosen.worker_id,
+        decode=partner.worker_id,
+        reason=f"{reason}, {partner.room_tokens} KV slots left{candidates.note}",
+    )
+
+
+def _fewest_ahead(views: Sequence[WorkerView]) -> WorkerView:
+    return min(views, key=lambda view: (view.tokens_ahead, view.worker_id))
+
+
+def _most_room(views: Sequence[WorkerView]) -> WorkerView:
+    return min(views, key=lambda view: (-view.room_tokens, view.worker_id))
+
+
+def _next_after(last: WorkerId, views: Sequence[WorkerView]) -> WorkerView:
+    """The worker with the lowest id above `last`, else the one with the lowest id of all."""
+    return min(views, key=lambda view: (view.worker_id <= last, view.worker_id))

@@ -1,0 +1,1 @@
+"""What a prefill worker computes next."""

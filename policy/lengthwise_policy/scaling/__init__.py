@@ -1,0 +1,1 @@
+"""How many workers each pool has, and which roles they serve."""
