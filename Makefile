@@ -9,8 +9,7 @@ export PYTHONSAFEPATH := 1
 # Tests of one file stay together and share its processes.
 PARALLEL := -n 2 --dist loadfile
 
-PROTOS := $(sort $(wildcard proto/lengthwise/v1/*.proto))
-GENERATED := client/lengthwise/v1
+GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
 DASHBOARDS := helm/lengthwise/dashboards
 
@@ -23,14 +22,11 @@ setup:  ## Make .venv with everything in it
 	@scripts/setup
 
 proto: setup  ## Generate the wire's Python code
-	@$(BIN)/python -m grpc_tools.protoc -Iproto \
-	  --python_out=client --pyi_out=client --grpc_python_out=client $(PROTOS)
+	@scripts/generate-wire $(GENERATED)
 
 proto-check: setup  # Fails when the committed code is not what the .proto files say
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$$fresh --pyi_out=$$fresh \
-	  --grpc_python_out=$$fresh $(PROTOS) && \
-	diff -r --exclude=__init__.py --exclude=__pycache__ $$fresh/lengthwise/v1 $(GENERATED) || \
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && scripts/generate-wire $$fresh && \
+	diff -r --exclude=__init__.py --exclude=__pycache__ $$fresh $(GENERATED) || \
 	{ echo "$(GENERATED) is stale; run: make proto" >&2; exit 1; }
 
 schema: setup  ## Generate the schema of the chart's values
@@ -67,13 +63,13 @@ test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu
 
 gpu-check: setup  ## On a machine with an NVIDIA GPU: its benchmark rows and its tests; 8 minutes
-	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/gpu_check.py $(ARGUMENTS)
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m gpu.check $(ARGUMENTS)
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
-	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/run.py
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m run
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
-	@PYTHONPATH=benchmarks:tests $(BIN)/python benchmarks/scheduling.py $(ARGUMENTS)
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m scheduling.live $(ARGUMENTS)
 
 up: setup  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"

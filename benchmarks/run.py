@@ -2,23 +2,19 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-FOLDER = Path(__file__).parent
 NAMES = (
-    *(
-        "policy",
-        "placement",
-        "prefill_disciplines",
-        "prefix",
-        "exactness",
-        "kv_transfer",
-        "prefill_push",
-        "tensor_parallel",
-        "stepping",
-        "router_cpu",
-    ),
-    "startup",
+    "micro.policy",
+    "micro.placement",
+    "scheduling.prefill_disciplines",
+    "micro.prefix",
+    "micro.exactness",
+    "micro.kv_transfer",
+    "micro.prefill_push",
+    "micro.tensor_parallel",
+    "micro.stepping",
+    "micro.router_cpu",
+    "micro.startup",
 )
 
 
@@ -26,7 +22,7 @@ def main() -> None:
     failed = []
     for name in NAMES:
         print(f"== {name}", flush=True)
-        result = subprocess.run([sys.executable, str(FOLDER / f"{name}.py")], check=False)
+        result = subprocess.run([sys.executable, "-m", name], check=False)
         if result.returncode:
             failed.append(name)
     if failed:

@@ -5,22 +5,6 @@ Importing it needs grpcio and protobuf alone.
 
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
-from lengthwise.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InternalError,
-    InvalidRequest,
-    LengthwiseError,
-    ModelNotFound,
-    NotSupported,
-    NoWorkerAvailable,
-    Overloaded,
-    PromptTooLong,
-    RequestNotFound,
-    Stale,
-    TransferFailed,
-    Unauthenticated,
-)
 from lengthwise.explanation import (
     ExplainedAttempt,
     ExplainedCandidate,
@@ -45,6 +29,22 @@ from lengthwise.types import (
     Token,
     TokenLogprobs,
     Usage,
+)
+from lengthwise_wire.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    LengthwiseError,
+    ModelNotFound,
+    NotSupported,
+    NoWorkerAvailable,
+    Overloaded,
+    PromptTooLong,
+    RequestNotFound,
+    Stale,
+    TransferFailed,
+    Unauthenticated,
 )
 
 __all__ = [

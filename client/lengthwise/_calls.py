@@ -5,8 +5,8 @@ import random
 from lengthwise import _wire
 from lengthwise._retries import Inquiry, Retries, Rotation
 from lengthwise._session import Session
-from lengthwise.errors import InvalidRequest
 from lengthwise.types import Options, Prompt, Retry, Timeout
+from lengthwise_wire.errors import InvalidRequest
 
 
 class Calls:

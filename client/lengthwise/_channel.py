@@ -7,14 +7,14 @@ from typing import Any, Protocol, cast
 
 import grpc
 
-from lengthwise.errors import (
+from lengthwise.types import Tls
+from lengthwise_wire.errors import (
     ERROR_KEY,
     InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
     from_status,
 )
-from lengthwise.types import Tls
 
 DEFAULT_ENDPOINT = "localhost:50051"
 

@@ -8,9 +8,9 @@ import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from lengthwise._channel import channel_options, credentials, error_of, silent
-from lengthwise.errors import Cancelled, LengthwiseError, NoWorkerAvailable
 from lengthwise.types import Timeout, Tls
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_wire.errors import Cancelled, LengthwiseError, NoWorkerAvailable
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 T = TypeVar("T")
 

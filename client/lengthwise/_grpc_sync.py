@@ -8,9 +8,9 @@ from google.protobuf.message import Message
 
 from lengthwise._channel import channel_options, credentials, error_of, silent
 from lengthwise._watchdog import Watchdog
-from lengthwise.errors import Cancelled, LengthwiseError
 from lengthwise.types import Timeout, Tls
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_wire.errors import Cancelled, LengthwiseError
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 
 class GrpcTransport:

@@ -8,8 +8,8 @@ not come back together.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lengthwise.errors import DeadlineExceeded, LengthwiseError, NotSupported, RequestNotFound
 from lengthwise.types import Retry, Timeout
+from lengthwise_wire.errors import DeadlineExceeded, LengthwiseError, NotSupported, RequestNotFound
 
 
 class Rotation:

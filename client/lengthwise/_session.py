@@ -9,9 +9,9 @@ is ever handed out.
 
 from lengthwise import _wire
 from lengthwise._retries import Attempt, Retries
-from lengthwise.errors import InternalError, LengthwiseError
 from lengthwise.types import Chunk, Completion, Token
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.errors import InternalError, LengthwiseError
+from lengthwise_wire.v1 import inference_pb2
 
 
 class Session:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lengthwise.errors import InvalidRequest, PromptTooLong
+from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1

@@ -8,7 +8,6 @@ from typing import Any, cast
 from google.protobuf.message import Message as ProtobufMessage
 
 from lengthwise import _validation as valid
-from lengthwise.errors import InternalError, InvalidRequest
 from lengthwise.explanation import (
     ExplainedAttempt,
     ExplainedCandidate,
@@ -27,7 +26,8 @@ from lengthwise.types import (
     TokenLogprobs,
     Usage,
 )
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.errors import InternalError, InvalidRequest
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 _FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
     common_pb2.FINISH_REASON_STOP: "stop",

@@ -12,7 +12,6 @@ from lengthwise._calls import Calls
 from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc_aio import GrpcAioTransport
 from lengthwise._session import Session, join
-from lengthwise.errors import LengthwiseError
 from lengthwise.explanation import Explanation
 from lengthwise.transport import AsyncTransport
 from lengthwise.types import (
@@ -26,7 +25,8 @@ from lengthwise.types import (
     Timeout,
     Tls,
 )
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.errors import LengthwiseError
+from lengthwise_wire.v1 import inference_pb2
 
 T = TypeVar("T")
 

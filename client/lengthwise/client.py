@@ -11,7 +11,6 @@ from lengthwise._calls import Calls
 from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc_sync import GrpcTransport
 from lengthwise._session import Session, join
-from lengthwise.errors import LengthwiseError
 from lengthwise.explanation import Explanation
 from lengthwise.transport import Transport
 from lengthwise.types import (
@@ -25,7 +24,8 @@ from lengthwise.types import (
     Timeout,
     Tls,
 )
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.errors import LengthwiseError
+from lengthwise_wire.v1 import inference_pb2
 
 T = TypeVar("T")
 

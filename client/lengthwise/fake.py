@@ -15,9 +15,9 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 
 from lengthwise._channel import silent
-from lengthwise.errors import LengthwiseError, RequestNotFound
 from lengthwise.types import Timeout
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.errors import LengthwiseError, RequestNotFound
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 Step = str | float | LengthwiseError | inference_pb2.GenerateResponse
 Reply = str | LengthwiseError | Sequence[Step]

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Protocol
 
 from lengthwise.types import Timeout
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2
 
 
 class Transport(Protocol):

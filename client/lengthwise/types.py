@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from lengthwise.errors import InvalidRequest
+from lengthwise_wire.errors import InvalidRequest
 
 FinishReason = Literal["stop", "length"]
 """stop: an end-of-sequence token, a stop token or a stop string; length: max_tokens or the

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from random import Random
 
-from lengthwise.v1 import decode_pb2_grpc, worker_pb2
 from lengthwise_decode_worker.commands import Command
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_decode_worker.kv_receive import ArrivalEvents, KVReceive
@@ -17,7 +16,8 @@ from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
-from lengthwise_runtime.wire import cost_to_wire
+from lengthwise_wire.convert import cost_to_wire
+from lengthwise_wire.v1 import decode_pb2_grpc, worker_pb2
 from lengthwise_worker.application import WorkerApplication
 from lengthwise_worker.engine import STEP_SECONDS, Engine
 from lengthwise_worker.host import WorkerHost, queue_status

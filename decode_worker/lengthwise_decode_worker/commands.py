@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lengthwise_engine.sampler import SamplingState
+from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId

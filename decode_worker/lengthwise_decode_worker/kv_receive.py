@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lengthwise.errors import InvalidRequest, Overloaded, TransferFailed
-from lengthwise.v1 import decode_pb2
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import (
     Discarded,
@@ -25,6 +23,8 @@ from lengthwise_engine.transfer.base import (
     combine_checksums,
 )
 from lengthwise_policy.types import RequestId
+from lengthwise_wire.errors import InvalidRequest, Overloaded, TransferFailed
+from lengthwise_wire.v1 import decode_pb2
 from lengthwise_worker.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)

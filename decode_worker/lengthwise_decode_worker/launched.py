@@ -6,7 +6,7 @@ The rule: seconds of steps that overlap are counted once.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lengthwise_engine.runner import PendingStep, SequenceChunk
+from lengthwise_engine.runner.base import PendingStep, SequenceChunk
 from lengthwise_policy.cost.fit import StepSample
 from lengthwise_policy.types import DecodeStep, RequestId
 

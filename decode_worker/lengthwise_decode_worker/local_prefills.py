@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from lengthwise.v1 import decode_pb2
 from lengthwise_decode_worker.commands import DecodeWork
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_wire.v1 import decode_pb2
 
 
 @dataclass(slots=True, kw_only=True)

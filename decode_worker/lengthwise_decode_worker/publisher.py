@@ -4,9 +4,9 @@ message."""
 import asyncio
 from collections.abc import AsyncGenerator
 
-from lengthwise.errors import NoWorkerAvailable, Stale
-from lengthwise.v1 import decode_pb2
 from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_wire.errors import NoWorkerAvailable, Stale
+from lengthwise_wire.v1 import decode_pb2
 
 MAX_ROWS = 1 << 18
 """A router this far behind (17 minutes of 256 tokens per second) is not reading any more."""

@@ -14,14 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    LengthwiseError,
-    NoWorkerAvailable,
-    Overloaded,
-    Stale,
-)
 from lengthwise_decode_worker.commands import (
     Command,
     Commit,
@@ -39,6 +31,14 @@ from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.rows import RouterRows
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.types import RequestId
+from lengthwise_wire.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LengthwiseError,
+    NoWorkerAvailable,
+    Overloaded,
+    Stale,
+)
 
 logger = logging.getLogger(__name__)
 

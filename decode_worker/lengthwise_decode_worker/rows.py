@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from lengthwise.v1 import common_pb2, decode_pb2
-from lengthwise_engine.sampler import SampledToken
-from lengthwise_runtime.wire import logprobs_to_wire
+from lengthwise_engine.runner.sampler import SampledToken
+from lengthwise_wire.convert import logprobs_to_wire
+from lengthwise_wire.v1 import common_pb2, decode_pb2
 
 
 @dataclass(slots=True)

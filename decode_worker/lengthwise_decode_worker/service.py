@@ -9,17 +9,17 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
-from lengthwise.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_decode_worker.commands import DecodeWork
 from lengthwise_decode_worker.kv_receive import KVReceive, Link, transfer_failed
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_engine.models.spec import ModelSpec
-from lengthwise_engine.sampler import SamplingState
+from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
-from lengthwise_runtime.wire import sampling_from_wire
+from lengthwise_wire.convert import sampling_from_wire
+from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
+from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

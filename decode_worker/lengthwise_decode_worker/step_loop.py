@@ -10,7 +10,6 @@ Runs on the engine thread, which alone touches the scheduler and the model.
 import time
 from collections.abc import Callable
 
-from lengthwise.v1 import common_pb2
 from lengthwise_decode_worker.commands import (
     Command,
     Commit,
@@ -25,8 +24,8 @@ from lengthwise_decode_worker.launched import LaunchedStep, StepClock
 from lengthwise_decode_worker.local_prefills import LocalPrefills
 from lengthwise_decode_worker.snapshot import Snapshots
 from lengthwise_decode_worker.step_output import StepOutput
-from lengthwise_engine.runner import ModelRunner, SequenceChunk, SettledStep
-from lengthwise_engine.sampler import SampledToken
+from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
+from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler, Reservation
@@ -34,6 +33,7 @@ from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_wire.v1 import common_pb2
 
 IDLE_SECONDS = 0.1
 """How long an idle engine waits for a command before it looks at leases again."""

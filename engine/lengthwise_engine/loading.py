@@ -12,23 +12,23 @@ import torch
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
-from lengthwise_engine.graph import CudaRecorder
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.memory import check_graph_memory, loading_weights
+from lengthwise_engine.models.build import compute_dtype, load_model, read_spec
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.loading import compute_dtype, load_model, read_spec
 from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import DecoderSpec, ModelSpec
-from lengthwise_engine.parallel.loading import load_parallel
-from lengthwise_engine.parallel.rank import RankPlan
-from lengthwise_engine.parallel.watch import RankWatch
-from lengthwise_engine.runner import ModelRunner
-from lengthwise_engine.step_graphs import StepCounts
-from lengthwise_engine.torch_runner import TorchRunner
+from lengthwise_engine.runner.base import ModelRunner
+from lengthwise_engine.runner.graph_recorder import CudaRecorder
+from lengthwise_engine.runner.graphs import StepCounts
+from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
+from lengthwise_engine.runner.torch_runner import TorchRunner
+from lengthwise_engine.tensor_parallel.launch import load_parallel
+from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.runner import ToyRunner
 from lengthwise_engine.toy.spec import MODEL_TYPE as TOY

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from lengthwise.v1 import prefill_pb2_grpc, worker_pb2
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
@@ -18,7 +17,8 @@ from lengthwise_prefill_worker.service import PrefillService
 from lengthwise_prefill_worker.step_loop import PrefillLoop
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
-from lengthwise_runtime.wire import cost_to_wire
+from lengthwise_wire.convert import cost_to_wire
+from lengthwise_wire.v1 import prefill_pb2_grpc, worker_pb2
 from lengthwise_worker.application import WorkerApplication
 from lengthwise_worker.engine import STEP_SECONDS, Engine
 from lengthwise_worker.host import WorkerHost, queue_status

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lengthwise.errors import LengthwiseError, TransferFailed
-from lengthwise.v1 import decode_pb2, prefill_pb2
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import (
     KVSender,
@@ -28,6 +26,8 @@ from lengthwise_prefill_worker.link import Announced, DecodeLink, Identity
 from lengthwise_prefill_worker.pieces import PieceReady
 from lengthwise_prefill_worker.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
+from lengthwise_wire.errors import LengthwiseError, TransferFailed
+from lengthwise_wire.v1 import decode_pb2, prefill_pb2
 from lengthwise_worker.metrics import WorkerMetrics
 
 logger = logging.getLogger(__name__)

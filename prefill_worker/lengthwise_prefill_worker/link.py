@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from lengthwise.errors import TransferFailed
-from lengthwise.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import KVSender, Piece
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import TlsConfig
+from lengthwise_wire.errors import TransferFailed
+from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

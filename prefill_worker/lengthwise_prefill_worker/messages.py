@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lengthwise_engine.sampler import SampledToken, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingState
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import BlockEvents, BlockHash

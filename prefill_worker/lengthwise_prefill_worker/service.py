@@ -9,16 +9,8 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    LengthwiseError,
-    NoWorkerAvailable,
-    Overloaded,
-)
-from lengthwise.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_engine.models.spec import ModelSpec
-from lengthwise_engine.sampler import SamplingState
+from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
@@ -26,7 +18,15 @@ from lengthwise_prefill_worker.kv_push import KVPush
 from lengthwise_prefill_worker.messages import Command, Computed, Expired, Outcome, PrefillWork
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_runtime.wire import logprobs_to_wire, sampling_from_wire
+from lengthwise_wire.convert import logprobs_to_wire, sampling_from_wire
+from lengthwise_wire.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    LengthwiseError,
+    NoWorkerAvailable,
+    Overloaded,
+)
+from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lengthwise_engine.runner import ModelRunner, SequenceChunk
-from lengthwise_engine.sampler import SampledToken
+from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
 from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.errors import PolicyError

@@ -11,24 +11,25 @@ from wsgiref.simple_server import WSGIServer
 import grpc
 from prometheus_client import CollectorRegistry
 
-from lengthwise.v1 import inference_pb2_grpc
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_policy.placement.strategies import make_strategy
-from lengthwise_router.checkpoint import load_checkpoint
 from lengthwise_router.config import RouterConfig
-from lengthwise_router.discovery import discovery_of
-from lengthwise_router.dispatch import Dispatch
-from lengthwise_router.entrance import Entrance
-from lengthwise_router.fleet import Fleet
+from lengthwise_router.discovery.sources import discovery_of
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.service import InferenceService
-from lengthwise_router.tokenization import PromptEncoder
-from lengthwise_router.wakeup import Pacer, Wakeups
-from lengthwise_runtime.announce import Announcement
+from lengthwise_router.serving.admission_gate import Entrance
+from lengthwise_router.serving.dispatch import Dispatch
+from lengthwise_router.serving.service import InferenceService
+from lengthwise_router.text.checkpoint import load_checkpoint
+from lengthwise_router.text.tokenization import PromptEncoder
+from lengthwise_router.workers.fleet import Fleet
+from lengthwise_router.workers.pacer import Pacer
+from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import Address
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_runtime.server import Server
+from lengthwise_wire.announcement import Announcement
+from lengthwise_wire.v1 import inference_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role
-from lengthwise_router.attempt import FailureReason, Phase
-from lengthwise_router.discovery import DiscoveryFailure
-from lengthwise_router.worker import Condition, Worker
+from lengthwise_router.discovery.base import DiscoveryFailure
+from lengthwise_router.serving.attempt import FailureReason, Phase
+from lengthwise_router.workers.worker import Condition, Worker
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
 ROLES: tuple[Role, ...] = get_args(Role)

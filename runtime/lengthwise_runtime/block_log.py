@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lengthwise.v1 import worker_pb2
 from lengthwise_policy.kv.prefix_cache import BlockEvents
+from lengthwise_wire.v1 import worker_pb2
 
 DEFAULT_MAX_ENTRIES = 65_536
 """512 KiB in a message, of the 8 MiB that a channel takes; a million blocks are told in 16."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
-from lengthwise.errors import (
+from lengthwise_wire.errors import (
     ERROR_KEY,
     RETRY_AFTER_KEY,
     InternalError,

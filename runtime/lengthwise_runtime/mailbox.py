@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from typing import Generic, TypeVar
 
-from lengthwise.errors import Overloaded
+from lengthwise_wire.errors import Overloaded
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import InvalidRequest
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog, Cursor
-from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
+from lengthwise_wire.convert import ROLES, ROLES_ON_WIRE
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = (
-    "client", "policy", "kernels", "engine", "runtime", "router", "worker", "prefill_worker",
-    "decode_worker", "flexible_worker", "autoscaler",
+    "wire", "client", "policy", "checkpoint", "kernels", "engine", "runtime", "router", "worker",
+    "prefill_worker", "decode_worker", "flexible_worker", "autoscaler", "local", "cli",
 )  # fmt: skip
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80

@@ -8,12 +8,12 @@ import pytest
 from harness.flexible_stub import FlexibleStub
 from harness.kubernetes_objects import pod
 
-from lengthwise.v1 import worker_pb2
 from lengthwise_autoscaler import roles
 from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.pods import ReleasePod, read_pods
 from lengthwise_autoscaler.roles import FlexibleWorkers
 from lengthwise_runtime.channel import open_channel
+from lengthwise_wire.v1 import worker_pb2
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from harness.release import (
 )
 from harness.workers import eventually
 
-from lengthwise.v1 import worker_pb2
+from lengthwise_wire.v1 import worker_pb2
 
 pytestmark = pytest.mark.slow
 

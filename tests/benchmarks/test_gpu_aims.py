@@ -3,9 +3,9 @@
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu_aims import AIMS, of_ceiling, over, summary
-from gpu_measurement import Measurement, quantile
-from gpu_task import Row
+from gpu.aims import AIMS, of_ceiling, over, summary
+from gpu.measurement import Measurement, quantile
+from gpu.task import Row
 
 
 def row(op: str, shape: str, implementation: str, milliseconds: float, flops: int = 0) -> Row:

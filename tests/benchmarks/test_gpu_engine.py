@@ -6,10 +6,11 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu_engine import engine_tasks
-from gpu_engines import Engine, Engines
-from gpu_generate import generate, random_prompts
-from gpu_models import (
+from gpu.against_transformers import rival_tasks, transformers, twin_of
+from gpu.engine import engine_tasks
+from gpu.engines import Engine, Engines
+from gpu.generate import generate, random_prompts
+from gpu.models import (
     SHAPES,
     head_parameters,
     peak_of,
@@ -19,9 +20,8 @@ from gpu_models import (
     spec_of,
     step_bytes,
 )
-from gpu_scale import FULL, TINY, Scale
-from gpu_task import Deadline
-from gpu_transformers import rival_tasks, transformers, twin_of
+from gpu.scale import FULL, TINY, Scale
+from gpu.task import Deadline
 
 
 @pytest.fixture(scope="module")

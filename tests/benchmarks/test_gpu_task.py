@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpu_supervisor import supervise
-from gpu_task import Deadline, DeviceLost, Journal, LeftOut, Outcome, Row, Task, run_tasks
+from gpu.supervisor import supervise
+from gpu.task import Deadline, DeviceLost, Journal, LeftOut, Outcome, Row, Task, run_tasks
 
 
 def task(name: str, *rows: Row, error: Exception | None = None) -> Task:
@@ -69,7 +69,7 @@ def test_half_a_line_of_a_killed_process_is_no_row(journal: Journal) -> None:
 CHILD = """
 import os, signal, sys, time
 from pathlib import Path
-from gpu_task import Deadline, DeviceLost, Journal, Task, run_tasks
+from gpu.task import Deadline, DeviceLost, Journal, Task, run_tasks
 
 def lose():
     raise RuntimeError("lost")

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu_engines import Engine, Engines
-from gpu_generate import random_prompts
-from gpu_scale import TINY
-from gpu_task import Deadline, LeftOut
-from laps_lengths import QUANTILES, prompt_lengths, quantile
-from laps_loop import ClosedLoop
-from laps_sweep import SETTINGS, laps_tasks
+from gpu.engines import Engine, Engines
+from gpu.generate import random_prompts
+from gpu.scale import TINY
+from gpu.task import Deadline, LeftOut
+from laps.lengths import QUANTILES, prompt_lengths, quantile
+from laps.loop import ClosedLoop
+from laps.sweep import SETTINGS, laps_tasks
 
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.runner import ModelRunner, PendingStep, SampledToken, SequenceChunk
+from lengthwise_engine.runner.base import ModelRunner, PendingStep, SampledToken, SequenceChunk
 from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
 

@@ -3,8 +3,8 @@
 import itertools
 
 import pytest
-from player import Player
-from traffic import Conversation, Turn
+from scheduling.player import Player
+from scheduling.traffic import Conversation, Turn
 
 from lengthwise import AsyncClient, LengthwiseError, NoWorkerAvailable, Retry
 from lengthwise.fake import AsyncFakeTransport, Step

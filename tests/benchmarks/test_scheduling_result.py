@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from arms import BASELINE, LENGTH_AWARE
 from cpu import CpuUse
-from player import Sample
-from scheduling_plot import draw
-from scheduling_report import Target, pooled_ratio, ratios, report
-from scheduling_result import METRICS, Result, percentile
-from traffic import LengthClass
+from scheduling.arms import BASELINE, LENGTH_AWARE
+from scheduling.player import Sample
+from scheduling.plot import draw
+from scheduling.report import Target, pooled_ratio, ratios, report
+from scheduling.result import METRICS, Result, percentile
+from scheduling.traffic import LengthClass
 
 CPU = CpuUse(client=0.1, cluster=1.5, foreign=0.0)
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from traffic import (
+from scheduling.traffic import (
     BURSTS,
     CARDS,
     HOMOGENEOUS,

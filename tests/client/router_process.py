@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
 SEED = 12345
 

@@ -13,8 +13,8 @@ import pytest
 from harness.scripted_router import Responses, Router, a_life, fail, first, last, words
 
 from lengthwise import InvalidRequest
-from lengthwise._cli import main
-from lengthwise.v1 import inference_pb2
+from lengthwise_cli.main import main
+from lengthwise_wire.v1 import inference_pb2
 
 Run = Callable[..., int]
 
@@ -223,7 +223,7 @@ def test_interrupting_is_quiet_and_comes_after_what_was_printed(router: Router) 
         router.freeze()
 
     router.scripts.append(slow)
-    command = [sys.executable, "-m", "lengthwise._cli", "generate", "hi", "-e", router.address]
+    command = [sys.executable, "-m", "lengthwise_cli.main", "generate", "hi", "-e", router.address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         assert process.stdout is not None

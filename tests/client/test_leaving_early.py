@@ -10,7 +10,7 @@ import pytest
 from harness.scripted_router import Responses, Router, words
 
 from lengthwise import AsyncClient, Cancelled, Client, Timeout
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2
 
 WATCHDOG = "lengthwise-watchdog"
 

@@ -25,7 +25,7 @@ from harness.scripted_router import (
 )
 
 from lengthwise import Client, NoWorkerAvailable, Retry, Timeout
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2
 
 
 def text_of(chunks: list[Any]) -> str:

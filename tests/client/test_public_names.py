@@ -8,7 +8,7 @@ import lengthwise
 from lengthwise import errors, explanation, types
 
 PRIVATE = {"ERROR_KEY", "RETRY_AFTER_KEY", "from_status"}
-"""Public in `lengthwise.errors` for servers; users have no use for them."""
+"""Public in `lengthwise_wire.errors` for servers; users have no use for them."""
 
 
 def public_names(module: object) -> set[str]:
@@ -49,6 +49,6 @@ def test_the_import_needs_grpc_and_protobuf_alone() -> None:
         "import sys\n"
         "for name in ('typer', 'rich', 'yaml', 'pydantic', 'torch', 'numpy'):\n"
         "    sys.modules[name] = None\n"
-        "import lengthwise, lengthwise.fake, lengthwise.local\n"
+        "import lengthwise, lengthwise.fake, lengthwise_local\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

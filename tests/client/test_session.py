@@ -10,7 +10,7 @@ from lengthwise import Completion, NoWorkerAvailable, Retry, Timeout
 from lengthwise._retries import Retries, Rotation
 from lengthwise._session import Session, join
 from lengthwise.types import Chunk
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 NUM_TOKENS = 12
 TEXTS = ("a", "b", "", "", "cde", "f", "", "g", "h", "i", "", "jk")

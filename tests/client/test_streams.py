@@ -22,7 +22,7 @@ from lengthwise import (
     TransferFailed,
     Unauthenticated,
 )
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 
 def test_chunks_join_to_the_completion(router: Router, caller: Caller) -> None:

@@ -11,7 +11,7 @@ from harness.keys import make_keys
 from harness.scripted_router import Router
 
 from lengthwise import AsyncClient, Client, NoWorkerAvailable, Retry, Tls
-from lengthwise.v1 import inference_pb2_grpc
+from lengthwise_wire.v1 import inference_pb2_grpc
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="makes keys with openssl")
 

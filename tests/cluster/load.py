@@ -14,7 +14,7 @@ import sys
 import time
 
 from lengthwise.aio import AsyncClient
-from lengthwise.errors import LengthwiseError
+from lengthwise_wire.errors import LengthwiseError
 
 REQUEST_SECONDS = 60.0
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lengthwise.errors import NoWorkerAvailable
-from lengthwise.v1 import decode_pb2
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_wire.errors import NoWorkerAvailable
+from lengthwise_wire.v1 import decode_pb2
 
 
 def _ended(reservation: int) -> RouterRows:

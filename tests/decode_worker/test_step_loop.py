@@ -11,8 +11,8 @@ from lengthwise_decode_worker.step_loop import DecodeLoop
 from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import PendingStep, SampledToken, SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache

@@ -91,9 +91,7 @@ def test_most_sampled_continuations_are_python_for_most_of_their_lines(
 ) -> None:
     torch.manual_seed(0)
     ids = tokenizer.encode("class Stack:\n    def push(self, item):\n").ids
-    rows = model.generate(
-        torch.tensor([ids]), max_new_tokens=64, num_return_sequences=16
-    )
+    rows = model.generate(torch.tensor([ids]), max_new_tokens=64, num_return_sequences=16)
     shares = []
     for row in rows:
         text = tokenizer.decode(row.tolist())

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.local import LocalCluster
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec, read_toy_spec
+from lengthwise_local import LocalCluster
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from harness.clusters import nothing_is_held
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_local import LocalCluster
 from lengthwise_runtime.channel import open_channel
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 pytestmark = pytest.mark.slow
 

@@ -8,14 +8,14 @@ import uuid
 import pytest
 
 import lengthwise
-from lengthwise.local import LocalCluster
+from lengthwise_local import LocalCluster
 
 pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "lengthwise._cli", *arguments],
+        [sys.executable, "-m", "lengthwise_cli.main", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from lengthwise.local import LocalCluster
+from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lengthwise._cli", *arguments]
+    command = [sys.executable, "-m", "lengthwise_cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 

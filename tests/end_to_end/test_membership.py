@@ -8,8 +8,8 @@ from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_he
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise.local import LocalCluster
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -11,10 +11,10 @@ from harness.samples import Series, samples_of
 from harness.workers import eventually, status_of
 
 import lengthwise
-from lengthwise.local import LocalCluster
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.toy.spec import read_toy_spec
+from lengthwise_local import LocalCluster
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from harness.clusters import Load, ask, nothing_is_held, questions
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise.local import LocalCluster
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

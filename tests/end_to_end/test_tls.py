@@ -9,8 +9,8 @@ from harness.clusters import Load, ask, questions
 from harness.keys import make_keys
 
 import lengthwise
-from lengthwise.local import LocalCluster
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 Generate = Callable[..., list[list[SampledToken]]]

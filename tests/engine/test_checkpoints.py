@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from lengthwise_engine.errors import CheckpointError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.hub import resolve_checkpoint
+from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.linear import Linear
-from lengthwise_engine.models.loading import load_model
 from lengthwise_engine.models.spec import DecoderSpec
 
 CopyOf = Callable[..., Path]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from lengthwise_engine.errors import CheckpointError, UnsupportedModel
+from lengthwise_engine.models.build import read_spec
 from lengthwise_engine.models.generation import GenerationDefaults, read_generation_defaults
-from lengthwise_engine.models.loading import read_spec
 
 CopyOf = Callable[..., Path]
 

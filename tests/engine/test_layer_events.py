@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_engine.layer_events import LayerEvents
+from lengthwise_engine.runner.layer_events import LayerEvents
 
 
 @dataclass

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.models.loading import load_model
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
-from lengthwise_engine.step_tensors import step_tensors
+from lengthwise_engine.models.build import load_model
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.step_tensors import step_tensors
 
 Generate = Callable[..., list[list[SampledToken]]]
 LENGTHS = (1, 2, 16, 17, 130, 600)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from lengthwise_engine.errors import UnsupportedModel
 from lengthwise_engine.kv.shards import HeadShard
 from lengthwise_engine.loading import load_runner
-from lengthwise_engine.models.loading import read_spec
+from lengthwise_engine.models.build import read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import DecoderSpec
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
 
 Generate = Callable[..., list[list[SampledToken]]]
 NUM_BLOCKS = 60

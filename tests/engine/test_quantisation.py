@@ -22,14 +22,14 @@ from safetensors.torch import load_file, save_file
 from lengthwise_engine.errors import CheckpointError, UnsupportedModel
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.models import linear
+from lengthwise_engine.models.build import load_model, read_spec
 from lengthwise_engine.models.linear import Fp8Linear
-from lengthwise_engine.models.loading import load_model, read_spec
 from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_kernels.reference import fp8
 

@@ -14,11 +14,11 @@ import pytest
 
 from lengthwise_engine.errors import RankError, UnsupportedModel
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.parallel import watch as watch_module
-from lengthwise_engine.parallel.runner import WatchedStep
-from lengthwise_engine.parallel.watch import RankWatch
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken
+from lengthwise_engine.tensor_parallel import watch as watch_module
+from lengthwise_engine.tensor_parallel.runner import WatchedStep
+from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 Generate = Callable[..., list[list[SampledToken]]]
@@ -60,7 +60,7 @@ def children() -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process().children()
-        if "lengthwise_engine.parallel.child" in process.cmdline()
+        if "lengthwise_engine.tensor_parallel.child_main" in process.cmdline()
     ]
 
 

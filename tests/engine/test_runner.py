@@ -10,12 +10,12 @@ import torch
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError, StepError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.memory import check_graph_memory
+from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.loading import load_model
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
-from lengthwise_engine.torch_runner import TorchRunner
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.memory import check_graph_memory
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 Generate = Callable[..., list[list[SampledToken]]]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState, sample
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState, sample
 
 VOCAB_SIZE = 40
 

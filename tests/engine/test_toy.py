@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from lengthwise_engine.errors import CacheSizeError, CheckpointError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.runner import ToyRunner

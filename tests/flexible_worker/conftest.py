@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from harness.flexible import DRAIN_SECONDS, STALL_SECONDS, flexible_worker
 
-from lengthwise.local import LocalCluster, Process
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec, read_toy_spec
+from lengthwise_local import LocalCluster, Process
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from harness.flexible import (
 )
 from harness.workers import PlainRouter, eventually, prompt_of, status_of, transfer_process_of
 
-from lengthwise.local import LocalCluster, Process
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

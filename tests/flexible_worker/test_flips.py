@@ -10,11 +10,11 @@ from harness.flexible import flip, load_on, nothing_is_held_by, serves, set_role
 from harness.samples import samples_of
 from harness.workers import PlainRouter, eventually, oracle, prompt_of, status_of
 
-from lengthwise.local import LocalCluster, Process
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.wire import ROLES
+from lengthwise_wire.convert import ROLES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -3,7 +3,7 @@
 import pytest
 
 import lengthwise
-from lengthwise.local import LocalCluster
+from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -12,8 +12,8 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

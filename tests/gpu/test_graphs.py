@@ -9,8 +9,8 @@ import torch
 
 from lengthwise_engine.errors import DeviceMemoryError
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

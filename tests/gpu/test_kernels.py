@@ -11,27 +11,27 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from gpu_check_case import Case
+    from gpu.agreement.case import Case
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def _cases() -> Iterator["Case"]:
-    from gpu_check_case import Sizes
-    from gpu_check_kernels import cases
+    from gpu.agreement.case import Sizes
+    from gpu.agreement.kernels import cases
 
     return cases(Sizes(prompts=(8192,)), "cuda", torch.bfloat16)
 
 
 def test_kernels_agree_with_what_users_would_run() -> None:
-    from gpu_check_case import disagreement
+    from gpu.agreement.case import disagreement
 
     for case in _cases():
         assert disagreement(case) < 2e-2, f"{case.op} {case.shape}"
 
 
 def test_a_captured_kernel_replays_its_result() -> None:
-    from gpu_check_case import capture
+    from gpu.agreement.case import capture
 
     for case in _cases():
         expected = case.ours()

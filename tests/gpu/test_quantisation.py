@@ -9,10 +9,10 @@ import torch
 from harness.fp8_checkpoints import scale_projections, store_as_fp8
 
 from lengthwise_engine.loading import load_runner
+from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.linear import Fp8Linear
-from lengthwise_engine.models.loading import load_model
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 

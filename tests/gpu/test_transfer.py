@@ -11,7 +11,7 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import LinkUp, Piece, Received, Sent
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import lengthwise
 from harness.workers import eventually, status_of
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import worker_pb2
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
+from lengthwise_wire.v1 import worker_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

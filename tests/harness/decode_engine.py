@@ -8,7 +8,7 @@ from lengthwise_decode_worker.commands import Command, DecodeWork, Granted, Rele
 from lengthwise_decode_worker.step_loop import DecodeLoop
 from lengthwise_decode_worker.step_output import StepOutput
 from lengthwise_engine.loading import LoadedModel
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.decode.past_future import FuturePolicy

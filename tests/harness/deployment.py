@@ -14,9 +14,9 @@ import pytest
 from harness.samples import Series, samples_of
 from harness.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 from harness.workers import eventually
-from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 from lengthwise_router.app import RouterApplication
 from lengthwise_router.config import DiscoveryConfig, RouterConfig
+from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
 PROMPT = tuple(b"once upon a time")
 

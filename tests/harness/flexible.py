@@ -13,12 +13,12 @@ import grpc
 import lengthwise
 from harness.clusters import Load, all_finished_more, closed_loop
 from harness.workers import all_free, eventually
-from lengthwise.local import LocalCluster, Process
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.wire import ROLES, ROLES_ON_WIRE
+from lengthwise_wire.convert import ROLES, ROLES_ON_WIRE
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 STALL_SECONDS = 2.0
 DRAIN_SECONDS = 8.0
@@ -37,7 +37,7 @@ LOOK_SECONDS = 2.0
 CLIENTS = 8
 HUNG_SECONDS = 15.0
 
-COMMAND = (sys.executable, "-m", "lengthwise.local._child", "lengthwise_flexible_worker")
+COMMAND = (sys.executable, "-m", "lengthwise_local.child", "lengthwise_flexible_worker")
 
 
 def flexible_worker(

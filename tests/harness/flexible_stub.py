@@ -5,8 +5,8 @@ from typing import Any
 import grpc
 
 from harness.stub_worker import StubWorker
-from lengthwise.v1 import worker_pb2
 from lengthwise_runtime.server import Server
+from lengthwise_wire.v1 import worker_pb2
 
 
 class FlexibleStub(StubWorker):

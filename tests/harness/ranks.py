@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.parallel.rank import RankPlan
-from lengthwise_engine.parallel.steps import pack_step, receive_step
-from lengthwise_engine.runner import SampledToken, SequenceChunk
-from lengthwise_engine.torch_runner import TorchRunner
+from lengthwise_engine.runner.base import SampledToken, SequenceChunk
+from lengthwise_engine.runner.torch_runner import TorchRunner
+from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.steps import pack_step, receive_step
 
 BLOCK_SIZE = 16
 STALL_SECONDS = 10.0

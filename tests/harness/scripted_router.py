@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from lengthwise.errors import ERROR_KEY, RETRY_AFTER_KEY, LengthwiseError, RequestNotFound
-from lengthwise.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from lengthwise_wire.errors import ERROR_KEY, RETRY_AFTER_KEY, LengthwiseError, RequestNotFound
+from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
 Responses = Iterator[inference_pb2.GenerateResponse]
 Script = Callable[[inference_pb2.GenerateRequest, Any], Responses]

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_runtime.server import Server
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

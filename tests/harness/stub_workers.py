@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 from harness.stub_worker import MODEL as MODEL
 from harness.stub_worker import Context
 from harness.stub_worker import StubWorker as StubWorker
-from lengthwise.errors import LengthwiseError
-from lengthwise.v1 import (
+from lengthwise_policy.length_class import length_class
+from lengthwise_runtime.server import Server
+from lengthwise_wire.errors import LengthwiseError
+from lengthwise_wire.v1 import (
     common_pb2,
     decode_pb2,
     decode_pb2_grpc,
@@ -21,8 +23,6 @@ from lengthwise.v1 import (
     prefill_pb2_grpc,
     worker_pb2,
 )
-from lengthwise_policy.length_class import length_class
-from lengthwise_runtime.server import Server
 
 
 def stub_next_token(token_ids: Sequence[int]) -> int:

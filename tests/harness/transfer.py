@@ -21,7 +21,7 @@ from lengthwise_engine.transfer.base import (
     TransferEvent,
 )
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 # 12,288 bytes a block: no divisor of the message size, so that messages end at odd places.
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=8, head_dim=24, block_size=16, dtype="bfloat16")

@@ -11,7 +11,10 @@ from typing import Any
 import grpc
 import psutil
 
-from lengthwise.v1 import (
+from lengthwise_engine.toy.arithmetic import toy_next_token
+from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_runtime.channel import open_channel
+from lengthwise_wire.v1 import (
     common_pb2,
     decode_pb2,
     decode_pb2_grpc,
@@ -20,9 +23,6 @@ from lengthwise.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
-from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_engine.toy.spec import ToySpec
-from lengthwise_runtime.channel import open_channel
 
 GREEDY = common_pb2.SamplingParams(
     temperature=0,

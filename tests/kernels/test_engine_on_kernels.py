@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise_engine import sampler, step_tensors
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.models import decoder, linear
 from lengthwise_engine.models.quantisation import Quantization
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner import sampler, step_tensors
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (

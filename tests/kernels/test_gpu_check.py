@@ -6,13 +6,13 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu_aims import AIMS
-from gpu_check import PARTS, main
-from gpu_check_case import Case, disagreement
-from gpu_check_kernels import case_groups, cases
-from gpu_kernels import AGREEMENT_TABLE, agreement_tasks, rows_of_all
-from gpu_scale import FULL, TINY, TINY_SIZES
-from gpu_task import Deadline, LeftOut, Row
+from gpu.agreement.case import Case, disagreement
+from gpu.agreement.kernels import case_groups, cases
+from gpu.aims import AIMS
+from gpu.check import PARTS, main
+from gpu.kernels import AGREEMENT_TABLE, agreement_tasks, rows_of_all
+from gpu.scale import FULL, TINY, TINY_SIZES
+from gpu.task import Deadline, LeftOut, Row
 
 
 def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise_engine import sampler, step_tensors
-from lengthwise_engine.graph import Body, FrozenRecorder, Graph
-from lengthwise_engine.graph_rooms import room_for
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.models import decoder
-from lengthwise_engine.models.loading import load_model
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import SampledToken, Sampling, SamplingState
-from lengthwise_engine.torch_runner import TorchRunner
+from lengthwise_engine.models.build import load_model
+from lengthwise_engine.runner import sampler, step_tensors
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.graph_recorder import Body, FrozenRecorder, Graph
+from lengthwise_engine.runner.graph_shapes import room_for
+from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.torch_runner import TorchRunner
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.local import LocalCluster, Role
+from lengthwise_local import LocalCluster, Role
 
 STAND_IN = Path(__file__).parent / "stand_in.py"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lengthwise.local import LocalCluster, LocalClusterError, Process
+from lengthwise_local import LocalCluster, LocalClusterError, Process
 
 MakeCluster = Callable[..., LocalCluster]
 
@@ -149,7 +149,7 @@ def test_processes_die_with_a_starter_that_was_killed(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             "import subprocess, sys, time\n"
-            "command = [sys.executable, '-m', 'lengthwise.local._child', 'endless']\n"
+            "command = [sys.executable, '-m', 'lengthwise_local.child', 'endless']\n"
             "child = subprocess.Popen(command,\n"
             "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
             "child.stdout.readline()\n"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lengthwise.local import Died, LocalCluster, LocalClusterError, Process, Restarted, Supervisor
+from lengthwise_local import Died, LocalCluster, LocalClusterError, Process, Restarted, Supervisor
 
 MakeCluster = Callable[..., LocalCluster]
 

@@ -10,9 +10,9 @@ import grpc
 import pytest
 from rich.console import Console
 
-from lengthwise._cli_table import ClusterTable
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
+from lengthwise_cli.table import ClusterTable
+from lengthwise_local import LocalCluster
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 MakeCluster = Callable[..., LocalCluster]
 

@@ -138,7 +138,7 @@ def test_a_second_interrupt_kills(model: Path) -> None:
 def test_what_cannot_work_is_one_line_before_anything_starts(
     arguments: tuple[str, ...], message: str
 ) -> None:
-    up = Up("-m", "lengthwise._cli", "up", *arguments)
+    up = Up("-m", "lengthwise_cli.main", "up", *arguments)
     assert up.finish() == 1
     assert up.output.startswith(message)
     assert up.output.count("\n") == 1

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from lengthwise._cli import reported
-from lengthwise._cli_up import run
-from lengthwise.local import LocalCluster, Role
+from lengthwise_cli.main import reported
+from lengthwise_cli.up import run
+from lengthwise_local import LocalCluster, Role
 
 command = (sys.executable, "-S", str(Path(__file__).with_name("stand_in.py")))
 commands: dict[Role, tuple[str, ...]] = {"prefill": command, "decode": command, "router": command}

@@ -16,10 +16,10 @@ from harness.queries import RULES, all_queries, ask, check_queries, selectors
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise.local import LocalCluster, Process
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_local import LocalCluster, Process
 from lengthwise_runtime.config import load_config
 
 SHORT, LONG = 100, 1000

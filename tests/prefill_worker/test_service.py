@@ -2,9 +2,9 @@
 
 import pytest
 
-from lengthwise.errors import InvalidRequest
-from lengthwise.v1 import prefill_pb2
 from lengthwise_prefill_worker.service import check_destination
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.v1 import prefill_pb2
 
 
 @pytest.mark.parametrize("cached", [0, 16, 96])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec

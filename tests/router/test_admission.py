@@ -9,7 +9,7 @@ import pytest
 from harness.deployment import PROMPT, Answer, Deploy, Deployment
 from harness.workers import eventually
 
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2
 
 ONE_BY_ONE: dict[str, Any] = {"max_requests_in_flight": 1}
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.v1 import inference_pb2
-from lengthwise_router.checkpoint import Checkpoint, load_checkpoint
-from lengthwise_router.request import read_request
+from lengthwise_router.text.checkpoint import Checkpoint, load_checkpoint
+from lengthwise_router.text.request import read_request
+from lengthwise_wire.v1 import inference_pb2
 
 
 @pytest.fixture(scope="module")

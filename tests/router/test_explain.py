@@ -8,17 +8,17 @@ import pytest
 from harness.deployment import PROMPT, Deploy, Deployment
 from harness.workers import eventually
 
-from lengthwise.errors import InternalError, NoWorkerAvailable
-from lengthwise.v1 import decode_pb2, inference_pb2, prefill_pb2
 from lengthwise_policy.types import Candidate, Placement, WorkerId
-from lengthwise_router.attempt import AttemptFailed
-from lengthwise_router.explanations import (
+from lengthwise_router.serving.attempt import AttemptFailed
+from lengthwise_router.serving.explanations import (
     MAX_ATTEMPTS,
     MAX_CANDIDATES,
     MAX_TEXT_CHARACTERS,
     Explanation,
     Explanations,
 )
+from lengthwise_wire.errors import InternalError, NoWorkerAvailable
+from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
 
 
 async def told(deployment: Deployment, request_id: str = "r1") -> inference_pb2.ExplainResponse:

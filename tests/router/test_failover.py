@@ -10,7 +10,7 @@ from harness.deployment import PROMPT, Answer, Deploy, Deployment
 from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
 
-from lengthwise.errors import (
+from lengthwise_wire.errors import (
     InternalError,
     InvalidRequest,
     NoWorkerAvailable,

@@ -7,7 +7,7 @@ from harness.deployment import PROMPT, Deploy
 from harness.stub_workers import stub_answer, stub_logprobs
 from harness.workers import eventually
 
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 
 async def test_tokens_come_in_order_and_their_text_with_them(deploy: Deploy) -> None:

@@ -11,7 +11,7 @@ from harness.deployment import PROMPT, Deploy, Deployment
 from harness.stub_workers import stub_answer
 from harness.workers import eventually
 
-from lengthwise.errors import InternalError
+from lengthwise_wire.errors import InternalError
 
 Arrange = Callable[[Deployment], Awaitable[None]]
 Reached = Callable[[Deployment], Awaitable[None]]

@@ -9,8 +9,8 @@ from harness.deployment import PROMPT, Deploy, Deployment
 from harness.stub_workers import StubDecode, stub_answer
 from harness.workers import eventually
 
-from lengthwise.errors import InternalError, Overloaded
-from lengthwise.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2
+from lengthwise_wire.errors import InternalError, Overloaded
+from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2
 
 NUM_TOKENS = 60
 

@@ -3,9 +3,9 @@
 from harness.deployment import PROMPT, Deploy
 from harness.workers import eventually
 
-from lengthwise.errors import InternalError
-from lengthwise.v1 import inference_pb2
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
+from lengthwise_wire.errors import InternalError
+from lengthwise_wire.v1 import inference_pb2
 
 SHORT, LONG = {"length_class": "short"}, {"length_class": "long"}
 

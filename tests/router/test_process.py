@@ -14,9 +14,9 @@ from harness.deployment import Running, request
 from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
 
-from lengthwise.v1 import inference_pb2_grpc
 from lengthwise_router.config import RouterConfig
 from lengthwise_runtime.config import ConfigError, load_config
+from lengthwise_wire.v1 import inference_pb2_grpc
 
 
 async def start(config: dict[str, Any], folder: Path) -> asyncio.subprocess.Process:

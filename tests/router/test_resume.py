@@ -6,7 +6,7 @@ import pytest
 from harness.deployment import PROMPT, Deploy
 from harness.stub_workers import stub_answer
 
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 SEEDED = common_pb2.SamplingParams(seed=5)
 STOP, LENGTH = common_pb2.FINISH_REASON_STOP, common_pb2.FINISH_REASON_LENGTH

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise.v1 import worker_pb2
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_runtime.block_log import BlockLog, Cursor
+from lengthwise_wire.v1 import worker_pb2
 
 MAX_ENTRIES = 4
 

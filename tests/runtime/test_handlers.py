@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from lengthwise import errors
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.server import Server
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

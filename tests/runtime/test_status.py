@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog
@@ -16,6 +15,7 @@ from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import ConfigError
 from lengthwise_runtime.server import Server
 from lengthwise_runtime.status import HEARTBEAT_SECONDS, RoleRefused, StatusBoard
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 
 class _Engine:

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from lengthwise.errors import Overloaded
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import EXIT_CODE, StepThread
+from lengthwise_wire.errors import Overloaded
 
 
 def test_commands_come_out_in_the_order_they_went_in() -> None:

@@ -7,7 +7,7 @@ import torch
 from harness.transfer import STALL_SECONDS, End, Ends, new_cache, start_processes
 
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.local import LocalWire
+from lengthwise_engine.transfer.in_process import LocalWire
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_engine.transfer.blocks import Blocks, Gate
-from lengthwise_engine.transfer.host_blocks import HostBlocks
-from lengthwise_engine.transfer.tensor_blocks import TensorBlocks
+from lengthwise_engine.transfer.blocks.base import Blocks, Gate
+from lengthwise_engine.transfer.blocks.host_blocks import HostBlocks
+from lengthwise_engine.transfer.blocks.tensor_blocks import TensorBlocks
 
 SOURCE, TARGET = new_cache(1), new_cache(2)
 KINDS: dict[str, Callable[[KVCache], Blocks]] = {

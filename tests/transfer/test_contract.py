@@ -24,7 +24,7 @@ from lengthwise_engine.transfer.base import (
     TransferEvent,
     combine_checksums,
 )
-from lengthwise_engine.transfer.ledger import MAX_OUTSTANDING
+from lengthwise_engine.transfer.supervisor.outstanding_ops import MAX_OUTSTANDING
 
 UP_AND_DOWN: list[type[TransferEvent]] = [LinkUp, LinkDown]
 

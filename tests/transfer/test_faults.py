@@ -32,7 +32,7 @@ from lengthwise_engine.transfer.base import (
     TransferEvent,
 )
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.ledger import MARGIN_SECONDS
+from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS
 
 EVERYTHING = random_piece(1, 400)  # 15 MB: four messages
 NUM_BYTES = EVERYTHING.num_bytes(LAYOUT)

@@ -14,8 +14,8 @@ from harness.transfer import LAYOUT, new_cache
 from lengthwise_engine.kv.cache import MEMORY_NAME, SharedKV
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.frames import MemoryOffer, Ready, frame
-from lengthwise_engine.transfer.host_memory import map_memory, offer_memory
-from lengthwise_engine.transfer.rendezvous import PairStore
+from lengthwise_engine.transfer.links.host_memory import map_memory, offer_memory
+from lengthwise_engine.transfer.links.rendezvous import PairStore
 
 CPU = torch.device("cpu")
 CACHE = new_cache(1)

@@ -8,11 +8,11 @@ import pytest
 from harness.transfer import LAYOUT, NUM_BLOCKS, new_cache
 
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.transfer import host_peer
 from lengthwise_engine.transfer.base import Piece
+from lengthwise_engine.transfer.blocks.host_blocks import HostBlocks
 from lengthwise_engine.transfer.frames import FrameError, Offer, Pulled, Ready, frame
-from lengthwise_engine.transfer.host_blocks import HostBlocks
-from lengthwise_engine.transfer.host_peer import HostPeer, Source
+from lengthwise_engine.transfer.links import host_peer
+from lengthwise_engine.transfer.links.host_peer import HostPeer, Source
 
 CACHE = new_cache(1)
 SOURCE = Source(shards=KVShards.of(CACHE), blocks=HostBlocks(CACHE))

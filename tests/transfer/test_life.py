@@ -15,7 +15,7 @@ from harness.transfer import End, new_cache, start_processes, until
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 PARENT = """
 import sys, time, torch
@@ -23,7 +23,7 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, dtype="float32")
 cache = KVCache.allocate(layout, 4, torch.device("cpu"))

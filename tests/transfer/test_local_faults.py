@@ -12,7 +12,7 @@ from lengthwise_engine.transfer.base import (
     Received,
     Sent,
 )
-from lengthwise_engine.transfer.local import LocalWire
+from lengthwise_engine.transfer.in_process import LocalWire
 
 
 @pytest.fixture

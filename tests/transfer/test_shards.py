@@ -14,10 +14,10 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import HeadShard, KVShards
 from lengthwise_engine.transfer.base import LinkUp, Piece, Received, Sent
-from lengthwise_engine.transfer.blocks import Blocks, Gate
+from lengthwise_engine.transfer.blocks.base import Blocks, Gate
+from lengthwise_engine.transfer.blocks.open_blocks import open_blocks, pull
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.open_blocks import open_blocks, pull
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 NUM_BLOCKS = 9
 # 12,288 bytes a block with all heads: a piece of 27 of them has no round size anywhere.

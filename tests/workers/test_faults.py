@@ -16,10 +16,10 @@ from harness.workers import (
     transfer_process_of,
 )
 
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
 from lengthwise_runtime.channel import open_channel
+from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 
 pytestmark = pytest.mark.slow
 

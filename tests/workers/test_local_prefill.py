@@ -18,10 +18,10 @@ from harness.workers import (
     status_of,
 )
 
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import common_pb2
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
+from lengthwise_wire.v1 import common_pb2
 
 pytestmark = pytest.mark.slow
 

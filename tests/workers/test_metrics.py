@@ -10,9 +10,9 @@ from harness.samples import samples_of
 from harness.workers import PlainRouter, prompt_of
 from prometheus_client import CollectorRegistry
 
-from lengthwise.local import LocalCluster
 from lengthwise_decode_worker.metrics import DecodeMetrics
-from lengthwise_engine.step_graphs import StepCounts
+from lengthwise_engine.runner.graphs import StepCounts
+from lengthwise_local import LocalCluster
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.prefill.scheduler import DISCIPLINES
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId

@@ -15,9 +15,9 @@ from harness.workers import (
     status_of,
 )
 
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import common_pb2
 from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_local import LocalCluster
+from lengthwise_wire.v1 import common_pb2
 
 SECOND = 1.0
 

@@ -11,8 +11,8 @@ import pytest
 from harness.worker_pair import worker_pair
 
 from lengthwise_engine.loading import load_runner
-from lengthwise_engine.runner import SequenceChunk
-from lengthwise_engine.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 

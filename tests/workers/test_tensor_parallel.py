@@ -10,7 +10,7 @@ import pytest
 from harness.worker_pair import greedy_tokens, worker_pair
 
 import lengthwise
-from lengthwise.local import LocalCluster
+from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -23,7 +23,7 @@ def _ranks(worker: psutil.Process) -> list[psutil.Process]:
     return [
         process
         for process in worker.children(recursive=True)
-        if "lengthwise_engine.parallel.child" in process.cmdline()
+        if "lengthwise_engine.tensor_parallel.child_main" in process.cmdline()
     ]
 
 

@@ -10,7 +10,7 @@ from lengthwise_engine.hub import resolve_checkpoint
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
-from lengthwise_engine.transfer.process import TransferProcess
+from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig

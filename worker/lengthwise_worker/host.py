@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from lengthwise.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_policy.types import Role
-from lengthwise_runtime.announce import Announcement
 from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.config import Address
 from lengthwise_runtime.server import Server
 from lengthwise_runtime.status import StatusBoard
+from lengthwise_wire.announcement import Announcement
+from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.site import Site
 

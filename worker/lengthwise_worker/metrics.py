@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from lengthwise_engine.step_graphs import STEP_KINDS, StepCounts
+from lengthwise_engine.runner.graphs import STEP_KINDS, StepCounts
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.types import Role
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, STEP_GAP_BUCKETS

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
-from lengthwise_engine.parallel.group import RankGroup
-from lengthwise_engine.step_tensors import StepTensors
+from lengthwise_engine.runner.step_tensors import StepTensors
+from lengthwise_engine.tensor_parallel.group import RankGroup
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
     HeadNorms,

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.runner import (
+from lengthwise_engine.runner.base import (
     PendingStep,
     SampledToken,
     SequenceChunk,

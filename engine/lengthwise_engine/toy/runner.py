@@ -12,7 +12,7 @@ import torch
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.runner import (
+from lengthwise_engine.runner.base import (
     PendingStep,
     SampledToken,
     SequenceChunk,
@@ -20,7 +20,7 @@ from lengthwise_engine.runner import (
     check_chunks,
     with_known_tokens,
 )
-from lengthwise_engine.sampler import sample
+from lengthwise_engine.runner.sampler import sample
 from lengthwise_engine.toy.arithmetic import (
     NUM_CHANNELS,
     VALUE_MODULUS,

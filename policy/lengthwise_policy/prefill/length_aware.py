@@ -3,12 +3,12 @@
 Classes by residual tokens, never in one batch. While both classes wait:
 
 1. Short prompts go first ("ahead"), but not before a long one that had aged when they came
-   ("aged"). A prompt ages when it has waited for min(half its slack, max_age_seconds), with
-   slack = TTFT objective - predicted service time. So a long prompt is overtaken only by what comes
-   soon after it. Simulated with ShareGPT's lengths at 70 % load (benchmarks/prefill_disciplines.py,
-   against first come, first served): with strict priority the P99 of long prompts rises by 35 %,
-   with an age of 1 s by 17 %, of 0.5 s by 10 %; the median of short ones falls by 62 % or more in
-   all three.
+   ("aged"). A prompt ages when it has waited for min(half its slack, max_age_seconds), with slack =
+   TTFT objective - predicted service time. So a long prompt is overtaken only by what comes soon
+   after it. Simulated with ShareGPT's lengths at 70 % load
+   (benchmarks/scheduling/prefill_disciplines.py, against first come, first served): with strict
+   priority the P99 of long prompts rises by 35 %, with an age of 1 s by 17 %, of 0.5 s by 10 %; the
+   median of short ones falls by 62 % or more in all three.
 2. But either class is served for its share of the device's time at least ("share"): each batch of
    c seconds earns the class that waits c * share / (1 - share), until that pays for a batch.
 

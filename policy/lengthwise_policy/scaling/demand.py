@@ -73,8 +73,8 @@ class Objectives:
 
     ttft_seconds: Mapping[LengthClass, float]  # 90th percentile
     tpot_seconds: float  # 90th percentile
-    # Of a prefill worker's time. In benchmarks/autoscaling.py 0.8 needs 5 % fewer workers and meets
-    # the objectives of 1 % to 2 % fewer requests; 0.6 needs 6 % more, for 1 % more.
+    # Of a prefill worker's time. In benchmarks/scaling/autoscaling.py 0.8 needs 5 % fewer workers
+    # and meets the objectives of 1 % to 2 % fewer requests; 0.6 needs 6 % more, for 1 % more.
     utilisation: float = 0.7
     clear_seconds: float = 30.0  # in which a backlog has to be gone
     # Of the requests at which a step takes the objective. There, 0.85 needs 3 % fewer workers and

@@ -3,12 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from autoscaling import TRACE, play
-from autoscaling_arms import Lengthwise
-from autoscaling_loop import Outcome, simulate
-from autoscaling_plant import Plant
-from autoscaling_traffic import bursts, chat, code, phases, poisson, ramp, read_trace, step
-from autoscaling_workers import Request
+from scaling.arms import Lengthwise
+from scaling.autoscaling import TRACE, play
+from scaling.loop import Outcome, simulate
+from scaling.plant import Plant
+from scaling.traffic import bursts, chat, code, phases, poisson, ramp, read_trace, step
+from scaling.workers import Request
 
 from lengthwise_policy.scaling.scaler import ScalingPolicy
 from lengthwise_policy.scaling.state import Pool

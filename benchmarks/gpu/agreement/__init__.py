@@ -1,0 +1,1 @@
+"""Kernels held against their references on a GPU."""

@@ -1,0 +1,1 @@
+"""The sweep of prompt lengths after LAPS."""

@@ -1,0 +1,1 @@
+"""The autoscaler over a simulated plant, and role flips live."""

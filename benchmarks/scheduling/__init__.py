@@ -1,0 +1,1 @@
+"""Scheduling live, arm against arm, and simulated prefill disciplines."""

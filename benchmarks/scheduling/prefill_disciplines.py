@@ -1,0 +1,116 @@
+"""The disciplines of one simulated prefill worker: thousands of requests, no model, no noise.
+
+The scheduler is the one that serves; batches take what a cost model says, that of the benchmark's
+small Llama on one core. It tells disciplines apart that a live run of seconds cannot; it leaves
+out prefix reuse, local prefill and everything but the prefill worker.
+
+Run `python -m scheduling.prefill_disciplines`; rows go to
+benchmarks/data/prefill_disciplines.csv.
+"""
+
+import math
+from collections.abc import Mapping
+from statistics import mean
+from typing import Final
+
+from rows import append_rows
+
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.types import RequestId
+from scheduling.arms import CONTEXT_LENGTH
+from scheduling.live import TRACE
+from scheduling.traffic import MULTI_TURN, LengthClass, Lengths, open_loop, read_lengths, scale
+
+COST: Final = CostModel(
+    step_seconds=0.0057,
+    token_seconds=1.5e-4,
+    attention_seconds=4.3e-8,
+    history_seconds=0.0,
+    decode_request_seconds=0.0,
+    decode_context_seconds=0.0,
+)
+SHORT_TOKENS: Final = 64  # the boundary that this cost gives, clipped
+RATE: Final = 18.0  # requests/s: the worker is busy for 70 % of the time
+SECONDS: Final = 120.0
+SEEDS: Final = range(1, 7)
+REPLY_SECONDS: Final = 0.5  # a turn's reply, before the user thinks
+
+POLICIES: Final[Mapping[str, PrefillPolicy]] = {
+    "fcfs": PrefillPolicy(discipline="fcfs"),
+    "short_first": PrefillPolicy(discipline="short_first"),
+    "length_aware": PrefillPolicy(),
+    "length_aware, age 0.3 s": PrefillPolicy(max_age_seconds=0.3),
+    "length_aware, age 1 s": PrefillPolicy(max_age_seconds=1.0),
+}
+
+# When it comes, new tokens, class as reported.
+Arrival = tuple[float, int, LengthClass]
+
+
+def arrivals(rows: list[Lengths], seed: int) -> list[Arrival]:
+    """Turns come when the ones before would have been answered: equal for all disciplines."""
+    found = []
+    for conversation in open_loop(
+        MULTI_TURN, rows, context_length=CONTEXT_LENGTH, seed=seed, rate=RATE, seconds=SECONDS
+    ):
+        at = conversation.start_at
+        for index, turn in enumerate(conversation.turns):
+            at += turn.think_seconds + REPLY_SECONDS if index else 0.0
+            if at < SECONDS:
+                tokens = conversation.new_tokens(index)
+                found.append((at, tokens, conversation.length_class(index)))
+    return sorted(found)
+
+
+def play(policy: PrefillPolicy, coming: list[Arrival]) -> dict[LengthClass, list[float]]:
+    """Seconds from arrival to the end of the prefill, by class."""
+    scheduler = PrefillScheduler(policy, PrefixCache(100_000, enabled=False), 16)
+    took: dict[LengthClass, list[float]] = {name: [] for name in LENGTH_CLASSES}
+    now, arrived = 0.0, 0
+    while arrived < len(coming) or scheduler.num_queued:
+        while arrived < len(coming) and coming[arrived][0] <= now:
+            at, tokens, _ = coming[arrived]
+            request_id = RequestId(str(arrived))
+            scheduler.enqueue(
+                PrefillJob(
+                    request_id=request_id, num_tokens=tokens, arrived_at=at, deadline_at=math.inf
+                )
+            )
+            arrived += 1
+        batch = scheduler.next_batch(now, COST, SHORT_TOKENS)
+        if batch is None:
+            next_at = coming[arrived][0] if arrived < len(coming) else math.inf
+            now = min(next_at, scheduler.wake_at or math.inf)
+            continue
+        chunks = (COST.chunk_seconds(chunk.num_tokens, chunk.start) for chunk in batch.chunks)
+        now += COST.step_seconds + sum(chunks)
+        for request_id in scheduler.computed(batch):
+            at, _, length = coming[int(request_id)]
+            took[length].append(now - at)
+            scheduler.release(request_id)
+    return took
+
+
+def main() -> None:
+    rows = scale(read_lengths(TRACE), CONTEXT_LENGTH)
+    traffic = [arrivals(rows, seed) for seed in SEEDS]
+    table = []
+    for name, policy in POLICIES.items():
+        played = [play(policy, coming) for coming in traffic]
+        row: dict[str, object] = {"policy": name, "requests_per_second": RATE, "seeds": len(SEEDS)}
+        for length in LENGTH_CLASSES:
+            seconds = sorted(second for each in played for second in each[length])
+            row[f"{length}_requests"] = len(seconds)
+            row[f"{length}_mean_ms"] = round(mean(seconds) * 1e3, 1)
+            row[f"{length}_p50_ms"] = round(seconds[len(seconds) // 2] * 1e3, 1)
+            row[f"{length}_p99_ms"] = round(seconds[99 * len(seconds) // 100] * 1e3, 1)
+        print(row, flush=True)
+        table.append(row)
+    print(append_rows("prefill_disciplines", table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a checkpoint's files say, read once for all who need it; no weights, no torch."""

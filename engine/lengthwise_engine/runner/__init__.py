@@ -1,0 +1,1 @@
+"""Runners: what computes planned steps on a device."""

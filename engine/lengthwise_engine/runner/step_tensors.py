@@ -1,0 +1,171 @@
+"""A step's chunks as arrays, and those as tensors.
+
+The rule: this is the only place where lists of a step become arrays; models see no chunk. What the
+model computes depends on a form and on tensors alone, so that it can be captured in a CUDA graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_kernels.dispatch import (
+    AttentionBatch,
+    AttentionForm,
+    AttentionPlan,
+    AttentionSpec,
+    Room,
+    lay_out_attention,
+)
+from lengthwise_kernels.staging import Arrays, to_device
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTensors:
+    """New tokens of all chunks one after the other, and what their layers share.
+
+    `token_ids` and `positions` are [tokens]; `kv_rows` [2, tokens] says where their keys and values
+    go, `begun` which blocks have to be cleared before that; `sampled` numbers the tokens whose
+    logits are wanted. `plans` has the attention of all tokens for each sliding window in use,
+    `last_plan` that of the sampled ones in the last layer.
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    kv_rows: torch.Tensor
+    begun: torch.Tensor
+    sampled: torch.Tensor
+    plans: Mapping[int | None, AttentionPlan]
+    last_plan: AttentionPlan
+
+    @classmethod
+    def bind(cls, form: AttentionForm, tensors: Mapping[str, torch.Tensor]) -> "StepTensors":
+        """`tensors` are the arrays of a `StepLayout` on the device."""
+        attention = form.bind(tensors)
+        return cls(
+            token_ids=tensors["token_ids"],
+            positions=tensors["positions"],
+            kv_rows=tensors["kv_rows"],
+            begun=tensors["begun"],
+            sampled=tensors["sampled"],
+            plans=attention.plans,
+            last_plan=attention.last,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLayout:
+    """A step as the host knows it. `form` and the shapes of all arrays but the last, which no
+    kernel asks for, are all that its launches depend on."""
+
+    form: AttentionForm
+    arrays: Arrays
+
+
+def step_tensors(
+    chunks: Sequence[SequenceChunk],
+    *,
+    windows: Sequence[int | None],
+    block_size: int,
+    attention: AttentionSpec,
+) -> StepTensors:
+    """Lay out checked `chunks` for a model whose layers have these `windows`."""
+    layout = lay_out_step(chunks, windows=windows, block_size=block_size, attention=attention)
+    return StepTensors.bind(layout.form, to_device(layout.arrays, attention.device))
+
+
+def lay_out_step(
+    chunks: Sequence[SequenceChunk],
+    *,
+    windows: Sequence[int | None],
+    block_size: int,
+    attention: AttentionSpec,
+    room: Room | None = None,
+    more: Arrays | None = None,
+) -> StepLayout:
+    """The arrays of checked `chunks`, padded to `room`: tokens of padding are stored nowhere.
+
+    `more` arrays travel with them.
+    """
+    lengths = [len(chunk.token_ids) for chunk in chunks]
+    starts = [chunk.start for chunk in chunks]
+    positions, blocks = _places(chunks, lengths, starts, block_size)
+    # As `kv_rows` of the kernels has them.
+    rows = np.empty((2, len(positions)), dtype=np.int64)
+    rows[0] = blocks * (2 * block_size) + positions % block_size
+    rows[1] = rows[0] + block_size
+    token_ids = np.fromiter(
+        chain.from_iterable(chunk.token_ids for chunk in chunks), np.int64, len(positions)
+    )
+    begun = [block for chunk in chunks if (block := chunk.begun_block(block_size)) is not None]
+    sampling = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
+    # Steps of one form agree about it; those in a room for prompts differ in who is sampled.
+    all_sampled = len(sampling) == len(positions) and not (room is not None and room.prompts)
+    sampled = np.arange(len(positions)) if all_sampled else np.cumsum(lengths)[sampling] - 1
+    laid_out = lay_out_attention(
+        AttentionBatch(
+            query_lengths=lengths,
+            starts=starts,
+            block_ids=[chunk.block_ids for chunk in chunks],
+            block_size=block_size,
+        ),
+        windows=windows,
+        sampled=None if all_sampled else sampling,
+        spec=attention,
+        room=room,
+    )
+    arrays: dict[str, NDArray[Any]] = {
+        "token_ids": token_ids,
+        "positions": positions,
+        "kv_rows": rows,
+        "begun": np.array(begun, dtype=np.int64),
+        "sampled": sampled,
+    }
+    if room is not None:
+        for name, count, filler in (
+            ("token_ids", room.tokens, 0),
+            ("positions", room.tokens, 0),
+            ("kv_rows", room.tokens, -1),
+            ("begun", room.sequences, -1),
+            ("sampled", room.sequences, 0),
+        ):
+            arrays[name] = padded(arrays[name], count, filler)
+    return StepLayout(form=laid_out.form, arrays={**arrays, **(more or {}), **laid_out.arrays})
+
+
+def padded(array: NDArray[Any], count: int, filler: int) -> NDArray[Any]:
+    """With `filler` up to `count` in the last dimension."""
+    result = np.full((*array.shape[:-1], count), filler, dtype=array.dtype)
+    result[..., : array.shape[-1]] = array
+    return result
+
+
+def _places(
+    chunks: Sequence[SequenceChunk],
+    lengths: Sequence[int],
+    starts: Sequence[int],
+    block_size: int,
+) -> tuple[Ints, Ints]:
+    """The position of each token and the block it lies in."""
+    if max(lengths) == 1:
+        own = [chunk.block_ids[chunk.start // block_size] for chunk in chunks]
+        return np.array(starts, dtype=np.int64), np.array(own, dtype=np.int64)
+    written = [
+        chunk.block_ids[chunk.start // block_size : -(-chunk.end // block_size)] for chunk in chunks
+    ]
+    counts, start, length = np.array([len(ids) for ids in written]), np.array(starts), lengths
+    blocks = np.fromiter(chain.from_iterable(written), np.int64, int(counts.sum()))
+    # A token's number less that of its chunk's first, and the same for blocks.
+    first_token = np.cumsum(length) - length
+    first_block = np.cumsum(counts) - counts
+    positions = np.arange(sum(length)) + np.repeat(start - first_token, length)
+    return positions, blocks[
+        positions // block_size + np.repeat(first_block - start // block_size, length)
+    ]

@@ -1,0 +1,218 @@
+"""The runner of real models.
+
+The rule: it owns a model and a cache, and nothing between two steps depends on what it ran before
+but the cache, and the tokens that the next step's rows follow.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from lengthwise_engine.errors import CacheSizeError
+from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.runner.base import (
+    PendingStep,
+    SampledToken,
+    SequenceChunk,
+    SettledStep,
+    check_chunks,
+)
+from lengthwise_engine.runner.device_step import DeviceStep
+from lengthwise_engine.runner.graph_recorder import Recorder
+from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kind_of
+from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
+from lengthwise_engine.runner.memory import step_out_of_memory
+from lengthwise_engine.runner.sampler import choose, draw_arrays, penalised, report
+from lengthwise_engine.runner.step_tensors import StepLayout, StepTensors, lay_out_step, padded
+from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, warm_up_steps
+from lengthwise_kernels.dispatch import AttentionForm, Room, check_attention, warm_up_attention
+from lengthwise_kernels.staging import Arrays, to_device
+
+OnLayer = Callable[[int], None]
+
+
+class TorchRunner:
+    """A `ModelRunner` that computes a `Decoder`."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        cache: KVCache,
+        *,
+        recorder: Recorder | None = None,
+        graph_memory_bytes: int = 0,
+    ) -> None:
+        """With a `recorder`, steps that come again are replayed, from graphs that take up to
+        `graph_memory_bytes`."""
+        expected = model.spec.kv_layout(
+            block_size=cache.layout.block_size, dtype=str(model.dtype).removeprefix("torch.")
+        )
+        if cache.layout != expected:
+            raise CacheSizeError(f"the model needs {expected}, got {cache.layout}")
+        check_attention(model.attention)
+        self._model = model
+        self._cache = cache
+        self._before: Sequence[SequenceChunk] = ()
+        self._tokens_before = torch.empty(0, dtype=torch.int64, device=model.device)
+        self.counts = StepCounts()
+        self._graphs: StepGraphs | None = None
+        if recorder is not None and graph_memory_bytes:
+            self._graphs = StepGraphs(
+                recorder,
+                self._compute,
+                memory_bytes=graph_memory_bytes,
+                device=model.device,
+                vocab_size=model.spec.vocab_size,
+                most_blocks=cache.layout.num_blocks_for(model.spec.context_length),
+                counts=self.counts,
+            )
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._cache.layout
+
+    @property
+    def runs_ahead(self) -> bool:
+        return self._model.device.type == "cuda"
+
+    @torch.inference_mode()
+    def launch(
+        self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None = None
+    ) -> PendingStep:
+        check_chunks(
+            chunks,
+            layout=self.layout,
+            num_blocks=self._cache.num_blocks,
+            spec=self._model.spec,
+            before=self._before,
+        )
+        if not chunks:
+            return SettledStep([])
+        try:
+            step, replayed = self._launch(chunks, on_layer)
+        except torch.OutOfMemoryError as error:
+            raise step_out_of_memory(error, self._cache, chunks) from error
+        self._before = chunks
+        if replayed and on_layer is not None:
+            step.wait()
+            for layer in range(self.layout.num_layers):
+                on_layer(layer)
+        return step
+
+    @torch.inference_mode()
+    def warm_up(self) -> float:
+        """Compute a step of each kind, so that no request waits for a compiler; returns seconds.
+
+        Overwrites the first blocks of the cache with zeros: only before anything is in it.
+        """
+        began_at = time.monotonic()
+        warm_up_attention(self._model.attention, self._cache.tensor[0])
+        for chunks in warm_up_steps(
+            layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._model.spec
+        ):
+            self.run(chunks)
+        self._cache.tensor[:, :WARM_UP_BLOCKS].zero_()
+        self._before = ()
+        return time.monotonic() - began_at
+
+    def run(
+        self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None = None
+    ) -> list[SampledToken | None]:
+        return self.launch(chunks, on_layer).tokens()
+
+    def _launch(
+        self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None
+    ) -> tuple[DeviceStep, bool]:
+        """The step, and whether it is computed without callbacks between its layers."""
+        events = self._events(on_layer)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        room = None if self._graphs is None else self._graphs.room(lengths)
+        layout = self._lay_out(chunks, room)
+        follow = partial(self._follow, any(chunk.follows is not None for chunk in chunks))
+        tokens, replayed = None, False
+        if self._graphs is not None and room is not None:
+            logits, tokens, replayed = self._graphs.compute(layout, room, follow)
+        else:
+            tensors = to_device(layout.arrays, self._model.device)
+            follow(tensors)
+            launched = on_layer if events is None else events.launched
+            logits = self._logits(layout.form, tensors, launched)
+        (self.counts.replayed if replayed else self.counts.launched)[kind_of(lengths)] += 1
+        states = [chunk.sampling for chunk in chunks]
+        sampling = [state for state in states if state is not None]
+        if room is not None:
+            logits = logits[: len(sampling)]
+        adjusted = penalised(logits, sampling)
+        if tokens is None:
+            tokens = choose(adjusted, tensors)
+        elif adjusted is not logits:
+            ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
+            draws = to_device(draw_arrays(sampling, ends), self._model.device)
+            tokens = choose(adjusted, draws)
+        self._tokens_before = tokens = self._model.agree(tokens)
+        if len(tokens) > len(sampling):
+            tokens = tokens[: len(sampling)]
+        chosen = report(logits, tokens, sampling)
+        step = DeviceStep(states, chosen, self._model.device)
+        if events is not None:
+            events.finish()
+        return step, room is not None
+
+    def _lay_out(self, chunks: Sequence[SequenceChunk], room: Room | None) -> StepLayout:
+        sampling = [(chunk.sampling, chunk.end) for chunk in chunks if chunk.sampling is not None]
+        rows = None if room is None else room.sequences
+        draws = draw_arrays([state for state, _ in sampling], [end for _, end in sampling], rows)
+        return lay_out_step(
+            chunks,
+            windows=self._model.spec.windows,
+            block_size=self.layout.block_size,
+            attention=self._model.attention,
+            room=room,
+            more={**draws, **self._follows(chunks, rows)},
+        )
+
+    def _follows(self, chunks: Sequence[SequenceChunk], rows: int | None) -> Arrays:
+        """Which tokens are those that the step before sampled, and in which of its rows."""
+        following = {
+            index: chunk.follows for index, chunk in enumerate(chunks) if chunk.follows is not None
+        }
+        if not following:
+            # A graph's arrays are the same in every step.
+            nothing = np.zeros(rows or 0, dtype=np.int64)
+            return {"follow.places": nothing, "follow.rows": nothing} if rows else {}
+        row_of = np.cumsum([chunk.sampling is not None for chunk in self._before]) - 1
+        firsts = np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)])
+        places, sources = firsts[list(following)], row_of[list(following.values())]
+        if rows is not None:
+            # Padding does again what the first does.
+            places = padded(places, rows, int(places[0]))
+            sources = padded(sources, rows, int(sources[0]))
+        return {"follow.places": places, "follow.rows": sources}
+
+    def _follow(self, any_follows: bool, tensors: Tensors) -> None:
+        if any_follows:
+            tokens = self._tokens_before.index_select(0, tensors["follow.rows"])
+            tensors["token_ids"].index_copy_(0, tensors["follow.places"], tokens)
+
+    def _compute(self, form: AttentionForm, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+        """What graphs hold: logits and, without penalties, tokens of a step's sampled rows."""
+        logits = self._logits(form, tensors, None)
+        return logits, choose(logits, tensors)
+
+    def _logits(
+        self, form: AttentionForm, tensors: Tensors, on_layer: OnLayer | None
+    ) -> torch.Tensor:
+        """Of a step's sampled rows."""
+        step = StepTensors.bind(form, tensors)
+        return self._model.forward(step, self._cache.tensor, on_layer)
+
+    def _events(self, on_layer: OnLayer | None) -> LayerEvents | None:
+        """For layers that are computed later than they are launched."""
+        if on_layer is None or not self._cache.tensor.is_cuda:
+            return None
+        return LayerEvents(on_layer, mark_stream)

@@ -1,0 +1,113 @@
+"""Rank 0's handle on the process of another rank: how it starts, is told, and dies.
+
+The rule: every wait has an end, and a process that outlived its use is killed.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import torch
+
+from lengthwise_engine.errors import RankError
+from lengthwise_engine.kv.cache import SharedKV
+from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.transfer.frames import FrameReader, frame
+
+_READ_BYTES: Final = 2**16
+_DEATH_SECONDS: Final = 5.0
+_LAST_WORDS_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The rank has its weights and its cache, which is shared like this."""
+
+    kv: SharedKV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The rank cannot be."""
+
+    reason: str
+
+
+def report(value: Ready | Failed) -> bytes:
+    return frame(asdict(value))
+
+
+class RankProcess:
+    def __init__(self, plan: RankPlan, rendezvous: int, kv: int | None) -> None:
+        """Start the process of `plan.rank`.
+
+        It inherits `rendezvous`, see `RankGroup`, and the file descriptor `kv` of its cache if this
+        process made that. Raises `RankError`.
+        """
+        self.rank = plan.rank
+        self.socket, theirs = socket.socketpair()
+        inherited = [theirs.fileno(), rendezvous] + ([] if kv is None else [kv])
+        command = [sys.executable, "-P", "-m", "lengthwise_engine.tensor_parallel.child_main"]
+        try:
+            # In its own session, so that a Ctrl-C at a terminal leaves it to rank 0 to end it.
+            self._process = subprocess.Popen(
+                [*command, json.dumps(asdict(plan)), *map(str, inherited)],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.socket.close()
+            raise RankError(f"rank {plan.rank} cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_ready(self, deadline: float) -> SharedKV:
+        """How the rank shares its cache; raises `RankError` when it fails or is not ready then."""
+        reader = FrameReader()
+        while True:
+            self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self.socket.recv(_READ_BYTES)
+            except TimeoutError:
+                raise RankError(f"rank {self.rank} was not ready in time") from None
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise RankError(f"rank {self.rank} died while it loaded ({self.last_words()})")
+            for value in reader.feed(data):
+                if "reason" in value:
+                    raise RankError(f"rank {self.rank} could not start: {value['reason']}")
+                return SharedKV(**value["kv"])
+
+    def tell(self, message: bytes, seconds: float) -> None:
+        """Raises OSError when the process is dead, or does not read for so long."""
+        self.socket.settimeout(seconds)
+        self.socket.sendall(message)
+
+    def last_words(self) -> str:
+        """Of a process that hung up: how it ended."""
+        try:
+            return f"exit status {self._process.wait(_LAST_WORDS_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            return "it has not ended"
+
+    def kill(self) -> None:
+        """Returns at once; `close` waits for the death."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """On return the process is dead and maps nothing any more."""
+        self.kill()
+        self._process.wait(_DEATH_SECONDS)
+        self.socket.close()

@@ -1,0 +1,84 @@
+"""A rank other than 0: loads its share, then repeats the steps that rank 0 tells it.
+
+`python -m lengthwise_engine.tensor_parallel.child_main PLAN SOCKET RENDEZVOUS [KV]`: a `RankPlan`
+as JSON, and file descriptors that it inherits: a socket to rank 0, where the ranks meet
+(`RankGroup`), and the rank's KV cache where rank 0 made it. It reports `Ready` or `Failed` once,
+then it is only told: first an empty step, at which all ranks meet, then the steps.
+
+The rule: it dies with rank 0. One thread only listens, so that a hang-up is heard whatever the
+other one waits for.
+"""
+
+import json
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from lengthwise_engine.kv.cache import KVCache, SharedKV, cache_bytes
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.tensor_parallel.child_handle import Failed, Ready, report
+from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.steps import receive_step
+
+logger = logging.getLogger(__name__)
+
+_SOFTWARE_ERROR: Final = 70
+# Rank 0 tells a step when it computes it; more than a few ahead means that it does not.
+_MOST_STEPS_AHEAD: Final = 8
+
+Steps = queue.Queue[Sequence[SequenceChunk]]
+
+
+def main() -> None:
+    """Never returns: threads may be inside gloo, which must not see its memory torn down."""
+    plan = RankPlan(**json.loads(sys.argv[1]))
+    socket_descriptor, rendezvous, *kv = (int(argument) for argument in sys.argv[2:])
+    parent = socket.socket(fileno=socket_descriptor)
+    steps: Steps = queue.Queue(_MOST_STEPS_AHEAD)
+    threading.Thread(target=_listen, args=(parent, steps), daemon=True).start()
+    try:
+        if plan.device_type == "cuda":
+            torch.cuda.set_device(plan.device)
+        weights, cache = plan.load(), _cache(plan, *kv)
+        parent.sendall(report(Ready(kv=cache.share())))
+    except BaseException as error:
+        parent.sendall(report(Failed(reason=f"{type(error).__name__}: {error}")))
+        os._exit(_SOFTWARE_ERROR)
+    try:
+        steps.get()
+        runner = plan.runner(weights, cache, plan.meet(rendezvous))
+        while True:
+            runner.launch(steps.get())
+    except BaseException:
+        logger.critical("rank %d of %d has died", plan.rank, plan.size, exc_info=True)
+        os._exit(_SOFTWARE_ERROR)
+
+
+def _listen(parent: socket.socket, steps: Steps) -> None:
+    try:
+        while (chunks := receive_step(parent)) is not None:
+            steps.put_nowait(chunks)
+    except BaseException:
+        logger.critical("rank 0 sends what is no step", exc_info=True)
+        os._exit(_SOFTWARE_ERROR)
+    os._exit(0)
+
+
+def _cache(plan: RankPlan, kv: int | None = None) -> KVCache:
+    layout = plan.layout()
+    if kv is None:
+        return KVCache.allocate(layout, plan.num_blocks, plan.device)
+    num_bytes = cache_bytes(layout, plan.num_blocks)
+    shared = SharedKV(num_bytes=num_bytes, file_descriptor=kv)
+    return KVCache.attach(layout, plan.num_blocks, shared)
+
+
+if __name__ == "__main__":
+    main()

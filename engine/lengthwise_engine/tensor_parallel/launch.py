@@ -1,0 +1,136 @@
+"""From a checkpoint to a model on several ranks, of which this process becomes rank 0.
+
+The rule: what can be wrong with the wish is found before a process starts, and no process is left
+when something is found later.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from lengthwise_engine.errors import RankError
+from lengthwise_engine.kv.cache import KVCache, SharedKV
+from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.models.weights import DecoderWeights
+from lengthwise_engine.runner.graphs import StepCounts
+from lengthwise_engine.tensor_parallel.child_handle import RankProcess
+from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.runner import ParallelRunner
+from lengthwise_engine.tensor_parallel.steps import pack_step
+from lengthwise_engine.tensor_parallel.watch import RankWatch
+
+_READY_SECONDS: Final = 600.0
+"""How much longer than rank 0 another rank may load."""
+_BEGIN_SECONDS: Final = 600.0
+"""For all ranks, once they are loaded, to find each other and, on GPUs, to compile kernels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelModel:
+    """A runner, and what it needs to live: `caches` are those that this process allocated, rank 0's
+    first, `shards` all ranks'."""
+
+    runner: ParallelRunner
+    steps: StepCounts
+    caches: tuple[KVCache, ...]
+    shards: KVShards
+    watch: RankWatch
+
+
+def load_parallel(plan: RankPlan) -> ParallelModel:
+    """Start the other ranks of rank 0's `plan` and load all shares.
+
+    Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
+    `RankError` when there are too few devices or a rank does not come up.
+    """
+    plan.shard()
+    if plan.device_type == "cuda" and torch.cuda.device_count() < plan.size:
+        raise RankError(
+            f"tensor_parallel_size {plan.size} needs as many CUDA devices, got"
+            f" {torch.cuda.device_count()}; lower it, or give the worker more GPUs"
+        )
+    rendezvous = os.memfd_create("lengthwise-ranks")
+    try:
+        loaded = _load_shares(plan, rendezvous)
+        try:
+            return _meet(plan, loaded, rendezvous)
+        except BaseException:
+            loaded.watch.close()
+            raise
+    finally:
+        os.close(rendezvous)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """All ranks have their shares, and have not met. `caches` as in `ParallelModel`."""
+
+    weights: DecoderWeights
+    caches: tuple[KVCache, ...]
+    shares: tuple[SharedKV, ...]
+    ranks: tuple[RankProcess, ...]
+    watch: RankWatch
+
+
+def _load_shares(plan: RankPlan, rendezvous: int) -> _Loaded:
+    """The ranks load at the same time."""
+    on_cpu = plan.device_type == "cpu"
+    # A cache on the CPU is made here for each rank: its file descriptor is easily inherited.
+    here = range(plan.size if on_cpu else 1)
+    caches = tuple(
+        KVCache.allocate(plan.of(rank).layout(), plan.num_blocks, plan.device) for rank in here
+    )
+    ranks: list[RankProcess] = []
+    try:
+        for rank in range(1, plan.size):
+            kv = caches[rank].share().file_descriptor if on_cpu else None
+            ranks.append(RankProcess(plan.of(rank), rendezvous, kv))
+        weights = plan.load()
+        deadline = time.monotonic() + _READY_SECONDS
+        elsewhere = [process.wait_ready(deadline) for process in ranks]
+    except BaseException:
+        for process in ranks:
+            process.close()
+        raise
+    shares = [cache.share() for cache in caches] + ([] if on_cpu else elsewhere)
+    return _Loaded(
+        weights=weights,
+        caches=caches,
+        shares=tuple(shares),
+        ranks=tuple(ranks),
+        watch=RankWatch(ranks),
+    )
+
+
+def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
+    with loaded.watch.step(_BEGIN_SECONDS):
+        for process in loaded.ranks:
+            process.tell(pack_step((), plan.block_size), plan.stall_seconds)
+        group = plan.meet(rendezvous)
+        loaded.watch.abort_with(group.abort)
+        own = plan.runner(loaded.weights, loaded.caches[0], group)
+    spec = plan.shard().whole
+    shards = KVShards(
+        layout=spec.kv_layout(block_size=plan.block_size, dtype=plan.dtype),
+        num_blocks=plan.num_blocks,
+        device_type=plan.device_type,
+        shares=loaded.shares,
+    )
+    runner = ParallelRunner(
+        own,
+        loaded.ranks,
+        loaded.watch,
+        spec=spec,
+        shards=shards,
+        stall_seconds=plan.stall_seconds,
+    )
+    return ParallelModel(
+        runner=runner,
+        steps=own.counts,
+        caches=loaded.caches,
+        shards=shards,
+        watch=loaded.watch,
+    )

@@ -1,0 +1,74 @@
+"""What rank 0 tells the other ranks of a step: what they need to compute it, as 32-bit integers.
+
+The rule: no more than that. They sample nothing, so they get no histories and no sampling
+parameters, and of each block table only the part that the step reads.
+"""
+
+import socket
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import Sampling, SamplingState
+
+_LENGTH: Final = struct.Struct("=I")
+_HEADER: Final = 5  # of a chunk, see `pack_step`
+_NOTHING: Final = -1
+_ANY_TOKEN: Final = Sampling(temperature=0.0)
+
+
+def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
+    """A message, behind its length."""
+    numbers = array("i")
+    for chunk in chunks:
+        num_blocks = -(-chunk.end // block_size)
+        follows = _NOTHING if chunk.follows is None else chunk.follows
+        samples = chunk.sampling is not None
+        numbers.extend((chunk.start, follows, samples, len(chunk.token_ids), num_blocks))
+        numbers.extend(chunk.token_ids)
+        numbers.extend(chunk.block_ids[:num_blocks])
+    body = numbers.tobytes()
+    return _LENGTH.pack(len(body)) + body
+
+
+def receive_step(connection: socket.socket) -> list[SequenceChunk] | None:
+    """The next step's chunks; None once the other end has hung up."""
+    try:
+        length = connection.recv(_LENGTH.size, socket.MSG_WAITALL)
+        if len(length) < _LENGTH.size:
+            return None
+        (num_bytes,) = _LENGTH.unpack(length)
+        body = connection.recv(num_bytes, socket.MSG_WAITALL) if num_bytes else b""
+    except ConnectionResetError:
+        return None
+    return None if len(body) < num_bytes else _unpack(body)
+
+
+def _unpack(body: bytes) -> list[SequenceChunk]:
+    numbers = array("i", body)
+    chunks, at = [], 0
+    while at < len(numbers):
+        start, follows, samples, num_tokens, num_blocks = numbers[at : at + _HEADER]
+        tokens = at + _HEADER
+        blocks = tokens + num_tokens
+        at = blocks + num_blocks
+        known = start + num_tokens if follows == _NOTHING else start
+        chunks.append(
+            SequenceChunk(
+                token_ids=numbers[tokens:blocks],
+                start=start,
+                block_ids=numbers[blocks:at],
+                sampling=_sampled_elsewhere(known) if samples else None,
+                follows=None if follows == _NOTHING else follows,
+            )
+        )
+    return chunks
+
+
+def _sampled_elsewhere(num_tokens: int) -> SamplingState:
+    """Asks for logits; what this rank samples from its share of them is of no use to anybody."""
+    return SamplingState(
+        sampling=_ANY_TOKEN, token_ids=range(num_tokens), num_prompt_tokens=num_tokens
+    )

@@ -1,0 +1,1 @@
+"""Blocks of KV caches as bytes, by where the caches lie."""

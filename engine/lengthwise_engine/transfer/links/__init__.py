@@ -1,0 +1,1 @@
+"""The two ends of a link and the ways bytes cross it."""

@@ -1,0 +1,1 @@
+"""The worker's side of its transfer process, and the process itself."""

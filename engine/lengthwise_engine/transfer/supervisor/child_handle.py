@@ -1,0 +1,109 @@
+"""The worker's handle on one run of the transfer process: how it starts, is written to, and dies.
+
+The rule: nothing here blocks except `kill`, which is bounded by the kernel's own death of the
+process. Writing never waits for a process that does not read.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from lengthwise_engine.transfer.frames import FrameReader, Report, Setup, frame, message
+from lengthwise_engine.transfer.links.process_group import NCCL_ENVIRONMENT
+
+_MODULE: Final = "lengthwise_engine.transfer.supervisor.child_main"
+_READ_BYTES: Final = 2**18
+_DEATH_SECONDS: Final = 5.0
+_ENVIRONMENT: Final = {
+    # Reasons of failed links come as events; c10d's own log lines carry a stack trace for each.
+    "TORCH_CPP_LOG_LEVEL": "FATAL",
+    "OMP_NUM_THREADS": "1",
+    # Looking up a peer's name must not outlast the time a link has to come up.
+    "RES_OPTIONS": "timeout:1 attempts:2",
+    **NCCL_ENVIRONMENT,
+}
+
+
+class SpawnedChild:
+    def __init__(self, setup: Setup) -> None:
+        """Start the process with this setup. It answers `Ready` when it is. Raises OSError."""
+        self.socket, theirs = socket.socketpair()
+        inherited = [theirs.fileno(), setup.listen_file_descriptor]
+        inherited += setup.shards.file_descriptors
+        try:
+            # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    _MODULE,
+                    str(inherited[0]),
+                ],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                env=_ENVIRONMENT | os.environ,  # the operator's settings win
+                start_new_session=True,
+            )
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.socket.setblocking(False)
+        self._reader = FrameReader()
+        self._unwritten = bytearray()
+        self.write(frame(setup))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def wants_to_write(self) -> bool:
+        return bool(self._unwritten)
+
+    def write(self, data: bytes) -> None:
+        """Write now what the socket takes, and keep the rest for `flush`."""
+        self._unwritten += data
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._unwritten:
+                del self._unwritten[: self.socket.send(self._unwritten)]
+        except BlockingIOError:
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            self._unwritten.clear()  # it is dead, which `read` tells
+
+    def read(self) -> Iterator[Report]:
+        """What it reported. Raises EOFError when it is dead, FrameError when it is not itself."""
+        try:
+            data = self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise EOFError
+        for value in self._reader.feed(data):
+            yield message(value)
+
+    def leave(self, seconds: float) -> None:
+        """Ask it to end by hanging up; kill it if it has not ended by then."""
+        self.socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> int:
+        """On return the process is dead and maps nothing any more. Its exit status."""
+        self._process.kill()
+        status = self._process.wait(_DEATH_SECONDS)
+        self.socket.close()
+        return status

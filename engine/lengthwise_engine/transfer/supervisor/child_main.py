@@ -1,0 +1,248 @@
+"""The transfer process: owns every link of one worker, and dies with its parent.
+
+`python -m lengthwise_engine.transfer.supervisor.child_main FD` speaks frames over the inherited
+socket FD: `Setup` first, then commands in, reports out. The rule: the main thread only dispatches;
+it waits for sockets and for nothing else, so that a discard is answered at once whatever the links
+are doing.
+"""
+
+import os
+import queue
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import torch
+
+from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp
+from lengthwise_engine.transfer.blocks.open_blocks import open_blocks
+from lengthwise_engine.transfer.frames import (
+    Accept,
+    Close,
+    Command,
+    Connect,
+    Discard,
+    FrameReader,
+    Ready,
+    Receive,
+    Report,
+    Send,
+    Setup,
+    frame,
+    message,
+)
+from lengthwise_engine.transfer.links.host_memory import SHARED_MEMORY, map_memory, offer_memory
+from lengthwise_engine.transfer.links.host_peer import HostPeer, Source
+from lengthwise_engine.transfer.links.link import Channel, Link
+from lengthwise_engine.transfer.links.process_group import RECEIVER, SENDER, Group, open_group
+from lengthwise_engine.transfer.links.receive_link import ReceiveLink
+from lengthwise_engine.transfer.links.rendezvous import (
+    PairStore,
+    Rendezvous,
+    answer,
+    call,
+    own_address,
+)
+from lengthwise_engine.transfer.links.send_link import SendLink
+
+_READ_BYTES: Final = 2**18
+_TICK_SECONDS: Final = 1.0
+
+AnyLink = SendLink | ReceiveLink
+
+
+class TransferChild:
+    def __init__(self, parent: socket.socket, setup: Setup) -> None:
+        self._parent = parent
+        self._setup = setup
+        self._writing = threading.Lock()
+        caches = setup.shards.attach()
+        self._device = caches[0].tensor.device
+        self._blocks = open_blocks(setup.shards.layout, caches)
+        self._links: dict[str, AnyLink] = {}
+        self._selector = selectors.DefaultSelector()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
+        listener = socket.socket(fileno=setup.listen_file_descriptor)
+        self._rendezvous = Rendezvous(self._selector, listener, setup.connect_seconds)
+
+    def run(self, reader: FrameReader) -> None:
+        """Serve until the parent hangs up."""
+        self._selector.register(
+            self._parent, selectors.EVENT_READ, partial(self._read_parent, reader)
+        )
+        self._tell(Ready())
+        while True:
+            for key, _ in self._selector.select(_TICK_SECONDS):
+                key.data()
+            while self._tasks:
+                self._tasks.popleft()()
+            self._rendezvous.expire()
+
+    def _read_parent(self, reader: FrameReader) -> None:
+        data = self._parent.recv(_READ_BYTES)
+        if not data:
+            _leave()
+        for value in reader.feed(data):
+            self._obey(message(value))
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Connect(link=name, rendezvous=rendezvous):
+                opening = partial(self._open_sender, name, rendezvous)
+                self._add(SendLink(name, self._blocks, opening, self._tell, self._ended))
+            case Accept(link=name):
+                opening = partial(self._open_receiver, self._rendezvous.expect(name))
+                self._add(ReceiveLink(name, self._blocks, opening, self._tell, self._ended))
+            case Send(link=name):
+                link = self._links.get(name)
+                if isinstance(link, SendLink):
+                    link.send(command)
+            case Receive(link=name):
+                link = self._links.get(name)
+                if isinstance(link, ReceiveLink):
+                    link.receive(command)
+            case Discard(key=key):
+                for link in self._links.values():
+                    if isinstance(link, ReceiveLink):
+                        link.discard(key)
+                self._tell(Discarded(key=key))
+            case Close(link=name):
+                link = self._links.get(name)
+                if link is not None:
+                    link.take_down("closed by this side")
+
+    def _add(self, link: AnyLink) -> None:
+        self._links[link.name] = link
+        link.start()
+
+    def _open_sender(
+        self, name: str, rendezvous: str, hold: Callable[[socket.socket], None]
+    ) -> tuple[Channel, str]:
+        deadline = time.monotonic() + self._setup.connect_seconds
+        connection = call(name, rendezvous, deadline)
+        hold(connection)
+        store = PairStore(connection, deadline)
+        why = offer_memory(store, self._setup.shards if self._setup.host_links else None)
+        if why is None:
+            return HostPeer(connection, self._setup.stall_seconds, None), SHARED_MEMORY
+        return self._open_group(connection, store, SENDER), f"{self._setup.backend}: {why}"
+
+    def _open_receiver(
+        self,
+        connections: "queue.SimpleQueue[socket.socket]",
+        hold: Callable[[socket.socket], None],
+    ) -> tuple[Channel, str]:
+        deadline = time.monotonic() + self._setup.connect_seconds
+        try:
+            connection = connections.get(timeout=self._setup.connect_seconds)
+        except queue.Empty:
+            raise TimeoutError(
+                f"no sender called within {self._setup.connect_seconds:g} s"
+            ) from None
+        hold(connection)
+        answer(connection)
+        store = PairStore(connection, deadline)
+        layout = self._setup.shards.layout
+        found = map_memory(store, layout, self._device if self._setup.host_links else None)
+        if isinstance(found, str):
+            return self._open_group(connection, store, RECEIVER), f"{self._setup.backend}: {found}"
+        shards, caches = found
+        source = Source(shards=shards, blocks=open_blocks(layout, caches))
+        return HostPeer(connection, self._setup.stall_seconds, source), SHARED_MEMORY
+
+    def _open_group(self, connection: socket.socket, store: PairStore, rank: int) -> Group:
+        return open_group(
+            self._setup.backend,
+            store,
+            rank,
+            address=own_address(connection),
+            device=self._device,
+            stall_seconds=self._setup.stall_seconds,
+        )
+
+    def _tell(self, report: Report) -> None:
+        data = frame(report)
+        with self._writing:
+            try:
+                self._parent.sendall(data)
+            except OSError:
+                _leave()
+        if isinstance(report, LinkUp):
+            self._soon(partial(self._watch, report.link))
+        elif isinstance(report, LinkDown):
+            self._soon(partial(self._forget, report.link))
+
+    def _ended(self, link: Link[Any, Any]) -> None:
+        self._soon(partial(self._hang_up, link))
+
+    def _soon(self, task: Callable[[], None]) -> None:
+        """Have the main thread do it."""
+        self._tasks.append(task)
+        with suppress(BlockingIOError):  # full of wake-ups already
+            self._waker.send(b"w")
+
+    def _wake_up(self) -> None:
+        self._woken.recv(_READ_BYTES)
+
+    def _watch(self, name: str) -> None:
+        """The link is up: from now on its lifeline is readable only when the peer hung up."""
+        link = self._links.get(name)
+        if link is not None and link.lifeline is not None:
+            self._selector.register(
+                link.lifeline, selectors.EVENT_READ, partial(self._read_lifeline, link)
+            )
+
+    def _read_lifeline(self, link: AnyLink) -> None:
+        assert link.lifeline is not None
+        try:
+            data = link.lifeline.recv(_READ_BYTES)
+        except OSError:
+            data = b""
+        if data:
+            link.hear(data)
+        else:
+            link.take_down("the peer closed the link or died")
+
+    def _forget(self, name: str) -> None:
+        """The link is down. Its thread may still use the lifeline, so that is closed later."""
+        link = self._links.pop(name, None)
+        self._rendezvous.forget(name)
+        if link is not None and link.lifeline is not None:
+            with suppress(KeyError):  # went down before it came up
+                self._selector.unregister(link.lifeline)
+
+    def _hang_up(self, link: Link[Any, Any]) -> None:
+        if link.lifeline is not None:
+            link.lifeline.close()
+
+
+def _leave() -> NoReturn:
+    """The parent is gone. Threads may be inside gloo, which must not see its memory torn down."""
+    os._exit(0)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    reader = FrameReader()
+    values: list[Any] = []
+    while not values:
+        data = parent.recv(_READ_BYTES)
+        if not data:
+            _leave()
+        values += reader.feed(data)
+    TransferChild(parent, message(values.pop(0))).run(reader)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""The worker's end of its transfer process: `KVSender` and `KVReceiver` in one handle.
+
+The rules:
+* Calls come from any thread and never wait. One thread of this module's starts the process, reads
+  what it reports, delivers events in order, and kills and restarts it when it stalls.
+* The rendezvous is a socket of the worker's, inherited by every run of the process: its address
+  holds for the worker's whole life.
+"""
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Final, Literal
+
+from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.transfer.base import (
+    Discarded,
+    LinkDown,
+    OnEvent,
+    Piece,
+    ProcessLost,
+    TransferEvent,
+    check_piece,
+    check_receive,
+)
+from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
+from lengthwise_engine.transfer.frames import (
+    Accept,
+    Close,
+    Command,
+    Connect,
+    Discard,
+    FrameError,
+    Progress,
+    Ready,
+    Receive,
+    Report,
+    Send,
+    Setup,
+    frame,
+)
+from lengthwise_engine.transfer.supervisor.child_handle import SpawnedChild
+from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, Ledger
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 0.25
+_PAUSE_STEP_SECONDS: Final = 0.02
+_STOP_SECONDS: Final = 2.0
+_FIRST_BACKOFF_SECONDS: Final = 0.1
+_LAST_BACKOFF_SECONDS: Final = 5.0
+# A process that served this long was sound: the next restart is immediate again.
+_SOUND_SECONDS: Final = 30.0
+
+
+class TransferProcess:
+    """`start()` returns at once, so that a model can be loaded meanwhile; then `wait_ready()`."""
+
+    def __init__(self, shards: KVShards, config: TransferConfig, on_event: OnEvent) -> None:
+        """`on_event` is called from one thread, in order, and must not block for long.
+
+        Raises ValueError when the backend cannot move these caches, OSError when the address cannot
+        be listened on.
+        """
+        if (config.backend == "nccl") != (shards.device_type == "cuda"):
+            raise ValueError(
+                f"backend {config.backend!r} cannot move a KV cache on {shards.device_type};"
+                " use 'nccl' for CUDA and 'gloo' for the CPU"
+            )
+        self._shards = shards
+        self._config = config
+        self._on_event = on_event
+        family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
+        address = (config.listen_host, config.listen_port)
+        self._listener = socket.create_server(address, family=family)
+        self._ledger = Ledger(
+            stall_seconds=config.stall_seconds, connect_seconds=config.connect_seconds
+        )
+        self._lock = threading.Lock()
+        self._child: SpawnedChild | None = None
+        self._answers: deque[TransferEvent] = deque()  # to what was asked while no process ran
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._thread = threading.Thread(target=self._supervise, name="kv transfer", daemon=True)
+
+    @property
+    def rendezvous(self) -> str:
+        host = self._config.advertise_host or self._config.listen_host
+        port = self._listener.getsockname()[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why there will be no transfer process any more; None while there is or will be one."""
+        return self._failure
+
+    @property
+    def pid(self) -> int | None:
+        """The running transfer process, if one is running."""
+        with self._lock:
+            return None if self._child is None else self._child.pid
+
+    @property
+    def num_links(self) -> int:
+        """Links that may still read or write the cache. One that is being closed counts until it is
+        down, or until the process is lost: that takes `stall_seconds` and a little at most."""
+        with self._lock:
+            return self._ledger.num_links
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_ready(self) -> None:
+        """Raises TransferStartError when the first start failed or took too long."""
+        # The thread keeps the time and knows the reason; it needs a moment more for the last rites.
+        is_decided = self._ready.wait(self._config.start_seconds + 2 * MARGIN_SECONDS)
+        self._check()
+        if not is_decided:
+            raise TransferStartError("the transfer process could not even be killed")
+
+    def stop(self) -> None:
+        """End the process and the thread within a few seconds; no event is delivered afterwards."""
+        self._stopping.set()
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(2 * _STOP_SECONDS)
+        for endpoint in (self._listener, self._waker, self._woken):
+            endpoint.close()
+
+    def connect(self, link: str, rendezvous: str) -> None:
+        self._open(Connect(link=link, rendezvous=rendezvous), "send")
+
+    def accept(self, link: str) -> None:
+        self._open(Accept(link=link), "receive")
+
+    def send(self, link: str, sequence: int, piece: Piece) -> None:
+        check_piece(piece, self._shards.layout, self._shards.num_blocks)
+        with self._lock:
+            if self._ledger.issue(link, "send", sequence, time.monotonic()):
+                self._write(Send(link=link, sequence=sequence, piece=piece))
+
+    def receive(
+        self, link: str, sequence: int, key: str, piece: Piece | None, num_bytes: int
+    ) -> None:
+        check_receive(piece, num_bytes, self._shards.layout, self._shards.num_blocks)
+        with self._lock:
+            if self._ledger.issue(link, "receive", sequence, time.monotonic()):
+                self._write(
+                    Receive(link=link, sequence=sequence, key=key, piece=piece, num_bytes=num_bytes)
+                )
+
+    def discard(self, key: str) -> None:
+        self._check()
+        with self._lock:
+            if self._child is None:
+                self._answer(Discarded(key=key))
+                return
+            self._ledger.discard(key, time.monotonic())
+            self._write(Discard(key=key))
+
+    def close(self, link: str) -> None:
+        with self._lock:
+            if self._ledger.close(link, time.monotonic()):
+                self._write(Close(link=link))
+
+    def _open(self, command: Connect | Accept, direction: Literal["send", "receive"]) -> None:
+        self._check()
+        with self._lock:
+            if self._child is None:
+                reason = "the transfer process is not running"
+                self._answer(LinkDown(link=command.link, reason=reason))
+                return
+            self._ledger.open(command.link, direction, time.monotonic())
+            self._write(command)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise TransferStartError(
+                f"the transfer process does not run: {self._failure}"
+            ) from self._failure
+
+    def _answer(self, event: TransferEvent) -> None:
+        """Without a process the answer is known at once; its delivery is the thread's."""
+        self._answers.append(event)
+        self._wake()
+
+    def _write(self, command: Command) -> None:
+        assert self._child is not None  # the ledger knows links only while there is one
+        self._child.write(frame(command))
+        if self._child.wants_to_write:
+            self._wake()
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # full of wake-ups already
+            self._waker.send(b"w")
+
+    def _supervise(self) -> None:
+        backoff = _FIRST_BACKOFF_SECONDS
+        try:
+            while not self._stopping.is_set():
+                started_at = time.monotonic()
+                self._run_once()
+                if time.monotonic() - started_at > _SOUND_SECONDS:
+                    backoff = _FIRST_BACKOFF_SECONDS
+                self._pause(backoff)
+                backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
+        except BaseException as error:
+            # on_event failed, or the very first start: nobody would hear of anything any more.
+            _log.exception("KV transfer has ended")
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    def _run_once(self) -> None:
+        """One life of the process: from its start to its death, or to `stop`."""
+        try:
+            child = SpawnedChild(self._setup())
+        except OSError as error:
+            self._lament(f"it cannot be started: {error}")
+            return
+        try:
+            reason = self._serve(child)
+            if self._stopping.is_set():
+                child.leave(_STOP_SECONDS)
+        finally:
+            status = child.kill()
+            with self._lock:
+                self._child = None
+                self._ledger.clear()
+        if not self._stopping.is_set():
+            self._lament(f"{reason} (exit status {status})")
+
+    def _lament(self, reason: str) -> None:
+        """The process is lost. Raises TransferStartError when it has never been ready."""
+        if not self._ready.is_set():
+            raise TransferStartError(f"the transfer process did not start: {reason}")
+        _log.error("transfer process lost: %s", reason)
+        self._on_event(ProcessLost(reason=reason))
+
+    def _setup(self) -> Setup:
+        return Setup(
+            shards=self._shards,
+            listen_file_descriptor=self._listener.fileno(),
+            backend=self._config.backend,
+            stall_seconds=self._config.stall_seconds,
+            connect_seconds=self._config.connect_seconds,
+            host_links=self._config.host_links,
+        )
+
+    def _serve(self, child: SpawnedChild) -> str:
+        """Deliver what the process reports until it is lost; why it was."""
+        deadline = time.monotonic() + self._config.start_seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            selector.register(child.socket, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                wants = selectors.EVENT_WRITE if child.wants_to_write else 0
+                selector.modify(child.socket, selectors.EVENT_READ | wants)
+                readable = [key.fileobj for key, _ in selector.select(_TICK_SECONDS)]
+                if self._woken in readable:
+                    self._woken.recv(4096)
+                self._deliver_answers()
+                if child.socket not in readable:
+                    # Only now: unread reports may be the very answers that are missed.
+                    reason = self._overdue(deadline)
+                elif (reason := self._read(child)) is None:
+                    with self._lock:
+                        child.flush()
+                if reason is not None:
+                    return reason
+        return "stopped"
+
+    def _read(self, child: SpawnedChild) -> str | None:
+        """Why the process is lost, if it is."""
+        try:
+            for report in child.read():
+                self._hear(report, child)
+        except EOFError:
+            return "it died"
+        except FrameError as error:
+            return str(error)
+        return None
+
+    def _hear(self, report: Report, child: SpawnedChild) -> None:
+        if isinstance(report, Ready):
+            with self._lock:
+                self._child = child
+            self._ready.set()
+            return
+        with self._lock:
+            self._ledger.settle(report, time.monotonic())
+        if not isinstance(report, Progress):
+            self._on_event(report)
+
+    def _overdue(self, ready_deadline: float) -> str | None:
+        """Why the process counts as lost, if it does."""
+        now = time.monotonic()
+        with self._lock:
+            if self._child is None and now > ready_deadline:
+                return f"it was not ready within {self._config.start_seconds:g} s"
+            overdue = self._ledger.overdue(now)
+        return None if overdue is None else f"it stalled: {overdue}"
+
+    def _pause(self, seconds: float) -> None:
+        """Before the next start; what is asked meanwhile is answered."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping.is_set() and time.monotonic() < deadline:
+            self._deliver_answers()
+            self._stopping.wait(_PAUSE_STEP_SECONDS)
+
+    def _deliver_answers(self) -> None:
+        while self._answers:
+            self._on_event(self._answers.popleft())

@@ -1,0 +1,229 @@
+"""Prefill workers, decode workers and routers as processes on loopback, in one run folder.
+
+Synchronous and without threads. Nothing is restarted behind the owner's back: see `Supervisor`.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from lengthwise_local.errors import LocalClusterError
+from lengthwise_local.preflight import MODULES, find_model, require_extras, require_free_port
+from lengthwise_local.process import POLL_SECONDS, Process, Role
+
+KILL_SECONDS = 5.0
+"""A killed process is gone at once; a machine that swaps may need longer to say so."""
+
+
+class LocalCluster:
+    """A whole deployment on this machine.
+
+    with LocalCluster(model=folder, prefill=2, decode=2) as cluster:
+        with lengthwise.Client(cluster.endpoints) as client: ...
+        cluster.decode[0].kill()            # SIGKILL; any signal will do
+        cluster.decode[0].restart()
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | None = None,
+        prefill: int = 1,
+        decode: int = 1,
+        routers: int = 1,
+        device: str = "auto",
+        port: int = 0,
+        metrics_port: int = 0,
+        configs: Mapping[Role, Mapping[str, object]] | None = None,
+        env: Mapping[str, str] | None = None,
+        commands: Mapping[Role, Sequence[str]] | None = None,
+        folder: Path | None = None,
+        start_seconds: float = 120.0,
+        drain_seconds: float = 35.0,
+    ) -> None:
+        """Checks what can be checked; starts nothing.
+
+        model: checkpoint folder or hub id; None: the demo model.
+        port, metrics_port: of the first router, the others count up; 0: any free ones.
+        configs: keys that replace or join a role's configuration.
+        commands: runs these instead of a role's process, with `--config FILE` added.
+        drain_seconds: what routers, and then workers, get to end before they are killed; their own
+            limit is 30 s.
+        folder: for configurations and logs, never removed; None: a new one, removed after a clean
+            exit.
+        Errors: LocalClusterError, one line, for a bad model, a taken port or an extra not
+        installed.
+        """
+        for name, count in (("prefill", prefill), ("decode", decode), ("routers", routers)):
+            if count < 1:
+                raise LocalClusterError(f"{name}: got {count}, expected at least 1")
+        if device not in ("auto", "cpu", "cuda"):
+            raise LocalClusterError(f"device: got {device!r}, expected auto, cpu or cuda")
+        self.start_seconds = start_seconds
+        self.drain_seconds = drain_seconds
+        self._device = device
+        self._model = find_model(model)
+        self._counts: dict[Role, int] = {"prefill": prefill, "decode": decode, "router": routers}
+        self._ports = (port, metrics_port)
+        self._configs = dict(configs or {})
+        self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
+        self._commands = dict(commands or {})
+        self._given_folder = folder
+        self._folder: Path | None = None
+        self.prefill: tuple[Process, ...] = ()
+        self.decode: tuple[Process, ...] = ()
+        self.routers: tuple[Process, ...] = ()
+        if self._counts.keys() - self._commands.keys():
+            require_extras()
+        for index in range(routers):
+            for first in self._ports:
+                require_free_port(first + index if first else 0)
+
+    def __enter__(self) -> Self:
+        try:
+            self.launch()
+            self.wait_ready()
+        except BaseException as error:
+            error.add_note(f"logs: {self._folder}")
+            self.stop(drain_seconds=0.0, keep_folder=True)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            error.add_note(f"logs of the local cluster: {self._folder}")
+        self.stop(keep_folder=error is not None)
+
+    @property
+    def folder(self) -> Path:
+        """Holds every process's configuration, log and announcement."""
+        if self._folder is None:
+            raise LocalClusterError("the cluster has not been launched")
+        return self._folder
+
+    @property
+    def workers(self) -> tuple[Process, ...]:
+        return (*self.prefill, *self.decode)
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """In the order of start: workers, then routers."""
+        return (*self.workers, *self.routers)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """host:port of every router."""
+        return [router.address for router in self.routers]
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the first router."""
+        return self.routers[0].address
+
+    def launch(self) -> None:
+        """Starts every process and returns at once."""
+        if self._folder is not None:
+            raise LocalClusterError(f"the cluster was launched already in {self._folder}")
+        self._folder = self._given_folder or Path(tempfile.mkdtemp(prefix="lengthwise-"))
+        (self._folder / "announced").mkdir(parents=True, exist_ok=True)
+        self.prefill = tuple(self._make("prefill"))
+        self.decode = tuple(self._make("decode"))
+        self.routers = tuple(self._make("router"))
+        for process in self.processes:
+            process.start()
+
+    def wait_ready(self, on_wait: Callable[[Sequence[Process]], None] | None = None) -> None:
+        """Returns when every process has announced itself; `on_wait` is called with those still
+        missing, some tens of times a second.
+
+        Errors: LocalClusterError when one ends, or `start_seconds` pass, with the end of its log.
+        """
+        deadline = time.monotonic() + self.start_seconds
+        while missing := [process for process in self.processes if process.announcement is None]:
+            for process in missing:
+                if not process.running:
+                    raise LocalClusterError(process.obituary())
+            if time.monotonic() > deadline:
+                names = ", ".join(process.name for process in missing)
+                raise LocalClusterError(
+                    f"not ready within {self.start_seconds:g} s: {names};"
+                    f" the log of {missing[0].name} ends:\n{missing[0].log_tail()}"
+                )
+            if on_wait is not None:
+                on_wait(missing)
+            time.sleep(POLL_SECONDS)
+
+    def stop(
+        self, drain_seconds: float | None = None, *, keep_folder: bool = False
+    ) -> list[Process]:
+        """Drains routers, then workers, kills what is left; returns those that had to be killed.
+
+        The run folder is removed unless it was given, is to be kept, or something had to be killed.
+        """
+        patience = self.drain_seconds if drain_seconds is None else drain_seconds
+        killed = [*_end(self.routers, patience), *_end(self.workers, patience)]
+        if self._folder is not None and self._given_folder is None and not (keep_folder or killed):
+            shutil.rmtree(self._folder)
+        return killed
+
+    def _make(self, role: Role) -> Iterator[Process]:
+        command = self._commands.get(
+            role, (sys.executable, "-m", "lengthwise_local.child", MODULES[role])
+        )
+        for index in range(self._counts[role]):
+            yield Process(
+                name=f"{role}-{index}",
+                role=role,
+                command=command,
+                config={**self._default_config(role, index), **self._configs.get(role, {})},
+                folder=self.folder,
+                # NCCL refuses two workers on one GPU unless each says it is a host of its own.
+                env={"NCCL_HOSTID": f"{role}-{index}", **self._env},
+            )
+
+    def _default_config(self, role: Role, index: int) -> dict[str, object]:
+        announced = str(self.folder / "announced")
+        config: dict[str, object] = {"model": self._model, "announce_folder": announced}
+        if role == "router":
+            listen, metrics = (f"127.0.0.1:{port + index if port else 0}" for port in self._ports)
+            discovery = {"folder": announced}
+            return {**config, "listen": listen, "metrics_listen": metrics, "discovery": discovery}
+        num_workers = self._counts["prefill"] + self._counts["decode"]
+        return {
+            **config,
+            "listen": "127.0.0.1:0",
+            "advertise_host": "127.0.0.1",
+            "metrics_listen": "127.0.0.1:0",
+            "device": self._device,
+            "threads": max(1, _num_cores() // num_workers),
+        }
+
+
+def _end(processes: Sequence[Process], drain_seconds: float) -> list[Process]:
+    for process in processes:
+        process.drain()
+    deadline = time.monotonic() + drain_seconds
+    while any(process.running for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    killed = [process for process in processes if process.running]
+    for process in killed:
+        process.kill()
+        process.wait(KILL_SECONDS)
+    return killed
+
+
+def _num_cores() -> int:
+    """Cores this process may use, which in a container can be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

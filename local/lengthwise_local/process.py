@@ -1,0 +1,229 @@
+"""One child process: its configuration file, log, announcement, signals and end.
+
+Rule: an end is observed in one place (`exit_code`), which also kills whatever the process started
+itself, so nothing outlives the cluster.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lengthwise_local.errors import LocalClusterError
+
+Role = Literal["prefill", "decode", "router"]
+
+POLL_SECONDS = 0.02
+"""How often a state that the kernel does not signal is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What a ready process says of itself. `metrics` is empty where it serves none."""
+
+    address: str
+    role: str
+    worker_id: str
+    pid: int
+    metrics: str
+
+
+class Process:
+    """A process of a local cluster. It may be killed and restarted any number of times."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        role: Role,
+        command: Sequence[str],
+        config: Mapping[str, object],
+        folder: Path,
+        env: Mapping[str, str],
+    ) -> None:
+        """`command` is given `--config FILE`; `folder` holds configurations, logs and, in
+        `announced`, the announcements."""
+        self.name = name
+        self.role: Role = role
+        self.log_path = folder / f"{name}.log"
+        self.num_starts = 0
+        self._config_path = folder / f"{name}.yaml"
+        self._command = (*command, "--config", str(self._config_path))
+        self._config = dict(config)
+        self._folder = folder
+        self._env = dict(env)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._exit_code: int | None = None
+        self._announcement: Announcement | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name} pid={self._popen.pid if self._popen else None}>"
+
+    def start(self) -> None:
+        """Starts the process and returns at once; `wait_ready` waits for its announcement."""
+        if self.running:
+            raise LocalClusterError(f"{self.name} runs already as process {self.pid}")
+        self._forget_announcement()
+        # JSON is YAML.
+        self._config_path.write_text(json.dumps(self._config, indent=2), encoding="utf-8")
+        with self.log_path.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                env=self._env,
+                # Ctrl-C in the terminal goes to the starter alone; and the group can be killed
+                # whole.
+                start_new_session=True,
+            )
+        self._exit_code = None
+        self.num_starts += 1
+
+    @property
+    def pid(self) -> int:
+        if self._popen is None:
+            raise LocalClusterError(f"{self.name} has not been started")
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the number of the signal that killed it."""
+        if self._popen is not None and self._exit_code is None:
+            code = self._popen.poll()
+            if code is not None:
+                self._exit_code = code
+                # Gone already, unless it left children behind. On some systems a group of zombies
+                # is PermissionError.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._popen.pid, signal.SIGKILL)
+                if self._popen.stdin is not None:
+                    self._popen.stdin.close()
+        return self._exit_code
+
+    @property
+    def running(self) -> bool:
+        return self._popen is not None and self.exit_code is None
+
+    @property
+    def announcement(self) -> Announcement | None:
+        """What this start of the process announced; None until it is ready."""
+        if self._announcement is None and self.running:
+            notes = (_read(path) for path in self._announced.glob("*.json"))
+            self._announcement = next(
+                (note for note in notes if note and note.pid == self.pid), None
+            )
+        return self._announcement
+
+    @property
+    def address(self) -> str:
+        """host:port of its gRPC server. Errors: LocalClusterError until it is ready."""
+        return self._ready().address
+
+    @property
+    def metrics_address(self) -> str:
+        """host:port of its Prometheus endpoint, or empty."""
+        return self._ready().metrics
+
+    @property
+    def worker_id(self) -> str:
+        """Unique for each start."""
+        return self._ready().worker_id
+
+    def wait_ready(self, timeout: float) -> None:
+        """Errors: LocalClusterError when it ends instead, or says nothing within `timeout`
+        seconds."""
+        deadline = time.monotonic() + timeout
+        while self.announcement is None:
+            if not self.running:
+                raise LocalClusterError(self.obituary())
+            if time.monotonic() > deadline:
+                raise LocalClusterError(
+                    f"{self.name} was not ready within {timeout:g} s;"
+                    f" its log ends:\n{self.log_tail()}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Sends a signal to the process itself, not to what it started."""
+        if self.running:
+            os.kill(self.pid, signum)
+
+    def wait(self, timeout: float) -> int:
+        """Returns the exit code. Errors: LocalClusterError when it still runs after `timeout`
+        seconds."""
+        deadline = time.monotonic() + timeout
+        while (code := self.exit_code) is None:
+            if self._popen is None:
+                raise LocalClusterError(f"{self.name} has not been started")
+            if time.monotonic() > deadline:
+                raise LocalClusterError(
+                    f"{self.name} (process {self.pid}) still runs after {timeout:g} s"
+                )
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def drain(self) -> None:
+        """Asks it to finish its work and end; also wakes it where it was frozen by SIGSTOP."""
+        self.kill(signal.SIGTERM)
+        self.kill(signal.SIGCONT)
+
+    def restart(self, timeout: float = 60.0) -> None:
+        """Kills it where it runs, starts it again, and waits until it is ready. Routers keep their
+        address; workers come back with a new one, and a new worker_id."""
+        if self.running:
+            self.kill(signal.SIGKILL)
+            self.wait(10.0)
+        self.start()
+        self.wait_ready(timeout)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines it wrote, over all its starts."""
+        if not self.log_path.exists():
+            return "(no log)"
+        with self.log_path.open(encoding="utf-8", errors="replace") as log:
+            return "".join(deque(log, maxlen=lines)).rstrip() or "(empty log)"
+
+    def obituary(self) -> str:
+        """How it ended, and the last lines of its log."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            end = f"was killed by {signal.Signals(-code).name}"
+        else:
+            end = f"ended with exit code {code}"
+        return f"{self.name} {end}; its log ends:\n{self.log_tail()}"
+
+    @property
+    def _announced(self) -> Path:
+        return self._folder / "announced"
+
+    def _ready(self) -> Announcement:
+        note = self.announcement
+        if note is None:
+            raise LocalClusterError(f"{self.name} has not announced itself yet")
+        return note
+
+    def _forget_announcement(self) -> None:
+        note, self._announcement = self._announcement, None
+        if note is None:
+            return
+        (self._announced / f"{note.worker_id}.json").unlink(missing_ok=True)
+        if self.role == "router":
+            # Clients know it by its address.
+            self._config["listen"] = note.address
+            self._config["metrics_listen"] = note.metrics
+
+
+def _read(path: Path) -> Announcement | None:
+    try:
+        return Announcement(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None  # its process drained between the listing and the reading

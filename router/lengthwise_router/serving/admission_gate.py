@@ -1,0 +1,127 @@
+"""Where requests wait for admission, and are told what became of it.
+
+The rule: a waiting request costs a place in the line and nothing else. Its client's stream is kept
+alive, its deadline holds, and a client that leaves gives its place up at once.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+
+from lengthwise_policy.admission.admission import Admission, Admit, Demand, Refuse, Wait
+from lengthwise_policy.admission.fair_share import Ticket
+from lengthwise_policy.length_class import LengthClass, length_class
+from lengthwise_policy.types import Placement
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.generation import Generation
+from lengthwise_router.workers.wakeup import Wakeup
+from lengthwise_wire.errors import Overloaded, PromptTooLong
+
+
+class _Waiting:
+    """A request in the line."""
+
+    __slots__ = ("decision", "wakeup")
+
+    def __init__(self, wakeup: Wakeup) -> None:
+        self.wakeup = wakeup
+        self.decision: Admit | Refuse | None = None
+
+
+class Entrance:
+    """Admission, for requests that can wait."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        metrics: RouterMetrics,
+        ttft_slo_seconds: Mapping[LengthClass, float],
+        preview: Callable[[Generation], Awaitable[Placement | None]] | None,
+    ) -> None:
+        """`preview`: where a request would be placed now; None where no request is refused for
+        what is predicted of it."""
+        self._admission = admission
+        self._metrics = metrics
+        self._ttft_slo = ttft_slo_seconds
+        self._preview = preview
+        self._waiting: dict[Ticket, _Waiting] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were let in and have not left."""
+        return self._admission.in_flight
+
+    async def enter(self, generation: Generation) -> Ticket:
+        """Returns once the request may go on; `leave` has to follow.
+
+        Errors: Overloaded, PromptTooLong, DeadlineExceeded.
+        """
+        demand = await self._demand(generation)
+        asked_at = time.monotonic()
+        decision = self._admission.ask(demand, asked_at)
+        if isinstance(decision, Wait):
+            decision = await self._wait(decision, generation, asked_at)
+        seconds = time.monotonic() - asked_at
+        generation.explanation.admission(decision.reason, seconds)
+        if isinstance(decision, Refuse):
+            self._metrics.refusals.labels(decision.rule).inc()
+            if decision.retry_after_seconds is None:
+                raise PromptTooLong(decision.reason)
+            raise Overloaded(decision.reason, decision.retry_after_seconds)
+        self._metrics.admission_seconds.observe(seconds)
+        self._metrics.prompt_tokens.observe(generation.num_prompt_tokens)
+        return decision.ticket
+
+    def generated(self, ticket: Ticket, num_tokens: int) -> None:
+        """Tokens were generated: they count for the request's tenant."""
+        self._admission.charge(ticket, num_tokens)
+
+    def leave(self, ticket: Ticket) -> None:
+        """The request is over, however it ended."""
+        self._let_in(self._admission.finished(ticket, time.monotonic()))
+
+    async def _wait(self, wait: Wait, generation: Generation, asked_at: float) -> Admit | Refuse:
+        waiting = self._waiting[wait.ticket] = _Waiting(generation.patience.wakeup)
+        generation.explanation.admission(wait.reason, 0.0)
+        if wait.displaced is not None:
+            self._tell(wait.displaced.ticket, wait.displaced.refusal)
+        try:
+            while waiting.decision is None:
+                await generation.patience.wait()
+        except BaseException:
+            now = time.monotonic()
+            generation.explanation.admission(wait.reason, now - asked_at)
+            # It may have been admitted while its client left.
+            self._let_in(self._admission.cancel(wait.ticket, now))
+            raise
+        finally:
+            del self._waiting[wait.ticket]
+        return waiting.decision
+
+    def _let_in(self, admitted: Iterable[Admit]) -> None:
+        for admit in admitted:
+            self._tell(admit.ticket, admit)
+
+    def _tell(self, ticket: Ticket, decision: Admit | Refuse) -> None:
+        waiting = self._waiting[ticket]
+        waiting.decision = decision
+        waiting.wakeup.ring()
+
+    async def _demand(self, generation: Generation) -> Demand:
+        request = generation.request
+        demand = Demand(
+            num_tokens=generation.num_prompt_tokens,
+            tenant=request.tenant,
+            priority=request.priority,
+        )
+        placement = await self._preview(generation) if self._preview is not None else None
+        candidate = placement.chosen if placement is not None else None
+        if candidate is None:
+            return demand
+        name = length_class(candidate.residual_tokens)
+        return replace(
+            demand,
+            predicted_ttft_seconds=candidate.ttft_seconds,
+            ttft_slo_seconds=self._ttft_slo[name],
+        )

@@ -1,0 +1,205 @@
+"""Requests → workers: places a request, attempts it, and attempts it again elsewhere when a worker
+fails, until it is done, its deadline passes, or it has failed too often.
+"""
+
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
+
+from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.placement.policy import Strategy
+from lengthwise_policy.placement.strategies import make_strategy
+from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.attempt import Attempt, AttemptFailed
+from lengthwise_router.serving.generation import Generation, Tokens
+from lengthwise_router.serving.reservation import Reservation
+from lengthwise_router.workers.fleet import Fleet
+from lengthwise_router.workers.pacer import Pacer
+from lengthwise_wire.errors import NoWorkerAvailable
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 1.0
+
+LOOK_AGAIN_SECONDS = 0.05
+"""How often a request for which there is no worker looks again."""
+
+
+class _Choice(NamedTuple):
+    """A placement, and what was known when it was made."""
+
+    request: PlacementRequest
+    placement: Placement
+
+
+class Dispatch:
+    """What all requests of a router share on their way to the workers."""
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        strategy: Strategy,
+        pacer: Pacer,
+        metrics: RouterMetrics,
+        router_id: str,
+        config: RouterConfig,
+    ) -> None:
+        self._fleet = fleet
+        self._strategy = strategy
+        self._forecast = make_strategy("predicted_ttft", config.placement, random.random)
+        self._pacer = pacer
+        self._metrics = metrics
+        self._router_id = router_id
+        self._config = config
+
+    async def tokens(self, generation: Generation) -> AsyncGenerator[Tokens]:
+        """The request's tokens in order, whatever happens to workers; the last have a finish
+        reason.
+
+        To be closed when not read to the end: that gives back what the request holds. Errors: any
+        LengthwiseError.
+        """
+        reservation: Reservation | None = None
+        excluded: frozenset[WorkerId] = frozenset()
+        try:
+            while True:
+                choice = await self._choose(generation, excluded, reservation)
+                # A reservation made for a prefill worker to fill is of no use without one.
+                if reservation is not None and (
+                    isinstance(choice, NoCandidates) or choice.placement.prefill is None
+                ):
+                    reservation.close()
+                    reservation = None
+                if isinstance(choice, NoCandidates):
+                    choice = await self._wait_for_choice(generation, excluded)
+                placement = choice.placement
+                if reservation is None and placement.decode is not None:
+                    reservation = self._reservation(generation, choice, placement.decode)
+                generation.explanation.placed(placement)
+                try:
+                    with self._attempt(generation, choice, reservation) as attempt:
+                        tokens = await attempt.first_token()
+                        yield tokens
+                        while not tokens.finish_reason:
+                            tokens = await attempt.next_tokens()
+                            yield tokens
+                    return
+                except AttemptFailed as failure:
+                    excluded |= failure.blamed
+                    generation.explanation.failed(failure)
+                    if reservation is not None and not failure.keeps_reservation:
+                        reservation.close()
+                        reservation = None
+                    await self._pause(generation, failure)
+        finally:
+            if reservation is not None:
+                reservation.close()
+
+    async def preview(self, generation: Generation) -> Placement | None:
+        """Where the request would be placed now for the sake of its first token; None while nobody
+        could take it. No strategy's state changes, and nothing is counted."""
+        request = await self._request(generation, frozenset(), None)
+        try:
+            return self._forecast(request, *self._fleet.views(), time.monotonic())
+        except NoCandidates:
+            return None
+
+    def _reservation(
+        self, generation: Generation, choice: _Choice, worker_id: WorkerId
+    ) -> Reservation:
+        return Reservation(
+            self._fleet.worker(worker_id),
+            generation,
+            self._pacer,
+            is_local=choice.placement.prefill is None,
+            residual_tokens=choice.request.residual_tokens(worker_id),
+        )
+
+    def _attempt(
+        self, generation: Generation, choice: _Choice, reservation: Reservation | None
+    ) -> Attempt:
+        prefill = choice.placement.prefill
+        return Attempt(
+            generation=generation,
+            prefill=self._fleet.worker(prefill) if prefill is not None else None,
+            residual_tokens=choice.request.residual_tokens(prefill or WorkerId("")),
+            reservation=reservation,
+            router_id=self._router_id,
+            config=self._config,
+        )
+
+    async def _wait_for_choice(
+        self, generation: Generation, excluded: frozenset[WorkerId]
+    ) -> _Choice:
+        """Errors: NoWorkerAvailable when nobody could take the request for too long."""
+        now = time.monotonic()
+        give_up_at = now + self._config.no_worker_seconds
+        while True:
+            choice = await self._choose(generation, excluded, None)
+            if isinstance(choice, _Choice):
+                return choice
+            if now >= give_up_at:
+                raise NoWorkerAvailable(f"{choice}; waited {self._config.no_worker_seconds:g} s")
+            now = await generation.patience.wait(now + LOOK_AGAIN_SECONDS)
+
+    async def _choose(
+        self,
+        generation: Generation,
+        excluded: frozenset[WorkerId],
+        reservation: Reservation | None,
+    ) -> _Choice | NoCandidates:
+        """Asks the policy, now; a reservation keeps its decode worker. What is returned holds until
+        the next await."""
+        request = await self._request(generation, excluded, reservation)
+        prefill, decode = self._fleet.views()
+        try:
+            placement = self._strategy(request, prefill, decode, time.monotonic())
+        except NoCandidates as error:
+            return error
+        # Reasons are "rule: numbers"; only the rule is one of a few.
+        self._metrics.placements.labels(placement.reason.partition(":")[0]).inc()
+        return _Choice(request, placement)
+
+    async def _request(
+        self,
+        generation: Generation,
+        excluded: frozenset[WorkerId],
+        reservation: Reservation | None,
+    ) -> PlacementRequest:
+        cached_tokens = await self._fleet.prefixes.cached_tokens(
+            generation.token_ids, generation.hashes
+        )
+        return PlacementRequest(
+            request_id=RequestId(generation.request.request_id),
+            num_tokens=len(generation.token_ids),
+            max_new_tokens=generation.num_remaining,
+            excluded=excluded,
+            reserved_decode=reservation.worker_id if reservation is not None else None,
+            cached_tokens=cached_tokens,
+            priority=generation.request.priority,
+        )
+
+    async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:
+        """Counts a failure; waits a while before the next attempt, but not before the second."""
+        self._metrics.retries.labels(failure.phase, failure.reason).inc()
+        generation.retries += 1
+        retries = generation.retries
+        logger.warning(
+            "attempt %d failed in phase %s, %s: %s",
+            *(retries, failure.phase, failure.reason, failure.error),
+            extra={"request_id": generation.request.request_id},
+        )
+        if retries >= self._config.max_attempts:
+            raise failure.error
+        if retries == 1:
+            return
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (retries - 2), MAX_PAUSE_SECONDS)
+        until = time.monotonic() + pause
+        while time.monotonic() < until:
+            await generation.patience.wait(until)

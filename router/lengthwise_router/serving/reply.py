@@ -1,0 +1,150 @@
+"""Tokens → messages to the client: text, stop strings, usage and timings."""
+
+import time
+
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.generation import Generation, Tokens
+from lengthwise_router.text.detokenizer import Detokenizer
+from lengthwise_router.text.stop_strings import StopStrings
+from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+STOP = common_pb2.FINISH_REASON_STOP
+
+
+class Reply:
+    """What one client is told."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        detokenizer: Detokenizer,
+        metrics: RouterMetrics,
+        arrived_at: float,
+    ) -> None:
+        self._generation = generation
+        self._detokenizer = detokenizer
+        strings = generation.request.stop_strings
+        self._stop_strings = StopStrings(strings) if strings else None
+        self._metrics = metrics
+        self._arrived_at = arrived_at
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self.num_tokens = 0  # told to the client, those resumed included
+
+    def resume(self) -> inference_pb2.GenerateResponse | None:
+        """Takes in what the client has received already; gives the last message if that is all."""
+        generation = self._generation
+        resumed = list(generation.request.resumed_token_ids)
+        if not resumed:
+            return None
+        self._text_of(resumed)
+        self.num_tokens = len(resumed)
+        finish_reason = generation.finish_reason()
+        if self._stop_strings is not None and self._stop_strings.hit:
+            finish_reason = STOP
+        if not finish_reason:
+            return None
+        self._first_at = self._last_at = time.monotonic()
+        response = inference_pb2.GenerateResponse(index=len(resumed))
+        self._open(response)
+        self._close(response, finish_reason)
+        return response
+
+    def append(self, tokens: Tokens) -> inference_pb2.GenerateResponse:
+        """The message for these tokens. The last one has a finish reason, be it the tokens' own or
+        a stop string's."""
+        now = time.monotonic()
+        token_ids = tokens.token_ids
+        num_tokens, text = self._text_of(token_ids)
+        finish_reason = tokens.finish_reason
+        if num_tokens < len(token_ids) or (self._stop_strings and self._stop_strings.hit):
+            finish_reason = STOP
+            token_ids = token_ids[:num_tokens]
+        response = inference_pb2.GenerateResponse(
+            index=tokens.first_index, token_ids=token_ids, text=text
+        )
+        if tokens.logprobs:
+            response.logprobs.extend(tokens.logprobs[:num_tokens])
+        self.num_tokens += num_tokens
+        if not self._first_at:
+            self._first_at = now
+            self._open(response)
+            explanation = self._generation.explanation
+            self._metrics.first_token(explanation.length_class, now - self._arrived_at)
+            self._metrics.prompt_computed(
+                self._generation.num_prompt_tokens, explanation.cached_prompt_tokens or 0
+            )
+        elif num_tokens:
+            self._metrics.inter_token_latency.observe((now - self._last_at) / num_tokens)
+        self._last_at = now
+        if finish_reason:
+            self._close(response, finish_reason)
+        return response
+
+    def _text_of(self, token_ids: list[int]) -> tuple[int, str]:
+        """How many of the tokens count, and the text that is certain after them."""
+        stop_strings = self._stop_strings
+        if stop_strings is None:
+            return len(token_ids), self._detokenizer.append(token_ids)
+        # One by one: the tokens after a stop string do not count.
+        pieces = []
+        for position, token_id in enumerate(token_ids):
+            pieces.append(stop_strings.append(self._detokenizer.append((token_id,))))
+            if stop_strings.hit:
+                return position + 1, "".join(pieces)
+        return len(token_ids), "".join(pieces)
+
+    def _open(self, response: inference_pb2.GenerateResponse) -> None:
+        request = self._generation.request
+        response.request_id = request.request_id
+        response.seed = request.sampling.seed
+
+    def _close(
+        self,
+        response: inference_pb2.GenerateResponse,
+        finish_reason: common_pb2.FinishReason,
+    ) -> None:
+        """Adds what was held back, and what only the last message says."""
+        generation = self._generation
+        stop_strings = self._stop_strings
+        held = self._detokenizer.finish()
+        if stop_strings is None:
+            response.text += held
+        elif not stop_strings.hit:
+            response.text += stop_strings.append(held)
+            if stop_strings.hit:
+                finish_reason = STOP
+            response.text += stop_strings.finish()
+        response.finish_reason = finish_reason
+        usage = response.usage
+        usage.prompt_tokens = generation.num_prompt_tokens
+        usage.output_tokens = self.num_tokens
+        usage.cached_prompt_tokens = generation.explanation.cached_prompt_tokens or 0
+        response.timings.CopyFrom(self.timings())
+        self._metrics.finished(
+            generation.explanation.length_class,
+            self._num_fresh,
+            response.timings.time_per_output_token_seconds,
+        )
+
+    @property
+    def _num_fresh(self) -> int:
+        return self.num_tokens - len(self._generation.request.resumed_token_ids)
+
+    def timings(self) -> inference_pb2.PhaseTimings:
+        """Where the time went, up to the last token that the client was told."""
+        generation, num_fresh = self._generation, self._num_fresh
+        timings = inference_pb2.PhaseTimings(
+            queue_seconds=generation.queue_seconds,
+            prefill_seconds=generation.prefill_seconds,
+            reserve_seconds=generation.reserve_seconds,
+            retries=generation.retries,
+        )
+        if self._first_at:
+            timings.time_to_first_token_seconds = self._first_at - self._arrived_at
+            timings.total_seconds = self._last_at - self._arrived_at
+        if num_fresh > 1:
+            timings.time_per_output_token_seconds = (self._last_at - self._first_at) / (
+                num_fresh - 1
+            )
+        return timings

@@ -1,0 +1,227 @@
+"""All workers, live: one connection per discovered address, and who of them may be used.
+
+A connection is a Watch stream, for decode workers a Tokens stream too, and the task that gives
+reservations back. If any of them ends, or the worker falls silent, the whole connection ends, who
+depends on the worker is told, and a new one is tried with growing pauses.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import random
+import time
+from collections.abc import Callable
+from statistics import median_low
+
+import grpc
+
+from lengthwise_policy.cost.model import typical_cost
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.types import WorkerId, WorkerView
+from lengthwise_router.discovery.base import Discovery
+from lengthwise_router.workers.prefixes import Prefixes
+from lengthwise_router.workers.worker import Worker
+from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+MIN_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 1.0
+
+OWN_PAUSE_SECONDS = 0.5
+"""When sweeps lie further apart, this process itself stood still, and no silence counts."""
+
+
+class _ConnectionEnded(Exception):
+    pass
+
+
+class Fleet:
+    """Life: construct, `run` for ever, `close`."""
+
+    def __init__(
+        self,
+        *,
+        discovery: Discovery,
+        open_channel: Callable[[str], grpc.aio.Channel],
+        model: str,
+        router_id: str,
+        heartbeat_timeout_seconds: float,
+        step_stall_seconds: float,
+    ) -> None:
+        self._discovery = discovery
+        self._open_channel = open_channel
+        self._model = model
+        self._router_id = router_id
+        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._step_stall_seconds = step_stall_seconds
+        self._addresses: frozenset[str] = frozenset()
+        self._workers: dict[str, Worker] = {}
+        self._swept_at = time.monotonic()
+        self.prefixes = Prefixes()
+        self.short_tokens = DEFAULT_SHORT_TOKENS
+        """Where most prefill workers draw the line between the length classes."""
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        return tuple(self._workers.values())
+
+    @property
+    def num_discovered(self) -> int:
+        """Addresses that discovery proposes."""
+        return len(self._addresses)
+
+    def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
+        """The prefill and the decode workers that policies may choose from. One that discovery has
+        withdrawn is as good as draining: it goes on with what it has."""
+        prefill: list[WorkerView] = []
+        decode: list[WorkerView] = []
+        for worker in self._workers.values():
+            if worker.is_usable:
+                view = worker.view()
+                if worker.address not in self._addresses:
+                    view = dataclasses.replace(view, draining=True)
+                (prefill if worker.role == "prefill" else decode).append(view)
+        return prefill, decode
+
+    def worker(self, worker_id: WorkerId) -> Worker:
+        """A worker of the views. Errors: KeyError."""
+        for worker in self._workers.values():
+            if worker.is_usable and worker.worker_id == worker_id:
+                return worker
+        raise KeyError(worker_id)
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Of the weights that most workers serve; empty while there is none."""
+        found = [
+            worker.status.model_fingerprint
+            for worker in self._workers.values()
+            if worker.is_usable and worker.status is not None
+        ]
+        return max(found, key=found.count, default="")
+
+    async def run(self) -> None:
+        """Follows discovery. Ends only with an error that is a defect, or when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            try:
+                async for addresses in self._discovery.addresses():
+                    self._addresses = addresses
+                    for address in addresses - self._workers.keys():
+                        worker = Worker(address, self._open_channel(address), self._router_id)
+                        self._workers[address] = worker
+                        group.create_task(self._follow(worker), name=f"follow {address}")
+            finally:
+                # A connection that breaks at the very moment it is cancelled ends as broken: then
+                # this keeps it from being made anew.
+                self._addresses = frozenset()
+
+    def sweep(self, now: float) -> None:
+        """Gives up workers that have been silent for too long, and learns from the others where
+        the length classes part and what newcomers' steps may take."""
+        stood_still = now - self._swept_at
+        self._swept_at = now
+        for worker in self._workers.values():
+            if stood_still > OWN_PAUSE_SECONDS:
+                worker.heard_at += stood_still
+            if now - worker.heard_at > self._heartbeat_timeout_seconds:
+                worker.lose("silent")
+        boundaries = [
+            worker.short_tokens
+            for worker in self._workers.values()
+            if worker.role == "prefill" and worker.is_usable
+        ]
+        if boundaries:
+            self.short_tokens = median_low(boundaries)
+        for newcomer in [worker for worker in self._workers.values() if worker.is_newcomer]:
+            peers = [
+                cost
+                for worker in self._workers.values()
+                if worker.role == newcomer.role and (cost := worker.measured_cost) is not None
+            ]
+            if peers:
+                newcomer.presume(typical_cost(peers))
+
+    async def flush_releases(self) -> None:
+        """Returns when every reservation has been given back."""
+        for worker in self.workers:
+            await worker.releases.flushed()
+
+    async def close(self) -> None:
+        """To be called once `run` has been cancelled."""
+        for worker in self.workers:
+            await worker.channel.close(None)
+
+    async def _follow(self, worker: Worker) -> None:
+        """Keeps a worker connected for as long as discovery knows it, and then to the connection's
+        own end: a worker that drains leaves discovery first."""
+        pause = MIN_PAUSE_SECONDS
+        while worker.address in self._addresses:
+            began_at = time.monotonic()
+            try:
+                await self._connect(worker)
+            finally:
+                worker.lose("stream_broken" if self._addresses else "closed")
+            lasted = time.monotonic() - began_at
+            pause = MIN_PAUSE_SECONDS if lasted > 1.0 else min(2 * pause, MAX_PAUSE_SECONDS)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        del self._workers[worker.address]
+        await worker.channel.close(None)
+
+    async def _connect(self, worker: Worker) -> None:
+        """One connection, from its first call to its end."""
+        worker.connecting()
+        try:
+            async with asyncio.TaskGroup() as connection:
+                connection.create_task(self._end_when_lost(worker))
+                await self._watch(worker, connection)
+        except* (grpc.aio.AioRpcError, _ConnectionEnded) as errors:
+            logger.debug("%r: connection ended: %s", worker, errors.exceptions)
+
+    async def _end_when_lost(self, worker: Worker) -> None:
+        await worker.lost.wait()
+        raise _ConnectionEnded
+
+    async def _watch(self, worker: Worker, connection: asyncio.TaskGroup) -> None:
+        watch = worker_pb2_grpc.WorkerStub(worker.channel).Watch(worker_pb2.WatchRequest())
+        has_decode_tasks = False
+        worker_id = WorkerId("")
+        try:
+            async for status in watch:
+                if self._is_duplicate(worker, status):
+                    raise _ConnectionEnded
+                worker.heard(status, self._model, self._step_stall_seconds)
+                if worker.condition == "incompatible":
+                    continue
+                worker_id = worker.worker_id
+                self.prefixes.update(status)
+                if worker.role == "decode" and worker.condition == "ready" and not has_decode_tasks:
+                    has_decode_tasks = True
+                    connection.create_task(self._receive_tokens(worker))
+                    connection.create_task(worker.releases.run())
+        finally:
+            self.prefixes.forget(worker_id)
+        raise _ConnectionEnded
+
+    async def _receive_tokens(self, worker: Worker) -> None:
+        stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
+        batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self._router_id))
+        async for batch in batches:
+            worker.is_streaming = True  # the first batch is empty and says just that
+            try:
+                worker.streams.deliver(batch)
+            except ValueError as error:
+                logger.error("%r: malformed batch of tokens: %s", worker, error)
+                raise _ConnectionEnded from error
+        raise _ConnectionEnded
+
+    def _is_duplicate(self, worker: Worker, status: worker_pb2.WorkerStatus) -> bool:
+        """One worker under two addresses: two Tokens streams would end each other for ever."""
+        for other in self._workers.values():
+            if other is not worker and other.worker_id == status.worker_id:
+                logger.warning(
+                    "worker %s is known at %s already; its address %s is not used",
+                    *(status.worker_id, other.address, worker.address),
+                )
+                return True
+        return False

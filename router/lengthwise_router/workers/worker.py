@@ -1,0 +1,242 @@
+"""One worker as the router sees it: its last status, its calls, and what the router has placed on
+it.
+
+    connecting ──status──▶ ready ◀──▶ draining | stalled
+        ▲                    │
+        └────── lost ◀───────┘              incompatible: its status shows that it serves otherwise
+
+The rule: who depends on a worker registers with it, and is told the moment it is lost.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Literal, Protocol
+
+import grpc
+
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
+from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_router.workers.outstanding import Outstanding, Placed
+from lengthwise_router.workers.releases import Releases
+from lengthwise_router.workers.token_streams import TokenFanOut
+from lengthwise_wire.convert import ROLES
+from lengthwise_wire.v1 import decode_pb2, prefill_pb2, worker_pb2
+
+logger = logging.getLogger(__name__)
+
+Condition = Literal["connecting", "ready", "draining", "stalled", "lost", "incompatible"]
+
+LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
+"""Why a worker was given up: a fixed set, it becomes a metric label."""
+
+_LENGTH_CLASSES: dict[str, LengthClass] = {name: name for name in LENGTH_CLASSES}
+
+
+class Dependent(Protocol):
+    """Something that cannot go on without a worker."""
+
+    def worker_lost(self, worker: "Worker", reason: LossReason) -> None: ...
+
+
+class Worker:
+    """Changed by the fleet, which watches it; read and called by dispatches."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str) -> None:
+        self.address = address
+        self.channel = channel
+        self.streams = TokenFanOut()
+        self.is_streaming = False  # a decode worker whose Tokens stream to us is open
+        self.lost = asyncio.Event()
+        self.has_left = False  # lost, after it had drained
+        self.status: worker_pb2.WorkerStatus | None = None
+        self.condition: Condition = "connecting"
+        self.role: Role = "prefill"
+        self.dependents: set[Dependent] = set()
+        self.outstanding = Outstanding()
+        self.heard_at = time.monotonic()
+        self.presumed_cost: CostModel | None = None  # its peers', until it tells its own
+        self._stepped_at = 0.0
+        self._view: WorkerView | None = None
+        # Made once: making one costs as much as a call.
+        self.prefill = channel.unary_unary(
+            "/lengthwise.v1.PrefillWorker/Prefill",
+            prefill_pb2.PrefillRequest.SerializeToString,
+            prefill_pb2.PrefillResponse.FromString,
+        )
+        self.reserve = channel.unary_unary(
+            "/lengthwise.v1.DecodeWorker/Reserve",
+            decode_pb2.ReserveRequest.SerializeToString,
+            decode_pb2.ReserveResponse.FromString,
+        )
+        self.release = channel.unary_unary(
+            "/lengthwise.v1.DecodeWorker/Release",
+            decode_pb2.ReleaseRequest.SerializeToString,
+            decode_pb2.ReleaseResponse.FromString,
+        )
+        self.releases = Releases(self.release, router_id)
+
+    def __repr__(self) -> str:
+        return f"<{self.role} worker {self.worker_id or self.address} {self.condition}>"
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether policies may look at it; draining workers go on with what they have."""
+        return self.condition in ("ready", "draining") and (
+            self.role == "prefill" or self.is_streaming
+        )
+
+    @property
+    def worker_id(self) -> WorkerId:
+        return WorkerId(self.status.worker_id if self.status is not None else "")
+
+    @property
+    def short_tokens(self) -> int:
+        """Residual tokens up to which a prompt is short there."""
+        return (self.status and self.status.short_tokens) or DEFAULT_SHORT_TOKENS
+
+    @property
+    def measured_cost(self) -> CostModel | None:
+        """What the worker itself has measured."""
+        has_cost = self.status is not None and self.status.HasField("cost")
+        return self.view().cost if has_cost else None
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether nothing is known of what its steps take."""
+        status = self.status
+        return status is not None and not status.HasField("cost") and self.presumed_cost is None
+
+    def connecting(self) -> None:
+        """A new connection is tried."""
+        self.condition = "connecting"
+        self.presumed_cost = None
+        self.lost.clear()
+        self.heard_at = time.monotonic()
+
+    def heard(self, status: worker_pb2.WorkerStatus, model: str, stall_seconds: float) -> None:
+        """A status has come. `model` is the name it has to serve."""
+        now = time.monotonic()
+        last, self.status = self.status, status
+        self.heard_at = now
+        self.outstanding.status_came()
+        self._view = None
+        if last is None or status.step != last.step or not status.running_requests:
+            self._stepped_at = now
+        elif not last.running_requests:
+            self._stepped_at = now  # it has only just begun
+        self._set_condition(self._condition_now(status, model, now, stall_seconds))
+
+    def _condition_now(
+        self, status: worker_pb2.WorkerStatus, model: str, now: float, stall_seconds: float
+    ) -> Condition:
+        role = ROLES.get(status.role)
+        if role is None or status.model != model:
+            if self.condition != "incompatible":
+                logger.warning(
+                    "worker %s at %s is not used: it serves %r as role %d, expected %r",
+                    *(status.worker_id, self.address, status.model, status.role, model),
+                )
+            return "incompatible"
+        self.role = role
+        if now - self._stepped_at > stall_seconds:
+            return "stalled"
+        return "draining" if status.draining else "ready"
+
+    def _set_condition(self, condition: Condition) -> None:
+        if condition == self.condition:
+            return
+        logger.info("%r is %s", self, condition)
+        self.condition = condition
+        if condition == "stalled":
+            self._tell("stalled")
+
+    def lose(self, reason: LossReason) -> None:
+        """The connection is gone, or worth nothing."""
+        if self.condition == "lost":
+            return
+        if self.status is not None:
+            is_expected = self.condition == "draining" or reason == "closed"
+            level = logging.INFO if is_expected else logging.WARNING
+            logger.log(level, "%r is lost: %s", self, reason)
+        self.has_left = self.condition == "draining" and reason == "stream_broken"
+        self.condition = "lost"
+        self.is_streaming = False
+        self.lost.set()
+        self._tell(reason)
+        self.status = None
+        self._view = None
+
+    def _tell(self, reason: LossReason) -> None:
+        for dependent in tuple(self.dependents):
+            dependent.worker_lost(self, reason)
+
+    def place(self, placed: Placed) -> None:
+        """Counts a request placed here until `unplace`."""
+        self.outstanding.add(placed)
+        self._view = None
+
+    def unplace(self, placed: Placed) -> None:
+        self.outstanding.remove(placed)
+        self._view = None
+
+    def computed(self, placed: Placed) -> None:
+        """This decode worker has computed the request's prompt itself."""
+        self.outstanding.computed(placed)
+        self._view = None
+
+    def presume(self, cost: CostModel) -> None:
+        self.presumed_cost = cost
+        self._view = None
+
+    def view(self) -> WorkerView:
+        """For policies; only of workers that are ready or draining."""
+        if self._view is None:
+            assert self.status is not None
+            self._view = self._look(self.status)
+        return self._view
+
+    def _look(self, status: worker_pb2.WorkerStatus) -> WorkerView:
+        outstanding = self.outstanding
+        queues, has_cost = status.queues, status.HasField("cost")
+        return WorkerView(
+            worker_id=WorkerId(status.worker_id),
+            role=self.role,
+            blocks_total=status.blocks_total,
+            blocks_free=status.blocks_free,
+            block_size=status.block_size,
+            running_requests=status.running_requests,
+            queued_requests=sum(queue.requests for queue in queues),
+            queued_tokens=sum(queue.tokens for queue in queues),
+            queued_short_tokens=sum(
+                queue.tokens for queue in queues if queue.length_class == "short"
+            ),
+            step=status.step,
+            draining=status.draining,
+            model_fingerprint=status.model_fingerprint,
+            layout_fingerprint=status.layout_fingerprint,
+            outstanding_requests=outstanding.unseen_requests,
+            outstanding_tokens=outstanding.unseen_tokens,
+            outstanding_short_tokens=outstanding.unseen_short_tokens,
+            outstanding_local_tokens=outstanding.local_tokens,
+            short_tokens=self.short_tokens,
+            cost=_cost(status.cost) if has_cost else self.presumed_cost or PRIOR,
+            is_fitted=has_cost or self.presumed_cost is not None,
+            context_tokens=status.context_tokens,
+            blocks_predicted=status.blocks_predicted,
+            kv_bytes_per_token=status.kv_bytes_per_token,
+            kv_bytes_per_second=status.kv_bytes_per_second,
+            length_class=_LENGTH_CLASSES.get(status.length_class),
+        )
+
+
+def _cost(message: worker_pb2.CostModel) -> CostModel:
+    return CostModel(
+        step_seconds=message.step_seconds,
+        token_seconds=message.token_seconds,
+        attention_seconds=message.attention_seconds,
+        history_seconds=message.history_seconds,
+        decode_request_seconds=message.decode_request_seconds,
+        decode_context_seconds=message.decode_context_seconds,
+    )

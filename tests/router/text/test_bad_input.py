@@ -1,0 +1,129 @@
+"""Whatever a client gets wrong it is told at once: the field, what was got, what is accepted."""
+
+import math
+from typing import Any
+
+import pytest
+from harness.deployment import PROMPT, Deploy
+from harness.stub_workers import stub_answer
+
+from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+Stop = inference_pb2.StopConditions
+Resume = inference_pb2.Resume
+NAN, INF = math.nan, math.inf
+
+
+def _sampling(**fields: float) -> dict[str, Any]:
+    return {"sampling": common_pb2.SamplingParams(**fields)}  # type: ignore[arg-type]
+
+
+def _conversation(*contents: str) -> inference_pb2.Prompt:
+    return inference_pb2.Prompt(
+        conversation=inference_pb2.Conversation(
+            messages=[inference_pb2.ChatMessage(role="user", content=text) for text in contents]
+        )
+    )
+
+
+BAD = [
+    ("no prompt", {"prompt": inference_pb2.Prompt()}, "prompt: got none"),
+    ("empty text", {"prompt": ""}, "prompt.text: got an empty text"),
+    ("no token ids", {"prompt": ()}, "prompt.token_ids: got none"),
+    ("token id too high", {"prompt": (1, 260)}, "prompt.token_ids: got 260, expected ids below"),
+    ("no chat template", {"prompt": _conversation("hi")}, "has no chat template"),
+    ("text of 5 MB", {"prompt": "x" * 5_000_000}, "prompt.text: got 5000000 bytes, at most"),
+    ("text of 5 MB in UTF-8", {"prompt": "é" * 2_500_000}, "prompt.text: got 5000000 bytes"),
+    ("conversation of 5 MB", {"prompt": _conversation("x" * 5_000_000)}, "no chat template"),
+    ("prompt fills context", {"prompt": [1] * 512}, "got 512 tokens; the context of 512 tokens"),
+    ("max_tokens 0", {"max_tokens": 0}, "max_tokens: got 0, expected at least 1"),
+    ("max_tokens too many", {"max_tokens": 497}, "max_tokens: got 497 after a prompt of 16"),
+    ("temperature below 0", _sampling(temperature=-0.5), "sampling.temperature: got -0.5, expect"),
+    ("temperature NaN", _sampling(temperature=NAN), "sampling.temperature: got nan, expected"),
+    ("temperature infinite", _sampling(temperature=INF), "sampling.temperature: got inf, expect"),
+    ("top_p 0", _sampling(top_p=0), "sampling.top_p: got 0, expected a number in (0, 1]"),
+    ("top_p 2", _sampling(top_p=2), "sampling.top_p: got 2, expected a number in (0, 1]"),
+    ("top_p NaN", _sampling(top_p=NAN), "sampling.top_p: got nan"),
+    ("min_p below 0", _sampling(min_p=-0.1), "sampling.min_p: got -0.1, expected a number in [0"),
+    ("min_p above 1", _sampling(min_p=1.5), "sampling.min_p: got 1.5"),
+    ("repetition 0", _sampling(repetition_penalty=0), "sampling.repetition_penalty: got 0"),
+    ("repetition infinite", _sampling(repetition_penalty=INF), "repetition_penalty: got inf"),
+    ("presence", _sampling(presence_penalty=2.5), "sampling.presence_penalty: got 2.5, expected"),
+    ("frequency", _sampling(frequency_penalty=-3), "sampling.frequency_penalty: got -3, expected"),
+    ("top_logprobs", {"top_logprobs": 21}, "top_logprobs: got 21, expected 0 to 20"),
+    ("many stop strings", {"stop": Stop(strings=["x"] * 17)}, "stop.strings: got 17, at most 16"),
+    ("empty stop string", {"stop": Stop(strings=["a", ""])}, "stop.strings: got one of 0 charact"),
+    ("long stop string", {"stop": Stop(strings=["x" * 257])}, "got one of 257 characters"),
+    ("stop token", {"stop": Stop(token_ids=[260])}, "stop.token_ids: got 260, expected ids below"),
+    ("many stop tokens", {"stop": Stop(token_ids=[1] * 257)}, "stop.token_ids: got 257, at most"),
+    ("priority too high", {"priority": 101}, "priority: got 101, expected -100 to 100"),
+    ("priority too low", {"priority": -101}, "priority: got -101, expected -100 to 100"),
+    ("tenant", {"tenant": "é" * 129}, "tenant: got 129 characters, at most 128 are accepted"),
+    ("tenant with a line end", {"tenant": "a\n"}, "tenant: got 'a\\n', expected printable"),
+    ("request_id", {"request_id": "x" * 129}, "request_id: got 129 characters, expected 1 to 128"),
+    ("resume without seed", {"resume": Resume(token_ids=[1])}, "sampling.seed: got none with res"),
+    (
+        "resume beyond max_tokens",
+        {"resume": Resume(token_ids=[1, 2, 3]), "max_tokens": 2, **_sampling(seed=1)},
+        "resume.token_ids: got 3, expected at most max_tokens, which is 2",
+    ),
+    (
+        "resumed token id too high",
+        {"resume": Resume(token_ids=[1, 999]), **_sampling(seed=1)},
+        "resume.token_ids: got 999, expected ids below",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"), [pytest.param(fields, told, id=name) for name, fields, told in BAD]
+)
+async def test_it_is_an_invalid_argument(deploy: Deploy, fields: dict[str, Any], told: str) -> None:
+    deployment = await deploy()
+    error = await deployment.refused(**{"max_tokens": 3, **fields})
+    assert error.code().name == "INVALID_ARGUMENT"
+    assert told in error.details()
+    assert deployment.in_flight == 0
+    assert not deployment.prefill[0].requests
+
+
+async def test_prompts_that_do_not_fit_have_an_error_of_their_own(deploy: Deploy) -> None:
+    deployment = await deploy()
+    error = await deployment.refused(prompt=[1] * 600)
+    assert error.trailing_metadata()["lengthwise-error"] == "PromptTooLong"
+
+
+async def test_a_model_that_is_not_served_is_not_found(deploy: Deploy) -> None:
+    deployment = await deploy()
+    error = await deployment.refused(model="other", max_tokens=1)
+    assert error.code().name == "NOT_FOUND"
+    assert error.details() == "model: got 'other', this router serves 'stub'"
+    answer = await deployment.generate(model="stub", max_tokens=1)
+    assert answer.token_ids == stub_answer(PROMPT, 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"prompt": [1] * 511, "max_tokens": 1}, id="context filled to the brim"),
+        pytest.param(_sampling(temperature=0), id="greedy"),
+        pytest.param(_sampling(temperature=3e38, top_k=2**32 - 1), id="large sampling values"),
+        pytest.param(_sampling(top_p=1, min_p=1), id="bounds of the probabilities"),
+        pytest.param(_sampling(presence_penalty=-2, frequency_penalty=2), id="bounds of penalties"),
+        pytest.param({"top_logprobs": 20}, id="most log probabilities"),
+        pytest.param({"request_id": "é" * 128}, id="longest name"),
+        pytest.param({"tenant": "é" * 128, "priority": -100}, id="longest tenant"),
+        pytest.param({"priority": 100}, id="most urgent"),
+        pytest.param({"stop": Stop(strings=["é" * 256] * 16)}, id="longest stop strings"),
+    ],
+)
+async def test_the_bounds_themselves_are_accepted(deploy: Deploy, fields: dict[str, Any]) -> None:
+    deployment = await deploy()
+    answer = await deployment.generate(**{"max_tokens": 2, **fields})
+    assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
+
+
+async def test_bytes_that_are_no_message_are_an_invalid_argument(deploy: Deploy) -> None:
+    deployment = await deploy()
+    error = await deployment.refused_bytes(b"\x1a\x04\x0a\x02\xff\xfe")
+    assert error.code().name == "INVALID_ARGUMENT"

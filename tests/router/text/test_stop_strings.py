@@ -1,0 +1,63 @@
+"""Stop strings end the text where they should, wherever the pieces of text end."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise_router.text.stop_strings import StopStrings
+
+_texts = st.text(alphabet="abc", max_size=30)
+_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def _cut(text: str, strings: list[str]) -> tuple[str, bool]:
+    """The definition: read on character by character until some string is complete."""
+    for end in range(len(text) + 1):
+        starts = [end - len(s) for s in strings if text[:end].endswith(s)]
+        if starts:
+            return text[: min(starts)], True
+    return text, False
+
+
+def _stream(pieces: list[str], strings: list[str]) -> tuple[str, bool]:
+    stop = StopStrings(strings)
+    told = []
+    for piece in pieces:
+        told.append(stop.append(piece))
+        if stop.hit:
+            return "".join(told), True
+    told.append(stop.finish())
+    return "".join(told), False
+
+
+@given(text=_texts, strings=_stops, cuts=st.sets(st.integers(0, 30)))
+def test_pieces_make_no_difference(text: str, strings: list[str], cuts: set[int]) -> None:
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(bounds)]
+    assert _stream(pieces, strings) == _cut(text, strings)
+
+
+@given(text=_texts, strings=_stops)
+def test_nothing_of_a_stop_string_is_ever_told(text: str, strings: list[str]) -> None:
+    stop = StopStrings(strings)
+    told = ""
+    for character in text:
+        told += stop.append(character)
+        if stop.hit:
+            break
+    assert not any(string in told for string in strings)
+
+
+def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
+    stop = StopStrings(["<end>"])
+    assert stop.append("text <e") == "text "
+    assert stop.append("lse") == "<else"
+    assert stop.append("<en") == ""
+    assert stop.finish() == "<en"
+
+
+def test_the_string_that_completes_first_ends_the_text() -> None:
+    stop = StopStrings(["abcd", "bc"])
+    assert stop.append("xabcd") == "xa"
+    assert stop.hit

@@ -1,0 +1,1 @@
+"""The wire: generated messages, errors and limits that both of its ends share."""

@@ -1,0 +1,56 @@
+"""protobuf ⇄ policy values: the only place."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.types import Role
+from lengthwise_wire.v1 import common_pb2, worker_pb2
+
+ROLES: dict[worker_pb2.Role, Role] = {
+    worker_pb2.ROLE_PREFILL: "prefill",
+    worker_pb2.ROLE_DECODE: "decode",
+}
+ROLES_ON_WIRE = {role: number for number, role in ROLES.items()}
+
+
+def sampling_to_wire(sampling: Sampling) -> common_pb2.SamplingParams:
+    """Sets every field, as workers expect."""
+    return common_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        seed=sampling.seed,
+    )
+
+
+def sampling_from_wire(params: common_pb2.SamplingParams, top_logprobs: int | None) -> Sampling:
+    """Reads what a router sent: every field is set and was validated there."""
+    return Sampling(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        seed=params.seed,
+        top_logprobs=top_logprobs,
+    )
+
+
+def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common_pb2.TokenLogprobs:
+    return common_pb2.TokenLogprobs(
+        logprob=logprob,
+        top=[common_pb2.Logprob(token_id=token_id, logprob=value) for token_id, value in top],
+    )
+
+
+def cost_to_wire(cost: CostModel, num_samples: int) -> worker_pb2.CostModel:
+    """What a worker has fitted, and to how many steps."""
+    return worker_pb2.CostModel(**asdict(cost), samples=num_samples)
