@@ -15,9 +15,9 @@ from random import Random
 import torch
 from rows import append_rows
 
-from lengthwise_decode_worker.commands import Command, DecodeWork
-from lengthwise_decode_worker.step_loop import DecodeLoop
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.messages import Command, DecodeWork
+from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint

@@ -4,25 +4,25 @@ import asyncio
 import logging
 from random import Random
 
-from lengthwise_decode_worker.commands import Command
 from lengthwise_decode_worker.config import DecodeWorkerConfig
-from lengthwise_decode_worker.kv_receive import ArrivalEvents, KVReceive
+from lengthwise_decode_worker.kv.receive import ArrivalEvents, KVReceive
+from lengthwise_decode_worker.messages import Command
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_decode_worker.service import DecodeService
-from lengthwise_decode_worker.step_loop import DecodeLoop
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_wire.convert import cost_to_wire
 from lengthwise_wire.v1 import decode_pb2_grpc, worker_pb2
 from lengthwise_worker.application import WorkerApplication
+from lengthwise_worker.deadline import wait_until
+from lengthwise_worker.endpoint import Site
 from lengthwise_worker.engine import STEP_SECONDS, Engine
-from lengthwise_worker.host import WorkerHost, queue_status
-from lengthwise_worker.patience import wait_until
-from lengthwise_worker.site import Site
+from lengthwise_worker.server import WorkerHost, queue_status
 
 logger = logging.getLogger(__name__)
 

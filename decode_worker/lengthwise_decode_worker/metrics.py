@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter
 
-from lengthwise_decode_worker.snapshot import Snapshot
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.stepping.snapshot import Snapshot
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_worker.metrics import WorkerMetrics
 
 ADMISSION_RULES = ("fits", "nothing runs", "resumed")

@@ -4,7 +4,7 @@ message."""
 import asyncio
 from collections.abc import AsyncGenerator
 
-from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_wire.errors import NoWorkerAvailable, Stale
 from lengthwise_wire.v1 import decode_pb2
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise_decode_worker.commands import (
+from lengthwise_decode_worker.kv.receive import Arrival, KVReceive
+from lengthwise_decode_worker.messages import (
     Command,
     Commit,
     DecodeWork,
@@ -26,9 +27,8 @@ from lengthwise_decode_worker.commands import (
     Refused,
     Release,
 )
-from lengthwise_decode_worker.kv_receive import Arrival, KVReceive
 from lengthwise_decode_worker.publisher import Publisher
-from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from lengthwise_decode_worker.commands import DecodeWork
-from lengthwise_decode_worker.kv_receive import KVReceive, Link, transfer_failed
+from lengthwise_decode_worker.kv.receive import KVReceive, Link, transfer_failed
+from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_engine.models.spec import ModelSpec

@@ -21,8 +21,8 @@ from lengthwise_policy.types import Role
 from lengthwise_prefill_worker.app import PrefillWorker
 from lengthwise_runtime.status import RoleRefused
 from lengthwise_worker.application import RoleWorker
+from lengthwise_worker.endpoint import Site
 from lengthwise_worker.engine import STEP_SECONDS, start_engine
-from lengthwise_worker.site import Site
 
 logger = logging.getLogger(__name__)
 

@@ -8,22 +8,22 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
-from lengthwise_prefill_worker.kv_push import KVPush
-from lengthwise_prefill_worker.link import Identity
+from lengthwise_prefill_worker.kv.link import Identity
+from lengthwise_prefill_worker.kv.pieces import PieceReady
+from lengthwise_prefill_worker.kv.send import KVPush
 from lengthwise_prefill_worker.messages import Command, Release, StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics
-from lengthwise_prefill_worker.pieces import PieceReady
 from lengthwise_prefill_worker.service import PrefillService
-from lengthwise_prefill_worker.step_loop import PrefillLoop
+from lengthwise_prefill_worker.stepping.step_loop import PrefillLoop
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_wire.convert import cost_to_wire
 from lengthwise_wire.v1 import prefill_pb2_grpc, worker_pb2
 from lengthwise_worker.application import WorkerApplication
+from lengthwise_worker.deadline import wait_until
+from lengthwise_worker.endpoint import Site
 from lengthwise_worker.engine import STEP_SECONDS, Engine
-from lengthwise_worker.host import WorkerHost, queue_status
-from lengthwise_worker.patience import wait_until
-from lengthwise_worker.site import Site
+from lengthwise_worker.server import WorkerHost, queue_status
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import BlockEvents, BlockHash
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.types import PrefillBatch, RequestId
-from lengthwise_prefill_worker.pieces import PieceReady
+from lengthwise_prefill_worker.kv.pieces import PieceReady
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

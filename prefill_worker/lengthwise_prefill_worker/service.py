@@ -14,7 +14,7 @@ from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
-from lengthwise_prefill_worker.kv_push import KVPush
+from lengthwise_prefill_worker.kv.send import KVPush
 from lengthwise_prefill_worker.messages import Command, Computed, Expired, Outcome, PrefillWork
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_runtime.mailbox import Mailbox

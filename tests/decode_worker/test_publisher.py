@@ -3,7 +3,7 @@
 import pytest
 
 from lengthwise_decode_worker.publisher import Publisher
-from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_wire.errors import NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2
 

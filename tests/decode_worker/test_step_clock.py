@@ -2,7 +2,7 @@
 
 import pytest
 
-from lengthwise_decode_worker.launched import StepClock
+from lengthwise_decode_worker.stepping.launched import StepClock
 
 
 @pytest.mark.parametrize(

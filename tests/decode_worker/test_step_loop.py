@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise_decode_worker.commands import Command, DecodeWork, Granted, Release
-from lengthwise_decode_worker.step_loop import DecodeLoop
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk

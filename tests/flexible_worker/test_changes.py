@@ -12,7 +12,7 @@ from lengthwise_flexible_worker.app import FlexibleApplication, RoleChangeFailed
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
 from lengthwise_policy.types import Role
 from lengthwise_runtime.status import RoleRefused
-from lengthwise_worker.site import Site
+from lengthwise_worker.endpoint import Site
 
 
 @dataclass

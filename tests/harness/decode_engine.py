@@ -4,9 +4,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from lengthwise_decode_worker.commands import Command, DecodeWork, Granted, Release
-from lengthwise_decode_worker.step_loop import DecodeLoop
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.loading import LoadedModel
 from lengthwise_engine.runner.sampler import Sampling, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from harness.prometheus import NAMESPACE
 from lengthwise_decode_worker.metrics import DecodeMetrics
-from lengthwise_decode_worker.rows import RouterRows
-from lengthwise_decode_worker.snapshot import Snapshot
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.stepping.rows import RouterRows
+from lengthwise_decode_worker.stepping.snapshot import Snapshot
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId

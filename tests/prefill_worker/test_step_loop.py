@@ -15,9 +15,9 @@ from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
 from lengthwise_policy.prefill.scheduler import PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
+from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork, Release, StepReport
-from lengthwise_prefill_worker.pieces import PieceReady
-from lengthwise_prefill_worker.step_loop import PrefillLoop
+from lengthwise_prefill_worker.stepping.step_loop import PrefillLoop
 from lengthwise_runtime.mailbox import Mailbox
 
 BLOCK_SIZE = 16

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from lengthwise_worker.config import WorkerConfig
+from lengthwise_worker.endpoint import Site
 from lengthwise_worker.engine import Engine, start_engine
-from lengthwise_worker.site import Site
 
 C = TypeVar("C", bound=WorkerConfig)
 

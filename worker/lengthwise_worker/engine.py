@@ -14,7 +14,7 @@ from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address
 from lengthwise_worker.config import WorkerConfig
-from lengthwise_worker.patience import wait_until
+from lengthwise_worker.deadline import wait_until
 
 logger = logging.getLogger(__name__)
 

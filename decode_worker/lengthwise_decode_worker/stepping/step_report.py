@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from lengthwise_decode_worker.commands import Outcome
-from lengthwise_decode_worker.rows import RouterRows
+from lengthwise_decode_worker.messages import Outcome
+from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 
 

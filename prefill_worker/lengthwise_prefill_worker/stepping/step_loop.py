@@ -17,6 +17,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillScheduler
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_blocks
 from lengthwise_prefill_worker.messages import (
     Command,
     Computed,
@@ -29,7 +30,6 @@ from lengthwise_prefill_worker.messages import (
     Snapshot,
     StepReport,
 )
-from lengthwise_prefill_worker.pieces import LayerPieces, PieceReady, split_blocks
 from lengthwise_runtime.mailbox import Mailbox
 
 IDLE_SECONDS = 0.1

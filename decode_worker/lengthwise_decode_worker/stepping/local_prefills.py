@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lengthwise_decode_worker.commands import DecodeWork
+from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import Chunk, RequestId
 from lengthwise_wire.v1 import decode_pb2

@@ -22,9 +22,9 @@ from lengthwise_engine.transfer.base import (
     combine_checksums,
 )
 from lengthwise_policy.types import RequestId
-from lengthwise_prefill_worker.link import Announced, DecodeLink, Identity
-from lengthwise_prefill_worker.pieces import PieceReady
-from lengthwise_prefill_worker.transfer_rate import TransferRate
+from lengthwise_prefill_worker.kv.link import Announced, DecodeLink, Identity
+from lengthwise_prefill_worker.kv.pieces import PieceReady
+from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
 from lengthwise_wire.errors import LengthwiseError, TransferFailed
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2

@@ -10,7 +10,7 @@ Runs on the engine thread, which alone touches the scheduler and the model.
 import time
 from collections.abc import Callable
 
-from lengthwise_decode_worker.commands import (
+from lengthwise_decode_worker.messages import (
     Command,
     Commit,
     DecodeWork,
@@ -20,10 +20,10 @@ from lengthwise_decode_worker.commands import (
     Refused,
     Release,
 )
-from lengthwise_decode_worker.launched import LaunchedStep, StepClock
-from lengthwise_decode_worker.local_prefills import LocalPrefills
-from lengthwise_decode_worker.snapshot import Snapshots
-from lengthwise_decode_worker.step_output import StepOutput
+from lengthwise_decode_worker.stepping.launched import LaunchedStep, StepClock
+from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
+from lengthwise_decode_worker.stepping.snapshot import Snapshots
+from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_policy.cost.fit import CostFit

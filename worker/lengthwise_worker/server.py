@@ -17,7 +17,7 @@ from lengthwise_runtime.status import StatusBoard
 from lengthwise_wire.announcement import Announcement
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 from lengthwise_worker.config import WorkerConfig
-from lengthwise_worker.site import Site
+from lengthwise_worker.endpoint import Site
 
 WORKER_SERVICE = "lengthwise.v1.Worker"
 
