@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from autoscaler.release import DECODE, PREFILL, Pools, Release, Start
 from harness.exporters import RELEASE
 from harness.kubernetes_api import Server, api_server
 from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import NAMESPACE, SCRAPE_SECONDS, PrometheusServer
-from harness.release import DECODE, PREFILL, Pools, Release, Start
 
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.config import AutoscalerConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from autoscaler.release import Release
 from harness.kubernetes_objects import FakeObjects
-from harness.release import Release
 from harness.workers import eventually
 
 pytestmark = pytest.mark.slow

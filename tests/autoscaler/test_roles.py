@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from harness.flexible_stub import FlexibleStub
+from autoscaler.flexible_stub import FlexibleStub
 from harness.kubernetes_objects import pod
 
 from lengthwise_autoscaler import roles

@@ -4,9 +4,8 @@ import logging
 import re
 
 import pytest
-from harness.flexible_stub import FlexibleStub
-from harness.kubernetes_objects import FakeObjects, ago, deployment, pod
-from harness.release import (
+from autoscaler.flexible_stub import FlexibleStub
+from autoscaler.release import (
     DECODE,
     DECODES,
     PREFILL,
@@ -17,6 +16,7 @@ from harness.release import (
     decided,
     prompts,
 )
+from harness.kubernetes_objects import FakeObjects, ago, deployment, pod
 from harness.workers import eventually
 
 from lengthwise_wire.v1 import worker_pb2

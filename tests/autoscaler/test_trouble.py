@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.kubernetes_api import Server
-from harness.kubernetes_objects import FakeObjects
-from harness.prometheus import PrometheusServer
-from harness.release import (
+from autoscaler.release import (
     DECODE,
     PREFILL,
     PREFILLS,
@@ -20,6 +17,9 @@ from harness.release import (
     has_failed,
     prompts,
 )
+from harness.kubernetes_api import Server
+from harness.kubernetes_objects import FakeObjects
+from harness.prometheus import PrometheusServer
 from harness.workers import eventually
 
 from lengthwise_autoscaler.queries import queries

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from harness.callers import AsyncCaller, Caller, SyncCaller
-from harness.scripted_router import Router, serving
+from client.callers import AsyncCaller, Caller, SyncCaller
+from client.scripted_router import Router, serving
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from harness.scripted_router import Responses, Router, a_life, fail, first, last, words
+from client.scripted_router import Responses, Router, a_life, fail, first, last, words
 
 from lengthwise import InvalidRequest
 from lengthwise_cli.main import main

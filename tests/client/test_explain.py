@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from harness.callers import Caller
-from harness.scripted_router import Router, a_life
+from client.callers import Caller
+from client.scripted_router import Router, a_life
 
 from lengthwise import (
     Client,

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from harness.scripted_router import Responses, Router, words
+from client.scripted_router import Responses, Router, words
 
 from lengthwise import AsyncClient, Cancelled, Client, Timeout
 from lengthwise_wire.v1 import inference_pb2

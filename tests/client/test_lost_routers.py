@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.callers import Caller
-from harness.scripted_router import (
+from client.callers import Caller
+from client.scripted_router import (
     SEED,
     Responses,
     Router,

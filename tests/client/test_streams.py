@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 import pytest
-from harness.callers import Caller
-from harness.scripted_router import SEED, Responses, Router, fail, first, last, words
+from client.callers import Caller
+from client.scripted_router import SEED, Responses, Router, fail, first, last, words
 
 from lengthwise import (
     DeadlineExceeded,

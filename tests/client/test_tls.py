@@ -7,8 +7,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from client.scripted_router import Router
 from harness.keys import make_keys
-from harness.scripted_router import Router
 
 from lengthwise import AsyncClient, Client, NoWorkerAvailable, Retry, Tls
 from lengthwise_wire.v1 import inference_pb2_grpc

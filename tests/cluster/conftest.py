@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from harness.cluster_events import TITLES, CostRow, CostSince, UnderLoad, record, row_of
-from harness.cluster_load import Load, StartLoad, Traffic, assert_none_failed
-from harness.kubectl import CommandFailed, Namespace, Release, image_values, new_namespace, run
-from harness.prometheus_pod import PrometheusPod
-from harness.scaling import errors_of
+from cluster.cluster_events import TITLES, CostRow, CostSince, UnderLoad, record, row_of
+from cluster.cluster_load import Load, StartLoad, Traffic, assert_none_failed
+from cluster.kubectl import CommandFailed, Namespace, Release, image_values, new_namespace, run
+from cluster.prometheus_pod import PrometheusPod
+from cluster.scaling import errors_of
 
 FOLDER = Path(__file__).parent
 

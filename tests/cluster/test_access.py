@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from harness.accounts import patch_pod
-from harness.kubectl import CommandFailed, Namespace, Release
-from harness.prometheus_pod import PrometheusPod
+from cluster.accounts import patch_pod
+from cluster.kubectl import CommandFailed, Namespace, Release
+from cluster.prometheus_pod import PrometheusPod
 
 ALLOWED = {
     "router": {("endpointslices.discovery.k8s.io", ""): {"list", "watch"}},

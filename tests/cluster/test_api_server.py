@@ -5,9 +5,9 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from harness.cluster_events import UnderLoad
-from harness.kubectl import CommandFailed, Release, run, wait_for
-from harness.scaling import samples_in
+from cluster.cluster_events import UnderLoad
+from cluster.kubectl import CommandFailed, Release, run, wait_for
+from cluster.scaling import samples_in
 
 AWAY_SECONDS = 20.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.kubectl import (
+from cluster.kubectl import (
     CHART,
     CommandFailed,
     Release,
@@ -19,7 +19,7 @@ from harness.kubectl import (
     new_namespace,
     wait_for,
 )
-from harness.scaling import errors_of, events_of
+from cluster.scaling import errors_of, events_of
 
 SHELF = "shelf"
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from harness.cluster_events import UnderLoad
-from harness.cluster_load import Load, StartLoad, Traffic, assert_none_failed
-from harness.kubectl import Release, wait_for
-from harness.scaling import errors_of, events_of, replicas, wanted
+from cluster.cluster_events import UnderLoad
+from cluster.cluster_load import Load, StartLoad, Traffic, assert_none_failed
+from cluster.kubectl import Release, wait_for
+from cluster.scaling import errors_of, events_of, replicas, wanted
 
 LONG_PROMPTS = Traffic(streams=6, max_tokens=2, prompt_lines=90)
 

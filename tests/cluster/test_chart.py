@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cluster.kubectl import CHART, CommandFailed, Namespace, image_values, run
 from harness.helm import VALUES
-from harness.kubectl import CHART, CommandFailed, Namespace, image_values, run
 
 EVERYTHING = Path(__file__).parents[1] / "chart" / "everything.yaml"
 

@@ -4,8 +4,8 @@ none of it needs."""
 from datetime import datetime
 
 import pytest
-from harness.cluster_events import CostSince, UnderLoad
-from harness.kubectl import KINDS, Release, condition_time, wait_for
+from cluster.cluster_events import CostSince, UnderLoad
+from cluster.kubectl import KINDS, Release, condition_time, wait_for
 
 
 def test_prometheus_away(prometheus_stopped_at: float, cost_since: CostSince) -> None:

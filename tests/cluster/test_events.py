@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness.cluster_events import UnderLoad
-from harness.kubectl import KINDS, Release, run
+from cluster.cluster_events import UnderLoad
+from cluster.kubectl import KINDS, Release, run
 
 
 @pytest.mark.parametrize("what", KINDS)

@@ -2,9 +2,9 @@
 
 import json
 
-from harness.cluster_events import UnderLoad
-from harness.cluster_load import Load
-from harness.kubectl import Release, seconds_of
+from cluster.cluster_events import UnderLoad
+from cluster.cluster_load import Load
+from cluster.kubectl import Release, seconds_of
 
 FIRST_ANSWER_SECONDS = 60.0
 """From `helm install`, with the image on the nodes."""

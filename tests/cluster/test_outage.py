@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from harness.kubectl import Release, wait_for
-from harness.prometheus_pod import PrometheusPod
-from harness.scaling import decided_at, events_of, replicas
+from cluster.kubectl import Release, wait_for
+from cluster.prometheus_pod import PrometheusPod
+from cluster.scaling import decided_at, events_of, replicas
 
 POOLS = ("prefill", "decode")
 

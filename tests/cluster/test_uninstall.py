@@ -1,7 +1,7 @@
 """The end."""
 
-from harness.cluster_load import Load, assert_none_failed
-from harness.kubectl import Release, run, wait_for
+from cluster.cluster_load import Load, assert_none_failed
+from cluster.kubectl import Release, run, wait_for
 
 
 def test_no_request_failed_in_all_that_time(load: Load) -> None:

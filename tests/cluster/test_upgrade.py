@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from harness.cluster_events import UnderLoad
-from harness.cluster_load import StartLoad, Traffic, assert_none_failed
-from harness.kubectl import Release, image_values, wait_for
-from harness.prometheus_pod import PrometheusPod
+from cluster.cluster_events import UnderLoad
+from cluster.cluster_load import StartLoad, Traffic, assert_none_failed
+from cluster.kubectl import Release, image_values, wait_for
+from cluster.prometheus_pod import PrometheusPod
+from cluster.scaling import events_of, roles_of
 from harness.queries import check_queries
-from harness.scaling import events_of, roles_of
 
 FLEXIBLE = Path(__file__).parent / "flexible.yaml"
 

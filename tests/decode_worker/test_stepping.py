@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from harness.decode_engine import GREEDY, SteppedEngine
+from decode_worker.decode_engine import GREEDY, SteppedEngine
 from harness.workers import prompt_of
 
 from lengthwise_engine.loading import LoadedModel, load_runner

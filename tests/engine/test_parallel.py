@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from harness.ranks import ranks_in_threads
+from engine.ranks import ranks_in_threads
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness.paged_attention import Mix, paged_step
+from kernels.paged_attention import Mix, paged_step
 
 from lengthwise_kernels.dispatch import AttentionBatch, AttentionSpec
 from lengthwise_kernels.reference.attention import plan_attention

@@ -10,7 +10,7 @@ import dataclasses
 
 import pytest
 import torch
-from harness.paged_attention import Mix, paged_step
+from kernels.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.attention_plan import Room

@@ -19,7 +19,7 @@ SHARED_BYTES = 227 * 1024
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
-    """What `harness.hopper` says of each case, compiled from scratch."""
+    """What `kernels.hopper` says of each case, compiled from scratch."""
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     if not ((tools / "ptxas").exists() and (tools / "cuobjdump").exists()):
@@ -28,7 +28,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     done = subprocess.run(
-        [sys.executable, "-m", "harness.hopper"],
+        [sys.executable, "-m", "kernels.hopper"],
         env=environment,
         capture_output=True,
         text=True,

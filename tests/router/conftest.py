@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.deployment import Deploy, Deployment, Running, deployed
-from harness.stub_workers import MODEL, StubWorker
+from router.deployment import Deploy, Deployment, Running, deployed
+from router.stub_workers import MODEL, StubWorker
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 

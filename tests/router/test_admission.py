@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.deployment import PROMPT, Answer, Deploy, Deployment
 from harness.workers import eventually
+from router.deployment import PROMPT, Answer, Deploy, Deployment
 
 from lengthwise_wire.v1 import inference_pb2
 

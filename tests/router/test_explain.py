@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.deployment import PROMPT, Deploy, Deployment
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy, Deployment
 
 from lengthwise_policy.types import Candidate, Placement, WorkerId
 from lengthwise_router.serving.attempt import AttemptFailed

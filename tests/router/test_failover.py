@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
-from harness.deployment import PROMPT, Answer, Deploy, Deployment
-from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
+from router.deployment import PROMPT, Answer, Deploy, Deployment
+from router.stub_workers import StubDecode, StubPrefill, stub_answer
 
 from lengthwise_wire.errors import (
     InternalError,

@@ -3,9 +3,9 @@
 import asyncio
 import time
 
-from harness.deployment import PROMPT, Deploy
-from harness.stub_workers import stub_answer, stub_logprobs
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy
+from router.stub_workers import stub_answer, stub_logprobs
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.deployment import PROMPT, Deploy, Deployment
-from harness.stub_workers import stub_answer
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy, Deployment
+from router.stub_workers import stub_answer
 
 from lengthwise_wire.errors import InternalError
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
-from harness.deployment import PROMPT, Deploy, Deployment
-from harness.stub_workers import StubDecode, stub_answer
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy, Deployment
+from router.stub_workers import StubDecode, stub_answer
 
 from lengthwise_wire.errors import InternalError, Overloaded
 from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2

@@ -1,7 +1,7 @@
 """After known traffic, the metrics say just that."""
 
-from harness.deployment import PROMPT, Deploy
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_wire.errors import InternalError

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.deployment import Running, request
-from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
+from router.deployment import Running, request
+from router.stub_workers import StubDecode, StubPrefill, stub_answer
 
 from lengthwise_router.config import RouterConfig
 from lengthwise_runtime.config import ConfigError, load_config

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from harness.deployment import PROMPT, Deploy
-from harness.stub_workers import stub_answer
+from router.deployment import PROMPT, Deploy
+from router.stub_workers import stub_answer
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.worker_pair import greedy_tokens, worker_pair
+from workers.worker_pair import greedy_tokens, worker_pair
 
 from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness.worker_pair import worker_pair
+from workers.worker_pair import worker_pair
 
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.runner.base import SequenceChunk

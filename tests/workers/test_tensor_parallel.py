@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness.worker_pair import greedy_tokens, worker_pair
+from workers.worker_pair import greedy_tokens, worker_pair
 
 import lengthwise
 from lengthwise_local import LocalCluster

@@ -4,9 +4,9 @@ too early or shared wrongly, no token is skipped, nobody overtakes, and everybod
 from typing import Literal
 
 import pytest
-from harness.decode_model import DecodeWorkerModel, Request
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from policy.decode.decode_model import DecodeWorkerModel, Request
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.decode.past_future import FuturePolicy

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import pytest
-from harness.decode_model import DecodeWorkerModel
 from hypothesis import given
 from hypothesis import strategies as st
+from policy.decode.decode_model import DecodeWorkerModel
 
 from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy

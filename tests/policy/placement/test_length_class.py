@@ -4,9 +4,9 @@ it can, and says so."""
 from collections.abc import Sequence
 
 import pytest
-from harness.views import cached, decode, pair, prefill, request
 from hypothesis import given
 from hypothesis import strategies as st
+from policy.placement.views import cached, decode, pair, prefill, request
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.length_pools import LengthPools

@@ -6,9 +6,9 @@ from random import Random
 from typing import Any
 
 import pytest
-from harness.views import cached, decode, large, prefill, request
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from policy.placement.views import cached, decode, large, prefill, request
 
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.placement.length_pools import LengthPools

@@ -5,9 +5,9 @@ from math import inf
 from typing import Any
 
 import pytest
-from harness.views import COST, cached, decode, excluded, large, pair, prefill, request
 from hypothesis import given
 from hypothesis import strategies as st
+from policy.placement.views import COST, cached, decode, excluded, large, pair, prefill, request
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.errors import NoCandidates

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from harness.views import decode, excluded, pair, prefill, request
 from hypothesis import given
 from hypothesis import strategies as st
+from policy.placement.views import decode, excluded, pair, prefill, request
 
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.local_prefill import LocalPrefill

@@ -3,11 +3,11 @@
 from collections import deque
 from math import ceil
 
-from harness.scaling_cases import DECODE, PREFILL, flips, need, scales
-from harness.scaling_world import INTERVAL, World
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from policy.scaling.scaling_cases import DECODE, PREFILL, flips, need, scales
+from policy.scaling.scaling_world import INTERVAL, World
 
 from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
 from lengthwise_policy.scaling.state import (

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from harness.scaling_cases import (
+from policy.scaling.scaling_cases import (
     PREFILL,
     holds,
     need,

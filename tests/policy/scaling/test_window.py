@@ -2,9 +2,9 @@
 
 from math import isclose
 
-from harness.scaling_cases import need
 from hypothesis import given
 from hypothesis import strategies as st
+from policy.scaling.scaling_cases import need
 
 from lengthwise_policy.scaling.window import DemandWindow
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.deployment import PROMPT, Deploy, Deployment, Running
-from harness.stub_workers import StubDecode, StubPrefill, stub_answer
 from harness.workers import eventually
+from router.deployment import PROMPT, Deploy, Deployment, Running
+from router.stub_workers import StubDecode, StubPrefill, stub_answer
 
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_router.config import DiscoveryConfig

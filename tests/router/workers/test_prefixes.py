@@ -4,9 +4,9 @@ import asyncio
 import time
 
 import pytest
-from harness.deployment import Deploy, Deployment
-from harness.stub_workers import StubWorker, stub_answer
 from harness.workers import eventually
+from router.deployment import Deploy, Deployment
+from router.stub_workers import StubWorker, stub_answer
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.types import WorkerId

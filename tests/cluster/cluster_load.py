@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.kubectl import Release, wait_for
+from cluster.kubectl import Release, wait_for
 
 SCRIPT = Path(__file__).parents[1] / "cluster" / "load.py"
 

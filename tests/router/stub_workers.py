@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from harness.stub_worker import MODEL as MODEL
 from harness.stub_worker import Context
 from harness.stub_worker import StubWorker as StubWorker
+
 from lengthwise_policy.length_class import length_class
 from lengthwise_runtime.server import Server
 from lengthwise_wire.errors import LengthwiseError

@@ -3,8 +3,8 @@
 from typing import Any
 
 import grpc
-
 from harness.stub_worker import StubWorker
+
 from lengthwise_runtime.server import Server
 from lengthwise_wire.v1 import worker_pb2
 

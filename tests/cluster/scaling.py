@@ -1,9 +1,8 @@
 """What an autoscaler on a cluster did and said, as an operator would look it up."""
 
+from cluster.kubectl import CommandFailed, Release, run
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
-
-from harness.kubectl import CommandFailed, Release, run
 
 
 def replicas(release: Release, pool: str) -> int:

@@ -10,6 +10,7 @@ from harness.exporters import DecodeExporter, Exporter, PrefillExporter, RouterE
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE, PrometheusServer
 from harness.workers import eventually
+
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.errors import ErrorReason
 

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from cluster.cluster_load import Answer, Load
 from rows import append_rows
-
-from harness.cluster_load import Answer, Load
 
 TITLES = (
     f"{'event':<34}{'seconds':>8}{'requests':>9}{'failed':>7}{'retried':>8}"

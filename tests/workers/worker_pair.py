@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from harness.workers import PlainRouter
+
 from lengthwise_decode_worker.app import decode_application
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_engine.models.quantisation import Quantization

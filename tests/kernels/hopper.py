@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from kernels import hopper_cases
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from harness import hopper_cases
 from lengthwise_kernels.gpu import launch
 
 

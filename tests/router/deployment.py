@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import grpc
 import pytest
-
 from harness.samples import Series, samples_of
-from harness.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 from harness.workers import eventually
+from router.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
+
 from lengthwise_router.app import RouterApplication
 from lengthwise_router.config import DiscoveryConfig, RouterConfig
 from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from harness.kubectl import Namespace, run, wait_for
+from cluster.kubectl import Namespace, run, wait_for
 
 NAME = "prometheus"
 

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from harness.kubectl import Namespace, run
+from cluster.kubectl import Namespace, run
 
 
 def patch_pod(namespace: Namespace, account: str, pod: str, body: Mapping[str, Any]) -> str:
