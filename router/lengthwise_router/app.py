@@ -16,7 +16,7 @@ from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery.sources import discovery_of
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.admission_gate import Entrance
+from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.text.checkpoint import load_checkpoint
@@ -95,7 +95,7 @@ class RouterApplication:
         self._service = InferenceService(
             checkpoint=checkpoint,
             encoder=self._encoder,
-            entrance=Entrance(
+            gate=AdmissionGate(
                 admission=self._admission,
                 metrics=metrics,
                 ttft_slo_seconds=config.ttft_slo_seconds,

@@ -10,12 +10,12 @@ from router.deployment import PROMPT, Deploy, Deployment
 
 from lengthwise_policy.types import Candidate, Placement, WorkerId
 from lengthwise_router.serving.attempt import AttemptFailed
-from lengthwise_router.serving.explanations import (
+from lengthwise_router.serving.records import (
     MAX_ATTEMPTS,
     MAX_CANDIDATES,
     MAX_TEXT_CHARACTERS,
-    Explanation,
-    Explanations,
+    RequestRecord,
+    RequestRecords,
 )
 from lengthwise_wire.errors import InternalError, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
@@ -194,8 +194,8 @@ def placement(*residuals: int) -> Placement:
     )
 
 
-def explanation(request_id: str = "r1", prompt_tokens: int = 1000) -> Explanation:
-    life = Explanation(request_id=request_id, model="stub", priority=0)
+def record(request_id: str = "r1", prompt_tokens: int = 1000) -> RequestRecord:
+    life = RequestRecord(request_id=request_id, model="stub", priority=0)
     life.measured(prompt_tokens=prompt_tokens, max_tokens=10)
     return life
 
@@ -207,7 +207,7 @@ def failure(text: str) -> AttemptFailed:
 
 
 def test_candidates_are_told_with_what_was_predicted() -> None:
-    life = explanation()
+    life = record()
     life.placed(placement(100, 900))
     (attempt,) = life.told().attempts
     assert [candidate.prefill_worker for candidate in attempt.candidates] == ["p1", "p2"]
@@ -216,7 +216,7 @@ def test_candidates_are_told_with_what_was_predicted() -> None:
 
 
 def test_the_length_class_is_that_of_residual_tokens() -> None:
-    life = explanation()
+    life = record()
     classes = [life.length_class]
     life.placed(placement(100, 900))
     classes.append(life.length_class)
@@ -228,7 +228,7 @@ def test_the_length_class_is_that_of_residual_tokens() -> None:
 
 
 def test_what_the_first_token_found_cached_is_reused_prompt() -> None:
-    life = explanation()
+    life = record()
     assert life.cached_prompt_tokens is None
     life.placed(placement(100))
     life.reserved(0.1, decode_pb2.ReserveResponse(num_cached_tokens=64, reason="room"))
@@ -243,7 +243,7 @@ def test_what_the_first_token_found_cached_is_reused_prompt() -> None:
 
 
 def test_preemptions_are_counted() -> None:
-    life = explanation()
+    life = record()
     life.placed(placement(100))
     life.preempted()
     life.preempted()
@@ -255,7 +255,7 @@ def test_preemptions_are_counted() -> None:
 
 
 def test_whatever_happens_a_life_is_short() -> None:
-    life = explanation()
+    life = record()
     for number in range(100):
         life.placed(placement(*range(1, 100)))
         life.reserved(0.1, decode_pb2.ReserveResponse(reason="r" * 10_000))
@@ -271,6 +271,6 @@ def test_whatever_happens_a_life_is_short() -> None:
 
 
 def test_none_are_kept_where_none_are_wanted() -> None:
-    kept = Explanations(0)
-    kept.add(explanation())
+    kept = RequestRecords(0)
+    kept.add(record())
     assert kept.find("r1") is None

@@ -28,7 +28,7 @@ class _Waiting:
         self.decision: Admit | Refuse | None = None
 
 
-class Entrance:
+class AdmissionGate:
     """Admission, for requests that can wait."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Entrance:
         if isinstance(decision, Wait):
             decision = await self._wait(decision, generation, asked_at)
         seconds = time.monotonic() - asked_at
-        generation.explanation.admission(decision.reason, seconds)
+        generation.record.admission(decision.reason, seconds)
         if isinstance(decision, Refuse):
             self._metrics.refusals.labels(decision.rule).inc()
             if decision.retry_after_seconds is None:
@@ -82,16 +82,16 @@ class Entrance:
         self._let_in(self._admission.finished(ticket, time.monotonic()))
 
     async def _wait(self, wait: Wait, generation: Generation, asked_at: float) -> Admit | Refuse:
-        waiting = self._waiting[wait.ticket] = _Waiting(generation.patience.wakeup)
-        generation.explanation.admission(wait.reason, 0.0)
+        waiting = self._waiting[wait.ticket] = _Waiting(generation.deadline.wakeup)
+        generation.record.admission(wait.reason, 0.0)
         if wait.displaced is not None:
             self._tell(wait.displaced.ticket, wait.displaced.refusal)
         try:
             while waiting.decision is None:
-                await generation.patience.wait()
+                await generation.deadline.wait()
         except BaseException:
             now = time.monotonic()
-            generation.explanation.admission(wait.reason, now - asked_at)
+            generation.record.admission(wait.reason, now - asked_at)
             # It may have been admitted while its client left.
             self._let_in(self._admission.cancel(wait.ticket, now))
             raise

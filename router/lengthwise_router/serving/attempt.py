@@ -24,7 +24,7 @@ from lengthwise_policy.length_class import length_class
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.generation import Generation, Tokens
-from lengthwise_router.serving.reservation import Reservation
+from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.workers.outstanding import Placed
 from lengthwise_router.workers.token_streams import StreamFailure
 from lengthwise_router.workers.worker import LossReason, Worker
@@ -60,7 +60,7 @@ class AttemptFailed(Exception):
     keeps_reservation: bool = False
 
 
-class Attempt:
+class WorkerAttempt:
     """A context manager: within it, the attempt learns of the loss of its workers."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Attempt:
         generation: Generation,
         prefill: Worker | None,
         residual_tokens: int,
-        reservation: Reservation | None,
+        reservation: DecodeReservation | None,
         router_id: str,
         config: RouterConfig,
     ) -> None:
@@ -108,7 +108,7 @@ class Attempt:
             if self._phase == "transfer" and worker.has_left:
                 return  # it waited for its transfers; the decode worker tells of one that failed
         self._lost = worker, reason
-        self._generation.patience.wakeup.ring()
+        self._generation.deadline.wakeup.ring()
 
     async def first_token(self) -> Tokens:
         """Reserves and prefills. Errors: AttemptFailed."""
@@ -134,7 +134,7 @@ class Attempt:
             self._prefill.unplace(placed)
         return self._accept_first(reply)
 
-    async def _reserve(self, reservation: Reservation) -> None:
+    async def _reserve(self, reservation: DecodeReservation) -> None:
         generation = self._generation
         began_at = time.monotonic()
         reply = await self._call(
@@ -145,7 +145,7 @@ class Attempt:
         )
         seconds = time.monotonic() - began_at
         generation.reserve_seconds += seconds
-        generation.explanation.reserved(seconds, reply)
+        generation.record.reserved(seconds, reply)
         if reply.num_cached_tokens >= len(generation.token_ids):
             raise self._failure(
                 "malformed",
@@ -160,7 +160,7 @@ class Attempt:
         reservation = self._reservation
         assert reservation is not None
         stream = reservation.stream
-        patience = self._generation.patience
+        deadline = self._generation.deadline
         now = time.monotonic()
         while True:
             self._hear(reservation)
@@ -178,7 +178,7 @@ class Attempt:
                 raise self._failure("timeout", "no tokens come", self._both_unless_decoding())
             if stream.token_ids:
                 stream.ring_when_due()
-            now = await patience.wait(give_up_at)
+            now = await deadline.wait(give_up_at)
 
     def _silence_seconds(self) -> float:
         """How long nothing may come, in this phase, of a request that computes."""
@@ -188,25 +188,25 @@ class Attempt:
         local = self._prefill is None
         return config.prefill_timeout_seconds if local else config.transfer_timeout_seconds
 
-    def _hear(self, reservation: Reservation) -> None:
+    def _hear(self, reservation: DecodeReservation) -> None:
         """Takes over what the stream tells beside tokens."""
         generation, stream = self._generation, reservation.stream
         told, stream.local_prefill = stream.local_prefill, None
         if told is not None:
             generation.queue_seconds += told.queue_seconds
             generation.prefill_seconds += told.prefill_seconds
-            generation.explanation.local_prefill(told)
+            generation.record.local_prefill(told)
         if reservation.is_local and stream.last_row_at is not None:
             reservation.computed()
         while self._preemptions_told < stream.num_preemptions:
             self._preemptions_told += 1
-            generation.explanation.preempted()
+            generation.record.preempted()
 
     async def _call(self, method: Any, message: Any, seconds: float, callee: WorkerId) -> Any:
         """Calls a worker. Errors: AttemptFailed, InvalidRequest when the worker says so."""
-        patience = self._generation.patience
-        call = method(message, timeout=min(seconds, max(patience.remaining_seconds, 0.001)))
-        await patience.until_done(call, self._check)
+        deadline = self._generation.deadline
+        call = method(message, timeout=min(seconds, max(deadline.remaining_seconds, 0.001)))
+        await deadline.until_done(call, self._check)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
@@ -243,7 +243,7 @@ class Attempt:
         generation = self._generation
         generation.queue_seconds += reply.queue_seconds
         generation.prefill_seconds += reply.prefill_seconds
-        generation.explanation.prefilled(reply)
+        generation.record.prefilled(reply)
         self._phase = "transfer"
         self._silent_since = time.monotonic()
         tokens = Tokens(

@@ -14,9 +14,9 @@ from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.attempt import Attempt, AttemptFailed
+from lengthwise_router.serving.attempt import AttemptFailed, WorkerAttempt
 from lengthwise_router.serving.generation import Generation, Tokens
-from lengthwise_router.serving.reservation import Reservation
+from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_wire.errors import NoWorkerAvailable
@@ -65,7 +65,7 @@ class Dispatch:
         To be closed when not read to the end: that gives back what the request holds. Errors: any
         LengthwiseError.
         """
-        reservation: Reservation | None = None
+        reservation: DecodeReservation | None = None
         excluded: frozenset[WorkerId] = frozenset()
         try:
             while True:
@@ -81,7 +81,7 @@ class Dispatch:
                 placement = choice.placement
                 if reservation is None and placement.decode is not None:
                     reservation = self._reservation(generation, choice, placement.decode)
-                generation.explanation.placed(placement)
+                generation.record.placed(placement)
                 try:
                     with self._attempt(generation, choice, reservation) as attempt:
                         tokens = await attempt.first_token()
@@ -92,7 +92,7 @@ class Dispatch:
                     return
                 except AttemptFailed as failure:
                     excluded |= failure.blamed
-                    generation.explanation.failed(failure)
+                    generation.record.failed(failure)
                     if reservation is not None and not failure.keeps_reservation:
                         reservation.close()
                         reservation = None
@@ -112,8 +112,8 @@ class Dispatch:
 
     def _reservation(
         self, generation: Generation, choice: _Choice, worker_id: WorkerId
-    ) -> Reservation:
-        return Reservation(
+    ) -> DecodeReservation:
+        return DecodeReservation(
             self._fleet.worker(worker_id),
             generation,
             self._pacer,
@@ -122,10 +122,10 @@ class Dispatch:
         )
 
     def _attempt(
-        self, generation: Generation, choice: _Choice, reservation: Reservation | None
-    ) -> Attempt:
+        self, generation: Generation, choice: _Choice, reservation: DecodeReservation | None
+    ) -> WorkerAttempt:
         prefill = choice.placement.prefill
-        return Attempt(
+        return WorkerAttempt(
             generation=generation,
             prefill=self._fleet.worker(prefill) if prefill is not None else None,
             residual_tokens=choice.request.residual_tokens(prefill or WorkerId("")),
@@ -146,13 +146,13 @@ class Dispatch:
                 return choice
             if now >= give_up_at:
                 raise NoWorkerAvailable(f"{choice}; waited {self._config.no_worker_seconds:g} s")
-            now = await generation.patience.wait(now + LOOK_AGAIN_SECONDS)
+            now = await generation.deadline.wait(now + LOOK_AGAIN_SECONDS)
 
     async def _choose(
         self,
         generation: Generation,
         excluded: frozenset[WorkerId],
-        reservation: Reservation | None,
+        reservation: DecodeReservation | None,
     ) -> _Choice | NoCandidates:
         """Asks the policy, now; a reservation keeps its decode worker. What is returned holds until
         the next await."""
@@ -170,7 +170,7 @@ class Dispatch:
         self,
         generation: Generation,
         excluded: frozenset[WorkerId],
-        reservation: Reservation | None,
+        reservation: DecodeReservation | None,
     ) -> PlacementRequest:
         cached_tokens = await self._fleet.prefixes.cached_tokens(
             generation.token_ids, generation.hashes
@@ -202,4 +202,4 @@ class Dispatch:
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (retries - 2), MAX_PAUSE_SECONDS)
         until = time.monotonic() + pause
         while time.monotonic() < until:
-            await generation.patience.wait(until)
+            await generation.deadline.wait(until)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from lengthwise_router.serving.explanations import Explanation
+from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request
 from lengthwise_router.workers.prefixes import PromptHashes
 from lengthwise_router.workers.wakeup import Wakeup
@@ -22,7 +22,7 @@ class Tokens(NamedTuple):
     finish_reason: common_pb2.FinishReason
 
 
-class Patience:
+class RequestDeadline:
     """How a request waits: it may be rung at any time, and it keeps its client's stream alive.
 
     With `ends_call` the wait itself ends at the deadline, between two writes: a write that is
@@ -96,13 +96,13 @@ class Generation:
     """A request whose prompt is known, and the tokens generated for it so far."""
 
     __slots__ = (
-        "explanation",
+        "deadline",
         "hashes",
         "max_tokens",
         "num_prompt_tokens",
-        "patience",
         "prefill_seconds",
         "queue_seconds",
+        "record",
         "request",
         "reserve_seconds",
         "retries",
@@ -115,16 +115,16 @@ class Generation:
         request: Request,
         prompt_ids: list[int],
         max_tokens: int,
-        patience: Patience,
-        explanation: Explanation,
+        deadline: RequestDeadline,
+        record: RequestRecord,
     ) -> None:
         self.request = request
-        self.explanation = explanation
+        self.record = record
         self.hashes = PromptHashes()
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens
-        self.patience = patience
+        self.deadline = deadline
         self.queue_seconds = 0.0
         self.prefill_seconds = 0.0
         self.reserve_seconds = 0.0

@@ -69,10 +69,10 @@ class Reply:
         if not self._first_at:
             self._first_at = now
             self._open(response)
-            explanation = self._generation.explanation
-            self._metrics.first_token(explanation.length_class, now - self._arrived_at)
+            record = self._generation.record
+            self._metrics.first_token(record.length_class, now - self._arrived_at)
             self._metrics.prompt_computed(
-                self._generation.num_prompt_tokens, explanation.cached_prompt_tokens or 0
+                self._generation.num_prompt_tokens, record.cached_prompt_tokens or 0
             )
         elif num_tokens:
             self._metrics.inter_token_latency.observe((now - self._last_at) / num_tokens)
@@ -119,10 +119,10 @@ class Reply:
         usage = response.usage
         usage.prompt_tokens = generation.num_prompt_tokens
         usage.output_tokens = self.num_tokens
-        usage.cached_prompt_tokens = generation.explanation.cached_prompt_tokens or 0
+        usage.cached_prompt_tokens = generation.record.cached_prompt_tokens or 0
         response.timings.CopyFrom(self.timings())
         self._metrics.finished(
-            generation.explanation.length_class,
+            generation.record.length_class,
             self._num_fresh,
             response.timings.time_per_output_token_seconds,
         )

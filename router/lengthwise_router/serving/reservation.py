@@ -20,7 +20,7 @@ LEASE_SLACK_SECONDS = 5.0
 """A lease outlives the request's deadline by this much: it is the last resort, not the first."""
 
 
-class Reservation:
+class DecodeReservation:
     """Names what is held; each prefill attempt at it has an epoch of its own.
 
     A local reservation is one whose worker computes the prompt too.
@@ -45,7 +45,7 @@ class Reservation:
         first_index = generation.num_generated + (0 if is_local else 1)
         self.stream = TokenStream(
             first_index,
-            generation.patience.wakeup,
+            generation.deadline.wakeup,
             pacer,
             local_tokens=len(generation.token_ids) if is_local else 0,
         )
@@ -83,7 +83,7 @@ class Reservation:
             stop_token_ids=request.stop_token_ids,
             max_tokens=generation.num_remaining,
             top_logprobs=request.top_logprobs,
-            lease_seconds=generation.patience.remaining_seconds + LEASE_SLACK_SECONDS,
+            lease_seconds=generation.deadline.remaining_seconds + LEASE_SLACK_SECONDS,
             priority=request.priority,
             local=self.is_local,
             conversation_returns=request.conversation_returns,

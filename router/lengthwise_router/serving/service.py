@@ -11,10 +11,10 @@ from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.length_class import length_class
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.admission_gate import Entrance
+from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.dispatch import Dispatch
-from lengthwise_router.serving.explanations import Explanation, Explanations
-from lengthwise_router.serving.generation import Generation, Patience
+from lengthwise_router.serving.generation import Generation, RequestDeadline
+from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.detokenizer import Vocabulary
@@ -60,7 +60,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         *,
         checkpoint: Checkpoint,
         encoder: PromptEncoder,
-        entrance: Entrance,
+        gate: AdmissionGate,
         dispatch: Dispatch,
         fleet: Fleet,
         wakeups: Wakeups,
@@ -70,31 +70,31 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self._checkpoint = checkpoint
         self._vocabulary = Vocabulary(checkpoint.tokenizer)
         self._encoder = encoder
-        self._entrance = entrance
+        self._gate = gate
         self._dispatch = dispatch
         self._fleet = fleet
         self._wakeups = wakeups
         self._metrics = metrics
         self._config = config
-        self._explanations = Explanations(config.explained_requests)
+        self._records = RequestRecords(config.explained_requests)
         self.draining = False
 
     async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
         arrived_at = time.monotonic()
         code = grpc.StatusCode.OK
-        explanation: Explanation | None = None
+        record: RequestRecord | None = None
         self._metrics.in_flight.inc()
         try:
             if self.draining:
                 raise NoWorkerAvailable("this router is draining; try another one")
             request = read_request(message, self._checkpoint)
-            explanation = Explanation(
+            record = RequestRecord(
                 request_id=request.request_id,
                 model=self._checkpoint.name,
                 priority=request.priority,
             )
-            self._explanations.add(explanation)
-            await self._generate(request, message.prompt, explanation, context, arrived_at)
+            self._records.add(record)
+            await self._generate(request, message.prompt, record, context, arrived_at)
         except LengthwiseError as error:
             code = error.status
             raise
@@ -110,8 +110,8 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         finally:
             self._metrics.in_flight.dec()
             self._metrics.request_ended(code)
-            if explanation is not None:
-                explanation.ended(code.name, time.monotonic() - arrived_at)
+            if record is not None:
+                record.ended(code.name, time.monotonic() - arrived_at)
 
     async def GetModel(
         self, message: inference_pb2.GetModelRequest, context: Context
@@ -142,7 +142,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self, message: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
         check_request_id(message.request_id)
-        response = self._explanations.find(message.request_id)
+        response = self._records.find(message.request_id)
         if response is None:
             raise RequestNotFound(
                 f"request_id: got {message.request_id!r}, expected one of the last"
@@ -154,28 +154,28 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
     async def idle(self, timeout_seconds: float) -> None:
         """Returns when no request is in flight, or after the timeout."""
         give_up_at = time.monotonic() + timeout_seconds
-        while self._entrance.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
+        while self._gate.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _generate(
         self,
         request: Request,
         prompt: inference_pb2.Prompt,
-        explanation: Explanation,
+        record: RequestRecord,
         context: Context,
         arrived_at: float,
     ) -> None:
         given = context.time_remaining()
         seconds = self._config.default_deadline_seconds if given is None else given
         deadline_at = arrived_at + min(seconds, MAX_DEADLINE_SECONDS)
-        patience = Patience(
+        deadline = RequestDeadline(
             wakeup=self._wakeups.new(),
             deadline_at=deadline_at,
             ends_call=given is None,
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=lambda: context.write(KEEPALIVE),
         )
-        serving = self._serve(request, prompt, patience, explanation, context, arrived_at)
+        serving = self._serve(request, prompt, deadline, record, context, arrived_at)
         if given is not None:
             # gRPC cancels this coroutine at the call's own deadline, wherever it waits.
             await serving
@@ -193,30 +193,30 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
         self,
         request: Request,
         prompt: inference_pb2.Prompt,
-        patience: Patience,
-        explanation: Explanation,
+        deadline: RequestDeadline,
+        record: RequestRecord,
         context: Context,
         arrived_at: float,
     ) -> None:
         prompt_ids = self._encoder.encode(prompt)
         if isinstance(prompt_ids, asyncio.Future):
-            await patience.until_done(prompt_ids)
+            await deadline.until_done(prompt_ids)
             prompt_ids = prompt_ids.result()
         max_tokens = fit(request, len(prompt_ids), self._checkpoint)
-        explanation.measured(prompt_tokens=len(prompt_ids), max_tokens=max_tokens)
+        record.measured(prompt_tokens=len(prompt_ids), max_tokens=max_tokens)
         generation = Generation(
             request=request,
             prompt_ids=prompt_ids,
             max_tokens=max_tokens,
-            patience=patience,
-            explanation=explanation,
+            deadline=deadline,
+            record=record,
         )
         await self._count_arrival(generation)
-        ticket = await self._entrance.enter(generation)
+        ticket = await self._gate.enter(generation)
         try:
             await self._relay(generation, ticket, context, arrived_at)
         finally:
-            self._entrance.leave(ticket)
+            self._gate.leave(ticket)
 
     async def _count_arrival(self, generation: Generation) -> None:
         """Demand is measured before anything holds a request back: what is served saturates."""
@@ -239,10 +239,10 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             async with aclosing(self._dispatch.tokens(generation)) as stream:
                 async for tokens in stream:
                     response = reply.append(tokens)
-                    self._entrance.generated(ticket, len(response.token_ids))
+                    self._gate.generated(ticket, len(response.token_ids))
                     await context.write(response)
-                    generation.patience.sent(time.monotonic())
+                    generation.deadline.sent(time.monotonic())
                     if response.finish_reason:
                         return
         finally:
-            generation.explanation.timed(reply.timings(), reply.num_tokens)
+            generation.record.timed(reply.timings(), reply.num_tokens)

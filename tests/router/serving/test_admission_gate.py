@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.admission_gate import Entrance
-from lengthwise_router.serving.explanations import Explanation
-from lengthwise_router.serving.generation import Generation, Patience
+from lengthwise_router.serving.admission_gate import AdmissionGate
+from lengthwise_router.serving.generation import Generation, RequestDeadline
+from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import Overloaded
@@ -21,7 +21,7 @@ MAX_IN_FLIGHT, MAX_QUEUED = 3, 10
 
 
 class Door:
-    """An entrance, and requests that come to it."""
+    """An admission gate, and requests that come to it."""
 
     def __init__(self) -> None:
         self.admission = Admission(
@@ -37,7 +37,7 @@ class Door:
             num_discovered=lambda: 0,
             num_waiting=lambda: self.admission.num_waiting,
         )
-        self.entrance = Entrance(
+        self.gate = AdmissionGate(
             admission=self.admission,
             metrics=metrics,
             ttft_slo_seconds={"short": 1.0, "long": 1.0},
@@ -65,14 +65,14 @@ class Door:
             request=request,
             prompt_ids=[1] * 8,
             max_tokens=4,
-            patience=Patience(
+            deadline=RequestDeadline(
                 wakeup=self._wakeups.new(),
                 deadline_at=math.inf,
                 ends_call=False,
                 keepalive_seconds=60.0,
                 keepalive=keepalive,
             ),
-            explanation=Explanation(request_id=name, model="stub", priority=priority),
+            record=RequestRecord(request_id=name, model="stub", priority=priority),
         )
 
     @property
@@ -82,42 +82,40 @@ class Door:
 
 async def test_a_request_cancelled_in_the_moment_it_is_let_in_gives_its_place_on() -> None:
     door = Door()
-    tickets = [await door.entrance.enter(door.generation(f"r{i}")) for i in range(MAX_IN_FLIGHT)]
+    tickets = [await door.gate.enter(door.generation(f"r{i}")) for i in range(MAX_IN_FLIGHT)]
     first, second = (
-        asyncio.create_task(door.entrance.enter(door.generation(name)))
-        for name in ("first", "second")
+        asyncio.create_task(door.gate.enter(door.generation(name))) for name in ("first", "second")
     )
     await asyncio.sleep(0)
     assert door.admission.num_waiting == 2
-    door.entrance.leave(tickets.pop())  # lets the first one in, which does not know it yet
+    door.gate.leave(tickets.pop())  # lets the first one in, which does not know it yet
     first.cancel()
     tickets.append(await second)
     assert first.cancelled()
     for ticket in tickets:
-        door.entrance.leave(ticket)
+        door.gate.leave(ticket)
     assert door.is_empty
 
 
 async def test_a_request_cancelled_in_the_moment_it_is_displaced_is_gone() -> None:
     door = Door()
-    tickets = [await door.entrance.enter(door.generation(f"r{i}")) for i in range(MAX_IN_FLIGHT)]
+    tickets = [await door.gate.enter(door.generation(f"r{i}")) for i in range(MAX_IN_FLIGHT)]
     waiting = [
-        asyncio.create_task(door.entrance.enter(door.generation(f"w{i}")))
-        for i in range(MAX_QUEUED)
+        asyncio.create_task(door.gate.enter(door.generation(f"w{i}"))) for i in range(MAX_QUEUED)
     ]
     await asyncio.sleep(0)
-    urgent = asyncio.create_task(door.entrance.enter(door.generation("urgent", priority=1)))
+    urgent = asyncio.create_task(door.gate.enter(door.generation("urgent", priority=1)))
     await asyncio.sleep(0)
     waiting[-1].cancel()  # the last one lost its place
     await asyncio.sleep(0)
     assert door.admission.num_waiting == MAX_QUEUED
-    door.entrance.leave(tickets.pop())
+    door.gate.leave(tickets.pop())
     tickets.append(await urgent)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     for ticket in tickets:
-        door.entrance.leave(ticket)
+        door.gate.leave(ticket)
     assert door.is_empty
 
 
@@ -133,7 +131,7 @@ async def test_no_place_is_lost_whatever_requests_do(seed: int) -> None:
         for _ in range(draw.randint(0, 20)):
             await asyncio.sleep(0)
         try:
-            ticket = await door.entrance.enter(generation)
+            ticket = await door.gate.enter(generation)
         except Overloaded:
             outcomes["refused"] += 1
             return
@@ -141,10 +139,10 @@ async def test_no_place_is_lost_whatever_requests_do(seed: int) -> None:
             assert door.admission.in_flight <= MAX_IN_FLIGHT
             for _ in range(draw.randint(1, 5)):
                 await asyncio.sleep(0)
-                door.entrance.generated(ticket, 1)
+                door.gate.generated(ticket, 1)
             outcomes["served"] += 1
         finally:
-            door.entrance.leave(ticket)
+            door.gate.leave(ticket)
 
     tasks = [asyncio.create_task(live(f"r{i}")) for i in range(200)]
     while not all(task.done() for task in tasks):

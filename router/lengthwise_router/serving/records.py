@@ -32,7 +32,7 @@ class Failure(Protocol):
     def error(self) -> LengthwiseError: ...
 
 
-class _Attempt:
+class _AttemptRecord:
     """What was decided, and what the workers told of it."""
 
     __slots__ = ("candidates", "told")
@@ -46,7 +46,7 @@ class _Attempt:
         )
 
 
-class Explanation:
+class RequestRecord:
     """The life of one request, written down while it goes on."""
 
     __slots__ = ("_attempts", "_told", "cached_prompt_tokens", "length_class")
@@ -55,7 +55,7 @@ class Explanation:
         self._told = inference_pb2.ExplainResponse(
             request_id=request_id, model=model, priority=priority
         )
-        self._attempts: list[_Attempt] = []
+        self._attempts: list[_AttemptRecord] = []
         self.length_class: LengthClass = "short"
         """Of the prompt, and from the first attempt on by the residual tokens at its worker."""
         self.cached_prompt_tokens: int | None = None
@@ -78,7 +78,7 @@ class Explanation:
 
     def placed(self, placement: Placement) -> None:
         """An attempt begins."""
-        attempt = _Attempt(placement)
+        attempt = _AttemptRecord(placement)
         if len(self._attempts) == MAX_ATTEMPTS:
             del self._attempts[MAX_ATTEMPTS // 2]
         self._attempts.append(attempt)
@@ -161,25 +161,25 @@ class Explanation:
             self.cached_prompt_tokens = min(num_cached_tokens, self._told.prompt_tokens)
 
 
-class Explanations:
+class RequestRecords:
     """Those of the last requests."""
 
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
-        self._by_id: dict[str, Explanation] = {}
+        self._by_id: dict[str, RequestRecord] = {}
 
-    def add(self, explanation: Explanation) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Keeps it, and forgets what is too much. Of several requests with one id the last is
         kept."""
         kept = self._by_id
-        kept.pop(explanation.request_id, None)
-        kept[explanation.request_id] = explanation
+        kept.pop(record.request_id, None)
+        kept[record.request_id] = record
         if len(kept) > self._max_requests:
             del kept[next(iter(kept))]
 
     def find(self, request_id: str) -> inference_pb2.ExplainResponse | None:
-        explanation = self._by_id.get(request_id)
-        return explanation.told() if explanation is not None else None
+        record = self._by_id.get(request_id)
+        return record.told() if record is not None else None
 
 
 def _candidate(candidate: Candidate) -> inference_pb2.ExplainCandidate:
