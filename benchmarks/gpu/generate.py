@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 
-GREEDY: Final = Sampling(temperature=0.0)
+GREEDY: Final = SamplingParameters(temperature=0.0)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.runner.step_tensors import step_tensors
 
 LENGTHS = (1, 2, 16, 17, 130, 333, 600)
@@ -39,7 +39,7 @@ def difference(folder: Path) -> tuple[float, float]:
             start=0,
             block_ids=range(row * BLOCKS_EACH, (row + 1) * BLOCKS_EACH),
             sampling=SamplingState(
-                sampling=Sampling(temperature=0.0),
+                sampling=SamplingParameters(temperature=0.0),
                 token_ids=prompt_of(length),
                 num_prompt_tokens=length,
             ),

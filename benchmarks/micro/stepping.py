@@ -19,7 +19,7 @@ from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -49,7 +49,7 @@ def work(number: int) -> DecodeWork:
         token_ids=token_ids,
         hashes=[],
         sampling=SamplingState(
-            sampling=Sampling(temperature=0.0), token_ids=token_ids, num_prompt_tokens=8
+            sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=8
         ),
         stop_token_ids=frozenset(),
         max_tokens=STEPS,

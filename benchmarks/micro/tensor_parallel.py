@@ -17,7 +17,7 @@ from rows import append_rows
 
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 NUM_LAYERS = 8
 MODEL = "random Llama 512x8"
@@ -35,7 +35,7 @@ STEPS: dict[str, tuple[int, int]] = {
 def chunks_of(rows: int, new_tokens: int) -> list[SequenceChunk]:
     token_ids = [(7 * i + i * i) % 320 for i in range(CONTEXT)]
     state = SamplingState(
-        sampling=Sampling(temperature=0.0), token_ids=token_ids, num_prompt_tokens=CONTEXT
+        sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=CONTEXT
     )
     return [
         SequenceChunk(

@@ -8,7 +8,7 @@ from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Rele
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.loading import LoadedModel
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.decode.past_future import FuturePolicy
@@ -17,7 +17,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParameters(temperature=0.0)
 
 
 class InterruptedMailbox(Mailbox[Command]):
@@ -68,7 +68,7 @@ class SteppedEngine:
         prompt: Sequence[int],
         max_tokens: int,
         *,
-        sampling: Sampling = GREEDY,
+        sampling: SamplingParameters = GREEDY,
         stop: Sequence[int] = (),
     ) -> int:
         """A prompt that the worker computes itself; returns the number of its reservation."""

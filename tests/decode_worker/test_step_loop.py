@@ -12,7 +12,7 @@ from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -31,7 +31,7 @@ def work(request_id: RequestId, reservation: int) -> DecodeWork:
         reservation=reservation,
         token_ids=token_ids,
         sampling=SamplingState(
-            sampling=Sampling(temperature=0.0), token_ids=token_ids, num_prompt_tokens=40
+            sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=40
         ),
         stop_token_ids=frozenset(),
         max_tokens=3,

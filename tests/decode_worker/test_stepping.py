@@ -13,7 +13,7 @@ from harness.workers import prompt_of
 
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling
+from lengthwise_engine.runner.sampler import SamplingParameters
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -131,16 +131,16 @@ def test_a_request_runs_to_the_end_of_the_context_and_no_further(
 
 SAMPLINGS = [
     GREEDY,
-    Sampling(seed=1, temperature=0.9),
-    Sampling(seed=2, temperature=1.4, top_p=0.9, top_logprobs=2),
-    Sampling(seed=3, presence_penalty=1.5, frequency_penalty=0.5),
-    Sampling(temperature=0.0, repetition_penalty=1.3),
+    SamplingParameters(seed=1, temperature=0.9),
+    SamplingParameters(seed=2, temperature=1.4, top_p=0.9, top_logprobs=2),
+    SamplingParameters(seed=3, presence_penalty=1.5, frequency_penalty=0.5),
+    SamplingParameters(temperature=0.0, repetition_penalty=1.3),
 ]
 
 
 @pytest.mark.parametrize("together", [SAMPLINGS[:3], SAMPLINGS], ids=["plain", "with-penalties"])
 def test_what_is_sampled_ahead_is_what_is_sampled_step_by_step(
-    together: Sequence[Sampling], make_model: MakeModel
+    together: Sequence[SamplingParameters], make_model: MakeModel
 ) -> None:
     answers = []
     for asynchronous in (False, True):

@@ -12,7 +12,7 @@ import torch
 
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 Generate = Callable[..., list[list[SampledToken]]]
@@ -64,7 +64,7 @@ def _generate(
     prompts: Sequence[Sequence[int]],
     num_tokens: int,
     *,
-    samplings: Sequence[Sampling] | None = None,
+    samplings: Sequence[SamplingParameters] | None = None,
     chunk_sizes: Sequence[int] | None = None,
 ) -> list[list[SampledToken]]:
     free = list(range(loaded.cache.num_blocks))
@@ -73,7 +73,7 @@ def _generate(
     for prompt in prompts:
         count = loaded.runner.layout.num_blocks_for(len(prompt) + num_tokens)
         tables.append([free.pop() for _ in range(count)])
-    samplings = samplings or [Sampling(temperature=0.0)] * len(prompts)
+    samplings = samplings or [SamplingParameters(temperature=0.0)] * len(prompts)
     chunk_sizes = chunk_sizes or [len(prompt) for prompt in prompts]
     states = [
         SamplingState(sampling=sampling, token_ids=list(prompt), num_prompt_tokens=len(prompt))

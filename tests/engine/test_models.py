@@ -10,7 +10,7 @@ import torch
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.step_tensors import step_tensors
 
 Generate = Callable[..., list[list[SampledToken]]]
@@ -40,7 +40,7 @@ def _whole_prompts() -> list[SequenceChunk]:
     for row, length in enumerate(LENGTHS):
         prompt = _prompt(length)
         state = SamplingState(
-            sampling=Sampling(temperature=0.0), token_ids=prompt, num_prompt_tokens=length
+            sampling=SamplingParameters(temperature=0.0), token_ids=prompt, num_prompt_tokens=length
         )
         blocks = range(row * BLOCKS_EACH, (row + 1) * BLOCKS_EACH)
         chunks.append(SequenceChunk(token_ids=prompt, start=0, block_ids=blocks, sampling=state))

@@ -18,11 +18,11 @@ from lengthwise_engine.models.build import read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 
 Generate = Callable[..., list[list[SampledToken]]]
 NUM_BLOCKS = 60
-ALL_LOGPROBS = Sampling(temperature=0.0, top_logprobs=400)
+ALL_LOGPROBS = SamplingParameters(temperature=0.0, top_logprobs=400)
 PROMPTS = [[(7 * i + 13 * n + i * i) % 320 for i in range(n)] for n in (1, 40, 130)]
 # KV heads: 2 cut in two, 2 and 1 held by several ranks each, 4 cut in four. 321 and 323 tokens of
 # vocabulary leave the last rank fewer.
@@ -99,7 +99,7 @@ def test_rows_follow_tokens_that_only_rank_0_sampled(
     alone = load_runner(folder, device="cpu", num_blocks=NUM_BLOCKS, kv_memory_bytes=0)
     states = [
         SamplingState(
-            sampling=Sampling(temperature=1.5, seed=number),
+            sampling=SamplingParameters(temperature=1.5, seed=number),
             token_ids=prompt,
             num_prompt_tokens=len(prompt),
         )

@@ -29,7 +29,7 @@ from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_kernels.reference import fp8
 
@@ -53,7 +53,7 @@ def _prompt(length: int) -> list[int]:
 def _logprobs(loaded: LoadedModel, length: int) -> torch.Tensor:
     """Of every token after a prompt."""
     prompt = _prompt(length)
-    sampling = Sampling(temperature=0.0, top_logprobs=VOCABULARY)
+    sampling = SamplingParameters(temperature=0.0, top_logprobs=VOCABULARY)
     state = SamplingState(sampling=sampling, token_ids=prompt, num_prompt_tokens=length)
     chunk = SequenceChunk(token_ids=prompt, start=0, block_ids=range(32), sampling=state)
     (token,) = loaded.runner.run([chunk])

@@ -14,7 +14,7 @@ from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.memory import check_graph_memory
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
@@ -32,7 +32,7 @@ BROKEN_CHUNKS: dict[str, tuple[dict[str, Any], str]] = {
     "sampling-too-early": (
         {
             "sampling": SamplingState(
-                sampling=Sampling(), token_ids=[1, 2, 3, 4], num_prompt_tokens=4
+                sampling=SamplingParameters(), token_ids=[1, 2, 3, 4], num_prompt_tokens=4
             )
         },
         "sampled after all 4 tokens of the sequence, but the chunk ends at 3",
@@ -58,7 +58,7 @@ def test_a_broken_chunk_is_refused_before_anything_is_computed(
 
 def _state(token_ids: list[int], **sampling: Any) -> SamplingState:
     return SamplingState(
-        sampling=Sampling(**{"temperature": 0.0, **sampling}),
+        sampling=SamplingParameters(**{"temperature": 0.0, **sampling}),
         token_ids=token_ids,
         num_prompt_tokens=3,
     )
@@ -113,7 +113,7 @@ def test_a_row_that_follows_samples_as_if_its_token_were_known(
         loaded = load_runner(
             make_checkpoint(variant), device="cpu", num_blocks=8, kv_memory_bytes=0
         )
-    samplings = [Sampling(temperature=0.0), Sampling(seed=5)]
+    samplings = [SamplingParameters(temperature=0.0), SamplingParameters(seed=5)]
     prompts = [list(range(15)), [9, 8, 7]]
     expected = generate(loaded, prompts, 4, samplings=samplings)
     states = [
@@ -152,10 +152,10 @@ def test_sampling_is_honoured_and_does_not_depend_on_the_batch(
     loaded = load_runner(make_checkpoint("qwen3"), device="cpu", num_blocks=60, kv_memory_bytes=0)
     prompts = [[1, 2, 3], list(range(50)), [9] * 20, [4, 5]]
     samplings = [
-        Sampling(seed=3, temperature=0.8, top_p=0.9, top_logprobs=2),
-        Sampling(seed=4, temperature=1.3, top_k=20),
-        Sampling(temperature=0.0),
-        Sampling(seed=2**64 - 1, presence_penalty=0.5),
+        SamplingParameters(seed=3, temperature=0.8, top_p=0.9, top_logprobs=2),
+        SamplingParameters(seed=4, temperature=1.3, top_k=20),
+        SamplingParameters(temperature=0.0),
+        SamplingParameters(seed=2**64 - 1, presence_penalty=0.5),
     ]
     together = generate(loaded, prompts, 12, samplings=samplings)
     for prompt, sampling, text in zip(prompts, samplings, together, strict=True):

@@ -9,12 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState, sample
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState, sample
 
 VOCAB_SIZE = 40
 
 
-def _state(sampling: Sampling, tokens: Sequence[int] = (), prompt: int = 0) -> SamplingState:
+def _state(
+    sampling: SamplingParameters, tokens: Sequence[int] = (), prompt: int = 0
+) -> SamplingState:
     return SamplingState(sampling=sampling, token_ids=tokens, num_prompt_tokens=prompt)
 
 
@@ -22,14 +24,14 @@ def _tokens(logits: torch.Tensor, states: list[SamplingState]) -> list[int]:
     return [token.token_id for token in sample(logits, states)]
 
 
-def _draw_many(logits: list[float], sampling: Sampling, count: int) -> Counter[int]:
+def _draw_many(logits: list[float], sampling: SamplingParameters, count: int) -> Counter[int]:
     """Samples of one distribution at `count` positions."""
     states = [_state(sampling, range(position)) for position in range(count)]
     return Counter(_tokens(torch.tensor([logits]).expand(count, -1), states))
 
 
 samplings = st.builds(
-    Sampling,
+    SamplingParameters,
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3, 39, 500]),
     top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
@@ -50,7 +52,7 @@ rows = st.tuples(logit_rows, samplings, sequences)
 
 @given(batch=st.lists(rows, min_size=1, max_size=6), data=st.data())
 def test_a_row_samples_the_same_token_alone_as_in_any_batch(
-    batch: list[tuple[list[float], Sampling, list[int]]], data: st.DataObject
+    batch: list[tuple[list[float], SamplingParameters, list[int]]], data: st.DataObject
 ) -> None:
     states = [_state(sampling, tokens, 1) for _, sampling, tokens in batch]
     together = sample(torch.tensor([logits for logits, _, _ in batch]), states)
@@ -75,7 +77,7 @@ def _assert_same(first: SampledToken, second: SampledToken) -> None:
 
 @given(logits=logit_rows, sampling=samplings, tokens=sequences)
 def test_only_tokens_the_filters_let_through_are_sampled(
-    logits: list[float], sampling: Sampling, tokens: list[int]
+    logits: list[float], sampling: SamplingParameters, tokens: list[int]
 ) -> None:
     scores = _adjust(logits, sampling, tokens)
     if sampling.temperature == 0.0:
@@ -90,18 +92,18 @@ def test_only_tokens_the_filters_let_through_are_sampled(
 @given(logits=logit_rows, sampling=samplings)
 @settings(max_examples=15)
 def test_every_token_the_filters_let_through_is_sampled_at_times(
-    logits: list[float], sampling: Sampling
+    logits: list[float], sampling: SamplingParameters
 ) -> None:
     # At this temperature the least likely of the support still has a chance of more than 1 in 100.
-    hot = Sampling(
+    hot = SamplingParameters(
         temperature=8.0, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
     )
     support = _support(torch.tensor(logits) / 8.0, hot)
     assert set(_draw_many(logits, hot, 2000)) == support
 
 
-def _with_seed(sampling: Sampling, seed: int) -> Sampling:
-    return Sampling(
+def _with_seed(sampling: SamplingParameters, seed: int) -> SamplingParameters:
+    return SamplingParameters(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
@@ -113,7 +115,7 @@ def _with_seed(sampling: Sampling, seed: int) -> Sampling:
     )
 
 
-def _adjust(logits: list[float], sampling: Sampling, tokens: list[int]) -> torch.Tensor:
+def _adjust(logits: list[float], sampling: SamplingParameters, tokens: list[int]) -> torch.Tensor:
     """Penalties the slow way, for a prompt of one token."""
     adjusted = list(logits)
     for token in set(tokens):
@@ -126,7 +128,7 @@ def _adjust(logits: list[float], sampling: Sampling, tokens: list[int]) -> torch
     return torch.tensor(adjusted)
 
 
-def _support(scores: torch.Tensor, sampling: Sampling) -> set[int]:
+def _support(scores: torch.Tensor, sampling: SamplingParameters) -> set[int]:
     """Tokens left by top-k, top-p and min-p, ties at a threshold included."""
     ranked = sorted(scores.tolist(), reverse=True)
     kept = ranked[: sampling.top_k or len(ranked)]
@@ -149,7 +151,7 @@ def test_samples_follow_the_softmax_of_logits_over_temperature(
     temperature: float, narrowed: dict[str, int]
 ) -> None:
     logits, count = [0.0, 1.0, 2.0, -1.0, 0.5, 1.5], 10_000
-    sampling = Sampling(temperature=temperature, seed=11, **narrowed)
+    sampling = SamplingParameters(temperature=temperature, seed=11, **narrowed)
     drawn = _draw_many(logits, sampling, count)
     expected = count * (torch.tensor(logits) / temperature).softmax(-1)
     got = torch.tensor([float(drawn[token]) for token in range(len(logits))])
@@ -158,7 +160,9 @@ def test_samples_follow_the_softmax_of_logits_over_temperature(
 
 
 def test_neighbouring_positions_and_seeds_draw_independently() -> None:
-    states = [_state(Sampling(seed=seed), range(n)) for seed in range(40) for n in range(40)]
+    states = [
+        _state(SamplingParameters(seed=seed), range(n)) for seed in range(40) for n in range(40)
+    ]
     heads = torch.tensor(_tokens(torch.zeros(1600, 2), states)).view(40, 40).double()
     for first, second in ((heads[1:], heads[:-1]), (heads[:, 1:], heads[:, :-1])):
         correlation = torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1]
@@ -167,7 +171,10 @@ def test_neighbouring_positions_and_seeds_draw_independently() -> None:
 
 def test_all_64_bits_of_a_seed_count() -> None:
     texts = [
-        _tokens(torch.zeros(20, 50), [_state(Sampling(seed=seed), range(n)) for n in range(20)])
+        _tokens(
+            torch.zeros(20, 50),
+            [_state(SamplingParameters(seed=seed), range(n)) for n in range(20)],
+        )
         for seed in (0, 2**32, 2**63, 2**64 - 1, 2**63 - 1)
     ]
     assert len({tuple(text) for text in texts}) == 5
@@ -176,7 +183,7 @@ def test_all_64_bits_of_a_seed_count() -> None:
 def test_logprobs_are_of_the_raw_logits() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
     raw = logits.log_softmax(-1)[0].tolist()
-    sampling = Sampling(temperature=0.0, repetition_penalty=100.0, top_logprobs=2)
+    sampling = SamplingParameters(temperature=0.0, repetition_penalty=100.0, top_logprobs=2)
     (token,) = sample(logits, [_state(sampling, [1, 1, 2], 1)])
     assert token.token_id == 0
     assert token.logprob == pytest.approx(raw[0])
@@ -186,7 +193,7 @@ def test_logprobs_are_of_the_raw_logits() -> None:
 
 def test_logprobs_come_only_where_they_were_asked_for() -> None:
     asked = [None, 0, 1, 99]
-    states = [_state(Sampling(temperature=0.0, top_logprobs=count)) for count in asked]
+    states = [_state(SamplingParameters(temperature=0.0, top_logprobs=count)) for count in asked]
     tokens = sample(torch.arange(5.0).repeat(4, 1), states)
     assert [token.logprob is not None for token in tokens] == [False, True, True, True]
     assert [len(token.top_logprobs) for token in tokens] == [0, 0, 1, 5]
@@ -196,10 +203,10 @@ def test_repetition_counts_the_prompt_but_presence_and_frequency_do_not() -> Non
     logits = torch.tensor([[2.0, 1.9, 1.8, 1.7]] * 4)
     tokens = [0, 0, 1, 2, 2]
     states = [
-        _state(Sampling(temperature=0.0, repetition_penalty=1.5), tokens, 2),
-        _state(Sampling(temperature=0.0, presence_penalty=0.4), tokens, 2),
-        _state(Sampling(temperature=0.0, frequency_penalty=0.15), [0, 0, 0, 1], 2),
-        _state(Sampling(temperature=0.0, frequency_penalty=0.15), [1, 2, 0, 0], 2),
+        _state(SamplingParameters(temperature=0.0, repetition_penalty=1.5), tokens, 2),
+        _state(SamplingParameters(temperature=0.0, presence_penalty=0.4), tokens, 2),
+        _state(SamplingParameters(temperature=0.0, frequency_penalty=0.15), [0, 0, 0, 1], 2),
+        _state(SamplingParameters(temperature=0.0, frequency_penalty=0.15), [1, 2, 0, 0], 2),
     ]
     assert _tokens(logits, states) == [3, 0, 0, 1]
 
@@ -207,5 +214,8 @@ def test_repetition_counts_the_prompt_but_presence_and_frequency_do_not() -> Non
 def test_the_logits_are_left_as_they_were() -> None:
     logits = torch.randn(2, VOCAB_SIZE)
     before = logits.clone()
-    sample(logits, [_state(Sampling(presence_penalty=1.0, top_k=3, seed=5), [1, 2, 3], 1)] * 2)
+    sample(
+        logits,
+        [_state(SamplingParameters(presence_penalty=1.0, top_k=3, seed=5), [1, 2, 3], 1)] * 2,
+    )
     assert torch.equal(logits, before)

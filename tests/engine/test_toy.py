@@ -16,7 +16,7 @@ from lengthwise_engine.errors import CacheSizeError, CheckpointError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.runner import ToyRunner
@@ -103,7 +103,7 @@ def test_any_damage_to_the_cache_changes_the_text(
         tokens = list(prompt)
         for _ in range(num_tokens):
             state = SamplingState(
-                sampling=Sampling(temperature=0.0), token_ids=tokens, num_prompt_tokens=50
+                sampling=SamplingParameters(temperature=0.0), token_ids=tokens, num_prompt_tokens=50
             )
             start = len(tokens) - 1
             chunk = SequenceChunk(
@@ -148,7 +148,11 @@ def test_a_toy_can_be_asked_to_end(tmp_path: Path, generate: Generate) -> None:
 
 
 def test_a_toy_samples_by_seed_and_reports_logprobs(toy: LoadedModel, generate: Generate) -> None:
-    samplings = [Sampling(seed=1), Sampling(seed=2), Sampling(temperature=0.0, top_logprobs=2)]
+    samplings = [
+        SamplingParameters(seed=1),
+        SamplingParameters(seed=2),
+        SamplingParameters(temperature=0.0, top_logprobs=2),
+    ]
     first = generate(toy, [[65]] * 3, 30, samplings=samplings)
     assert first == generate(toy, [[65]] * 3, 30, samplings=samplings)
     assert first[0] != first[1]

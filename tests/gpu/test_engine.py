@@ -13,7 +13,7 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -26,7 +26,9 @@ def _greedy(folder: Path, device: str, prompt: list[int], count: int) -> list[in
     )
     tokens = list(prompt)
     state = SamplingState(
-        sampling=Sampling(temperature=0.0), token_ids=tokens, num_prompt_tokens=len(prompt)
+        sampling=SamplingParameters(temperature=0.0),
+        token_ids=tokens,
+        num_prompt_tokens=len(prompt),
     )
     start = 0
     for _ in range(count):
@@ -53,7 +55,7 @@ def test_a_layer_is_announced_after_it_was_computed(make_checkpoint: Callable[..
     loaded = load_runner(make_checkpoint("llama"), device="cuda", num_blocks=64, kv_memory_bytes=0)
     seen = []
     state = SamplingState(
-        sampling=Sampling(temperature=0.0), token_ids=[1] * 512, num_prompt_tokens=512
+        sampling=SamplingParameters(temperature=0.0), token_ids=[1] * 512, num_prompt_tokens=512
     )
     chunk = SequenceChunk(token_ids=[1] * 512, start=0, block_ids=range(64), sampling=state)
     other = torch.cuda.Stream()  # type: ignore[no-untyped-call]

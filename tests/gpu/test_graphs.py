@@ -10,16 +10,16 @@ import torch
 from lengthwise_engine.errors import DeviceMemoryError
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 SAMPLINGS = [
-    Sampling(temperature=0.0),
-    Sampling(temperature=1.2, top_k=30, top_p=0.9, seed=11),
-    Sampling(temperature=0.7, seed=12, repetition_penalty=1.2, top_logprobs=2),
-    Sampling(temperature=0.0, top_logprobs=1),
-    Sampling(temperature=1.0, seed=13),
+    SamplingParameters(temperature=0.0),
+    SamplingParameters(temperature=1.2, top_k=30, top_p=0.9, seed=11),
+    SamplingParameters(temperature=0.7, seed=12, repetition_penalty=1.2, top_logprobs=2),
+    SamplingParameters(temperature=0.0, top_logprobs=1),
+    SamplingParameters(temperature=1.0, seed=13),
 ]
 
 
@@ -75,7 +75,7 @@ def test_rows_follow_tokens_that_the_host_has_not_seen(
     """Ten steps are launched before the first token is read."""
     loaded = _load(make_checkpoint("qwen2"), 256 << 20)
     assert loaded.runner.runs_ahead
-    prompt, greedy = [(5 * i) % 250 for i in range(20)], Sampling(temperature=0.0)
+    prompt, greedy = [(5 * i) % 250 for i in range(20)], SamplingParameters(temperature=0.0)
 
     def chunk(step: int, known: list[int]) -> SequenceChunk:
         return SequenceChunk(

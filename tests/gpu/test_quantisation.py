@@ -12,7 +12,7 @@ from lengthwise_engine.loading import load_runner
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
@@ -24,7 +24,7 @@ def _logprobs(folder: Path, device: str, dtype: torch.dtype) -> torch.Tensor:
         folder, device=device, num_blocks=8, kv_memory_bytes=0, dtype=dtype, quantization="fp8"
     ).runner
     state = SamplingState(
-        sampling=Sampling(temperature=0.0, top_logprobs=320),
+        sampling=SamplingParameters(temperature=0.0, top_logprobs=320),
         token_ids=PROMPT,
         num_prompt_tokens=len(PROMPT),
     )

@@ -9,7 +9,7 @@ import torch
 from lengthwise_engine.errors import RankError
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -31,7 +31,7 @@ def _generate(folder: Path, size: int) -> tuple[list[int], list[int]]:
     )
     try:
         state = SamplingState(
-            sampling=Sampling(temperature=0.0),
+            sampling=SamplingParameters(temperature=0.0),
             token_ids=list(PROMPT),
             num_prompt_tokens=len(PROMPT),
         )

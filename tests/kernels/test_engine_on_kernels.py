@@ -15,7 +15,7 @@ from lengthwise_engine.models import decoder, linear
 from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (
@@ -44,7 +44,7 @@ KERNELS = {
 }
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-HOT = Sampling(temperature=1.5, top_k=40, top_p=0.9, seed=7)
+HOT = SamplingParameters(temperature=1.5, top_k=40, top_p=0.9, seed=7)
 PROMPTS = {"short": 5, "long": 75}
 
 
@@ -66,7 +66,7 @@ def _generate(folder: Path, quantization: Quantization) -> list[list[int]]:
         for index, tokens in enumerate(sequences):
             start, end = computed[index], min(len(tokens), computed[index] + 50)
             state = SamplingState(
-                sampling=HOT if index else Sampling(temperature=0.0),
+                sampling=HOT if index else SamplingParameters(temperature=0.0),
                 token_ids=tokens,
                 num_prompt_tokens=end,
             )

@@ -20,7 +20,7 @@ from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.graph_recorder import Body, FrozenRecorder, Graph
 from lengthwise_engine.runner.graph_shapes import room_for
-from lengthwise_engine.runner.sampler import SampledToken, Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -39,8 +39,8 @@ KERNELS = {
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
 }
-GREEDY = Sampling(temperature=0.0)
-HOT = Sampling(temperature=1.3, top_k=40, top_p=0.9, seed=7)
+GREEDY = SamplingParameters(temperature=0.0)
+HOT = SamplingParameters(temperature=1.3, top_k=40, top_p=0.9, seed=7)
 ALL = 1 << 40
 NUM_BLOCKS = 96
 
@@ -62,7 +62,7 @@ class Request:
 
     prompt: list[int]
     max_tokens: int
-    sampling: Sampling = GREEDY
+    sampling: SamplingParameters = GREEDY
     joins: int = 0
     blocks: list[int] = field(default_factory=list)
     tokens: list[SampledToken] = field(default_factory=list)
@@ -266,9 +266,9 @@ def test_penalties_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> Non
     for chunk, asked in zip(
         chunks,
         (
-            Sampling(temperature=0.8, seed=5, repetition_penalty=1.5, top_logprobs=3),
-            Sampling(temperature=0.0, top_logprobs=0),
-            Sampling(temperature=1.1, seed=2**63 + 9, min_p=0.05),
+            SamplingParameters(temperature=0.8, seed=5, repetition_penalty=1.5, top_logprobs=3),
+            SamplingParameters(temperature=0.0, top_logprobs=0),
+            SamplingParameters(temperature=1.1, seed=2**63 + 9, min_p=0.05),
         ),
         strict=True,
     ):

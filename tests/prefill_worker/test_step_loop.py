@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.spec import ToySpec
@@ -66,7 +66,7 @@ class Worker:
             PrefillWork(
                 request_id=request_id,
                 sampling=SamplingState(
-                    sampling=Sampling(temperature=0.0),
+                    sampling=SamplingParameters(temperature=0.0),
                     token_ids=token_ids,
                     num_prompt_tokens=len(token_ids),
                 ),

@@ -12,7 +12,7 @@ from workers.worker_pair import worker_pair
 
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -34,7 +34,9 @@ def _alone(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
         tokens, start = list(prompt), 0
         for _ in range(MAX_TOKENS):
             state = SamplingState(
-                sampling=Sampling(temperature=0.0), token_ids=tokens, num_prompt_tokens=len(prompt)
+                sampling=SamplingParameters(temperature=0.0),
+                token_ids=tokens,
+                num_prompt_tokens=len(prompt),
             )
             chunk = SequenceChunk(
                 token_ids=tokens[start:], start=start, block_ids=range(16), sampling=state

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_policy.types import Role
 from lengthwise_wire.v1 import common_pb2, worker_pb2
 
@@ -15,7 +15,7 @@ ROLES: dict[worker_pb2.Role, Role] = {
 ROLES_ON_WIRE = {role: number for number, role in ROLES.items()}
 
 
-def sampling_to_wire(sampling: Sampling) -> common_pb2.SamplingParams:
+def sampling_to_wire(sampling: SamplingParameters) -> common_pb2.SamplingParams:
     """Sets every field, as workers expect."""
     return common_pb2.SamplingParams(
         temperature=sampling.temperature,
@@ -29,9 +29,11 @@ def sampling_to_wire(sampling: Sampling) -> common_pb2.SamplingParams:
     )
 
 
-def sampling_from_wire(params: common_pb2.SamplingParams, top_logprobs: int | None) -> Sampling:
+def sampling_from_wire(
+    params: common_pb2.SamplingParams, top_logprobs: int | None
+) -> SamplingParameters:
     """Reads what a router sent: every field is set and was validated there."""
-    return Sampling(
+    return SamplingParameters(
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,

@@ -14,7 +14,7 @@ import torch
 
 from lengthwise_kernels.dispatch import sample_tokens
 from lengthwise_kernels.staging import Arrays, to_device
-from lengthwise_policy.sampling import Sampling as Sampling
+from lengthwise_policy.sampling import SamplingParameters as SamplingParameters
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class SamplingState:
     next is `len(token_ids)`. The first `num_prompt_tokens` of them are the prompt.
     """
 
-    sampling: Sampling
+    sampling: SamplingParameters
     token_ids: Sequence[int]
     num_prompt_tokens: int
 

@@ -10,14 +10,14 @@ from typing import Final
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 WARM_UP_BLOCKS: Final = 10
 _LONG: Final = 65
 """Tokens of a prompt that takes large tiles whatever the heads are."""
 
-_DRAWN: Final = Sampling(temperature=1.0, top_k=5, top_p=0.9, min_p=0.1)
-_PENALISED: Final = Sampling(temperature=0.0, repetition_penalty=1.1, top_logprobs=1)
+_DRAWN: Final = SamplingParameters(temperature=1.0, top_k=5, top_p=0.9, min_p=0.1)
+_PENALISED: Final = SamplingParameters(temperature=0.0, repetition_penalty=1.1, top_logprobs=1)
 
 
 def warm_up_steps(

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import Sampling, SamplingState
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 _LENGTH: Final = struct.Struct("=I")
 _HEADER: Final = 5  # of a chunk, see `pack_step`
 _NOTHING: Final = -1
-_ANY_TOKEN: Final = Sampling(temperature=0.0)
+_ANY_TOKEN: Final = SamplingParameters(temperature=0.0)
 
 
 def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:

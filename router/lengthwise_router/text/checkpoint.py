@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 
-from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_runtime.config import ConfigError
 
 FILES = (
@@ -31,7 +31,9 @@ class Checkpoint:
     context_length: int  # prompt and output together, in tokens
     vocab_size: int
     eos_token_ids: tuple[int, ...]
-    default_sampling: Sampling  # what applies where a request says nothing; the seed is none
+    default_sampling: (
+        SamplingParameters  # what applies where a request says nothing; the seed is none
+    )
     tokenizer: Tokenizer
     chat_template: str | None
     special_tokens: Mapping[str, str]  # bos_token, eos_token and so on, for chat templates
@@ -110,7 +112,7 @@ def _token_ids(value: object) -> tuple[int, ...]:
     return tuple(item for item in values if isinstance(item, int))
 
 
-def _default_sampling(generation: Mapping[str, Any], folder: Path) -> Sampling:
+def _default_sampling(generation: Mapping[str, Any], folder: Path) -> SamplingParameters:
     """What the model's makers recommend; `do_sample` false means greedy."""
     named = {
         key: generation[key]
@@ -124,7 +126,7 @@ def _default_sampling(generation: Mapping[str, Any], folder: Path) -> Sampling:
             raise ConfigError(
                 f"{folder}/generation_config.json: {key}: expected a number, got {value!r}"
             )
-    return Sampling(**named)
+    return SamplingParameters(**named)
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -7,7 +7,7 @@ import os
 import random
 from dataclasses import dataclass
 
-from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_vocabulary
 from lengthwise_wire.convert import sampling_to_wire
@@ -105,7 +105,9 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
     return max_tokens
 
 
-def _sampling(params: common_pb2.SamplingParams, defaults: Sampling) -> common_pb2.SamplingParams:
+def _sampling(
+    params: common_pb2.SamplingParams, defaults: SamplingParameters
+) -> common_pb2.SamplingParams:
     resolved = sampling_to_wire(defaults)
     resolved.MergeFrom(params)
     if not params.HasField("seed"):

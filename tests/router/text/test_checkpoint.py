@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_policy.sampling import Sampling
+from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.text.checkpoint import load_checkpoint
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_runtime.config import ConfigError
@@ -53,24 +53,24 @@ def test_the_generation_config_says_what_ends(
 @pytest.mark.parametrize(
     ("generation", "expected"),
     [
-        pytest.param({}, Sampling(), id="nothing said"),
+        pytest.param({}, SamplingParameters(), id="nothing said"),
         pytest.param(
             {"temperature": 0.6, "top_p": 0.9, "top_k": 20},
-            Sampling(temperature=0.6, top_p=0.9, top_k=20),
+            SamplingParameters(temperature=0.6, top_p=0.9, top_k=20),
             id="as recommended",
         ),
         pytest.param(
-            {"do_sample": False, "temperature": 0.6}, Sampling(temperature=0), id="greedy"
+            {"do_sample": False, "temperature": 0.6}, SamplingParameters(temperature=0), id="greedy"
         ),
         pytest.param(
             {"temperature": None, "repetition_penalty": 1.1},
-            Sampling(repetition_penalty=1.1),
+            SamplingParameters(repetition_penalty=1.1),
             id="null is nothing",
         ),
     ],
 )
 def test_defaults_are_the_makers_recommendation(
-    checkpoint: Path, generation: dict[str, Any], expected: Sampling
+    checkpoint: Path, generation: dict[str, Any], expected: SamplingParameters
 ) -> None:
     edit(checkpoint / "generation_config.json", **generation)
     assert load_checkpoint(str(checkpoint)).default_sampling == expected
