@@ -6,8 +6,9 @@ The processes come from the extras `router` and `worker`; this package itself ne
 
 from lengthwise_local.cluster import LocalCluster
 from lengthwise_local.errors import LocalClusterError
-from lengthwise_local.process import Announcement, Process, Role
+from lengthwise_local.process import Process, Role
 from lengthwise_local.supervisor import Died, Restarted, Supervisor
+from lengthwise_wire.announcement import Announcement
 
 __all__ = [
     "Announcement",

@@ -12,27 +12,16 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lengthwise_local.errors import LocalClusterError
+from lengthwise_wire.announcement import Announcement
 
 Role = Literal["prefill", "decode", "router"]
 
 POLL_SECONDS = 0.02
 """How often a state that the kernel does not signal is looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
-    """What a ready process says of itself. `metrics` is empty where it serves none."""
-
-    address: str
-    role: str
-    worker_id: str
-    pid: int
-    metrics: str
 
 
 class Process:
@@ -117,7 +106,7 @@ class Process:
     def announcement(self) -> Announcement | None:
         """What this start of the process announced; None until it is ready."""
         if self._announcement is None and self.running:
-            notes = (_read(path) for path in self._announced.glob("*.json"))
+            notes = (Announcement.read(path) for path in self._announced.glob("*.json"))
             self._announcement = next(
                 (note for note in notes if note and note.pid == self.pid), None
             )
@@ -220,10 +209,3 @@ class Process:
             # Clients know it by its address.
             self._config["listen"] = note.address
             self._config["metrics_listen"] = note.metrics
-
-
-def _read(path: Path) -> Announcement | None:
-    try:
-        return Announcement(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None  # its process drained between the listing and the reading

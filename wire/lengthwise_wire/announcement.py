@@ -1,14 +1,15 @@
-"""A ready process writes where it listens into a shared folder, and takes the note away when it
-drains.
+"""A ready process writes where it listens into a file of a shared folder, and removes the file when
+it drains.
 
 The folder is the discovery of the local cluster and of machines without Kubernetes. A killed
-process leaves its note behind: readers believe connections, not notes.
+process leaves its file behind: readers trust connections, not files.
 """
 
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +29,11 @@ class Announcement:
         partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
         os.replace(partial, path)
         return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """None where the file is gone: its process has drained."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
