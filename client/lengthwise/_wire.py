@@ -1,6 +1,7 @@
 """Prompts and options → requests, responses → values: the one place of the client that knows both
 sides."""
 
+import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -27,6 +28,9 @@ from lengthwise.types import (
     Usage,
 )
 from lengthwise_wire.errors import InternalError, InvalidRequest
+from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
+from lengthwise_wire.ranges import Range, shortest
+from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 _FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
@@ -47,13 +51,13 @@ def generate_request(prompt: Prompt, options: Options) -> inference_pb2.Generate
         request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
         model=_model_name(options.get("model")),
         prompt=wire_prompt(prompt),
-        sampling=common_pb2.SamplingParams(**_checked(given, valid.SAMPLING)),
+        sampling=common_pb2.SamplingParams(**_checked(given, SAMPLING_PARAMETERS)),
         stop=_stop_conditions(options),
         tenant=valid.check_tenant(options.get("tenant") or ""),
         conversation_returns=(
             None if returns is None else valid.check_flag("conversation_returns", returns)
         ),
-        **_checked(given, valid.LIMITS),
+        **_checked(given, REQUEST_NUMBERS),
     )
 
 
@@ -85,9 +89,9 @@ def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
 
 
 def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
-    if len(messages) > valid.MAX_MESSAGES:
+    if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(
-            f"prompt: got {len(messages)} messages, expected at most {valid.MAX_MESSAGES}"
+            f"prompt: got {len(messages)} messages, expected at most {MAX_MESSAGES}"
         )
     num_bytes = 0
     for index, message in enumerate(messages):
@@ -107,7 +111,7 @@ def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
     )
 
 
-def _checked(given: Mapping[str, object], ranges: Mapping[str, valid.Range]) -> dict[str, Any]:
+def _checked(given: Mapping[str, object], ranges: Mapping[str, Range]) -> dict[str, Any]:
     return {name: check.check(name, given[name]) for name, check in ranges.items() if name in given}
 
 
@@ -177,7 +181,6 @@ def explanation(message: inference_pb2.ExplainResponse) -> Explanation:
 
 
 def model(message: inference_pb2.GetModelResponse) -> Model:
-    sampling = message.default_sampling
     return Model(
         name=message.model,
         context_length=message.context_length,
@@ -185,23 +188,20 @@ def model(message: inference_pb2.GetModelResponse) -> Model:
         eos_token_ids=tuple(message.eos_token_ids),
         has_chat_template=message.has_chat_template,
         fingerprint=message.model_fingerprint,
-        default_sampling=Sampling(
-            temperature=_shortest(sampling.temperature),
-            top_k=sampling.top_k,
-            top_p=_shortest(sampling.top_p),
-            min_p=_shortest(sampling.min_p),
-            repetition_penalty=_shortest(sampling.repetition_penalty),
-            presence_penalty=_shortest(sampling.presence_penalty),
-            frequency_penalty=_shortest(sampling.frequency_penalty),
-        ),
+        default_sampling=_sampling(message.default_sampling),
     )
+
+
+def _sampling(params: common_pb2.SamplingParams) -> Sampling:
+    values: dict[str, Any] = {
+        field.name: getattr(params, field.name) for field in dataclasses.fields(Sampling)
+    }
+    for name, value in values.items():
+        if isinstance(value, float):
+            values[name] = shortest(value)
+    return Sampling(**values)
 
 
 def _fields(message: ProtobufMessage) -> dict[str, Any]:
     """Of messages whose fields have the names of a value's."""
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-
-
-def _shortest(value: float) -> float:
-    """0.7 went over the wire in single precision and came back as 0.699999988."""
-    return float(f"{value:.7g}")

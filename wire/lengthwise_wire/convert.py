@@ -1,11 +1,13 @@
 """protobuf ⇄ policy values: the only place."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_policy.types import Role
+from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, worker_pb2
 
 ROLES: dict[worker_pb2.Role, Role] = {
@@ -17,33 +19,16 @@ ROLES_ON_WIRE = {role: number for number, role in ROLES.items()}
 
 def sampling_to_wire(sampling: SamplingParameters) -> common_pb2.SamplingParams:
     """Sets every field, as workers expect."""
-    return common_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        seed=sampling.seed,
-    )
+    values: dict[str, Any] = {name: getattr(sampling, name) for name in SAMPLING_PARAMETERS}
+    return common_pb2.SamplingParams(**values)
 
 
 def sampling_from_wire(
     params: common_pb2.SamplingParams, top_logprobs: int | None
 ) -> SamplingParameters:
     """Reads what a router sent: every field is set and was validated there."""
-    return SamplingParameters(
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        seed=params.seed,
-        top_logprobs=top_logprobs,
-    )
+    values: dict[str, Any] = {name: getattr(params, name) for name in SAMPLING_PARAMETERS}
+    return SamplingParameters(**values, top_logprobs=top_logprobs)
 
 
 def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common_pb2.TokenLogprobs:
@@ -56,3 +41,7 @@ def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common
 def cost_to_wire(cost: CostModel, num_samples: int) -> worker_pb2.CostModel:
     """What a worker has fitted, and to how many steps."""
     return worker_pb2.CostModel(**asdict(cost), samples=num_samples)
+
+
+def cost_from_wire(cost: worker_pb2.CostModel) -> CostModel:
+    return CostModel(**{field.name: getattr(cost, field.name) for field in fields(CostModel)})

@@ -1,17 +1,23 @@
-"""What the edge accepts at most, in one place; clients are told these numbers when they exceed
-them."""
+"""What a request may hold at most. SDK and router check the same limits with the same messages."""
+
+from collections.abc import Sequence
+
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.ranges import UINT32_MAX, Whole
 
 MAX_PROMPT_BYTES = 4 << 20
-"""UTF-8 bytes of prompt text, checked before anything is tokenised. A million-token context needs
-about as many."""
+"""UTF-8 bytes of prompt text, in all messages of a conversation together; checked before anything
+is tokenised. A million-token context needs about as many."""
+
+MAX_PROMPT_TOKENS = 1 << 20
+"""Of a prompt given as token ids; 5 MiB on the wire at most."""
+
+MAX_MESSAGES = 4096
+"""Messages of one conversation."""
 
 MAX_REQUEST_ID_CHARACTERS = 128
 
 MAX_TENANT_CHARACTERS = 128
-
-PRIORITIES = range(-100, 101)
-
-MAX_TOP_LOGPROBS = 20
 
 MAX_STOP_STRINGS = 16
 
@@ -20,5 +26,53 @@ MAX_STOP_STRING_CHARACTERS = 256
 
 MAX_STOP_TOKEN_IDS = 256
 
-MAX_MESSAGES = 4096
-"""Messages of one conversation."""
+REQUEST_NUMBERS = {
+    "max_tokens": Whole(1, UINT32_MAX),
+    "top_logprobs": Whole(0, 20),
+    "priority": Whole(-100, 100),
+}
+"""Fields of GenerateRequest."""
+
+
+def check_request_id(request_id: str) -> str:
+    """Errors: InvalidRequest."""
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"request_id: got {len(request_id)} characters,"
+            f" expected 1 to {MAX_REQUEST_ID_CHARACTERS}"
+        )
+    return request_id
+
+
+def check_tenant(tenant: str) -> str:
+    """Errors: InvalidRequest."""
+    if len(tenant) > MAX_TENANT_CHARACTERS:
+        raise InvalidRequest(
+            f"tenant: got {len(tenant)} characters, expected at most {MAX_TENANT_CHARACTERS}"
+        )
+    if not tenant.isprintable():
+        raise InvalidRequest(f"tenant: got {tenant!r}, expected printable characters")
+    return tenant
+
+
+def check_stop_strings(field: str, strings: Sequence[str]) -> Sequence[str]:
+    """Errors: InvalidRequest."""
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"{field}: got {len(strings)} strings, expected at most {MAX_STOP_STRINGS}"
+        )
+    for index, text in enumerate(strings):
+        if not 1 <= len(text) <= MAX_STOP_STRING_CHARACTERS:
+            raise InvalidRequest(
+                f"{field}[{index}]: got {len(text)} characters,"
+                f" expected 1 to {MAX_STOP_STRING_CHARACTERS}"
+            )
+    return strings
+
+
+def check_num_stop_token_ids(field: str, token_ids: Sequence[object]) -> None:
+    """Errors: InvalidRequest."""
+    if len(token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest(
+            f"{field}: got {len(token_ids)}, expected at most {MAX_STOP_TOKEN_IDS}"
+        )

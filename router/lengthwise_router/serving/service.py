@@ -21,7 +21,6 @@ from lengthwise_router.text.detokenizer import Vocabulary
 from lengthwise_router.text.request import (
     Request,
     check_model,
-    check_request_id,
     fit,
     read_request,
 )
@@ -35,6 +34,7 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
     RequestNotFound,
 )
+from lengthwise_wire.limits import check_request_id
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -2,7 +2,6 @@
 what was got and what is accepted. Nothing behind the edge checks again.
 """
 
-import math
 import os
 import random
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ from lengthwise_router.text.tokenization import check_vocabulary
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, ModelNotFound, PromptTooLong
 from lengthwise_wire.limits import (
-    MAX_REQUEST_ID_CHARACTERS,
-    MAX_STOP_STRING_CHARACTERS,
-    MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
-    MAX_TENANT_CHARACTERS,
-    MAX_TOP_LOGPROBS,
-    PRIORITIES,
+    REQUEST_NUMBERS,
+    check_num_stop_token_ids,
+    check_request_id,
+    check_stop_strings,
+    check_tenant,
 )
+from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 # Seeds and names need be no secret, only different in every router.
@@ -47,28 +45,18 @@ def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> R
     """Checks everything but the prompt. Errors: InvalidRequest, ModelNotFound."""
     check_model(message.model, model)
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
-    check_request_id(request_id)
     return Request(
-        request_id=request_id,
+        request_id=check_request_id(request_id),
         sampling=_sampling(message.sampling, model.default_sampling),
-        top_logprobs=_top_logprobs(message),
-        stop_strings=_stop_strings(message.stop) if message.stop.strings else (),
+        top_logprobs=_number(message, "top_logprobs"),
+        stop_strings=tuple(check_stop_strings("stop.strings", message.stop.strings)),
         stop_token_ids=_stop_token_ids(message.stop, model),
-        max_tokens=_max_tokens(message),
+        max_tokens=_number(message, "max_tokens"),
         resumed_token_ids=_resumed(message, model) if message.HasField("resume") else (),
-        priority=_priority(message),
-        tenant=_tenant(message),
+        priority=REQUEST_NUMBERS["priority"].check("priority", message.priority),
+        tenant=check_tenant(message.tenant),
         conversation_returns=_conversation_returns(message),
     )
-
-
-def check_request_id(request_id: str) -> None:
-    """Errors: InvalidRequest."""
-    if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
-        raise InvalidRequest(
-            f"request_id: got {len(request_id)} characters, expected 1 to"
-            f" {MAX_REQUEST_ID_CHARACTERS}"
-        )
 
 
 def check_model(name: str, model: Checkpoint) -> None:
@@ -118,56 +106,15 @@ def _sampling(
 
 
 def _check_sampling(params: common_pb2.SamplingParams) -> None:
-    at_least_zero = "a finite number of at least 0"
-    for name, accepted, is_accepted in (
-        ("temperature", at_least_zero, params.temperature >= 0),
-        ("top_p", "a number in (0, 1]", 0 < params.top_p <= 1),
-        ("min_p", "a number in [0, 1]", 0 <= params.min_p <= 1),
-        ("repetition_penalty", "a finite number above 0", params.repetition_penalty > 0),
-        ("presence_penalty", "a number in [-2, 2]", -2 <= params.presence_penalty <= 2),
-        ("frequency_penalty", "a number in [-2, 2]", -2 <= params.frequency_penalty <= 2),
-    ):
-        if params.HasField(name):
-            value = getattr(params, name)
-            if not is_accepted or not math.isfinite(value):
-                raise InvalidRequest(f"sampling.{name}: got {value:g}, expected {accepted}")
+    for field, value in params.ListFields():
+        accepted = SAMPLING_PARAMETERS[field.name]
+        accepted.check(f"sampling.{field.name}", value)
 
 
-def _top_logprobs(message: inference_pb2.GenerateRequest) -> int | None:
-    if not message.HasField("top_logprobs"):
+def _number(message: inference_pb2.GenerateRequest, name: str) -> int | None:
+    if not message.HasField(name):
         return None
-    if message.top_logprobs > MAX_TOP_LOGPROBS:
-        raise InvalidRequest(
-            f"top_logprobs: got {message.top_logprobs}, expected 0 to {MAX_TOP_LOGPROBS}"
-        )
-    return message.top_logprobs
-
-
-def _max_tokens(message: inference_pb2.GenerateRequest) -> int | None:
-    if not message.HasField("max_tokens"):
-        return None
-    if message.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens: got {message.max_tokens}, expected at least 1")
-    return message.max_tokens
-
-
-def _priority(message: inference_pb2.GenerateRequest) -> int:
-    if message.priority not in PRIORITIES:
-        raise InvalidRequest(
-            f"priority: got {message.priority}, expected {PRIORITIES[0]} to {PRIORITIES[-1]}"
-        )
-    return message.priority
-
-
-def _tenant(message: inference_pb2.GenerateRequest) -> str:
-    tenant = message.tenant
-    if len(tenant) > MAX_TENANT_CHARACTERS:
-        raise InvalidRequest(
-            f"tenant: got {len(tenant)} characters, at most {MAX_TENANT_CHARACTERS} are accepted"
-        )
-    if not tenant.isprintable():
-        raise InvalidRequest(f"tenant: got {tenant!r}, expected printable characters")
-    return tenant
+    return REQUEST_NUMBERS[name].check(name, getattr(message, name))
 
 
 def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:
@@ -178,28 +125,11 @@ def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:
     return any(turn.role == "assistant" for turn in reversed(messages))
 
 
-def _stop_strings(stop: inference_pb2.StopConditions) -> tuple[str, ...]:
-    if len(stop.strings) > MAX_STOP_STRINGS:
-        raise InvalidRequest(
-            f"stop.strings: got {len(stop.strings)}, at most {MAX_STOP_STRINGS} are accepted"
-        )
-    for string in stop.strings:
-        if not 1 <= len(string) <= MAX_STOP_STRING_CHARACTERS:
-            raise InvalidRequest(
-                f"stop.strings: got one of {len(string)} characters, expected 1 to"
-                f" {MAX_STOP_STRING_CHARACTERS}"
-            )
-    return tuple(stop.strings)
-
-
 def _stop_token_ids(stop: inference_pb2.StopConditions, model: Checkpoint) -> tuple[int, ...]:
     own = () if stop.ignore_eos else model.eos_token_ids
     if not stop.token_ids:
         return own
-    if len(stop.token_ids) > MAX_STOP_TOKEN_IDS:
-        raise InvalidRequest(
-            f"stop.token_ids: got {len(stop.token_ids)}, at most {MAX_STOP_TOKEN_IDS} are accepted"
-        )
+    check_num_stop_token_ids("stop.token_ids", stop.token_ids)
     check_vocabulary(list(stop.token_ids), model.vocab_size, "stop.token_ids")
     return (*own, *stop.token_ids)
 

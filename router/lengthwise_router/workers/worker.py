@@ -21,7 +21,7 @@ from lengthwise_policy.types import Role, WorkerId, WorkerView
 from lengthwise_router.workers.outstanding import Outstanding, Placed
 from lengthwise_router.workers.releases import Releases
 from lengthwise_router.workers.token_streams import TokenFanOut
-from lengthwise_wire.convert import ROLES
+from lengthwise_wire.convert import ROLES, cost_from_wire
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2, worker_pb2
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class Worker:
             outstanding_short_tokens=outstanding.unseen_short_tokens,
             outstanding_local_tokens=outstanding.local_tokens,
             short_tokens=self.short_tokens,
-            cost=_cost(status.cost) if has_cost else self.presumed_cost or PRIOR,
+            cost=cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR,
             is_fitted=has_cost or self.presumed_cost is not None,
             context_tokens=status.context_tokens,
             blocks_predicted=status.blocks_predicted,
@@ -229,14 +229,3 @@ class Worker:
             kv_bytes_per_second=status.kv_bytes_per_second,
             length_class=_LENGTH_CLASSES.get(status.length_class),
         )
-
-
-def _cost(message: worker_pb2.CostModel) -> CostModel:
-    return CostModel(
-        step_seconds=message.step_seconds,
-        token_seconds=message.token_seconds,
-        attention_seconds=message.attention_seconds,
-        history_seconds=message.history_seconds,
-        decode_request_seconds=message.decode_request_seconds,
-        decode_context_seconds=message.decode_context_seconds,
-    )

@@ -1,0 +1,21 @@
+"""The sampling parameters of a request: the fields of SamplingParams and the values they accept.
+
+SDK, router and conversion go by this table. Neutral values are the defaults of
+`lengthwise_policy.sampling.SamplingParameters`, whose fields have the same names.
+"""
+
+import math
+from collections.abc import Mapping
+
+from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, Range, Real, Whole
+
+SAMPLING_PARAMETERS: Mapping[str, Range] = {
+    "temperature": Real(0, 100),
+    "top_k": Whole(0, UINT32_MAX),
+    "top_p": Real(0, 1, above=True),
+    "min_p": Real(0, 1),
+    "repetition_penalty": Real(0, math.inf, above=True),
+    "presence_penalty": Real(-2, 2),
+    "frequency_penalty": Real(-2, 2),
+    "seed": Whole(0, UINT64_MAX),
+}
