@@ -40,6 +40,8 @@ def reported(command: Callable[[], object]) -> None:
     except (LengthwiseError, LocalClusterError) as error:
         print(f"lengthwise: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

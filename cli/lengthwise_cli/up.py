@@ -1,11 +1,10 @@
 """`lengthwise up`: a whole deployment on this machine, until Ctrl-C.
 
-Rule: SIGINT and SIGTERM arrive as KeyboardInterrupt, whatever is going on; then everything is
-drained, and a second one cuts the draining short. No process stays behind.
+SIGINT or SIGTERM drains everything, a second one cuts the draining short, and no process stays
+behind: see `Interrupts` for what a signal may not cut in two.
 """
 
 import shlex
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -18,6 +17,7 @@ from typer import Option
 from lengthwise._channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.client import Client
+from lengthwise_cli.interrupts import Interrupts
 from lengthwise_cli.requests import statistics
 from lengthwise_cli.table import ClusterTable
 from lengthwise_local import Died, LocalCluster, Process, Supervisor
@@ -69,9 +69,7 @@ def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) ->
     Errors: LocalClusterError when it cannot start or a process keeps dying; nothing runs any more
     then.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    session = _Up(cluster, Console(highlight=False, soft_wrap=True))
+    session = _Up(cluster, Console(highlight=False, soft_wrap=True), Interrupts())
     try:
         session.start()
         if say is not None or once:
@@ -92,14 +90,16 @@ def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) ->
 class _Up:
     """One run of the command."""
 
-    def __init__(self, cluster: LocalCluster, console: Console) -> None:
+    def __init__(self, cluster: LocalCluster, console: Console, interrupts: Interrupts) -> None:
         self.failed = False
         self._cluster = cluster
         self._console = console
+        self._interrupts = interrupts
 
     def start(self) -> None:
         started_at = time.monotonic()
-        self._cluster.launch()
+        with self._interrupts.held():
+            self._cluster.launch()
         terminal = self._console.is_terminal
         with self._console.status("starting") if terminal else nullcontext() as status:
 
@@ -130,7 +130,9 @@ class _Up:
         with closing(ClusterTable(self._cluster)) as table, self._live() as live:
             draw_at = 0.0
             while True:
-                for event in supervisor.look():
+                with self._interrupts.held():
+                    events = supervisor.look()
+                for event in events:
                     if isinstance(event, Died):
                         self.failed = True
                         self._console.print(
@@ -153,6 +155,7 @@ class _Up:
             with self._console.status("draining") if self._console.is_terminal else nullcontext():
                 killed = self._cluster.stop(keep_folder=self.failed)
         except KeyboardInterrupt:
+            self._interrupts.ignore()
             killed = self._cluster.stop(drain_seconds=0.0, keep_folder=self.failed)
         if killed:
             names = ", ".join(process.name for process in killed)

@@ -43,7 +43,7 @@ class LocalCluster:
         configs: Mapping[Role, Mapping[str, object]] | None = None,
         env: Mapping[str, str] | None = None,
         commands: Mapping[Role, Sequence[str]] | None = None,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         start_seconds: float = 120.0,
         drain_seconds: float = 35.0,
     ) -> None:
@@ -74,7 +74,7 @@ class LocalCluster:
         self._configs = dict(configs or {})
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
         self._commands = dict(commands or {})
-        self._given_folder = folder
+        self._given_folder = None if folder is None else Path(folder)
         self._folder: Path | None = None
         self.prefill: tuple[Process, ...] = ()
         self.decode: tuple[Process, ...] = ()
@@ -174,7 +174,7 @@ class LocalCluster:
         patience = self.drain_seconds if drain_seconds is None else drain_seconds
         killed = [*_end(self.routers, patience), *_end(self.workers, patience)]
         if self._folder is not None and self._given_folder is None and not (keep_folder or killed):
-            shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
         return killed
 
     def _make(self, role: Role) -> Iterator[Process]:

@@ -46,6 +46,14 @@ class Up:
         return self.popen.returncode
 
 
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of processes that were started with a configuration in this folder."""
+    lines = (
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    )
+    return [line for line in lines if f"--config {folder}" in line]
+
+
 @contextmanager
 def running(model: Path, **arguments: object) -> Iterator[Up]:
     """up.py with these arguments of LocalCluster."""
@@ -113,6 +121,25 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(model: Path) -> None:
         up.popen.send_signal(signal.SIGINT)
         assert up.finish() == 0
         assert gone(children)
+
+
+@pytest.mark.parametrize("start", [1, 3])
+def test_an_interrupt_between_a_start_and_its_bookkeeping_leaves_nothing_behind(
+    model: Path, start: int, tmp_path: Path
+) -> None:
+    with running(model, interrupted_at=start, folder=str(tmp_path / "run")) as up:
+        assert up.finish() == 0
+    assert not processes_of(tmp_path / "run")
+
+
+def test_an_interrupt_while_a_dead_process_is_started_again_leaves_nothing_behind(
+    model: Path, tmp_path: Path
+) -> None:
+    with running(model, interrupted_at=4, folder=str(tmp_path / "run")) as up:
+        up.read_until(r"Ctrl-C stops it")
+        up.children()[0].kill()
+        assert up.finish() == 0
+    assert not processes_of(tmp_path / "run")
 
 
 def test_a_second_interrupt_kills(model: Path) -> None:
