@@ -21,7 +21,7 @@ _REQUIRED = (
 )
 """What the extras `router` and `worker` bring, under the names that are imported."""
 
-_INSTALL = 'pip install "lengthwise[router,worker]"'
+_INSTALL = 'pip install "lengthwise[cli,router,worker]"'
 
 
 def require_extras() -> None:

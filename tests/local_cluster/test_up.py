@@ -47,11 +47,14 @@ class Up:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """The command lines of processes that were started with a configuration in this folder."""
-    lines = (
-        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
-    )
-    return [line for line in lines if f"--config {folder}" in line]
+    """The command lines of processes with a configuration in this folder. They are killed."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if f"--config {folder}" in line:
+            found.append(line)
+            process.kill()
+    return found
 
 
 @contextmanager
