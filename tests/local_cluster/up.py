@@ -28,7 +28,7 @@ class InterruptedPopen(subprocess.Popen[bytes]):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-subprocess.Popen = InterruptedPopen  # type: ignore[misc]
+subprocess.Popen = InterruptedPopen  # type: ignore[misc, assignment]
 command = (sys.executable, "-S", str(Path(__file__).with_name("stand_in.py")))
 commands: dict[Role, tuple[str, ...]] = {"prefill": command, "decode": command, "router": command}
 reported(lambda: run(LocalCluster(commands=commands, **arguments)))
