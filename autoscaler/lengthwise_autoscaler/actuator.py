@@ -64,7 +64,7 @@ class Actuator:
             f" {action.reason}"
         )
         logger.info("pool %s scaled %s", action.pool, what)
-        self._metrics.acted(action.pool, "out" if is_out else "in", action.reason)
+        self._metrics.acted(action.pool, "out" if is_out else "in", action.rule)
         self._reporter.event(action.pool, "ScaledOut" if is_out else "ScaledIn", f"scaled {what}")
 
     async def flip(self, action: Flip, view: ClusterView) -> None:
@@ -75,7 +75,7 @@ class Actuator:
         await self._workers.set_role(pod, action.role)
         what = f"pod {action.pod} becomes a {action.role} worker: {action.reason}"
         logger.info("pool %s: %s", action.pool, what)
-        self._metrics.acted(action.pool, "flip", action.reason)
+        self._metrics.acted(action.pool, "flip", action.rule)
         self._reporter.event(action.pool, "RoleFlipped", what)
 
     async def _write(self, action: Scale, deployment: Deployment) -> bool:

@@ -27,11 +27,13 @@ from lengthwise_policy.scaling.state import (
     Action,
     Demand,
     Flip,
+    FlipRule,
     Group,
     Hold,
     PoolState,
     PrefillLoad,
     Scale,
+    ScalingRule,
 )
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,8 @@ class ControlLoop:
         self._stopping = asyncio.Event()
         self._leads = False
         self._paused: frozenset[str] = frozenset()
-        self._told: dict[str, str] = {}  # what was said of each pool last
+        # What was logged of each pool last.
+        self._told: dict[str, tuple[str, ScalingRule | FlipRule]] = {}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -221,7 +224,7 @@ class ControlLoop:
                 what = f"would have {action.pod} serve {action.role}"
             case Hold():
                 what = "stays as it is"
-        said = f"{what} {action.reason.partition(':')[0]}"
+        said = what, action.rule
         if self._told.get(action.pool) != said:
             logger.info("pool %s %s: %s", action.pool, what, action.reason)
         self._told[action.pool] = said

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_autoscaler.errors import ERROR_REASONS, ErrorReason
-from lengthwise_policy.scaling.state import Demand, Group, Pool, PoolState
+from lengthwise_policy.scaling.state import Demand, FlipRule, Group, Pool, PoolState, ScalingRule
 from lengthwise_runtime.metrics import LATENCY_BUCKETS
 
 ACTIONS = ("out", "in", "flip")
@@ -70,9 +70,8 @@ class AutoscalerMetrics:
     def error(self, reason: ErrorReason) -> None:
         self._errors[reason].inc()
 
-    def acted(self, pool: str, action: str, reason: str) -> None:
-        """`reason`: "rule: numbers"."""
-        self._actions.labels(pool, action, reason.partition(":")[0]).inc()
+    def acted(self, pool: str, action: str, rule: ScalingRule | FlipRule) -> None:
+        self._actions.labels(pool, action, rule).inc()
 
     def demand(self, group: Group, demand: Demand) -> None:
         role, length_class = group

@@ -55,7 +55,7 @@ class PerRole:
             if wanted is not None:
                 wanted = min(max(wanted, pool.min_replicas), pool.max_replicas)
                 if wanted != state.replicas:
-                    actions.append(Scale(pool=pool.name, replicas=wanted, reason=""))
+                    actions.append(Scale(pool=pool.name, replicas=wanted, rule="bounds", reason=""))
         return actions
 
 

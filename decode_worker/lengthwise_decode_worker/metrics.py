@@ -2,15 +2,14 @@
 means."""
 
 from collections.abc import Callable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter
 
 from lengthwise_decode_worker.stepping.snapshot import Snapshot
 from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_policy.decode.request import GrantRule
 from lengthwise_worker.metrics import WorkerMetrics
-
-ADMISSION_RULES = ("fits", "nothing runs", "resumed")
-"""What the reasons of grants begin with; `resumed`: after a preemption."""
 
 
 class DecodeMetrics(WorkerMetrics):
@@ -45,7 +44,7 @@ class DecodeMetrics(WorkerMetrics):
             ("reason",),
             registry=registry,
         )
-        for rule in ADMISSION_RULES:
+        for rule in get_args(GrantRule):
             self._admissions.labels(rule)
 
     def watch_decoding(

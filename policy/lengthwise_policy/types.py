@@ -20,6 +20,22 @@ Role = Literal["prefill", "decode"]
 # (model fingerprint, KV layout fingerprint): workers of one kind can exchange KV.
 Kind = tuple[str, str]
 
+PlacementRule = Literal[
+    "least loaded",
+    "length pools",
+    "power of two",
+    "predicted ttft",
+    "prefix",
+    "round robin",
+    "local prefill",
+    "no prefill worker",
+]
+
+PrefillRule = Literal["fcfs", "short_first", "alone", "window", "ahead", "aged", "share", "begun"]
+
+StepRule = Literal["decode", "mixed", "preempt"]
+"""Tokens only; chunks of prompts too; requests gave their blocks up for it."""
+
 STEP_TOKENS = 512
 """Prompt tokens in one step of a worker, as its scheduler plans by default."""
 
@@ -41,7 +57,8 @@ class PrefillBatch:
     chunks: tuple[Chunk, ...]
     length: LengthClass | Literal["mixed"]
     shape: tuple[int, int] | None  # (requests, tokens each) of the smallest graph that covers it
-    reason: str  # "rule: details"; the rules are few, they label a metric
+    rule: PrefillRule
+    reason: str  # the rule, and the numbers behind it
 
     @property
     def num_tokens(self) -> int:
@@ -59,7 +76,8 @@ class DecodeStep:
     request_ids: tuple[RequestId, ...]  # most senior first
     chunks: tuple[Chunk, ...] = ()
     preempted: tuple[RequestId, ...] = ()  # lost their blocks while the step was planned
-    reason: str = ""
+    rule: StepRule
+    reason: str  # the rule, and the numbers behind it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +214,8 @@ class Placement:
 
     prefill: WorkerId | None
     decode: WorkerId | None
-    reason: str  # "rule: numbers"; the rules are few, they label a metric
+    rule: PlacementRule
+    reason: str  # the rule, and the numbers behind it
     candidates: tuple[Candidate, ...] = ()  # the best few, best first, of rules that predict
 
     @property

@@ -5,18 +5,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.policy import DisciplineName
+from lengthwise_policy.prefill.scheduler import batch_rules
 from lengthwise_prefill_worker.messages import Computed, StepReport
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS
 from lengthwise_worker.metrics import WorkerMetrics
 
 BATCH_LENGTHS = (*LENGTH_CLASSES, "mixed")
-
-BATCH_RULES: dict[DisciplineName, tuple[str, ...]] = {
-    "length_aware": ("alone", "window", "ahead", "aged", "share", "begun"),
-    "short_first": ("short_first", "begun"),
-    "fcfs": ("fcfs", "begun"),
-}
-"""What the reasons of each discipline's batches begin with."""
 
 
 class PrefillMetrics(WorkerMetrics):
@@ -75,7 +69,7 @@ class PrefillMetrics(WorkerMetrics):
             registry=registry,
         )
         for length in BATCH_LENGTHS:
-            for rule in BATCH_RULES[discipline]:
+            for rule in batch_rules(discipline):
                 self._batches.labels(length, rule)
 
     def count(self, report: StepReport) -> None:
@@ -84,8 +78,7 @@ class PrefillMetrics(WorkerMetrics):
             self.step_gap.observe(report.gap_seconds)
         if report.batch is None:
             return
-        rule = report.batch.reason.partition(":")[0]
-        self._batches.labels(report.batch.length, rule).inc()
+        self._batches.labels(report.batch.length, report.batch.rule).inc()
         self.busy_seconds.inc(report.busy_seconds)
         for name, num_tokens in report.tokens.items():
             self._tokens[name].inc(num_tokens)

@@ -53,10 +53,11 @@ class RouterApplication:
         checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
         self._wakeups = Wakeups()
         registry = CollectorRegistry()
+        strategy = make_strategy(config.strategy, config.placement, random.random)
         metrics = RouterMetrics(
             registry,
             model=checkpoint.name,
-            strategy=config.strategy,
+            placement_rules=strategy.rules,
             ttft_slo_seconds=config.ttft_slo_seconds,
             tpot_slo_seconds=config.tpot_slo_seconds,
             workers=lambda: self._fleet.workers,
@@ -86,7 +87,7 @@ class RouterApplication:
         )
         dispatch = Dispatch(
             fleet=self._fleet,
-            strategy=make_strategy(config.strategy, config.placement, random.random),
+            strategy=strategy,
             pacer=Pacer(config.message_interval_seconds),
             metrics=metrics,
             router_id=self._router_id,

@@ -2,7 +2,7 @@
 client; names, meanings and labels are written down in docs/metrics.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import product
 from typing import get_args
@@ -10,8 +10,9 @@ from typing import get_args
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from lengthwise_policy.admission.admission import RefusalRule
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
-from lengthwise_policy.types import Role
+from lengthwise_policy.types import PlacementRule, Role
 from lengthwise_router.discovery.base import DiscoveryFailure
 from lengthwise_router.serving.attempt import FailureReason, Phase
 from lengthwise_router.workers.worker import Condition, Worker
@@ -23,7 +24,7 @@ OBJECTIVES = (*(f"ttft_{name}" for name in LENGTH_CLASSES), "tpot")
 RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 
 STATES: tuple[Condition, ...] = get_args(Condition)
-REFUSALS = ("prompt too long", "queue full", "latency objective")
+REFUSALS: tuple[RefusalRule, ...] = get_args(RefusalRule)
 PHASES: tuple[Phase, ...] = get_args(Phase)
 FAILURES: tuple[FailureReason, ...] = tuple(
     reason for some in get_args(FailureReason) for reason in get_args(some)
@@ -40,7 +41,7 @@ class RouterMetrics:
         registry: CollectorRegistry,
         *,
         model: str,
-        strategy: str,
+        placement_rules: Iterable[PlacementRule],
         ttft_slo_seconds: Mapping[LengthClass, float],
         tpot_slo_seconds: float,
         workers: Callable[[], tuple[Worker, ...]],
@@ -76,7 +77,7 @@ class RouterMetrics:
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
-        self._tell_placement(registry, strategy)
+        self._tell_placement(registry, placement_rules)
         self._tell_admission(registry, num_waiting)
         self._tell_arrivals(registry)
         self._tell_tokens(registry)
@@ -84,14 +85,16 @@ class RouterMetrics:
         self._tell_discovery(registry, num_discovered)
         _tell_workers(registry, workers)
 
-    def _tell_placement(self, registry: CollectorRegistry, strategy: str) -> None:
+    def _tell_placement(
+        self, registry: CollectorRegistry, placement_rules: Iterable[PlacementRule]
+    ) -> None:
         self.placements = Counter(
             "lengthwise_placements_total",
             "Placements of requests on workers, by the rule that chose",
             ("reason",),
             registry=registry,
         )
-        for rule in (strategy.replace("_", " "), "local prefill", "no prefill worker"):
+        for rule in placement_rules:
             self.placements.labels(rule)
         self.retries = Counter(
             "lengthwise_retries_total",

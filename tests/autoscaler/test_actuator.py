@@ -56,7 +56,7 @@ class Rig:
         return view
 
     def actions(self, action: str) -> float:
-        labels = {"pool": "prefill", "action": action, "reason": "rule"}
+        labels = {"pool": "prefill", "action": action, "reason": "bounds"}
         return self.registry.get_sample_value("lengthwise_scaling_actions_total", labels) or 0.0
 
 
@@ -71,7 +71,13 @@ async def rig(server: Server) -> AsyncIterator[Rig]:
 
 
 def scale(replicas: int, *leaving: str) -> Scale:
-    return Scale(pool="prefill", replicas=replicas, reason="rule: numbers", leaving=leaving)
+    return Scale(
+        pool="prefill",
+        replicas=replicas,
+        rule="bounds",
+        reason="bounds: numbers",
+        leaving=leaving,
+    )
 
 
 async def test_out_is_one_write(rig: Rig) -> None:
@@ -83,7 +89,7 @@ async def test_out_is_one_write(rig: Rig) -> None:
     assert rig.actions("out") == 1
     await eventually(lambda: rig.objects.events("ScaledOut"))
     (event,) = rig.objects.objects["events"].values()
-    assert event["message"] == "scaled out from 3 to 5: rule: numbers"
+    assert event["message"] == "scaled out from 3 to 5: bounds: numbers"
     assert event["involvedObject"]["name"] == "demo-prefill"
 
 

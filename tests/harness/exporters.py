@@ -66,7 +66,7 @@ class RouterExporter(Exporter):
         self.metrics = RouterMetrics(
             self.registry,
             model="toy",
-            strategy="round_robin",
+            placement_rules=("round robin",),
             ttft_slo_seconds={"short": 0.4, "long": 2.0},
             tpot_slo_seconds=0.1,
             workers=lambda: (),
@@ -114,6 +114,7 @@ class PrefillExporter(Exporter):
                 length=length,
                 chunks=(chunk,),
                 shape=None,
+                rule="alone",
                 reason="alone: test",
             ),
             busy_seconds=seconds,

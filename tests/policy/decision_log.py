@@ -70,7 +70,7 @@ def decode_decisions(random: Random) -> list[object]:
         grant = scheduler.reserve(reservation)
         grants = [*scheduler.take_granted(), *([grant] if grant else [])]
         for each in grants:
-            if each.request_id in filled and not each.resumed:
+            if each.request_id in filled and each.rule != "resumed":
                 scheduler.commit(each.request_id)
         step = scheduler.next_step()
         emitted = scheduler.emitted(step) if step else ()

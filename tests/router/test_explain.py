@@ -179,6 +179,7 @@ def placement(*residuals: int) -> Placement:
     return Placement(
         prefill=P1,
         decode=D1,
+        rule="predicted ttft",
         reason="predicted ttft: 3 ms",
         candidates=tuple(
             Candidate(

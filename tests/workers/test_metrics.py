@@ -14,10 +14,9 @@ from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_local import LocalCluster
 from lengthwise_policy.cost.model import PRIOR, CostModel
-from lengthwise_policy.prefill.scheduler import DISCIPLINES
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.messages import StepReport
-from lengthwise_prefill_worker.metrics import BATCH_RULES, PrefillMetrics
+from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_worker.metrics import WorkerMetrics
 
 
@@ -78,7 +77,9 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
         Chunk(request_id=RequestId(name), start=0, num_tokens=tokens, is_last=True)
         for name, tokens in (("a", 100), ("b", 300))
     ]
-    batch = PrefillBatch(chunks=tuple(chunks), length="mixed", shape=None, reason="fcfs: x")
+    batch = PrefillBatch(
+        chunks=tuple(chunks), length="mixed", shape=None, rule="fcfs", reason="fcfs: x"
+    )
     metrics.count(StepReport(batch=batch, busy_seconds=0.4, tokens={"short": 100, "long": 300}))
     for length, tokens, seconds in (("short", 100, 0.1), ("long", 300, 0.3)):
         labels = {"role": "prefill", "length_class": length}
@@ -87,10 +88,6 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
         told = value("lengthwise_prefill_busy_seconds_total", labels)
         assert told == pytest.approx(seconds)
     assert value("lengthwise_busy_seconds_total", {"role": "prefill"}) == 0.4
-
-
-def test_every_discipline_names_its_rules() -> None:
-    assert BATCH_RULES.keys() == DISCIPLINES.keys()
 
 
 @pytest.mark.parametrize(

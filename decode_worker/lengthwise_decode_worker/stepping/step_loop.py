@@ -173,10 +173,9 @@ class DecodeLoop:
             self._granted(grant, output)
 
     def _granted(self, grant: Grant, output: StepOutput) -> None:
-        if grant.resumed:
-            output.count_admission("resumed")
+        output.count_admission(grant.rule)
+        if grant.rule == "resumed":
             return
-        output.count_admission(grant.reason.partition(":")[0])
         output.cached_tokens += grant.num_cached_tokens
         if self._works[grant.request_id].local:
             self._local.granted(grant, self._clock())

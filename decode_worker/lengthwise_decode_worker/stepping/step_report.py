@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from lengthwise_decode_worker.messages import Outcome
 from lengthwise_decode_worker.stepping.rows import RouterRows
+from lengthwise_policy.decode.request import GrantRule
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 
 
@@ -23,8 +24,8 @@ class StepOutput:
     local_prefill_tokens: int = 0
     recomputed_tokens: int = 0
     """Computed again after a preemption."""
-    admissions: Counter[str] = field(default_factory=Counter)
-    """Grants by the rule that their reason begins with."""
+    admissions: Counter[GrantRule] = field(default_factory=Counter)
+    """Grants by their rule."""
 
     def rows_of(self, router_id: str) -> RouterRows:
         rows = self.rows.get(router_id)
@@ -32,5 +33,5 @@ class StepOutput:
             rows = self.rows[router_id] = RouterRows()
         return rows
 
-    def count_admission(self, rule: str) -> None:
+    def count_admission(self, rule: GrantRule) -> None:
         self.admissions[rule] += 1

@@ -26,8 +26,9 @@ RECENT_COMPLETIONS = 33
 # What a refused client is told before two requests have ever completed.
 FIRST_RETRY_AFTER_SECONDS = 1.0
 
+AdmissionRule = Literal["free slot", "waited", "all slots taken"]
+
 RefusalRule = Literal["prompt too long", "queue full", "latency objective"]
-"""The label of a refusal in metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ class Admit:
     """The request is in flight; `Admission.finished` has to follow."""
 
     ticket: Ticket
+    rule: AdmissionRule
     reason: str
 
 
@@ -101,6 +103,7 @@ class Wait:
     Displaced from a later `ask`; or its caller gives up and calls `cancel`."""
 
     ticket: Ticket
+    rule: AdmissionRule
     reason: str
     displaced: Displaced | None  # who lost its place to this one
 
@@ -155,7 +158,7 @@ class Admission:
         ticket = Ticket(self._last_ticket)
         self._counters.arrived(demand.tenant)
         if len(self._in_flight) < policy.max_requests_in_flight:
-            return self._admit(ticket, demand)
+            return self._admit(ticket, demand, "free slot")
         return self._wait(ticket, _Asked(demand=demand, at=now))
 
     def finished(self, ticket: Ticket, now: float) -> tuple[Admit, ...]:
@@ -197,11 +200,14 @@ class Admission:
             raise RuntimeError(f"charge: request {ticket} is not in flight")
         self._counters.charge(demand.tenant, output_tokens=output_tokens)
 
-    def _admit(self, ticket: Ticket, demand: Demand, waited: str = "") -> Admit:
+    def _admit(
+        self, ticket: Ticket, demand: Demand, rule: AdmissionRule, waited: str = ""
+    ) -> Admit:
         self._in_flight[ticket] = demand
         self._counters.charge(demand.tenant, input_tokens=demand.num_tokens)
         return Admit(
             ticket=ticket,
+            rule=rule,
             reason=f"{waited}{len(self._in_flight)} of {self._policy.max_requests_in_flight} "
             "requests in flight",
         )
@@ -212,7 +218,7 @@ class Admission:
             ticket = self._queue.pop()
             asked = self._waiting.pop(ticket)
             waited = f"waited {now - asked.at:.3f} s; "
-            admitted.append(self._admit(ticket, asked.demand, waited))
+            admitted.append(self._admit(ticket, asked.demand, "waited", waited))
         return tuple(admitted)
 
     def _wait(self, ticket: Ticket, asked: _Asked) -> Wait | Refuse:
@@ -228,6 +234,7 @@ class Admission:
             displaced = Displaced(ticket=least, refusal=refusal)
         return Wait(
             ticket=ticket,
+            rule="all slots taken",
             reason=f"{len(self._in_flight)} requests in flight, the limit is "
             f"{self._policy.max_requests_in_flight}; {len(self._queue)} wait",
             displaced=displaced,

@@ -10,7 +10,7 @@ admitted request brought in (shared ones, and ones that still drain) are taken o
 
 from collections.abc import Callable, Collection
 
-from lengthwise_policy.decode.past_future import FutureAdmission
+from lengthwise_policy.decode.past_future import FutureAdmission, Verdict
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, Grant
 from lengthwise_policy.kv.blocks import blocks_for
@@ -38,26 +38,25 @@ class DecodeAdmission:
 
     def grant(
         self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int
-    ) -> Grant | str:
-        """Blocks for all of the request's tokens, or why it waits."""
-        decide = self._worst_case if self._is_worst_case else self._past_future
-        may_join, reason = decide(request, admitted, num_draining_blocks)
-        if not may_join:
-            return reason
+    ) -> Grant | None:
+        """Blocks for all of the request's tokens; None while it has to wait."""
+        if self._is_worst_case:
+            verdict = self._worst_case(request, admitted, num_draining_blocks)
+        else:
+            verdict = self._future.may_join(tuple(admitted), request, self._capacity(admitted))
+        if verdict.rule == "waits for memory":
+            return None
         needed = blocks_for(request.sequence_tokens, self._block_size)
         taken = self._blocks.take(request.shareable_hashes(self._block_size), needed)
         if taken is None:
-            return (
-                f"waits for blocks: {needed} are needed, {self._blocks.num_free} of "
-                f"{self._blocks.num_blocks} can be had"
-            )
+            return None
         request.granted(taken.block_ids, taken.num_shared, self._block_size)
         return Grant(
             request_id=request.request_id,
             block_ids=request.block_ids,
             num_cached_tokens=request.num_computed,
-            resumed=request.resumed,
-            reason=reason,
+            rule="resumed" if request.resumed else verdict.rule,
+            reason=f"resumed: {verdict.reason}" if request.resumed else verdict.reason,
         )
 
     def predicted_blocks(self, admitted: Collection[DecodeRequest]) -> int:
@@ -68,23 +67,19 @@ class DecodeAdmission:
         shared = self._blocks.num_blocks - self._capacity(admitted)
         return min(peak + shared, self._blocks.num_blocks)
 
-    def _past_future(
-        self, request: DecodeRequest, admitted: Collection[DecodeRequest], _draining: int
-    ) -> tuple[bool, str]:
-        verdict = self._future.may_join(tuple(admitted), request, self._capacity(admitted))
-        return verdict.admitted, verdict.reason
-
     def _worst_case(
         self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int
-    ) -> tuple[bool, str]:
+    ) -> Verdict:
         needed = num_draining_blocks + sum(
             blocks_for(each.reservation.kv_tokens, self._block_size)
             for each in (*admitted, request)
         )
-        rule = "fits" if needed <= self._blocks.num_blocks else "waits for memory"
-        return rule == "fits", (
-            f"{rule}: worst case of {needed} blocks with {len(admitted)} running, the cache has "
-            f"{self._blocks.num_blocks}"
+        capacity = self._blocks.num_blocks
+        return Verdict(
+            rule="fits" if needed <= capacity else "waits for memory",
+            peak_blocks=needed,
+            details=f"worst case of {needed} blocks with {len(admitted)} running, the cache has "
+            f"{capacity}",
         )
 
     def _capacity(self, admitted: Collection[DecodeRequest]) -> int:

@@ -20,7 +20,7 @@ from lengthwise_policy.decode.chunks import ChunkRoom, plan_chunks
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, seniority
 from lengthwise_policy.kv.prefix_cache import PrefixCache
-from lengthwise_policy.types import Chunk
+from lengthwise_policy.types import Chunk, StepRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class BatchPlan:
     rows: tuple[DecodeRequest, ...]
     chunks: tuple[Chunk, ...]
     preempted: tuple[DecodeRequest, ...]
+    rule: StepRule
     reason: str
 
     def __bool__(self) -> bool:
@@ -87,13 +88,20 @@ class DecodeBatch:
             if request.phase == "computing" and not request.num_awaited
         )
         chunks = plan_chunks(computing, room, cost, self._block_size)
-        reason = f"step: {len(rows)} decode"
+        rule: StepRule = "preempt" if preempted else "mixed" if chunks else "decode"
+        reason = f"{rule}: {len(rows)} decode"
         if chunks:
             num_tokens = sum(chunk.num_tokens for chunk in chunks)
             reason += f", {num_tokens} tokens in {len(chunks)} chunks, {room}"
         if preempted:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
-        return BatchPlan(rows=tuple(rows), chunks=chunks, preempted=tuple(preempted), reason=reason)
+        return BatchPlan(
+            rows=tuple(rows),
+            chunks=chunks,
+            preempted=tuple(preempted),
+            rule=rule,
+            reason=reason,
+        )
 
     def _rows(self, preempted: list[DecodeRequest] | None) -> list[DecodeRequest]:
         """Running requests whose next token has a slot, most senior first.

@@ -17,7 +17,7 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from lengthwise_policy.checks import require_at_least, require_at_most
 from lengthwise_policy.kv.blocks import blocks_for
@@ -73,9 +73,17 @@ class FuturePolicy:
 class Verdict:
     """Whether the candidate may join."""
 
-    admitted: bool
+    rule: Literal["fits", "nothing runs", "waits for memory"]
     peak_blocks: int  # predicted, of the running ones and the candidate
-    reason: str  # "rule: numbers"; the rules are few, they label a metric
+    details: str
+
+    @property
+    def admitted(self) -> bool:
+        return self.rule != "waits for memory"
+
+    @property
+    def reason(self) -> str:
+        return f"{self.rule}: {self.details}"
 
 
 def peak_blocks(held: Iterable[Hold], block_size: int) -> int:
@@ -183,21 +191,18 @@ class FutureAdmission:
             return self._alone(candidate, capacity_blocks)
         limit = int(capacity_blocks * (1.0 - self._policy.reserve))
         peak = self.predicted_blocks([*running, candidate])
-        rule = "fits" if peak <= limit else "waits for memory"
         return Verdict(
-            admitted=peak <= limit,
+            rule="fits" if peak <= limit else "waits for memory",
             peak_blocks=peak,
-            reason=f"{rule}: predicted peak of {peak} blocks with {len(running)} running, "
-            f"limit {limit}",
+            details=f"predicted peak of {peak} blocks with {len(running)} running, limit {limit}",
         )
 
     def _alone(self, candidate: Growing, capacity_blocks: int) -> Verdict:
         """With nobody to wait for, only what cannot fit waits (for blocks that drain)."""
         to_come = max(candidate.max_new_tokens - candidate.generated, 0)
         needed = blocks_for(candidate.num_tokens + to_come, self._block_size)
-        rule = "nothing runs" if needed <= capacity_blocks else "waits for memory"
         return Verdict(
-            admitted=needed <= capacity_blocks,
+            rule="nothing runs" if needed <= capacity_blocks else "waits for memory",
             peak_blocks=needed,
-            reason=f"{rule}: at most {needed} blocks, {capacity_blocks} can be had",
+            details=f"at most {needed} blocks, {capacity_blocks} can be had",
         )

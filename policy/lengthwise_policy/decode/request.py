@@ -25,6 +25,9 @@ from lengthwise_policy.kv.blocks import kv_slots
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId
 
+GrantRule = Literal["fits", "nothing runs", "resumed"]
+"""Why a request has blocks now; "resumed": it was preempted, and is computed again."""
+
 Phase = Literal["queued", "filling", "computing", "running", "draining"]
 
 
@@ -58,8 +61,8 @@ class Grant:
     request_id: RequestId
     block_ids: tuple[int, ...]  # of the tokens known, in their order
     num_cached_tokens: int  # their KV was here already: whole blocks, and not the last token
-    resumed: bool  # it was preempted, and is computed again
-    reason: str  # "rule: numbers"; the rules are few, they label a metric
+    rule: GrantRule
+    reason: str  # the rule, and the numbers behind it
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

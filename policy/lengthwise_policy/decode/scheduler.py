@@ -66,7 +66,6 @@ class DecodeScheduler:
         self._num_reservations = 0
         self._num_draining_blocks = 0
         self._changed = False  # since the queue was looked at
-        self._waits_because = ""
         self._deadlines = Deadlines()
         self._in_flight: deque[DecodeStep] = deque()
 
@@ -79,11 +78,6 @@ class DecodeScheduler:
     def queued_tokens(self) -> int:
         """KV slots that the queued requests may take in all."""
         return self._queue.kv_tokens
-
-    @property
-    def waits_because(self) -> str:
-        """Why the first of the queue was not granted when it was last looked at."""
-        return self._waits_because if len(self._queue) else ""
 
     @property
     def num_reserved(self) -> int:
@@ -188,6 +182,7 @@ class DecodeScheduler:
             request_ids=tuple(request.request_id for request in plan.rows),
             chunks=plan.chunks,
             preempted=tuple(request.request_id for request in plan.preempted),
+            rule=plan.rule,
             reason=plan.reason,
         )
         self._in_flight.append(step)
@@ -285,11 +280,9 @@ class DecodeScheduler:
 
     def _grant(self, request: DecodeRequest) -> Grant | None:
         if self._batch.is_starved:
-            self._waits_because = "waits for blocks: a running request has none for its next token"
             return None
         grant = self._admission.grant(request, self._admitted.values(), self._num_draining_blocks)
-        if isinstance(grant, str):
-            self._waits_because = grant
+        if grant is None:
             return None
         self._admitted[request.request_id] = request
         if request.phase == "computing":

@@ -30,6 +30,7 @@ from lengthwise_policy.types import (
     STEP_TOKENS,
     Placement,
     PlacementRequest,
+    PlacementRule,
     WorkerId,
     WorkerView,
 )
@@ -49,6 +50,8 @@ class Move:
 
 class LengthPools:
     """A strategy; within a pool the soonest worker is taken."""
+
+    rules: tuple[PlacementRule, ...] = ("length pools",)
 
     def __init__(self, policy: PlacementPolicy) -> None:
         self._policy = policy

@@ -31,6 +31,7 @@ from lengthwise_policy.types import (
     Candidate,
     Placement,
     PlacementRequest,
+    PlacementRule,
     WorkerView,
 )
 
@@ -42,6 +43,11 @@ class LocalPrefill:
     """A strategy around another one, which says what prefill workers would do."""
 
     def __init__(self, remote: Strategy, tpot_slo_seconds: float) -> None:
+        self.rules: tuple[PlacementRule, ...] = (
+            *remote.rules,
+            "local prefill",
+            "no prefill worker",
+        )
         self._remote = remote
         self._tpot_slo_seconds = tpot_slo_seconds
 
@@ -89,6 +95,7 @@ class LocalPrefill:
         return Placement(
             prefill=None,
             decode=local.decode,
+            rule="local prefill",
             reason=(
                 f"local prefill: {local.ttft_seconds * 1e3:.1f} ms for {local.residual_tokens}"
                 f" tokens and {imposed_seconds * 1e3:.1f} ms imposed on others, at a prefill worker"
@@ -136,6 +143,7 @@ class LocalPrefill:
         return Placement(
             prefill=None,
             decode=best.decode,
+            rule="no prefill worker",
             reason=(
                 f"no prefill worker: {best.ttft_seconds * 1e3:.1f} ms for"
                 f" {best.residual_tokens} tokens{note}"

@@ -5,18 +5,30 @@ The rule: a strategy is one function; the clock is an argument, so are random nu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.types import Placement, PlacementRequest, WorkerView
-
-# The request, the prefill workers, the decode workers, now. Raises NoCandidates.
-Strategy = Callable[
-    [PlacementRequest, Sequence[WorkerView], Sequence[WorkerView], float], Placement
-]
+from lengthwise_policy.types import Placement, PlacementRequest, PlacementRule, WorkerView
 
 # Gives numbers in [0, 1).
 Random = Callable[[], float]
+
+
+class Strategy(Protocol):
+    """Decides where requests run."""
+
+    @property
+    def rules(self) -> tuple[PlacementRule, ...]:
+        """Those that its placements may name."""
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        """Raises NoCandidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from lengthwise_policy.types import (
     Kind,
     Placement,
     PlacementRequest,
+    PlacementRule,
     WorkerId,
     WorkerView,
 )
@@ -49,6 +50,8 @@ Score = tuple[float, int, WorkerId, WorkerView]
 class PredictedTtft:
     """A strategy."""
 
+    rules: tuple[PlacementRule, ...] = ("predicted ttft",)
+
     def __init__(self, tpot_slo_seconds: float) -> None:
         self._tpot_slo_seconds = tpot_slo_seconds
 
@@ -70,7 +73,7 @@ class PredictedTtft:
 
 
 def place_soonest(
-    rule: str,
+    rule: PlacementRule,
     request: PlacementRequest,
     prefill: Sequence[WorkerView],
     partners: Partners,
@@ -88,6 +91,7 @@ def place_soonest(
     return Placement(
         prefill=first.prefill,
         decode=first.decode,
+        rule=rule,
         reason=(
             f"{rule}: {first.ttft_seconds * 1e3:.1f} ms for {first.residual_tokens} tokens,"
             f" {chosen.tokens_ahead} tokens ahead, {rest}{note}"

@@ -17,7 +17,7 @@ from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.local_prefill import LocalPrefill
 from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
-from lengthwise_policy.types import Placement, PlacementRequest, WorkerId, WorkerView
+from lengthwise_policy.types import Placement, PlacementRequest, PlacementRule, WorkerId, WorkerView
 
 # Chooses one of at least one worker.
 Choice = Callable[[Sequence[WorkerView]], WorkerView]
@@ -28,20 +28,27 @@ IMBALANCED_TOKENS = 8192
 and 64 requests; these are about 128 tokens each."""
 
 
-def least_loaded(
-    request: PlacementRequest,
-    prefill: Sequence[WorkerView],
-    decode: Sequence[WorkerView],
-    now: float,
-) -> Placement:
+class LeastLoaded:
     """The prefill worker with the fewest tokens ahead, then its partner with the most KV room."""
-    candidates = find_candidates(request, prefill, decode)
-    return _place("least loaded", candidates, _fewest_ahead, _most_room)
+
+    rules: tuple[PlacementRule, ...] = ("least loaded",)
+
+    def __call__(
+        self,
+        request: PlacementRequest,
+        prefill: Sequence[WorkerView],
+        decode: Sequence[WorkerView],
+        now: float,
+    ) -> Placement:
+        candidates = find_candidates(request, prefill, decode)
+        return _place("least loaded", candidates, _fewest_ahead, _most_room)
 
 
 class LongestPrefix:
     """The prefill worker that has cached most of the prompt, unless far more wait there than at
     the least loaded one; then its partner by the same preference."""
+
+    rules: tuple[PlacementRule, ...] = ("prefix",)
 
     def __init__(self, tpot_slo_seconds: float) -> None:
         self._tpot_slo_seconds = tpot_slo_seconds
@@ -80,6 +87,8 @@ class LongestPrefix:
 class RoundRobin:
     """Each role in the order of ids, going on after the worker chosen last."""
 
+    rules: tuple[PlacementRule, ...] = ("round robin",)
+
     def __init__(self) -> None:
         self._last_prefill = WorkerId("")
         self._last_decode = WorkerId("")
@@ -108,6 +117,8 @@ class PowerOfTwo:
     Routers that share workers and see the same lagging statuses do not all run to the same one.
     """
 
+    rules: tuple[PlacementRule, ...] = ("power of two",)
+
     def __init__(self, random: Random) -> None:
         self._random = random
 
@@ -135,7 +146,7 @@ class PowerOfTwo:
 
 # The random numbers are the caller's; only strategies that draw use them.
 STRATEGIES: Mapping[str, Callable[[PlacementPolicy, Random], Strategy]] = {
-    "least_loaded": lambda policy, random: least_loaded,
+    "least_loaded": lambda policy, random: LeastLoaded(),
     "length_pools": lambda policy, random: LengthPools(policy),
     "power_of_two": lambda policy, random: PowerOfTwo(random),
     "predicted_ttft": lambda policy, random: PredictedTtft(policy.tpot_slo_seconds),
@@ -152,7 +163,9 @@ def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strateg
     return LocalPrefill(strategy, policy.tpot_slo_seconds) if policy.local_prefill else strategy
 
 
-def _place(rule: str, candidates: Candidates, prefill: Choice, decode: Choice) -> Placement:
+def _place(
+    rule: PlacementRule, candidates: Candidates, prefill: Choice, decode: Choice
+) -> Placement:
     """Chooses the prefill worker first: its kind decides who the partners are."""
     chosen = prefill(candidates.prefill)
     reason = f"{rule}: {chosen.tokens_ahead} tokens ahead"
@@ -160,12 +173,14 @@ def _place(rule: str, candidates: Candidates, prefill: Choice, decode: Choice) -
         return Placement(
             prefill=chosen.worker_id,
             decode=None,
+            rule=rule,
             reason=f"{reason}, one token needs no decode worker{candidates.note}",
         )
     partner = decode(candidates.partners[chosen.kind])
     return Placement(
         prefill=chosen.worker_id,
         decode=partner.worker_id,
+        rule=rule,
         reason=f"{reason}, {partner.room_tokens} KV slots left{candidates.note}",
     )
 

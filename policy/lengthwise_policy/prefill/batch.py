@@ -83,6 +83,7 @@ class Draft:
             chunks=chunks,
             length=self._planned[0][0].length if len(lengths) == 1 else "mixed",
             shape=covering_shape(len(chunks), longest, policy),
+            rule=self.choice.rule,
             reason=(
                 f"{self.choice.rule}: {self.choice.why}; {what}, cut by {self.ended_by}, "
                 f"oldest waited {waited:.3f} s"

@@ -18,6 +18,7 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass, length_class
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
+from lengthwise_policy.types import PrefillRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Choice:
     queue: PromptQueue
     max_tokens: int
     max_requests: int
-    rule: str  # few: they label a metric
+    rule: PrefillRule
     why: str
     holds: bool = False  # if its head lacks blocks, no other prompt may begin before it
 
@@ -41,6 +42,10 @@ class Wait:
 
 class Discipline(Protocol):
     """Queues of prompts and the rule that orders them. All instants never decrease."""
+
+    @property
+    def rules(self) -> tuple[PrefillRule, ...]:
+        """Those that its choices may name."""
 
     def classify(self, job: PrefillJob, residual: int, short_tokens: int) -> LengthClass: ...
 
@@ -71,6 +76,8 @@ def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> Choice:
 
 class FirstCome:
     """One queue in the order of arrival."""
+
+    rules: tuple[PrefillRule, ...] = ("fcfs",)
 
     def __init__(self, policy: PrefillPolicy) -> None:
         self._policy = policy
@@ -105,6 +112,7 @@ class FirstCome:
 class ShortFirst:
     """Two queues in the order of arrival; see the module."""
 
+    rules: tuple[PrefillRule, ...] = ("short_first",)
     MAX_BATCH = 8
     WINDOW_SECONDS = 0.005
 

@@ -46,6 +46,7 @@ from lengthwise_policy.prefill.arrival_rate import ArrivalRate
 from lengthwise_policy.prefill.disciplines import Choice, Wait
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
+from lengthwise_policy.types import PrefillRule
 
 STRETCH = 2.0
 """How many times its own service a long prompt yields to shorter ones: 1 and 2 are equal within
@@ -54,6 +55,8 @@ STRETCH = 2.0
 
 class LengthAware:
     """Two queues; short prompts in buckets, so that a batch's lengths are alike. See the module."""
+
+    rules: tuple[PrefillRule, ...] = ("alone", "window", "ahead", "aged", "share")
 
     def __init__(self, policy: PrefillPolicy) -> None:
         self._policy = policy
@@ -111,6 +114,7 @@ class LengthAware:
         batch = min(self._policy.chunk_tokens, self._short.num_tokens)
         self._prices["long"] = cost.prefill_seconds(chunk, long.num_computed)
         self._prices["short"] = cost.prefill_seconds(batch, short.num_computed)
+        rule: PrefillRule
         if self._ages_at(long, cost) <= short.job.arrived_at:
             first, second = long, short
             rule, why = "aged", f"waited {long.waited(now):.3f} s"
@@ -149,7 +153,9 @@ class LengthAware:
             due_at = min(due_at, self._due_at(prompt), prompt.job.deadline_at)
         return due_at - seconds - self._policy.margin_seconds
 
-    def _choice(self, head: Prompt, now: float, cost: CostModel, rule: str, why: str) -> Choice:
+    def _choice(
+        self, head: Prompt, now: float, cost: CostModel, rule: PrefillRule, why: str
+    ) -> Choice:
         is_short = head.length == "short"
         return Choice(
             queue=self.queue_of(head.length),

@@ -37,7 +37,7 @@ from lengthwise_policy.prefill.disciplines import (
 from lengthwise_policy.prefill.length_aware import LengthAware
 from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefill.queue import Backlog, PrefillJob, Prompt, PromptQueue, QueueLength
-from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_policy.types import Chunk, PrefillBatch, PrefillRule, RequestId
 
 __all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
 
@@ -47,6 +47,12 @@ DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy], Discipline]] = {
     "short_first": ShortFirst,
     "fcfs": FirstCome,
 }
+
+
+def batch_rules(discipline: DisciplineName) -> tuple[PrefillRule, ...]:
+    """The rules that batches of this discipline may name."""
+    return (*DISCIPLINES[discipline](PrefillPolicy()).rules, "begun")
+
 
 _NO_BLOCKS = "lack of free blocks"
 

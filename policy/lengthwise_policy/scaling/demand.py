@@ -38,7 +38,7 @@ from math import ceil, inf
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.scaling.state import DecodeLoad, Demand, PrefillLoad
+from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad
 
 # Latency grows without bound near saturation and says little of what is needed. The next window
 # shows what the last step changed, so a bounded one only takes longer (llm-d clamps at the same).
@@ -63,8 +63,8 @@ MIN_QUEUE_SHARE = 0.25
 # five sixths of the window ago.
 NEW_WORKERS = 1 / 6
 
-Term = tuple[float, str]
-"""Workers, and "rule: numbers"."""
+Term = tuple[float, DemandRule, str]
+"""Workers, and why so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,15 +102,17 @@ def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> D
     rates = ", ".join(
         f"{tokens:.0f} {length} tokens/s" for length, tokens in load.arrived_tokens.items()
     )
-    terms = [
+    terms: list[Term] = [
         (
             busy / objectives.utilisation,
-            f"throughput: {rates or 'no tokens'} keep {busy:.2f} workers busy, of which "
+            "throughput",
+            f"{rates or 'no tokens'} keep {busy:.2f} workers busy, of which "
             f"{objectives.utilisation:.0%} are planned with",
         ),
         (
             recent + queued / objectives.clear_seconds,
-            f"queue: {queued:.1f} s of work wait, beside {recent:.2f} workers' that arrives",
+            "queue",
+            f"{queued:.1f} s of work wait, beside {recent:.2f} workers' that arrives",
         ),
         _ttft_term(load, objectives, busy, queued, workers),
         _waiting_term(load.waiting_requests, workers),
@@ -132,17 +134,17 @@ def decode_demand(load: DecodeLoad, objectives: Objectives, workers: int) -> Dem
     if load.blocks_per_worker >= 1:
         wanted = load.blocks_predicted + ceil(load.queued_tokens / load.block_size)
         blocks = load.blocks_per_worker * objectives.memory_utilisation
-        why = f"memory: {wanted:.0f} KV blocks, {blocks:.0f} of a worker are planned with"
-        terms.append((wanted / blocks, why))
+        why = f"{wanted:.0f} KV blocks, {blocks:.0f} of a worker are planned with"
+        terms.append((wanted / blocks, "memory", why))
     slots = slots_at(load, objectives.tpot_seconds)
     if slots is not None and slots >= 1:
         planned = slots * objectives.decode_utilisation
         wanted = _slots_wanted(load, objectives, requests)
-        why = f"slots: {wanted:.1f} for {requests:.0f} requests, {planned:.1f} a worker"
-        terms.append((wanted / planned, why))
+        why = f"{wanted:.1f} for {requests:.0f} requests, {planned:.1f} a worker"
+        terms.append((wanted / planned, "slots", why))
         rate = planned / objectives.tpot_seconds
-        why = f"token rate: {load.generated_tokens:.0f} tokens/s, {rate:.0f} a worker"
-        terms.append((load.generated_tokens / rate, why))
+        why = f"{load.generated_tokens:.0f} tokens/s, {rate:.0f} a worker"
+        terms.append((load.generated_tokens / rate, "token rate", why))
     if slots is None or slots >= 1:
         # Otherwise one request alone takes longer than the objective: workers do not help.
         terms.append(_tpot_term(load, objectives, requests, slots, workers))
@@ -183,7 +185,7 @@ def _slots_wanted(load: DecodeLoad, objectives: Objectives, requests: float) -> 
 def _ttft_term(
     load: PrefillLoad, objectives: Objectives, busy: float, queued: float, workers: int
 ) -> Term:
-    ratio, why = 0.0, "latency: no first tokens"
+    ratio, why = 0.0, "no first tokens"
     for length, ttft in load.ttft_seconds.items():
         queueing = load.queue_seconds.get(length)
         if ttft is None or queueing is None:
@@ -195,19 +197,19 @@ def _ttft_term(
         if lasting / left >= ratio:
             ratio = lasting / left
             why = (
-                f"latency: {length} prompts wait {queueing:.3f} s of the {ttft:.3f} s to their "
+                f"{length} prompts wait {queueing:.3f} s of the {ttft:.3f} s to their "
                 f"first token, which may take {objective:g} s"
             )
     there = workers if load.mean_workers is None else load.mean_workers
     needed = busy + min(ratio, MAX_LATENCY_RATIO) * max(there - busy, 0.0)
-    return min(_seen_through(needed, there, workers), busy / MIN_BUSY_SHARE), why
+    return min(_seen_through(needed, there, workers), busy / MIN_BUSY_SHARE), "latency", why
 
 
 def _tpot_term(
     load: DecodeLoad, objectives: Objectives, requests: float, slots: float | None, workers: int
 ) -> Term:
     if load.tpot_seconds is None:
-        return 0.0, "latency: no second tokens"
+        return 0.0, "latency", "no second tokens"
     step = 0.0 if load.cost is None else load.cost.step_seconds
     ratio = max(load.tpot_seconds - step, 0.0) / (objectives.tpot_seconds - step)
     if slots is not None:
@@ -215,10 +217,8 @@ def _tpot_term(
     there = workers if load.mean_workers is None else load.mean_workers
     needed = _seen_through(there * min(ratio, MAX_LATENCY_RATIO), there, workers)
     # A request runs on one worker: more workers than requests make nothing faster.
-    return min(needed, requests), (
-        f"latency: {load.tpot_seconds:.4f} s per token, which may take "
-        f"{objectives.tpot_seconds:g} s"
-    )
+    why = f"{load.tpot_seconds:.4f} s per token, which may take {objectives.tpot_seconds:g} s"
+    return min(needed, requests), "latency", why
 
 
 def _seen_through(needed: float, there: float, workers: int) -> float:
@@ -228,15 +228,16 @@ def _seen_through(needed: float, there: float, workers: int) -> float:
 
 def _waiting_term(waiting: float, workers: int) -> Term:
     """Requests that wait at routers while somebody serves wait for the other role."""
-    return float(waiting > 0 and not workers), f"waiting: {waiting:.0f} requests, no worker"
+    return float(waiting > 0 and not workers), "waiting", f"{waiting:.0f} requests, no worker"
 
 
 def _largest(terms: list[Term], is_idle: bool) -> Demand:
     """The first of the largest; "idle" when nothing is needed."""
-    workers, reason = max(terms, key=lambda term: term[0])
+    workers, rule, why = max(terms, key=lambda term: term[0])
     if is_idle:
-        return Demand(workers=0.0, reason="idle: nothing arrives, runs or waits", is_idle=True)
-    return Demand(workers=workers, reason=reason, is_idle=False)
+        why = "nothing arrives, runs or waits"
+        return Demand(workers=0.0, rule="idle", details=why, is_idle=True)
+    return Demand(workers=workers, rule=rule, details=why, is_idle=False)
 
 
 def _check_prefill(load: PrefillLoad) -> None:

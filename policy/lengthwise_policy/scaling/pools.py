@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.scaling.policy import ScalingPolicy
-from lengthwise_policy.scaling.state import Group, Pod, PodPhase, PoolState
+from lengthwise_policy.scaling.state import Group, Pod, PodPhase, PoolState, Reason
 from lengthwise_policy.types import Role
 
 # A Deployment's pods are there within a second, whether they can run or not. What is missing for so
@@ -37,7 +37,7 @@ class PoolView:
     pods: tuple[Pod, ...]  # that stay, cheapest first; those that change roles too
     making: int  # replicas without a pod, for a moment
     unmade: int  # replicas without a pod, for longer: a quota shows like that
-    held: str | None  # "rule: why" when it may not be changed
+    held: Reason | None  # when it may not be changed
     retry_at: float  # unschedulable pods were given back; until then it gets no new ones
 
     @property
@@ -176,13 +176,13 @@ def look(
     )
 
 
-def _held(now: float, state: PoolState, memory: PoolMemory, has_demand: bool) -> str | None:
+def _held(now: float, state: PoolState, memory: PoolMemory, has_demand: bool) -> Reason | None:
     if state.paused:
-        return "paused: an operator wants it left alone"
+        return Reason("paused", "an operator wants it left alone")
     seconds = memory.held_for(now)
     if seconds is not None:
-        return f"manual edit: {state.replicas} replicas stand for {seconds:.0f} s more"
+        return Reason("manual edit", f"{state.replicas} replicas stand for {seconds:.0f} s more")
     if not has_demand:
         group = "/".join(filter(None, (state.pool.role, state.pool.length_class)))
-        return f"data missing: no demand of {group} is known"
+        return Reason("data missing", f"no demand of {group} is known")
     return None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from lengthwise_policy.scaling.policy import ScalingPolicy
 from lengthwise_policy.scaling.pools import Crew, PoolView, cheapness
-from lengthwise_policy.scaling.state import Flip, Group, Pod, PoolState
+from lengthwise_policy.scaling.state import Flip, FlipRule, Group, Pod, PoolState
 from lengthwise_policy.scaling.window import DemandWindow
 from lengthwise_policy.types import Role
 
@@ -100,8 +100,8 @@ class RoleFlips:
                 continue
             spare = self._spare(OTHER[role], crews, windows, self._policy.flip_seconds)
             if self._starving[role] > 1 and self._is_due(now, role):
-                reason = f"flip: {role} lacks {lacking}, {OTHER[role]} can spare {len(spare)}"
-                chosen += _flips(spare[:lacking], role, reason)
+                why = f"{role} lacks {lacking}, {OTHER[role]} can spare {len(spare)}"
+                chosen += _flips(spare[:lacking], role, "flip", why)
             else:
                 expected[role] = min(lacking, len(spare))
         leaving: dict[Role, int] = {}
@@ -112,8 +112,8 @@ class RoleFlips:
             visitors = [(view, pod) for view, pod in spare if view.state.pool.role != role]
             if self._is_due(now, OTHER[role]):
                 seconds = f"{self._policy.scale_in_seconds:g}"
-                reason = f"home: {role} has not needed it for {seconds} s"
-                chosen += _flips(visitors, OTHER[role], reason)
+                why = f"{role} has not needed it for {seconds} s"
+                chosen += _flips(visitors, OTHER[role], "home", why)
             else:
                 leaving[role] = len(visitors)
         for flip in chosen:
@@ -157,6 +157,9 @@ class RoleFlips:
         return able[: max(len(crew.ready) - enough, 0)]
 
 
-def _flips(chosen: Sequence[tuple[PoolView, Pod]], role: Role, reason: str) -> Iterator[Flip]:
+def _flips(
+    chosen: Sequence[tuple[PoolView, Pod]], role: Role, rule: FlipRule, why: str
+) -> Iterator[Flip]:
     for view, pod in chosen:
-        yield Flip(pool=view.state.pool.name, pod=pod.name, role=role, reason=reason)
+        pool = view.state.pool.name
+        yield Flip(pool=pool, pod=pod.name, role=role, rule=rule, reason=f"{rule}: {why}")

@@ -31,6 +31,7 @@ from lengthwise_policy.scaling.state import (
     Hold,
     PoolName,
     PoolState,
+    Reason,
     Scale,
 )
 from lengthwise_policy.scaling.window import DemandWindow
@@ -43,7 +44,7 @@ NOBODY = Crew(ready=(), coming=0, unschedulable=0)
 class _Change:
     """What one group does at this instant."""
 
-    reason: str
+    reason: Reason
     added: Mapping[PoolName, int] = field(default_factory=dict)
     leaving: Mapping[PoolName, Leaving] = field(default_factory=dict)
     lacking: int = 0  # workers that are needed and not made now
@@ -186,57 +187,67 @@ class Scaler:
         idle = window.idle_seconds
         if idle is not None and idle >= policy.scale_to_zero_seconds:
             enough: int | None = 0
-            reason = f"scale to zero: idle for {idle:.0f} s"
+            reason = Reason("scale to zero", f"idle for {idle:.0f} s")
         else:
             enough = window.enough(policy.scale_in_seconds, policy.margin)
-            reason = f"scale in: {enough} are enough for the last {policy.scale_in_seconds:g} s"
+            seconds = f"{policy.scale_in_seconds:g} s"
+            reason = Reason("scale in", f"{enough} are enough for the last {seconds}")
         leaving = {}
         there = crew.capacity + crew.unschedulable - promised
         if enough is not None:
             leaving = share_in(views, there - enough, flipping)
         elif there > max(window.needed_now(), 1):
-            reason = f"window: not watched for {policy.scale_in_seconds:g} s yet"
+            reason = Reason("window", f"not watched for {policy.scale_in_seconds:g} s yet")
             return _Change(num_pools=len(views), reason=reason)
         return _Change(
             num_pools=len(views),
             leaving=leaving,
-            reason=reason if leaving else f"enough: {window.reason}",
+            reason=reason if leaving else Reason("enough", str(window.reason)),
         )
 
     def _action(self, now: float, view: PoolView, change: _Change | None) -> Action:
         pool, replicas = view.state.pool, view.state.replicas
         if view.held is not None or change is None:
-            return Hold(pool=pool.name, reason=view.held or "data missing: no demand is known")
+            return _hold(view, view.held or Reason("data missing", "no demand is known"))
         memory = self._memories[pool.name]
         leaving = change.leaving.get(pool.name)
         wanted = view.replicas + change.added.get(pool.name, 0) - (leaving.count if leaving else 0)
         if leaving and leaving.num_unschedulable and change.num_pools > 1:
             memory.retry_at = now + self._policy.unschedulable_seconds
         if wanted == replicas:
-            return Hold(pool=pool.name, reason=_why_held(view, change, now))
+            return _hold(view, _why_held(view, change, now))
         memory.wrote(wanted)
         reason = change.reason
         if leaving and change.lacking:
-            reason = f"unschedulable: gives {leaving.count} pods back; {change.reason}"
+            given = f"gives {leaving.count} pods back; {change.reason}"
+            reason = Reason("unschedulable", given)
         elif pool.name not in change.added and not leaving:
             bounds = f"{pool.min_replicas} to {pool.max_replicas} replicas are allowed"
-            reason = f"bounds: {bounds}, {replicas} were there"
+            reason = Reason("bounds", f"{bounds}, {replicas} were there")
         return Scale(
             pool=pool.name,
             replicas=wanted,
-            reason=reason,
+            rule=reason.rule,
+            reason=str(reason),
             leaving=tuple(pod.name for pod in leaving.pods) if leaving else (),
         )
 
 
-def _why_held(view: PoolView, change: _Change, now: float) -> str:
+def _hold(view: PoolView, reason: Reason) -> Hold:
+    return Hold(pool=view.state.pool.name, rule=reason.rule, reason=str(reason))
+
+
+def _why_held(view: PoolView, change: _Change, now: float) -> Reason:
+    why = change.reason
     if not change.lacking:
-        return f"elsewhere: {change.reason}" if change.added or change.leaving else change.reason
+        return Reason("elsewhere", str(why)) if change.added or change.leaving else why
     if view.num_unschedulable:
-        return f"unschedulable: {view.num_unschedulable} pods can run nowhere; {change.reason}"
+        nowhere = f"{view.num_unschedulable} pods can run nowhere"
+        return Reason("unschedulable", f"{nowhere}; {why}")
     if now < view.retry_at:
-        return f"unschedulable: tried again in {view.retry_at - now:.0f} s; {change.reason}"
-    return f"maximum: {change.lacking} more are needed; {change.reason}"
+        later = f"tried again in {view.retry_at - now:.0f} s"
+        return Reason("unschedulable", f"{later}; {why}")
+    return Reason("maximum", f"{change.lacking} more are needed; {why}")
 
 
 def _of_role(numbers: Mapping[Role, int], group: Group) -> int:

@@ -95,13 +95,54 @@ class DecodeLoad:
     output_tokens: float | None = None  # mean of the requests that finished lately
 
 
+DemandRule = Literal[
+    "throughput", "queue", "latency", "waiting", "memory", "slots", "token rate", "idle"
+]
+
+ScalingRule = (
+    DemandRule
+    | Literal[
+        "unwatched",
+        "window",
+        "enough",
+        "scale in",
+        "scale to zero",
+        "bounds",
+        "elsewhere",
+        "maximum",
+        "unschedulable",
+        "manual edit",
+        "paused",
+        "data missing",
+    ]
+)
+
+FlipRule = Literal["flip", "home"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a pool is scaled or held."""
+
+    rule: ScalingRule
+    details: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.details}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """How many workers a group's work needs, not rounded; what the largest term was."""
 
     workers: float
-    reason: str  # "rule: numbers"; the rules are few, they label a metric
+    rule: DemandRule
+    details: str  # the numbers behind the rule
     is_idle: bool  # nothing runs, waits, or has arrived within the window
+
+    @property
+    def reason(self) -> str:
+        return f"{self.rule}: {self.details}"
 
 
 Group = tuple[Role, LengthClass | None]
@@ -114,7 +155,8 @@ class Scale:
 
     pool: PoolName
     replicas: int
-    reason: str  # "rule: numbers"
+    rule: ScalingRule
+    reason: str
     leaving: tuple[str, ...] = ()  # on the way in: pods to give up, cheapest first
 
 
@@ -125,6 +167,7 @@ class Flip:
     pool: PoolName
     pod: str
     role: Role  # from now on
+    rule: FlipRule
     reason: str
 
 
@@ -133,6 +176,7 @@ class Hold:
     """Leave a pool as it is."""
 
     pool: PoolName
+    rule: ScalingRule
     reason: str
 
 

@@ -7,7 +7,7 @@ edit and a change of leader all begin it anew.
 from collections import deque
 from math import ceil, inf
 
-from lengthwise_policy.scaling.state import Demand
+from lengthwise_policy.scaling.state import Demand, Reason
 
 ROUNDING = 1e-9
 """Workers; so that arithmetic on floats never makes one more."""
@@ -53,9 +53,11 @@ class DemandWindow:
         return None if self._idle_since is None else self._now - self._idle_since
 
     @property
-    def reason(self) -> str:
+    def reason(self) -> Reason:
         """The present demand's."""
-        return "nothing: not watched yet" if self._last is None else self._last.reason
+        if self._last is None:
+            return Reason("unwatched", "no demand was seen yet")
+        return Reason(self._last.rule, self._last.details)
 
     def needed_now(self) -> int:
         """Workers that carry the present demand; any work at all needs one."""

@@ -162,8 +162,7 @@ class Dispatch:
             placement = self._strategy(request, prefill, decode, time.monotonic())
         except NoCandidates as error:
             return error
-        # Reasons are "rule: numbers"; only the rule is one of a few.
-        self._metrics.placements.labels(placement.reason.partition(":")[0]).inc()
+        self._metrics.placements.labels(placement.rule).inc()
         return _Choice(request, placement)
 
     async def _request(

@@ -53,13 +53,16 @@ def retry_after(admission: Admission, now: float) -> float | None:
 def test_requests_are_admitted_up_to_the_limit_then_wait_then_are_refused() -> None:
     admission = Admission(AdmissionPolicy(max_requests_in_flight=2, max_queued=1))
     assert admission.ask(ONE, now=0.0) == Admit(
-        ticket=Ticket(1), reason="1 of 2 requests in flight"
+        ticket=Ticket(1), rule="free slot", reason="1 of 2 requests in flight"
     )
     assert admission.ask(ONE, now=0.0) == Admit(
-        ticket=Ticket(2), reason="2 of 2 requests in flight"
+        ticket=Ticket(2), rule="free slot", reason="2 of 2 requests in flight"
     )
     assert admission.ask(ONE, now=0.0) == Wait(
-        ticket=Ticket(3), reason="2 requests in flight, the limit is 2; 1 wait", displaced=None
+        ticket=Ticket(3),
+        rule="all slots taken",
+        reason="2 requests in flight, the limit is 2; 1 wait",
+        displaced=None,
     )
     assert admission.ask(ONE, now=0.0) == Refuse(
         rule="queue full",
@@ -68,7 +71,7 @@ def test_requests_are_admitted_up_to_the_limit_then_wait_then_are_refused() -> N
     )
     assert (admission.in_flight, admission.num_waiting) == (2, 1)
     assert admission.finished(Ticket(1), now=1.5) == (
-        Admit(ticket=Ticket(3), reason="waited 1.500 s; 2 of 2 requests in flight"),
+        Admit(ticket=Ticket(3), rule="waited", reason="waited 1.500 s; 2 of 2 requests in flight"),
     )
     assert (admission.in_flight, admission.num_waiting) == (2, 0)
 

@@ -221,18 +221,18 @@ class DecodeWorkerModel:
             step = self.next_step()
             while len(self.flights) > (1 if ahead and step else 0):
                 self.emitted()
-        raise AssertionError(f"still at it after {max_steps} steps: {self.scheduler.waits_because}")
+        raise AssertionError(f"still at it after {max_steps} steps")
 
     def _granted(self, grant: Grant) -> None:
         request = self.admitted[grant.request_id] = self.queued.pop(grant.request_id)
-        assert grant.reason
+        assert grant.reason.startswith(f"{grant.rule}: ")
         assert grant.block_ids == self.scheduler.block_ids(grant.request_id)
         assert len(grant.block_ids) == -(-len(request.tokens) // self.block_size)
         assert grant.num_cached_tokens % self.block_size == 0
         assert grant.num_cached_tokens < len(request.tokens)
         request.block_ids = grant.block_ids
         request.num_cached = grant.num_cached_tokens
-        request.filling = not (request.reservation.local or grant.resumed)
+        request.filling = not (request.reservation.local or grant.rule == "resumed")
         self._check(request.tokens, request.block_ids, grant.num_cached_tokens)
 
     def _row(self, request: Request) -> Job:

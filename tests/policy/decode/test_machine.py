@@ -106,7 +106,7 @@ class DecodeMachine(RuleBasedStateMachine):
         step = worker.next_step(cost)
         if step is None:
             return
-        assert step.reason
+        assert step.reason.startswith(f"{step.rule}: ")
         active = [each.seniority for each in worker.admitted.values() if not each.filling]
         for request_id in step.preempted:
             assert all(worker.queued[request_id].seniority > senior for senior in active)

@@ -38,7 +38,8 @@ def place(
 
 
 def rule(placement: Placement) -> str:
-    return placement.reason.partition(":")[0]
+    assert placement.reason.startswith(f"{placement.rule}: ")
+    return placement.rule
 
 
 def test_a_turn_whose_prefix_only_the_decode_worker_holds_is_computed_there() -> None:

@@ -15,8 +15,8 @@ from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.strategies import (
     DEFAULT_STRATEGY,
     STRATEGIES,
+    LeastLoaded,
     RoundRobin,
-    least_loaded,
     make_strategy,
 )
 from lengthwise_policy.types import (
@@ -94,7 +94,7 @@ def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
 def test_the_least_loaded_pair(
     prefills: list[WorkerView], decodes: list[WorkerView], chosen: tuple[str, str]
 ) -> None:
-    assert pair(least_loaded(request(), prefills, decodes, 0.0)) == chosen
+    assert pair(LeastLoaded()(request(), prefills, decodes, 0.0)) == chosen
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_workers_that_failed_the_request_are_the_last_resort(
     asked: PlacementRequest, chosen: tuple[str, str], note: str
 ) -> None:
     prefills, decodes = [prefill("p1"), prefill("p2")], [decode("d1"), decode("d2")]
-    placement = least_loaded(asked, prefills, decodes, 0.0)
+    placement = LeastLoaded()(asked, prefills, decodes, 0.0)
     assert pair(placement) == chosen
     assert placement.reason == f"least loaded: 0 tokens ahead, 1600 KV slots left{note}"
 
@@ -192,7 +192,7 @@ def test_a_refusal_says_what_is_lacking(
     asked: PlacementRequest, prefills: list[WorkerView], decodes: list[WorkerView], reason: str
 ) -> None:
     with pytest.raises(NoCandidates) as refused:
-        least_loaded(asked, prefills, decodes, 0.0)
+        LeastLoaded()(asked, prefills, decodes, 0.0)
     assert refused.value.reason == reason
 
 
@@ -272,6 +272,8 @@ def test_the_order_of_the_workers_does_not_matter_and_pairs_fit(
     }
     if isinstance(placement, Placement):
         assert pair(placement) in pairs
+        assert placement.rule in strategy_of(name).rules
+        assert placement.reason.startswith(f"{placement.rule}: ")
     else:
         assert not pairs
 

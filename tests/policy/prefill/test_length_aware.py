@@ -78,7 +78,7 @@ class Worker:
 
 def rule(batch: PrefillBatch | None) -> str:
     assert batch is not None
-    return batch.reason.partition(":")[0]
+    return batch.rule
 
 
 def names(batch: PrefillBatch | None) -> list[str]:

@@ -18,7 +18,12 @@ from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.length_class import LENGTH_CLASSES, length_class
 from lengthwise_policy.prefill.policy import DisciplineName
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.scheduler import (
+    PrefillJob,
+    PrefillPolicy,
+    PrefillScheduler,
+    batch_rules,
+)
 from lengthwise_policy.types import PrefillBatch, RequestId
 
 BLOCK_SIZE = 4
@@ -112,7 +117,8 @@ class PrefillMachine(RuleBasedStateMachine):
         assert len(chunks) <= self.policy.max_batch_requests
         assert self.batch.num_tokens <= self.policy.chunk_tokens
         assert len({chunk.request_id for chunk in chunks}) == len(chunks)
-        assert ": " in self.batch.reason
+        assert self.batch.rule in batch_rules(self.policy.discipline)
+        assert self.batch.reason.startswith(f"{self.batch.rule}: ")
         started = [c.request_id for c in chunks if self.prompts[c.request_id].num_computed is None]
         for chunk in chunks:
             prompt = self.prompts[chunk.request_id]

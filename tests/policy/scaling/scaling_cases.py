@@ -8,6 +8,7 @@ from lengthwise_policy.scaling.state import (
     Action,
     Demand,
     Flip,
+    FlipRule,
     Group,
     Hold,
     Pod,
@@ -15,6 +16,7 @@ from lengthwise_policy.scaling.state import (
     Pool,
     PoolState,
     Scale,
+    ScalingRule,
 )
 
 PREFILL: Final[Group] = ("prefill", None)
@@ -23,7 +25,7 @@ DECODE: Final[Group] = ("decode", None)
 
 def need(workers: float) -> Demand:
     """Work for so many workers; 0 is idle."""
-    return Demand(workers=workers, reason=f"throughput: {workers}", is_idle=not workers)
+    return Demand(workers=workers, rule="throughput", details=f"{workers}", is_idle=not workers)
 
 
 def pods(pool: Pool, *phases: PodPhase, running: Sequence[int] = ()) -> tuple[Pod, ...]:
@@ -51,8 +53,8 @@ def stuck(pool: Pool, running: int, unschedulable: int) -> PoolState:
     return PoolState(pool=pool, replicas=len(phases), pods=pods(pool, *phases))
 
 
-def rule(action: Action) -> str:
-    return action.reason.partition(":")[0]
+def rule(action: Action) -> ScalingRule | FlipRule:
+    return action.rule
 
 
 def scales(actions: Sequence[Action]) -> dict[str, int]:

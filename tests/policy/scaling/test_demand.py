@@ -47,7 +47,7 @@ NO_DECODE = DecodeLoad(
 
 
 def rule(demand: Demand) -> str:
-    return demand.reason.partition(":")[0]
+    return demand.rule
 
 
 def test_without_any_work_nothing_is_needed_and_it_says_idle() -> None:

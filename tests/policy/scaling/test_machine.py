@@ -109,7 +109,7 @@ class ScalingMachine(RuleBasedStateMachine):
                 self.past[role].popleft()
         last = [action for action in actions if isinstance(action, Scale | Hold)]
         assert [action.pool for action in last] == [pool.name for pool in POOLS]
-        assert all(action.reason.partition(":")[2] for action in actions)
+        assert all(action.reason.startswith(f"{action.rule}: ") for action in actions)
         wanted = scales(actions)
         for state in before:
             if state.pool.name in wanted:

@@ -30,7 +30,7 @@ def scaler() -> Scaler:
 
 def test_scales_out_at_once_with_the_reason_of_the_demand(scaler: Scaler) -> None:
     (action,) = scaler.decide(0.0, [ready(POOL, 1)], {PREFILL: need(2.1)})
-    assert action == Scale(pool="a", replicas=3, reason="throughput: 2.1")
+    assert action == Scale(pool="a", replicas=3, rule="throughput", reason="throughput: 2.1")
 
 
 def test_pods_on_their_way_are_not_asked_for_again(scaler: Scaler) -> None:

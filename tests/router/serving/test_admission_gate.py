@@ -30,7 +30,7 @@ class Door:
         metrics = RouterMetrics(
             CollectorRegistry(),
             model="stub",
-            strategy="predicted_ttft",
+            placement_rules=("predicted ttft",),
             ttft_slo_seconds={"short": 1.0, "long": 1.0},
             tpot_slo_seconds=1.0,
             workers=tuple,
