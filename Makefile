@@ -63,13 +63,13 @@ test-gpu: setup  ## The tests that need an NVIDIA GPU
 	@$(BIN)/pytest -q -m gpu
 
 gpu-check: setup  ## On a machine with an NVIDIA GPU: its benchmark rows and its tests; 8 minutes
-	@PYTHONPATH=benchmarks:tests $(BIN)/python -m gpu.check $(ARGUMENTS)
+	@PYTHONPATH=benchmarks $(BIN)/python -m gpu.check $(ARGUMENTS)
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
-	@PYTHONPATH=benchmarks:tests $(BIN)/python -m run
+	@PYTHONPATH=benchmarks $(BIN)/python -m run
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
-	@PYTHONPATH=benchmarks:tests $(BIN)/python -m scheduling.live $(ARGUMENTS)
+	@PYTHONPATH=benchmarks $(BIN)/python -m scheduling.live $(ARGUMENTS)
 
 up: setup  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"

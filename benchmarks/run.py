@@ -8,7 +8,6 @@ NAMES = (
     "micro.placement",
     "scheduling.prefill_disciplines",
     "micro.prefix",
-    "micro.exactness",
     "micro.kv_transfer",
     "micro.prefill_push",
     "micro.tensor_parallel",

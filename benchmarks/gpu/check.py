@@ -156,7 +156,7 @@ def _report(
             print(f"{name:14} {outcome.task:36} {outcome.state:9} {outcome.why}")
     for table, rows in tables.items():
         try:
-            print(append_rows(table, rows, folder))
+            append_rows(table, rows, folder)
         except ValueError as error:
             print(f"rows of {table} stay in the journals: {error}", file=sys.stderr)
             failed = True

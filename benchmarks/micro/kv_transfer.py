@@ -233,7 +233,7 @@ def main() -> None:
             for each in rows[-len(rates) :]:
                 print("  ".join(f"{key} {value}" for key, value in each.items()))
     if not arguments.dry_run:
-        print(append_rows("kv_transfer", rows))
+        append_rows("kv_transfer", rows)
 
 
 def scheduling() -> str:

@@ -104,7 +104,7 @@ def main() -> None:
                 )
                 print(rows[-1], flush=True)
     if not arguments.dry:
-        print(append_rows("placement", rows))
+        append_rows("placement", rows)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from random_llama import random_llama
 from rows import append_rows
 
-from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import LocalCluster, Role
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import (
@@ -27,26 +27,6 @@ from lengthwise_wire.v1 import (
 
 PROMPT_TOKENS = 2_048
 GREEDY = common_pb2.SamplingParams(temperature=0, repetition_penalty=1, top_p=1, seed=1)
-
-
-def random_llama(folder: Path, *, hidden: int, layers: int) -> Path:
-    """A Llama of the given width and depth with random weights, 4 query heads to a KV head."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    write_toy_checkpoint(folder)  # for its tokenizer
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=hidden,
-        intermediate_size=hidden * 3,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=hidden // 256,
-        max_position_embeddings=4096,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 async def measure(cluster: LocalCluster, repeats: int) -> tuple[list[float], list[float]]:
@@ -136,7 +116,7 @@ def main() -> None:
             with LocalCluster(model=model, device="cpu", configs=configs) as cluster:
                 rows.append(row(name, *asyncio.run(measure(cluster, arguments.repeats))))
             print(f"{name}: {rows[-1]['ratio']} x with the push (budget 1.10)")
-    print(append_rows("prefill_push", rows))
+    append_rows("prefill_push", rows)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def main() -> None:
                 )
                 print(rows[-1], flush=True)
     if not arguments.dry:
-        print(append_rows("router_cpu", rows))
+        append_rows("router_cpu", rows)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
         "max_seconds": f"{max(seconds):.2f}",
         "budget_seconds": "20",
     }
-    print(append_rows("startup", [row]))
+    append_rows("startup", [row])
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ def main() -> None:
         }
         for (mode, host_seconds), each in taken.items()
     ]
-    print(append_rows("stepping", rows).read_text())
+    for row in rows:
+        print(*row.values())
+    append_rows("stepping", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from harness.checkpoints import write_checkpoint
+from random_llama import random_llama
 from rows import append_rows
 
 from lengthwise_engine.loading import LoadedModel, load_runner
@@ -22,6 +22,7 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 NUM_LAYERS = 8
 MODEL = "random Llama 512x8"
 CONTEXT = 512
+VOCAB_SIZE = 320
 BLOCKS_EACH = CONTEXT // 16 + 1
 SIZES = (1, 2, 4)
 STEPS: dict[str, tuple[int, int]] = {
@@ -33,7 +34,7 @@ STEPS: dict[str, tuple[int, int]] = {
 
 
 def chunks_of(rows: int, new_tokens: int) -> list[SequenceChunk]:
-    token_ids = [(7 * i + i * i) % 320 for i in range(CONTEXT)]
+    token_ids = [(7 * i + i * i) % VOCAB_SIZE for i in range(CONTEXT)]
     state = SamplingState(
         sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=CONTEXT
     )
@@ -69,14 +70,13 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(
+        random_llama(
             Path(folder),
-            "llama",
-            hidden_size=512,
+            hidden=512,
+            layers=NUM_LAYERS,
             intermediate_size=1408,
-            num_hidden_layers=NUM_LAYERS,
-            num_attention_heads=8,
             num_key_value_heads=8,
+            vocab_size=VOCAB_SIZE,
         )
         models = {
             size: load_runner(
@@ -108,7 +108,7 @@ def main() -> None:
                 "max_ms": f"{max(milliseconds):.2f}",
             }
         )
-    print(append_rows("tensor_parallel", rows))
+    append_rows("tensor_parallel", rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from rows import append_rows
+from traces import AZURE_CONVERSATIONS
 
 from lengthwise_policy.scaling.state import Pool
 from scaling.arms import ARMS, PerRole, Static
@@ -19,7 +20,6 @@ from scaling.plant import ROLES, Plant
 from scaling.traffic import bursts, chat, code, copies, phases, poisson, ramp, read_trace, step
 from scaling.workers import BLOCKS, START_SECONDS, TPOT_SECONDS, TTFT_SECONDS, Request
 
-TRACE: Final = Path(__file__).parents[3] / "shared" / "traces" / "azure_llm_2023_conv.csv"
 MAX_REPLICAS: Final = 12
 SECONDS: Final = 2400.0
 SEED: Final = 7
@@ -35,9 +35,8 @@ def traffics(trace: Path) -> Mapping[str, tuple[list[Request], float]]:
         "phases of 600 s": poisson(lambda _: 4.0, 4, SECONDS, phases(600), SEED),
     }
     found = {name: (requests, SECONDS) for name, requests in plays.items()}
-    if trace.exists():
-        requests = read_trace(trace)
-        found["Azure conversations"] = (requests, requests[-1].at)
+    requests = read_trace(trace)
+    found["Azure conversations"] = (requests, requests[-1].at)
     return found
 
 
@@ -89,13 +88,15 @@ def compare(requests: Sequence[Request], seconds: float) -> dict[str, Outcome]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trace", type=Path, default=TRACE, help="TIMESTAMP, ContextTokens, ...")
+    parser.add_argument(
+        "--trace", type=Path, default=AZURE_CONVERSATIONS, help="TIMESTAMP, ContextTokens, ..."
+    )
     table = []
     for traffic, (requests, seconds) in traffics(parser.parse_args().trace).items():
         for name, outcome in compare(requests, seconds).items():
             table.append(row(traffic, name, outcome, seconds))
             print(table[-1], flush=True)
-    print(append_rows("autoscaling", table))
+    append_rows("autoscaling", table)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from harness.flexible import flexible_worker, flip
-from harness.workers import eventually, status_of
-from micro.prefill_push import random_llama
+from random_llama import random_llama
 from rows import append_rows
 
 import lengthwise
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
+from scaling.flexible import flexible_worker, flip, status_of
 
 REPEATS, STARTS = 6, 2
 WORK_SECONDS = 30.0
@@ -50,10 +49,14 @@ async def load(cluster: LocalCluster, callers: int) -> AsyncIterator[None]:
         stop.set()
 
 
-async def has_work(worker: Process) -> bool:
+async def wait_for_work(worker: Process) -> None:
     """A prefill worker hardly ever runs anything when it is asked; it has work once it steps."""
-    status = await status_of(worker.address)
-    return status.running_requests > 1 or status.prompt_tokens_total > 0
+    async with asyncio.timeout(WORK_SECONDS):
+        while True:
+            status = await status_of(worker.address)
+            if status.running_requests > 1 or status.prompt_tokens_total > 0:
+                return
+            await asyncio.sleep(0.01)
 
 
 def started_anew(worker: Process) -> float:
@@ -74,11 +77,11 @@ async def measure(cluster: LocalCluster, worker: Process, callers: int) -> list[
         for _ in range(REPEATS):
             for role in roles:
                 if callers:
-                    await eventually(lambda: has_work(worker), WORK_SECONDS)
+                    await wait_for_work(worker)
                 seconds[f"flip to {role}"].append(await flip(worker.address, role, 60))
         for _ in range(STARTS):
             if callers:
-                await eventually(lambda: has_work(worker), WORK_SECONDS)
+                await wait_for_work(worker)
             seconds["stop and start"].append(await asyncio.to_thread(started_anew, worker))
     return [
         {
@@ -112,7 +115,7 @@ def main() -> None:
             worker.wait(60)
     for row in rows:
         print(*row.values())
-    print(append_rows("role_flip", rows))
+    append_rows("role_flip", rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from traces import open_trace
+
 from lengthwise_policy.length_class import length_class
 from scaling.workers import Request
 
@@ -69,9 +71,7 @@ def read_trace(path: Path) -> list[Request]:
 
     ValueError when there is no such file or it has other columns.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no such trace")
-    with path.open(encoding="utf-8", newline="") as file:
+    with open_trace(path) as file:
         reader = csv.DictReader(file)
         columns = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
         if reader.fieldnames != columns:

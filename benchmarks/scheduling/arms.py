@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from harness.checkpoints import write_checkpoint
+from random_llama import random_llama
 
 from lengthwise_local import LocalCluster
 
@@ -72,14 +72,11 @@ class Machine:
 
     def write_model(self, folder: Path) -> Path:
         """A Llama with random weights and heads of 64, 6 query heads or so to a KV head."""
-        return write_checkpoint(
+        return random_llama(
             folder,
-            "llama",
-            hidden_size=self.hidden_size,
-            intermediate_size=3 * self.hidden_size,
-            num_hidden_layers=self.num_layers,
-            num_attention_heads=self.hidden_size // 64,
-            num_key_value_heads=max(1, self.hidden_size // 256),
+            hidden=self.hidden_size,
+            layers=self.num_layers,
+            vocab_size=320,
             max_position_embeddings=CONTEXT_LENGTH,
         )
 

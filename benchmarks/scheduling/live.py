@@ -22,6 +22,7 @@ from typing import Final
 
 from cpu import CpuWatch
 from rows import DATA, append_rows
+from traces import SHAREGPT_LENGTHS
 
 import lengthwise
 from scheduling.arms import ARMS, BASELINE, CONTEXT_LENGTH, LENGTH_AWARE, VOCAB_SIZE, Arm, Machine
@@ -43,8 +44,6 @@ from scheduling.traffic import (
     read_lengths,
     scale,
 )
-
-TRACE: Final = Path(__file__).parents[3] / "shared" / "traces" / "sharegpt_lengths.csv"
 
 CONCURRENCY: Final = 16
 """Conversations of the closed loop: enough to keep both workers busy, few enough to turn over."""
@@ -182,7 +181,9 @@ def time_to_first_token_alone(endpoint: str, num_tokens: int) -> float:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trace", type=Path, default=TRACE, help="prompt_tokens, output_tokens")
+    parser.add_argument(
+        "--trace", type=Path, default=SHAREGPT_LENGTHS, help="prompt_tokens, output_tokens"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--load", type=float, default=0.7, help="share of the baseline's capacity")
     parser.add_argument("--hidden", type=int, default=384)
@@ -225,7 +226,7 @@ def main() -> None:
             "load": arguments.load,
             "trace": arguments.trace.name,
         }
-        print(append_rows("scheduling", [result.row(settings) for result in benchmark.results]))
+        append_rows("scheduling", [result.row(settings) for result in benchmark.results])
         print(draw(benchmark.results, DATA / "scheduling.svg"))
     if benchmark.failures:
         sys.exit("left out, because requests failed:\n" + "\n".join(benchmark.failures))

@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Final
 
 from rows import append_rows
+from traces import SHAREGPT_LENGTHS
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -21,7 +22,6 @@ from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 from scheduling.arms import CONTEXT_LENGTH
-from scheduling.live import TRACE
 from scheduling.traffic import MULTI_TURN, LengthClass, Lengths, open_loop, read_lengths, scale
 
 COST: Final = CostModel(
@@ -95,7 +95,7 @@ def play(policy: PrefillPolicy, coming: list[Arrival]) -> dict[LengthClass, list
 
 
 def main() -> None:
-    rows = scale(read_lengths(TRACE), CONTEXT_LENGTH)
+    rows = scale(read_lengths(SHAREGPT_LENGTHS), CONTEXT_LENGTH)
     traffic = [arrivals(rows, seed) for seed in SEEDS]
     table = []
     for name, policy in POLICIES.items():
@@ -109,7 +109,7 @@ def main() -> None:
             row[f"{length}_p99_ms"] = round(seconds[99 * len(seconds) // 100] * 1e3, 1)
         print(row, flush=True)
         table.append(row)
-    print(append_rows("prefill_disciplines", table))
+    append_rows("prefill_disciplines", table)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from traces import open_trace
+
 LengthClass = Literal["short", "long"]
 
 SHORT_TOKENS: Final = 256
@@ -99,9 +101,7 @@ def read_lengths(path: Path) -> list[Lengths]:
 
     Errors: ValueError naming the file and what it lacks.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such trace; name one with --trace")
-    with path.open(encoding="utf-8", newline="") as file:
+    with open_trace(path) as file:
         reader = csv.DictReader(file)
         missing = {"prompt_tokens", "output_tokens"} - set(reader.fieldnames or ())
         if missing:

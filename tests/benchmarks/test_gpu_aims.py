@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from gpu.aims import AIMS, of_ceiling, over, summary
-from gpu.measurement import Measurement, quantile
+from gpu.measurement import Measurement
 from gpu.task import Row
 
 
@@ -68,7 +68,3 @@ def test_repeats_of_the_sweep_become_a_median() -> None:
     (line,) = [line for line in summary({"gpu_laps": rows}) if "128 clients, ours" in line]
     assert "0.50" in line
     assert "6000 of 12000 tokens/s" in line
-
-
-def test_a_quantile_is_one_of_the_values() -> None:
-    assert [quantile([3.0, 1.0, 2.0], share) for share in (0.0, 0.5, 0.99)] == [1.0, 2.0, 3.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu.against_transformers import rival_tasks, transformers, twin_of
+from gpu.against_transformers import transformers, twin_of
 from gpu.engine import engine_tasks
 from gpu.engines import Engine, Engines
 from gpu.generate import generate, random_prompts
@@ -16,11 +16,10 @@ from gpu.models import (
     peak_of,
     prefill_flops,
     projection_parameters,
-    random_model,
     spec_of,
     step_bytes,
 )
-from gpu.scale import FULL, TINY, Scale
+from gpu.scale import TINY
 from gpu.task import Deadline
 
 
@@ -72,14 +71,6 @@ def test_in_fp8_projections_take_a_byte_and_half_the_time(engine: Engine) -> Non
     assert seconds[0] - seconds[1] == pytest.approx(projection_parameters(full) * 5 / 790e12)
 
 
-def test_equal_arguments_give_equal_weights_wherever_they_are_filled() -> None:
-    one, other = (
-        random_model(TINY.shapes["tiny"], "cpu", torch.float32, filled_on=device)
-        for device in (None, "cpu")
-    )
-    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
-
-
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "graphs"])
 @pytest.mark.parametrize("step_tokens", [16, 50, 1000])
 def test_tokens_do_not_depend_on_how_prompts_are_cut(
@@ -125,10 +116,3 @@ def test_every_task_of_the_engine_yields_a_row_with_numbers() -> None:
     for row in rows:
         assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"]
         assert row["tokens_per_second"] > 0
-
-
-@pytest.mark.parametrize("scale", [FULL, TINY], ids=["full", "tiny"])
-def test_no_two_tasks_of_a_part_have_one_name(scale: Scale) -> None:
-    for tasks in (engine_tasks(scale), rival_tasks(scale)):
-        names = [task.name for task in tasks]
-        assert len(set(names)) == len(names)

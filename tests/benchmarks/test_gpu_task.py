@@ -1,6 +1,5 @@
 """Parts of `make gpu-check`: what fails, hangs or dies takes nothing else with it."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from gpu.supervisor import supervise
-from gpu.task import Deadline, DeviceLost, Journal, LeftOut, Outcome, Row, Task, run_tasks
+from gpu.task import Deadline, Journal, LeftOut, Outcome, Row, Task, run_tasks
 
 
 def task(name: str, *rows: Row, error: Exception | None = None) -> Task:
@@ -25,10 +24,6 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal.jsonl")
 
 
-def states(journal: Journal) -> dict[str, str]:
-    return {name: outcome.state for name, outcome in journal.outcomes().items()}
-
-
 def test_a_failing_task_keeps_its_rows_and_the_others_run(journal: Journal) -> None:
     tasks = [
         task("first", {"n": 1}, error=ValueError("wrong numbers")),
@@ -42,28 +37,6 @@ def test_a_failing_task_keeps_its_rows_and_the_others_run(journal: Journal) -> N
         "second": Outcome(task="second", state="left out", why="3 of 5 repeats"),
         "third": Outcome(task="third", state="done"),
     }
-
-
-def test_what_has_no_time_left_is_named(journal: Journal) -> None:
-    run_tasks([task("late", {"n": 1})], Deadline.after(-1), journal, device_works=lambda: True)
-    assert states(journal) == {"late": "left out"}
-    assert not list(journal.rows())
-
-
-def test_a_process_without_its_device_stops_and_the_next_one_goes_on(journal: Journal) -> None:
-    tasks = [task("breaks", error=RuntimeError("illegal memory access")), task("next", {"n": 1})]
-    with pytest.raises(DeviceLost, match="illegal memory access"):
-        run_tasks(tasks, Deadline.after(10), journal, device_works=lambda: False)
-    assert states(journal) == {"breaks": "failed"}
-    run_tasks(tasks, Deadline.after(10), journal, device_works=lambda: True)
-    assert states(journal) == {"breaks": "failed", "next": "done"}
-
-
-def test_half_a_line_of_a_killed_process_is_no_row(journal: Journal) -> None:
-    journal.row("numbers", {"n": 1})
-    with journal.path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"table": "numbers", "row": {"n": 2}})[:-2])
-    assert list(journal.rows()) == [("numbers", {"n": 1})]
 
 
 CHILD = """

@@ -10,14 +10,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from gpu.engines import Engine, Engines
 from gpu.generate import random_prompts
 from gpu.scale import TINY
-from gpu.task import Deadline, LeftOut
+from gpu.task import Deadline
 from laps.lengths import QUANTILES, prompt_lengths, quantile
 from laps.loop import ClosedLoop
 from laps.sweep import SETTINGS, laps_tasks
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner.base import ModelRunner, PendingStep, SampledToken, SequenceChunk
-from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +76,6 @@ def test_every_prompt_is_computed_once_and_no_more_at_a_time_than_clients(
     assert computed == sum(map(len, prompts))
 
 
-def test_a_cache_too_small_for_all_prompts_plays_on(engine: Engine) -> None:
-    loop = ClosedLoop(engine.runner(graphs=False), PrefillPolicy(), 5)
-    played = loop.play(random_prompts([60, 50, 40, 30], 128), 4)
-    assert len(played.ttft_seconds) == 4
-
-
 def test_a_sweep_has_each_setting_at_each_concurrency_as_often_as_asked_for() -> None:
     (task,) = laps_tasks(TINY)
     rows = list(task.run(Deadline.after(60)))
@@ -94,9 +87,3 @@ def test_a_sweep_has_each_setting_at_each_concurrency_as_often_as_asked_for() ->
     # 1,152 + 1,024 + 2,048 + 4,608 weights: two layers of qkv, output, gate and up, and down.
     weights = 2 * (32 * 64 + 32 * 32 + 3 * 32 * 48)
     assert rows[0]["limit_tokens_per_second"] == pytest.approx(790e12 / (2 * weights), rel=1e-6)
-
-
-def test_a_sweep_out_of_time_says_what_it_left_out() -> None:
-    (task,) = laps_tasks(TINY)
-    with pytest.raises(LeftOut, match="no time was left after the warm-up"):
-        list(task.run(Deadline.after(-1)))

@@ -1,13 +1,11 @@
 """The player of conversations, against a stand-in for the deployment."""
 
-import itertools
-
 import pytest
 from scheduling.player import Player
 from scheduling.traffic import Conversation, Turn
 
 from lengthwise import AsyncClient, LengthwiseError, NoWorkerAvailable, Retry
-from lengthwise.fake import AsyncFakeTransport, Step
+from lengthwise.fake import AsyncFakeTransport
 
 TURNS = tuple(Turn(user_tokens=tokens, reply_tokens=4, think_seconds=0.0) for tokens in (300, 5, 7))
 CONVERSATION = Conversation(seed=1, start_at=0.0, turns=TURNS)
@@ -53,19 +51,3 @@ async def test_a_failed_request_ends_the_play(
     with pytest.raises(ExceptionGroup) as caught:
         await player(fake).open_loop([CONVERSATION])
     assert caught.group_contains(error)
-
-
-async def test_nothing_is_begun_after_the_end() -> None:
-    fake = AsyncFakeTransport()
-    late = Conversation(seed=1, start_at=0.1, turns=TURNS)
-    assert await player(fake, stop_at=0.05).open_loop([late]) == []
-    assert fake.requests == []
-
-
-async def test_a_closed_loop_goes_on_until_its_end() -> None:
-    one = Conversation(seed=1, start_at=0.0, turns=TURNS[:1])
-    slow: list[Step] = [0.1, "abcd"]
-    fake = AsyncFakeTransport(*[slow] * 50)
-    samples = await player(fake, stop_at=0.35).closed_loop(itertools.repeat(one), 3)
-    assert 3 <= len(samples) <= 12
-    assert all(sample.due_at < 0.35 for sample in samples)

@@ -7,8 +7,8 @@ from cpu import CpuUse
 from scheduling.arms import BASELINE, LENGTH_AWARE
 from scheduling.player import Sample
 from scheduling.plot import draw
-from scheduling.report import Target, pooled_ratio, ratios, report
-from scheduling.result import METRICS, Result, percentile
+from scheduling.report import pooled_ratio, ratios, report
+from scheduling.result import METRICS, Result
 from scheduling.traffic import LengthClass
 
 CPU = CpuUse(client=0.1, cluster=1.5, foreign=0.0)
@@ -94,25 +94,6 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_repeat() -> None:
     assert sorted(found) == pytest.approx([0.5, 2.0])
     assert pooled_ratio(results, "ttft_short_p50_ms") == pytest.approx(0.45 / 0.3)
     assert pooled_ratio(results, "tokens_per_second") is None
-
-
-def test_a_repeat_whose_baseline_failed_is_compared_with_nothing(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    report([result(LENGTH_AWARE.name, 1, sample(11.0, 0.1))])
-    assert "met" not in capsys.readouterr().out
-
-
-def test_targets_bound_latency_from_above_and_throughput_from_below() -> None:
-    assert Target(play="p", metric="ttft_p50_ms", bound=0.7).is_met(0.7)
-    assert not Target(play="p", metric="ttft_p50_ms", bound=0.7).is_met(0.71)
-    assert Target(play="p", metric="tokens_per_second", bound=0.99).is_met(1.2)
-    assert not Target(play="p", metric="tokens_per_second", bound=0.99).is_met(0.98)
-
-
-def test_percentiles_of_one_value_are_that_value() -> None:
-    assert percentile([3.0], 99) == 3.0
-    assert percentile([float(i) for i in range(101)], 99) == pytest.approx(99.0)
 
 
 def test_the_report_names_the_verdict_and_the_plot_is_written(

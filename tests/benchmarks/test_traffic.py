@@ -10,9 +10,7 @@ from scheduling.traffic import (
     BURSTS,
     CARDS,
     HOMOGENEOUS,
-    HOMOGENEOUS_TOKENS,
     LONG_ONLY,
-    LONG_PROMPT_TOKENS,
     MEAN_ANSWER_SECONDS,
     MEAN_THINK_SECONDS,
     MULTI_TURN,
@@ -85,31 +83,6 @@ def test_a_seed_fixes_the_traffic(mix: Mix, rows: list[Lengths]) -> None:
     conversation = plan(5)[0]
     assert conversation.says(0, 300) == conversation.says(0, 300)
     assert len(conversation.says(0, 300)) == conversation.turns[0].user_tokens
-
-
-def test_conversations_differ_in_what_is_said(rows: list[Lengths]) -> None:
-    said = [tuple(c.says(0, 300)[:8]) for c in some(LONG_ONLY, rows, 50)]
-    assert len(set(said)) == len(said)
-
-
-@pytest.mark.parametrize("mix", [MULTI_TURN, BURSTS])
-def test_shorts_and_longs_of_a_thousand_tokens_are_there(mix: Mix, rows: list[Lengths]) -> None:
-    turns = [(c, index) for c in some(mix, rows, 100) for index in range(len(c.turns))]
-    shares = statistics.fmean(c.length_class(index) == "short" for c, index in turns)
-    assert 0.6 < shares < 0.95
-    assert sum(c.new_tokens(index) >= LONG_PROMPT_TOKENS for c, index in turns) >= 5
-
-
-def test_homogeneous_prompts_have_one_length_and_one_turn(rows: list[Lengths]) -> None:
-    found = some(HOMOGENEOUS, rows)
-    assert {turn.user_tokens for c in found for turn in c.turns} == {HOMOGENEOUS_TOKENS}
-    assert {len(c.turns) for c in found} == {1}
-
-
-def test_long_only_has_no_shorts(rows: list[Lengths]) -> None:
-    for conversation in some(LONG_ONLY, rows):
-        assert len(conversation.turns) == 1
-        assert conversation.turns[0].user_tokens >= LONG_PROMPT_TOKENS
 
 
 @pytest.mark.parametrize(

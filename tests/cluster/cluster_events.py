@@ -1,11 +1,12 @@
 """What an event on the cluster cost the requests around it: a row of a table."""
 
+import csv
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.cluster_load import Answer, Load
-from rows import append_rows
 
 TITLES = (
     f"{'event':<34}{'seconds':>8}{'requests':>9}{'failed':>7}{'retried':>8}"
@@ -61,23 +62,24 @@ def row_of(test: str, event_seconds: float, answers: Sequence[Answer]) -> CostRo
     )
 
 
-def record(rows: Sequence[CostRow]) -> None:
-    """In benchmarks/data/cluster_events.csv."""
-    append_rows(
-        "cluster_events",
-        [
-            {
-                "event": row.event,
-                "event_s": row.event_seconds,
-                "requests": row.requests,
-                "failed": row.failed,
-                "retried": row.retried,
-                "first_token_p50_ms": round(1000 * row.first_p50),
-                "first_token_max_ms": round(1000 * row.first_max),
-                "total_p50_ms": round(1000 * row.total_p50),
-                "total_max_ms": round(1000 * row.total_max),
-                "longest_silence_ms": round(1000 * row.longest_silence),
-            }
-            for row in rows
-        ],
-    )
+def write_csv(path: Path, rows: Sequence[CostRow]) -> None:
+    """As `python -m rows cluster_events PATH` takes them."""
+    table = [
+        {
+            "event": row.event,
+            "event_s": row.event_seconds,
+            "requests": row.requests,
+            "failed": row.failed,
+            "retried": row.retried,
+            "first_token_p50_ms": round(1000 * row.first_p50),
+            "first_token_max_ms": round(1000 * row.first_max),
+            "total_p50_ms": round(1000 * row.total_p50),
+            "total_max_ms": round(1000 * row.total_max),
+            "longest_silence_ms": round(1000 * row.longest_silence),
+        }
+        for row in rows
+    ]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)

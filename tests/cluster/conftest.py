@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from cluster.cluster_events import TITLES, CostRow, CostSince, UnderLoad, record, row_of
+from cluster.cluster_events import TITLES, CostRow, CostSince, UnderLoad, row_of, write_csv
 from cluster.cluster_load import Load, StartLoad, Traffic, assert_none_failed
 from cluster.kubectl import CommandFailed, Namespace, Release, image_values, new_namespace, run
 from cluster.prometheus_pod import PrometheusPod
@@ -71,8 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(row.line)
         for what, seconds in TOOK.items():
             terminalreporter.line(f"{what}: {seconds:.1f} s")
-        if os.environ.get("LENGTHWISE_RECORD"):
-            record(COSTS)
+        if path := os.environ.get("LENGTHWISE_COSTS"):
+            write_csv(Path(path), COSTS)
 
 
 @pytest.fixture(scope="session", params=["helm", "helm3"])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.flexible import DRAIN_SECONDS, STALL_SECONDS, flexible_worker
+from flexible_worker.flexible import DRAIN_SECONDS, STALL_SECONDS, flexible_worker
 
 from lengthwise_engine.models.config_json import ConfigJson
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from harness.flexible import (
+from flexible_worker.flexible import (
     DRAIN_SECONDS,
     STALL_SECONDS,
     load_on,

@@ -5,8 +5,8 @@ import asyncio
 
 import grpc
 import pytest
+from flexible_worker.flexible import flip, load_on, nothing_is_held_by, serves, set_role
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.flexible import flip, load_on, nothing_is_held_by, serves, set_role
 from harness.samples import samples_of
 from harness.workers import PlainRouter, eventually, oracle, prompt_of, status_of
 

@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import pytest
 from scaling.arms import Lengthwise
-from scaling.autoscaling import TRACE, play
+from scaling.autoscaling import play
 from scaling.loop import Outcome, simulate
 from scaling.plant import Plant
 from scaling.traffic import bursts, chat, code, phases, poisson, ramp, read_trace, step
 from scaling.workers import Request
+from traces import AZURE_CONVERSATIONS
 
 from lengthwise_policy.scaling.scaler import ScalingPolicy
 from lengthwise_policy.scaling.state import Pool
@@ -119,10 +120,9 @@ def test_nodes_that_are_full_neither_freeze_nor_pile_up() -> None:
     assert plant.replicas["near"] + plant.replicas["far"] <= 2
 
 
+@pytest.mark.slow
 def test_a_real_trace_is_served_with_fewer_workers_than_its_peak_needs() -> None:
-    if not TRACE.exists():
-        pytest.skip(f"needs the Azure conversation trace at {TRACE}")
-    requests = read_trace(TRACE)
+    requests = read_trace(AZURE_CONVERSATIONS)
     outcome = play(scaler(), requests, requests[-1].at)
     assert outcome.in_time > 0.97
     assert outcome.worker_seconds / requests[-1].at < 0.8 * outcome.peak_workers

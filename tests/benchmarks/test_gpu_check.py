@@ -8,13 +8,12 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 from gpu.agreement.case import Case, disagreement
 from gpu.agreement.kernels import case_groups, cases
-from gpu.aims import AIMS
-from gpu.check import PARTS, main
 from gpu.kernels import AGREEMENT_TABLE, agreement_tasks, rows_of_all
-from gpu.scale import FULL, TINY, TINY_SIZES
-from gpu.task import Deadline, LeftOut, Row
+from gpu.scale import TINY, TINY_SIZES
+from gpu.task import Deadline, Row
 
 
+@pytest.mark.slow
 def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:
     seen = set()
     for case in cases(TINY_SIZES, device, torch.float32):
@@ -68,38 +67,8 @@ def test_a_group_of_cases_goes_on_after_one_that_fails() -> None:
         next(rows)
 
 
-def test_a_group_of_cases_out_of_time_says_where_it_stopped() -> None:
-    group = rows_of_all(lambda: map(_case, ("first",)), lambda case: iter(()), Deadline.after(-1))
-    with pytest.raises(LeftOut, match="first 1"):
-        next(group)
-
-
 def test_the_engine_agrees_with_itself(device: str) -> None:
     (task,) = (task for task in agreement_tasks(TINY) if task.name == "engine")
     assert task.table == AGREEMENT_TABLE
     rows = list(task.run(Deadline.after(60)))
     assert [(row["shape"], row["difference"]) for row in rows] == [("eager", 0.0), ("graphs", 0.0)]
-
-
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert main([]) == 2
-    assert "needs an NVIDIA GPU" in capsys.readouterr().err
-
-
-def test_a_part_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["kernel"])
-    assert "no part kernel; there are agreement, kernels" in capsys.readouterr().err
-
-
-def test_all_parts_together_take_eight_minutes() -> None:
-    assert sum(part.weight for part in PARTS.values()) == 480
-
-
-def test_tasks_of_a_part_are_known_before_anything_is_made() -> None:
-    for name, part in PARTS.items():
-        names = [task.name for task in part.tasks(FULL)]
-        assert len(set(names)) == len(names) > 0, name
-    assert {aim.table for aim in AIMS} == {"gpu_kernels", "gpu_engine", "gpu_laps"}

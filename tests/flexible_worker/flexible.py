@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-
-import lengthwise
 from harness.clusters import Load, all_finished_more, closed_loop
 from harness.workers import all_free, eventually
+
+import lengthwise
 from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
