@@ -5,16 +5,16 @@ import logging
 
 from prometheus_client import CollectorRegistry
 
-from lengthwise_autoscaler.actuator import Actuator
-from lengthwise_autoscaler.api_server import ApiServer
-from lengthwise_autoscaler.cluster import Cluster
 from lengthwise_autoscaler.config import AutoscalerConfig
-from lengthwise_autoscaler.leadership import Leadership
+from lengthwise_autoscaler.kubernetes.actuator import Actuator
+from lengthwise_autoscaler.kubernetes.api_server import ApiServer
+from lengthwise_autoscaler.kubernetes.cluster import Cluster
+from lengthwise_autoscaler.kubernetes.leadership import Leadership
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
+from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers
+from lengthwise_autoscaler.load.prometheus import Prometheus
 from lengthwise_autoscaler.loop import ControlLoop
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
-from lengthwise_autoscaler.prometheus import Prometheus
-from lengthwise_autoscaler.reporter import Reporter
-from lengthwise_autoscaler.roles import FlexibleWorkers
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.health import Pulse
 from lengthwise_runtime.metrics import serve_metrics

@@ -9,17 +9,17 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from lengthwise_autoscaler.actuator import Actuator
-from lengthwise_autoscaler.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_autoscaler.errors import ScalingError
+from lengthwise_autoscaler.kubernetes.actuator import Actuator
+from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
+from lengthwise_autoscaler.kubernetes.pods import ReleasePod
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
+from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers, Serving
+from lengthwise_autoscaler.load.prometheus import Prometheus, Vector
+from lengthwise_autoscaler.load.queries import QueryName, queries
+from lengthwise_autoscaler.load.readings import SETTLE_SCRAPES, LoadReader, Reading, group_of
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
-from lengthwise_autoscaler.pods import ReleasePod
-from lengthwise_autoscaler.prometheus import Prometheus, Vector
-from lengthwise_autoscaler.queries import QueryName, queries
-from lengthwise_autoscaler.readings import SETTLE_SCRAPES, LoadReader, Reading, group_of
-from lengthwise_autoscaler.reporter import Reporter
-from lengthwise_autoscaler.roles import FlexibleWorkers, Serving
 from lengthwise_autoscaler.states import pool_states, settled_pods
 from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
 from lengthwise_policy.scaling.scaler import Scaler

@@ -8,12 +8,12 @@ worse.
 import time
 from collections.abc import Mapping, Set
 
-from lengthwise_autoscaler.cluster import ClusterView
-from lengthwise_autoscaler.pods import ReleasePod
-from lengthwise_autoscaler.prometheus import Vector
-from lengthwise_autoscaler.queries import QueryName
-from lengthwise_autoscaler.readings import Settled
-from lengthwise_autoscaler.roles import Serving
+from lengthwise_autoscaler.kubernetes.cluster import ClusterView
+from lengthwise_autoscaler.kubernetes.pods import ReleasePod
+from lengthwise_autoscaler.kubernetes.roles import Serving
+from lengthwise_autoscaler.load.prometheus import Vector
+from lengthwise_autoscaler.load.queries import QueryName
+from lengthwise_autoscaler.load.readings import Settled
 from lengthwise_policy.scaling.state import Pod, Pool, PoolName, PoolState
 
 

@@ -10,14 +10,14 @@ from harness.prometheus import NAMESPACE
 from harness.workers import eventually
 from prometheus_client import CollectorRegistry
 
-from lengthwise_autoscaler.actuator import Actuator
-from lengthwise_autoscaler.api_server import ApiServer
-from lengthwise_autoscaler.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.config import PoolConfig
 from lengthwise_autoscaler.errors import ScalingError
+from lengthwise_autoscaler.kubernetes.actuator import Actuator
+from lengthwise_autoscaler.kubernetes.api_server import ApiServer
+from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
+from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
-from lengthwise_autoscaler.reporter import Reporter
-from lengthwise_autoscaler.roles import FlexibleWorkers
 from lengthwise_policy.scaling.state import Scale
 from lengthwise_runtime.channel import open_channel
 

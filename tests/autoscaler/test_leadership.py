@@ -12,11 +12,11 @@ from harness.prometheus import NAMESPACE
 from harness.workers import eventually
 from prometheus_client import CollectorRegistry
 
-from lengthwise_autoscaler import api_server, leadership
-from lengthwise_autoscaler.api_server import ApiServer
-from lengthwise_autoscaler.leadership import Leadership
+from lengthwise_autoscaler.kubernetes import api_server, leadership
+from lengthwise_autoscaler.kubernetes.api_server import ApiServer
+from lengthwise_autoscaler.kubernetes.leadership import Leadership
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
-from lengthwise_autoscaler.reporter import Reporter
 
 LEASE = "demo-lengthwise-autoscaler"
 

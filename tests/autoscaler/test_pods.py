@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness.kubernetes_objects import ago, deployment, pod
 
-from lengthwise_autoscaler.pods import ReleasePod, read_deployment, read_pods
+from lengthwise_autoscaler.kubernetes.pods import ReleasePod, read_deployment, read_pods
 
 
 def read(item: dict[str, Any]) -> ReleasePod:

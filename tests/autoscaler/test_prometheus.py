@@ -12,8 +12,8 @@ from aiohttp import web
 
 from lengthwise_autoscaler.config import PrometheusConfig
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.prometheus import MAX_ANSWER_BYTES, Prometheus
-from lengthwise_autoscaler.queries import QueryName
+from lengthwise_autoscaler.load.prometheus import MAX_ANSWER_BYTES, Prometheus
+from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_runtime.config import ConfigError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -8,10 +8,10 @@ import pytest
 from autoscaler.flexible_stub import FlexibleStub
 from harness.kubernetes_objects import pod
 
-from lengthwise_autoscaler import roles
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.pods import ReleasePod, read_pods
-from lengthwise_autoscaler.roles import FlexibleWorkers
+from lengthwise_autoscaler.kubernetes import roles
+from lengthwise_autoscaler.kubernetes.pods import ReleasePod, read_pods
+from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import worker_pb2
 

@@ -22,7 +22,7 @@ from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import PrometheusServer
 from harness.workers import eventually
 
-from lengthwise_autoscaler.queries import queries
+from lengthwise_autoscaler.load.queries import queries
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from lengthwise_autoscaler.pods import COST_ANNOTATION
+from lengthwise_autoscaler.kubernetes.pods import COST_ANNOTATION
 
 Object = dict[str, Any]
 

@@ -16,7 +16,7 @@ import httpx
 
 from lengthwise_autoscaler.config import PrometheusConfig
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.queries import QueryName
+from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_runtime.config import ConfigError
 
 # It would write a line for each query.

@@ -11,14 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from lengthwise_autoscaler.api_server import CONFLICT, NOT_FOUND, ApiServer
-from lengthwise_autoscaler.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.config import PoolConfig
 from lengthwise_autoscaler.errors import Refused
+from lengthwise_autoscaler.kubernetes.api_server import CONFLICT, NOT_FOUND, ApiServer
+from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
+from lengthwise_autoscaler.kubernetes.pods import COST_ANNOTATION, Deployment, ReleasePod
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
+from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
-from lengthwise_autoscaler.pods import COST_ANNOTATION, Deployment, ReleasePod
-from lengthwise_autoscaler.reporter import Reporter
-from lengthwise_autoscaler.roles import FlexibleWorkers
 from lengthwise_policy.scaling.state import Flip, Scale
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from lengthwise_autoscaler.api_server import ApiServer, Object
 from lengthwise_autoscaler.errors import ScalingError
+from lengthwise_autoscaler.kubernetes.api_server import ApiServer, Object
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
 
 logger = logging.getLogger(__name__)

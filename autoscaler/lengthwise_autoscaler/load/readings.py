@@ -15,9 +15,9 @@ from math import isfinite
 from statistics import median
 
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.prometheus import Vector
-from lengthwise_autoscaler.queries import QueryName
-from lengthwise_autoscaler.table import Table, missing
+from lengthwise_autoscaler.load.prometheus import Vector
+from lengthwise_autoscaler.load.queries import QueryName
+from lengthwise_autoscaler.load.table import Table, missing
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from lengthwise_autoscaler.api_server import NOT_FOUND, ApiServer
 from lengthwise_autoscaler.config import PoolConfig
 from lengthwise_autoscaler.errors import Refused, ScalingError
-from lengthwise_autoscaler.pods import (
+from lengthwise_autoscaler.kubernetes.api_server import NOT_FOUND, ApiServer
+from lengthwise_autoscaler.kubernetes.pods import (
     RELEASE_LABEL,
     Deployment,
     ReleasePod,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import grpc
 
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.pods import ReleasePod
+from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_policy.types import Role
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 
 from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.prometheus import Vector
-from lengthwise_autoscaler.queries import QueryName
+from lengthwise_autoscaler.load.prometheus import Vector
+from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_policy.types import Role
 
 _OBSERVED: frozenset[QueryName] = frozenset({"ttft", "tpot", "queue_seconds", "output_tokens"})

@@ -19,9 +19,9 @@ import socket
 import time
 from datetime import UTC, datetime
 
-from lengthwise_autoscaler.api_server import CONFLICT, NOT_FOUND, ApiServer, Object
 from lengthwise_autoscaler.errors import Refused, ScalingError
-from lengthwise_autoscaler.reporter import Reporter
+from lengthwise_autoscaler.kubernetes.api_server import CONFLICT, NOT_FOUND, ApiServer, Object
+from lengthwise_autoscaler.kubernetes.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 

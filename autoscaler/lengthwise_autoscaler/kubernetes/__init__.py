@@ -1,0 +1,1 @@
+"""The Kubernetes side: what is there, what is done to it, and which autoscaler may do it."""

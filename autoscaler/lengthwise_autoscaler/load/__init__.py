@@ -1,0 +1,1 @@
+"""The load of each group of pools, read from Prometheus."""
