@@ -33,7 +33,7 @@ class ScalingError(Exception):
         self.query = query
 
 
-class Refused(ScalingError):
+class ApiServerRefused(ScalingError):
     """The API server answered, and it was no."""
 
     def __init__(self, reason: ErrorReason, message: str, *, status: int) -> None:

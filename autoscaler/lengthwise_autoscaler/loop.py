@@ -16,9 +16,10 @@ from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_autoscaler.kubernetes.reporter import Reporter
 from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers, Serving
+from lengthwise_autoscaler.load.data_check import SETTLE_SCRAPES, group_of
 from lengthwise_autoscaler.load.prometheus import Prometheus, Vector
 from lengthwise_autoscaler.load.queries import QueryName, queries
-from lengthwise_autoscaler.load.readings import SETTLE_SCRAPES, LoadReader, Reading, group_of
+from lengthwise_autoscaler.load.readings import LoadReader, Reading
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_autoscaler.states import pool_states, settled_pods
 from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Set
 from lengthwise_autoscaler.kubernetes.cluster import ClusterView
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_autoscaler.kubernetes.roles import Serving
+from lengthwise_autoscaler.load.data_check import Settled
 from lengthwise_autoscaler.load.prometheus import Vector
 from lengthwise_autoscaler.load.queries import QueryName
-from lengthwise_autoscaler.load.readings import Settled
 from lengthwise_policy.scaling.state import Pod, Pool, PoolName, PoolState
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lengthwise_autoscaler.load.data_check import DECODE, Settled
 from lengthwise_autoscaler.load.prometheus import Row, Vector
 from lengthwise_autoscaler.load.queries import QUERY_NAMES, QueryName
-from lengthwise_autoscaler.load.readings import DECODE, LoadReader, Reading, Settled
+from lengthwise_autoscaler.load.readings import LoadReader, Reading
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
 from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from lengthwise_autoscaler.config import PoolConfig
-from lengthwise_autoscaler.errors import Refused
+from lengthwise_autoscaler.errors import ApiServerRefused
 from lengthwise_autoscaler.kubernetes.api_server import CONFLICT, NOT_FOUND, ApiServer
 from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.kubernetes.pods import COST_ANNOTATION, Deployment, ReleasePod
@@ -91,7 +91,7 @@ class Actuator:
             try:
                 await self._api.ask("patch", "deployments/scale", deployment.name, body)
                 return True
-            except Refused as error:
+            except ApiServerRefused as error:
                 if error.status != CONFLICT:
                     error.pool = action.pool
                     raise
@@ -132,7 +132,7 @@ class Actuator:
                 return
             try:
                 await self._api.ask("patch", "pods", name, body)
-            except Refused as error:
+            except ApiServerRefused as error:
                 if error.status != NOT_FOUND:  # it has left already
                     error.pool = pool
                     raise

@@ -23,7 +23,7 @@ from kubernetes_asyncio.config import (
 )
 
 from lengthwise_autoscaler.config import AutoscalerConfig
-from lengthwise_autoscaler.errors import Refused, ScalingError
+from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
 from lengthwise_runtime.config import ConfigError
 
 Object = dict[str, Any]
@@ -59,7 +59,7 @@ _GROUPS = {
 
 class ApiServer:
     """Objects of one namespace. Every method raises ScalingError: `forbidden` naming verb and
-    resource, `api_server_unreachable`; and Refused with the status for other refusals."""
+    resource, `api_server_unreachable`; and ApiServerRefused with the status for other refusals."""
 
     def __init__(self, configuration: Configuration, namespace: str) -> None:
         """Errors: ConfigError when the files of the configuration cannot be used. Needs a running
@@ -154,16 +154,16 @@ class ApiServer:
         async with response:
             return response.status, (await response.read()).decode("utf-8", "replace")
 
-    def _refusal(self, what: str, status: int, text: str) -> Refused:
+    def _refusal(self, what: str, status: int, text: str) -> ApiServerRefused:
         message = _message_of(text)
         if status in (401, 403):
-            return Refused(
+            return ApiServerRefused(
                 "forbidden",
                 f"not allowed to {what} in namespace {self.namespace!r}: {message}; grant the"
                 " autoscaler's ServiceAccount that verb on that resource",
                 status=status,
             )
-        return Refused(
+        return ApiServerRefused(
             "api_server_unreachable", f"cannot {what}: HTTP {status} {message}", status=status
         )
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lengthwise_autoscaler.config import PoolConfig
-from lengthwise_autoscaler.errors import Refused, ScalingError
+from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
 from lengthwise_autoscaler.kubernetes.api_server import NOT_FOUND, ApiServer
 from lengthwise_autoscaler.kubernetes.pods import (
     RELEASE_LABEL,
@@ -66,7 +66,7 @@ class Cluster:
             item = await self._api.ask("get", "deployments", pool.deployment)
             with _read(f"Deployment {pool.deployment!r}"):
                 return read_deployment(item)
-        except Refused as error:
+        except ApiServerRefused as error:
             if error.status == NOT_FOUND:
                 raise ScalingError(
                     "unknown_pool",

@@ -19,7 +19,7 @@ import socket
 import time
 from datetime import UTC, datetime
 
-from lengthwise_autoscaler.errors import Refused, ScalingError
+from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
 from lengthwise_autoscaler.kubernetes.api_server import CONFLICT, NOT_FOUND, ApiServer, Object
 from lengthwise_autoscaler.kubernetes.reporter import Reporter
 
@@ -83,7 +83,7 @@ class Leadership:
     async def _try(self) -> None:
         try:
             await self._acquire_or_renew()
-        except Refused as error:
+        except ApiServerRefused as error:
             if error.status == CONFLICT:
                 logger.debug("somebody else was faster: %s", error)
             else:
@@ -95,7 +95,7 @@ class Leadership:
         began_at = time.monotonic()
         try:
             lease = await self._api.ask("get", "leases", self._lease)
-        except Refused as error:
+        except ApiServerRefused as error:
             if error.status != NOT_FOUND:
                 raise
             await self._create()
