@@ -1,6 +1,6 @@
 """Writes the demo model as a checkpoint folder, the way model hubs lay one out.
 
-The rule kept here: a server needs nothing but the folder; how to sample and how to render a chat
+A server needs nothing but the folder; how to sample and how to render a chat
 are in it.
 """
 

@@ -1,7 +1,7 @@
 """What the demo model reads: the standard library of the Python that runs this.
 
 Every machine with Python has this text, so the model can be made again anywhere without a download.
-The rule kept here: a held-out file is never trained on, and which files those are depends only on
+Invariant: a held-out file is never trained on, and which files those are depends only on
 the sorted list of files.
 """
 

@@ -1,6 +1,6 @@
 """The demo model's tokenizer: byte-level BPE whose words are those of Python source.
 
-The rule kept here: decoding what was encoded gives back the very same text, whatever it was.
+Invariant: decoding what was encoded gives back the very same text, whatever it was.
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
     python -m demo_model.train --out engine/lengthwise_engine/demo_model
 
-The rule kept here: shape and schedule are constants; how long it trains is the caller's choice.
+Shape and schedule are constants; how long it trains is the caller's choice.
 """
 
 import argparse

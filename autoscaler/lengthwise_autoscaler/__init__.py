@@ -1,1 +1,1 @@
-"""Sizes the pools of workers by what Prometheus tells, with `policy/scaling.py`."""
+"""Sizes the pools of workers by metrics from Prometheus, with `policy/scaling`."""

@@ -10,7 +10,7 @@ def main() -> None:
         "autoscaler",
         AutoscalerConfig,
         AutoscalerApplication,
-        switches={"dry_run": "decide and tell what would be done, and do nothing"},
+        switches={"dry_run": "decide and report what would be done, and do nothing"},
     )
 
 

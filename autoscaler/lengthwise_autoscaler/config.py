@@ -114,7 +114,7 @@ class AutoscalerConfig:
 
     interval_seconds: float = 5.0  # from one decision to the next
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
-    dry_run: bool = False  # decide and tell, and touch nothing
+    dry_run: bool = False  # decide and report, and change nothing
     metrics_listen: str = "127.0.0.1:9090"  # /metrics and /healthz; port 0: any; empty: none
     tls: TlsConfig | None = None  # towards workers
 

@@ -1,7 +1,7 @@
 """What keeps an autoscaler from deciding or acting.
 
-The rule: an error leaves scaling where it is, and is told in the log, as an Event and by a metric,
-each with the same reason.
+Invariant: an error leaves scaling where it is, and is reported in the log, as an Event and by a
+metric, each with the same reason.
 """
 
 from typing import Literal, get_args
@@ -21,7 +21,7 @@ ERROR_REASONS: tuple[ErrorReason, ...] = get_args(ErrorReason)
 
 
 class ScalingError(Exception):
-    """Its text says what, got, expected and remedy; `pool` is empty where it concerns all, `query`
+    """Its text has what, got, expected and remedy; `pool` is empty where it concerns all, `query`
     where it is no query's answer that is wrong."""
 
     def __init__(
@@ -34,7 +34,7 @@ class ScalingError(Exception):
 
 
 class ApiServerRefused(ScalingError):
-    """The API server answered, and it was no."""
+    """The API server answered, with a refusal."""
 
     def __init__(self, reason: ErrorReason, message: str, *, status: int) -> None:
         super().__init__(reason, message)

@@ -1,7 +1,7 @@
 """The control loop: look, read, decide, act; over and over, while leading.
 
-Each part is bounded in time, so a round is. The rule: whatever cannot be known leaves scaling where
-it is, and is told; the next round begins from nothing but what the Scaler remembers.
+Each part is bounded in time, so a round is. Whatever cannot be known leaves scaling where
+it is, and is reported; the next round begins from nothing but what the Scaler remembers.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ class ControlLoop:
         self._leads = False
         self._paused: frozenset[str] = frozenset()
         # What was logged of each pool last.
-        self._told: dict[str, tuple[str, ScalingRule | FlipRule]] = {}
+        self._reported: dict[str, tuple[str, ScalingRule | FlipRule]] = {}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -112,7 +112,7 @@ class ControlLoop:
         if self._leads and not leads:
             self._scaler.forget()
             self._metrics.forget()
-            self._told.clear()
+            self._reported.clear()
         self._leads = leads
         return leads
 
@@ -217,7 +217,7 @@ class ControlLoop:
     def _say(self, action: Action) -> None:
         """Why a pool stays as it is, and in a dry run what would be done; once."""
         if not isinstance(action, Hold) and not self._config.dry_run:
-            return  # it is said once it is done
+            return  # it is reported once it is done
         match action:
             case Scale():
                 what = f"would have {action.replicas} replicas"
@@ -225,10 +225,10 @@ class ControlLoop:
                 what = f"would have {action.pod} serve {action.role}"
             case Hold():
                 what = "stays as it is"
-        said = what, action.rule
-        if self._told.get(action.pool) != said:
+        now = what, action.rule
+        if self._reported.get(action.pool) != now:
             logger.info("pool %s %s: %s", action.pool, what, action.reason)
-        self._told[action.pool] = said
+        self._reported[action.pool] = now
 
     async def _act(self, actions: Sequence[Action], view: ClusterView) -> None:
         for action in actions:

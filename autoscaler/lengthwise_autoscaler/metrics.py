@@ -1,7 +1,7 @@
-"""What an autoscaler tells Prometheus. docs/metrics.md says what each means.
+"""An autoscaler's own metrics. docs/metrics.md has the meaning of each.
 
-The rule: what is known of the last decision is told while it holds; an autoscaler that does not
-lead tells no replicas, so that several of them are never added up.
+The last decision is reported while it holds; an autoscaler that does not lead reports no
+replicas, so that several of them are never added up.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class AutoscalerMetrics:
             "lengthwise_autoscaler_last_decision_timestamp_seconds",
             "When the last round decided on all pools' data, since the epoch",
         )
-        self._gauge("lengthwise_autoscaler_dry_run", "Whether it only tells").set(is_dry_run)
+        self._gauge("lengthwise_autoscaler_dry_run", "Whether it only reports").set(is_dry_run)
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, registry=self._registry)

@@ -1,8 +1,8 @@
-"""From what Kubernetes, the workers and Prometheus show to what policies are told of pools.
+"""From what Kubernetes, the workers and Prometheus show to what the scaling policy decides on.
 
-The rule: what one of them cannot say is the harmless case: a flexible worker that cannot be asked
-is not counted on, and figures that are missing are 0, with which only the choice of who leaves gets
-worse.
+What one of them does not report is taken for the harmless case: a flexible worker that cannot be
+asked is not counted on, and figures that are missing are 0, with which only the choice of which pod
+leaves gets worse.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The command that tells the life of a request: what was predicted beside what came of it."""
+"""The command that explains the life of a request: what was predicted beside what came of it."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ WIDTH_WITHOUT_TERMINAL = 160
 
 
 def explain(
-    request_id: Annotated[str, Argument(help="As --stats and --json told it.")],
+    request_id: Annotated[str, Argument(help="As --stats and --json print it.")],
     endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
     as_json: AsJson = False,
     tls_authority: Authority = None,
@@ -47,21 +47,21 @@ def explain(
         console.print(part)
 
 
-def _life(told: Explanation) -> Iterator[RenderableType]:
-    yield _line("request", told.request_id)
-    yield _line("model", told.model)
-    yield _line("tokens", _tokens(told))
-    yield _line("class", f"{told.length_class}, priority {told.priority}")
-    yield _line("admission", _timed(told.admission_seconds, told.admission_reason))
+def _life(explained: Explanation) -> Iterator[RenderableType]:
+    yield _line("request", explained.request_id)
+    yield _line("model", explained.model)
+    yield _line("tokens", _tokens(explained))
+    yield _line("class", f"{explained.length_class}, priority {explained.priority}")
+    yield _line("admission", _timed(explained.admission_seconds, explained.admission_reason))
     first_token = None
-    if told.end is not None:
-        first_token = told.end.timings.time_to_first_token_seconds or None
-    for number, attempt in enumerate(told.attempts, 1):
+    if explained.end is not None:
+        first_token = explained.end.timings.time_to_first_token_seconds or None
+    for number, attempt in enumerate(explained.attempts, 1):
         yield ""
         yield _line(f"attempt {number}", _where(attempt.prefill_worker, attempt.decode_worker))
         yield _line("placement", attempt.placement_reason)
-        is_only = len(told.attempts) == 1
-        actual = _actual(attempt, told.prompt_tokens, first_token if is_only else None)
+        is_only = len(explained.attempts) == 1
+        actual = _actual(attempt, explained.prompt_tokens, first_token if is_only else None)
         yield Padding(_predictions(attempt, actual), (0, 0, 0, 12), expand=False)
         if attempt.decode_worker:
             yield _line("reserved", _timed(attempt.reserve_seconds, attempt.reserve_reason))
@@ -70,14 +70,15 @@ def _life(told: Explanation) -> Iterator[RenderableType]:
         if attempt.failure:
             yield _line("failed", attempt.failure)
     yield ""
-    yield _line("end", _end(told))
+    yield _line("end", _end(explained))
 
 
-def _tokens(told: Explanation) -> str:
-    cached = told.end.cached_prompt_tokens if told.end is not None else 0
+def _tokens(explained: Explanation) -> str:
+    cached = explained.end.cached_prompt_tokens if explained.end is not None else 0
+    computed = explained.prompt_tokens - cached
     return (
-        f"prompt {told.prompt_tokens} ({cached} cached, {told.prompt_tokens - cached} computed),"
-        f" output {told.output_tokens} of at most {told.max_tokens}"
+        f"prompt {explained.prompt_tokens} ({cached} cached, {computed} computed),"
+        f" output {explained.output_tokens} of at most {explained.max_tokens}"
     )
 
 
@@ -137,15 +138,15 @@ def _predicted(candidate: ExplainedCandidate) -> tuple[str, ...]:
     )
 
 
-def _end(told: Explanation) -> str:
-    if told.end is None:
+def _end(explained: Explanation) -> str:
+    if explained.end is None:
         return "not yet"
-    timings = told.end.timings
+    timings = explained.end.timings
     return (
-        f"{told.end.code} after {timings.total_seconds:.3f} s; first token after"
+        f"{explained.end.code} after {timings.total_seconds:.3f} s; first token after"
         f" {_milliseconds(timings.time_to_first_token_seconds)} ms, then"
         f" {_milliseconds(timings.time_per_output_token_seconds)} ms per token;"
-        f" {timings.retries} retries, {told.end.preemptions} preemptions"
+        f" {timings.retries} retries, {explained.end.preemptions} preemptions"
     )
 
 
@@ -156,7 +157,7 @@ def _where(prefill_worker: str, decode_worker: str) -> str:
 
 
 def _timed(seconds: float, reason: str) -> str:
-    return f"after {_milliseconds(seconds)} ms: {reason or 'no reason told'}"
+    return f"after {_milliseconds(seconds)} ms: {reason or 'no reason given'}"
 
 
 def _milliseconds(seconds: float) -> str:

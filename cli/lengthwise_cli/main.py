@@ -1,4 +1,4 @@
-"""The command line. Rule: what went wrong is one line on standard error and exit code 1, never a
+"""The command line. What went wrong is one line on standard error and exit code 1, never a
 traceback; Ctrl-C is quiet and 130."""
 
 import os
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def reported(command: Callable[[], object]) -> None:
-    """Runs a command; what an error says becomes the line that its user reads."""
+    """Runs a command; an error becomes one line on standard error."""
     try:
         command()
     except (LengthwiseError, LocalClusterError) as error:

@@ -12,7 +12,10 @@ Endpoints = Annotated[
     list[str], Option("--endpoint", "-e", help="A router, host:port; repeat to name several.")
 ]
 Authority = Annotated[
-    Path | None, Option(help="PEM file of who signs the routers' certificates: use TLS.")
+    Path | None,
+    Option(
+        help="PEM file of the certificate authority (CA) of the routers' certificates: use TLS."
+    ),
 ]
 Certificate = Annotated[Path | None, Option(help="PEM file that this client shows.")]
 PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]

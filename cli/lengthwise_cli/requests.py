@@ -77,7 +77,7 @@ def chat(
     message: Annotated[
         str | None, Argument(help='One message; "-" reads standard input; none: a conversation.')
     ] = None,
-    system: Annotated[str | None, Option(help="What the model is told first.")] = None,
+    system: Annotated[str | None, Option(help="The system message.")] = None,
     endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,

@@ -11,7 +11,7 @@ from lengthwise_local import LocalCluster, Process
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 STATUS_SECONDS = 0.5
-"""A worker that does not say how it is within this time is shown as silent."""
+"""A worker that reports no status within this time is shown as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Rate:
 
 
 class ClusterTable:
-    """Asks every worker when it is drawn. A worker tells a new watcher its status at once, so the
+    """Asks every worker when it is drawn. A worker reports to a new watcher at once, so the
     first message of `Worker.Watch` is all it takes, and nothing runs between two drawings."""
 
     def __init__(self, cluster: LocalCluster) -> None:

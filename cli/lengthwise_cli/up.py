@@ -136,7 +136,7 @@ class _Up:
                     if isinstance(event, Died):
                         self.failed = True
                         self._console.print(
-                            f"{event.obituary}\nrestarting {event.process.name}"
+                            f"{event.how_it_ended}\nrestarting {event.process.name}"
                             f" in {event.restart_in_seconds:g} s",
                             markup=False,
                         )

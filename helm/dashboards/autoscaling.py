@@ -13,7 +13,7 @@ from dashboards.board import (
 
 
 def _of_pool(metric: str, legend: str) -> Query:
-    # Every autoscaler tells its configuration, the leader what it wants.
+    # Every autoscaler reports its configuration, the leader what it wants.
     return Query(expression=f"max by (pool) ({of(metric)})", legend=f"{{{{pool}}}}: {legend}")
 
 
@@ -22,7 +22,7 @@ POOLS = Section(
     panels=(
         Lines(
             title="Replicas",
-            description="What a pool's Deployment says, and what the last decision wants.",
+            description="Replicas of a pool's Deployment, and those that the last decision wants.",
             unit="short",
             queries=(
                 _of_pool("lengthwise_replicas", "replicas"),
@@ -132,7 +132,7 @@ DECISIONS = Section(
         ),
         Lines(
             title="Leader",
-            description="Which autoscaler acts, and whether it only tells what it would do.",
+            description="Which autoscaler acts, and whether it only reports what it would do.",
             unit="short",
             queries=(
                 Query(expression=of("lengthwise_autoscaler_leader"), legend="{{pod}} leads"),
@@ -153,7 +153,7 @@ DECISIONS = Section(
         ),
         Lines(
             title="Role flips",
-            description="Workers of flexible pools that were told to serve the other role; since"
+            description="Workers of flexible pools that were asked to serve the other role; since"
             " the autoscaler's start.",
             unit="short",
             queries=(

@@ -1,6 +1,6 @@
-"""What a dashboard of ours is made of, and how Grafana wants to be told of it.
+"""What a dashboard of ours is made of, and how Grafana reads it.
 
-The rule: a panel says in words what it shows, in which unit, and what each line is called. Every
+A panel has a sentence on what it shows, in which unit, and what each line is called. Every
 query selects the release that is chosen at the top.
 """
 
@@ -46,8 +46,10 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 def of(metric: str, **labels: str) -> str:
     """A selector of the release's series. A label's value with a bar is alternatives."""
     matchers = {"namespace": "$namespace", "release": "$release", **labels}
-    told = (f'{name}{"=~" if "|" in value else "="}"{value}"' for name, value in matchers.items())
-    return f"{metric}{{{','.join(told)}}}"
+    selectors = (
+        f'{name}{"=~" if "|" in value else "="}"{value}"' for name, value in matchers.items()
+    )
+    return f"{metric}{{{','.join(selectors)}}}"
 
 
 def rate(metric: str, **labels: str) -> str:

@@ -1,4 +1,4 @@
-"""How long are prompts and answers, what of a prompt has to be computed, and who waits for whom?"""
+"""How long are prompts and answers, what of a prompt has to be computed, and what waits?"""
 
 from dashboards.board import (
     Board,

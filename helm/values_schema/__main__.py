@@ -36,7 +36,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
     ),
     PrometheusConfig: ("url", "authority", "bearer_token"),
 }  # fmt: skip
-"""Keys of configuration files that values have no say in, or have another way to say."""
+"""Keys of configuration files that values do not set, or set in another way."""
 
 BEGUN_BY_THE_CHART = ("prometheus",)
 """Sections that processes cannot do without; the chart writes them, and values may add to them."""
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _plain(part: Any, *, names: bool = False) -> Any:
-    """Without what is said elsewhere: titles, descriptions, defaults. `names`: the keys of `part`
+    """Without what stands elsewhere: titles, descriptions, defaults. `names`: the keys of `part`
     are names of values, and not words of JSON Schema."""
     if isinstance(part, list):
         return [_plain(each) for each in part]
@@ -81,7 +81,7 @@ def _plain(part: Any, *, names: bool = False) -> Any:
 
 
 def _nullable(part: Json) -> Json:
-    """`anyOf` of types as one `type`: Helm then says in one line what is wrong."""
+    """`anyOf` of types as one `type`: Helm then reports in one line what is wrong."""
     options = part.get("anyOf")
     if options is None:
         return part

@@ -1,7 +1,7 @@
 """What values demand of other values, as JSON Schema's `if`.
 
-The rule: neither `anyOf` nor `allOf`, but an `else` with the next `if`. Of what is unmet Helm then
-tells that alone, in one line, and not what every branch misses.
+Neither `anyOf` nor `allOf`, but an `else` with the next `if`. Of what is unmet Helm then
+reports that alone, in one line, and not what every branch misses.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""The values of the chart, as types. values.yaml has their defaults and says what they mean.
+"""The values of the chart, as types. values.yaml has their defaults and their meaning.
 
-The rule: keys are written as values.yaml writes them, and none has a default here. What several
-values say together is checked in templates/_checks.tpl, where it can be put into one line.
+Keys are written as values.yaml writes them, and none has a default here. What several
+values mean together is checked in templates/_checks.tpl, where it can be put into one line.
 """
 
 from typing import Annotated, Any, Literal, Required
@@ -63,7 +63,7 @@ class Download(TypedDict, total=False):
 
 @with_config(STRICT)
 class Weights(TypedDict, total=False):
-    """Where the checkpoint comes from; a pool may say otherwise than the release."""
+    """Where the checkpoint comes from; a pool may have another than the release."""
 
     source: Literal["demo", "claim", "hub", "download"]
     claim: Claim

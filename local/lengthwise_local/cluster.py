@@ -18,7 +18,7 @@ from lengthwise_local.preflight import MODULES, find_model, require_extras, requ
 from lengthwise_local.process import POLL_SECONDS, Process, Role
 
 KILL_SECONDS = 5.0
-"""A killed process is gone at once; a machine that swaps may need longer to say so."""
+"""A killed process is gone at once; a machine that swaps may need longer to report it."""
 
 
 class LocalCluster:
@@ -153,7 +153,7 @@ class LocalCluster:
         while missing := [process for process in self.processes if process.announcement is None]:
             for process in missing:
                 if not process.running:
-                    raise LocalClusterError(process.obituary())
+                    raise LocalClusterError(process.how_it_ended())
             if time.monotonic() > deadline:
                 names = ", ".join(process.name for process in missing)
                 raise LocalClusterError(
@@ -188,7 +188,7 @@ class LocalCluster:
                 command=command,
                 config={**self._default_config(role, index), **self._configs.get(role, {})},
                 folder=self.folder,
-                # NCCL refuses two workers on one GPU unless each says it is a host of its own.
+                # NCCL refuses two workers on one GPU unless each names a host of its own.
                 env={"NCCL_HOSTID": f"{role}-{index}", **self._env},
             )
 

@@ -1,5 +1,4 @@
-"""What can be known to be wrong before anything is started, each said in one line with its
-remedy."""
+"""What can be known to be wrong before anything is started, each in one line with its remedy."""
 
 import importlib.util
 import os

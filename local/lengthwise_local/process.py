@@ -1,7 +1,7 @@
 """One child process: its configuration file, log, announcement, signals and end.
 
-Rule: an end is observed in one place (`exit_code`), which also kills whatever the process started
-itself, so nothing outlives the cluster.
+Invariant: an end is observed in one place (`exit_code`), which also kills whatever the process
+started itself, so nothing outlives the cluster.
 """
 
 import json
@@ -128,12 +128,12 @@ class Process:
         return self._ready().worker_id
 
     def wait_ready(self, timeout: float) -> None:
-        """Errors: LocalClusterError when it ends instead, or says nothing within `timeout`
+        """Errors: LocalClusterError when it ends instead, or is not ready within `timeout`
         seconds."""
         deadline = time.monotonic() + timeout
         while self.announcement is None:
             if not self.running:
-                raise LocalClusterError(self.obituary())
+                raise LocalClusterError(self.how_it_ended())
             if time.monotonic() > deadline:
                 raise LocalClusterError(
                     f"{self.name} was not ready within {timeout:g} s;"
@@ -181,7 +181,7 @@ class Process:
         with self.log_path.open(encoding="utf-8", errors="replace") as log:
             return "".join(deque(log, maxlen=lines)).rstrip() or "(empty log)"
 
-    def obituary(self) -> str:
+    def how_it_ended(self) -> str:
         """How it ended, and the last lines of its log."""
         code = self.exit_code
         if code is not None and code < 0:

@@ -1,6 +1,6 @@
 """Brings dead processes back, later each time, and gives up on one that keeps dying.
 
-No thread and no sleep: its owner calls `look` a few times a second, and tells people what it
+No thread and no sleep: its owner calls `look` a few times a second, and reports what it
 returns.
 """
 
@@ -21,7 +21,7 @@ WINDOW_SECONDS = 60.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Died:
     process: Process
-    obituary: str
+    how_it_ended: str
     """How it ended, and the last lines of its log."""
     restart_in_seconds: float
 
@@ -94,11 +94,11 @@ class Supervisor:
         if len(life.deaths) > MAX_RESTARTS:
             raise LocalClusterError(
                 f"giving up: {life.process.name} was restarted {MAX_RESTARTS} times within"
-                f" {WINDOW_SECONDS:g} s; {life.process.obituary()}"
+                f" {WINDOW_SECONDS:g} s; {life.process.how_it_ended()}"
             )
         life.ready_by = None
         delay = min(FIRST_DELAY_SECONDS * 2.0 ** (len(life.deaths) - 1), MAX_DELAY_SECONDS)
         life.restart_at = now + delay
         return Died(
-            process=life.process, obituary=life.process.obituary(), restart_in_seconds=delay
+            process=life.process, how_it_ended=life.process.how_it_ended(), restart_in_seconds=delay
         )

@@ -188,5 +188,5 @@ async def test_of_two_that_take_an_expired_lease_one_gets_it(
         assert sum(candidate.leads for candidate in candidates) <= 1
         await asyncio.sleep(0.01)
     assert sum(candidate.leads for candidate in candidates) == 1
-    assert "somebody else was faster" in caplog.text
+    assert "another autoscaler was faster" in caplog.text
     assert not any(candidate.errors("api_server_unreachable") for candidate in candidates)

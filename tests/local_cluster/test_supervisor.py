@@ -39,7 +39,7 @@ def test_a_dead_process_is_brought_back_after_a_while(make_cluster: MakeCluster)
         assert isinstance(died, Died)
         assert died.process is worker
         assert died.restart_in_seconds == 0.5
-        assert "was killed by SIGKILL; its log ends:\nbehaviour: good" in died.obituary
+        assert "was killed by SIGKILL; its log ends:\nbehaviour: good" in died.how_it_ended
         clock.now += 0.49
         assert supervisor.look() == []
         assert not worker.running

@@ -3,7 +3,7 @@
 Replicas are written for the version of the Deployment that was decided on, or for a later one that
 differs in nothing that matters: what an operator, or another leader, wrote in between stands.
 
-The rule: leadership is asked for before each write, and after a refusal nothing more of that action
+Leadership is asked for before each write, and after a refusal nothing more of that action
 is done. What was not done is decided anew in the next round.
 """
 
@@ -79,7 +79,7 @@ class Actuator:
         self._reporter.event(action.pool, "RoleFlipped", what)
 
     async def _write(self, action: Scale, deployment: Deployment) -> bool:
-        """Whether it was written; not when somebody else's number, or wish, is there."""
+        """Whether it was written; not where another writer's number, or wish, is there."""
         now = deployment
         for _ in range(MAX_WRITES):
             if not self._may_write():
@@ -101,7 +101,7 @@ class Actuator:
                 deployment.replicas,
                 deployment.paused,
             ):
-                logger.info("pool %s was changed by somebody else; left as it is", action.pool)
+                logger.info("pool %s was changed by another writer; left as it is", action.pool)
                 return False
         logger.info("pool %s changes too fast; it is scaled in a later round", action.pool)
         return False

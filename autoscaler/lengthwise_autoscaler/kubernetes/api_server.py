@@ -4,7 +4,7 @@ Objects are the plain JSON they come as: making `kubernetes_asyncio`'s classes o
 more than all else in a round. What that library is used for is finding the server, verifying it,
 and following the rotation of the ServiceAccount's token.
 
-The rule: nothing here retries; the next round asks anew.
+Nothing here retries; the next round asks anew.
 """
 
 import asyncio
@@ -135,7 +135,7 @@ class ApiServer:
     ) -> tuple[int, str]:
         kind = "merge-patch+json" if verb == "patch" else "json"
         headers = {"Accept": "application/json", "Content-Type": f"application/{kind}"}
-        # With `_preload_content` off the method returns what its annotation does not say.
+        # With `_preload_content` off the method returns another type than its annotation's.
         response = await cast(
             Awaitable[aiohttp.ClientResponse],
             self._client.call_api(

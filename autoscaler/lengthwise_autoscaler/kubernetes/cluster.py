@@ -1,6 +1,6 @@
 """What a round sees of Kubernetes: the pools' Deployments and the release's pods.
 
-The rule: one list of pods and one Deployment per pool, all at once; a Deployment that cannot be
+One list of pods and one Deployment per pool, all at once; a Deployment that cannot be
 read takes out its own pool alone.
 """
 

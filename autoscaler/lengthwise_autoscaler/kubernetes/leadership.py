@@ -8,7 +8,7 @@ Clocks of different machines are not compared: others count LEASE_SECONDS from w
 renewal, the leader counts RENEW_SECONDS from before it sent one. So a leader that is frozen, or cut
 off, has stopped leading before its Lease can be taken, and knows it at once when it runs again.
 
-The rule: `is_leader` is asked before each write.
+`is_leader` is asked before each write.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Leadership:
             await self._acquire_or_renew()
         except ApiServerRefused as error:
             if error.status == CONFLICT:
-                logger.debug("somebody else was faster: %s", error)
+                logger.debug("another autoscaler was faster: %s", error)
             else:
                 self._reporter.error(error)
         except ScalingError as error:

@@ -1,6 +1,6 @@
 """A release's pods and Deployments, read from the API server's JSON.
 
-The rule: reading decides nothing and keeps nothing; what is not there reads as the harmless case.
+Reading decides nothing and keeps nothing; what is not there reads as the harmless case.
 """
 
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ class ReleasePod:
     phase: PodPhase
     ready_at: float  # since the epoch; when `phase` became ready
     address: str  # host:port of its gRPC server; empty: unknown
-    has_cost: bool  # somebody gave it a deletion cost
+    has_cost: bool  # it has a deletion cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def _instant(condition: Object) -> float:
 
 
 def _time(text: str | None) -> float:
-    """Since the epoch; 0, long ago, where it is not told."""
+    """Since the epoch; 0, long ago, where it is not given."""
     return datetime.fromisoformat(text).timestamp() if text else 0.0
 
 

@@ -1,7 +1,7 @@
-"""What an operator is told: log lines, metrics, and Events on the pools' Deployments.
+"""Reports to the operator: log lines, metrics, and Events on the pools' Deployments.
 
-The rule: an error is counted each time, and told once per REPEAT_SECONDS, reason and query;
-telling never fails the one who tells. Events are written by a task of their own, from a bounded
+An error is counted each time, and reported once per REPEAT_SECONDS, reason and query; a report
+never fails its caller. Events are written by a task of their own, from a bounded
 queue, so that an API server that is away holds nothing up.
 """
 
@@ -56,7 +56,7 @@ class Reporter:
         self._writes_events = writes_events
         self._uids: dict[str, str] = {}  # by pool
         self._queue: asyncio.Queue[_Event] = asyncio.Queue(MAX_WAITING)
-        self._told: dict[tuple[str, ...], float] = {}  # when, by (pool, reason, query)
+        self._reported_at: dict[tuple[str, ...], float] = {}  # when, by (pool, reason, query)
 
     def knows(self, uids: Mapping[str, str]) -> None:
         """Of the pools' Deployments, so that Events are found with them."""
@@ -102,7 +102,7 @@ class Reporter:
                 self._queue.task_done()
 
     async def flush(self, seconds: float) -> None:
-        """Waits until what has been told is written, for so long."""
+        """Waits until what was reported is written, at most so long."""
         try:
             async with asyncio.timeout(seconds):
                 await self._queue.join()
@@ -111,9 +111,9 @@ class Reporter:
 
     def _is_due(self, key: tuple[str, ...]) -> bool:
         now = time.monotonic()
-        if now - self._told.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
+        if now - self._reported_at.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
-        self._told[key] = now
+        self._reported_at[key] = now
         return True
 
     def _body(self, event: _Event) -> Object:

@@ -3,7 +3,7 @@
 A worker that changes its role drains as its former self: it is on its way to the other. One that
 cannot be asked is between the two, or stuck; either way it is not counted on.
 
-The rule: every call is bounded, and a worker that does not answer holds up no other.
+Every call is bounded, and a worker that does not answer holds up no other.
 """
 
 import asyncio
@@ -74,8 +74,8 @@ class FlexibleWorkers:
         except (grpc.aio.AioRpcError, OSError) as error:
             raise ScalingError(
                 "flip_failed",
-                f"pod {pod.name} does not become a {role} worker: {_told(error)}; it is tried"
-                " again",
+                f"pod {pod.name} does not become a {role} worker: {_status_text(error)}; the next"
+                " round tries again",
                 pool=pod.pool,
             ) from error
 
@@ -116,15 +116,15 @@ class FlexibleWorkers:
         try:
             status = await call.read()
         except grpc.aio.AioRpcError as error:
-            logger.debug("pod %s cannot be asked: %s", pod.name, _told(error))
+            logger.debug("pod %s cannot be asked: %s", pod.name, _status_text(error))
             return None
         finally:
             call.cancel()
-        # The end of a stream is told by another object.
+        # The end of a stream is reported by another object.
         return status if isinstance(status, worker_pb2.WorkerStatus) else None
 
 
-def _told(error: grpc.aio.AioRpcError | OSError) -> str:
+def _status_text(error: grpc.aio.AioRpcError | OSError) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name} {error.details()}"
     return str(error)

@@ -1,7 +1,7 @@
 """Prometheus, asked by instant queries: bounded in time and size, and never believed blindly.
 
-The rule: what is wrong with an answer is an error with a reason, whether nobody answered, the query
-was refused, or the answer is not a vector. Tokens are read anew for each round and never told.
+What is wrong with an answer is an error with a reason: no answer, a refused query, or an answer
+that is no vector. Tokens are read anew for each round and never logged.
 """
 
 import asyncio
@@ -145,7 +145,9 @@ def _vector(name: QueryName, status: int, body: bytes) -> Vector:
     try:
         answer = json.loads(body)
         if answer["status"] != "success":
-            raise _failed(name, f"Prometheus says {answer.get('errorType')}: {answer.get('error')}")
+            raise _failed(
+                name, f"Prometheus answered {answer.get('errorType')}: {answer.get('error')}"
+            )
         data = answer["data"]
         if data["resultType"] != "vector":
             raise _failed(name, f"expected a vector, got a {data['resultType']}")

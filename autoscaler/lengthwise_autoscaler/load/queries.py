@@ -1,6 +1,6 @@
 """Every PromQL query the autoscaler makes, by name.
 
-The rule: a query's result has few rows however many workers there are, except those that must name
+A query's result has few rows however many workers there are, except those that must name
 each pod. Rates are over the configured window. Only the release's own series are selected.
 """
 

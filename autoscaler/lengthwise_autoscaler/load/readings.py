@@ -20,7 +20,7 @@ from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad
 from lengthwise_policy.types import Role
 
 BLOCK_TOKENS = 16
-"""Tokens of a KV block, where no worker is there to tell."""
+"""Tokens of a KV block, where no worker reports it."""
 
 TYPICAL_TOKENS: Mapping[LengthClass, float] = {
     "short": DEFAULT_SHORT_TOKENS / 2,
@@ -33,7 +33,7 @@ Load = PrefillLoad | DecodeLoad
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one round's vectors say."""
+    """One round's vectors, as loads."""
 
     loads: Mapping[Group, Load]
     errors: tuple[ScalingError, ...]
@@ -154,7 +154,7 @@ def _mean(table: Table, pools: Sequence[str], role: Role) -> float | None:
 
 
 def _cost(table: Table, pools: Sequence[str], role: Role) -> CostModel | None:
-    """The median of the pools' medians; None while nobody has fitted one."""
+    """The median of the pools' medians; None while no worker has fitted one."""
 
     def coefficient(name: str) -> float:
         values = table.values("cost", pools, role=role, coefficient=name)

@@ -1,6 +1,6 @@
 """The vectors of one round, by name and labels.
 
-The rule: what has to be there and is not is an error that names the query.
+A row that has to be there and is not is an error that names the query.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_policy.types import Role
 
 _OBSERVED: frozenset[QueryName] = frozenset({"ttft", "tpot", "queue_seconds", "output_tokens"})
-"""NaN there says that nothing was observed within the window."""
+"""NaN there means that nothing was observed within the window."""
 
 
 class Table:
