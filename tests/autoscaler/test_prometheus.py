@@ -92,7 +92,7 @@ async def test_a_vector_is_read_with_its_labels_and_odd_numbers(
         pytest.param(
             '{"status":"error","errorType":"bad_data","error":"parse error: unclosed"}',
             400,
-            "Prometheus says bad_data: parse error: unclosed",
+            "Prometheus answered bad_data: parse error: unclosed",
             id="wrong query",
         ),
         pytest.param("<html>404</html>", 404, "is prometheus.url right?", id="another server"),
