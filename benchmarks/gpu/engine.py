@@ -15,7 +15,7 @@ from gpu.measurement import WARM_UPS, Measurement, time_steps
 from gpu.models import BLOCK, peak_of, prefill_flops, step_bytes
 from gpu.scale import Scale
 from gpu.task import Deadline, Row, Task
-from lengthwise_engine.models.spec import Projections
+from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.runner.base import ModelRunner
 
 TABLE = "gpu_engine"

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 
 from gpu.models import RandomModel, Shape, random_model
+from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.models.spec import Projections
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.torch_runner import TorchRunner
 

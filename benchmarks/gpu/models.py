@@ -12,14 +12,14 @@ from typing import Any, Final
 import torch
 
 from gpu.agreement.case import FLOPS_PER_SECOND
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.families import read_decoder_spec
+from lengthwise_checkpoint.spec import DecoderSpec, Projections
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.families import read_decoder_spec
-from lengthwise_engine.models.generation import GenerationDefaults
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import DecoderSpec, Projections
 from lengthwise_engine.models.weights import load_weights
 
 BLOCK: Final = 16
@@ -59,7 +59,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
 
 
 def spec_of(shape: Shape) -> DecoderSpec:
-    return read_decoder_spec(ConfigJson(Path("config.json"), shape), GenerationDefaults())
+    return read_decoder_spec(ConfigJson(Path("config.json"), shape))
 
 
 class RandomTensors(SafetensorsFiles):
@@ -103,7 +103,7 @@ class RandomModel:
 
     def cache(self, num_blocks: int) -> KVCache:
         dtype = str(self.decoder.dtype).removeprefix("torch.")
-        layout = self.decoder.spec.kv_layout(block_size=BLOCK, dtype=dtype)
+        layout = KVLayout.of(self.decoder.spec, block_size=BLOCK, dtype=dtype)
         return KVCache.allocate(layout, num_blocks, self.decoder.device)
 
 

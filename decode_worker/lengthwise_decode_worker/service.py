@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 
+from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_decode_worker.kv.receive import KVReceive, Link, transfer_failed
 from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
-from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId

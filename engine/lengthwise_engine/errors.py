@@ -1,8 +1,6 @@
 """Every error the engine raises on purpose, in one tree.
 
     EngineError
-    ├─ CheckpointError      the checkpoint cannot be served as it lies on disk
-    │  └─ UnsupportedModel  it is sound, but asks for something this engine does not implement
     ├─ CacheSizeError       the memory given for the KV cache is unusable
     ├─ DeviceMemoryError    weights, KV cache, graphs and steps do not fit a device together
     ├─ StepError            a caller broke the contract of `ModelRunner`
@@ -15,14 +13,6 @@ Messages say what was found, what was expected and, where there is one, the reme
 """
 
 from lengthwise_kernels.errors import EngineError as EngineError
-
-
-class CheckpointError(EngineError):
-    """A checkpoint is missing, damaged or inconsistent; the message begins with the file."""
-
-
-class UnsupportedModel(CheckpointError):
-    """A sound checkpoint needs an architecture or option the engine does not implement."""
 
 
 class CacheSizeError(EngineError):

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import torch
 
+from lengthwise_checkpoint.families import read_config
+from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
+from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
+from lengthwise_checkpoint.toy import read_toy_spec
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.models.build import compute_dtype, load_model, read_spec
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_engine.models.build import Quantization, compute_dtype, load_model, read_spec
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graphs import StepCounts
@@ -31,8 +32,6 @@ from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.runner import ToyRunner
-from lengthwise_engine.toy.spec import MODEL_TYPE as TOY
-from lengthwise_engine.toy.spec import read_toy_spec
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +96,14 @@ def load_runner(
     context, `DeviceMemoryError` for a device that does not hold all of it, and `RankError` when a
     rank cannot be started.
     """
-    config = ConfigJson.read(checkpoint / "config.json")
+    config = read_config(checkpoint)
     target = torch.device(device)
 
     def count_blocks(spec: ModelSpec, layout: KVLayout) -> int:
         return num_blocks or blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
 
     def allocate(spec: ModelSpec, dtype: torch.dtype) -> KVCache:
-        layout = spec.kv_layout(block_size=block_size, dtype=_name(dtype))
+        layout = KVLayout.of(spec, block_size=block_size, dtype=_name(dtype))
         return KVCache.allocate(layout, count_blocks(spec, layout), target)
 
     def loaded(
@@ -171,7 +170,7 @@ def _load_ranks(
 ) -> LoadedModel:
     shard = ModelShard(whole=read_spec(checkpoint, quantization), size=size)
     kind = _name(compute_dtype(shard.whole, device, dtype))
-    layout = shard.part.kv_layout(block_size=block_size, dtype=kind)
+    layout = KVLayout.of(shard.part, block_size=block_size, dtype=kind)
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type=device.type,

@@ -1,5 +1,6 @@
 """`python -m lengthwise_flexible_worker --config FILE`."""
 
+from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.errors import EngineError
 from lengthwise_flexible_worker.app import FlexibleApplication
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
@@ -7,7 +8,9 @@ from lengthwise_runtime.process import run_process
 
 
 def main() -> None:
-    run_process("flexible-worker", FlexibleWorkerConfig, FlexibleApplication, (EngineError,))
+    run_process(
+        "flexible-worker", FlexibleWorkerConfig, FlexibleApplication, (EngineError, CheckpointError)
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 
+from lengthwise_checkpoint.hub import is_hub_id
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.process import Role
 
@@ -55,13 +56,9 @@ def find_model(model: str | Path | None) -> str:
     if model is None:
         return str(_checkpoint(_demo_model()))
     folder = Path(model).expanduser()
-    if folder.exists() or isinstance(model, Path) or not _is_hub_id(model):
+    if folder.exists() or isinstance(model, Path) or not is_hub_id(model):
         return str(_checkpoint(folder))
     return model
-
-
-def _is_hub_id(model: str) -> bool:
-    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
 
 
 def _checkpoint(folder: Path) -> Path:

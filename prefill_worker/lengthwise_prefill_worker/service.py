@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.kv.prefix_cache import block_hashes

@@ -4,13 +4,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Release
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_engine.loading import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache

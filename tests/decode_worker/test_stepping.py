@@ -11,13 +11,13 @@ import pytest
 from decode_worker.decode_engine import GREEDY, SteppedEngine
 from harness.workers import prompt_of
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_wire.v1 import common_pb2
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import ToySpec, read_toy_spec
 from lengthwise_local import LocalCluster
 
 

@@ -11,8 +11,8 @@ from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_he
 from harness.workers import eventually
 
 import lengthwise
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_local import LocalCluster, Process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

@@ -8,7 +8,7 @@ from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_he
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

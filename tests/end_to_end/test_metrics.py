@@ -11,9 +11,9 @@ from harness.samples import Series, samples_of
 from harness.workers import eventually, status_of
 
 import lengthwise
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.toy import read_toy_spec
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.config_json import ConfigJson
-from lengthwise_engine.toy.spec import read_toy_spec
 from lengthwise_local import LocalCluster
 
 pytestmark = pytest.mark.slow
@@ -114,6 +114,6 @@ async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> 
 
 def _kv_bytes(toy_folder: Path) -> int:
     spec = read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
-    layout: KVLayout = spec.kv_layout(block_size=16, dtype="float32")
+    layout: KVLayout = KVLayout.of(spec, block_size=16, dtype="float32")
     blocks = NUM_SHORT * layout.num_blocks_for(SHORT) + NUM_LONG * layout.num_blocks_for(LONG)
     return blocks * layout.num_layers * layout.block_bytes

@@ -7,7 +7,7 @@ from harness.clusters import Load, ask, nothing_is_held, questions
 from harness.workers import eventually
 
 import lengthwise
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -9,7 +9,7 @@ from harness.clusters import Load, ask, questions
 from harness.keys import make_keys
 
 import lengthwise
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 
 pytestmark = [

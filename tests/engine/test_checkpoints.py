@@ -9,12 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lengthwise_engine.errors import CheckpointError
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.fingerprint import model_fingerprint
-from lengthwise_engine.hub import resolve_checkpoint
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.linear import Linear
-from lengthwise_engine.models.spec import DecoderSpec
 
 CopyOf = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -115,15 +114,6 @@ def _point_outside(folder: Path) -> None:
 
 NORM = "model.norm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no-config": (lambda folder: (folder / "config.json").unlink(), "config.json: not found"),
-    "config-not-json": (
-        lambda folder: (folder / "config.json").write_text("{"),
-        "config.json: not valid JSON",
-    ),
-    "config-not-an-object": (
-        lambda folder: (folder / "config.json").write_text("[]"),
-        "config.json: expected a JSON object, got list",
-    ),
     "no-weights": (
         lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"),
         r"expected model.safetensors or .*index.json, found .*pytorch_model.bin",
@@ -189,13 +179,3 @@ def test_a_fingerprint_is_of_the_contents_alone(copy_of: CopyOf, tmp_path: Path)
     _rewrite(folder, lambda tensors: tensors[NORM].mul_(2))
     assert model_fingerprint(folder) != fingerprint
     assert model_fingerprint(copy_of("llama", {"rms_norm_eps": 1e-4})) != fingerprint
-
-
-def test_a_folder_is_its_own_checkpoint_and_other_names_need_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert resolve_checkpoint(str(tmp_path)) == tmp_path
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("nobody/nothing", "not a repository", "/no/such/folder"):
-        with pytest.raises(CheckpointError, match=f"{name}: neither a folder nor a repository"):
-            resolve_checkpoint(name)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.runner.base import SequenceChunk
@@ -52,7 +53,7 @@ def test_logits_of_a_batch_of_mixed_lengths_equal_those_of_transformers(
     any_checkpoint: Path,
 ) -> None:
     model, reference = load_model(any_checkpoint, torch.device("cpu")), _reference(any_checkpoint)
-    layout = model.spec.kv_layout(block_size=16, dtype="float32")
+    layout = KVLayout.of(model.spec, block_size=16, dtype="float32")
     cache = torch.zeros(
         layout.num_layers, BLOCKS_EACH * len(LENGTHS), 2, 16, layout.num_kv_heads, layout.head_dim
     )
@@ -95,7 +96,7 @@ def test_half_precision_stays_near_the_float32_logits_as_transformers_does(
     exact = _reference(folder)(prompt).logits[0, -1]
     theirs = _reference(folder, dtype)(prompt).logits[0, -1].float()
     model = load_model(folder, torch.device("cpu"), dtype)
-    layout = model.spec.kv_layout(block_size=16, dtype="float32")
+    layout = KVLayout.of(model.spec, block_size=16, dtype="float32")
     cache = torch.zeros(
         3, BLOCKS_EACH * len(LENGTHS), 2, 16, layout.num_kv_heads, layout.head_dim, dtype=dtype
     )

@@ -19,12 +19,11 @@ from harness.fp8_checkpoints import (
 )
 from safetensors.torch import load_file, save_file
 
-from lengthwise_engine.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.models import linear
-from lengthwise_engine.models.build import load_model, read_spec
+from lengthwise_engine.models.build import Quantization, load_model, read_spec
 from lengthwise_engine.models.linear import Fp8Linear
-from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights

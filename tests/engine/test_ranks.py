@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lengthwise_engine.errors import RankError, UnsupportedModel
+from lengthwise_checkpoint.errors import UnsupportedModel
+from lengthwise_engine.errors import RankError
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken

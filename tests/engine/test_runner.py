@@ -9,6 +9,7 @@ import torch
 
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError, StepError
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.models.decoder import Decoder
@@ -166,7 +167,7 @@ def test_sampling_is_honoured_and_does_not_depend_on_the_batch(
 
 def test_a_model_refuses_a_cache_of_another_type(make_checkpoint: Callable[..., Path]) -> None:
     model = load_model(make_checkpoint("llama"), torch.device("cpu"))
-    layout = model.spec.kv_layout(block_size=16, dtype="bfloat16")
+    layout = KVLayout.of(model.spec, block_size=16, dtype="bfloat16")
     cache = KVCache.allocate(layout, 2, torch.device("cpu"))
     with pytest.raises(CacheSizeError, match=r"needs KVLayout.*float32.*got KVLayout.*bfloat16"):
         TorchRunner(model, cache)

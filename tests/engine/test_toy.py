@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from lengthwise_engine.errors import CacheSizeError, CheckpointError
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.toy import EOS_TOKEN_ID, VOCAB_SIZE, ToySpec
+from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.runner import ToyRunner
-from lengthwise_engine.toy.spec import EOS_TOKEN_ID, VOCAB_SIZE, ToySpec
 
 Generate = Callable[..., list[list[SampledToken]]]
 
@@ -144,7 +146,6 @@ def test_a_toy_can_be_asked_to_end(tmp_path: Path, generate: Generate) -> None:
     loaded = load_runner(folder, device="cpu", num_blocks=40, kv_memory_bytes=0)
     (text,) = generate(loaded, [[104, 105]], 300)
     assert 10 < sum(token.token_id == EOS_TOKEN_ID for token in text) < 60
-    assert loaded.spec.eos_token_ids == (EOS_TOKEN_ID,)
 
 
 def test_a_toy_samples_by_seed_and_reports_logprobs(toy: LoadedModel, generate: Generate) -> None:
@@ -214,7 +215,7 @@ def test_the_tokenizer_has_one_token_per_byte(tmp_path: Path) -> None:
 
 
 def test_a_toy_refuses_a_cache_of_another_shape(toy: LoadedModel) -> None:
-    layout = _spec(toy).kv_layout(block_size=16, dtype="bfloat16")
+    layout = KVLayout.of(_spec(toy), block_size=16, dtype="bfloat16")
     cache = KVCache.allocate(layout, 4, torch.device("cpu"))
     with pytest.raises(CacheSizeError, match="the toy model needs KVLayout"):
         ToyRunner(cache, _spec(toy))

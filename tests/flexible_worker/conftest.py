@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from flexible_worker.flexible import DRAIN_SECONDS, STALL_SECONDS, flexible_worker
 
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import ToySpec, read_toy_spec
 from lengthwise_local import LocalCluster, Process
 
 

@@ -13,7 +13,7 @@ from harness.clusters import Load, all_finished_more, closed_loop
 from harness.workers import all_free, eventually
 
 import lengthwise
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 from lengthwise_runtime.channel import open_channel

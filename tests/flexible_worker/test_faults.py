@@ -19,7 +19,7 @@ from flexible_worker.flexible import (
 )
 from harness.workers import PlainRouter, eventually, prompt_of, status_of, transfer_process_of
 
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 

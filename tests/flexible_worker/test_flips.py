@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.samples import samples_of
 from harness.workers import PlainRouter, eventually, oracle, prompt_of, status_of
 
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 from lengthwise_runtime.channel import open_channel

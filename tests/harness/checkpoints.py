@@ -80,6 +80,17 @@ CHECKPOINT_VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def config_values(variant: str, **changes: Any) -> Mapping[str, Any]:
+    """What a variant's config.json says, as transformers writes it."""
+    from transformers import AutoConfig
+
+    settings = {**_SMALL, **CHECKPOINT_VARIANTS[variant], **changes}
+    values: Mapping[str, Any] = AutoConfig.for_model(
+        settings.pop("model_type"), **settings
+    ).to_diff_dict()
+    return values
+
+
 def write_checkpoint(folder: Path, variant: str, **changes: Any) -> Path:
     """Write a variant's model in float32 and a tokenizer of one token per byte; return the folder.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import lengthwise
 from harness.workers import eventually, status_of
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import worker_pb2
 

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import psutil
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import (
     common_pb2,

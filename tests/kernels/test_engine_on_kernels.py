@@ -12,7 +12,7 @@ import torch
 
 from lengthwise_engine.loading import load_runner
 from lengthwise_engine.models import decoder, linear
-from lengthwise_engine.models.quantisation import Quantization
+from lengthwise_engine.models.build import Quantization
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models import decoder
 from lengthwise_engine.models.build import load_model
 from lengthwise_engine.runner import sampler, step_tensors
@@ -89,7 +90,7 @@ class Request:
 
 def _runner(folder: Path, graph_memory_bytes: int, recorder: FrozenRecorder | None) -> TorchRunner:
     model = load_model(folder, torch.device("cpu"), torch.float32)
-    layout = model.spec.kv_layout(block_size=16, dtype="float32")
+    layout = KVLayout.of(model.spec, block_size=16, dtype="float32")
     cache = KVCache.allocate(layout, NUM_BLOCKS, torch.device("cpu"))
     cache.tensor.fill_(torch.nan)
     return TorchRunner(model, cache, recorder=recorder, graph_memory_bytes=graph_memory_bytes)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import ToySpec
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
 from lengthwise_policy.prefill.scheduler import PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId

@@ -16,7 +16,7 @@ from harness.workers import (
     transfer_process_of,
 )
 
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc

@@ -15,7 +15,7 @@ from harness.workers import (
     status_of,
 )
 
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import common_pb2
 

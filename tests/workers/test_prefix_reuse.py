@@ -17,7 +17,7 @@ from harness.workers import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_wire.v1 import decode_pb2, worker_pb2

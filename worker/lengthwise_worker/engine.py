@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from lengthwise_engine.hub import resolve_checkpoint
+from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
@@ -129,7 +129,7 @@ def _load(config: WorkerConfig) -> LoadedModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_runner(
-        resolve_checkpoint(config.model),
+        find_checkpoint(config.model, MODEL_FILES),
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         quantization=config.quantization,

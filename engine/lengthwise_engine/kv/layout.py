@@ -7,6 +7,8 @@ import hashlib
 from dataclasses import astuple, dataclass
 from typing import Final
 
+from lengthwise_checkpoint.spec import ModelSpec
+
 ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _EXCHANGE: Final = 2
@@ -31,6 +33,17 @@ class KVLayout:
             raise ValueError(
                 f"KVLayout.dtype must be one of {list(ITEM_BYTES)}, got {self.dtype!r}"
             )
+
+    @classmethod
+    def of(cls, spec: ModelSpec, *, block_size: int, dtype: str) -> "KVLayout":
+        """The layout of a model that computes in `dtype`."""
+        return cls(
+            num_layers=spec.num_layers,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            block_size=block_size,
+            dtype=dtype,
+        )
 
     @property
     def block_bytes(self) -> int:

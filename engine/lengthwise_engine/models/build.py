@@ -1,29 +1,28 @@
 """From a checkpoint folder to a spec and a model.
 
-The rule: everything that can be wrong with a checkpoint is found here, at start, and is a
-`CheckpointError`.
+All that can be wrong with a checkpoint is found here, at start, and is a `CheckpointError`.
 """
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_checkpoint.families import read_config, read_decoder_spec
+from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.families import read_decoder_spec
-from lengthwise_engine.models.generation import read_generation_defaults
-from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import DecoderSpec
 from lengthwise_engine.models.weights import load_weights
+
+Quantization = Literal["none", "fp8"]
+"""What a worker does to projections; those stored as FP8 are computed so either way."""
 
 
 def read_spec(checkpoint: Path, quantization: Quantization = "none") -> DecoderSpec:
-    """The spec of a checkpoint folder of a supported family, to be computed as told."""
-    config = ConfigJson.read(checkpoint / "config.json")
-    spec = read_decoder_spec(config, read_generation_defaults(checkpoint))
+    """The spec of a checkpoint folder of a supported family, with projections as asked."""
+    spec = read_decoder_spec(read_config(checkpoint))
     if quantization == "fp8" and spec.projections == "full":
         return replace(spec, projections="fp8")
     return spec

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_engine.models.frequencies import rope_frequencies
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
 from lengthwise_engine.runner.step_tensors import StepTensors
 from lengthwise_engine.tensor_parallel.group import RankGroup
@@ -44,7 +45,7 @@ class Decoder:
             device=self.device,
         )
         self._ranks = ranks
-        self._frequencies = spec.rope.frequencies(spec.head_dim).to(self.device)
+        self._frequencies = rope_frequencies(spec.rope, spec.head_dim).to(self.device)
 
     def forward(
         self,

@@ -11,8 +11,8 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lengthwise_engine.errors import CheckpointError, UnsupportedModel
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -8,9 +8,9 @@ whole everywhere.
 
 from dataclasses import dataclass, replace
 
-from lengthwise_engine.errors import UnsupportedModel
+from lengthwise_checkpoint.errors import UnsupportedModel
+from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.kv.shards import HeadShard
-from lengthwise_engine.models.spec import DecoderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

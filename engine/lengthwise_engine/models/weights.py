@@ -12,11 +12,11 @@ from typing import Final
 
 import torch
 
-from lengthwise_engine.errors import CheckpointError
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.spec import Projections
 from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.errors import StepError
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner.sampler import SampledToken, SamplingState
 
 __all__ = [

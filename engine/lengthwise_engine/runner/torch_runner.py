@@ -49,8 +49,10 @@ class TorchRunner:
     ) -> None:
         """With a `recorder`, steps that come again are replayed, from graphs that take up to
         `graph_memory_bytes`."""
-        expected = model.spec.kv_layout(
-            block_size=cache.layout.block_size, dtype=str(model.dtype).removeprefix("torch.")
+        expected = KVLayout.of(
+            model.spec,
+            block_size=cache.layout.block_size,
+            dtype=str(model.dtype).removeprefix("torch."),
         )
         if cache.layout != expected:
             raise CacheSizeError(f"the model needs {expected}, got {cache.layout}")

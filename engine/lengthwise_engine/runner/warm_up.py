@@ -7,8 +7,8 @@ decode rows; greedy and drawn tokens; alone they would show kernels sizes of 1.
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

@@ -13,6 +13,7 @@ import torch
 
 from lengthwise_engine.errors import RankError
 from lengthwise_engine.kv.cache import KVCache, SharedKV
+from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.weights import DecoderWeights
 from lengthwise_engine.runner.graphs import StepCounts
@@ -114,7 +115,7 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
         own = plan.runner(loaded.weights, loaded.caches[0], group)
     spec = plan.shard().whole
     shards = KVShards(
-        layout=spec.kv_layout(block_size=plan.block_size, dtype=plan.dtype),
+        layout=KVLayout.of(spec, block_size=plan.block_size, dtype=plan.dtype),
         num_blocks=plan.num_blocks,
         device_type=plan.device_type,
         shares=loaded.shares,

@@ -11,9 +11,8 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.build import read_spec
+from lengthwise_engine.models.build import Quantization, read_spec
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.quantisation import Quantization
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DecoderWeights, load_weights
@@ -49,7 +48,7 @@ class RankPlan:
 
     def layout(self) -> KVLayout:
         """Of this rank's KV cache."""
-        return self.shard().part.kv_layout(block_size=self.block_size, dtype=self.dtype)
+        return KVLayout.of(self.shard().part, block_size=self.block_size, dtype=self.dtype)
 
     def load(self) -> DecoderWeights:
         """Raises `CheckpointError` for a checkpoint that cannot be served, `DeviceMemoryError` for

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.models.spec import ModelSpec
 from lengthwise_engine.runner.base import (
     PendingStep,
     SampledToken,

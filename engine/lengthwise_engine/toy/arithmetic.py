@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from lengthwise_engine.toy.spec import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, VOCAB_SIZE, ToySpec
+from lengthwise_checkpoint.toy import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, VOCAB_SIZE, ToySpec
 
 NUM_CHANNELS: Final = NUM_KV_HEADS * HEAD_DIM
 VALUE_MODULUS: Final = 251

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.runner.base import (
     PendingStep,
@@ -17,7 +18,6 @@ from lengthwise_engine.runner.base import (
     with_known_tokens,
 )
 from lengthwise_engine.toy.runner import ToyRunner
-from lengthwise_engine.toy.spec import ToySpec
 
 STEP_SECONDS = 60.0
 """Far more than any step of a toy takes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from lengthwise_engine.toy.spec import (
+from lengthwise_checkpoint.toy import (
     EOS_TOKEN_ID,
     HEAD_DIM,
     MODEL_TYPE,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from lengthwise_checkpoint.toy import HEAD_DIM, NUM_KV_HEADS, ToySpec
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
@@ -29,14 +30,13 @@ from lengthwise_engine.toy.arithmetic import (
     next_token_of_sum,
     toy_logits,
 )
-from lengthwise_engine.toy.spec import HEAD_DIM, NUM_KV_HEADS, ToySpec
 
 
 class ToyRunner:
     """A `ModelRunner` whose greedy tokens `toy_next_token` predicts."""
 
     def __init__(self, cache: KVCache, spec: ToySpec) -> None:
-        expected = spec.kv_layout(block_size=cache.layout.block_size, dtype="float32")
+        expected = KVLayout.of(spec, block_size=cache.layout.block_size, dtype="float32")
         if cache.layout != expected:
             raise CacheSizeError(f"the toy model needs {expected}, got {cache.layout}")
         self._cache = cache

@@ -1,16 +1,13 @@
-"""How a checkpoint's projections are quantised, and how a worker may quantise them.
+"""How a checkpoint's projections are quantised.
 
-The rule: one scheme, 8-bit floating point (e4m3) for weights and activations. Embedding, norms and
-head stay as they are. (W8A8 of vLLM and llm-compressor.)
+One scheme is supported, 8-bit floating point (e4m3) for weights and activations; embedding, norms
+and head stay as they are (W8A8 of vLLM and llm-compressor).
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 
-from lengthwise_engine.models.config_json import ConfigJson
-
-Quantization = Literal["none", "fp8"]
-"""What a worker is told to do to projections; those stored as FP8 are computed so either way."""
+from lengthwise_checkpoint.config_json import ConfigJson
 
 _KIND: Final = {"type": "float", "num_bits": 8, "symmetric": True}
 _GROUP: Final[Mapping[str, Mapping[str, object]]] = {

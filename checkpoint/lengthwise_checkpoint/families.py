@@ -1,19 +1,20 @@
 """Which model families are served and how each one's config.json is read.
 
-The rule: a family is a function from config.json to a `DecoderSpec`, and a line in `FAMILIES`.
-Defaults of absent keys are those of the family's config class in transformers.
+A family is a function from config.json to its `_Traits`, and a line in `FAMILIES`. Defaults of
+absent keys are those of the family's config class in transformers.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from lengthwise_engine.kv.layout import ITEM_BYTES
-from lengthwise_engine.models.config_json import ConfigJson
-from lengthwise_engine.models.generation import GenerationDefaults
-from lengthwise_engine.models.quantisation import stores_fp8
-from lengthwise_engine.models.rope import YarnScaling, read_rope
-from lengthwise_engine.models.spec import DecoderSpec
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.quantisation import stores_fp8
+from lengthwise_checkpoint.rope import read_context_length, read_rope
+from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec, ModelSpec
+from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
+from lengthwise_checkpoint.toy import read_toy_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,25 @@ class _Traits:
     qk_norm: bool = False
 
 
-def read_decoder_spec(config: ConfigJson, generation: GenerationDefaults) -> DecoderSpec:
-    """The spec of a checkpoint of one of `FAMILIES`.
+def read_config(folder: Path) -> ConfigJson:
+    """A checkpoint's config.json; of a nested model, its `text_config` over what stands around."""
+    config = ConfigJson.read(folder / "config.json")
+    return config.overlaid_by("text_config") if "text_config" in config else config
 
-    Raises `UnsupportedModel` for what this engine does not implement, `CheckpointError` for values
-    that are missing, malformed or contradict each other.
+
+def read_spec(config: ConfigJson) -> ModelSpec:
+    """The spec of the toy, or of a checkpoint of one of `FAMILIES`.
+
+    Raises `UnsupportedModel` for what is not implemented, `CheckpointError` for values that are
+    missing, malformed or contradict each other.
     """
+    if config.text("model_type") == TOY:
+        return read_toy_spec(config)
+    return read_decoder_spec(config)
+
+
+def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
+    """The same of `FAMILIES` alone."""
     model_type = config.text("model_type")
     if model_type not in FAMILIES:
         message = f"{model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
@@ -49,25 +63,19 @@ def read_decoder_spec(config: ConfigJson, generation: GenerationDefaults) -> Dec
         raise config.error(
             "head_dim", f"rotary embedding needs an even size, got {traits.head_dim}"
         )
-    context_length = config.integer("max_position_embeddings")
-    rope = read_rope(config, context_length)
-    if isinstance(rope.scaling, YarnScaling):
-        # Qwen's cards tell users to add YaRN without raising max_position_embeddings.
-        stretched = int(rope.scaling.original_context_length * rope.scaling.factor)
-        context_length = max(context_length, stretched)
+    rope = read_rope(config)
     return DecoderSpec(
         model_type=model_type,
-        context_length=context_length,
+        context_length=read_context_length(config, rope),
         vocab_size=config.integer("vocab_size"),
-        eos_token_ids=generation.eos_token_ids or config.integers("eos_token_id"),
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=_num_layers(config),
         num_kv_heads=traits.num_kv_heads,
         head_dim=traits.head_dim,
         dtype=_dtype(config),
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),
         num_heads=num_heads,
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=config.number("rms_norm_eps", 1e-6, minimum=0.0),
         rope=rope,
         windows=traits.windows,
         qkv_bias=traits.qkv_bias,
@@ -84,7 +92,7 @@ def _llama(config: ConfigJson) -> _Traits:
     return _Traits(
         num_kv_heads=config.integer("num_key_value_heads", config.integer("num_attention_heads")),
         head_dim=_head_dim(config),
-        windows=(None,) * config.integer("num_hidden_layers"),
+        windows=(None,) * _num_layers(config),
         qkv_bias=attention_bias,
         output_bias=attention_bias,
         mlp_bias=config.boolean("mlp_bias", False),
@@ -92,13 +100,13 @@ def _llama(config: ConfigJson) -> _Traits:
 
 
 def _mistral(config: ConfigJson) -> _Traits:
-    # Mistral alone tells null (no window) from absent (the 4,096 of its first release).
+    # Only here null (no window) differs from absent (the 4,096 of the first release).
     null = "sliding_window" in config.keys() and "sliding_window" not in config  # noqa: SIM118
     window = None if null else config.integer("sliding_window", 4096)
     return _Traits(
         num_kv_heads=config.integer("num_key_value_heads", 8),
         head_dim=_head_dim(config),
-        windows=(window,) * config.integer("num_hidden_layers"),
+        windows=(window,) * _num_layers(config),
     )
 
 
@@ -131,6 +139,10 @@ FAMILIES: Final[Mapping[str, Callable[[ConfigJson], _Traits]]] = {
 }
 
 
+def _num_layers(config: ConfigJson) -> int:
+    return config.integer("num_hidden_layers", maximum=MAX_LAYERS)
+
+
 def _head_dim(config: ConfigJson) -> int:
     hidden_size, num_heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     if "head_dim" not in config and hidden_size % num_heads:
@@ -141,7 +153,7 @@ def _head_dim(config: ConfigJson) -> int:
 
 def _qwen_windows(config: ConfigJson) -> tuple[int | None, ...]:
     """Which layers slide: `layer_types` if given, else those from `max_window_layers` on."""
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = _num_layers(config)
     slides = config.boolean("use_sliding_window", False)
     window = config.integer("sliding_window", 4096) if slides else None
     first_sliding = config.integer("max_window_layers", 28, minimum=0)
@@ -174,7 +186,7 @@ def _refuse_unsupported(config: ConfigJson) -> None:
 def _dtype(config: ConfigJson) -> str:
     """`dtype`, or `torch_dtype` as transformers 4 wrote it."""
     dtype = config.text("dtype", config.text("torch_dtype", "float32"))
-    if dtype not in ITEM_BYTES:
-        message = f"{dtype!r} is not supported; supported are {', '.join(ITEM_BYTES)}"
+    if dtype not in DTYPES:
+        message = f"{dtype!r} is not supported; supported are {', '.join(DTYPES)}"
         raise config.unsupported("dtype", message)
     return dtype

@@ -1,46 +1,37 @@
-"""What a checkpoint's config.json says, as values that cannot be half read.
-
-The rule: after a spec exists nobody looks into config.json again, and nothing in a spec depends on
-the spelling the checkpoint used.
+"""What config.json says of a model, as values; nothing in them depends on the spelling the
+checkpoint used.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.rope import RopeSpec
+from lengthwise_checkpoint.rope import RopeSpec
 
 Projections = Literal["full", "fp8", "stored fp8"]
 """How the matrices of layers are computed: in the model's type; in 8-bit floating point, rounded
 when they are loaded; or in 8-bit floating point as the checkpoint stores them."""
 
+DTYPES: Final = ("float32", "bfloat16", "float16")
+
+MAX_LAYERS: Final = 4096
+"""Bounds what a damaged config can ask for; no model has a tenth of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What every model tells the rest of the system.
+    """What is known of every model.
 
     `context_length` is the most tokens a sequence may have, prompt and output together. `dtype` is
-    the one the checkpoint declares ("float32", "bfloat16" or "float16").
+    the one of `DTYPES` that the checkpoint declares.
     """
 
     model_type: str
     context_length: int
     vocab_size: int
-    eos_token_ids: tuple[int, ...]
     num_layers: int
     num_kv_heads: int
     head_dim: int
     dtype: str
-
-    def kv_layout(self, *, block_size: int, dtype: str) -> KVLayout:
-        """The layout of this model's KV cache when it computes in `dtype`."""
-        return KVLayout(
-            num_layers=self.num_layers,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            block_size=block_size,
-            dtype=dtype,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,13 @@
-"""The sizes of a toy model and how its config.json is read.
+"""The toy model of tests and quick starts: its sizes, and how its config.json is read.
 
-The rule: everything a test may vary is a key of config.json; everything else is a constant here.
+What a test may vary is a key of config.json; everything else is a constant here.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from lengthwise_engine.models.config_json import ConfigJson
-from lengthwise_engine.models.spec import ModelSpec
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.spec import MAX_LAYERS, ModelSpec
 
 MODEL_TYPE: Final = "lengthwise_toy"
 NUM_KV_HEADS: Final = 2
@@ -38,13 +38,12 @@ def read_toy_spec(config: ConfigJson) -> ToySpec:
         model_type=MODEL_TYPE,
         context_length=config.integer("max_position_embeddings"),
         vocab_size=VOCAB_SIZE,
-        eos_token_ids=(EOS_TOKEN_ID,),
-        num_layers=config.integer("num_hidden_layers"),
+        num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         num_kv_heads=NUM_KV_HEADS,
         head_dim=HEAD_DIM,
         dtype="float32",
         eos_one_in=config.integer("eos_one_in", minimum=0),
-        step_seconds=config.number("step_seconds"),
-        prefill_seconds_per_token=config.number("prefill_seconds_per_token"),
+        step_seconds=config.number("step_seconds", minimum=0.0),
+        prefill_seconds_per_token=config.number("prefill_seconds_per_token", minimum=0.0),
         asynchronous=config.boolean("asynchronous", default=False),
     )
