@@ -8,7 +8,6 @@ import secrets
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
-import grpc
 from prometheus_client import CollectorRegistry
 
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
@@ -24,7 +23,6 @@ from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
-from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import Address
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_runtime.server import Server
@@ -60,13 +58,13 @@ class RouterApplication:
             placement_rules=strategy.rules,
             ttft_slo_seconds=config.ttft_slo_seconds,
             tpot_slo_seconds=config.tpot_slo_seconds,
-            workers=lambda: self._fleet.workers,
+            num_workers=lambda role, condition: self._fleet.num_workers(role, condition),
             num_discovered=lambda: self._fleet.num_discovered,
             num_waiting=lambda: self._admission.num_waiting,
         )
         self._fleet = Fleet(
-            discovery=discovery_of(config.discovery, metrics.discovery_failed),
-            open_channel=self._open_channel,
+            addresses=discovery_of(config.discovery, metrics.discovery_failed).addresses(),
+            tls=config.tls,
             model=checkpoint.name,
             router_id=self._router_id,
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
@@ -164,9 +162,6 @@ class RouterApplication:
         if self._metrics_server is not None:
             await asyncio.to_thread(_stop_metrics, self._metrics_server[0])
             self._metrics_server = None
-
-    def _open_channel(self, address: str) -> grpc.aio.Channel:
-        return open_channel(address, self._config.tls)
 
     def _host(self) -> str:
         host = self.address.host

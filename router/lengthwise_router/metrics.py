@@ -7,29 +7,26 @@ from functools import partial
 from itertools import product
 from typing import get_args
 
-from grpc import StatusCode
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.admission.admission import RefusalRule
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import PlacementRule, Role
-from lengthwise_router.discovery.base import DiscoveryFailure
-from lengthwise_router.serving.attempt import FailureReason, Phase
-from lengthwise_router.workers.worker import Condition, Worker
+from lengthwise_router.labels import (
+    CODES,
+    CONDITIONS,
+    DISCOVERY_FAILURES,
+    FAILURE_REASONS,
+    PHASES,
+    ROLES,
+    Condition,
+    DiscoveryFailure,
+)
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
-ROLES: tuple[Role, ...] = get_args(Role)
 OBJECTIVES = (*(f"ttft_{name}" for name in LENGTH_CLASSES), "tpot")
 
 RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-
-STATES: tuple[Condition, ...] = get_args(Condition)
-REFUSALS: tuple[RefusalRule, ...] = get_args(RefusalRule)
-PHASES: tuple[Phase, ...] = get_args(Phase)
-FAILURES: tuple[FailureReason, ...] = tuple(
-    reason for some in get_args(FailureReason) for reason in get_args(some)
-)
-DISCOVERY_FAILURES: tuple[DiscoveryFailure, ...] = get_args(DiscoveryFailure)
 
 
 class RouterMetrics:
@@ -44,11 +41,11 @@ class RouterMetrics:
         placement_rules: Iterable[PlacementRule],
         ttft_slo_seconds: Mapping[LengthClass, float],
         tpot_slo_seconds: float,
-        workers: Callable[[], tuple[Worker, ...]],
+        num_workers: Callable[[Role, Condition], int],
         num_discovered: Callable[[], int],
         num_waiting: Callable[[], int],
     ) -> None:
-        """`workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
+        """`num_workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
         thread."""
         self._ttft_slo = ttft_slo_seconds
         self._tpot_slo = tpot_slo_seconds
@@ -58,7 +55,7 @@ class RouterMetrics:
             ("code", "model"),
             registry=registry,
         )
-        self._requests = {code: requests.labels(code.name, model) for code in StatusCode}
+        self._requests = {code: requests.labels(code, model) for code in CODES}
         self._ttft = _by_length_class(
             registry,
             "lengthwise_time_to_first_token_seconds",
@@ -83,7 +80,7 @@ class RouterMetrics:
         self._tell_tokens(registry)
         self._tell_objectives(registry)
         self._tell_discovery(registry, num_discovered)
-        _tell_workers(registry, workers)
+        _tell_workers(registry, num_workers)
 
     def _tell_placement(
         self, registry: CollectorRegistry, placement_rules: Iterable[PlacementRule]
@@ -102,7 +99,7 @@ class RouterMetrics:
             ("phase", "reason"),
             registry=registry,
         )
-        for phase, failure in product(PHASES, FAILURES):
+        for phase, failure in product(PHASES, FAILURE_REASONS):
             self.retries.labels(phase, failure)
 
     def _tell_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
@@ -125,7 +122,7 @@ class RouterMetrics:
             ("reason",),
             registry=registry,
         )
-        for rule in REFUSALS:
+        for rule in get_args(RefusalRule):
             self.refusals.labels(rule)
 
     def _tell_arrivals(self, registry: CollectorRegistry) -> None:
@@ -208,7 +205,7 @@ class RouterMetrics:
         requests.inc()
         tokens.inc(residual_tokens)
 
-    def request_ended(self, code: StatusCode) -> None:
+    def request_ended(self, code: str) -> None:
         self._requests[code].inc()
 
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
@@ -228,20 +225,17 @@ class RouterMetrics:
             self._objectives["tpot", tpot <= self._tpot_slo].inc()
 
 
-def _tell_workers(registry: CollectorRegistry, workers: Callable[[], tuple[Worker, ...]]) -> None:
+def _tell_workers(
+    registry: CollectorRegistry, num_workers: Callable[[Role, Condition], int]
+) -> None:
     gauge = Gauge(
         "lengthwise_workers",
         "Workers known to this router, by role and state",
         ("role", "state"),
         registry=registry,
     )
-    for role in ROLES:
-        for state in STATES:
-            gauge.labels(role, state).set_function(partial(_count, workers, role, state))
-
-
-def _count(workers: Callable[[], tuple[Worker, ...]], role: Role, state: Condition) -> float:
-    return sum(worker.role == role and worker.condition == state for worker in workers())
+    for role, condition in product(ROLES, CONDITIONS):
+        gauge.labels(role, condition).set_function(partial(num_workers, role, condition))
 
 
 def _by_length_class(

@@ -69,7 +69,7 @@ class RouterExporter(Exporter):
             placement_rules=("round robin",),
             ttft_slo_seconds={"short": 0.4, "long": 2.0},
             tpot_slo_seconds=0.1,
-            workers=lambda: (),
+            num_workers=lambda role, condition: 0,
             num_discovered=lambda: 0,
             num_waiting=lambda: self.waiting,
         )

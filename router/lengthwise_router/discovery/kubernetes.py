@@ -30,8 +30,8 @@ from kubernetes_asyncio.client import ApiClient, Configuration, DiscoveryV1Api
 from kubernetes_asyncio.config import ConfigException, load_incluster_config
 
 from lengthwise_router.config import KubernetesConfig
-from lengthwise_router.discovery.base import DiscoveryFailure
 from lengthwise_router.discovery.endpoint_slices import EndpointSlices
+from lengthwise_router.labels import DiscoveryFailure
 from lengthwise_runtime.config import ConfigError
 
 logger = logging.getLogger(__name__)

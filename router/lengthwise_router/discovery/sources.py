@@ -8,14 +8,22 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
 from lengthwise_router.config import DiscoveryConfig
-from lengthwise_router.discovery.base import Discovery, DiscoveryFailure
+from lengthwise_router.labels import DiscoveryFailure
 from lengthwise_runtime.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+
+
+class Discovery(Protocol):
+    """A source of worker addresses."""
+
+    def addresses(self) -> AsyncIterator[frozenset[str]]:
+        """The addresses (host:port) of all workers, at first and on every change. Never ends."""
 
 
 class StaticDiscovery:

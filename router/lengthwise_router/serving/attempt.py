@@ -16,18 +16,18 @@ one goes on from there.
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import grpc
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
+from lengthwise_router.labels import FailureReason, LossReason, Phase
 from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.workers.outstanding import Placed
-from lengthwise_router.workers.token_streams import StreamFailure
-from lengthwise_router.workers.worker import LossReason, Worker
+from lengthwise_router.workers.worker import Worker
 from lengthwise_wire.errors import (
     ERROR_KEY,
     InvalidRequest,
@@ -38,15 +38,6 @@ from lengthwise_wire.errors import (
     from_status,
 )
 from lengthwise_wire.v1 import common_pb2, prefill_pb2
-
-Phase = Literal["reserve", "prefill", "transfer", "decode"]
-
-FailureReason = (
-    LossReason
-    | StreamFailure
-    | Literal["rpc_error", "timeout", "overloaded", "stale", "transfer_failed", "wrong_end"]
-)
-"""Why an attempt failed: a fixed set, it becomes a metric label."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -109,7 +109,7 @@ class InferenceService(inference_pb2_grpc.InferenceServicer):
             raise
         finally:
             self._metrics.in_flight.dec()
-            self._metrics.request_ended(code)
+            self._metrics.request_ended(code.name)
             if record is not None:
                 record.ended(code.name, time.monotonic() - arrived_at)
 

@@ -10,17 +10,19 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 from statistics import median_low
 
 import grpc
 
 from lengthwise_policy.cost.model import typical_cost
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
-from lengthwise_policy.types import WorkerId, WorkerView
-from lengthwise_router.discovery.base import Discovery
+from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_router.labels import Condition
 from lengthwise_router.workers.prefixes import Prefixes
 from lengthwise_router.workers.worker import Worker
+from lengthwise_runtime.channel import open_channel
+from lengthwise_runtime.config import TlsConfig
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -42,15 +44,16 @@ class Fleet:
     def __init__(
         self,
         *,
-        discovery: Discovery,
-        open_channel: Callable[[str], grpc.aio.Channel],
+        addresses: AsyncIterator[frozenset[str]],
+        tls: TlsConfig | None,
         model: str,
         router_id: str,
         heartbeat_timeout_seconds: float,
         step_stall_seconds: float,
     ) -> None:
-        self._discovery = discovery
-        self._open_channel = open_channel
+        """`addresses`: of all workers (host:port), at first and on every change."""
+        self._discovered = addresses
+        self._tls = tls
         self._model = model
         self._router_id = router_id
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
@@ -65,6 +68,9 @@ class Fleet:
     @property
     def workers(self) -> tuple[Worker, ...]:
         return tuple(self._workers.values())
+
+    def num_workers(self, role: Role, condition: Condition) -> int:
+        return sum(worker.role == role and worker.condition == condition for worker in self.workers)
 
     @property
     def num_discovered(self) -> int:
@@ -105,10 +111,10 @@ class Fleet:
         """Follows discovery. Ends only with an error that is a defect, or when cancelled."""
         async with asyncio.TaskGroup() as group:
             try:
-                async for addresses in self._discovery.addresses():
+                async for addresses in self._discovered:
                     self._addresses = addresses
                     for address in addresses - self._workers.keys():
-                        worker = Worker(address, self._open_channel(address), self._router_id)
+                        worker = Worker(address, open_channel(address, self._tls), self._router_id)
                         self._workers[address] = worker
                         group.create_task(self._follow(worker), name=f"follow {address}")
             finally:

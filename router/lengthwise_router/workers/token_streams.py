@@ -10,13 +10,11 @@ that cannot be true.
 import math
 import time
 from collections.abc import Iterable
-from typing import Literal
 
+from lengthwise_router.labels import StreamFailure
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_wire.v1 import common_pb2, decode_pb2
-
-StreamFailure = Literal["gap", "ended_with_error", "malformed"]
 
 
 class TokenStream:

@@ -11,13 +11,14 @@ The rule: who depends on a worker registers with it, and is told the moment it i
 import asyncio
 import logging
 import time
-from typing import Literal, Protocol
+from typing import Protocol
 
 import grpc
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_router.labels import Condition, LossReason
 from lengthwise_router.workers.outstanding import Outstanding, Placed
 from lengthwise_router.workers.releases import Releases
 from lengthwise_router.workers.token_streams import TokenFanOut
@@ -25,11 +26,6 @@ from lengthwise_wire.convert import ROLES, cost_from_wire
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2, worker_pb2
 
 logger = logging.getLogger(__name__)
-
-Condition = Literal["connecting", "ready", "draining", "stalled", "lost", "incompatible"]
-
-LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
-"""Why a worker was given up: a fixed set, it becomes a metric label."""
 
 _LENGTH_CLASSES: dict[str, LengthClass] = {name: name for name in LENGTH_CLASSES}
 

@@ -11,10 +11,10 @@ from harness.kubernetes_api import FakeApi, Server, api_server, endpoint, endpoi
 from harness.workers import eventually
 
 from lengthwise_router.config import DiscoveryConfig, KubernetesConfig
-from lengthwise_router.discovery.base import DiscoveryFailure
 from lengthwise_router.discovery.endpoint_slices import EndpointSlices
 from lengthwise_router.discovery.kubernetes import KubernetesDiscovery
 from lengthwise_router.discovery.sources import discovery_of
+from lengthwise_router.labels import DiscoveryFailure
 from lengthwise_runtime.config import ConfigError
 
 SOON = 1.0

@@ -33,7 +33,7 @@ class Door:
             placement_rules=("predicted ttft",),
             ttft_slo_seconds={"short": 1.0, "long": 1.0},
             tpot_slo_seconds=1.0,
-            workers=tuple,
+            num_workers=lambda role, condition: 0,
             num_discovered=lambda: 0,
             num_waiting=lambda: self.admission.num_waiting,
         )
