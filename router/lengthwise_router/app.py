@@ -14,6 +14,7 @@ from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery.sources import discovery_of
+from lengthwise_router.frontends.grpc.servicer import grpc_server
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.dispatch import Dispatch
@@ -25,13 +26,9 @@ from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_runtime.config import Address
 from lengthwise_runtime.metrics import serve_metrics
-from lengthwise_runtime.server import Server
 from lengthwise_wire.announcement import Announcement
-from lengthwise_wire.v1 import inference_pb2_grpc
 
 logger = logging.getLogger(__name__)
-
-SERVICE = "lengthwise.v1.Inference"
 
 FLUSH_SECONDS = 1.0
 """What a draining router allows for giving its last reservations back."""
@@ -47,10 +44,15 @@ class RouterApplication:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
+        registry = CollectorRegistry()
+        await self._join(registry)
+        self._run()
+        await self._listen(registry)
+
+    async def _join(self, registry: CollectorRegistry) -> None:
         config = self._config
         checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
         self._wakeups = Wakeups()
-        registry = CollectorRegistry()
         strategy = make_strategy(config.strategy, config.placement, random.random)
         metrics = RouterMetrics(
             registry,
@@ -88,7 +90,6 @@ class RouterApplication:
             strategy=strategy,
             pacer=Pacer(config.message_interval_seconds),
             metrics=metrics,
-            router_id=self._router_id,
             config=config,
         )
         self._service = InferenceService(
@@ -106,17 +107,17 @@ class RouterApplication:
             metrics=metrics,
             config=config,
         )
-        await self._open(registry)
 
-    async def _open(self, registry: CollectorRegistry) -> None:
-        """Starts the background tasks, then listens, then says so."""
-        config = self._config
+    def _run(self) -> None:
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
             asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
         ]
-        self._server = Server(config.listen, config.tls, [SERVICE])
-        inference_pb2_grpc.add_InferenceServicer_to_server(self._service, self._server.guarded)
+
+    async def _listen(self, registry: CollectorRegistry) -> None:
+        """Serves clients, health probes and scrapes; then announces the address."""
+        config = self._config
+        self._server = grpc_server(self._service, config)
         self.address = await self._server.start()
         self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.pulse)
         await self._server.set_serving(True)

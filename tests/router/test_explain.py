@@ -8,17 +8,8 @@ import pytest
 from harness.workers import eventually
 from router.deployment import PROMPT, Deploy, Deployment
 
-from lengthwise_policy.types import Candidate, Placement, WorkerId
-from lengthwise_router.serving.attempt import AttemptFailed
-from lengthwise_router.serving.records import (
-    MAX_ATTEMPTS,
-    MAX_CANDIDATES,
-    MAX_TEXT_CHARACTERS,
-    RequestRecord,
-    RequestRecords,
-)
-from lengthwise_wire.errors import InternalError, NoWorkerAvailable
-from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
+from lengthwise_wire.errors import InternalError
+from lengthwise_wire.v1 import inference_pb2
 
 
 async def told(deployment: Deployment, request_id: str = "r1") -> inference_pb2.ExplainResponse:
@@ -170,108 +161,3 @@ async def test_many_may_ask_while_requests_go_on(deploy: Deploy) -> None:
             *(told(deployment, f"r{index}") for index in range(8)), return_exceptions=True
         )
     assert all(len(answer.token_ids) == 30 for answer in await answers)
-
-
-P1, D1 = WorkerId("p1"), WorkerId("d1")
-
-
-def placement(*residuals: int) -> Placement:
-    return Placement(
-        prefill=P1,
-        decode=D1,
-        rule="predicted ttft",
-        reason="predicted ttft: 3 ms",
-        candidates=tuple(
-            Candidate(
-                prefill=WorkerId(f"p{index}"),
-                decode=D1,
-                residual_tokens=residual,
-                queue_seconds=1.0,
-                prefill_seconds=2.0,
-                transfer_seconds=0.5,
-            )
-            for index, residual in enumerate(residuals, 1)
-        ),
-    )
-
-
-def record(request_id: str = "r1", prompt_tokens: int = 1000) -> RequestRecord:
-    life = RequestRecord(request_id=request_id, model="stub", priority=0)
-    life.measured(prompt_tokens=prompt_tokens, max_tokens=10)
-    return life
-
-
-def failure(text: str) -> AttemptFailed:
-    return AttemptFailed(
-        phase="prefill", reason="timeout", error=NoWorkerAvailable(text), blamed=frozenset()
-    )
-
-
-def test_candidates_are_told_with_what_was_predicted() -> None:
-    life = record()
-    life.placed(placement(100, 900))
-    (attempt,) = life.told().attempts
-    assert [candidate.prefill_worker for candidate in attempt.candidates] == ["p1", "p2"]
-    assert attempt.candidates[0].residual_tokens == 100
-    assert attempt.candidates[0].time_to_first_token_seconds == 3.5
-
-
-def test_the_length_class_is_that_of_residual_tokens() -> None:
-    life = record()
-    classes = [life.length_class]
-    life.placed(placement(100, 900))
-    classes.append(life.length_class)
-    life.prefilled(prefill_pb2.PrefillResponse(length_class="long"))
-    classes.append(life.length_class)
-    life.placed(placement(100))  # a second attempt
-    classes.append(life.length_class)
-    assert classes == ["long", "short", "long", "long"]
-
-
-def test_what_the_first_token_found_cached_is_reused_prompt() -> None:
-    life = record()
-    assert life.cached_prompt_tokens is None
-    life.placed(placement(100))
-    life.reserved(0.1, decode_pb2.ReserveResponse(num_cached_tokens=64, reason="room"))
-    life.prefilled(prefill_pb2.PrefillResponse(num_cached_tokens=960, reason="window"))
-    life.placed(placement(16))
-    life.local_prefill(decode_pb2.LocalPrefill(num_cached_tokens=992, reason="step"))
-    assert life.cached_prompt_tokens == 960
-    first, second = life.told().attempts
-    assert (first.cached_tokens_prefill, first.cached_tokens_decode) == (960, 64)
-    assert (first.reserve_reason, first.prefill_reason) == ("room", "window")
-    assert (second.cached_tokens_decode, second.prefill_reason) == (992, "step")
-
-
-def test_preemptions_are_counted() -> None:
-    life = record()
-    life.placed(placement(100))
-    life.preempted()
-    life.preempted()
-    life.timed(inference_pb2.PhaseTimings(total_seconds=2.0), 10)
-    assert not life.told().HasField("end"), "it has not ended yet"
-    life.ended("OK", 3.0)
-    assert life.told().end.preemptions == 2
-    assert life.told().end.timings.total_seconds == 2.0
-
-
-def test_whatever_happens_a_life_is_short() -> None:
-    life = record()
-    for number in range(100):
-        life.placed(placement(*range(1, 100)))
-        life.reserved(0.1, decode_pb2.ReserveResponse(reason="r" * 10_000))
-        life.prefilled(prefill_pb2.PrefillResponse(reason="r" * 10_000))
-        life.failed(failure(f"{number} " + "x" * 10_000))
-    message = life.told()
-    assert len(message.attempts) == MAX_ATTEMPTS
-    assert message.attempts[0].failure.startswith("prefill: timeout: 0 ")
-    assert message.attempts[-1].failure.startswith("prefill: timeout: 99 ")
-    assert len(message.attempts[0].candidates) == MAX_CANDIDATES
-    per_attempt = 3 * (MAX_TEXT_CHARACTERS + 10) + MAX_CANDIDATES * 64
-    assert message.ByteSize() < MAX_ATTEMPTS * (per_attempt + 100)
-
-
-def test_none_are_kept_where_none_are_wanted() -> None:
-    kept = RequestRecords(0)
-    kept.add(record())
-    assert kept.find("r1") is None

@@ -14,9 +14,11 @@ from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.attempt import AttemptFailed, WorkerAttempt
+from lengthwise_router.serving.attempt import WorkerAttempt
+from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.serving.reservation import DecodeReservation
+from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_wire.errors import NoWorkerAvailable
@@ -47,7 +49,6 @@ class Dispatch:
         strategy: Strategy,
         pacer: Pacer,
         metrics: RouterMetrics,
-        router_id: str,
         config: RouterConfig,
     ) -> None:
         self._fleet = fleet
@@ -55,7 +56,6 @@ class Dispatch:
         self._forecast = make_strategy("predicted_ttft", config.placement, random.random)
         self._pacer = pacer
         self._metrics = metrics
-        self._router_id = router_id
         self._config = config
 
     async def tokens(self, generation: Generation) -> AsyncGenerator[Tokens]:
@@ -81,9 +81,10 @@ class Dispatch:
                 placement = choice.placement
                 if reservation is None and placement.decode is not None:
                     reservation = self._reservation(generation, choice, placement.decode)
-                generation.record.placed(placement)
+                generation.placed(placement)
                 try:
-                    with self._attempt(generation, choice, reservation) as attempt:
+                    with self._pair(generation, placement, reservation) as pair:
+                        attempt = self._attempt(generation, choice, pair)
                         tokens = await attempt.first_token()
                         yield tokens
                         while not tokens.finish_reason:
@@ -121,18 +122,15 @@ class Dispatch:
             residual_tokens=choice.request.residual_tokens(worker_id),
         )
 
-    def _attempt(
-        self, generation: Generation, choice: _Choice, reservation: DecodeReservation | None
-    ) -> WorkerAttempt:
-        prefill = choice.placement.prefill
-        return WorkerAttempt(
-            generation=generation,
-            prefill=self._fleet.worker(prefill) if prefill is not None else None,
-            residual_tokens=choice.request.residual_tokens(prefill or WorkerId("")),
-            reservation=reservation,
-            router_id=self._router_id,
-            config=self._config,
-        )
+    def _pair(
+        self, generation: Generation, placement: Placement, reservation: DecodeReservation | None
+    ) -> WorkerPair:
+        prefill = self._fleet.worker(placement.prefill) if placement.prefill is not None else None
+        return WorkerPair(prefill, reservation, generation.deadline.wakeup)
+
+    def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
+        residual_tokens = choice.request.residual_tokens(pair.prefill_id)
+        return WorkerAttempt(generation, pair, self._config, residual_tokens=residual_tokens)
 
     async def _wait_for_choice(
         self, generation: Generation, excluded: frozenset[WorkerId]
@@ -187,8 +185,8 @@ class Dispatch:
     async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:
         """Counts a failure; waits a while before the next attempt, but not before the second."""
         self._metrics.retries.labels(failure.phase, failure.reason).inc()
-        generation.retries += 1
-        retries = generation.retries
+        generation.timings.retries += 1
+        retries = generation.timings.retries
         logger.warning(
             "attempt %d failed in phase %s, %s: %s",
             *(retries, failure.phase, failure.reason, failure.error),

@@ -1,16 +1,16 @@
-"""One request on its way: what is to be generated, what has been, and how long it may wait."""
+"""One request on its way: what is to be generated, what has been, and what that took."""
 
-import math
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
+from lengthwise_policy.types import Placement
+from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request
 from lengthwise_router.workers.prefixes import PromptHashes
-from lengthwise_router.workers.wakeup import Wakeup
-from lengthwise_wire.errors import DeadlineExceeded
-from lengthwise_wire.v1 import common_pb2
+from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, prefill_pb2
+
+_CLASSES: dict[str, LengthClass] = {name: name for name in LENGTH_CLASSES}
 
 
 class Tokens(NamedTuple):
@@ -22,90 +22,23 @@ class Tokens(NamedTuple):
     finish_reason: common_pb2.FinishReason
 
 
-class RequestDeadline:
-    """How a request waits: it may be rung at any time, and it keeps its client's stream alive.
-
-    With `ends_call` the wait itself ends at the deadline, between two writes: a write that is
-    cancelled half-way leaves gRPC unable to end the call.
-    """
-
-    __slots__ = (
-        "_deadline_at",
-        "_ends_at",
-        "_keepalive",
-        "_keepalive_seconds",
-        "_sent_at",
-        "wakeup",
-    )
-
-    def __init__(
-        self,
-        *,
-        wakeup: Wakeup,
-        deadline_at: float,
-        ends_call: bool,
-        keepalive_seconds: float,
-        keepalive: Callable[[], Awaitable[None]],
-    ) -> None:
-        self.wakeup = wakeup
-        self._deadline_at = deadline_at
-        self._ends_at = deadline_at if ends_call else math.inf
-        self._keepalive_seconds = keepalive_seconds
-        self._keepalive = keepalive
-        self._sent_at = time.monotonic()
-
-    @property
-    def remaining_seconds(self) -> float:
-        return self._deadline_at - time.monotonic()
-
-    def sent(self, now: float) -> None:
-        """A message has left for the client."""
-        self._sent_at = now
-
-    async def wait(self, until: float = float("inf")) -> float:
-        """Returns the time when rung, or about `until` (monotonic clock), or earlier.
-
-        Errors: DeadlineExceeded.
-        """
-        keepalive_at = self._sent_at + self._keepalive_seconds
-        await self.wakeup.wait(min(until, keepalive_at, self._ends_at))
-        now = time.monotonic()
-        if now >= self._ends_at:
-            raise DeadlineExceeded("no deadline was given, and the router's own has passed")
-        if now >= keepalive_at:
-            await self._keepalive()
-            self._sent_at = now
-        return now
-
-    async def until_done(self, pending: Any, check: Callable[[], None] | None = None) -> None:
-        """Returns when a call or future is done; cancels it when the wait ends otherwise.
-
-        `check` is called whenever rung, and may raise.
-        """
-        pending.add_done_callback(self.wakeup.ring)
-        try:
-            while not pending.done():
-                await self.wait()
-                if check is not None:
-                    check()
-        finally:
-            pending.cancel()
+class WrongEnd(Exception):
+    """The tokens do not end where the worker says that they do."""
 
 
 class Generation:
     """A request whose prompt is known, and the tokens generated for it so far."""
 
     __slots__ = (
+        "cached_prompt_tokens",
         "deadline",
         "hashes",
+        "length_class",
         "max_tokens",
         "num_prompt_tokens",
-        "prefill_seconds",
-        "queue_seconds",
         "record",
         "request",
-        "reserve_seconds",
-        "retries",
+        "timings",
         "token_ids",
     )
 
@@ -125,10 +58,13 @@ class Generation:
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens
         self.deadline = deadline
-        self.queue_seconds = 0.0
-        self.prefill_seconds = 0.0
-        self.reserve_seconds = 0.0
-        self.retries = 0
+        self.timings = inference_pb2.PhaseTimings()  # of all attempts together
+        self.length_class: LengthClass = length_class(len(prompt_ids))
+        """Of the prompt, and from the first attempt on of its residual tokens there."""
+        self.cached_prompt_tokens: int | None = None
+        """Of the attempt that gave the first token; whatever is computed later was computed for
+        this request before."""
+        record.measured(len(prompt_ids), max_tokens, self.length_class)
 
     @property
     def num_generated(self) -> int:
@@ -138,8 +74,9 @@ class Generation:
     def num_remaining(self) -> int:
         return self.max_tokens - self.num_generated
 
+    @property
     def finish_reason(self) -> common_pb2.FinishReason:
-        """Why the request is over after the tokens it has, as far as tokens alone tell; else 0."""
+        """Why the request is over after the tokens it has, as far as tokens alone show; else 0."""
         if not self.num_generated:
             return common_pb2.FINISH_REASON_UNSPECIFIED
         if self.token_ids[-1] in self.request.stop_token_ids:
@@ -147,3 +84,51 @@ class Generation:
         if not self.num_remaining:
             return common_pb2.FINISH_REASON_LENGTH
         return common_pb2.FINISH_REASON_UNSPECIFIED
+
+    def placed(self, placement: Placement) -> None:
+        """An attempt begins."""
+        self.record.placed(placement)
+        if placement.chosen is not None:
+            self._classify(length_class(placement.chosen.residual_tokens))
+
+    def reserved(self, seconds: float, response: decode_pb2.ReserveResponse) -> None:
+        """A decode worker has blocks for the request, after so long."""
+        self.timings.reserve_seconds += seconds
+        self.record.reserved(seconds, response)
+
+    def prefilled(self, report: prefill_pb2.PrefillResponse | decode_pb2.LocalPrefill) -> None:
+        """A prefill worker has computed the prompt, or the decode worker itself."""
+        self.timings.queue_seconds += report.queue_seconds
+        self.timings.prefill_seconds += report.prefill_seconds
+        if self.cached_prompt_tokens is None:
+            self.cached_prompt_tokens = min(report.num_cached_tokens, self.num_prompt_tokens)
+        self.record.prefilled(report)
+        if isinstance(report, prefill_pb2.PrefillResponse):
+            self._classify(_CLASSES.get(report.length_class, self.length_class))
+        else:
+            self._classify(length_class(self.num_prompt_tokens - report.num_cached_tokens))
+
+    def append(
+        self,
+        token_ids: list[int],
+        logprobs: list[common_pb2.TokenLogprobs],
+        ended: common_pb2.FinishReason | None,
+    ) -> Tokens:
+        """Takes the next tokens; `ended` is what the worker calls their end.
+
+        Errors: WrongEnd, and none of them is taken.
+        """
+        if len(token_ids) > self.num_remaining:
+            raise WrongEnd(f"sent {len(token_ids)} tokens of {self.num_remaining}")
+        index = self.num_generated
+        self.token_ids.extend(token_ids)
+        if ended is not None and ended != self.finish_reason:
+            total = self.num_generated
+            del self.token_ids[len(self.token_ids) - len(token_ids) :]
+            raise WrongEnd(f"ended with reason {ended} after {total} of {self.max_tokens} tokens")
+        return Tokens(index, token_ids, logprobs, ended or common_pb2.FINISH_REASON_UNSPECIFIED)
+
+    def _classify(self, name: LengthClass) -> None:
+        if not self.timings.retries:
+            self.length_class = name
+            self.record.classified(name)

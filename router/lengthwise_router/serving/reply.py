@@ -19,17 +19,16 @@ class Reply:
         generation: Generation,
         detokenizer: Detokenizer,
         metrics: RouterMetrics,
-        arrived_at: float,
     ) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
         strings = generation.request.stop_strings
         self._stop_strings = StopStrings(strings) if strings else None
         self._metrics = metrics
-        self._arrived_at = arrived_at
+        self._arrived_at = generation.deadline.arrived_at
         self._first_at = 0.0
         self._last_at = 0.0
-        self.num_tokens = 0  # told to the client, those resumed included
+        self._num_tokens = 0  # told to the client, those resumed included
 
     def resume(self) -> inference_pb2.GenerateResponse | None:
         """Takes in what the client has received already; gives the last message if that is all."""
@@ -38,8 +37,8 @@ class Reply:
         if not resumed:
             return None
         self._text_of(resumed)
-        self.num_tokens = len(resumed)
-        finish_reason = generation.finish_reason()
+        self._num_tokens = len(resumed)
+        finish_reason = generation.finish_reason
         if self._stop_strings is not None and self._stop_strings.hit:
             finish_reason = STOP
         if not finish_reason:
@@ -65,14 +64,14 @@ class Reply:
         )
         if tokens.logprobs:
             response.logprobs.extend(tokens.logprobs[:num_tokens])
-        self.num_tokens += num_tokens
+        self._num_tokens += num_tokens
         if not self._first_at:
             self._first_at = now
             self._open(response)
-            record = self._generation.record
-            self._metrics.first_token(record.length_class, now - self._arrived_at)
+            generation = self._generation
+            self._metrics.first_token(generation.length_class, now - self._arrived_at)
             self._metrics.prompt_computed(
-                self._generation.num_prompt_tokens, record.cached_prompt_tokens or 0
+                generation.num_prompt_tokens, generation.cached_prompt_tokens or 0
             )
         elif num_tokens:
             self._metrics.inter_token_latency.observe((now - self._last_at) / num_tokens)
@@ -118,28 +117,32 @@ class Reply:
         response.finish_reason = finish_reason
         usage = response.usage
         usage.prompt_tokens = generation.num_prompt_tokens
-        usage.output_tokens = self.num_tokens
-        usage.cached_prompt_tokens = generation.record.cached_prompt_tokens or 0
-        response.timings.CopyFrom(self.timings())
+        usage.output_tokens = self._num_tokens
+        usage.cached_prompt_tokens = generation.cached_prompt_tokens or 0
+        response.timings.CopyFrom(self._timings())
         self._metrics.finished(
-            generation.record.length_class,
+            generation.length_class,
             self._num_fresh,
             response.timings.time_per_output_token_seconds,
         )
 
+    def record(self) -> None:
+        """To be called when the request is over, however it ended."""
+        generation = self._generation
+        generation.record.timed(
+            self._timings(),
+            output_tokens=self._num_tokens,
+            cached_prompt_tokens=generation.cached_prompt_tokens or 0,
+        )
+
     @property
     def _num_fresh(self) -> int:
-        return self.num_tokens - len(self._generation.request.resumed_token_ids)
+        return self._num_tokens - len(self._generation.request.resumed_token_ids)
 
-    def timings(self) -> inference_pb2.PhaseTimings:
+    def _timings(self) -> inference_pb2.PhaseTimings:
         """Where the time went, up to the last token that the client was told."""
         generation, num_fresh = self._generation, self._num_fresh
-        timings = inference_pb2.PhaseTimings(
-            queue_seconds=generation.queue_seconds,
-            prefill_seconds=generation.prefill_seconds,
-            reserve_seconds=generation.reserve_seconds,
-            retries=generation.retries,
-        )
+        timings = generation.timings
         if self._first_at:
             timings.time_to_first_token_seconds = self._first_at - self._arrived_at
             timings.total_seconds = self._last_at - self._arrived_at

@@ -41,6 +41,7 @@ class Worker:
 
     def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str) -> None:
         self.address = address
+        self.router_id = router_id
         self.channel = channel
         self.streams = TokenFanOut()
         self.is_streaming = False  # a decode worker whose Tokens stream to us is open

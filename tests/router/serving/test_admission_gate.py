@@ -1,21 +1,18 @@
 """Whoever comes and goes, and whenever: places are neither lost nor taken twice."""
 
 import asyncio
-import math
 import random
 
 import pytest
 from prometheus_client import CollectorRegistry
+from router.generations import make_generation
 
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
-from lengthwise_router.serving.generation import Generation, RequestDeadline
-from lengthwise_router.serving.records import RequestRecord
-from lengthwise_router.text.request import Request
+from lengthwise_router.serving.generation import Generation
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import Overloaded
-from lengthwise_wire.v1 import common_pb2
 
 MAX_IN_FLIGHT, MAX_QUEUED = 3, 10
 
@@ -46,34 +43,7 @@ class Door:
         self._wakeups = Wakeups()
 
     def generation(self, name: str, *, priority: int = 0, tenant: str = "") -> Generation:
-        async def keepalive() -> None:
-            raise AssertionError("nobody waits so long")
-
-        request = Request(
-            request_id=name,
-            sampling=common_pb2.SamplingParams(),
-            top_logprobs=None,
-            stop_strings=(),
-            stop_token_ids=(),
-            max_tokens=4,
-            resumed_token_ids=(),
-            priority=priority,
-            tenant=tenant,
-            conversation_returns=False,
-        )
-        return Generation(
-            request=request,
-            prompt_ids=[1] * 8,
-            max_tokens=4,
-            deadline=RequestDeadline(
-                wakeup=self._wakeups.new(),
-                deadline_at=math.inf,
-                ends_call=False,
-                keepalive_seconds=60.0,
-                keepalive=keepalive,
-            ),
-            record=RequestRecord(request_id=name, model="stub", priority=priority),
-        )
+        return make_generation(name, priority=priority, tenant=tenant, wakeups=self._wakeups)
 
     @property
     def is_empty(self) -> bool:

@@ -1,0 +1,76 @@
+"""The Inference service over gRPC: an adapter of `InferenceService`. Errors become statuses in the
+runtime's handlers.
+"""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.serving.service import InferenceService
+from lengthwise_runtime.server import Server
+from lengthwise_wire.errors import DeadlineExceeded
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = "lengthwise.v1.Inference"
+
+UNREAD_SECONDS = 5.0
+"""A message that a client does not take for so long after the deadline is given up."""
+
+KEEPALIVE = inference_pb2.GenerateResponse()
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServicer):
+    """What gRPC clients call."""
+
+    def __init__(self, service: InferenceService, default_deadline_seconds: float) -> None:
+        self._service = service
+        self._default_deadline_seconds = default_deadline_seconds
+
+    async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
+        """A coroutine that writes, and no generator: cancelled during a write, it notices at once.
+
+        gRPC cancels it when the client hangs up, and at the client's deadline.
+        """
+        given = context.time_remaining()
+        seconds = self._default_deadline_seconds if given is None else given
+        responses = self._service.generate(
+            message, deadline_seconds=seconds, keepalive=lambda: context.write(KEEPALIVE)
+        )
+        try:
+            # The service keeps the deadline itself. It cannot while a client reads nothing.
+            async with asyncio.timeout(seconds + UNREAD_SECONDS), aclosing(responses):
+                async for response in responses:
+                    await context.write(response)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the deadline of {seconds:.3g} s passed, and the client reads nothing"
+            ) from error
+
+    async def GetModel(
+        self, message: inference_pb2.GetModelRequest, context: Context
+    ) -> inference_pb2.GetModelResponse:
+        return self._service.model()
+
+    async def Tokenize(
+        self, message: inference_pb2.TokenizeRequest, context: Context
+    ) -> inference_pb2.TokenizeResponse:
+        return await self._service.tokenize(message)
+
+    async def Explain(
+        self, message: inference_pb2.ExplainRequest, context: Context
+    ) -> inference_pb2.ExplainResponse:
+        return self._service.explain(message)
+
+
+def grpc_server(service: InferenceService, config: RouterConfig) -> Server:
+    """To be started."""
+    server = Server(config.listen, config.tls, [SERVICE])
+    inference_pb2_grpc.add_InferenceServicer_to_server(
+        InferenceServicer(service, config.default_deadline_seconds), server.guarded
+    )
+    return server

@@ -1,0 +1,86 @@
+"""How a request waits: for its wakeup, for no longer than its deadline, and without letting its
+caller's stream fall silent.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lengthwise_router.workers.wakeup import Wakeup
+from lengthwise_wire.errors import DeadlineExceeded
+
+SLACK_SECONDS = 0.05
+"""A caller's clock expires a network's delay before the router's, and its cancellation is what
+arrives: so close to the deadline it is the deadline."""
+
+Keepalive = Callable[[], Awaitable[None]]
+"""Sends the caller something that has no meaning."""
+
+
+class RequestDeadline:
+    """Every wait of a request goes through here. Times are of the monotonic clock."""
+
+    __slots__ = (
+        "_ends_at",
+        "_keepalive",
+        "_keepalive_seconds",
+        "_sent_at",
+        "arrived_at",
+        "wakeup",
+    )
+
+    def __init__(
+        self,
+        *,
+        wakeup: Wakeup,
+        seconds: float,
+        keepalive_seconds: float,
+        keepalive: Keepalive,
+    ) -> None:
+        """`seconds` from now; `keepalive` is awaited when nothing was sent for
+        `keepalive_seconds`."""
+        self.wakeup = wakeup
+        self.arrived_at = self._sent_at = time.monotonic()
+        self._ends_at = self.arrived_at + seconds
+        self._keepalive_seconds = keepalive_seconds
+        self._keepalive = keepalive
+
+    @property
+    def remaining_seconds(self) -> float:
+        return self._ends_at - time.monotonic()
+
+    @property
+    def has_passed(self) -> bool:
+        """Whether a request that is cancelled now is cancelled for its deadline."""
+        return self.remaining_seconds < SLACK_SECONDS
+
+    def sent(self, now: float) -> None:
+        """The caller has taken a message."""
+        self._sent_at = now
+
+    async def wait(self, until: float = float("inf")) -> float:
+        """Returns the time when rung, or about `until`, or earlier. Errors: DeadlineExceeded."""
+        keepalive_at = self._sent_at + self._keepalive_seconds
+        await self.wakeup.wait(min(until, keepalive_at, self._ends_at))
+        now = time.monotonic()
+        if now >= self._ends_at:
+            seconds = self._ends_at - self.arrived_at
+            raise DeadlineExceeded(f"the deadline of {seconds:.3g} s passed before the last token")
+        if now >= keepalive_at:
+            await self._keepalive()
+            self._sent_at = now
+        return now
+
+    async def until_done(self, pending: Any, check: Callable[[], None] | None = None) -> None:
+        """Returns when a call or future is done; cancels it when the wait ends otherwise.
+
+        `check` is called at every wakeup, and may raise.
+        """
+        pending.add_done_callback(self.wakeup.ring)
+        try:
+            while not pending.done():
+                await self.wait()
+                if check is not None:
+                    check()
+        finally:
+            pending.cancel()

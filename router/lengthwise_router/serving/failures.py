@@ -1,0 +1,39 @@
+"""Why an attempt failed, and what that means for the next one."""
+
+from dataclasses import dataclass
+
+from lengthwise_policy.types import WorkerId
+from lengthwise_router.labels import CallFailure, FailureReason, Phase
+from lengthwise_wire.errors import (
+    DeadlineExceeded,
+    LengthwiseError,
+    Overloaded,
+    Stale,
+    TransferFailed,
+)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class AttemptFailed(Exception):
+    """`error` is what the caller gets if no further attempt is made."""
+
+    phase: Phase
+    reason: FailureReason
+    error: LengthwiseError
+    blamed: frozenset[WorkerId]
+    keeps_reservation: bool = False
+
+
+def reason_of(error: LengthwiseError) -> CallFailure:
+    """Of a call that a worker answered with this error."""
+    match error:
+        case Overloaded():
+            return "overloaded"
+        case TransferFailed():
+            return "transfer_failed"
+        case Stale():
+            return "stale"
+        case DeadlineExceeded():
+            return "timeout"
+        case _:
+            return "rpc_error"

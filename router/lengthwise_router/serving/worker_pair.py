@@ -1,0 +1,112 @@
+"""The workers of one attempt: how far it has come with them, whether one is lost, and which is to
+blame for a failure.
+"""
+
+from typing import Self
+
+from lengthwise_policy.types import WorkerId
+from lengthwise_router.labels import FailureReason, LossReason, Phase
+from lengthwise_router.serving.failures import AttemptFailed, reason_of
+from lengthwise_router.serving.reservation import DecodeReservation
+from lengthwise_router.workers.wakeup import Wakeup
+from lengthwise_router.workers.worker import Worker
+from lengthwise_wire.errors import LengthwiseError, NoWorkerAvailable
+
+
+class WorkerPair:
+    """A context manager: within it, the pair is notified of the loss of its workers."""
+
+    def __init__(
+        self, prefill: Worker | None, reservation: DecodeReservation | None, wakeup: Wakeup
+    ) -> None:
+        """Without a `prefill` worker the reservation is a local one; without a reservation one
+        token is all. `wakeup` is rung at a loss."""
+        self.prefill = prefill
+        self.prefill_id = prefill.worker_id if prefill is not None else WorkerId("")
+        self.reservation = reservation
+        self.phase: Phase = "reserve"
+        self._wakeup = wakeup
+        self._lost: tuple[Worker, LossReason] | None = None
+
+    def __enter__(self) -> Self:
+        if self.prefill is not None:
+            self.prefill.dependents.add(self)
+        if self.reservation is not None:
+            self.reservation.worker.dependents.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.prefill is not None:
+            self.prefill.dependents.discard(self)
+        if self.reservation is not None:
+            self.reservation.worker.dependents.discard(self)
+
+    def worker_lost(self, worker: Worker, reason: LossReason) -> None:
+        reservation = self.reservation
+        if worker is self.prefill and reservation is not None:
+            if not reservation.is_untouched:
+                return  # it has done its part: tokens come
+            if self.phase == "transfer" and worker.has_left:
+                return  # it waited for its transfers; the decode worker reports one that failed
+        self._lost = worker, reason
+        self._wakeup.ring()
+
+    def check(self) -> None:
+        """Errors: AttemptFailed when the attempt cannot go on."""
+        reservation = self.reservation
+        if self._lost is not None:
+            worker, reason = self._lost
+            is_prefill = worker is self.prefill
+            raise self.failure(
+                reason,
+                f"{'prefill' if is_prefill else 'decode'} worker at {worker.address} was lost:"
+                f" {reason}",
+                {self.prefill_id if is_prefill or reservation is None else reservation.worker_id},
+                keeps_reservation=is_prefill,
+            )
+        stream = reservation.stream if reservation is not None else None
+        if stream is not None and stream.failure is not None:
+            details = f"decode worker: {stream.failure_details}"
+            raise self.failure(stream.failure, details, self.both_unless_decoding())
+
+    def call_failure(self, error: LengthwiseError, callee: WorkerId) -> AttemptFailed:
+        """A worker has answered with an error."""
+        reason = reason_of(error)
+        if reason == "overloaded":
+            return self.failure(reason, error, {callee})
+        if reason == "transfer_failed" and self.reservation is not None:
+            return self.failure(reason, error, self.both_unless_decoding())
+        if reason == "stale":
+            # The reservation failed unheard: a new one may well succeed there.
+            return self.failure(reason, str(error), set())
+        details = f"worker {callee}: {error.status.name}: {error}"
+        return self.failure(reason, details, {callee}, keeps_reservation=True)
+
+    def both_unless_decoding(self) -> set[WorkerId]:
+        """The workers to blame at the decode worker's end: either may have broken a transfer."""
+        assert self.reservation is not None
+        decode_id = self.reservation.worker_id
+        is_alone = self.prefill is None or self.phase == "decode"
+        return {decode_id} if is_alone else {decode_id, self.prefill_id}
+
+    def failure(
+        self,
+        reason: FailureReason,
+        cause: LengthwiseError | str,
+        blamed: set[WorkerId],
+        *,
+        keeps_reservation: bool = False,
+    ) -> AttemptFailed:
+        """A reservation is kept only where a prefill worker failed before anything came of it."""
+        if isinstance(cause, str):
+            cause = NoWorkerAvailable(f"{self.phase} failed: {cause}")
+        return AttemptFailed(
+            phase=self.phase,
+            reason=reason,
+            error=cause,
+            blamed=frozenset(blamed),
+            keeps_reservation=keeps_reservation
+            and self.phase == "prefill"
+            and self.reservation is not None
+            and self.reservation.is_untouched,
+        )

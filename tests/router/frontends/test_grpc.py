@@ -1,0 +1,68 @@
+"""The adapter for gRPC: what a client that stops reading costs, and for how long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from harness.workers import eventually
+
+from lengthwise_router.frontends.grpc.servicer import InferenceServicer
+from lengthwise_wire.errors import DeadlineExceeded
+from lengthwise_wire.v1 import inference_pb2
+
+
+class EndlessService:
+    """Responds for ever, and notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.deadline_seconds = 0.0
+        self.is_closed = False
+
+    async def generate(
+        self, _: object, *, deadline_seconds: float, keepalive: object
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        self.deadline_seconds = deadline_seconds
+        try:
+            while True:
+                yield inference_pb2.GenerateResponse(token_ids=[1])
+        finally:
+            self.is_closed = True
+
+
+class UnreadContext:
+    """A call whose client reads two messages and no third."""
+
+    def __init__(self, remaining_seconds: float | None) -> None:
+        self._remaining_seconds = remaining_seconds
+        self.num_written = 0
+
+    def time_remaining(self) -> float | None:
+        return self._remaining_seconds
+
+    async def write(self, _: object) -> None:
+        if self.num_written == 2:
+            await asyncio.Event().wait()
+        self.num_written += 1
+
+
+async def test_a_write_that_is_never_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lengthwise_router.frontends.grpc.servicer.UNREAD_SECONDS", 0.1)
+    service, context = EndlessService(), UnreadContext(None)
+    servicer: Any = InferenceServicer(service, 0.2)  # type: ignore[arg-type]
+    with pytest.raises(DeadlineExceeded, match=r"0.2 s passed, and the client reads nothing"):
+        await asyncio.wait_for(servicer.Generate(inference_pb2.GenerateRequest(), context), 5)
+    assert context.num_written == 2
+    assert service.is_closed
+
+
+async def test_a_call_cancelled_during_a_write_closes_the_request_at_once() -> None:
+    service, context = EndlessService(), UnreadContext(60.0)
+    servicer: Any = InferenceServicer(service, 0.2)  # type: ignore[arg-type]
+    call = asyncio.create_task(servicer.Generate(inference_pb2.GenerateRequest(), context))
+    await eventually(lambda: context.num_written == 2)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert call.cancelled()
+    assert service.is_closed
+    assert service.deadline_seconds == 60.0
