@@ -6,8 +6,8 @@ benchmarks/data/kv_transfer.csv. Budget: at least 80 % of bare gloo for pieces o
 Both sides of the comparison move the same number of bytes per piece through caches of the same
 size, over loopback, turn by turn in one run. Bare gloo sends one contiguous message per piece, one
 after the other, and neither packs, unpacks nor hashes. Transfer keeps pieces outstanding, as a
-prefill that pushes layers does: over the network's path, and over a host link, where the receiver
-copies out of the sender's memory and both ends hash.
+prefill that pushes layers does: over the network's path, and through shared memory, where the
+receiver copies out of the sender's memory and both ends hash.
 
 The rate is bound by the processors, so other work on the machine spoils it: every row has the load
 average at the start. `chrt -f 1 python -m micro.kv_transfer` keeps the processors for
@@ -61,7 +61,7 @@ LIMIT_SECONDS = 60.0
 class TransferPair:
     """Two transfer processes and a link between them."""
 
-    def __init__(self, *, host_links: bool) -> None:
+    def __init__(self, *, shared_memory: bool) -> None:
         caches = [KVCache.allocate(LAYOUT, NUM_BLOCKS, torch.device("cpu")) for _ in range(2)]
         for cache in caches:
             cache.tensor.fill_(1)
@@ -70,7 +70,7 @@ class TransferPair:
         self._num_issued = 0
         self._sender, self._receiver = (
             TransferProcess(
-                KVShards.of(cache), TransferConfig(host_links=host_links), self._on_event
+                KVShards.of(cache), TransferConfig(shared_memory=shared_memory), self._on_event
             )
             for cache in caches
         )
@@ -173,8 +173,8 @@ def pairs() -> Iterator[tuple[BarePair, dict[str, TransferPair]]]:
     with tempfile.TemporaryDirectory() as folder:
         bare = BarePair(folder)
         links = {
-            "transfer": TransferPair(host_links=False),
-            "host link": TransferPair(host_links=True),
+            "transfer": TransferPair(shared_memory=False),
+            "shared memory": TransferPair(shared_memory=True),
         }
         try:
             yield bare, links

@@ -9,10 +9,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize(
-    ("host_links", "path"), [(True, "is up: shared memory"), (False, "is up: nccl")], ids=str
+    ("shared_memory", "path"), [(True, "is up: shared memory"), (False, "is up: nccl")], ids=str
 )
-async def test_kv_moves_between_two_processes_on_one_gpu(host_links: bool, path: str) -> None:
-    config = {"num_blocks": 1024, "host_links": host_links}
+async def test_kv_moves_between_two_processes_on_one_gpu(shared_memory: bool, path: str) -> None:
+    config = {"num_blocks": 1024, "shared_memory": shared_memory}
     cluster = LocalCluster(
         device="cuda",
         configs={"prefill": config, "decode": config},

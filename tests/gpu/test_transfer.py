@@ -34,7 +34,7 @@ def _whole(caches: list[KVCache], piece: Piece) -> torch.Tensor:
 
 
 @pytest.fixture(params=[True, False], ids=["shared memory", "nccl"])
-def host_links(request: pytest.FixtureRequest) -> bool:
+def shared_memory(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -45,7 +45,7 @@ def caches(request: pytest.FixtureRequest) -> list[list[KVCache]]:
 
 @pytest.fixture
 def ends(
-    caches: list[list[KVCache]], host_links: bool, monkeypatch: pytest.MonkeyPatch
+    caches: list[list[KVCache]], shared_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Ends]:
     started = []
     for number, of_end in enumerate(caches):
@@ -54,7 +54,7 @@ def ends(
         end = End(of_end[0])
         shares = tuple(cache.share() for cache in of_end)
         shards = KVShards(layout=LAYOUT, num_blocks=NUM_BLOCKS, device_type="cuda", shares=shares)
-        config = TransferConfig(backend="nccl", connect_seconds=60.0, host_links=host_links)
+        config = TransferConfig(backend="nccl", connect_seconds=60.0, shared_memory=shared_memory)
         end.transfer = TransferProcess(shards, config, end.hear)
         end.transfer.start()
         end.transfer.wait_ready()
@@ -65,13 +65,13 @@ def ends(
 
 
 def test_blocks_land_in_other_blocks(
-    ends: Ends, caches: list[list[KVCache]], host_links: bool
+    ends: Ends, caches: list[list[KVCache]], shared_memory: bool
 ) -> None:
     link = "link"
     ends.sender.transfer.connect(link, ends.receiver.transfer.rendezvous)
     ends.receiver.transfer.accept(link)
     up = ends.sender.wait(LinkUp, 90.0, link=link)
-    assert (up.path == "shared memory") is host_links, up.path
+    assert (up.path == "shared memory") is shared_memory, up.path
     ends.receiver.wait(LinkUp, 90.0, link=link)
     source, target = random_piece(1, 400), random_piece(2, 400)
     num_bytes = source.num_bytes(LAYOUT)

@@ -16,9 +16,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _processes(*, host_links: bool) -> Iterator[Ends]:
+def _processes(*, shared_memory: bool) -> Iterator[Ends]:
     ends = Ends(End(new_cache(1)), End(new_cache(2)))
-    config = TransferConfig(stall_seconds=STALL_SECONDS, connect_seconds=1.0, host_links=host_links)
+    config = TransferConfig(
+        stall_seconds=STALL_SECONDS, connect_seconds=1.0, shared_memory=shared_memory
+    )
     start_processes(config, ends.sender, ends.receiver)
     yield ends
     ends.sender.transfer.stop()
@@ -28,13 +30,13 @@ def _processes(*, host_links: bool) -> Iterator[Ends]:
 @pytest.fixture(scope="module")
 def host_ends() -> Iterator[Ends]:
     """Their links go through shared memory."""
-    yield from _processes(host_links=True)
+    yield from _processes(shared_memory=True)
 
 
 @pytest.fixture(scope="module")
 def network_ends() -> Iterator[Ends]:
     """As if on two machines."""
-    yield from _processes(host_links=False)
+    yield from _processes(shared_memory=False)
 
 
 @pytest.fixture(scope="module")

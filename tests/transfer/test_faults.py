@@ -45,11 +45,11 @@ def fresh_ends() -> Iterator[Callable[..., Ends]]:
     """Processes of the test's own, to be hurt."""
     started: list[End] = []
 
-    def start(stall_seconds: float = 1.0, *, host_links: bool = True) -> Ends:
+    def start(stall_seconds: float = 1.0, *, shared_memory: bool = True) -> Ends:
         ends = Ends(End(new_cache(1)), End(new_cache(2)))
         started.extend((ends.sender, ends.receiver))
         config = TransferConfig(
-            stall_seconds=stall_seconds, connect_seconds=1.0, host_links=host_links
+            stall_seconds=stall_seconds, connect_seconds=1.0, shared_memory=shared_memory
         )
         start_processes(config, ends.sender, ends.receiver)
         return ends
@@ -59,7 +59,7 @@ def fresh_ends() -> Iterator[Callable[..., Ends]]:
         end.transfer.stop()
 
 
-paths = pytest.mark.parametrize("host_links", [True, False], ids=["host", "network"])
+paths = pytest.mark.parametrize("shared_memory", [True, False], ids=["host", "network"])
 
 
 def push(ends: Ends, link: str, count: int) -> None:
@@ -90,9 +90,9 @@ def link_again(ends: Ends) -> str:
 
 @paths
 def test_discard_is_done_while_the_sender_is_frozen(
-    fresh_ends: Callable[..., Ends], host_links: bool
+    fresh_ends: Callable[..., Ends], shared_memory: bool
 ) -> None:
-    ends = fresh_ends(stall_seconds=10.0, host_links=host_links)
+    ends = fresh_ends(stall_seconds=10.0, shared_memory=shared_memory)
     link = ends.link()
     push(ends, link, 60)
     ends.receiver.wait(Received, link=link, sequence=5)
@@ -111,7 +111,7 @@ def test_discard_is_done_while_the_sender_is_frozen(
 
 
 @pytest.mark.parametrize(
-    ("victim", "is_busy", "host_links"),
+    ("victim", "is_busy", "shared_memory"),
     [
         pytest.param("sender", False, True, id="idle sender"),
         pytest.param("sender", True, True, id="sender, read from"),
@@ -121,10 +121,10 @@ def test_discard_is_done_while_the_sender_is_frozen(
     ],
 )
 def test_a_killed_process_is_noticed_at_once_and_replaced(
-    fresh_ends: Callable[..., Ends], victim: str, is_busy: bool, host_links: bool
+    fresh_ends: Callable[..., Ends], victim: str, is_busy: bool, shared_memory: bool
 ) -> None:
     # The stall time is longer than the test may wait for anything.
-    ends = fresh_ends(stall_seconds=15.0, host_links=host_links)
+    ends = fresh_ends(stall_seconds=15.0, shared_memory=shared_memory)
     link = ends.link()
     if is_busy:
         push(ends, link, 60)
@@ -152,7 +152,7 @@ def test_a_killed_process_is_noticed_at_once_and_replaced(
 def test_a_frozen_process_takes_its_link_down_and_is_replaced(
     fresh_ends: Callable[..., Ends], victim: str
 ) -> None:
-    ends = fresh_ends(stall_seconds=1.0, host_links=victim == "receiver")
+    ends = fresh_ends(stall_seconds=1.0, shared_memory=victim == "receiver")
     link = ends.link()
     push(ends, link, 40)
     ends.receiver.wait(Received, link=link, sequence=1)

@@ -41,7 +41,7 @@ MESSAGES = (
         backend="gloo",
         stall_seconds=0.5,
         connect_seconds=1.5,
-        host_links=True,
+        shared_memory=True,
     ),
     Ready(),
     Send(link="a", sequence=0, piece=PIECE),

@@ -27,7 +27,7 @@ class WorkerConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Of KV transfer; auto is nccl on CUDA and gloo elsewhere."""
-    host_links: bool = True
+    shared_memory: bool = True
     """Whether KV is copied out of the sender's memory where both workers are on one machine. False
     is for measuring and testing `backend` there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -45,7 +45,7 @@ class Engine:
                 listen_host=Address.parse(config.listen).host,
                 advertise_host=config.advertise_host,
                 stall_seconds=config.stall_seconds,
-                host_links=config.host_links,
+                shared_memory=config.shared_memory,
             ),
             on_event=self._deliver,
         )

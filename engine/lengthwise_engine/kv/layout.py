@@ -11,7 +11,7 @@ from lengthwise_checkpoint.spec import ModelSpec
 
 ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-_EXCHANGE: Final = 2
+_EXCHANGE: Final = 3
 """Counts the ways in which workers have agreed on how blocks get from one to the other."""
 
 

@@ -18,8 +18,8 @@ class TransferConfig:
     A link is up within `connect_seconds` of being asked for, or goes down; it goes down when a
     message does not move for `stall_seconds`. `start_seconds` bounds each start of the process.
 
-    `host_links` False: bytes take the network's path between workers of one machine too, for those
-    who measure or test that path.
+    `shared_memory` False: bytes take the network between workers of one machine too, to measure or
+    test that path.
     """
 
     backend: Literal["gloo", "nccl"] = "gloo"
@@ -29,4 +29,4 @@ class TransferConfig:
     stall_seconds: float = 5.0
     connect_seconds: float = 5.0
     start_seconds: float = 60.0
-    host_links: bool = True
+    shared_memory: bool = True

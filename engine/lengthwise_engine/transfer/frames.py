@@ -43,7 +43,7 @@ class Setup:
     backend: str
     stall_seconds: float
     connect_seconds: float
-    host_links: bool
+    shared_memory: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,11 +122,9 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """From receiver to sender: another message of the piece was taken, and whether it was the
-    last."""
+    """From receiver to sender: one more message of the piece was copied."""
 
     sequence: int
-    is_last: bool
 
 
 _MESSAGES: Final[dict[str, type[Any]]] = {

@@ -1,17 +1,12 @@
 """One link: one direction, two threads, operations in, bytes moved in order, events out.
 
-The rules:
-* The two threads form a pipeline over a few message buffers, so that one message is packed or
-  unpacked while another one moves: `feed` takes operations and fills the pipeline, `drain` empties
-  it. (One thread is as fast on idle cores. On two busy ones it reached a half, with messages of
-  1 MiB: a gloo thread that finds its connection locked spins until it is not.)
-* The bytes go through a process group, or the receiver copies them out of the sender's memory
-  (`HostPeer`); every wait for the other end is bounded by `stall_seconds`, and what raised ends the
-  link.
-* A link goes down once. From then on it says nothing and writes to no block, even while a thread of
-  its still waits inside the process group (gloo cannot be interrupted there: `abort` and `shutdown`
-  of torch 2.13's ProcessGroupGloo wake nobody): bytes arrive in the link's own buffers, and only
-  the gate of a receive lets them pass into the cache.
+* The two threads form a pipeline: `feed` begins operations, `drain` finishes their messages. (One
+  thread is as fast on idle cores. On two busy ones it reached a half, with messages of 1 MiB: a
+  gloo thread that finds its connection locked spins until it is not.)
+* Every wait for the peer is bounded by `stall_seconds`, and any error ends the link.
+
+Invariant: a link goes down once. From then on it reports nothing and writes to no block, even while
+one of its threads still waits inside a library that cannot be interrupted.
 """
 
 import queue
@@ -20,58 +15,49 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
+from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 from lengthwise_engine.transfer.base import LinkDown, LinkUp, TransferEvent
-from lengthwise_engine.transfer.blocks.base import Blocks, Buffer
 from lengthwise_engine.transfer.frames import FrameError, Progress
-from lengthwise_engine.transfer.links.host_peer import HostPeer
-from lengthwise_engine.transfer.links.process_group import Group
+from lengthwise_engine.transfer.links.base import Finish, LinkClosed, LinkEnd
 
-NUM_BUFFERS: Final = 3
 _PROGRESS_SECONDS: Final = 1.0
 _MAX_REASON: Final = 300
 
-Tell = Callable[[TransferEvent | Progress], None]
-Channel = Group | HostPeer
-# Builds the channel, on the link's thread, and says in words what it is; hands over the lifeline as
-# soon as there is one.
-Open = Callable[[Callable[[socket.socket], None]], tuple[Channel, str]]
-
 Operation = TypeVar("Operation")
-Message = TypeVar("Message")
+
+Notify = Callable[[TransferEvent | Progress], None]
+KeepLifeline = Callable[[socket.socket], None]
+OpenEnd = Callable[[KeepLifeline], tuple[LinkEnd[Operation], str]]
+"""Builds the end, on the link's thread, and says in words how its bytes go. Hands over the lifeline
+(the connection to the peer, open as long as the link is) as soon as there is one."""
 
 
-class LinkClosed(Exception):
-    """The link went down while a thread of its was busy or waited for work."""
-
-
-class Link(ABC, Generic[Operation, Message]):
-    """`tell` is called from any thread; `ended` once, as the link's last act."""
+class Link(ABC, Generic[Operation]):
+    """`notify` is called from any thread; `ended` once, as the link's last act."""
 
     def __init__(
         self,
         name: str,
-        blocks: Blocks,
-        open_channel: Open,
-        tell: Tell,
-        ended: "Callable[[Link[Any, Any]], None]",
+        open_end: OpenEnd[Operation],
+        notify: Notify,
+        ended: "Callable[[Link[Any]], None]",
     ) -> None:
         self.name = name
         self.lifeline: socket.socket | None = None
-        self._blocks = blocks
-        self._open_channel = open_channel
-        self._peer: HostPeer | None = None
-        self._tell = tell
+        self._open_end = open_end
+        self._end: LinkEnd[Operation] | None = None
+        self._notify = notify
         self._ended = ended
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._down = False
         self._lock = threading.Lock()
         # None in a queue means that the link is down.
         self._operations: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
-        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._buffers: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._own, name=f"link {name}", daemon=True)
+        self._moving: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -84,98 +70,91 @@ class Link(ABC, Generic[Operation, Message]):
             self._down = True
             self._abandon()
             if self.lifeline is not None:
-                _hang_up(self.lifeline)
-            self._tell(LinkDown(link=self.name, reason=reason))
-        if self._peer is not None:
-            self._peer.hang_up()
+                _shut_down(self.lifeline)
+            self._notify(LinkDown(link=self.name, reason=reason))
+        if self._end is not None:
+            self._end.close()
         self._operations.put(None)
-        self._messages.put(None)
-        self._buffers.put(None)
+        self._moving.put(None)
 
-    def hear(self, data: bytes) -> None:
+    def receive_data(self, data: bytes) -> None:
         """What came over the lifeline; not from a thread of the link's."""
-        if self._peer is not None:
+        if self._end is not None:
             try:
-                self._peer.hear(data)
+                self._end.receive_data(data)
             except FrameError as error:
                 self.take_down(str(error))
 
     @abstractmethod
-    def _feed(self, channel: Channel, operation: Operation) -> None:
-        """Put one operation's messages into the pipeline."""
-
-    @abstractmethod
-    def _drain(self, channel: Channel) -> None:
-        """Take messages out of the pipeline until the link is closed."""
+    def _completed(self, operation: Operation) -> None:
+        """All messages of the operation have moved: report it."""
 
     def _abandon(self) -> None:
         """Give up the operations that are outstanding; called with the lock held."""
 
-    def _own(self) -> None:
+    def _run(self) -> None:
         feeder: threading.Thread | None = None
         with _Ending(self):
-            channel, path = self._open_channel(self._hold)
-            for _ in range(NUM_BUFFERS):
-                self._buffers.put(self._blocks.new_buffer())
-            self._peer = channel if isinstance(channel, HostPeer) else None
+            end, path = self._open_end(self._keep_lifeline)
+            self._end = end
             self._report(LinkUp(link=self.name, path=path))
             feeder = threading.Thread(
-                target=self._feed_all, args=(channel,), name=f"{self.name} feed", daemon=True
+                target=self._feed, args=(end,), name=f"{self.name} feed", daemon=True
             )
             feeder.start()
-            self._drain(channel)
+            self._drain()
         if feeder is not None:
             feeder.join()  # the link is down, so it ends with the message it is at
         self._ended(self)
 
-    def _feed_all(self, channel: Channel) -> None:
+    def _feed(self, end: LinkEnd[Operation]) -> None:
         with _Ending(self):
             while True:
-                self._feed(channel, _next(self._operations))
+                operation = _next(self._operations)
+                self._check_open()
+                for finish in end.begin(operation):
+                    self._moving.put(finish)
+                    self._check_open()
+                self._moving.put(partial(self._completed, operation))
 
-    def _hold(self, lifeline: socket.socket) -> None:
+    def _drain(self) -> None:
+        while True:
+            _next(self._moving)()
+            if time.monotonic() - self._reported_at > _PROGRESS_SECONDS:
+                self._report(Progress(link=self.name))
+
+    def _keep_lifeline(self, lifeline: socket.socket) -> None:
         with self._lock:
             self.lifeline = lifeline
             if self._down:
-                _hang_up(lifeline)
-
-    def _next_buffer(self) -> Buffer:
-        return _next(self._buffers)
-
-    def _next_message(self, *, wait: bool) -> Message | None:
-        """Without `wait`, None when there is none yet."""
-        try:
-            return _next(self._messages, wait=wait)
-        except queue.Empty:
-            return None
+                _shut_down(lifeline)
 
     def _report(self, event: TransferEvent | Progress) -> None:
         with self._lock:
-            if self._down:
-                raise LinkClosed
-            self._told_at = time.monotonic()
-            self._tell(event)
+            self._check_open()
+            self._reported_at = time.monotonic()
+            self._notify(event)
 
     def _check_open(self) -> None:
-        """Raises LinkClosed when the link is down."""
         if self._down:
             raise LinkClosed
 
-    def _report_progress(self) -> None:
-        if time.monotonic() - self._told_at > _PROGRESS_SECONDS:
-            self._report(Progress(link=self.name))
-
 
 class _Ending:
-    """What ends a thread of a link: closing, or anything that went wrong, which its user learns."""
+    """What ends a thread of a link: closing, or any error, which becomes the link's reason."""
 
-    def __init__(self, link: Link[Any, Any]) -> None:
+    def __init__(self, link: Link[Any]) -> None:
         self._link = link
 
     def __enter__(self) -> None:
         return
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
         if isinstance(error, Exception) and not isinstance(error, LinkClosed):
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:_MAX_REASON]
             self._link.take_down(reason)
@@ -185,16 +164,16 @@ class _Ending:
 Item = TypeVar("Item")
 
 
-def _next(items: "queue.SimpleQueue[Item | None]", *, wait: bool = True) -> Item:
-    """Raises LinkClosed when the link is down, queue.Empty when there is nothing to wait for."""
-    item = items.get(block=wait)
+def _next(items: "queue.SimpleQueue[Item | None]") -> Item:
+    """Raises LinkClosed when the link is down."""
+    item = items.get()
     if item is None:
         raise LinkClosed
     return item
 
 
-def _hang_up(lifeline: socket.socket) -> None:
+def _shut_down(lifeline: socket.socket) -> None:
     try:
         lifeline.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # the peer hung up first
+        return  # the peer did so first

@@ -38,18 +38,11 @@ from lengthwise_engine.transfer.frames import (
     frame,
     message,
 )
-from lengthwise_engine.transfer.links.host_memory import SHARED_MEMORY, map_memory, offer_memory
-from lengthwise_engine.transfer.links.host_peer import HostPeer, Source
-from lengthwise_engine.transfer.links.link import Channel, Link
-from lengthwise_engine.transfer.links.process_group import RECEIVER, SENDER, Group, open_group
+from lengthwise_engine.transfer.links.base import Handshake, Incoming, LinkEnd, Outgoing
+from lengthwise_engine.transfer.links.kinds import open_receiver, open_sender
+from lengthwise_engine.transfer.links.link import KeepLifeline, Link
 from lengthwise_engine.transfer.links.receive_link import ReceiveLink
-from lengthwise_engine.transfer.links.rendezvous import (
-    PairStore,
-    Rendezvous,
-    answer,
-    call,
-    own_address,
-)
+from lengthwise_engine.transfer.links.rendezvous import PairStore, Rendezvous, answer, call
 from lengthwise_engine.transfer.links.send_link import SendLink
 
 _READ_BYTES: Final = 2**18
@@ -98,11 +91,11 @@ class TransferChild:
     def _obey(self, command: Command) -> None:
         match command:
             case Connect(link=name, rendezvous=rendezvous):
-                opening = partial(self._open_sender, name, rendezvous)
-                self._add(SendLink(name, self._blocks, opening, self._tell, self._ended))
+                open_sending = partial(self._open_sender, name, rendezvous)
+                self._add(SendLink(name, open_sending, self._tell, self._ended))
             case Accept(link=name):
-                opening = partial(self._open_receiver, self._rendezvous.expect(name))
-                self._add(ReceiveLink(name, self._blocks, opening, self._tell, self._ended))
+                open_receiving = partial(self._open_receiver, self._rendezvous.expect(name))
+                self._add(ReceiveLink(name, open_receiving, self._tell, self._ended))
             case Send(link=name):
                 link = self._links.get(name)
                 if isinstance(link, SendLink):
@@ -126,48 +119,33 @@ class TransferChild:
         link.start()
 
     def _open_sender(
-        self, name: str, rendezvous: str, hold: Callable[[socket.socket], None]
-    ) -> tuple[Channel, str]:
+        self, name: str, rendezvous: str, keep_lifeline: KeepLifeline
+    ) -> tuple[LinkEnd[Outgoing], str]:
         deadline = time.monotonic() + self._setup.connect_seconds
         connection = call(name, rendezvous, deadline)
-        hold(connection)
-        store = PairStore(connection, deadline)
-        why = offer_memory(store, self._setup.shards if self._setup.host_links else None)
-        if why is None:
-            return HostPeer(connection, self._setup.stall_seconds, None), SHARED_MEMORY
-        return self._open_group(connection, store, SENDER), f"{self._setup.backend}: {why}"
+        keep_lifeline(connection)
+        return open_sender(self._handshake(connection, deadline))
 
     def _open_receiver(
-        self,
-        connections: "queue.SimpleQueue[socket.socket]",
-        hold: Callable[[socket.socket], None],
-    ) -> tuple[Channel, str]:
-        deadline = time.monotonic() + self._setup.connect_seconds
+        self, connections: "queue.SimpleQueue[socket.socket]", keep_lifeline: KeepLifeline
+    ) -> tuple[LinkEnd[Incoming], str]:
+        seconds = self._setup.connect_seconds
+        deadline = time.monotonic() + seconds
         try:
-            connection = connections.get(timeout=self._setup.connect_seconds)
+            connection = connections.get(timeout=seconds)
         except queue.Empty:
-            raise TimeoutError(
-                f"no sender called within {self._setup.connect_seconds:g} s"
-            ) from None
-        hold(connection)
+            raise TimeoutError(f"no sender called within {seconds:g} s") from None
+        keep_lifeline(connection)
         answer(connection)
-        store = PairStore(connection, deadline)
-        layout = self._setup.shards.layout
-        found = map_memory(store, layout, self._device if self._setup.host_links else None)
-        if isinstance(found, str):
-            return self._open_group(connection, store, RECEIVER), f"{self._setup.backend}: {found}"
-        shards, caches = found
-        source = Source(shards=shards, blocks=open_blocks(layout, caches))
-        return HostPeer(connection, self._setup.stall_seconds, source), SHARED_MEMORY
+        return open_receiver(self._handshake(connection, deadline))
 
-    def _open_group(self, connection: socket.socket, store: PairStore, rank: int) -> Group:
-        return open_group(
-            self._setup.backend,
-            store,
-            rank,
-            address=own_address(connection),
+    def _handshake(self, connection: socket.socket, deadline: float) -> Handshake:
+        return Handshake(
+            connection=connection,
+            store=PairStore(connection, deadline),
+            setup=self._setup,
+            blocks=self._blocks,
             device=self._device,
-            stall_seconds=self._setup.stall_seconds,
         )
 
     def _tell(self, report: Report) -> None:
@@ -182,7 +160,7 @@ class TransferChild:
         elif isinstance(report, LinkDown):
             self._soon(partial(self._forget, report.link))
 
-    def _ended(self, link: Link[Any, Any]) -> None:
+    def _ended(self, link: Link[Any]) -> None:
         self._soon(partial(self._hang_up, link))
 
     def _soon(self, task: Callable[[], None]) -> None:
@@ -209,7 +187,7 @@ class TransferChild:
         except OSError:
             data = b""
         if data:
-            link.hear(data)
+            link.receive_data(data)
         else:
             link.take_down("the peer closed the link or died")
 
@@ -221,7 +199,7 @@ class TransferChild:
             with suppress(KeyError):  # went down before it came up
                 self._selector.unregister(link.lifeline)
 
-    def _hang_up(self, link: Link[Any, Any]) -> None:
+    def _hang_up(self, link: Link[Any]) -> None:
         if link.lifeline is not None:
             link.lifeline.close()
 

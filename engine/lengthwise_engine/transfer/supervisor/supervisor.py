@@ -251,7 +251,7 @@ class TransferProcess:
             backend=self._config.backend,
             stall_seconds=self._config.stall_seconds,
             connect_seconds=self._config.connect_seconds,
-            host_links=self._config.host_links,
+            shared_memory=self._config.shared_memory,
         )
 
     def _serve(self, child: SpawnedChild) -> str:

@@ -14,8 +14,9 @@ from harness.transfer import LAYOUT, new_cache
 from lengthwise_engine.kv.cache import MEMORY_NAME, SharedKV
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.frames import MemoryOffer, Ready, frame
-from lengthwise_engine.transfer.links.host_memory import map_memory, offer_memory
+from lengthwise_engine.transfer.links.base import LinkUnavailable
 from lengthwise_engine.transfer.links.rendezvous import PairStore
+from lengthwise_engine.transfer.links.shared_memory import map_memory, offer_memory
 
 CPU = torch.device("cpu")
 CACHE = new_cache(1)
@@ -56,10 +57,8 @@ def memory(name: str, num_bytes: int) -> int:
 def test_the_receiver_sees_the_very_memory(stores: tuple[PairStore, PairStore]) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(offer_memory, stores[0], SHARDS)
-        found = map_memory(stores[1], LAYOUT, CPU)
-        assert answer.result() is None
-    assert not isinstance(found, str), found
-    shards, (seen,) = found
+        shards, (seen,) = map_memory(stores[1], LAYOUT, CPU)
+        answer.result()
     assert shards == SHARDS
     before = CACHE.tensor[1, 2].clone()
     CACHE.tensor[1, 2] = 3.0
@@ -73,8 +72,10 @@ def test_either_end_may_prefer_the_network(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(offer_memory, stores[0], None if unwilling == "sender" else SHARDS)
-        found = map_memory(stores[1], LAYOUT, None if unwilling == "receiver" else CPU)
-        assert answer.result() == found == "one end does not want shared memory"
+        with pytest.raises(LinkUnavailable, match="one end does not want shared memory"):
+            map_memory(stores[1], LAYOUT, None if unwilling == "receiver" else CPU)
+        with pytest.raises(LinkUnavailable, match="one end does not want shared memory"):
+            answer.result()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,6 @@ def test_what_is_not_as_it_was_said_is_not_mapped(
     stores: tuple[PairStore, PairStore], make: Callable[[], object], reason: str
 ) -> None:
     stores[0].set("memory", frame(make()))
-    found = map_memory(stores[1], LAYOUT, CPU)
-    assert isinstance(found, str)
-    assert reason in found
-    assert stores[0].get("mapped").decode() == found
+    with pytest.raises(LinkUnavailable, match=reason) as caught:
+        map_memory(stores[1], LAYOUT, CPU)
+    assert stores[0].get("mapped").decode() == str(caught.value)

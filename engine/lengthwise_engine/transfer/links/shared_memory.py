@@ -1,13 +1,12 @@
-"""Whether the two ends of a link are on one machine, and how the receiver sees the sender's caches.
+"""Whether the two ends of a link are on one machine, and how the receiver maps the sender's caches.
 
-The sender says where its caches are, over the connection that built the link; the receiver maps
-them if it can, and says so. On the CPU it opens the very file descriptors of the sender's process
-through `/proc`, read-only, which the system allows to the same user (with the same or more rights)
-in one PID namespace; what it opened must be the memory that was meant, by machine boot, device and
-inode. On a GPU the driver opens the sender's CUDA IPC handles, or refuses.
+The sender offers its caches over the connection that built the link; the receiver maps them if it
+can, and answers whether it did. On the CPU it opens the very file descriptors of the sender's
+process through `/proc`, read-only, which the system allows to the same user (with the same or more
+rights) in one PID namespace; what it opened must be the memory that was meant, by machine boot,
+device and inode. On a GPU the driver opens the sender's CUDA IPC handles, or refuses.
 
-The rule: nothing is mapped before its kind, size and layout were checked, and whatever is in the
-way of it means that the bytes take the network.
+Invariant: nothing is mapped before its kind, size and layout were checked.
 """
 
 import fcntl
@@ -24,10 +23,8 @@ from lengthwise_engine.kv.cache import MEMORY_NAME, KVCache, SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.frames import FrameError, FrameReader, MemoryOffer, frame, message
+from lengthwise_engine.transfer.links.base import LinkUnavailable
 from lengthwise_engine.transfer.links.rendezvous import PairStore
-
-SHARED_MEMORY: Final = "shared memory"
-"""The path of a link whose receiver sees the sender's caches."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _OFFER_KEY: Final = "memory"
@@ -35,41 +32,40 @@ _ANSWER_KEY: Final = "mapped"
 _YES: Final = "yes"
 
 
-class NotShared(EngineError):
-    """The sender's caches cannot be seen from this process, and why."""
+def offer_memory(store: PairStore, shards: KVShards | None) -> None:
+    """The sender's part; returns once the receiver has mapped its caches.
 
-
-def offer_memory(store: PairStore, shards: KVShards | None) -> str | None:
-    """The sender's part. Why the receiver does not see its caches; None: it does.
-
-    `shards` None: they are not offered. Errors are those of the store.
+    `shards` None: they are not offered. Raises LinkUnavailable with the receiver's reason, and the
+    store's errors.
     """
     offer = None if shards is None else _offer(shards)
     store.set(_OFFER_KEY, b"" if offer is None else frame(offer))
     answer = store.get(_ANSWER_KEY).decode(errors="replace")
-    return None if answer == _YES else answer
+    if answer != _YES:
+        raise LinkUnavailable(answer)
 
 
 def map_memory(
     store: PairStore, layout: KVLayout, device: torch.device | None
-) -> tuple[KVShards, tuple[KVCache, ...]] | str:
-    """The receiver's part: the sender's caches, or why they are not seen.
+) -> tuple[KVShards, tuple[KVCache, ...]]:
+    """The receiver's part: the sender's caches, and what it says of them.
 
-    `device` is where CUDA caches are reached from; None: nothing is mapped. Errors are those of the
-    store.
+    `device` is where CUDA caches are reached from; None: nothing is mapped. Raises LinkUnavailable,
+    and the store's errors.
     """
     data = store.get(_OFFER_KEY)
-    found: tuple[KVShards, tuple[KVCache, ...]] | str
     try:
         if device is None or not data:
-            raise NotShared("one end does not want shared memory")
+            raise LinkUnavailable("one end does not want shared memory")
         offer = _read(data)
-        found = offer.shards, _map(offer, layout, device)
+        caches = _map(offer, layout, device)
     # RuntimeError is what torch raises for a CUDA error.
     except (EngineError, FrameError, OSError, RuntimeError, ValueError) as error:
-        found = str(error).partition("\n")[0]
-    store.set(_ANSWER_KEY, found if isinstance(found, str) else _YES)
-    return found
+        reason = str(error).partition("\n")[0]
+        store.set(_ANSWER_KEY, reason)
+        raise LinkUnavailable(reason) from error
+    store.set(_ANSWER_KEY, _YES)
+    return offer.shards, caches
 
 
 def _offer(shards: KVShards) -> MemoryOffer | None:
@@ -89,17 +85,19 @@ def _read(data: bytes) -> MemoryOffer:
         offer = message(value)
         if isinstance(offer, MemoryOffer):
             return offer
-    raise NotShared("the sender's offer is no offer")
+    raise LinkUnavailable("the sender's offer is no offer")
 
 
 def _map(offer: MemoryOffer, layout: KVLayout, device: torch.device) -> tuple[KVCache, ...]:
     shards = offer.shards
     if offer.boot_id != _boot_id():
-        raise NotShared("another machine")
+        raise LinkUnavailable("another machine")
     if shards.layout != layout:
-        raise NotShared(f"the sender's layout is {shards.layout}, expected {layout}")
+        raise LinkUnavailable(f"the sender's layout is {shards.layout}, expected {layout}")
     if shards.device_type != device.type:
-        raise NotShared(f"the sender's caches are on {shards.device_type}, not on {device.type}")
+        raise LinkUnavailable(
+            f"the sender's caches are on {shards.device_type}, not on {device.type}"
+        )
     if device.type == "cuda":
         return _attach(shards, shards.shares, device)
     opened: list[SharedKV] = []
@@ -127,19 +125,19 @@ def _attach(
 def _open(process_id: int, shared: SharedKV, identity: str) -> SharedKV:
     """The share of another process, with a file descriptor of this one that only reads."""
     if shared.file_descriptor is None:
-        raise NotShared("the sender's cache has no file descriptor")
+        raise LinkUnavailable("the sender's cache has no file descriptor")
     path = f"/proc/{process_id:d}/fd/{shared.file_descriptor:d}"
     if not os.readlink(path).startswith(f"/memfd:{MEMORY_NAME}"):
-        raise NotShared(f"{path} is no KV cache")
+        raise LinkUnavailable(f"{path} is no KV cache")
     file_descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(file_descriptor)
         if _identity(status) != identity:
-            raise NotShared("another PID namespace")
+            raise LinkUnavailable("another PID namespace")
         if status.st_size != shared.num_bytes:
-            raise NotShared(f"{path} has {status.st_size} bytes, not {shared.num_bytes}")
+            raise LinkUnavailable(f"{path} has {status.st_size} bytes, not {shared.num_bytes}")
         if not fcntl.fcntl(file_descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
-            raise NotShared(f"{path} might shrink")
+            raise LinkUnavailable(f"{path} might shrink")
     except BaseException:
         os.close(file_descriptor)
         raise

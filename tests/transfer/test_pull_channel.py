@@ -10,12 +10,14 @@ from harness.transfer import LAYOUT, NUM_BLOCKS, new_cache
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import Piece
 from lengthwise_engine.transfer.blocks.host_blocks import HostBlocks
-from lengthwise_engine.transfer.frames import FrameError, Offer, Pulled, Ready, frame
-from lengthwise_engine.transfer.links import host_peer
-from lengthwise_engine.transfer.links.host_peer import HostPeer, Source
+from lengthwise_engine.transfer.frames import FrameError, Offer, Pulled, Ready, Receive, frame
+from lengthwise_engine.transfer.links import pull_channel
+from lengthwise_engine.transfer.links.base import Incoming
+from lengthwise_engine.transfer.links.pull_channel import PullChannel
+from lengthwise_engine.transfer.links.pull_link import PullReceiver
 
 CACHE = new_cache(1)
-SOURCE = Source(shards=KVShards.of(CACHE), blocks=HostBlocks(CACHE))
+BLOCKS = HostBlocks(CACHE)
 PIECE = Piece(first_layer=0, num_layers=2, block_ids=(3, 1))
 NUM_BYTES = PIECE.num_bytes(LAYOUT)
 
@@ -29,30 +31,32 @@ def connections() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 @pytest.fixture
-def peer(connections: tuple[socket.socket, socket.socket]) -> HostPeer:
-    return HostPeer(connections[0], 0.05, SOURCE)
+def channel(connections: tuple[socket.socket, socket.socket]) -> PullChannel:
+    return PullChannel(connections[0], 0.05)
 
 
-def test_offers_come_in_the_order_in_which_they_are_wanted(peer: HostPeer) -> None:
+def test_offers_come_in_the_order_in_which_they_are_wanted(channel: PullChannel) -> None:
     other = Piece(first_layer=0, num_layers=1, block_ids=(9,))
     data = frame(Offer(sequence=0, piece=PIECE)) + frame(Offer(sequence=1, piece=other))
-    peer.hear(data[:50])
-    peer.hear(data[50:])
-    assert peer.next_offer(0, NUM_BYTES) == PIECE
-    assert peer.next_offer(1, other.num_bytes(LAYOUT)) == other
+    channel.receive_data(data[:50])
+    channel.receive_data(data[50:])
+    assert channel.next_offer(0) == PIECE
+    assert channel.next_offer(1) == other
 
 
-def test_pulls_are_told_until_the_last(peer: HostPeer) -> None:
-    for is_last in (False, True):
-        peer.hear(frame(Pulled(sequence=4, is_last=is_last)))
-        assert peer.is_pulled(4) is is_last
+def test_each_message_that_was_pulled_is_waited_for(channel: PullChannel) -> None:
+    for _ in range(2):
+        channel.receive_data(frame(Pulled(sequence=4)))
+        channel.wait_pulled(4)
+    with pytest.raises(TimeoutError):
+        channel.wait_pulled(4)
 
 
 @pytest.mark.parametrize(
     ("offer", "problem"),
     [
         pytest.param(Offer(sequence=1, piece=PIECE), "offer of piece 0", id="another number"),
-        pytest.param(Pulled(sequence=0, is_last=True), "offer of piece 0", id="another message"),
+        pytest.param(Pulled(sequence=0), "offer of piece 0", id="another message"),
         pytest.param(
             Offer(sequence=0, piece=Piece(first_layer=0, num_layers=2, block_ids=(1, 2, 3))),
             "are announced",
@@ -72,47 +76,49 @@ def test_pulls_are_told_until_the_last(peer: HostPeer) -> None:
     ],
 )
 def test_an_offer_that_cannot_be_is_an_error(
-    peer: HostPeer, offer: Offer | Pulled | Ready, problem: str
+    channel: PullChannel, offer: Offer | Pulled | Ready, problem: str
 ) -> None:
-    peer.hear(frame(offer))
+    channel.receive_data(frame(offer))
+    receiver = PullReceiver(channel, BLOCKS, KVShards.of(CACHE), BLOCKS)
+    command = Receive(link="a", sequence=0, key="k", piece=PIECE, num_bytes=NUM_BYTES)
     with pytest.raises((FrameError, ValueError), match=problem):
-        peer.next_offer(0, NUM_BYTES)
+        next(receiver.begin(Incoming(command=command)))
 
 
-def test_a_pull_of_something_else_is_an_error(peer: HostPeer) -> None:
-    peer.hear(frame(Pulled(sequence=3, is_last=True)))
+def test_a_pull_of_something_else_is_an_error(channel: PullChannel) -> None:
+    channel.receive_data(frame(Pulled(sequence=3)))
     with pytest.raises(FrameError, match="pull of piece 2"):
-        peer.is_pulled(2)
+        channel.wait_pulled(2)
 
 
-def test_a_peer_that_says_nothing_is_waited_for_in_bounded_time(peer: HostPeer) -> None:
+def test_a_peer_that_says_nothing_is_waited_for_in_bounded_time(channel: PullChannel) -> None:
     with pytest.raises(TimeoutError, match=r"nothing for 0\.05 s"):
-        peer.is_pulled(0)
+        channel.wait_pulled(0)
 
 
-def test_a_peer_that_does_not_listen_is_talked_to_in_bounded_time(peer: HostPeer) -> None:
+def test_a_peer_that_does_not_listen_is_talked_to_in_bounded_time(channel: PullChannel) -> None:
     def talk() -> None:
         for sequence in range(1_000_000):
-            peer.say(Offer(sequence=sequence, piece=PIECE))
+            channel.send(Offer(sequence=sequence, piece=PIECE))
 
     with pytest.raises(TimeoutError):
         talk()
 
 
 def test_a_peer_that_says_more_than_anybody_takes_is_an_error(
-    peer: HostPeer, monkeypatch: pytest.MonkeyPatch
+    channel: PullChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_peer, "MAX_HEARD", 3)
-    pulled = frame(Pulled(sequence=0, is_last=False))
-    peer.hear(3 * pulled)
+    monkeypatch.setattr(pull_channel, "MAX_UNREAD", 3)
+    pulled = frame(Pulled(sequence=0))
+    channel.receive_data(3 * pulled)
     with pytest.raises(FrameError, match="3 messages of the peer wait"):
-        peer.hear(pulled)
+        channel.receive_data(pulled)
 
 
 def test_hanging_up_wakes_whoever_waits(
     connections: tuple[socket.socket, socket.socket],
 ) -> None:
-    peer = HostPeer(connections[0], 30.0, None)
-    threading.Timer(0.05, peer.hang_up).start()
+    channel = PullChannel(connections[0], 30.0)
+    threading.Timer(0.05, channel.close).start()
     with pytest.raises(ConnectionError, match="went down"):
-        peer.is_pulled(0)
+        channel.wait_pulled(0)
