@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import psutil
@@ -206,15 +208,54 @@ def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(host_ends: Ends)
     assert "timed out" in down.reason
 
 
-def test_foreign_bytes_at_the_rendezvous_harm_nobody(host_ends: Ends) -> None:
-    host, _, port = host_ends.receiver.transfer.rendezvous.rpartition(":")
-    for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x021\n", b""):
+FOREIGN = {
+    "another protocol": b"GET / HTTP/1.1\r\n\r\n",
+    "nested deeply": struct.pack("!I", 100_000) + b"[" * 100_000,
+    "a name of 64 MiB": struct.pack("!I", 64 * 2**20) + b'"aaaa',
+    "no name": struct.pack("!I", 2) + b"1\n",
+    "no text": struct.pack("!I", 4) + b'"\xff\xfe"',
+}
+
+
+def test_foreign_bytes_at_the_rendezvous_cost_one_line_and_their_connection(
+    fresh_ends: Callable[..., Ends], capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends = fresh_ends()
+    host, _, port = ends.receiver.transfer.rendezvous.rpartition(":")
+    pid = ends.receiver.transfer.pid
+    capfd.readouterr()
+    for name, greeting in {**FOREIGN, "nothing": b""}.items():
         with socket.create_connection((host, int(port))) as stranger:
-            stranger.sendall(greeting)
-            stranger.shutdown(socket.SHUT_WR)
-            stranger.settimeout(2.0)
-            assert stranger.recv(1) == b""
-    host_ends.link()
+            stranger.settimeout(5.0)
+            with suppress(ConnectionError):  # closed before it took everything
+                stranger.sendall(greeting)
+                stranger.shutdown(socket.SHUT_WR)
+                assert stranger.recv(1) == b"", name
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == (name in FOREIGN), (name, lines)
+        assert all("closed a connection of 127.0.0.1" in line for line in lines)
+    ends.link()
+    assert ends.receiver.transfer.pid == pid
+
+
+def test_a_process_out_of_file_descriptors_accepts_again_when_it_has_some(
+    fresh_ends: Callable[..., Ends], capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends = fresh_ends()
+    host, _, port = ends.receiver.transfer.rendezvous.rpartition(":")
+    process = psutil.Process(ends.receiver.transfer.pid)
+    limits = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 2, limits[1]))
+    used = process.cpu_times().user
+    with ExitStack() as strangers:
+        for _ in range(8):
+            strangers.enter_context(socket.create_connection((host, int(port))))
+        until(lambda: "Too many open files" in capfd.readouterr().err)
+        time.sleep(0.5)
+        assert process.cpu_times().user - used < 0.3, "it does not spin"
+    process.rlimit(psutil.RLIMIT_NOFILE, limits)
+    link_again(ends)
+    assert ends.receiver.transfer.pid == process.pid
 
 
 def push_one(ends: Ends, link: str, piece: Piece) -> None:

@@ -1,6 +1,7 @@
 """Messages survive the wire however the bytes are cut, and foreign bytes are refused."""
 
 import json
+import struct
 from itertools import pairwise
 
 import pytest
@@ -11,20 +12,19 @@ from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import LinkDown, Piece, Received
-from lengthwise_engine.transfer.frames import (
+from lengthwise_engine.transfer.frames import FrameError, FrameReader, frame
+from lengthwise_engine.transfer.messages import (
+    REPORT,
+    SETUP_OR_COMMAND,
     Discard,
-    FrameError,
-    FrameReader,
     Ready,
     Receive,
     Send,
     Setup,
-    frame,
-    message,
 )
 
 PIECE = Piece(first_layer=1, num_layers=2, block_ids=(5, 3, 4))
-MESSAGES = (
+COMMANDS = (
     Setup(
         shards=KVShards(
             layout=KVLayout(
@@ -43,54 +43,60 @@ MESSAGES = (
         connect_seconds=1.5,
         shared_memory=True,
     ),
-    Ready(),
     Send(link="a", sequence=0, piece=PIECE),
     Receive(link="b", sequence=1, key="key", piece=PIECE, num_bytes=2**40),
     Receive(link="b", sequence=2, key="", piece=None, num_bytes=1),
     Discard(key="naïve"),
+)
+REPORTS = (
+    Ready(),
     LinkDown(link="c", reason="line\nbreak"),
     Received(link="d", sequence=3, key="k", checksum=2**64 - 1),
 )
 
-BAD = json.loads(frame(MESSAGES[0])[4:])["shards"] | {"num_blocks": 8}
+BAD = json.loads(frame(COMMANDS[0])[4:])["shards"] | {"num_blocks": 8}
+DEEP = b"[" * 100_000
 
 
 @given(cuts=st.lists(st.integers(0, 2000)))
 def test_messages_survive_any_cut_of_the_stream(cuts: list[int]) -> None:
-    stream = b"".join(frame(each) for each in MESSAGES)
-    bounds = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    reader = FrameReader()
-    read = [
-        message(value)
-        for start, end in pairwise(bounds)
-        for value in reader.feed(stream[start:end])
-    ]
-    assert read == list(MESSAGES)
+    for messages, decoder in ((COMMANDS, SETUP_OR_COMMAND), (REPORTS, REPORT)):
+        stream = b"".join(frame(each) for each in messages)
+        bounds = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+        reader = FrameReader(decoder)
+        read = [
+            value for start, end in pairwise(bounds) for value in reader.feed(stream[start:end])
+        ]
+        assert read == list(messages)
 
 
 @pytest.mark.parametrize(
-    "data",
+    "body",
     [
-        pytest.param(b"GET / HTTP/1.1\r\n", id="another protocol"),
-        pytest.param(b"\0\0\0\x03{]}", id="no JSON"),
-        pytest.param(b"\0\0\0\x02\xff\xfe", id="no text"),
+        pytest.param(b"{]}", id="no JSON"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b"1", id="a number"),
+        pytest.param(b"1" * 5000, id="a long number"),
+        pytest.param(b'{"key":"k"}', id="no tag"),
+        pytest.param(b'{"message":"Unknown"}', id="unknown"),
+        pytest.param(frame(Ready())[4:], id="a message of another socket"),
+        pytest.param(b'{"message":"Discard"}', id="field missing"),
+        pytest.param(b'{"message":"Discard","key":1}', id="field of another type"),
+        pytest.param(b'{"message":"Discard","key":"k","more":1}', id="field too many"),
+        pytest.param(
+            json.dumps({**json.loads(frame(COMMANDS[0])[4:]), "shards": BAD}).encode(), id="sizes"
+        ),
+        pytest.param(DEEP, id="nested deeply"),
+        pytest.param(b'{"more":' + DEEP, id="nested deeply before the tag"),
+        pytest.param(b'{"message":"Send","piece":{"more":' + DEEP, id="nested deeply in a piece"),
     ],
 )
-def test_foreign_bytes_are_an_error(data: bytes) -> None:
-    with pytest.raises(FrameError):
-        list(FrameReader().feed(data))
+def test_what_is_no_message_is_an_error(body: bytes) -> None:
+    with pytest.raises(FrameError, match="unexpected frame"):
+        list(FrameReader(SETUP_OR_COMMAND).feed(struct.pack("!I", len(body)) + body))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        pytest.param(1, id="a number"),
-        pytest.param({"message": "Unknown"}, id="unknown"),
-        pytest.param({"message": "Discard"}, id="field missing"),
-        pytest.param({"message": "Discard", "key": "k", "more": 1}, id="field too many"),
-        pytest.param({**json.loads(frame(MESSAGES[0])[4:]), "shards": BAD}, id="sizes"),
-    ],
-)
-def test_what_is_no_message_is_an_error(value: object) -> None:
-    with pytest.raises(FrameError, match="expected a transfer message"):
-        message(value)
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n", b"\0\0\4\1"], ids=["http", "long"])
+def test_a_frame_that_is_too_long_is_refused_before_it_is_read(data: bytes) -> None:
+    with pytest.raises(FrameError, match="expected at most 1024"):
+        list(FrameReader(REPORT, 1024).feed(data))

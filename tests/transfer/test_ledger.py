@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp, Received, Sent
-from lengthwise_engine.transfer.frames import Progress
+from lengthwise_engine.transfer.messages import Progress
 from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, Ledger
 
 STALL, CONNECT = 5.0, 3.0

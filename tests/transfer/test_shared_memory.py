@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from harness.transfer import LAYOUT, new_cache
 
 from lengthwise_engine.kv.cache import MEMORY_NAME, SharedKV
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.transfer.frames import MemoryOffer, Ready, frame
+from lengthwise_engine.transfer.frames import frame
 from lengthwise_engine.transfer.links.base import LinkUnavailable
 from lengthwise_engine.transfer.links.rendezvous import PairStore
 from lengthwise_engine.transfer.links.shared_memory import map_memory, offer_memory
+from lengthwise_engine.transfer.messages import MemoryOffer, Ready
 
 CPU = torch.device("cpu")
 CACHE = new_cache(1)
@@ -39,6 +41,10 @@ def offer_of(shards: KVShards = SHARDS) -> MemoryOffer:
     statuses = [os.fstat(each) for each in shards.file_descriptors]
     files = tuple(f"{status.st_dev}:{status.st_ino}" for status in statuses)
     return MemoryOffer(boot_id=boot_id, process_id=os.getpid(), shards=shards, files=files)
+
+
+def changed(**changes: object) -> MemoryOffer:
+    return msgspec.structs.replace(offer_of(), **changes)
 
 
 def in_a_file(file_descriptor: int) -> MemoryOffer:
@@ -81,15 +87,11 @@ def test_either_end_may_prefer_the_network(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        pytest.param(lambda: replace(offer_of(), boot_id="x"), "another machine", id="machine"),
-        pytest.param(
-            lambda: replace(offer_of(), process_id=2**22), "No such file", id="process is not here"
-        ),
-        pytest.param(lambda: replace(offer_of(), process_id=-1), "No such file", id="negative"),
-        pytest.param(
-            lambda: replace(offer_of(), files=("1:1",)), "another PID namespace", id="other memory"
-        ),
-        pytest.param(lambda: replace(offer_of(), files=()), "shorter", id="files missing"),
+        pytest.param(lambda: changed(boot_id="x"), "another machine", id="machine"),
+        pytest.param(lambda: changed(process_id=2**22), "No such file", id="process is not here"),
+        pytest.param(lambda: changed(process_id=-1), "No such file", id="negative"),
+        pytest.param(lambda: changed(files=("1:1",)), "another PID namespace", id="other memory"),
+        pytest.param(lambda: changed(files=()), "shorter", id="files missing"),
         pytest.param(lambda: in_a_file(0), "is no KV cache", id="not memory at all"),
         pytest.param(
             lambda: in_a_file(memory("other", 9)), "is no KV cache", id="memory of others"
@@ -108,7 +110,7 @@ def test_either_end_may_prefer_the_network(
             "layout is",
             id="layout",
         ),
-        pytest.param(Ready, "no offer", id="another message"),
+        pytest.param(Ready, "unexpected frame", id="another message"),
     ],
 )
 def test_what_is_not_as_it_was_said_is_not_mapped(

@@ -3,43 +3,41 @@
 The rule: every wait has an end, and a process that outlived its use is killed.
 """
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from typing import Final
 
+import msgspec
 import torch
 
 from lengthwise_engine.errors import RankError
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.tensor_parallel.rank import RankPlan
-from lengthwise_engine.transfer.frames import FrameReader, frame
+from lengthwise_engine.transfer.frames import Framed, FrameReader
 
 _READ_BYTES: Final = 2**16
 _DEATH_SECONDS: Final = 5.0
 _LAST_WORDS_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class RankReady(Framed, frozen=True, kw_only=True):
     """The rank has its weights and its cache, which is shared like this."""
 
     kv: SharedKV
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class RankFailed(Framed, frozen=True, kw_only=True):
     """The rank cannot be."""
 
     reason: str
 
 
-def report(value: Ready | Failed) -> bytes:
-    return frame(asdict(value))
+_OUTCOME: Final[msgspec.json.Decoder[RankReady | RankFailed]] = msgspec.json.Decoder(
+    RankReady | RankFailed
+)
 
 
 class RankProcess:
@@ -56,7 +54,7 @@ class RankProcess:
         try:
             # In its own session, so that a Ctrl-C at a terminal leaves it to rank 0 to end it.
             self._process = subprocess.Popen(
-                [*command, json.dumps(asdict(plan)), *map(str, inherited)],
+                [*command, msgspec.json.encode(plan), *map(str, inherited)],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -74,7 +72,7 @@ class RankProcess:
 
     def wait_ready(self, deadline: float) -> SharedKV:
         """How the rank shares its cache; raises `RankError` when it fails or is not ready then."""
-        reader = FrameReader()
+        reader = FrameReader(_OUTCOME)
         while True:
             self.socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
@@ -85,10 +83,10 @@ class RankProcess:
                 data = b""
             if not data:
                 raise RankError(f"rank {self.rank} died while it loaded ({self.last_words()})")
-            for value in reader.feed(data):
-                if "reason" in value:
-                    raise RankError(f"rank {self.rank} could not start: {value['reason']}")
-                return SharedKV(**value["kv"])
+            for outcome in reader.feed(data):
+                if isinstance(outcome, RankFailed):
+                    raise RankError(f"rank {self.rank} could not start: {outcome.reason}")
+                return outcome.kv
 
     def tell(self, message: bytes, seconds: float) -> None:
         """Raises OSError when the process is dead, or does not read for so long."""

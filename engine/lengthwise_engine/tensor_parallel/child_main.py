@@ -2,14 +2,13 @@
 
 `python -m lengthwise_engine.tensor_parallel.child_main PLAN SOCKET RENDEZVOUS [KV]`: a `RankPlan`
 as JSON, and file descriptors that it inherits: a socket to rank 0, where the ranks meet
-(`RankGroup`), and the rank's KV cache where rank 0 made it. It reports `Ready` or `Failed` once,
-then it is only told: first an empty step, at which all ranks meet, then the steps.
+(`RankGroup`), and the rank's KV cache where rank 0 made it. It reports `RankReady` or `RankFailed`
+once, then it only receives: first an empty step, at which all ranks meet, then the steps.
 
 The rule: it dies with rank 0. One thread only listens, so that a hang-up is heard whatever the
 other one waits for.
 """
 
-import json
 import logging
 import os
 import queue
@@ -19,13 +18,15 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 import torch
 
 from lengthwise_engine.kv.cache import KVCache, SharedKV, cache_bytes
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.tensor_parallel.child_handle import Failed, Ready, report
+from lengthwise_engine.tensor_parallel.child_handle import RankFailed, RankReady
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.steps import receive_step
+from lengthwise_engine.transfer.frames import frame
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ Steps = queue.Queue[Sequence[SequenceChunk]]
 
 def main() -> None:
     """Never returns: threads may be inside gloo, which must not see its memory torn down."""
-    plan = RankPlan(**json.loads(sys.argv[1]))
+    plan = msgspec.json.decode(sys.argv[1], type=RankPlan)
     socket_descriptor, rendezvous, *kv = (int(argument) for argument in sys.argv[2:])
     parent = socket.socket(fileno=socket_descriptor)
     steps: Steps = queue.Queue(_MOST_STEPS_AHEAD)
@@ -47,9 +48,9 @@ def main() -> None:
         if plan.device_type == "cuda":
             torch.cuda.set_device(plan.device)
         weights, cache = plan.load(), _cache(plan, *kv)
-        parent.sendall(report(Ready(kv=cache.share())))
+        parent.sendall(frame(RankReady(kv=cache.share())))
     except BaseException as error:
-        parent.sendall(report(Failed(reason=f"{type(error).__name__}: {error}")))
+        parent.sendall(frame(RankFailed(reason=f"{type(error).__name__}: {error}")))
         os._exit(_SOFTWARE_ERROR)
     try:
         steps.get()

@@ -22,6 +22,7 @@ import xxhash
 
 from lengthwise_engine.errors import EngineError
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.transfer.frames import Framed
 
 
 class TransferBusy(EngineError):
@@ -43,24 +44,21 @@ class Piece:
         return self.num_layers * len(self.block_ids) * layout.block_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkUp:
+class LinkUp(Framed, frozen=True, kw_only=True):
     """`path` says in words how the bytes go, and why not by a shorter way."""
 
     link: str
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkDown:
+class LinkDown(Framed, frozen=True, kw_only=True):
     """The link failed, was never built, or was closed; nothing touches memory for it any more."""
 
     link: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(Framed, frozen=True, kw_only=True):
     """The source blocks may be reused; the bytes may still be on their way."""
 
     link: str
@@ -68,8 +66,7 @@ class Sent:
     checksum: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(Framed, frozen=True, kw_only=True):
     """The bytes left the wire. They lie in the cache, unless they were dropped."""
 
     link: str
@@ -78,15 +75,13 @@ class Received:
     checksum: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Discarded:
+class Discarded(Framed, frozen=True, kw_only=True):
     """Nothing will write to the blocks of this key's earlier receives any more."""
 
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessLost:
+class ProcessLost(Framed, frozen=True, kw_only=True):
     """The transfer process died or was killed as stalled, and is being restarted.
 
     Every link is down and every discard is done, without an event of its own.

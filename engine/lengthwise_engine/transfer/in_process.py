@@ -30,7 +30,7 @@ from lengthwise_engine.transfer.base import (
     check_piece,
     check_receive,
 )
-from lengthwise_engine.transfer.frames import Receive, Send
+from lengthwise_engine.transfer.messages import Receive, Send
 from lengthwise_engine.transfer.supervisor.outstanding_ops import Direction, Ledger
 
 _TICK_SECONDS: Final = 0.01

@@ -13,8 +13,8 @@ import xxhash
 
 from lengthwise_engine.errors import EngineError
 from lengthwise_engine.transfer.blocks.base import Blocks, Gate
-from lengthwise_engine.transfer.frames import Receive, Send, Setup
 from lengthwise_engine.transfer.links.rendezvous import PairStore
+from lengthwise_engine.transfer.messages import Receive, Send, Setup
 
 Operation_contra = TypeVar("Operation_contra", contravariant=True)
 

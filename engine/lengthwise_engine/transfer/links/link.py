@@ -19,16 +19,17 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
-from lengthwise_engine.transfer.base import LinkDown, LinkUp, TransferEvent
-from lengthwise_engine.transfer.frames import FrameError, Progress
+from lengthwise_engine.transfer.base import LinkDown, LinkUp
+from lengthwise_engine.transfer.frames import FrameError
 from lengthwise_engine.transfer.links.base import Finish, LinkClosed, LinkEnd
+from lengthwise_engine.transfer.messages import Progress, Report
 
 _PROGRESS_SECONDS: Final = 1.0
 _MAX_REASON: Final = 300
 
 Operation = TypeVar("Operation")
 
-Notify = Callable[[TransferEvent | Progress], None]
+Notify = Callable[[Report], None]
 KeepLifeline = Callable[[socket.socket], None]
 OpenEnd = Callable[[KeepLifeline], tuple[LinkEnd[Operation], str]]
 """Builds the end, on the link's thread, and says in words how its bytes go. Hands over the lifeline
@@ -129,7 +130,7 @@ class Link(ABC, Generic[Operation]):
             if self._down:
                 _shut_down(lifeline)
 
-    def _report(self, event: TransferEvent | Progress) -> None:
+    def _report(self, event: Report) -> None:
         with self._lock:
             self._check_open()
             self._reported_at = time.monotonic()
@@ -157,7 +158,8 @@ class _Ending:
     ) -> bool:
         if isinstance(error, Exception) and not isinstance(error, LinkClosed):
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:_MAX_REASON]
-            self._link.take_down(reason)
+            # Paths in messages of the system need not be text.
+            self._link.take_down(reason.encode(errors="replace").decode())
         return isinstance(error, Exception)
 
 

@@ -6,29 +6,27 @@ the connection only hands over what it read; what waits for the peer waits `stal
 
 import queue
 import socket
-from typing import Any, Final
+from typing import Final
 
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_engine.transfer.frames import (
-    FrameError,
-    FrameReader,
-    Offer,
-    Pulled,
-    frame,
-    message,
-)
+from lengthwise_engine.transfer.frames import FrameError, FrameReader, frame
+from lengthwise_engine.transfer.messages import OFFER_OR_PULLED, Offer, Pulled
 
 MAX_UNREAD: Final = 65_536
 """Messages that may wait for the link's threads: one for each piece outstanding, which are 64 at
 most, or for 4 MiB of it. A peer that is so far ahead does not keep to the protocol."""
+
+_MAX_FRAME_BYTES: Final = 16 * 2**20
+"""An offer of two million blocks."""
 
 
 class PullChannel:
     def __init__(self, connection: socket.socket, stall_seconds: float) -> None:
         self._connection = connection
         self._stall_seconds = stall_seconds
-        self._reader = FrameReader()
-        self._unread: queue.SimpleQueue[Any] = queue.SimpleQueue()  # None: the link is down
+        self._reader = FrameReader(OFFER_OR_PULLED, _MAX_FRAME_BYTES)
+        # None: the link is down.
+        self._unread: queue.SimpleQueue[Offer | Pulled | None] = queue.SimpleQueue()
         connection.settimeout(stall_seconds)
 
     def send(self, message: Offer | Pulled) -> None:
@@ -38,10 +36,10 @@ class PullChannel:
     def receive_data(self, data: bytes) -> None:
         """What came over the connection. Raises FrameError when it breaks the protocol, or is more
         than may wait."""
-        for value in self._reader.feed(data):
+        for message in self._reader.feed(data):
             if self._unread.qsize() >= MAX_UNREAD:
                 raise FrameError(f"{MAX_UNREAD} messages of the peer wait")
-            self._unread.put(message(value))
+            self._unread.put(message)
 
     def next_offer(self, sequence: int) -> Piece:
         """What the sender offers under this number. Raises FrameError for anything else."""
@@ -60,7 +58,7 @@ class PullChannel:
         """Wake up what waits for the peer."""
         self._unread.put(None)
 
-    def _next(self) -> object:
+    def _next(self) -> Offer | Pulled:
         """Raises TimeoutError when the peer stalls, ConnectionError when the link is down."""
         try:
             received = self._unread.get(timeout=self._stall_seconds)

@@ -11,10 +11,10 @@ from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import check_receive
 from lengthwise_engine.transfer.blocks.base import Blocks
 from lengthwise_engine.transfer.blocks.open_blocks import open_blocks, pull
-from lengthwise_engine.transfer.frames import Offer, Pulled
 from lengthwise_engine.transfer.links.base import Finish, Handshake, Incoming, Outgoing
 from lengthwise_engine.transfer.links.pull_channel import PullChannel
 from lengthwise_engine.transfer.links.shared_memory import map_memory, offer_memory
+from lengthwise_engine.transfer.messages import Offer, Pulled
 
 
 class PullLinkKind:

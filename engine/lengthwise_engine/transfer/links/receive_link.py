@@ -7,9 +7,9 @@ it.
 from typing import Any
 
 from lengthwise_engine.transfer.base import Received
-from lengthwise_engine.transfer.frames import Receive
 from lengthwise_engine.transfer.links.base import Incoming
 from lengthwise_engine.transfer.links.link import Link
+from lengthwise_engine.transfer.messages import Receive
 
 
 class ReceiveLink(Link[Incoming]):

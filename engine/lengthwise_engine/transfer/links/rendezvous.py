@@ -9,23 +9,37 @@ accepts but does not answer (a frozen peer), and client and server look up every
 the reverse DNS, so that one lost DNS packet stalls all rendezvous for 5 s.
 """
 
+import errno
+import logging
 import queue
 import selectors
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from msgspec.json import Decoder
 from torch._C._distributed_c10d import Store
 
 from lengthwise_engine.transfer.frames import FrameError, FrameReader, frame
 
+_log = logging.getLogger(__name__)
+
 _READ_BYTES: Final = 4096
-# Connections that named no link yet, or one that nobody accepts yet; further ones are closed.
-_MAX_WAITING: Final = 256
 _ACCEPTED: Final = "accepted"
+# Connections that named no link yet, or one that is not accepted yet; further ones are closed.
+_MAX_WAITING: Final = 256
+# Of a link's name, at most 256 characters, and of a value in a `PairStore`, whose longest are the
+# handles of a GPU's memory; and how many values the peer may set.
+_MAX_NAME_BYTES: Final = 2048
+_MAX_VALUE_BYTES: Final = 2**18
+_MAX_VALUES: Final = 64
+_NAME: Final[Decoder[str]] = Decoder(str)
+_VALUE: Final[Decoder[tuple[str, str]]] = Decoder(tuple[str, str])
+# `accept` cannot have a file descriptor, or the memory for one; what is closed frees some.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class PairStore(Store):
@@ -36,7 +50,7 @@ class PairStore(Store):
         self._connection = connection
         self.deadline = deadline
         self._values: dict[str, bytes] = {}
-        self._reader = FrameReader()
+        self._reader = FrameReader(_VALUE, _MAX_VALUE_BYTES)
 
     def set(self, key: str, value: str | bytes) -> None:
         self._values[key] = value.encode() if isinstance(value, str) else bytes(value)
@@ -44,7 +58,8 @@ class PairStore(Store):
         self._connection.sendall(frame([key, self._values[key].hex()]))
 
     def get(self, key: str) -> bytes:
-        """Raises TimeoutError at the deadline, ConnectionError when the peer is gone."""
+        """Raises TimeoutError at the deadline, ConnectionError when the peer is gone, FrameError or
+        ValueError when it sends something else than values."""
         while key not in self._values:
             self._limit()
             data = self._connection.recv(_READ_BYTES)
@@ -52,6 +67,8 @@ class PairStore(Store):
                 raise ConnectionError("the peer closed the link while it was being built")
             for name, value in self._reader.feed(data):
                 self._values[name] = bytes.fromhex(value)
+            if len(self._values) > _MAX_VALUES:
+                raise FrameError(f"more than {_MAX_VALUES} values, which no link needs")
         return self._values[key]
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
@@ -67,11 +84,12 @@ class PairStore(Store):
 
 @dataclass(slots=True)
 class _Caller:
-    """A connection that waits: for its link's name, then for somebody to accept the link."""
+    """A connection that waits: for its link's name, then for the link to be accepted."""
 
     connection: socket.socket
-    reader: FrameReader
+    address: str
     deadline: float
+    reader: FrameReader[str] = field(default_factory=lambda: FrameReader(_NAME, _MAX_NAME_BYTES))
 
 
 class Rendezvous:
@@ -90,8 +108,9 @@ class Rendezvous:
         self._unnamed: dict[int, _Caller] = {}
         self._named: dict[str, _Caller] = {}
         self._expected: dict[str, queue.SimpleQueue[socket.socket]] = {}
+        self._is_listening = False
         listener.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ, self._welcome)
+        self._listen()
 
     def expect(self, link: str) -> "queue.SimpleQueue[socket.socket]":
         """The sender's connection comes out of the queue, whether it called already or will."""
@@ -104,28 +123,42 @@ class Rendezvous:
         return connections
 
     def forget(self, link: str) -> None:
-        """Nobody waits for this link any more."""
+        """The link is not accepted any more."""
         self._expected.pop(link, None)
 
     def expire(self) -> None:
-        """Close connections that waited too long for a name or for somebody who accepts it."""
+        """Close connections that waited too long; to be called once a second or so."""
         now = time.monotonic()
         for caller in [c for c in self._unnamed.values() if c.deadline < now]:
             self._drop(caller)
         for link in [name for name, caller in self._named.items() if caller.deadline < now]:
             self._named.pop(link).connection.close()
+        self._listen()
 
-    def _welcome(self) -> None:
+    def _listen(self) -> None:
+        if not self._is_listening:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+            self._is_listening = True
+
+    def _pause(self, error: OSError) -> None:
+        """Until the next `expire`: a listener that cannot accept would be readable all the time."""
+        _log.warning("the KV rendezvous accepts no connection for a moment: %s", error)
+        self._selector.unregister(self._listener)
+        self._is_listening = False
+
+    def _accept(self) -> None:
         try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return  # the caller hung up before it was answered
+            connection, address = self._listener.accept()
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                self._pause(error)
+            return  # or the caller hung up before it was answered
         if len(self._unnamed) + len(self._named) >= _MAX_WAITING:
             connection.close()
             return
         connection.setblocking(False)
         deadline = time.monotonic() + self._wait_seconds
-        caller = _Caller(connection, FrameReader(), deadline)
+        caller = _Caller(connection, str(address[0]), deadline)
         self._unnamed[connection.fileno()] = caller
         self._selector.register(connection, selectors.EVENT_READ, lambda: self._read_name(caller))
 
@@ -133,12 +166,18 @@ class Rendezvous:
         try:
             data = caller.connection.recv(_READ_BYTES)
             names = list(caller.reader.feed(data))
-        except (OSError, FrameError):
+        except OSError:
             self._drop(caller)
             return
-        if names and isinstance(names[0], str):
+        except FrameError as error:
+            _log.warning(
+                "closed a connection of %s to the KV rendezvous: %s", caller.address, error
+            )
+            self._drop(caller)
+            return
+        if names:
             self._introduce(names[0], caller)
-        elif names or not data:
+        elif not data:
             self._drop(caller)
 
     def _introduce(self, link: str, caller: _Caller) -> None:

@@ -1,9 +1,9 @@
 """The sending end of a link."""
 
 from lengthwise_engine.transfer.base import Sent
-from lengthwise_engine.transfer.frames import Send
 from lengthwise_engine.transfer.links.base import Outgoing
 from lengthwise_engine.transfer.links.link import Link
+from lengthwise_engine.transfer.messages import Send
 
 
 class SendLink(Link[Outgoing]):

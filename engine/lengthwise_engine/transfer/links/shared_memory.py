@@ -22,9 +22,10 @@ from lengthwise_engine.errors import EngineError
 from lengthwise_engine.kv.cache import MEMORY_NAME, KVCache, SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.transfer.frames import FrameError, FrameReader, MemoryOffer, frame, message
+from lengthwise_engine.transfer.frames import FrameError, FrameReader, frame
 from lengthwise_engine.transfer.links.base import LinkUnavailable
 from lengthwise_engine.transfer.links.rendezvous import PairStore
+from lengthwise_engine.transfer.messages import MEMORY_OFFER, MemoryOffer
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _OFFER_KEY: Final = "memory"
@@ -81,10 +82,8 @@ def _offer(shards: KVShards) -> MemoryOffer | None:
 
 
 def _read(data: bytes) -> MemoryOffer:
-    for value in FrameReader().feed(data):
-        offer = message(value)
-        if isinstance(offer, MemoryOffer):
-            return offer
+    for offer in FrameReader(MEMORY_OFFER).feed(data):
+        return offer
     raise LinkUnavailable("the sender's offer is no offer")
 
 

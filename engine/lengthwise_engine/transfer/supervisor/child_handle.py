@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from lengthwise_engine.transfer.frames import FrameReader, Report, Setup, frame, message
+from lengthwise_engine.transfer.frames import FrameReader, frame
 from lengthwise_engine.transfer.links.process_group import NCCL_ENVIRONMENT
+from lengthwise_engine.transfer.messages import REPORT, Report, Setup
 
 _MODULE: Final = "lengthwise_engine.transfer.supervisor.child_main"
 _READ_BYTES: Final = 2**18
@@ -54,7 +55,7 @@ class SpawnedChild:
         finally:
             theirs.close()
         self.socket.setblocking(False)
-        self._reader = FrameReader()
+        self._reader = FrameReader(REPORT)
         self._unwritten = bytearray()
         self.write(frame(setup))
 
@@ -90,8 +91,7 @@ class SpawnedChild:
             data = b""
         if not data:
             raise EOFError
-        for value in self._reader.feed(data):
-            yield message(value)
+        yield from self._reader.feed(data)
 
     def leave(self, seconds: float) -> None:
         """Ask it to end by hanging up; kill it if it has not ended by then."""

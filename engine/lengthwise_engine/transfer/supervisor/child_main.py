@@ -23,27 +23,26 @@ import torch
 
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp
 from lengthwise_engine.transfer.blocks.open_blocks import open_blocks
-from lengthwise_engine.transfer.frames import (
-    Accept,
-    Close,
-    Command,
-    Connect,
-    Discard,
-    FrameReader,
-    Ready,
-    Receive,
-    Report,
-    Send,
-    Setup,
-    frame,
-    message,
-)
+from lengthwise_engine.transfer.frames import FrameReader, frame
 from lengthwise_engine.transfer.links.base import Handshake, Incoming, LinkEnd, Outgoing
 from lengthwise_engine.transfer.links.kinds import open_receiver, open_sender
 from lengthwise_engine.transfer.links.link import KeepLifeline, Link
 from lengthwise_engine.transfer.links.receive_link import ReceiveLink
 from lengthwise_engine.transfer.links.rendezvous import PairStore, Rendezvous, answer, call
 from lengthwise_engine.transfer.links.send_link import SendLink
+from lengthwise_engine.transfer.messages import (
+    SETUP_OR_COMMAND,
+    Accept,
+    Close,
+    Command,
+    Connect,
+    Discard,
+    Ready,
+    Receive,
+    Report,
+    Send,
+    Setup,
+)
 
 _READ_BYTES: Final = 2**18
 _TICK_SECONDS: Final = 1.0
@@ -68,7 +67,7 @@ class TransferChild:
         listener = socket.socket(fileno=setup.listen_file_descriptor)
         self._rendezvous = Rendezvous(self._selector, listener, setup.connect_seconds)
 
-    def run(self, reader: FrameReader) -> None:
+    def run(self, reader: FrameReader[Setup | Command]) -> None:
         """Serve until the parent hangs up."""
         self._selector.register(
             self._parent, selectors.EVENT_READ, partial(self._read_parent, reader)
@@ -81,14 +80,14 @@ class TransferChild:
                 self._tasks.popleft()()
             self._rendezvous.expire()
 
-    def _read_parent(self, reader: FrameReader) -> None:
+    def _read_parent(self, reader: FrameReader[Setup | Command]) -> None:
         data = self._parent.recv(_READ_BYTES)
         if not data:
             _leave()
-        for value in reader.feed(data):
-            self._obey(message(value))
+        for command in reader.feed(data):
+            self._obey(command)
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: Setup | Command) -> None:
         match command:
             case Connect(link=name, rendezvous=rendezvous):
                 open_sending = partial(self._open_sender, name, rendezvous)
@@ -212,14 +211,16 @@ def _leave() -> NoReturn:
 def main() -> None:
     torch.set_num_threads(1)
     parent = socket.socket(fileno=int(sys.argv[1]))
-    reader = FrameReader()
-    values: list[Any] = []
-    while not values:
+    reader = FrameReader(SETUP_OR_COMMAND)
+    first: list[Setup | Command] = []
+    while not first:  # commands follow only what reported `Ready`
         data = parent.recv(_READ_BYTES)
         if not data:
             _leave()
-        values += reader.feed(data)
-    TransferChild(parent, message(values.pop(0))).run(reader)
+        first += reader.feed(data)
+    setup = first[0]
+    assert isinstance(setup, Setup)
+    TransferChild(parent, setup).run(reader)
 
 
 if __name__ == "__main__":

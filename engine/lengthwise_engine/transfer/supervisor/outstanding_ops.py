@@ -15,7 +15,7 @@ from lengthwise_engine.transfer.base import (
     Sent,
     TransferBusy,
 )
-from lengthwise_engine.transfer.frames import Progress, Report
+from lengthwise_engine.transfer.messages import Progress, Report
 
 # Far more than a pipeline needs (two messages move at a time), little enough to bound memory.
 MAX_OUTSTANDING: Final = 1024

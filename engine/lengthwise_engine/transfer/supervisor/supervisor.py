@@ -28,20 +28,19 @@ from lengthwise_engine.transfer.base import (
     check_receive,
 )
 from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
-from lengthwise_engine.transfer.frames import (
+from lengthwise_engine.transfer.frames import FrameError, frame
+from lengthwise_engine.transfer.messages import (
     Accept,
     Close,
     Command,
     Connect,
     Discard,
-    FrameError,
     Progress,
     Ready,
     Receive,
     Report,
     Send,
     Setup,
-    frame,
 )
 from lengthwise_engine.transfer.supervisor.child_handle import SpawnedChild
 from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, Ledger
