@@ -2,7 +2,9 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
