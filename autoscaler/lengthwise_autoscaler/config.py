@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.policy import ScalingPolicy
 from lengthwise_policy.scaling.state import Pool
 from lengthwise_policy.types import Role
@@ -107,10 +108,7 @@ class AutoscalerConfig:
     identity: str = ""  # in the Lease; empty: the host's name, which is the pod's
     kubeconfig: Path | None = None  # unset: as the pod's ServiceAccount
 
-    # What is wanted of latencies; the same numbers as the routers'.
-    ttft_slo_short_seconds: float = 0.4
-    ttft_slo_long_seconds: float = 2.0
-    tpot_slo_seconds: float = 0.1
+    objectives: Objectives = field(default_factory=Objectives)  # the same as the routers'
 
     interval_seconds: float = 5.0  # from one decision to the next
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
@@ -121,10 +119,6 @@ class AutoscalerConfig:
     @property
     def sized_pools(self) -> tuple[PoolConfig, ...]:
         return tuple(pool for pool in self.pools if not pool.fixed)
-
-    @property
-    def ttft_slo_seconds(self) -> dict[LengthClass, float]:
-        return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
 
     def __post_init__(self) -> None:
         if all(pool.fixed for pool in self.pools):
@@ -137,6 +131,4 @@ class AutoscalerConfig:
         for name in ("release", "lease"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: got nothing, expected a name")
-        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
-            require_at_least(name, getattr(self, name), 0.001)
         require_at_least("interval_seconds", self.interval_seconds, 0.1)

@@ -22,7 +22,7 @@ from lengthwise_autoscaler.load.queries import QueryName, queries
 from lengthwise_autoscaler.load.readings import LoadReader, Reading
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_autoscaler.states import pool_states, settled_pods
-from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
+from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
 from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import (
     Action,
@@ -69,9 +69,7 @@ class ControlLoop:
         self._is_leader = is_leader
         self._pools = {item.name: item.pool for item in config.pools}
         self._fixed = frozenset(item.name for item in config.pools if item.fixed)
-        self._objectives = Objectives(
-            ttft_seconds=config.ttft_slo_seconds, tpot_seconds=config.tpot_slo_seconds
-        )
+        self._demand_policy = DemandPolicy(objectives=config.objectives)
         interval = config.prometheus.scrape_interval_seconds
         self._settle_seconds = SETTLE_SCRAPES * interval
         self._queries = queries(
@@ -182,9 +180,9 @@ class ControlLoop:
                     workers[group] = workers.get(group, 0) + 1
         return {
             group: (
-                prefill_demand(load, self._objectives, workers.get(group, 0))
+                prefill_demand(load, self._demand_policy, workers.get(group, 0))
                 if isinstance(load, PrefillLoad)
-                else decode_demand(load, self._objectives, workers.get(group, 0))
+                else decode_demand(load, self._demand_policy, workers.get(group, 0))
             )
             for group, load in reading.loads.items()
         }

@@ -15,6 +15,7 @@ from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 
@@ -47,7 +48,9 @@ class ClosedLoop:
     def play(self, prompts: Sequence[Sequence[int]], concurrency: int) -> Played:
         """All prompts, in their order, from `concurrency` clients; no prefix is reused."""
         blocks = PrefixCache(self._num_blocks, enabled=False)
-        scheduler = PrefillScheduler(self._policy, blocks, self._runner.layout.block_size)
+        scheduler = PrefillScheduler(
+            self._policy, Objectives(), blocks, self._runner.layout.block_size
+        )
         states = [
             SamplingState(sampling=GREEDY, token_ids=prompt, num_prompt_tokens=len(prompt))
             for prompt in prompts

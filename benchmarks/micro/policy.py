@@ -19,6 +19,7 @@ from time import thread_time
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.blocks import BlockPool
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
@@ -74,7 +75,7 @@ class FullQueue:
                 cache.publish(taken.block_ids, hashes)
                 cache.release(taken.block_ids)
         policy = PrefillPolicy(discipline=discipline, queue_limit=10_000)
-        self.scheduler = PrefillScheduler(policy, cache, BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(policy, Objectives(), cache, BLOCK_SIZE)
         self.refill()
 
     @staticmethod
@@ -138,7 +139,7 @@ def measure_prefill(random: Random) -> Iterator[Measured]:
 
 def measure_decode(random: Random) -> Iterator[Measured]:
     cache = PrefixCache(NUM_BLOCKS)
-    scheduler = DecodeScheduler(DecodePolicy(), cache, BLOCK_SIZE, random.random)
+    scheduler = DecodeScheduler(DecodePolicy(), Objectives(), cache, BLOCK_SIZE, random.random)
 
     def reserve(request_id: RequestId) -> None:
         scheduler.reserve(

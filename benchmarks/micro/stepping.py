@@ -23,6 +23,7 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 
@@ -72,7 +73,7 @@ def measure(model: LoadedModel, host_seconds: float) -> float:
     blocks = PrefixCache(model.cache.num_blocks)
     mailbox: Mailbox[Command] = Mailbox(100)
     scheduler = DecodeScheduler(
-        DecodePolicy(), blocks, model.runner.layout.block_size, Random(1).random
+        DecodePolicy(), Objectives(), blocks, model.runner.layout.block_size, Random(1).random
     )
     loop = DecodeLoop(
         runner=model.runner,

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from math import ceil, floor
 from typing import Final
 
-from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
+from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
 from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
 from lengthwise_policy.scaling.state import Action, Demand, Group, PoolState, Scale
 from lengthwise_policy.types import Role
@@ -21,21 +22,27 @@ from scaling.loop import Controller
 from scaling.plant import Seen
 from scaling.workers import BLOCKS, COST, TPOT_SECONDS, TTFT_SECONDS
 
-OBJECTIVES: Final = Objectives(ttft_seconds=TTFT_SECONDS, tpot_seconds=TPOT_SECONDS)
+DEMAND: Final = DemandPolicy(
+    objectives=Objectives(
+        ttft_short_seconds=TTFT_SECONDS["short"],
+        ttft_long_seconds=TTFT_SECONDS["long"],
+        tpot_seconds=TPOT_SECONDS,
+    )
+)
 
 
 class Lengthwise:
     """The code that scales in a cluster."""
 
-    def __init__(self, policy: ScalingPolicy, objectives: Objectives = OBJECTIVES) -> None:
+    def __init__(self, policy: ScalingPolicy, demand: DemandPolicy = DEMAND) -> None:
         self._scaler = Scaler(policy)
-        self._objectives = objectives
+        self._demand = demand
 
     def decide(self, seen: Seen) -> list[Action]:
         ready = {role: _ready(seen, role) for role in ("prefill", "decode")}
         demands: dict[Group, Demand] = {
-            ("prefill", None): prefill_demand(seen.prefill, self._objectives, ready["prefill"]),
-            ("decode", None): decode_demand(seen.decode, self._objectives, ready["decode"]),
+            ("prefill", None): prefill_demand(seen.prefill, self._demand, ready["prefill"]),
+            ("decode", None): decode_demand(seen.decode, self._demand, ready["decode"]),
         }
         return self._scaler.decide(seen.now, seen.pools, demands)
 

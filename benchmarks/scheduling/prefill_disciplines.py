@@ -19,6 +19,7 @@ from traces import SHAREGPT_LENGTHS
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 from scheduling.arms import CONTEXT_LENGTH
@@ -67,7 +68,7 @@ def arrivals(rows: list[Lengths], seed: int) -> list[Arrival]:
 
 def play(policy: PrefillPolicy, coming: list[Arrival]) -> dict[LengthClass, list[float]]:
     """Seconds from arrival to the end of the prefill, by class."""
-    scheduler = PrefillScheduler(policy, PrefixCache(100_000, enabled=False), 16)
+    scheduler = PrefillScheduler(policy, Objectives(), PrefixCache(100_000, enabled=False), 16)
     took: dict[LengthClass, list[float]] = {name: [] for name in LENGTH_CLASSES}
     now, arrived = 0.0, 0
     while arrived < len(coming) or scheduler.num_queued:

@@ -81,7 +81,7 @@ class DecodeWorker:
         self._loop = DecodeLoop(
             runner=model.runner,
             scheduler=DecodeScheduler(
-                config.policy, blocks, layout.block_size, Random(SEED).random
+                config.policy, config.objectives, blocks, layout.block_size, Random(SEED).random
             ),
             blocks=blocks,
             salt=model.fingerprint.encode(),

@@ -19,7 +19,7 @@ from values_schema.values import Values
 
 COMMON = (
     "model", "served_name", "listen", "metrics_listen", "tls", "drain_seconds", "advertise_host",
-    "announce_folder",
+    "announce_folder", "objectives",
 )  # fmt: skip
 WORKER = (*COMMON, "device")
 
@@ -32,7 +32,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
     PrefillSettings: ("length_class",),
     AutoscalerConfig: (
         "release", "lease", "pools", "namespace", "identity", "kubeconfig", "metrics_listen", "tls",
-        "dry_run", "ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds",
+        "dry_run", "objectives",
     ),
     PrometheusConfig: ("url", "authority", "bearer_token"),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
+from lengthwise_policy.objectives import Objectives
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_router.config import RouterConfig
 from lengthwise_runtime.config import STRICT
@@ -218,6 +219,7 @@ class Values(TypedDict, total=False):
     global_: Annotated[dict[str, Any], Field(alias="global")]  # Helm's own
     image: Image
     model: Model
+    objectives: Objectives
     router: Router
     pools: Annotated[list[Pool], Field(min_length=1)]
     poolDefaults: PoolDefaults

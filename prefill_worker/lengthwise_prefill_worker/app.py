@@ -116,7 +116,9 @@ class PrefillWorker:
         config, model = self._config, self._engine.model
         return PrefillLoop(
             runner=model.runner,
-            scheduler=PrefillScheduler(config.policy, blocks, model.shards.layout.block_size),
+            scheduler=PrefillScheduler(
+                config.policy, config.objectives, blocks, model.shards.layout.block_size
+            ),
             blocks=blocks,
             mailbox=self._mailbox,
             outputs=_Outputs(asyncio.get_running_loop(), self._push, self),

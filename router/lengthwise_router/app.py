@@ -58,8 +58,7 @@ class RouterApplication:
             registry,
             model=checkpoint.name,
             placement_rules=strategy.rules,
-            ttft_slo_seconds=config.ttft_slo_seconds,
-            tpot_slo_seconds=config.tpot_slo_seconds,
+            objectives=config.objectives,
             num_workers=lambda role, condition: self._fleet.num_workers(role, condition),
             num_discovered=lambda: self._fleet.num_discovered,
             num_waiting=lambda: self._admission.num_waiting,
@@ -98,7 +97,7 @@ class RouterApplication:
             gate=AdmissionGate(
                 admission=self._admission,
                 metrics=metrics,
-                ttft_slo_seconds=config.ttft_slo_seconds,
+                objectives=config.objectives,
                 preview=dispatch.preview if config.shed_factor else None,
             ),
             dispatch=dispatch,

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT, TlsConfig
@@ -75,10 +75,7 @@ class RouterConfig:
     # The last requests, whose lives can be asked for: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
 
-    # What is wanted of latencies; metrics tell how often it was had.
-    ttft_slo_short_seconds: float = 0.4
-    ttft_slo_long_seconds: float = 2.0
-    tpot_slo_seconds: float = 0.1
+    objectives: Objectives = field(default_factory=Objectives)  # metrics count what met them
 
     # A request's phases. Lost workers are noticed much earlier than these end.
     default_deadline_seconds: float = 600.0  # of calls that bring none
@@ -98,16 +95,10 @@ class RouterConfig:
     drain_seconds: float = 30.0
 
     @property
-    def ttft_slo_seconds(self) -> dict[LengthClass, float]:
-        return {"short": self.ttft_slo_short_seconds, "long": self.ttft_slo_long_seconds}
-
-    @property
     def placement(self) -> PlacementPolicy:
         return PlacementPolicy(
             local_prefill=self.local_prefill,
-            ttft_slo_short_seconds=self.ttft_slo_short_seconds,
-            ttft_slo_long_seconds=self.ttft_slo_long_seconds,
-            tpot_slo_seconds=self.tpot_slo_seconds,
+            objectives=self.objectives,
             pools=self.pools,
         )
 
@@ -129,8 +120,6 @@ class RouterConfig:
             "keepalive_seconds",
         ):
             require_at_least(name, getattr(self, name), 0.01)
-        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
-            require_at_least(name, getattr(self, name), 0.001)
         require_at_least("max_queued", self.max_queued, 0)
         require_at_least("shed_factor", self.shed_factor, 0.0)
         require_at_least("explained_requests", self.explained_requests, 0)

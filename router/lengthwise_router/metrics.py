@@ -2,7 +2,7 @@
 client; names, meanings and labels are written down in docs/metrics.md.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 from typing import get_args
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lengthwise_policy.admission.admission import RefusalRule
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import PlacementRule, Role
 from lengthwise_router.labels import (
     CODES,
@@ -39,16 +40,14 @@ class RouterMetrics:
         *,
         model: str,
         placement_rules: Iterable[PlacementRule],
-        ttft_slo_seconds: Mapping[LengthClass, float],
-        tpot_slo_seconds: float,
+        objectives: Objectives,
         num_workers: Callable[[Role, Condition], int],
         num_discovered: Callable[[], int],
         num_waiting: Callable[[], int],
     ) -> None:
         """`num_workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
         thread."""
-        self._ttft_slo = ttft_slo_seconds
-        self._tpot_slo = tpot_slo_seconds
+        self._objectives = objectives
         requests = Counter(
             "lengthwise_requests_total",
             "Requests ended, by gRPC status code",
@@ -168,14 +167,14 @@ class RouterMetrics:
         )
 
     def _tell_objectives(self, registry: CollectorRegistry) -> None:
-        objectives = Counter(
+        counter = Counter(
             "lengthwise_slo_total",
             "Requests by whether a latency objective of the configuration was met",
             ("slo", "met"),
             registry=registry,
         )
-        self._objectives = {
-            (name, met): objectives.labels(name, str(met).lower())
+        self._met = {
+            (name, met): counter.labels(name, str(met).lower())
             for name in OBJECTIVES
             for met in (True, False)
         }
@@ -210,8 +209,8 @@ class RouterMetrics:
 
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
         self._ttft[length_class].observe(seconds)
-        met = seconds <= self._ttft_slo[length_class]
-        self._objectives[f"ttft_{length_class}", met].inc()
+        met = seconds <= self._objectives.ttft_seconds(length_class)
+        self._met[f"ttft_{length_class}", met].inc()
 
     def prompt_computed(self, num_tokens: int, num_cached: int) -> None:
         self._residual_ratio.observe(1 - num_cached / num_tokens)
@@ -222,7 +221,7 @@ class RouterMetrics:
         self._output_tokens.observe(output_tokens)
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
-            self._objectives["tpot", tpot <= self._tpot_slo].inc()
+            self._met["tpot", tpot <= self._objectives.tpot_seconds].inc()
 
 
 def _tell_workers(

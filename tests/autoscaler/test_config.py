@@ -63,7 +63,9 @@ def test_little_has_to_be_set(tmp_path: Path) -> None:
         pytest.param({"release": ""}, "release: got nothing", id="release"),
         pytest.param({"lease": ""}, "lease: got nothing", id="lease"),
         pytest.param({"interval_seconds": 0}, "interval_seconds", id="interval"),
-        pytest.param({"tpot_slo_seconds": float("nan")}, "tpot_slo_seconds", id="nan"),
+        pytest.param(
+            {"objectives": {"tpot_seconds": float("nan")}}, "tpot_seconds: expected", id="nan"
+        ),
         pytest.param({"scaling": {"margin": 2}}, "margin", id="policy"),
         pytest.param({"scaling": {"speed": 2}}, "scaling.speed", id="unknown key"),
         pytest.param({"prometheus": {"url": "prometheus:9090"}}, "http://HOST:PORT", id="scheme"),

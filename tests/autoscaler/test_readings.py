@@ -13,7 +13,8 @@ from lengthwise_autoscaler.load.prometheus import Row, Vector
 from lengthwise_autoscaler.load.queries import QUERY_NAMES, QueryName
 from lengthwise_autoscaler.load.readings import LoadReader, Reading
 from lengthwise_policy.cost.model import PRIOR
-from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand
+from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
 from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad
 
 ALL: Group = ("prefill", None)
@@ -298,12 +299,12 @@ def test_whatever_the_vectors_are_a_load_that_is_given_can_be_decided_on(
         )
     settled = data.draw(st.sampled_from([SETTLED, SETTLED[:1], SETTLED[:2], SETTLED[1:]]))
     reading = read(settled=settled, **changed)
-    objectives = Objectives(ttft_seconds={"short": 0.4, "long": 2.0}, tpot_seconds=0.1)
+    policy = DemandPolicy(objectives=Objectives())
     for load in reading.loads.values():
         if isinstance(load, PrefillLoad):
-            demand = prefill_demand(load, objectives, 1)
+            demand = prefill_demand(load, policy, 1)
         else:
-            demand = decode_demand(load, objectives, 1)
+            demand = decode_demand(load, policy, 1)
         assert math.isfinite(demand.workers)
     # What is not known is told, unless no router is there to be asked of.
     groups = {ALL, DECODE} - reading.loads.keys()

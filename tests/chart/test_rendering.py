@@ -11,6 +11,7 @@ from harness.helm import CHART, VALUES, Manifest, Rendered
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
+from lengthwise_policy.objectives import Objectives
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_router.config import RouterConfig
 from lengthwise_runtime.config import load_config
@@ -82,6 +83,36 @@ def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path
     assert configs["router"].local_prefill is False
 
 
+def test_all_processes_have_the_objectives_of_the_release(
+    everything: Rendered, tmp_path: Path
+) -> None:
+    configs = _loaded(everything, tmp_path)
+    assert {type(config) for config in configs.values()} >= {
+        RouterConfig, PrefillWorkerConfig, DecodeWorkerConfig, FlexibleWorkerConfig,
+        AutoscalerConfig,
+    }  # fmt: skip
+    assert {config.objectives for config in configs.values()} == {
+        Objectives(ttft_short_seconds=0.3, tpot_seconds=0.05)
+    }
+    flexible = configs["mixed"]
+    assert flexible.as_prefill().objectives == flexible.as_decode().objectives
+    assert flexible.as_decode().objectives == flexible.objectives
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
+def test_no_process_of_a_release_has_objectives_of_its_own(
+    helm: str, values: Path, tmp_path: Path
+) -> None:
+    configs = _loaded(Rendered(helm, f"--values={values}"), tmp_path)
+    assert len({config.objectives for config in configs.values()}) == 1
+
+
+def test_objectives_are_the_processes_own_where_values_do_not_say(
+    bare: Rendered, tmp_path: Path
+) -> None:
+    assert {config.objectives for config in _loaded(bare, tmp_path).values()} == {Objectives()}
+
+
 def test_the_autoscaler_is_told_of_all_pools_and_which_it_sizes(
     everything: Rendered, tmp_path: Path
 ) -> None:
@@ -97,7 +128,6 @@ def test_the_autoscaler_is_told_of_all_pools_and_which_it_sizes(
     assert [(pool.name, pool.role) for pool in config.pools if pool.fixed] == [("decode", "decode")]
     assert (config.release, config.namespace, config.dry_run) == ("demo", "somewhere", True)
     assert config.scaling.flip_seconds == 60
-    assert (config.tpot_slo_seconds, config.ttft_slo_long_seconds) == (0.05, 2.0)
     prometheus = config.prometheus
     assert (prometheus.scrape_interval_seconds, prometheus.window_seconds) == (30.0, 120.0)
     assert str(prometheus.bearer_token) == "/etc/lengthwise/prometheus/token"

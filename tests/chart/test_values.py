@@ -243,9 +243,14 @@ WRONG_CONFIG = [
         id="autoscaler: what has a value of its own",
     ),
     pytest.param(
-        ["--set=autoscaler.config.tpot_slo_seconds=1"],
-        "at '/autoscaler/config': additional properties 'tpot_slo_seconds' not allowed",
-        id="autoscaler: an objective that is the routers'",
+        ["--set=autoscaler.config.objectives.tpot_seconds=1"],
+        "at '/autoscaler/config': additional properties 'objectives' not allowed",
+        id="autoscaler: objectives of its own",
+    ),
+    pytest.param(
+        ["--set=objectives.tpot_second=1"],
+        "at '/objectives': additional properties 'tpot_second' not allowed",
+        id="objectives: unknown key",
     ),
 ]
 

@@ -14,6 +14,7 @@ from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 
@@ -43,7 +44,9 @@ class SteppedEngine:
         policy = DecodePolicy(
             max_running=16, step_tokens=64, future=FuturePolicy(window=20, reserve=0.0)
         )
-        self.scheduler = DecodeScheduler(policy, self.blocks, 16, random.Random(1).random)
+        self.scheduler = DecodeScheduler(
+            policy, Objectives(), self.blocks, 16, random.Random(1).random
+        )
         self.outputs: list[StepOutput] = []
         self.loop = DecodeLoop(
             runner=model.runner,

@@ -16,6 +16,7 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
 
@@ -96,7 +97,7 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
 
     steps: list[int] = []
     blocks = PrefixCache(64)
-    scheduler = DecodeScheduler(DecodePolicy(), blocks, 16, lambda: 0.5)
+    scheduler = DecodeScheduler(DecodePolicy(), Objectives(), blocks, 16, lambda: 0.5)
 
     def publish(output: StepOutput) -> None:
         published.append(output)

@@ -16,6 +16,7 @@ from lengthwise_decode_worker.stepping.snapshot import Snapshot
 from lengthwise_decode_worker.stepping.step_report import StepOutput
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.messages import StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics
@@ -67,8 +68,7 @@ class RouterExporter(Exporter):
             self.registry,
             model="toy",
             placement_rules=("round robin",),
-            ttft_slo_seconds={"short": 0.4, "long": 2.0},
-            tpot_slo_seconds=0.1,
+            objectives=Objectives(),
             num_workers=lambda role, condition: 0,
             num_discovered=lambda: 0,
             num_waiting=lambda: self.waiting,

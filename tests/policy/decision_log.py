@@ -13,6 +13,7 @@ from lengthwise_policy.admission.admission import Admission, AdmissionPolicy, Ad
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.prefill.policy import DisciplineName
@@ -26,7 +27,7 @@ def hashes(num_tokens: int, conversation: int) -> tuple[BlockHash, ...]:
 
 def prefill_decisions(random: Random, discipline: DisciplineName) -> list[object]:
     policy = PrefillPolicy(discipline=discipline)
-    scheduler = PrefillScheduler(policy, PrefixCache(400), block_size=16)
+    scheduler = PrefillScheduler(policy, Objectives(), PrefixCache(400), block_size=16)
     log: list[object] = []
     for tick in range(300):
         for number in range(random.randrange(3)):
@@ -52,7 +53,7 @@ def prefill_decisions(random: Random, discipline: DisciplineName) -> list[object
 
 def decode_decisions(random: Random) -> list[object]:
     policy = DecodePolicy(max_running=16)
-    scheduler = DecodeScheduler(policy, PrefixCache(120), 16, Random(1).random)
+    scheduler = DecodeScheduler(policy, Objectives(), PrefixCache(120), 16, Random(1).random)
     filled: set[RequestId] = set()
     log: list[object] = []
     for tick in range(300):
@@ -94,7 +95,7 @@ def admission_decisions(random: Random) -> list[object]:
             num_tokens=random.randrange(1, 500),
             tenant=random.choice(["one", "two", "three"]),
             priority=random.randrange(2),
-            ttft_slo_seconds=2.0,
+            ttft_objective_seconds=2.0,
         )
         answer = admission.ask(demand, tick)
         admits: tuple[Admit, ...] = (answer,) if isinstance(answer, Admit) else ()

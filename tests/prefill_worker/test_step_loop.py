@@ -13,6 +13,7 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.scheduler import PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.pieces import PieceReady
@@ -42,7 +43,7 @@ class Worker:
         self.sent: list[PieceReady] = []
         self.loop = PrefillLoop(
             runner=model.runner,
-            scheduler=PrefillScheduler(policy, self.blocks, BLOCK_SIZE),
+            scheduler=PrefillScheduler(policy, Objectives(), self.blocks, BLOCK_SIZE),
             blocks=self.blocks,
             mailbox=self.mailbox,
             outputs=self,

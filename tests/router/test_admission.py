@@ -9,6 +9,7 @@ import pytest
 from harness.workers import eventually
 from router.deployment import PROMPT, Answer, Deploy, Deployment
 
+from lengthwise_policy.objectives import Objectives
 from lengthwise_wire.v1 import inference_pb2
 
 ONE_BY_ONE: dict[str, Any] = {"max_requests_in_flight": 1}
@@ -222,7 +223,7 @@ async def test_a_request_that_would_come_far_too_late_is_refused_at_once(deploy:
     deployment = await deploy(
         strategy="predicted_ttft",
         shed_factor=1.0,
-        ttft_slo_long_seconds=0.001,
+        objectives=Objectives(ttft_long_seconds=0.001),
         metrics_listen="127.0.0.1:0",
     )
     error = await deployment.refused(request_id="r1", prompt=[65] * 400, max_tokens=3)

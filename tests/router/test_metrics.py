@@ -4,6 +4,7 @@ from harness.workers import eventually
 from router.deployment import PROMPT, Deploy
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
+from lengthwise_policy.objectives import Objectives
 from lengthwise_wire.errors import InternalError
 from lengthwise_wire.v1 import inference_pb2
 
@@ -41,9 +42,7 @@ async def test_requests_and_tokens_are_counted(deploy: Deploy) -> None:
 async def test_latency_objectives_are_counted_as_met_and_missed(deploy: Deploy) -> None:
     deployment = await deploy(
         metrics_listen="127.0.0.1:0",
-        ttft_slo_short_seconds=5.0,
-        ttft_slo_long_seconds=0.001,
-        tpot_slo_seconds=5.0,
+        objectives=Objectives(ttft_short_seconds=5.0, ttft_long_seconds=0.001, tpot_seconds=5.0),
     )
     await deployment.generate(max_tokens=5)
     await deployment.generate(prompt=[65] * 300, max_tokens=1)

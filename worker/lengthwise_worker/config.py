@@ -1,11 +1,12 @@
 """What every worker can be told, whatever its role."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from lengthwise_policy.objectives import Objectives
 from lengthwise_runtime.config import STRICT, TlsConfig
 
 
@@ -53,6 +54,8 @@ class WorkerConfig:
     """A KV transfer that moves nothing for so long is given up; so is a worker of several ranks
     when one keeps the others waiting."""
     drain_seconds: float = 30.0
+    objectives: Objectives = field(default_factory=Objectives)
+    """The same as the routers': schedulers aim at them."""
 
     def __post_init__(self) -> None:
         for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds"):

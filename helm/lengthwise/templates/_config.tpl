@@ -28,6 +28,7 @@ metrics_listen: 0.0.0.0:9090
 {{- $services := list (include "lengthwise.workersService" .) -}}
 {{- $base := include "lengthwise.baseConfig" (dict "root" . "model" .Values.model) | fromYaml -}}
 {{- $own := dict
+  "objectives" .Values.objectives
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
 {{- toYaml (merge $own $base .Values.router.config) -}}
@@ -35,7 +36,10 @@ metrics_listen: 0.0.0.0:9090
 
 {{- define "lengthwise.workerConfig" -}}
 {{- $base := include "lengthwise.baseConfig" (dict "root" .root "model" .pool.model) | fromYaml -}}
-{{- $own := dict "device" .pool.device "drain_seconds" .pool.drainSeconds -}}
+{{- $own := dict
+  "objectives" .root.Values.objectives
+  "device" .pool.device
+  "drain_seconds" .pool.drainSeconds -}}
 {{- if .pool.flexible -}}
 {{- $_ := set $own "role" .pool.role -}}
 {{- end -}}
@@ -58,7 +62,6 @@ metrics_listen: 0.0.0.0:9090
 
 {{/*
 All pools, in the order of preference: those that it does not size do work of their group too.
-Objectives are the routers'.
 */}}
 {{- define "lengthwise.autoscalerConfig" -}}
 {{- $root := . -}}
@@ -86,6 +89,7 @@ Objectives are the routers'.
 {{- $_ := set $prometheus "authority" "/etc/lengthwise/prometheus/ca.crt" -}}
 {{- end -}}
 {{- $own := dict
+  "objectives" .Values.objectives
   "prometheus" $prometheus
   "release" .Release.Name
   "namespace" .Release.Namespace
@@ -94,12 +98,11 @@ Objectives are the routers'.
   "dry_run" .Values.autoscaler.dryRun
   "metrics_listen" "0.0.0.0:9090" -}}
 {{- $tls := include "lengthwise.tlsConfig" . | fromYaml -}}
-{{- $objectives := pick .Values.router.config "ttft_slo_short_seconds" "ttft_slo_long_seconds" "tpot_slo_seconds" -}}
 {{- $scraped := dict -}}
 {{- if .Values.podMonitor.enabled -}}
 {{- $interval := include "lengthwise.seconds" .Values.podMonitor.interval | float64 -}}
 {{- $window := maxf 60 (mulf $interval 4) -}}
 {{- $_ := set $scraped "prometheus" (dict "scrape_interval_seconds" $interval "window_seconds" $window) -}}
 {{- end -}}
-{{- toYaml (merge $own $tls $objectives .Values.autoscaler.config $scraped) -}}
+{{- toYaml (merge $own $tls .Values.autoscaler.config $scraped) -}}
 {{- end -}}

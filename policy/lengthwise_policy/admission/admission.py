@@ -68,7 +68,7 @@ class Demand:
     priority: int = 0  # the higher, the earlier
     # To the first token once it is admitted, as placement predicts it now; 0 when nobody can.
     predicted_ttft_seconds: float = 0.0
-    ttft_slo_seconds: float = inf  # the objective of its length class
+    ttft_objective_seconds: float = inf  # the objective of its length class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,11 +257,12 @@ class Admission:
 
     def _late(self, demand: Demand, now: float) -> Refuse | None:
         """A refusal if the first token would come far too late."""
-        if not self._policy.shed_factor:
+        policy, objective = self._policy, demand.ttft_objective_seconds
+        if not policy.shed_factor:
             return None
-        limit = self._policy.shed_factor * demand.ttft_slo_seconds
+        limit = policy.shed_factor * objective
         predicted = demand.predicted_ttft_seconds
-        if len(self._in_flight) >= self._policy.max_requests_in_flight:
+        if len(self._in_flight) >= policy.max_requests_in_flight:
             ahead = self._queue.num_ahead(demand.tenant, demand.priority)
             predicted += (self._completion_gap(now) or 0.0) * (ahead + 1)
         if predicted <= limit:
@@ -269,7 +270,7 @@ class Admission:
         return Refuse(
             rule="latency objective",
             reason=f"first token predicted after {predicted:.3f} s, more than "
-            f"{self._policy.shed_factor:g} times the objective of {demand.ttft_slo_seconds:g} s",
+            f"{policy.shed_factor:g} times the objective of {objective:g} s",
             # Work ahead shrinks by a second each second: by then it is within the limit.
             retry_after_seconds=self._clipped(predicted - limit),
         )

@@ -20,6 +20,7 @@ from lengthwise_policy.decode.chunks import ChunkRoom, plan_chunks
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, seniority
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, StepRule
 
 
@@ -43,12 +44,14 @@ class DecodeBatch:
     def __init__(
         self,
         policy: DecodePolicy,
+        objectives: Objectives,
         blocks: PrefixCache,
         block_size: int,
         preempt: Callable[[DecodeRequest], None],
     ) -> None:
         """`preempt` is told who loses its blocks, and takes it out of the batch."""
         self._policy = policy
+        self._tpot_seconds = objectives.tpot_seconds
         self._blocks = blocks
         self._block_size = block_size
         self._preempt = preempt
@@ -150,5 +153,5 @@ class DecodeBatch:
         if rows:
             context = sum(request.sequence_tokens + request.num_awaited for request in rows)
             decode_seconds = cost.decode_step_seconds(len(rows), context)
-            seconds = self._policy.tpot_slo_seconds - decode_seconds
+            seconds = self._tpot_seconds - decode_seconds
         return ChunkRoom(tokens=self._policy.step_tokens - len(rows), seconds=seconds)

@@ -19,7 +19,6 @@ class DecodePolicy:
     max_running: int = 256  # requests that decode in one step; more may be admitted
     queue_limit: int = 1024  # reservations that wait for blocks
     step_tokens: int = 512  # tokens computed in one step; 512 is Sarathi-Serve's strict budget
-    tpot_slo_seconds: float = 0.1  # of a step with chunks, predicted, while others decode
     # "worst_case" admits while all could run to their limits at once, for comparison.
     admission: Literal["past_future", "worst_case"] = "past_future"
     future: FuturePolicy = field(default_factory=FuturePolicy)
@@ -28,4 +27,3 @@ class DecodePolicy:
         require_at_least("max_running", self.max_running, 1)
         require_at_least("queue_limit", self.queue_limit, 1)
         require_at_least("step_tokens", self.step_tokens, self.max_running + 1)
-        require_at_least("tpot_slo_seconds", self.tpot_slo_seconds, 0.001)

@@ -33,6 +33,7 @@ from lengthwise_policy.decode.request import Reservation as Reservation
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import DecodeStep, RequestId
 
 MAX_IN_FLIGHT = 2
@@ -48,6 +49,7 @@ class DecodeScheduler:
     def __init__(
         self,
         policy: DecodePolicy,
+        objectives: Objectives,
         blocks: PrefixCache,
         block_size: int,
         random: Callable[[], float],
@@ -62,7 +64,7 @@ class DecodeScheduler:
         self._requests: dict[RequestId, DecodeRequest] = {}  # in every phase
         self._queue = DecodeQueue()
         self._admitted: dict[RequestId, DecodeRequest] = {}  # filling, computing and running
-        self._batch = DecodeBatch(policy, blocks, block_size, self._preempt)
+        self._batch = DecodeBatch(policy, objectives, blocks, block_size, self._preempt)
         self._num_reservations = 0
         self._num_draining_blocks = 0
         self._changed = False  # since the queue was looked at

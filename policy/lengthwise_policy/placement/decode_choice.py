@@ -18,7 +18,7 @@ and AIBrix leave prefixes alone beyond 64 and 8 to 16 requests."""
 
 
 def choose_partner(
-    request: PlacementRequest, views: Sequence[WorkerView], tpot_slo_seconds: float
+    request: PlacementRequest, views: Sequence[WorkerView], tpot_seconds: float
 ) -> WorkerView:
     """Of at least one worker."""
     least = _least_busy(request, views)
@@ -33,7 +33,7 @@ def choose_partner(
             continue
         if view.room_tokens <= request.num_tokens - cached:
             continue
-        if view.load_requests and view.next_step_seconds > tpot_slo_seconds:
+        if view.load_requests and view.next_step_seconds > tpot_seconds:
             continue
         if cached > held or _is_less_busy(view, holder):
             held, holder = cached, view

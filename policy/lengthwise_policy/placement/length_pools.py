@@ -54,7 +54,7 @@ class LengthPools:
     rules: tuple[PlacementRule, ...] = ("length pools",)
 
     def __init__(self, policy: PlacementPolicy) -> None:
-        self._policy = policy
+        self._objectives = policy.objectives
         self._rules = policy.pools
         self._pools: dict[WorkerId, LengthClass] = {}
         self._move: Move | None = None
@@ -86,7 +86,7 @@ class LengthPools:
         staying = [view for view in candidates.prefill if view.worker_id != moving]
         views = [view for view in staying if self._takes(request, view)]
         partners = {
-            kind: choose_partner(request, some, self._policy.tpot_slo_seconds)
+            kind: choose_partner(request, some, self._objectives.tpot_seconds)
             for kind, some in candidates.partners.items()
         }
         chosen_from = views or staying or candidates.prefill
@@ -174,16 +174,15 @@ class LengthPools:
         return ranked[-(-9 * len(ranked) // 10) - 1]
 
     def _worker_pressure(self, length: LengthClass, view: WorkerView) -> float:
-        """In units of the class' SLO, for its longest prompt that is computed in one step."""
-        rules, policy = self._rules, self._policy
-        tokens, slo_seconds = STEP_TOKENS, policy.ttft_slo_long_seconds
-        if length == "short":
-            tokens, slo_seconds = view.short_tokens, policy.ttft_slo_short_seconds
+        """In units of the class' objective, for its longest prompt that is computed in one step."""
+        rules = self._rules
+        objective = self._objectives.ttft_seconds(length)
+        tokens = view.short_tokens if length == "short" else STEP_TOKENS
         queue = view.long_wait_seconds
-        deviation = max(queue + view.cost.prefill_seconds(tokens) - slo_seconds, 0.0)
+        deviation = max(queue + view.cost.prefill_seconds(tokens) - objective, 0.0)
         utilisation = 1.0 if view.running_requests else 0.0
         return (
-            rules.queue_weight * queue / slo_seconds
-            + rules.deviation_weight * deviation / slo_seconds
+            rules.queue_weight * queue / objective
+            + rules.deviation_weight * deviation / objective
             - rules.utilisation_weight * utilisation
         )

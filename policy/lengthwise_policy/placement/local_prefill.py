@@ -42,14 +42,14 @@ MAX_HOLDERS = 4
 class LocalPrefill:
     """A strategy around another one, which says what prefill workers would do."""
 
-    def __init__(self, remote: Strategy, tpot_slo_seconds: float) -> None:
+    def __init__(self, remote: Strategy, tpot_seconds: float) -> None:
         self.rules: tuple[PlacementRule, ...] = (
             *remote.rules,
             "local prefill",
             "no prefill worker",
         )
         self._remote = remote
-        self._tpot_slo_seconds = tpot_slo_seconds
+        self._tpot_seconds = tpot_seconds
 
     def __call__(
         self,
@@ -111,7 +111,7 @@ class LocalPrefill:
         found = []
         for view in decode:
             cost = _comparable_cost(view, prefill)
-            local = local_candidate(request, view, cost, self._tpot_slo_seconds)
+            local = local_candidate(request, view, cost, self._tpot_seconds)
             if local is not None:
                 history = request.num_tokens - local.residual_tokens
                 chunk_seconds = cost.chunk_seconds(local.residual_tokens, history)
@@ -131,7 +131,7 @@ class LocalPrefill:
             note = "; only decode workers that failed this request are left"
         if not views:
             return None
-        partner = choose_partner(request, views, self._tpot_slo_seconds)
+        partner = choose_partner(request, views, self._tpot_seconds)
         views = _with_holders(request, partner, views)
         told = [
             local
@@ -153,7 +153,7 @@ class LocalPrefill:
 
 
 def local_candidate(
-    request: PlacementRequest, view: WorkerView, cost: CostModel, tpot_slo_seconds: float
+    request: PlacementRequest, view: WorkerView, cost: CostModel, tpot_seconds: float
 ) -> Candidate | None:
     """What is predicted of a decode worker alone; None where it cannot without breaking the SLO of
     what it runs, or where blocks are lacking. An SLO of infinity is: at any price, so never None.
@@ -167,15 +167,15 @@ def local_candidate(
     step = cost.decode_step_seconds(load, view.context_tokens)
     chunk = STEP_TOKENS - load
     if load:
-        if tpot_slo_seconds < inf and view.room_tokens <= new:
+        if tpot_seconds < inf and view.room_tokens <= new:
             return None
         # History as long as the whole prompt: no chunk of it has more.
-        affordable = cost.tokens_within(tpot_slo_seconds - step, request.num_tokens)
+        affordable = cost.tokens_within(tpot_seconds - step, request.num_tokens)
         chunk = int(min(chunk, affordable))
     if chunk < new:
         chunk -= chunk % view.block_size  # chunks begin and end on blocks
     if chunk < 1:
-        if tpot_slo_seconds < inf:
+        if tpot_seconds < inf:
             return None
         chunk = view.block_size
     ahead = view.outstanding_local_tokens

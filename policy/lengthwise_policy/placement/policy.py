@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Placement, PlacementRequest, PlacementRule, WorkerView
 
 # Gives numbers in [0, 1).
@@ -69,11 +70,5 @@ class PlacementPolicy:
     """Whether decode workers may compute prompts themselves: where that gives the first token
     earlier, and where no prefill worker is there."""
 
-    ttft_slo_short_seconds: float = 0.4  # LAPS
-    ttft_slo_long_seconds: float = 2.0
-    tpot_slo_seconds: float = 0.1  # between two tokens; DistServe's for chat
+    objectives: Objectives = field(default_factory=Objectives)
     pools: PoolPolicy = field(default_factory=PoolPolicy)
-
-    def __post_init__(self) -> None:
-        for name in ("ttft_slo_short_seconds", "ttft_slo_long_seconds", "tpot_slo_seconds"):
-            require_at_least(name, getattr(self, name), 0.001)

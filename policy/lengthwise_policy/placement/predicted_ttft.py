@@ -52,8 +52,8 @@ class PredictedTtft:
 
     rules: tuple[PlacementRule, ...] = ("predicted ttft",)
 
-    def __init__(self, tpot_slo_seconds: float) -> None:
-        self._tpot_slo_seconds = tpot_slo_seconds
+    def __init__(self, tpot_seconds: float) -> None:
+        self._tpot_seconds = tpot_seconds
 
     def __call__(
         self,
@@ -64,7 +64,7 @@ class PredictedTtft:
     ) -> Placement:
         candidates = find_candidates(request, prefill, decode)
         partners = {
-            kind: choose_partner(request, views, self._tpot_slo_seconds)
+            kind: choose_partner(request, views, self._tpot_seconds)
             for kind, views in candidates.partners.items()
         }
         return place_soonest(

@@ -50,8 +50,8 @@ class LongestPrefix:
 
     rules: tuple[PlacementRule, ...] = ("prefix",)
 
-    def __init__(self, tpot_slo_seconds: float) -> None:
-        self._tpot_slo_seconds = tpot_slo_seconds
+    def __init__(self, tpot_seconds: float) -> None:
+        self._tpot_seconds = tpot_seconds
 
     def __call__(
         self,
@@ -80,7 +80,7 @@ class LongestPrefix:
             "prefix",
             find_candidates(request, prefill, decode),
             longest,
-            lambda views: choose_partner(request, views, self._tpot_slo_seconds),
+            lambda views: choose_partner(request, views, self._tpot_seconds),
         )
 
 
@@ -149,8 +149,8 @@ STRATEGIES: Mapping[str, Callable[[PlacementPolicy, Random], Strategy]] = {
     "least_loaded": lambda policy, random: LeastLoaded(),
     "length_pools": lambda policy, random: LengthPools(policy),
     "power_of_two": lambda policy, random: PowerOfTwo(random),
-    "predicted_ttft": lambda policy, random: PredictedTtft(policy.tpot_slo_seconds),
-    "prefix": lambda policy, random: LongestPrefix(policy.tpot_slo_seconds),
+    "predicted_ttft": lambda policy, random: PredictedTtft(policy.objectives.tpot_seconds),
+    "prefix": lambda policy, random: LongestPrefix(policy.objectives.tpot_seconds),
     "round_robin": lambda policy, random: RoundRobin(),
 }
 
@@ -160,7 +160,9 @@ DEFAULT_STRATEGY = "predicted_ttft"
 def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strategy:
     """The strategy of this name (a key of STRATEGIES), with local prefill where it is allowed."""
     strategy = STRATEGIES[name](policy, random)
-    return LocalPrefill(strategy, policy.tpot_slo_seconds) if policy.local_prefill else strategy
+    return (
+        LocalPrefill(strategy, policy.objectives.tpot_seconds) if policy.local_prefill else strategy
+    )
 
 
 def _place(

@@ -42,6 +42,7 @@ from math import inf
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.arrival_rate import ArrivalRate
 from lengthwise_policy.prefill.disciplines import Choice, Wait
 from lengthwise_policy.prefill.policy import PrefillPolicy
@@ -58,8 +59,9 @@ class LengthAware:
 
     rules: tuple[PrefillRule, ...] = ("alone", "window", "ahead", "aged", "share")
 
-    def __init__(self, policy: PrefillPolicy) -> None:
+    def __init__(self, policy: PrefillPolicy, objectives: Objectives) -> None:
         self._policy = policy
+        self._objectives = objectives
         self._short = PromptQueue(policy.graph_lengths)
         self._long = PromptQueue()
         self._short_rate = ArrivalRate()
@@ -176,7 +178,7 @@ class LengthAware:
 
     def _ages_at(self, prompt: Prompt, cost: CostModel) -> float:
         seconds = prompt.served_seconds + self._seconds_left(prompt, cost)
-        slack = max(self._objective(prompt.length) - seconds, 0.0)
+        slack = max(self._objectives.ttft_seconds(prompt.length) - seconds, 0.0)
         return prompt.job.arrived_at + min(slack / 2, self._policy.max_age_seconds)
 
     def _seconds_left(self, prompt: Prompt, cost: CostModel) -> float:
@@ -186,8 +188,4 @@ class LengthAware:
         return self._policy.short_share if length == "short" else self._policy.long_share
 
     def _due_at(self, prompt: Prompt) -> float:
-        return prompt.job.arrived_at + self._objective(prompt.length)
-
-    def _objective(self, length: LengthClass) -> float:
-        policy = self._policy
-        return policy.ttft_slo_short_seconds if length == "short" else policy.ttft_slo_long_seconds
+        return prompt.job.arrived_at + self._objectives.ttft_seconds(prompt.length)

@@ -25,8 +25,6 @@ class PrefillPolicy:
     queue_limit: int = 1024  # requests with tokens still to compute
 
     # All below is for "length_aware".
-    ttft_slo_short_seconds: float = 0.4  # LAPS' objective
-    ttft_slo_long_seconds: float = 2.0
     max_wait_seconds: float = 0.008  # of the window; LAPS found 6 to 8 ms best
     margin_seconds: float = 0.001  # kept of the slack when a window is opened
     # Of the device's time, while both classes wait: what each gets at least.
@@ -43,8 +41,6 @@ class PrefillPolicy:
         for name in ("chunk_tokens", "max_batch_requests", "queue_limit", "min_chunk_tokens"):
             require_at_least(name, getattr(self, name), 1)
         for name in (
-            "ttft_slo_short_seconds",
-            "ttft_slo_long_seconds",
             "max_wait_seconds",
             "margin_seconds",
             "max_age_seconds",

@@ -26,6 +26,7 @@ from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, Unk
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import Draft
 from lengthwise_policy.prefill.disciplines import (
     Discipline,
@@ -42,16 +43,16 @@ from lengthwise_policy.types import Chunk, PrefillBatch, PrefillRule, RequestId
 __all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
 
 
-DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy], Discipline]] = {
+DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy, Objectives], Discipline]] = {
     "length_aware": LengthAware,
-    "short_first": ShortFirst,
-    "fcfs": FirstCome,
+    "short_first": lambda policy, objectives: ShortFirst(policy),
+    "fcfs": lambda policy, objectives: FirstCome(policy),
 }
 
 
 def batch_rules(discipline: DisciplineName) -> tuple[PrefillRule, ...]:
     """The rules that batches of this discipline may name."""
-    return (*DISCIPLINES[discipline](PrefillPolicy()).rules, "begun")
+    return (*DISCIPLINES[discipline](PrefillPolicy(), Objectives()).rules, "begun")
 
 
 _NO_BLOCKS = "lack of free blocks"
@@ -60,14 +61,16 @@ _NO_BLOCKS = "lack of free blocks"
 class PrefillScheduler:
     """Plans one batch at a time: `next_batch`, run it, `computed`, and again."""
 
-    def __init__(self, policy: PrefillPolicy, blocks: PrefixCache, block_size: int) -> None:
+    def __init__(
+        self, policy: PrefillPolicy, objectives: Objectives, blocks: PrefixCache, block_size: int
+    ) -> None:
         require_at_least("block_size", block_size, 1)
         require_at_least("chunk_tokens (it must hold a block)", policy.chunk_tokens, block_size)
         self._policy = policy
         self._blocks = blocks
         self._block_size = block_size
         self._short_tokens = DEFAULT_SHORT_TOKENS
-        self._discipline = DISCIPLINES[policy.discipline](policy)
+        self._discipline = DISCIPLINES[policy.discipline](policy, objectives)
         self._prompts: dict[RequestId, Prompt] = {}
         self._begun: dict[RequestId, Prompt] = {}  # and not complete
         self._num_arrived = 0

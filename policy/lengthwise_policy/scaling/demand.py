@@ -38,6 +38,7 @@ from math import ceil, inf
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad
 
 # Latency grows without bound near saturation and says little of what is needed. The next window
@@ -68,11 +69,10 @@ Term = tuple[float, DemandRule, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objectives:
-    """What latency is wanted, and how busy workers may be."""
+class DemandPolicy:
+    """What latency is wanted of the 90th percentile, and how busy workers may be."""
 
-    ttft_seconds: Mapping[LengthClass, float]  # 90th percentile
-    tpot_seconds: float  # 90th percentile
+    objectives: Objectives
     # Of a prefill worker's time. In benchmarks/scaling/autoscaling.py 0.8 needs 5 % fewer workers
     # and meets the objectives of 1 % to 2 % fewer requests; 0.6 needs 6 % more, for 1 % more.
     utilisation: float = 0.7
@@ -83,17 +83,17 @@ class Objectives:
     memory_utilisation: float = 0.9  # of the KV blocks that may be predicted to be used
 
     def __post_init__(self) -> None:
-        for length, seconds in self.ttft_seconds.items():
-            _require_above_zero(f"ttft_seconds[{length}]", seconds)
-        for name in ("tpot_seconds", "clear_seconds"):
-            _require_above_zero(name, getattr(self, name))
+        if not 0 < self.clear_seconds < inf:
+            raise ValueError(
+                f"clear_seconds: expected a finite number above 0, got {self.clear_seconds}"
+            )
         for name in ("utilisation", "decode_utilisation", "memory_utilisation"):
             share = getattr(self, name)
             if not 0 < share <= 1:
                 raise ValueError(f"{name}: expected above 0 and at most 1, got {share}")
 
 
-def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> Demand:
+def prefill_demand(load: PrefillLoad, policy: DemandPolicy, workers: int) -> Demand:
     """`workers`: those that serve the group now."""
     _check_prefill(load)
     busy = _seconds(load, load.arrived_tokens)
@@ -104,17 +104,17 @@ def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> D
     )
     terms: list[Term] = [
         (
-            busy / objectives.utilisation,
+            busy / policy.utilisation,
             "throughput",
             f"{rates or 'no tokens'} keep {busy:.2f} workers busy, of which "
-            f"{objectives.utilisation:.0%} are planned with",
+            f"{policy.utilisation:.0%} are planned with",
         ),
         (
-            recent + queued / objectives.clear_seconds,
+            recent + queued / policy.clear_seconds,
             "queue",
             f"{queued:.1f} s of work wait, beside {recent:.2f} workers' that arrives",
         ),
-        _ttft_term(load, objectives, busy, queued, workers),
+        _ttft_term(load, policy, busy, queued, workers),
         _waiting_term(load.waiting_requests, workers),
     ]
     is_idle = not (
@@ -126,28 +126,28 @@ def prefill_demand(load: PrefillLoad, objectives: Objectives, workers: int) -> D
     return _largest(terms, is_idle)
 
 
-def decode_demand(load: DecodeLoad, objectives: Objectives, workers: int) -> Demand:
+def decode_demand(load: DecodeLoad, policy: DemandPolicy, workers: int) -> Demand:
     """`workers`: those that serve now."""
     _check_decode(load)
     requests = load.running_requests + load.queued_requests
     terms = [_waiting_term(load.waiting_requests, workers)]
     if load.blocks_per_worker >= 1:
         wanted = load.blocks_predicted + ceil(load.queued_tokens / load.block_size)
-        blocks = load.blocks_per_worker * objectives.memory_utilisation
+        blocks = load.blocks_per_worker * policy.memory_utilisation
         why = f"{wanted:.0f} KV blocks, {blocks:.0f} of a worker are planned with"
         terms.append((wanted / blocks, "memory", why))
-    slots = slots_at(load, objectives.tpot_seconds)
+    slots = slots_at(load, policy.objectives.tpot_seconds)
     if slots is not None and slots >= 1:
-        planned = slots * objectives.decode_utilisation
-        wanted = _slots_wanted(load, objectives, requests)
+        planned = slots * policy.decode_utilisation
+        wanted = _slots_wanted(load, policy, requests)
         why = f"{wanted:.1f} for {requests:.0f} requests, {planned:.1f} a worker"
         terms.append((wanted / planned, "slots", why))
-        rate = planned / objectives.tpot_seconds
+        rate = planned / policy.objectives.tpot_seconds
         why = f"{load.generated_tokens:.0f} tokens/s, {rate:.0f} a worker"
         terms.append((load.generated_tokens / rate, "token rate", why))
     if slots is None or slots >= 1:
         # Otherwise one request alone takes longer than the objective: workers do not help.
-        terms.append(_tpot_term(load, objectives, requests, slots, workers))
+        terms.append(_tpot_term(load, policy, requests, slots, workers))
     is_idle = not (
         requests or load.generated_tokens or load.waiting_requests or load.arrived_requests
     )
@@ -172,18 +172,18 @@ def _seconds(load: PrefillLoad, tokens: Mapping[LengthClass, float]) -> float:
     return sum(number * load.token_seconds.get(length, 0.0) for length, number in tokens.items())
 
 
-def _slots_wanted(load: DecodeLoad, objectives: Objectives, requests: float) -> float:
+def _slots_wanted(load: DecodeLoad, policy: DemandPolicy, requests: float) -> float:
     """Requests that run at the objective, and the part of a backlog that has to run now."""
     if load.output_tokens is None:
         return requests
-    residence = load.output_tokens * objectives.tpot_seconds
+    residence = load.output_tokens * policy.objectives.tpot_seconds
     expected = load.arrived_requests * residence
-    share = min(1.0, residence / objectives.clear_seconds)
+    share = min(1.0, residence / policy.clear_seconds)
     return expected + max(requests - expected, 0.0) * share
 
 
 def _ttft_term(
-    load: PrefillLoad, objectives: Objectives, busy: float, queued: float, workers: int
+    load: PrefillLoad, policy: DemandPolicy, busy: float, queued: float, workers: int
 ) -> Term:
     ratio, why = 0.0, "no first tokens"
     for length, ttft in load.ttft_seconds.items():
@@ -191,7 +191,7 @@ def _ttft_term(
         if ttft is None or queueing is None:
             continue
         queueing = min(queueing, ttft)
-        objective = objectives.ttft_seconds[length]
+        objective = policy.objectives.ttft_seconds(length)
         left = max(objective - (ttft - queueing), MIN_QUEUE_SHARE * objective)
         lasting = min(queueing, WAIT_PERCENTILE * queued / max(workers, 1))
         if lasting / left >= ratio:
@@ -206,18 +206,20 @@ def _ttft_term(
 
 
 def _tpot_term(
-    load: DecodeLoad, objectives: Objectives, requests: float, slots: float | None, workers: int
+    load: DecodeLoad, policy: DemandPolicy, requests: float, slots: float | None, workers: int
 ) -> Term:
     if load.tpot_seconds is None:
         return 0.0, "latency", "no second tokens"
     step = 0.0 if load.cost is None else load.cost.step_seconds
-    ratio = max(load.tpot_seconds - step, 0.0) / (objectives.tpot_seconds - step)
+    ratio = max(load.tpot_seconds - step, 0.0) / (policy.objectives.tpot_seconds - step)
     if slots is not None:
         ratio = min(ratio, STEP_TOLERANCE * requests / max(workers, 1) / slots)
     there = workers if load.mean_workers is None else load.mean_workers
     needed = _seen_through(there * min(ratio, MAX_LATENCY_RATIO), there, workers)
     # A request runs on one worker: more workers than requests make nothing faster.
-    why = f"{load.tpot_seconds:.4f} s per token, which may take {objectives.tpot_seconds:g} s"
+    why = (
+        f"{load.tpot_seconds:.4f} s per token, which may take {policy.objectives.tpot_seconds:g} s"
+    )
     return min(needed, requests), "latency", why
 
 
@@ -279,8 +281,3 @@ def _require_finite(field: str, got: float) -> None:
     require_at_least(field, got, 0.0)
     if got == inf:
         raise ValueError(f"{field}: expected a finite number, got {got}")
-
-
-def _require_above_zero(field: str, got: float) -> None:
-    if not 0 < got < inf:
-        raise ValueError(f"{field}: expected a finite number above 0, got {got}")

@@ -5,12 +5,13 @@ alive, its deadline holds, and a client that leaves gives its place up at once.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 from lengthwise_policy.admission.admission import Admission, Admit, Demand, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
-from lengthwise_policy.length_class import LengthClass, length_class
+from lengthwise_policy.length_class import length_class
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Placement
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.generation import Generation
@@ -36,14 +37,14 @@ class AdmissionGate:
         *,
         admission: Admission,
         metrics: RouterMetrics,
-        ttft_slo_seconds: Mapping[LengthClass, float],
+        objectives: Objectives,
         preview: Callable[[Generation], Awaitable[Placement | None]] | None,
     ) -> None:
         """`preview`: where a request would be placed now; None where no request is refused for
         what is predicted of it."""
         self._admission = admission
         self._metrics = metrics
-        self._ttft_slo = ttft_slo_seconds
+        self._objectives = objectives
         self._preview = preview
         self._waiting: dict[Ticket, _Waiting] = {}
 
@@ -123,5 +124,5 @@ class AdmissionGate:
         return replace(
             demand,
             predicted_ttft_seconds=candidate.ttft_seconds,
-            ttft_slo_seconds=self._ttft_slo[name],
+            ttft_objective_seconds=self._objectives.ttft_seconds(name),
         )

@@ -245,7 +245,10 @@ def test_old_completions_are_forgotten() -> None:
 
 def late(predicted: float, *, priority: int = 0) -> Demand:
     return Demand(
-        num_tokens=1, priority=priority, predicted_ttft_seconds=predicted, ttft_slo_seconds=0.4
+        num_tokens=1,
+        priority=priority,
+        predicted_ttft_seconds=predicted,
+        ttft_objective_seconds=0.4,
     )
 
 
@@ -289,7 +292,7 @@ def test_the_same_requests_get_the_same_answers() -> None:
                 num_tokens=random.randrange(1, 500),
                 tenant=random.choice("abc"),
                 priority=random.randrange(2),
-                ttft_slo_seconds=2.0,
+                ttft_objective_seconds=2.0,
             )
             answer = admission.ask(demand, float(tick))
             log.append(answer)

@@ -14,6 +14,7 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 
 SALT = b"model"
@@ -79,7 +80,9 @@ class DecodeWorkerModel:
         self.policy = policy
         self.block_size = block_size
         self.blocks = PrefixCache(num_blocks)
-        self.scheduler = DecodeScheduler(policy, self.blocks, block_size, Random(3).random)
+        self.scheduler = DecodeScheduler(
+            policy, Objectives(), self.blocks, block_size, Random(3).random
+        )
         self.slots = [[0] * block_size for _ in range(num_blocks)]
         self.queued: dict[RequestId, Request] = {}
         self.admitted: dict[RequestId, Request] = {}

@@ -8,6 +8,7 @@ from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.errors import DuplicateRequest
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 
 BLOCK_SIZE = 4
@@ -22,7 +23,9 @@ class Worker:
         policy = DecodePolicy(
             max_running=4, step_tokens=step_tokens, future=FuturePolicy(reserve=0.0)
         )
-        self.scheduler = DecodeScheduler(policy, self.blocks, BLOCK_SIZE, Random(1).random)
+        self.scheduler = DecodeScheduler(
+            policy, Objectives(), self.blocks, BLOCK_SIZE, Random(1).random
+        )
 
     def start(
         self, request_id: RequestId, num_tokens: int, max_new_tokens: int, *, local: bool = False

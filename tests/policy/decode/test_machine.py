@@ -12,6 +12,7 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import MAX_IN_FLIGHT, DecodePolicy
 from lengthwise_policy.errors import QueueFull
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import DecodeStep, RequestId
 
 BLOCK_SIZE = 4
@@ -128,7 +129,7 @@ class DecodeMachine(RuleBasedStateMachine):
         seconds = cost.decode_step_seconds(len(step.request_ids), context)
         seconds += sum(cost.chunk_seconds(each.num_tokens, each.start) for each in step.chunks)
         forced = cost.chunk_seconds(BLOCK_SIZE, step.chunks[0].start)
-        assert seconds <= self.worker.policy.tpot_slo_seconds + forced
+        assert seconds <= Objectives().tpot_seconds + forced
 
     @rule(turns=st.integers(1, 8), ahead=st.booleans())
     def steps(self, turns: int, ahead: bool) -> None:

@@ -11,6 +11,7 @@ from lengthwise_policy.decode.past_future import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 
 BLOCK_SIZE = 16
@@ -31,7 +32,7 @@ def scheduler(
         admission=admission,
         future=FuturePolicy(reserve=0.0),
     )
-    return DecodeScheduler(policy, blocks, BLOCK_SIZE, Random(1).random), blocks
+    return DecodeScheduler(policy, Objectives(), blocks, BLOCK_SIZE, Random(1).random), blocks
 
 
 def reservation(

@@ -11,6 +11,7 @@ from policy.placement.views import COST, cached, decode, excluded, large, pair, 
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.local_prefill import local_candidate
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
@@ -33,7 +34,7 @@ def place(
     strategy: str = "predicted_ttft",
     slo: float = SLO,
 ) -> Placement:
-    policy = PlacementPolicy(tpot_slo_seconds=slo)
+    policy = PlacementPolicy(objectives=Objectives(tpot_seconds=slo))
     return make_strategy(strategy, policy, lambda: 0.0)(asked, prefills, decodes, 0.0)
 
 

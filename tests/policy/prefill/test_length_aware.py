@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import covering_shape
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
@@ -27,13 +28,20 @@ COST = CostModel(
 )
 
 
+def objective(**seconds: float) -> dict[str, Any]:
+    return {"objectives": Objectives(**seconds)}
+
+
 class Worker:
     """A scheduler on a clock of its own; a batch takes what the cost model says."""
 
     def __init__(self, cost: CostModel = COST, *, num_blocks: int = 10_000, **policy: Any) -> None:
+        objectives = policy.pop("objectives", Objectives())
         self.cost = cost
         self.policy = PrefillPolicy(**policy)
-        self.scheduler = PrefillScheduler(self.policy, PrefixCache(num_blocks), BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(
+            self.policy, objectives, PrefixCache(num_blocks), BLOCK_SIZE
+        )
         self.now = 0.0
         self.num_arrived = 0
 
@@ -192,9 +200,9 @@ def test_a_window_closes_when_enough_have_come() -> None:
 @pytest.mark.parametrize(
     ("policy", "deadline_in", "seconds"),
     [
-        pytest.param({"ttft_slo_short_seconds": 0.018}, math.inf, 0.006, id="objective"),
+        pytest.param(objective(ttft_short_seconds=0.018), math.inf, 0.006, id="objective"),
         pytest.param({}, 0.017, 0.005, id="deadline of the request"),
-        pytest.param({"ttft_slo_short_seconds": 0.012}, math.inf, None, id="no slack at all"),
+        pytest.param(objective(ttft_short_seconds=0.012), math.inf, None, id="no slack at all"),
         pytest.param({"max_wait_seconds": 0.0}, math.inf, None, id="no window allowed"),
     ],
 )
@@ -235,7 +243,7 @@ def shares(worker: Worker, num_batches: int) -> tuple[dict[str, float], set[tupl
 
 
 def test_long_prompts_get_their_share_while_short_ones_go_ahead() -> None:
-    worker = Worker(long_share=0.3, max_age_seconds=1000.0, ttft_slo_long_seconds=1e6)
+    worker = Worker(long_share=0.3, max_age_seconds=1000.0, **objective(ttft_long_seconds=1e6))
     worker.enqueue(100_000)
     seconds, rules = shares(worker, 150)
     assert seconds["long"] / sum(seconds.values()) == pytest.approx(0.3, abs=0.03)
@@ -255,8 +263,8 @@ def test_short_prompts_get_their_share_while_aged_long_ones_go_first() -> None:
     [
         pytest.param({"max_age_seconds": 0.2}, 0.2, id="cap"),
         # 2000 tokens take 0.11 s: of an objective of 0.31 s half the slack is 0.1 s.
-        pytest.param({"ttft_slo_long_seconds": 0.31}, 0.1, id="half the slack"),
-        pytest.param({"ttft_slo_long_seconds": 0.1}, 0.0, id="no slack"),
+        pytest.param(objective(ttft_long_seconds=0.31), 0.1, id="half the slack"),
+        pytest.param(objective(ttft_long_seconds=0.1), 0.0, id="no slack"),
     ],
 )
 def test_a_long_prompt_is_overtaken_only_by_what_came_before_it_aged(

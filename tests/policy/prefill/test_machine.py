@@ -17,6 +17,7 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.length_class import LENGTH_CLASSES, length_class
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import (
     PrefillJob,
@@ -29,6 +30,7 @@ from lengthwise_policy.types import PrefillBatch, RequestId
 BLOCK_SIZE = 4
 NUM_BLOCKS = 24
 SHORT_TOKENS = 8
+OBJECTIVES = Objectives(ttft_short_seconds=5.0, ttft_long_seconds=20.0)
 COST = CostModel(
     step_seconds=1.0,
     token_seconds=0.1,
@@ -66,12 +68,10 @@ class PrefillMachine(RuleBasedStateMachine):
             max_wait_seconds=3.0,
             min_chunk_tokens=4,
             chunk_seconds=2.0,
-            ttft_slo_short_seconds=5.0,
-            ttft_slo_long_seconds=20.0,
             max_age_seconds=6.0,
         )
         self.cache = PrefixCache(NUM_BLOCKS)
-        self.scheduler = PrefillScheduler(self.policy, self.cache, BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(self.policy, OBJECTIVES, self.cache, BLOCK_SIZE)
         self.prompts: dict[RequestId, Prompt] = {}  # not released, in the order of arrival
         self.pinned: dict[RequestId, Prompt] = {}  # released in the running batch
         self.contents: dict[int, tuple[int, int]] = {}  # block -> family, index; of full blocks

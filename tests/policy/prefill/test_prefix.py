@@ -3,6 +3,7 @@
 import math
 
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
 
@@ -12,7 +13,7 @@ A, B, C, D = (RequestId(name) for name in "abcd")
 
 def worker(num_blocks: int = 1000) -> tuple[PrefillScheduler, PrefixCache]:
     cache = PrefixCache(num_blocks)
-    return PrefillScheduler(PrefillPolicy(), cache, BLOCK_SIZE), cache
+    return PrefillScheduler(PrefillPolicy(), Objectives(), cache, BLOCK_SIZE), cache
 
 
 def job(

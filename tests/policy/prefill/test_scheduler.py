@@ -7,6 +7,7 @@ import pytest
 
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.queue import QueueLength
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
@@ -25,7 +26,7 @@ def scheduler(
         max_batch_requests=max_batch_requests,
         queue_limit=8,
     )
-    return PrefillScheduler(policy, pool, BLOCK_SIZE), pool
+    return PrefillScheduler(policy, Objectives(), pool, BLOCK_SIZE), pool
 
 
 def job(request_id: str, num_tokens: int, *, deadline_at: float = math.inf) -> PrefillJob:
@@ -223,7 +224,7 @@ def test_only_one_batch_runs_at_a_time() -> None:
 
 def test_the_token_budget_must_hold_a_block() -> None:
     with pytest.raises(ValueError, match="chunk_tokens"):
-        PrefillScheduler(PrefillPolicy(chunk_tokens=15), PrefixCache(1), BLOCK_SIZE)
+        PrefillScheduler(PrefillPolicy(chunk_tokens=15), Objectives(), PrefixCache(1), BLOCK_SIZE)
 
 
 def test_an_empty_prompt_is_refused() -> None:

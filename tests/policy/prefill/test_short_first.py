@@ -6,6 +6,7 @@ import pytest
 
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import PrefillBatch, RequestId
 
@@ -15,7 +16,7 @@ BLOCK_SIZE = 16
 class Worker:
     def __init__(self) -> None:
         policy = PrefillPolicy(discipline="short_first")
-        self.scheduler = PrefillScheduler(policy, PrefixCache(10_000), BLOCK_SIZE)
+        self.scheduler = PrefillScheduler(policy, Objectives(), PrefixCache(10_000), BLOCK_SIZE)
         self.num_arrived = 0
 
     def enqueue(self, num_tokens: int, at: float = 0.0, priority: int = 0) -> None:

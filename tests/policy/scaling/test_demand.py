@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.scaling.demand import Objectives, decode_demand, prefill_demand, slots_at
+from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand, slots_at
 from lengthwise_policy.scaling.state import DecodeLoad, Demand, PrefillLoad
 
-OBJECTIVES = Objectives(ttft_seconds={"short": 0.4, "long": 2.0}, tpot_seconds=0.05)
+POLICY = DemandPolicy(objectives=Objectives(tpot_seconds=0.05))
 
 COST = CostModel(
     step_seconds=0.02,
@@ -52,17 +53,17 @@ def rule(demand: Demand) -> str:
 
 def test_without_any_work_nothing_is_needed_and_it_says_idle() -> None:
     for demand in (
-        prefill_demand(NO_PREFILL, OBJECTIVES, 3),
-        prefill_demand(NO_PREFILL, OBJECTIVES, 0),
-        decode_demand(NO_DECODE, OBJECTIVES, 3),
-        decode_demand(replace(NO_DECODE, cost=COST, blocks_per_worker=100), OBJECTIVES, 3),
+        prefill_demand(NO_PREFILL, POLICY, 3),
+        prefill_demand(NO_PREFILL, POLICY, 0),
+        decode_demand(NO_DECODE, POLICY, 3),
+        decode_demand(replace(NO_DECODE, cost=COST, blocks_per_worker=100), POLICY, 3),
     ):
         assert (demand.workers, demand.is_idle, rule(demand)) == (0.0, True, "idle")
 
 
 def test_each_length_class_counts_at_its_own_speed() -> None:
     load = replace(NO_PREFILL, arrived_tokens={"short": 3500.0, "long": 14_000.0})
-    demand = prefill_demand(load, OBJECTIVES, 3)
+    demand = prefill_demand(load, POLICY, 3)
     assert demand.workers == pytest.approx((0.7 + 1.4) / 0.7)
     assert rule(demand) == "throughput"
 
@@ -73,14 +74,14 @@ def test_a_queue_has_to_be_gone_within_the_horizon() -> None:
         arrived_tokens={"long": 10_000.0},
         queued_tokens={"long": 600_000.0},
     )
-    demand = prefill_demand(load, OBJECTIVES, 1)
+    demand = prefill_demand(load, POLICY, 1)
     assert demand.workers == pytest.approx(1.0 + 60.0 / 30.0)
     assert rule(demand) == "queue"
 
 
 def test_a_surge_counts_before_the_minute_is_over() -> None:
     load = replace(NO_PREFILL, arrived_tokens={"long": 7000.0}, recent_tokens={"long": 40_000.0})
-    assert prefill_demand(load, OBJECTIVES, 1).workers == pytest.approx(4.0)
+    assert prefill_demand(load, POLICY, 1).workers == pytest.approx(4.0)
 
 
 def waiting_long(wait: float, *, total: float) -> PrefillLoad:
@@ -95,7 +96,7 @@ def waiting_long(wait: float, *, total: float) -> PrefillLoad:
 
 
 def test_queueing_beyond_what_the_objective_leaves_makes_the_spare_capacity_grow() -> None:
-    patient = replace(OBJECTIVES, clear_seconds=1000.0)
+    patient = replace(POLICY, clear_seconds=1000.0)
     demand = prefill_demand(waiting_long(1.5, total=2.5), patient, 6)
     assert rule(demand) == "latency"
     # 1 s is the prefill's own, 1 s is left, 1.5 s are waited: 4 spare workers have to be 6.
@@ -103,26 +104,24 @@ def test_queueing_beyond_what_the_objective_leaves_makes_the_spare_capacity_grow
 
 
 def test_latency_that_is_the_prefill_itself_asks_for_nothing() -> None:
-    demand = prefill_demand(waiting_long(0.0, total=9.0), replace(OBJECTIVES, clear_seconds=1e6), 6)
+    demand = prefill_demand(waiting_long(0.0, total=9.0), replace(POLICY, clear_seconds=1e6), 6)
     assert rule(demand) == "throughput"
 
 
 def test_latency_asks_at_most_for_twice_the_spare_capacity() -> None:
-    demand = prefill_demand(
-        waiting_long(500.0, total=500.5), replace(OBJECTIVES, clear_seconds=1e6), 6
-    )
+    demand = prefill_demand(waiting_long(500.0, total=500.5), replace(POLICY, clear_seconds=1e6), 6)
     assert demand.workers == pytest.approx(2.0 + 2 * 4.0)
 
 
 def test_workers_that_came_within_the_window_are_given_time_to_show_what_they_do() -> None:
-    patient = replace(OBJECTIVES, clear_seconds=1e6)
+    patient = replace(POLICY, clear_seconds=1e6)
     load = replace(waiting_long(500.0, total=500.5), mean_workers=4.0)
     assert prefill_demand(load, patient, 6).workers <= 6.0
 
 
 def test_a_wait_of_the_past_with_an_empty_queue_asks_for_nothing() -> None:
     load = replace(waiting_long(500.0, total=500.5), queued_tokens={"long": 0.0})
-    assert rule(prefill_demand(load, OBJECTIVES, 6)) == "throughput"
+    assert rule(prefill_demand(load, POLICY, 6)) == "throughput"
 
 
 def test_workers_that_hardly_work_are_not_what_prompts_wait_for() -> None:
@@ -131,15 +130,15 @@ def test_workers_that_hardly_work_are_not_what_prompts_wait_for() -> None:
         arrived_tokens={"long": 1000.0},
         queued_tokens={"long": 10_000.0},
     )
-    assert prefill_demand(load, OBJECTIVES, 6).workers <= 1.0
+    assert prefill_demand(load, POLICY, 6).workers <= 1.0
 
 
 @pytest.mark.parametrize(("workers", "needed"), [(0, 1.0), (1, 0.0)], ids=["none", "one"])
 def test_who_waits_at_a_router_needs_a_worker_where_there_is_none(
     workers: int, needed: float
 ) -> None:
-    prefill = prefill_demand(replace(NO_PREFILL, waiting_requests=5.0), OBJECTIVES, workers)
-    decode = decode_demand(replace(NO_DECODE, waiting_requests=5.0), OBJECTIVES, workers)
+    prefill = prefill_demand(replace(NO_PREFILL, waiting_requests=5.0), POLICY, workers)
+    decode = decode_demand(replace(NO_DECODE, waiting_requests=5.0), POLICY, workers)
     assert prefill.workers == decode.workers == needed
     assert not prefill.is_idle
     assert not decode.is_idle
@@ -150,7 +149,7 @@ def test_predicted_and_awaited_blocks_need_memory() -> None:
         NO_DECODE, running_requests=10.0, blocks_predicted=1700.0, queued_tokens=1600.0,
         queued_requests=1.0, blocks_per_worker=1000.0,
     )  # fmt: skip
-    demand = decode_demand(load, OBJECTIVES, 2)
+    demand = decode_demand(load, POLICY, 2)
     assert demand.workers == pytest.approx(1800 / 900)
     assert rule(demand) == "memory"
 
@@ -160,7 +159,7 @@ def test_a_step_with_the_slots_of_a_worker_takes_the_objective() -> None:
     slots = slots_at(load, 0.05)
     assert slots is not None
     assert COST.decode_step_seconds(round(slots), round(slots * 1000)) == pytest.approx(0.05)
-    demand = decode_demand(load, OBJECTIVES, 2)
+    demand = decode_demand(load, POLICY, 2)
     assert rule(demand) == "slots"
     assert demand.workers == pytest.approx(60 / slots / 0.75)
 
@@ -174,15 +173,15 @@ def test_workers_found_from_the_token_rate_run_at_the_objective_when_one_can_go(
         batch = rate / workers * COST.step_seconds / (1 - rate / workers * each)
         running = batch * workers
         seen = replace(load, running_requests=running, context_tokens=running * context)
-        needed = decode_demand(seen, OBJECTIVES, workers).workers * 0.75
+        needed = decode_demand(seen, POLICY, workers).workers * 0.75
         batch_then = rate / needed * COST.step_seconds / (1 - rate / needed * each)
         step = COST.step_seconds + each * batch_then
-        assert step == pytest.approx(OBJECTIVES.tpot_seconds)
+        assert step == pytest.approx(POLICY.objectives.tpot_seconds)
 
 
 def test_what_is_still_in_prefill_counts_for_decode() -> None:
     load = replace(NO_DECODE, cost=COST, arrived_requests=8.0, output_tokens=200.0)
-    assert decode_demand(load, OBJECTIVES, 2).workers == pytest.approx(8 * 200 * 0.05 / 60 / 0.75)
+    assert decode_demand(load, POLICY, 2).workers == pytest.approx(8 * 200 * 0.05 / 60 / 0.75)
 
 
 def test_an_objective_that_one_request_alone_misses_asks_for_no_workers() -> None:
@@ -190,27 +189,27 @@ def test_an_objective_that_one_request_alone_misses_asks_for_no_workers() -> Non
         NO_DECODE, running_requests=60.0, context_tokens=60_000.0, cost=COST, tpot_seconds=9.0
     )
     for tpot in (0.01, 0.02, 0.0205):
-        demand = decode_demand(load, replace(OBJECTIVES, tpot_seconds=tpot), 2)
+        demand = decode_demand(load, DemandPolicy(objectives=Objectives(tpot_seconds=tpot)), 2)
         assert demand.workers == 0.0
         assert not demand.is_idle
 
 
 def test_tokens_that_come_late_ask_for_at_most_twice_the_workers() -> None:
     load = replace(NO_DECODE, running_requests=100.0, tpot_seconds=5.0)
-    assert decode_demand(load, OBJECTIVES, 3).workers == pytest.approx(6.0)
-    assert decode_demand(replace(load, running_requests=4.0), OBJECTIVES, 3).workers == 4.0
+    assert decode_demand(load, POLICY, 3).workers == pytest.approx(6.0)
+    assert decode_demand(replace(load, running_requests=4.0), POLICY, 3).workers == 4.0
 
 
 @pytest.mark.parametrize("bad", [nan, -1.0, inf], ids=["nan", "negative", "infinite"])
 def test_a_number_that_is_none_is_an_error_and_never_a_demand(bad: float) -> None:
     with pytest.raises(ValueError, match=r"arrived_tokens\[long\]"):
-        prefill_demand(replace(NO_PREFILL, arrived_tokens={"long": bad}), OBJECTIVES, 1)
+        prefill_demand(replace(NO_PREFILL, arrived_tokens={"long": bad}), POLICY, 1)
     with pytest.raises(ValueError, match="ttft_seconds"):
-        prefill_demand(replace(NO_PREFILL, ttft_seconds={"long": bad}), OBJECTIVES, 1)
+        prefill_demand(replace(NO_PREFILL, ttft_seconds={"long": bad}), POLICY, 1)
     with pytest.raises(ValueError, match="generated_tokens"):
-        decode_demand(replace(NO_DECODE, generated_tokens=bad), OBJECTIVES, 1)
+        decode_demand(replace(NO_DECODE, generated_tokens=bad), POLICY, 1)
     with pytest.raises(ValueError, match="tpot_seconds"):
-        decode_demand(replace(NO_DECODE, tpot_seconds=bad), OBJECTIVES, 1)
+        decode_demand(replace(NO_DECODE, tpot_seconds=bad), POLICY, 1)
 
 
 @pytest.mark.parametrize(
@@ -218,13 +217,12 @@ def test_a_number_that_is_none_is_an_error_and_never_a_demand(bad: float) -> Non
     [
         ("utilisation", 0.0),
         ("memory_utilisation", 1.1),
-        ("tpot_seconds", 0.0),
         ("clear_seconds", nan),
     ],
 )
-def test_an_objective_out_of_range_is_refused_by_name(field: str, bad: float) -> None:
+def test_a_share_out_of_range_is_refused_by_name(field: str, bad: float) -> None:
     with pytest.raises(ValueError, match=field):
-        replace(OBJECTIVES, **{field: bad})  # type: ignore[arg-type]
+        replace(POLICY, **{field: bad})  # type: ignore[arg-type]
 
 
 AMOUNTS = st.floats(0, 1e6)
@@ -262,7 +260,7 @@ DECODE_LOADS = st.builds(
 
 @given(PREFILL_LOADS, st.integers(0, 50))
 def test_prefill_demand_is_always_a_number(load: PrefillLoad, workers: int) -> None:
-    demand = prefill_demand(load, OBJECTIVES, workers)
+    demand = prefill_demand(load, POLICY, workers)
     assert isfinite(demand.workers)
     assert demand.workers >= 0
     assert not (demand.is_idle and demand.workers)
@@ -270,7 +268,7 @@ def test_prefill_demand_is_always_a_number(load: PrefillLoad, workers: int) -> N
 
 @given(DECODE_LOADS, st.integers(0, 50))
 def test_decode_demand_is_always_a_number(load: DecodeLoad, workers: int) -> None:
-    demand = decode_demand(load, OBJECTIVES, workers)
+    demand = decode_demand(load, POLICY, workers)
     assert isfinite(demand.workers)
     assert demand.workers >= 0
     assert not (demand.is_idle and demand.workers)
@@ -286,8 +284,8 @@ def test_more_prefill_work_never_needs_less(
         waiting_requests=load.waiting_requests * more_queue,
         recent_tokens={name: tokens * more_tokens for name, tokens in load.arrived_tokens.items()},
     )
-    before = prefill_demand(load, OBJECTIVES, workers).workers
-    assert prefill_demand(more, OBJECTIVES, workers).workers >= before * (1 - 1e-9)
+    before = prefill_demand(load, POLICY, workers).workers
+    assert prefill_demand(more, POLICY, workers).workers >= before * (1 - 1e-9)
 
 
 @given(DECODE_LOADS, st.integers(0, 50), st.floats(1, 10))
@@ -303,5 +301,5 @@ def test_more_decode_work_never_needs_less(load: DecodeLoad, workers: int, more:
         generated_tokens=load.generated_tokens * more,
         arrived_requests=load.arrived_requests * more,
     )
-    before = decode_demand(load, OBJECTIVES, workers).workers
-    assert decode_demand(heavier, OBJECTIVES, workers).workers >= before * (1 - 1e-9)
+    before = decode_demand(load, POLICY, workers).workers
+    assert decode_demand(heavier, POLICY, workers).workers >= before * (1 - 1e-9)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from router.generations import make_generation
 
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
+from lengthwise_policy.objectives import Objectives
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.generation import Generation
@@ -28,8 +29,7 @@ class Door:
             CollectorRegistry(),
             model="stub",
             placement_rules=("predicted ttft",),
-            ttft_slo_seconds={"short": 1.0, "long": 1.0},
-            tpot_slo_seconds=1.0,
+            objectives=Objectives(ttft_short_seconds=1.0, ttft_long_seconds=1.0),
             num_workers=lambda role, condition: 0,
             num_discovered=lambda: 0,
             num_waiting=lambda: self.admission.num_waiting,
@@ -37,7 +37,7 @@ class Door:
         self.gate = AdmissionGate(
             admission=self.admission,
             metrics=metrics,
-            ttft_slo_seconds={"short": 1.0, "long": 1.0},
+            objectives=Objectives(ttft_short_seconds=1.0, ttft_long_seconds=1.0),
             preview=None,
         )
         self._wakeups = Wakeups()
