@@ -17,10 +17,11 @@ from rows import append_rows
 
 from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
-from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
@@ -44,19 +45,20 @@ def load(*, ahead: bool) -> LoadedModel:
 def work(number: int) -> DecodeWork:
     token_ids = [number] * 8
     return DecodeWork(
-        request_id=RequestId(f"request-{number}"),
+        reservation=Reservation(
+            request_id=RequestId(f"request-{number}"),
+            num_tokens=8,
+            max_new_tokens=STEPS,
+            deadline_at=time.monotonic() + 600,
+            local=True,
+        ),
         router_id="router",
-        reservation=number,
+        number=number,
         token_ids=token_ids,
-        hashes=[],
         sampling=SamplingState(
             sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=8
         ),
         stop_token_ids=frozenset(),
-        max_tokens=STEPS,
-        num_given_tokens=8,
-        deadline_at=time.monotonic() + 600,
-        local=True,
     )
 
 
@@ -64,7 +66,7 @@ def measure(model: LoadedModel, host_seconds: float) -> float:
     """Milliseconds from one step's tokens to the next's, median."""
     told_at: list[float] = []
 
-    def publish(output: StepOutput) -> None:
+    def publish(output: DecodeReport) -> None:
         if output.rows:
             told_at.append(time.perf_counter())
             # Without the interpreter's lock, which the toy's device needs and no GPU does.

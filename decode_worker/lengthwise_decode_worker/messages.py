@@ -1,34 +1,39 @@
-"""What the event loop tells the engine thread, and what it is told once per step."""
+"""Commands to the decode engine, and their outcomes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lengthwise_engine.runner.sampler import SamplingState
-from lengthwise_policy.errors import PolicyError
+from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId
+from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeWork:
-    """A request as the engine needs it. `max_tokens` counts the prompt's first token too."""
+    """A request as the engine needs it."""
 
-    request_id: RequestId
+    reservation: Reservation
     router_id: str
-    reservation: int
+    number: int
+    """Names the reservation at its router."""
     token_ids: list[int]
     """The whole sequence; grows. `sampling.token_ids` is this very list."""
-    hashes: list[BlockHash]
-    """Of its full blocks; grows."""
     sampling: SamplingState
     stop_token_ids: frozenset[int]
-    max_tokens: int
-    num_given_tokens: int
-    """Tokens that were there before the first one generated for this reservation."""
-    deadline_at: float
-    local: bool = False
-    """The prompt is computed here; otherwise its KV arrives and ends with a `Commit`."""
-    returning: bool = False
-    priority: int = 0
+    hashes: list[BlockHash] = field(init=False)
+    """Of the sequence's full blocks; grows."""
+
+    # Read for every token.
+    request_id: RequestId = field(init=False)
+    last_length: int = field(init=False)
+    """Of the sequence when it has all the tokens that were reserved for."""
+
+    def __post_init__(self) -> None:
+        derive, reservation = object.__setattr__, self.reservation
+        derive(self, "hashes", list(reservation.hashes))
+        derive(self, "request_id", reservation.request_id)
+        derive(self, "last_length", reservation.num_tokens + reservation.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,43 +45,20 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """Ends a request in any state; with `receiving`, its blocks are held until `Drained`."""
+class ReleaseReceiving:
+    """As `Release`, but a transfer may still write to the blocks: they are held until `Drained`."""
 
     request_id: RequestId
-    receiving: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained:
-    request_id: RequestId
-
-
-Command = DecodeWork | Commit | Release | Drained
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Granted:
-    """The reservation holds these blocks, in the order of its tokens."""
+    """No transfer writes to the blocks of this released request any more."""
 
     request_id: RequestId
-    block_ids: tuple[int, ...]
-    num_cached_tokens: int
-    """KV of the first so many is in them already: whole blocks."""
-    reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    request_id: RequestId
-    error: PolicyError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expired:
-    """The lease has run out; the request is still to be released."""
-
-    request_id: RequestId
+Command = DecodeWork | Commit | Release | ReleaseReceiving | Drained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,4 +68,4 @@ class Finished:
     request_id: RequestId
 
 
-Outcome = Granted | Refused | Expired | Finished
+Outcome = Grant | RequestRefused | RequestExpired | Finished

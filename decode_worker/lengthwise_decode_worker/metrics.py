@@ -6,8 +6,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter
 
-from lengthwise_decode_worker.stepping.snapshot import Snapshot
-from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_decode_worker.stepping.snapshot import DecodeSnapshot
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_policy.decode.request import GrantRule
 from lengthwise_worker.metrics import WorkerMetrics
 
@@ -47,11 +47,8 @@ class DecodeMetrics(WorkerMetrics):
         for rule in get_args(GrantRule):
             self._admissions.labels(rule)
 
-    def watch_decoding(
-        self, state: Callable[[], Snapshot], *, total_blocks: int, block_size: int
-    ) -> None:
-        """As `watch`, and what only decode workers have."""
-        self.watch(state, total_blocks=total_blocks, block_size=block_size)
+    def watch_decoding(self, state: Callable[[], DecodeSnapshot]) -> None:
+        """What only decode workers have; see `watch`."""
         predicted = self._gauge(
             "lengthwise_kv_blocks_predicted",
             "The most blocks that the admitted requests are predicted to hold at once",
@@ -62,15 +59,13 @@ class DecodeMetrics(WorkerMetrics):
         )
         context.labels("decode").set_function(lambda: state().context_tokens)
 
-    def count(self, output: StepOutput) -> None:
-        """What one turn of the engine told."""
-        if output.gap_seconds is not None:
-            self.step_gap.observe(output.gap_seconds)
-        self.busy_seconds.inc(output.busy_seconds)
-        self._generated_tokens.inc(sum(len(rows.token_ids) for rows in output.rows.values()))
-        self._preemptions.inc(output.preemptions)
-        self._recomputed_tokens.inc(output.recomputed_tokens)
-        self._local_prefill_tokens.inc(output.local_prefill_tokens)
-        self.cached_tokens.inc(output.cached_tokens)
-        for rule, count in output.admissions.items():
+    def count(self, report: DecodeReport) -> None:
+        """A step has ended."""
+        self.count_step(report)
+        self._generated_tokens.inc(sum(len(rows.token_ids) for rows in report.rows.values()))
+        self._preemptions.inc(report.preemptions)
+        self._recomputed_tokens.inc(report.recomputed_tokens)
+        self._local_prefill_tokens.inc(report.local_prefill_tokens)
+        self.cached_tokens.inc(report.cached_tokens)
+        for rule, count in report.admissions.items():
             self._admissions.labels(rule).inc(count)

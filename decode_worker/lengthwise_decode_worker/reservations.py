@@ -3,44 +3,33 @@
 The engine thread owns blocks and sequences; this table owns who waits for what: calls that wait for
 blocks, arrivals that fill them, and routers whose stream is gone.
 
-    waiting ──Granted──▶ filling ──committed──▶ decoding ──Finished──▶ (gone)
+    waiting ───Grant───▶ filling ──committed──▶ decoding ──Finished──▶ (gone)
        └────────────────────┴── release, lease, failed link, lost router ──▶ (gone)
 """
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from lengthwise_decode_worker.kv.receive import Arrival, KVReceive
+from lengthwise_decode_worker.kv.arrival import Arrival
+from lengthwise_decode_worker.kv.receive import KVReceive
 from lengthwise_decode_worker.messages import (
     Command,
     Commit,
     DecodeWork,
     Drained,
-    Expired,
     Finished,
-    Granted,
     Outcome,
-    Refused,
-    Release,
+    ReleaseReceiving,
 )
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.stepping.rows import RouterRows
-from lengthwise_policy.errors import NeverFits
+from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import RequestId
-from lengthwise_wire.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    LengthwiseError,
-    NoWorkerAvailable,
-    Overloaded,
-    Stale,
-)
-
-logger = logging.getLogger(__name__)
+from lengthwise_wire.errors import DeadlineExceeded, NoWorkerAvailable, Stale
+from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
+from lengthwise_worker.requests import refuse
 
 MAX_FAILED = 4096
 """Names of failed reservations that are remembered, so that a router that has not heard of the
@@ -51,21 +40,24 @@ failure yet does not fill them again."""
 class _Held:
     work: DecodeWork
     epoch: int
-    answer: asyncio.Future[Granted]
-    granted: Granted | None = None
+    answer: asyncio.Future[Grant]
     arrival: Arrival | None = None
     decoding: bool = False
     """Nothing arrives for it (any more): it is computed here, or its KV is complete."""
 
 
 class Reservations:
-    """Runs on the event loop. `receive` is set right after construction: both know each other."""
-
-    receive: KVReceive
+    """Runs on the event loop."""
 
     def __init__(
-        self, *, publisher: Publisher, post: Callable[[Command], None], block_size: int
+        self,
+        *,
+        receive: KVReceive,
+        publisher: Publisher,
+        post: Callable[[Command], None],
+        block_size: int,
     ) -> None:
+        self._receive = receive
         self._publisher = publisher
         self._post = post
         self._block_size = block_size
@@ -76,13 +68,13 @@ class Reservations:
     def __len__(self) -> int:
         return len(self._held)
 
-    async def reserve(self, work: DecodeWork, epoch: int) -> Granted:
+    async def reserve(self, work: DecodeWork, epoch: int) -> Grant:
         """Returns once the blocks are held. Errors: Stale, Overloaded, InvalidRequest."""
         held = self._held.get(work.request_id)
         if held is not None:
             return await self._renew(held, epoch)
         if work.request_id in self._failed:
-            raise Stale(f"reservation {work.reservation} has failed; reserve under a new number")
+            raise Stale(f"reservation {work.number} has failed; reserve under a new number")
         if not self._publisher.is_open(work.router_id):
             raise NoWorkerAvailable(f"router {work.router_id} has no Tokens stream here; open one")
         held = self._held[work.request_id] = _Held(
@@ -102,16 +94,16 @@ class Reservations:
         held = self._held.pop(request_id, None)
         if held is None:
             return
-        receiving = False
-        if held.arrival is not None and not held.decoding:
-            receiving = self.receive.stop(held.arrival)
-            if receiving:
-                renewing = self._draining.get(held.arrival.key)
-                if isinstance(renewing, asyncio.Future):
-                    _refuse(renewing, Stale("the reservation was released"))
-                self._draining[held.arrival.key] = request_id
-        self._post(Release(request_id=request_id, receiving=receiving))
-        _refuse(held.answer, Stale("the reservation was released"))
+        arrival = None if held.decoding else held.arrival
+        if arrival is not None and self._receive.stop(arrival):
+            renewing = self._draining.get(arrival.key)
+            if isinstance(renewing, asyncio.Future):
+                refuse(renewing, Stale("the reservation was released"))
+            self._draining[arrival.key] = request_id
+            self._post(ReleaseReceiving(request_id=request_id))
+        else:
+            self._post(Release(request_id=request_id))
+        refuse(held.answer, Stale("the reservation was released"))
 
     def cancel_router(self, router_id: str) -> None:
         """The router's stream is gone: so is everything it reserved."""
@@ -124,12 +116,12 @@ class Reservations:
         if held is None:
             return
         rows = RouterRows()
-        rows.fail(held.work.reservation, error)
+        rows.fail(held.work.number, error)
         self._publisher.publish(held.work.router_id, rows)
         self._failed[request_id] = None
         if len(self._failed) > MAX_FAILED:
             self._failed.popitem(last=False)
-        _refuse(held.answer, NoWorkerAvailable(error))
+        refuse(held.answer, NoWorkerAvailable(error))
         self.release(request_id)
 
     def fail_all(self, error: str) -> None:
@@ -142,14 +134,14 @@ class Reservations:
             held = self._held.get(outcome.request_id)
             if held is None:
                 continue
-            if isinstance(outcome, Granted):
+            if isinstance(outcome, Grant):
                 self._on_granted(held, outcome)
-            elif isinstance(outcome, Refused):
-                _refuse(held.answer, _refusal(outcome))
+            elif isinstance(outcome, RequestRefused):
+                refuse(held.answer, outcome.as_error())
             elif isinstance(outcome, Finished):
                 del self._held[outcome.request_id]
-            elif isinstance(outcome, Expired):
-                _refuse(held.answer, DeadlineExceeded("the lease ran out before blocks were free"))
+            elif isinstance(outcome, RequestExpired):
+                refuse(held.answer, DeadlineExceeded("the lease ran out before blocks were free"))
                 self.fail(outcome.request_id, "the lease ran out")
 
     def on_committed(self, arrival: Arrival, first_token_id: int) -> None:
@@ -172,55 +164,42 @@ class Reservations:
         else:
             self._post(Drained(request_id=waiting))
 
-    def _on_granted(self, held: _Held, granted: Granted) -> None:
-        held.granted = granted
-        if held.work.local:
+    def _on_granted(self, held: _Held, grant: Grant) -> None:
+        if held.work.reservation.local:
             held.decoding = True
         else:
-            self._expect(held, granted)
+            self._expect(held, grant)
         if not held.answer.done():
-            held.answer.set_result(granted)
+            held.answer.set_result(grant)
 
-    async def _renew(self, held: _Held, epoch: int) -> Granted:
+    async def _renew(self, held: _Held, epoch: int) -> Grant:
         """Another prefill attempt will fill the same blocks; the older one's pieces are refused."""
-        if held.decoding or held.work.local or epoch <= held.epoch:
+        if held.decoding or held.work.reservation.local or epoch <= held.epoch:
             raise Stale(
-                f"reservation {held.work.reservation}: got epoch {epoch}, it is"
+                f"reservation {held.work.number}: got epoch {epoch}, it is"
                 f" {'decoding' if held.decoding else f'at epoch {held.epoch}'}"
-                f"{', and computes its prompt itself' if held.work.local else ''}"
+                f"{', and computes its prompt itself' if held.work.reservation.local else ''}"
             )
         held.epoch = epoch
-        granted = await asyncio.shield(held.answer)
+        grant = await asyncio.shield(held.answer)
         older = held.arrival
-        if older is not None and self.receive.stop(older):
+        if older is not None and self._receive.stop(older):
             drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._draining[older.key] = drained
             await drained
         if self._held.get(held.work.request_id) is held and held.epoch == epoch:
-            self._expect(held, granted)
-        return granted
+            self._expect(held, grant)
+        return grant
 
-    def _expect(self, held: _Held, granted: Granted) -> None:
+    def _expect(self, held: _Held, grant: Grant) -> None:
         """Only the prompt's blocks that it misses: all from the first not cached one on."""
         held.arrival = Arrival(
             request_id=held.work.request_id,
             router_id=held.work.router_id,
-            reservation=held.work.reservation,
+            reservation=held.work.number,
             epoch=held.epoch,
-            block_ids=granted.block_ids,
-            first_block=granted.num_cached_tokens // self._block_size,
+            block_ids=grant.block_ids,
+            first_block=grant.num_cached_tokens // self._block_size,
+            listener=self,
         )
-        self.receive.expect(held.arrival)
-
-
-def _refusal(outcome: Refused) -> LengthwiseError:
-    if isinstance(outcome.error, NeverFits):
-        return InvalidRequest(str(outcome.error))
-    return Overloaded(str(outcome.error))
-
-
-def _refuse(future: asyncio.Future[Any], error: LengthwiseError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        # The call that waited may already be gone.
-        future.exception()
+        self._receive.expect(held.arrival)

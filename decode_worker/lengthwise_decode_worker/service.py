@@ -10,16 +10,17 @@ from typing import Any
 import grpc
 
 from lengthwise_checkpoint.spec import ModelSpec
-from lengthwise_decode_worker.kv.receive import KVReceive, Link, transfer_failed
+from lengthwise_decode_worker.kv.link import PrefillLink
+from lengthwise_decode_worker.kv.receive import KVReceive
 from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
-from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
-from lengthwise_wire.convert import sampling_from_wire
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_worker.requests import check_tokens, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,8 +45,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         publisher: Publisher,
     ) -> None:
         self._spec = spec
-        self._model_fingerprint = model_fingerprint
-        self._layout_fingerprint = layout_fingerprint
+        self._fingerprints = (model_fingerprint, layout_fingerprint)
+        self._salt = model_fingerprint.encode()
         self._block_size = block_size
         self._reservations = reservations
         self._receive = receive
@@ -61,11 +62,11 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         seconds = min(context.time_remaining() or request.lease_seconds, request.lease_seconds)
         try:
             async with asyncio.timeout(seconds):
-                granted = await self._reservations.reserve(self._work(request), request.epoch)
+                grant = await self._reservations.reserve(self._work(request), request.epoch)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
         return decode_pb2.ReserveResponse(
-            num_cached_tokens=granted.num_cached_tokens, reason=granted.reason
+            num_cached_tokens=grant.num_cached_tokens, reason=grant.reason
         )
 
     async def Release(
@@ -102,13 +103,13 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         reader.add_done_callback(lambda _: link.changed.set())
         reason = "the prefill worker ended the control stream"
         try:
-            while not reader.done() and link.down_reason is None:
+            while not reader.done() and link.failure is None:
                 await link.changed.wait()
                 link.changed.clear()
                 while link.replies:
                     yield link.replies.popleft()
-            if link.down_reason is not None:
-                raise transfer_failed(link)
+            if link.failure is not None:
+                raise link.failure
             reader.result()
         except (grpc.aio.BaseError, InvalidRequest) as error:
             reason = str(error)
@@ -117,7 +118,9 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             reader.cancel()
             self._receive.close_link(link, reason)
 
-    async def _read(self, frames: AsyncIterator[decode_pb2.TransferFrame], link: Link) -> None:
+    async def _read(
+        self, frames: AsyncIterator[decode_pb2.TransferFrame], link: PrefillLink
+    ) -> None:
         async for frame in frames:
             kind = frame.WhichOneof("frame")
             if kind == "announce":
@@ -128,23 +131,12 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
 
     def _check(self, request: decode_pb2.ReserveRequest) -> None:
-        num_tokens, max_tokens = len(request.token_ids), request.max_tokens
-        if num_tokens < 1 or max_tokens < 1:
+        check_tokens(request, self._spec)
+        num_tokens, limit = len(request.token_ids), self._spec.context_length
+        if not 1 <= request.max_tokens <= limit - num_tokens:
             raise InvalidRequest(
-                f"got {num_tokens} token_ids and max_tokens {max_tokens}, expected at least 1 each"
-            )
-        if num_tokens + max_tokens > self._spec.context_length:
-            raise InvalidRequest(
-                f"got {num_tokens} token_ids and max_tokens {max_tokens}, the context holds"
-                f" {self._spec.context_length}"
-            )
-        if max(request.token_ids) >= self._spec.vocab_size:
-            raise InvalidRequest(
-                f"token_ids: got {max(request.token_ids)}, expected below {self._spec.vocab_size}"
-            )
-        if not 1 <= request.num_prompt_tokens <= num_tokens:
-            raise InvalidRequest(
-                f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
+                f"max_tokens: got {request.max_tokens}, expected 1 to {limit - num_tokens}: the"
+                f" context holds {limit} tokens, the prompt has {num_tokens}"
             )
         if not 0 < request.lease_seconds <= MAX_LEASE_SECONDS:
             raise InvalidRequest(
@@ -153,8 +145,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             )
 
     def _check_hello(self, hello: decode_pb2.TransferHello) -> None:
-        ours = (self._model_fingerprint, self._layout_fingerprint)
-        theirs = (hello.model_fingerprint, hello.layout_fingerprint)
+        ours, theirs = self._fingerprints, (hello.model_fingerprint, hello.layout_fingerprint)
         if theirs != ours:
             raise InvalidRequest(
                 f"prefill worker {hello.worker_id} serves model and KV layout {theirs}, this decode"
@@ -162,26 +153,23 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             )
 
     def _work(self, request: decode_pb2.ReserveRequest) -> DecodeWork:
-        top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
         token_ids = list(request.token_ids)
         return DecodeWork(
-            request_id=_request_id(request.router_id, request.reservation),
-            router_id=request.router_id,
-            reservation=request.reservation,
-            token_ids=token_ids,
-            hashes=block_hashes(token_ids, self._block_size, self._model_fingerprint.encode()),
-            num_given_tokens=len(token_ids),
-            sampling=SamplingState(
-                sampling=sampling_from_wire(request.sampling, top_logprobs),
-                token_ids=token_ids,
-                num_prompt_tokens=request.num_prompt_tokens,
+            reservation=Reservation(
+                request_id=_request_id(request.router_id, request.reservation),
+                num_tokens=len(token_ids),
+                max_new_tokens=request.max_tokens,
+                deadline_at=time.monotonic() + request.lease_seconds,
+                hashes=block_hashes(token_ids, self._block_size, self._salt),
+                local=request.local,
+                returning=request.conversation_returns,
+                priority=request.priority,
             ),
+            router_id=request.router_id,
+            number=request.reservation,
+            token_ids=token_ids,
+            sampling=sampling_state(request, token_ids),
             stop_token_ids=frozenset(request.stop_token_ids),
-            max_tokens=request.max_tokens,
-            deadline_at=time.monotonic() + request.lease_seconds,
-            local=request.local,
-            returning=request.conversation_returns,
-            priority=request.priority,
         )
 
 

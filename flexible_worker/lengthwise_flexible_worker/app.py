@@ -20,9 +20,9 @@ from lengthwise_flexible_worker.metrics import RoleChanges
 from lengthwise_policy.types import Role
 from lengthwise_prefill_worker.app import PrefillWorker
 from lengthwise_runtime.status import RoleRefused
-from lengthwise_worker.application import RoleWorker
-from lengthwise_worker.endpoint import Site
+from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.engine import STEP_SECONDS, start_engine
+from lengthwise_worker.role_worker import RoleWorker
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class FlexibleApplication:
 
     def __init__(self, config: FlexibleWorkerConfig) -> None:
         self._config = config
-        self._site = Site(config, self.set_role)
-        self._changes = RoleChanges(self._site.registry)
+        self._endpoint = WorkerEndpoint(config, self.set_role)
+        self._changes = RoleChanges(self._endpoint.registry)
         self._role = config.role
         self._worker: RoleWorker | None = None
         self._change: asyncio.Task[None] | None = None
@@ -48,7 +48,7 @@ class FlexibleApplication:
 
     @property
     def address(self) -> str:
-        return self._site.listen
+        return self._endpoint.listen
 
     async def start(self) -> None:
         self._failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -123,8 +123,8 @@ class FlexibleApplication:
         """Errors: ConfigError when the address is taken."""
         worker: RoleWorker
         if role == "prefill":
-            worker = PrefillWorker(self._config.as_prefill(), self._engine, self._site)
+            worker = PrefillWorker(self._config.as_prefill(), self._engine, self._endpoint)
         else:
-            worker = DecodeWorker(self._config.as_decode(), self._engine, self._site)
+            worker = DecodeWorker(self._config.as_decode(), self._engine, self._endpoint)
         await worker.start()
         return worker

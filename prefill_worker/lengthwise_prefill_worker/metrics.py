@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import batch_rules
-from lengthwise_prefill_worker.messages import Computed, StepReport
+from lengthwise_prefill_worker.messages import Computed
+from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS
 from lengthwise_worker.metrics import WorkerMetrics
 
@@ -72,14 +73,12 @@ class PrefillMetrics(WorkerMetrics):
             for rule in batch_rules(discipline):
                 self._batches.labels(length, rule)
 
-    def count(self, report: StepReport) -> None:
-        """What one turn of the engine told."""
-        if report.gap_seconds is not None:
-            self.step_gap.observe(report.gap_seconds)
+    def count(self, report: PrefillReport) -> None:
+        """A step has ended."""
+        self.count_step(report)
         if report.batch is None:
             return
         self._batches.labels(report.batch.length, report.batch.rule).inc()
-        self.busy_seconds.inc(report.busy_seconds)
         for name, num_tokens in report.tokens.items():
             self._tokens[name].inc(num_tokens)
             self._seconds[name].inc(report.busy_seconds * num_tokens / report.batch.num_tokens)

@@ -10,23 +10,23 @@ from typing import Any
 import grpc
 
 from lengthwise_checkpoint.spec import ModelSpec
-from lengthwise_engine.runner.sampler import SamplingState
-from lengthwise_policy.errors import NeverFits
 from lengthwise_policy.kv.prefix_cache import block_hashes
+from lengthwise_policy.prefill.scheduler import PrefillJob
 from lengthwise_policy.types import RequestId
-from lengthwise_prefill_worker.kv.send import KVPush
-from lengthwise_prefill_worker.messages import Command, Computed, Expired, Outcome, PrefillWork
+from lengthwise_prefill_worker.kv.send import KVSend
+from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_wire.convert import logprobs_to_wire, sampling_from_wire
+from lengthwise_wire.convert import logprobs_to_wire
 from lengthwise_wire.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
-    Overloaded,
 )
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
+from lengthwise_worker.messages import RequestExpired
+from lengthwise_worker.requests import check_tokens, refuse, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,17 +35,14 @@ MAX_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pending:
+class _PendingCall:
     """A call that waits for its first token."""
 
     computed: asyncio.Future[Computed]
     stop_token_ids: frozenset[int]
 
     def fail(self, error: LengthwiseError) -> None:
-        if not self.computed.done():
-            self.computed.set_exception(error)
-            # The call may already be on its way out with another error.
-            self.computed.exception()
+        refuse(self.computed, error)
 
 
 class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
@@ -56,18 +53,18 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         *,
         spec: ModelSpec,
         mailbox: Mailbox[Command],
-        push: KVPush,
+        send: KVSend,
         metrics: PrefillMetrics,
         block_size: int,
         model_fingerprint: str,
     ) -> None:
         self._spec = spec
         self._mailbox = mailbox
-        self._push = push
+        self._send = send
         self._metrics = metrics
         self._block_size = block_size
         self._salt = model_fingerprint.encode()
-        self._pending: dict[RequestId, _Pending] = {}
+        self._pending: dict[RequestId, _PendingCall] = {}
         self._numbers = itertools.count()
         self.draining = False
 
@@ -80,20 +77,21 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     ) -> prefill_pb2.PrefillResponse:
         if self.draining:
             raise NoWorkerAvailable("this prefill worker is draining; try another one")
-        self._check(request)
+        check_tokens(request, self._spec)
+        check_destination(request.destination, len(request.token_ids), self._block_size)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
         seconds = min(context.time_remaining() or MAX_SECONDS, MAX_SECONDS)
-        pending = _Pending(
+        pending = _PendingCall(
             computed=asyncio.get_running_loop().create_future(),
             stop_token_ids=frozenset(request.stop_token_ids),
         )
         self._pending[request_id] = pending
-        pushed = request.HasField("destination")
+        sent = request.HasField("destination")
         goes_on = False
         try:
-            if pushed:
-                await self._push.open(request_id, request.destination, request.epoch, pending.fail)
+            if sent:
+                await self._send.open(request_id, request.destination, request.epoch, pending.fail)
             self._mailbox.post(self._work(request, request_id, seconds))
             async with asyncio.timeout(seconds):
                 computed = await pending.computed
@@ -103,9 +101,9 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise DeadlineExceeded(f"no first token within {seconds:.3f} s") from error
         finally:
             del self._pending[request_id]
-            # What is being pushed is released by its commit.
-            if not (pushed and goes_on):
-                self._push.cancel(request_id)
+            # What is being sent is released by its commit.
+            if not (sent and goes_on):
+                self._send.cancel(request_id)
 
     def on_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """What the engine thread hands over once per step; runs on the event loop."""
@@ -117,30 +115,11 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             if isinstance(outcome, Computed):
                 pending.computed.set_result(outcome)
                 if outcome.token.token_id not in pending.stop_token_ids:
-                    self._push.computed(outcome.request_id, outcome.token.token_id)
-            elif isinstance(outcome, Expired):
+                    self._send.computed(outcome.request_id, outcome.token.token_id)
+            elif isinstance(outcome, RequestExpired):
                 pending.fail(DeadlineExceeded("the deadline passed before the first token"))
-            elif isinstance(outcome.error, NeverFits):
-                pending.fail(InvalidRequest(str(outcome.error)))
             else:
-                pending.fail(Overloaded(str(outcome.error)))
-
-    def _check(self, request: prefill_pb2.PrefillRequest) -> None:
-        """Routers have checked all this; a worker does not rely on it."""
-        num_tokens = len(request.token_ids)
-        if not 1 <= num_tokens <= self._spec.context_length:
-            raise InvalidRequest(
-                f"token_ids: got {num_tokens}, expected 1 to {self._spec.context_length}"
-            )
-        if max(request.token_ids) >= self._spec.vocab_size:
-            raise InvalidRequest(
-                f"token_ids: got {max(request.token_ids)}, expected below {self._spec.vocab_size}"
-            )
-        if not 1 <= request.num_prompt_tokens <= num_tokens:
-            raise InvalidRequest(
-                f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
-            )
-        check_destination(request.destination, num_tokens, self._block_size)
+                pending.fail(outcome.as_error())
 
     def _response(
         self, request: prefill_pb2.PrefillRequest, computed: Computed, goes_on: bool
@@ -167,21 +146,19 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     ) -> PrefillWork:
         now = time.monotonic()
         token_ids = list(request.token_ids)
-        top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
-        pushed = request.HasField("destination")
+        sent = request.HasField("destination")
         return PrefillWork(
-            request_id=request_id,
-            sampling=SamplingState(
-                sampling=sampling_from_wire(request.sampling, top_logprobs),
-                token_ids=token_ids,
-                num_prompt_tokens=request.num_prompt_tokens,
+            job=PrefillJob(
+                request_id=request_id,
+                num_tokens=len(token_ids),
+                arrived_at=now,
+                deadline_at=now + seconds,
+                hashes=tuple(block_hashes(token_ids, self._block_size, self._salt)),
+                priority=request.priority,
+                returning=request.conversation_returns,
             ),
-            hashes=tuple(block_hashes(token_ids, self._block_size, self._salt)),
-            arrived_at=now,
-            deadline_at=now + seconds,
-            priority=request.priority,
-            returning=request.conversation_returns,
-            pushed_from=request.destination.num_cached_tokens if pushed else None,
+            sampling=sampling_state(request, token_ids),
+            sent_from=request.destination.num_cached_tokens if sent else None,
         )
 
 
@@ -190,7 +167,7 @@ def check_destination(
 ) -> None:
     """Raises InvalidRequest unless whole blocks are there and the last token is not.
 
-    So something is always computed, and at least one block is pushed.
+    So something is always computed, and at least one block is sent.
     """
     cached = destination.num_cached_tokens
     if cached % block_size or cached >= num_tokens:

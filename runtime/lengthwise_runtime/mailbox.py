@@ -1,7 +1,9 @@
-"""Commands from the event loop to the engine thread, drained once per step."""
+"""Between the event loop and the engine thread: commands, drained once per step, and back."""
 
+import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from lengthwise_wire.errors import Overloaded
@@ -35,3 +37,13 @@ class Mailbox(Generic[T]):
             items = list(self._items)
             self._items.clear()
             return items
+
+
+def on_event_loop(callback: Callable[[T], None]) -> Callable[[T], None]:
+    """`callback` for other threads: it is called on the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+
+    def call(value: T) -> None:
+        loop.call_soon_threadsafe(callback, value)
+
+    return call

@@ -43,7 +43,7 @@ async def test_decode_workers_that_will_run_out_of_blocks_get_company_and_lose_i
 ) -> None:
     await release.scraped()
     release.decode.set(
-        running_requests=10, context_tokens=8000, blocks_predicted=1500, queued_requests=2
+        running_requests=10, context_tokens=8000, blocks_predicted=1500, queues=(("", 2, 0),)
     )
     await start(scaling=QUICK)
     await eventually(lambda: objects.replicas(DECODES) == 2, 20.0)

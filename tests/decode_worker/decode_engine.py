@@ -5,18 +5,20 @@ import time
 from collections.abc import Callable, Sequence
 
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
-from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loading import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_worker.messages import Release
 
 GREEDY = SamplingParameters(temperature=0.0)
 
@@ -47,7 +49,7 @@ class SteppedEngine:
         self.scheduler = DecodeScheduler(
             policy, Objectives(), self.blocks, 16, random.Random(1).random
         )
-        self.outputs: list[StepOutput] = []
+        self.outputs: list[DecodeReport] = []
         self.loop = DecodeLoop(
             runner=model.runner,
             scheduler=self.scheduler,
@@ -59,10 +61,10 @@ class SteppedEngine:
         self.works: dict[int, DecodeWork] = {}
         self.answered_at: dict[int, float] = {}
 
-    def publish(self, output: StepOutput) -> None:
+    def publish(self, output: DecodeReport) -> None:
         self.outputs.append(output)
         for outcome in output.outcomes:
-            if isinstance(outcome, Granted):
+            if isinstance(outcome, Grant):
                 number = int(outcome.request_id.removeprefix("request-"))
                 self.answered_at[number] = time.monotonic()
 
@@ -78,25 +80,26 @@ class SteppedEngine:
         number = len(self.works) + 1
         token_ids = list(prompt)
         work = self.works[number] = DecodeWork(
-            request_id=RequestId(f"request-{number}"),
+            reservation=Reservation(
+                request_id=RequestId(f"request-{number}"),
+                num_tokens=len(prompt),
+                max_new_tokens=max_tokens,
+                deadline_at=time.monotonic() + 60,
+                local=True,
+            ),
             router_id="router",
-            reservation=number,
+            number=number,
             token_ids=token_ids,
-            hashes=[],
             sampling=SamplingState(
                 sampling=sampling, token_ids=token_ids, num_prompt_tokens=len(prompt)
             ),
             stop_token_ids=frozenset(stop),
-            max_tokens=max_tokens,
-            num_given_tokens=len(prompt),
-            deadline_at=time.monotonic() + 60,
-            local=True,
         )
         self.mailbox.post(work)
         return number
 
     def release(self, number: int) -> None:
-        self.mailbox.post(Release(request_id=self.works[number].request_id, receiving=False))
+        self.mailbox.post(Release(request_id=self.works[number].request_id))
 
     @property
     def rests(self) -> bool:

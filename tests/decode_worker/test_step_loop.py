@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise_decode_worker.messages import Command, DecodeWork, Granted, Release
+from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
-from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loading import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId
 from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_worker.messages import Release
 
 A, B = RequestId("a"), RequestId("b")
 
@@ -27,21 +29,20 @@ def work(request_id: RequestId, reservation: int) -> DecodeWork:
     """A prompt that the worker computes itself."""
     token_ids = [reservation] * 40
     return DecodeWork(
-        request_id=request_id,
+        reservation=Reservation(
+            request_id=request_id,
+            num_tokens=40,
+            max_new_tokens=3,
+            deadline_at=time.monotonic() + 60,
+            local=True,
+        ),
         router_id="router",
-        reservation=reservation,
+        number=reservation,
         token_ids=token_ids,
         sampling=SamplingState(
             sampling=SamplingParameters(temperature=0.0), token_ids=token_ids, num_prompt_tokens=40
         ),
         stop_token_ids=frozenset(),
-        max_tokens=3,
-        num_given_tokens=40,
-        deadline_at=time.monotonic() + 60,
-        hashes=[],
-        local=True,
-        returning=False,
-        priority=0,
     )
 
 
@@ -82,24 +83,24 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
     model: LoadedModel,
 ) -> None:
     mailbox: Mailbox[Command] = Mailbox(100)
-    published: list[StepOutput] = []
+    published: list[DecodeReport] = []
     told_during_step: list[RequestId] = []
 
     def granted() -> list[RequestId]:
         outcomes = [outcome for output in published for outcome in output.outcomes]
-        return [each.request_id for each in outcomes if isinstance(each, Granted)]
+        return [each.request_id for each in outcomes if isinstance(each, Grant)]
 
     def meanwhile() -> None:
         if scheduler.num_running == 1 and B not in granted():
             mailbox.post(work(B, 2))
-            mailbox.post(Release(request_id=A, receiving=False))
+            mailbox.post(Release(request_id=A))
             steps.append(len(published))
 
     steps: list[int] = []
     blocks = PrefixCache(64)
     scheduler = DecodeScheduler(DecodePolicy(), Objectives(), blocks, 16, lambda: 0.5)
 
-    def publish(output: StepOutput) -> None:
+    def publish(output: DecodeReport) -> None:
         published.append(output)
         if steps and not told_during_step:
             told_during_step.extend(granted())

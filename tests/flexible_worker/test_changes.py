@@ -12,7 +12,7 @@ from lengthwise_flexible_worker.app import FlexibleApplication, RoleChangeFailed
 from lengthwise_flexible_worker.config import FlexibleWorkerConfig
 from lengthwise_policy.types import Role
 from lengthwise_runtime.status import RoleRefused
-from lengthwise_worker.endpoint import Site
+from lengthwise_worker.endpoint import WorkerEndpoint
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Stage:
         class Worker:
             address = "127.0.0.1:1"
 
-            def __init__(self, config: object, engine: object, site: Site) -> None:
+            def __init__(self, config: object, engine: object, endpoint: WorkerEndpoint) -> None:
                 assert engine is stage.engine
 
             async def start(self) -> None:
@@ -89,7 +89,7 @@ async def _started(**config: float) -> FlexibleApplication:
 
 
 def _changes(application: FlexibleApplication, role: Role) -> float | None:
-    registry = application._site.registry
+    registry = application._endpoint.registry
     return registry.get_sample_value("lengthwise_role_changes_total", {"role": role})
 
 

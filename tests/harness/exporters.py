@@ -4,7 +4,7 @@ The rule: names and labels come from the code that a real pod runs, so that a me
 is found missing here.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -12,15 +12,15 @@ from prometheus_client import CollectorRegistry, start_http_server
 from harness.prometheus import NAMESPACE
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_decode_worker.stepping.rows import RouterRows
-from lengthwise_decode_worker.stepping.snapshot import Snapshot
-from lengthwise_decode_worker.stepping.step_report import StepOutput
-from lengthwise_policy.cost.model import CostModel
+from lengthwise_decode_worker.stepping.snapshot import DecodeSnapshot
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
-from lengthwise_prefill_worker.messages import StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics
+from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_router.metrics import RouterMetrics
+from lengthwise_worker.snapshot import EngineSnapshot
 
 RELEASE = "demo"
 
@@ -80,21 +80,16 @@ class RouterExporter(Exporter):
             self.metrics.first_token(length, ttft)
 
 
-@dataclass(slots=True)
-class PrefillState:
-    """What a prefill worker's engine would tell."""
-
-    blocks_free: int = 1000
-    blocks_cached: int = 0
-    running_requests: int = 0
-    queued_requests: int = 0
-    queued_tokens: int = 0  # of class long
-    cost: CostModel | None = None
-    short_tokens: int = 256
-
-    @property
-    def queues(self) -> tuple[tuple[str, int, int], ...]:
-        return (("short", 0, 0), ("long", self.queued_requests, self.queued_tokens))
+IDLE: dict[str, Any] = {
+    "blocks_free": 1000,
+    "blocks_cached": 0,
+    "running_requests": 0,
+    "prompt_tokens_total": 0,
+    "cost": None,
+    "cost_samples": 0,
+    "short_tokens": 256,
+}
+"""An engine's snapshot, of either role."""
 
 
 class PrefillExporter(Exporter):
@@ -102,14 +97,14 @@ class PrefillExporter(Exporter):
 
     def __init__(self, pod: str, pool: str) -> None:
         super().__init__(pod, pool)
-        self.state = PrefillState()
+        self.state = EngineSnapshot(**IDLE, queues=(("short", 0, 0), ("long", 0, 0)))
         self.metrics = PrefillMetrics(self.registry, "length_aware")
         self.metrics.watch(lambda: self.state, total_blocks=1000, block_size=16)
 
     def compute(self, length: LengthClass, tokens: int, seconds: float) -> None:
         """A step of one class."""
         chunk = Chunk(request_id=RequestId("1"), start=0, num_tokens=tokens, is_last=True)
-        report = StepReport(
+        report = PrefillReport(
             batch=PrefillBatch(
                 length=length,
                 chunks=(chunk,),
@@ -128,22 +123,16 @@ class DecodeExporter(Exporter):
 
     def __init__(self, pod: str, pool: str) -> None:
         super().__init__(pod, pool)
-        self.state = Snapshot(
-            blocks_free=1000,
-            blocks_cached=0,
+        self.state = DecodeSnapshot(
+            **IDLE,
+            queues=(("", 0, 0),),
             blocks_predicted=0,
-            running_requests=0,
             context_tokens=0,
-            queued_requests=0,
-            queued_tokens=0,
             output_tokens_total=0,
-            prompt_tokens_total=0,
-            cost=None,
-            cost_samples=0,
-            short_tokens=256,
         )
         self.metrics = DecodeMetrics(self.registry)
-        self.metrics.watch_decoding(lambda: self.state, total_blocks=1000, block_size=16)
+        self.metrics.watch(lambda: self.state, total_blocks=1000, block_size=16)
+        self.metrics.watch_decoding(lambda: self.state)
 
     def set(self, **values: Any) -> None:
         """Gauges from now on."""
@@ -152,4 +141,4 @@ class DecodeExporter(Exporter):
     def generate(self, tokens: int) -> None:
         rows = RouterRows()
         rows.token_ids.extend(range(tokens))
-        self.metrics.count(StepOutput(rows={"router": rows}, busy_seconds=0.01))
+        self.metrics.count(DecodeReport(rows={"router": rows}, busy_seconds=0.01))

@@ -2,7 +2,6 @@
 the decode worker lacks is pushed, and what the event loop is told of it."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,14 @@ from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.prefill.scheduler import PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.pieces import PieceReady
-from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork, Release, StepReport
+from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork
 from lengthwise_prefill_worker.stepping.step_loop import PrefillLoop
+from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_worker.messages import Release
 
 BLOCK_SIZE = 16
 A, B = RequestId("a"), RequestId("b")
@@ -39,44 +40,40 @@ class Worker:
         self.model = model
         self.mailbox: Mailbox[Command] = Mailbox(100)
         self.blocks = PrefixCache(model.cache.num_blocks)
-        self.reports: list[StepReport] = []
+        self.reports: list[PrefillReport] = []
         self.sent: list[PieceReady] = []
         self.loop = PrefillLoop(
             runner=model.runner,
             scheduler=PrefillScheduler(policy, Objectives(), self.blocks, BLOCK_SIZE),
             blocks=self.blocks,
             mailbox=self.mailbox,
-            outputs=self,
+            publish=self.reports.append,
+            send=self.sent.extend,
             layerwise_tokens=layerwise_tokens,
             piece_bytes=piece_bytes,
         )
 
-    def pieces(self, pieces: Sequence[PieceReady]) -> None:
-        self.sent.extend(pieces)
-
-    def stepped(self, report: StepReport) -> None:
-        self.reports.append(report)
-
     def compute(
-        self, request_id: RequestId, token_ids: list[int], pushed_from: int | None = 0
+        self, request_id: RequestId, token_ids: list[int], sent_from: int | None = 0
     ) -> Computed:
         """Steps until the prompt is computed, and releases it."""
         now = time.monotonic()
         self.sent.clear()
         self.mailbox.post(
             PrefillWork(
-                request_id=request_id,
+                job=PrefillJob(
+                    request_id=request_id,
+                    num_tokens=len(token_ids),
+                    arrived_at=now,
+                    deadline_at=now + 60,
+                    hashes=tuple(block_hashes(token_ids, BLOCK_SIZE, b"")),
+                ),
                 sampling=SamplingState(
                     sampling=SamplingParameters(temperature=0.0),
                     token_ids=token_ids,
                     num_prompt_tokens=len(token_ids),
                 ),
-                hashes=tuple(block_hashes(token_ids, BLOCK_SIZE, b"")),
-                arrived_at=now,
-                deadline_at=now + 60,
-                priority=0,
-                returning=False,
-                pushed_from=pushed_from,
+                sent_from=sent_from,
             )
         )
         while True:
@@ -129,7 +126,7 @@ def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel
 
 @pytest.mark.parametrize("layerwise_tokens", [1, 512], ids=["layer by layer", "packed"])
 @pytest.mark.parametrize(
-    ("cached", "pushed_from"),
+    ("cached", "sent_from"),
     [
         pytest.param(0, 0, id="nobody has anything"),
         pytest.param(96, 0, id="only this worker has the prefix"),
@@ -140,15 +137,15 @@ def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel
     ],
 )
 def test_every_block_that_the_decode_worker_lacks_leaves_once(
-    model: LoadedModel, cached: int, pushed_from: int, layerwise_tokens: int
+    model: LoadedModel, cached: int, sent_from: int, layerwise_tokens: int
 ) -> None:
     worker = Worker(model, PrefillPolicy(chunk_tokens=32), layerwise_tokens=layerwise_tokens)
     if cached:
         worker.compute(A, prompt(cached))
-    done = worker.compute(B, prompt(150), pushed_from)
+    done = worker.compute(B, prompt(150), sent_from)
     assert done.num_cached_tokens == cached
     layers = range(model.cache.layout.num_layers)
-    expected = {(layer, block) for layer in layers for block in range(pushed_from // 16, 10)}
+    expected = {(layer, block) for layer in layers for block in range(sent_from // 16, 10)}
     sent = worker.sent_blocks()
     assert len(sent) == len(expected)
     assert set(sent) == expected
@@ -156,8 +153,8 @@ def test_every_block_that_the_decode_worker_lacks_leaves_once(
 
 def test_nothing_leaves_where_one_token_is_all(model: LoadedModel) -> None:
     worker = Worker(model, PrefillPolicy())
-    worker.compute(A, prompt(100), pushed_from=None)
-    worker.compute(B, prompt(150), pushed_from=None)
+    worker.compute(A, prompt(100), sent_from=None)
+    worker.compute(B, prompt(150), sent_from=None)
     assert worker.sent == []
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 from harness.samples import samples_of
@@ -13,30 +12,30 @@ from prometheus_client import CollectorRegistry
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_local import LocalCluster
-from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
-from lengthwise_prefill_worker.messages import StepReport
 from lengthwise_prefill_worker.metrics import PrefillMetrics
+from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_worker.metrics import WorkerMetrics
+from lengthwise_worker.snapshot import EngineSnapshot
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """An engine's, of a test's own making."""
-
-    blocks_free: int = 70
-    blocks_cached: int = 30
-    running_requests: int = 3
-    queues: tuple[tuple[str, int, int], ...] = (("short", 2, 50), ("long", 1, 900))
-    cost: CostModel | None = None
-    short_tokens: int = 300
+STATE = EngineSnapshot(
+    blocks_free=70,
+    blocks_cached=30,
+    running_requests=3,
+    queues=(("short", 2, 50), ("long", 1, 900)),
+    prompt_tokens_total=0,
+    cost=None,
+    cost_samples=0,
+    short_tokens=300,
+)
 
 
 class Scraped:
     """A worker's metrics over a state that changes."""
 
     def __init__(self) -> None:
-        self.state = State()
+        self.state = STATE
         self.registry = CollectorRegistry()
         metrics = WorkerMetrics(self.registry, "prefill")
         metrics.watch(lambda: self.state, total_blocks=100, block_size=16)
@@ -52,7 +51,9 @@ def test_a_scrape_tells_the_engines_state_of_that_moment() -> None:
     assert worker.value("kv_blocks", state="cached") == 30
     assert worker.value("kv_block_tokens") == 16
     assert worker.value("short_tokens") == 300
-    worker.state = State(queues=(("short", 0, 0), ("long", 7, 8000)), running_requests=9)
+    worker.state = dataclasses.replace(
+        STATE, queues=(("short", 0, 0), ("long", 7, 8000)), running_requests=9
+    )
     assert worker.value("running_requests") == 9
     assert worker.value("queued_requests", length_class="short") == 0
     assert worker.value("queued_requests", length_class="long") == 7
@@ -63,7 +64,7 @@ def test_a_cost_is_told_only_once_it_is_known() -> None:
     worker = Scraped()
     assert worker.value("cost_seconds", coefficient="step") is None
     cost = dataclasses.replace(PRIOR, step_seconds=0.25, decode_context_seconds=0.125)
-    worker.state = State(cost=cost)
+    worker.state = dataclasses.replace(STATE, cost=cost)
     assert worker.value("cost_seconds", coefficient="step") == 0.25
     assert worker.value("cost_seconds", coefficient="decode_context") == 0.125
     names = {"step", "token", "attention", "history", "decode_request", "decode_context"}
@@ -80,7 +81,7 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
     batch = PrefillBatch(
         chunks=tuple(chunks), length="mixed", shape=None, rule="fcfs", reason="fcfs: x"
     )
-    metrics.count(StepReport(batch=batch, busy_seconds=0.4, tokens={"short": 100, "long": 300}))
+    metrics.count(PrefillReport(batch=batch, busy_seconds=0.4, tokens={"short": 100, "long": 300}))
     for length, tokens, seconds in (("short", 100, 0.1), ("long", 300, 0.3)):
         labels = {"role": "prefill", "length_class": length}
         value = registry.get_sample_value

@@ -12,7 +12,7 @@ from lengthwise_runtime.status import SetRole, keep_role
 from lengthwise_worker.config import WorkerConfig
 
 
-class Site:
+class WorkerEndpoint:
     """Given from each role's host to the next."""
 
     def __init__(self, config: WorkerConfig, set_role: SetRole = keep_role) -> None:

@@ -5,42 +5,23 @@ The rule: every child that can be named beforehand exists from the start, at 0, 
 never means «zero»; children are made once, and what a scrape can ask for is not counted before.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lengthwise_engine.runner.graphs import STEP_KINDS, StepCounts
-from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.types import Role
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, STEP_GAP_BUCKETS
+from lengthwise_worker.messages import StepReport
+from lengthwise_worker.snapshot import EngineSnapshot
 
 TransferFailure = Literal["link_down", "refused", "mismatch"]
-
-QueueRow = tuple[str, int, int]
-"""(length class, requests, tokens)"""
-
-
-class EngineState(Protocol):
-    """What an engine tells of one moment; both roles' snapshots."""
-
-    @property
-    def blocks_free(self) -> int: ...
-    @property
-    def blocks_cached(self) -> int: ...
-    @property
-    def running_requests(self) -> int: ...
-    @property
-    def queues(self) -> Sequence[QueueRow]: ...
-    @property
-    def cost(self) -> CostModel | None: ...
-    @property
-    def short_tokens(self) -> int: ...
 
 
 class WorkerMetrics:
@@ -49,14 +30,14 @@ class WorkerMetrics:
     def __init__(self, registry: CollectorRegistry, role: Role) -> None:
         self._registry = registry
         self.role = role
-        self.step_gap = Histogram(
+        self._step_gap = Histogram(
             "lengthwise_step_gap_seconds",
             "Time between consecutive engine steps not spent in the model",
             ("role",),
             buckets=STEP_GAP_BUCKETS,
             registry=registry,
         ).labels(role)
-        self.busy_seconds = Counter(
+        self._busy_seconds = Counter(
             "lengthwise_busy_seconds_total",
             "Time inside engine steps, from planning to handing over",
             ("role",),
@@ -116,11 +97,17 @@ class WorkerMetrics:
             flexible=str(flexible).lower(),
         ).set(1)
 
+    def count_step(self, report: StepReport[Any]) -> None:
+        """What steps of both roles have."""
+        if report.gap_seconds is not None:
+            self._step_gap.observe(report.gap_seconds)
+        self._busy_seconds.inc(report.busy_seconds)
+
     def transfer_failed(self, reason: TransferFailure) -> None:
         self._failures[reason].inc()
 
     def watch(
-        self, state: Callable[[], EngineState], *, total_blocks: int, block_size: int
+        self, state: Callable[[], EngineSnapshot], *, total_blocks: int, block_size: int
     ) -> None:
         """From now on each scrape asks `state`, which must be safe to call from any thread."""
         role = self.role
@@ -143,7 +130,7 @@ class WorkerMetrics:
         """From now on each scrape tells what `steps` has counted, which another thread does."""
         self._registry.register(_StepCollector(self.role, steps))
 
-    def _watch_queues(self, state: Callable[[], EngineState]) -> None:
+    def _watch_queues(self, state: Callable[[], EngineSnapshot]) -> None:
         requests = self._gauge(
             "lengthwise_queued_requests", "Requests that wait at the worker", "length_class"
         )
@@ -160,7 +147,7 @@ class WorkerMetrics:
         return Gauge(name, meaning, ("role", *labels), registry=self._registry)
 
 
-def _waiting(state: Callable[[], EngineState], index: int, column: Literal[1, 2]) -> float:
+def _waiting(state: Callable[[], EngineSnapshot], index: int, column: Literal[1, 2]) -> float:
     return state().queues[index][column]
 
 
@@ -203,7 +190,7 @@ class _StepCollector(Collector):
 class _CostCollector(Collector):
     """The fitted cost model: nothing at all until there is one, for no number would be true."""
 
-    def __init__(self, role: Role, state: Callable[[], EngineState]) -> None:
+    def __init__(self, role: Role, state: Callable[[], EngineSnapshot]) -> None:
         self._role = role
         self._state = state
 

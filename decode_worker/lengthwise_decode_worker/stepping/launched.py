@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lengthwise_engine.runner.base import PendingStep, SequenceChunk
 from lengthwise_policy.cost.fit import StepSample
 from lengthwise_policy.types import DecodeStep, RequestId
+from lengthwise_worker.step_loop import step_sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,12 @@ class LaunchedStep:
         return sum(chunk.num_tokens for chunk in self.step.chunks)
 
     def sample(self, seconds: float) -> StepSample:
-        """The features of cost.py's formulas."""
-        rows, chunks = self.step.request_ids, self.step.chunks
-        return StepSample(
-            seconds=seconds,
-            new_tokens=self.num_prompt_tokens,
-            attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in chunks),
-            history=sum(chunk.start for chunk in chunks),
-            decode_requests=len(rows),
-            decode_context=sum(row.end for row in self.chunks[: len(rows)]),
+        num_rows = len(self.step.request_ids)
+        return step_sample(
+            self.step.chunks,
+            seconds,
+            decode_requests=num_rows,
+            decode_context=sum(row.end for row in self.chunks[:num_rows]),
         )
 
 

@@ -43,7 +43,7 @@ class LocalPrefills:
         if prefill is None or prefill.started_at is None:
             return None
         return decode_pb2.LocalPrefill(
-            reservation=work.reservation,
+            reservation=work.number,
             queue_seconds=prefill.started_at - prefill.granted_at,
             prefill_seconds=now - prefill.started_at,
             num_cached_tokens=prefill.num_cached_tokens,

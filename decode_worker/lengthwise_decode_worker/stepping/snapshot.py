@@ -1,37 +1,23 @@
-"""What the status tells of the engine, taken on its thread and read on any."""
+"""What the decode engine reports of one moment."""
 
 from dataclasses import dataclass
 
 from lengthwise_policy.cost.fit import CostFit
-from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_worker.snapshot import EngineSnapshot
 
 PREDICT_SECONDS = 0.1
 """How often the predicted peak is drawn anew: 256 running requests take 0.2 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """Numbers of one moment."""
+class DecodeSnapshot(EngineSnapshot):
+    """Its one queue is for prompts of all lengths."""
 
-    blocks_free: int
-    blocks_cached: int
     blocks_predicted: int
-    running_requests: int
     context_tokens: int
-    queued_requests: int
-    queued_tokens: int
     output_tokens_total: int
-    prompt_tokens_total: int
-    cost: CostModel | None  # None: not fitted
-    cost_samples: int
-    short_tokens: int
-
-    @property
-    def queues(self) -> tuple[tuple[str, int, int], ...]:
-        """(length class, requests, tokens): one queue, for prompts of all lengths."""
-        return (("", self.queued_requests, self.queued_tokens),)
 
 
 class Snapshots:
@@ -51,19 +37,18 @@ class Snapshots:
         self._output_tokens += output_tokens
         self._prompt_tokens += prompt_tokens
 
-    def take(self, now: float) -> Snapshot:
+    def take(self, now: float) -> DecodeSnapshot:
         is_empty = not self._scheduler.num_running and not self._scheduler.num_reserved
         if now >= self._predict_at or is_empty:
             self._predicted = self._scheduler.predicted_blocks()
             self._predict_at = now + PREDICT_SECONDS
-        return Snapshot(
+        return DecodeSnapshot(
             blocks_free=self._blocks.num_free,
             blocks_cached=self._blocks.num_cached,
             blocks_predicted=self._predicted,
             running_requests=self._scheduler.num_running,
             context_tokens=self._scheduler.context_tokens,
-            queued_requests=self._scheduler.num_queued,
-            queued_tokens=self._scheduler.queued_tokens,
+            queues=(("", self._scheduler.num_queued, self._scheduler.queued_tokens),),
             output_tokens_total=self._output_tokens,
             prompt_tokens_total=self._prompt_tokens,
             cost=self._fit.measured,

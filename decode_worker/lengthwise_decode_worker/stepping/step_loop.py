@@ -14,29 +14,25 @@ from lengthwise_decode_worker.messages import (
     Command,
     Commit,
     DecodeWork,
-    Expired,
     Finished,
-    Granted,
-    Refused,
-    Release,
+    ReleaseReceiving,
 )
 from lengthwise_decode_worker.stepping.launched import LaunchedStep, StepClock
 from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
 from lengthwise_decode_worker.stepping.snapshot import Snapshots
-from lengthwise_decode_worker.stepping.step_report import StepOutput
+from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.decode.request import Grant
-from lengthwise_policy.decode.scheduler import DecodeScheduler, Reservation
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.types import Chunk, DecodeStep, RequestId
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_wire.v1 import common_pb2
-
-IDLE_SECONDS = 0.1
-"""How long an idle engine waits for a command before it looks at leases again."""
+from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
+from lengthwise_worker.step_loop import IDLE_SECONDS
 
 POLL_SECONDS = 0.001
 """How often a long step is looked at, between reservations. Others are waited for: on a machine
@@ -61,7 +57,7 @@ class DecodeLoop:
         blocks: PrefixCache,
         salt: bytes,
         mailbox: Mailbox[Command],
-        publish: Callable[[StepOutput], None],
+        publish: Callable[[DecodeReport], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`publish` is called on the engine thread, once per turn that did anything, and before and
@@ -87,30 +83,30 @@ class DecodeLoop:
         self.snapshot = self._snapshots.take(self._clock())
 
     def step(self) -> None:
-        """One turn; returns within the time of one step, or IDLE_SECONDS when nothing runs."""
-        output = StepOutput()
+        """See `lengthwise_worker.step_loop.StepLoop`."""
+        report = DecodeReport()
         began_at = None if self._in_flight is None else self._clock()
         if self._in_flight is not None and not self._in_flight.may_be_followed:
-            self._settle(self._in_flight, output)
+            self._settle(self._in_flight, report)
             self._in_flight = None
         commands = self._take_commands()
         for command in commands:
-            self._obey(command, output)
+            self._obey(command, report)
         now = self._clock()
-        output.outcomes.extend(
-            Expired(request_id=request_id) for request_id in self._scheduler.expired(now)
+        report.outcomes.extend(
+            RequestExpired(request_id=request_id) for request_id in self._scheduler.expired(now)
         )
-        self._grant(output)
-        if output.outcomes:
+        self._grant(report)
+        if report.outcomes:
             # Whoever was granted blocks need not wait for the step to be told.
-            self._publish(output)
-            output = StepOutput()
+            self._publish(report)
+            report = DecodeReport()
         before = self._in_flight
-        launched = self._launch(before, now, output)
+        launched = self._launch(before, now, report)
         is_ahead = self._runner.runs_ahead
         ended, self._in_flight = (before, launched) if is_ahead else (launched, None)
         if ended is not None:
-            self._settle(ended, output)
+            self._settle(ended, report)
         else:
             self._step_ended_at = None
         if ended is None and launched is None and self._scheduler.num_running:
@@ -120,11 +116,11 @@ class DecodeLoop:
         if launched is not None and began_at is None:
             began_at = now
         if began_at is not None:
-            output.busy_seconds = ended_at - began_at
+            report.busy_seconds = ended_at - began_at
         self.snapshot = self._snapshots.take(ended_at)
-        output.block_events = self._blocks.take_events()
-        if commands or output.block_events or began_at is not None:
-            self._publish(output)
+        report.block_events = self._blocks.take_events()
+        if commands or report.block_events or began_at is not None:
+            self._publish(report)
 
     def close(self) -> None:
         """Waits until nothing writes to the cache any more; call it once `step` is not any more."""
@@ -136,70 +132,54 @@ class DecodeLoop:
         is_idle = self._step_ended_at is None and self._in_flight is None
         return commands + self._mailbox.drain(IDLE_SECONDS if is_idle and not commands else 0.0)
 
-    def _obey(self, command: Command, output: StepOutput) -> None:
+    def _obey(self, command: Command, report: DecodeReport) -> None:
         if isinstance(command, DecodeWork):
-            self._reserve(command, output)
+            self._reserve(command, report)
         elif isinstance(command, Commit):
-            self._commit(command, output)
-        elif isinstance(command, Release):
-            self._scheduler.release(command.request_id, receiving=command.receiving)
+            self._commit(command, report)
+        elif isinstance(command, Release | ReleaseReceiving):
+            receiving = isinstance(command, ReleaseReceiving)
+            self._scheduler.release(command.request_id, receiving=receiving)
             self._works.pop(command.request_id, None)
             self._local.forget(command.request_id)
         else:
             self._scheduler.drained(command.request_id)
 
-    def _reserve(self, work: DecodeWork, output: StepOutput) -> None:
-        reservation = Reservation(
-            request_id=work.request_id,
-            num_tokens=len(work.token_ids),
-            max_new_tokens=work.max_tokens,
-            deadline_at=work.deadline_at,
-            hashes=work.hashes,
-            local=work.local,
-            returning=work.returning,
-            priority=work.priority,
-        )
+    def _reserve(self, work: DecodeWork, report: DecodeReport) -> None:
         try:
-            grant = self._scheduler.reserve(reservation)
+            grant = self._scheduler.reserve(work.reservation)
         except PolicyError as error:
-            output.outcomes.append(Refused(request_id=work.request_id, error=error))
+            report.outcomes.append(RequestRefused(request_id=work.request_id, error=error))
             return
         self._works[work.request_id] = work
         if grant is not None:
-            self._granted(grant, output)
+            self._granted(grant, report)
 
-    def _grant(self, output: StepOutput) -> None:
+    def _grant(self, report: DecodeReport) -> None:
         for grant in self._scheduler.take_granted():
-            self._granted(grant, output)
+            self._granted(grant, report)
 
-    def _granted(self, grant: Grant, output: StepOutput) -> None:
-        output.count_admission(grant.rule)
+    def _granted(self, grant: Grant, report: DecodeReport) -> None:
+        report.admissions[grant.rule] += 1
         if grant.rule == "resumed":
             return
-        output.cached_tokens += grant.num_cached_tokens
-        if self._works[grant.request_id].local:
+        report.cached_tokens += grant.num_cached_tokens
+        if self._works[grant.request_id].reservation.local:
             self._local.granted(grant, self._clock())
-        output.outcomes.append(
-            Granted(
-                request_id=grant.request_id,
-                block_ids=grant.block_ids,
-                num_cached_tokens=grant.num_cached_tokens,
-                reason=grant.reason,
-            )
-        )
+        report.outcomes.append(grant)
 
-    def _commit(self, commit: Commit, output: StepOutput) -> None:
+    def _commit(self, commit: Commit, report: DecodeReport) -> None:
         work = self._works.get(commit.request_id)
         if work is None:
             # Released while the commit was on its way here.
             return
         self._scheduler.commit(commit.request_id)
         work.token_ids.append(commit.first_token_id)
-        if work.max_tokens == 1:
-            self._finish(work, common_pb2.FINISH_REASON_LENGTH, output)
+        if len(work.token_ids) == work.last_length:
+            self._finish(work, common_pb2.FINISH_REASON_LENGTH, report)
 
     def _launch(
-        self, before: LaunchedStep | None, now: float, output: StepOutput
+        self, before: LaunchedStep | None, now: float, report: DecodeReport
     ) -> LaunchedStep | None:
         """Launches the next step; None: there is none, or none before the one `before` ends."""
         step = self._scheduler.next_step(self._fit.model)
@@ -207,17 +187,17 @@ class DecodeLoop:
             return None
         is_warm = before is not None or self._step_ended_at is not None
         if before is not None:
-            output.gap_seconds = 0.0
+            report.gap_seconds = 0.0
         elif self._step_ended_at is not None:
-            output.gap_seconds = now - self._step_ended_at
+            report.gap_seconds = now - self._step_ended_at
         self.snapshot = self._snapshots.take(now)
         for request_id in step.preempted:
             work = self._works[request_id]
-            output.rows_of(work.router_id).preempted.append(work.reservation)
-        output.preemptions += len(step.preempted)
+            report.rows_of(work.router_id).preempted.append(work.number)
+        report.preemptions += len(step.preempted)
         sampling = {} if before is None else before.places
         chunks = [self._row(self._works[each], sampling.get(each)) for each in step.request_ids]
-        chunks += [self._chunk(chunk, step, output) for chunk in step.chunks]
+        chunks += [self._chunk(chunk, step, report) for chunk in step.chunks]
         on_layer = None if self._runner.runs_ahead else self._on_layer
         launched_at = self._clock()
         return LaunchedStep(
@@ -228,7 +208,7 @@ class DecodeLoop:
             is_warm=is_warm,
         )
 
-    def _settle(self, launched: LaunchedStep, output: StepOutput) -> None:
+    def _settle(self, launched: LaunchedStep, report: DecodeReport) -> None:
         """Waits for the tokens of a step, and hands them out."""
         is_late = self._runner.runs_ahead and launched.pending.is_ready
         self._await(launched)
@@ -242,9 +222,9 @@ class DecodeLoop:
         for request_id in emitted:
             token = sampled[launched.places[request_id]]
             assert token is not None
-            self._emit(self._works[request_id], token, output)
+            self._emit(self._works[request_id], token, report)
         self._snapshots.count(output_tokens=len(emitted), prompt_tokens=launched.num_prompt_tokens)
-        self._grant(output)
+        self._grant(report)
         self._step_ended_at = self._clock()
 
     def _await(self, launched: LaunchedStep) -> None:
@@ -265,14 +245,14 @@ class DecodeLoop:
     def _answer(self, seconds: float) -> None:
         """Reservations are answered during a step: with a chunk in it a step may last 100 ms, and
         a prompt is sent to a prefill worker only once its blocks are held."""
-        output = StepOutput()
+        report = DecodeReport()
         for command in self._mailbox.drain(seconds):
             if isinstance(command, DecodeWork):
-                self._reserve(command, output)
+                self._reserve(command, report)
             else:
                 self._deferred.append(command)
-        if output.outcomes:
-            self._publish(output)
+        if report.outcomes:
+            self._publish(report)
 
     def _row(self, work: DecodeWork, follows: int | None) -> SequenceChunk:
         tokens = work.token_ids
@@ -284,12 +264,12 @@ class DecodeLoop:
             follows=follows,
         )
 
-    def _chunk(self, chunk: Chunk, step: DecodeStep, output: StepOutput) -> SequenceChunk:
+    def _chunk(self, chunk: Chunk, step: DecodeStep, report: DecodeReport) -> SequenceChunk:
         work = self._works[chunk.request_id]
         if self._local.started(chunk, self._clock(), step.reason):
-            output.local_prefill_tokens += chunk.num_tokens
+            report.local_prefill_tokens += chunk.num_tokens
         else:
-            output.recomputed_tokens += chunk.num_tokens
+            report.recomputed_tokens += chunk.num_tokens
         return SequenceChunk(
             token_ids=work.token_ids[chunk.start : chunk.start + chunk.num_tokens],
             start=chunk.start,
@@ -297,19 +277,18 @@ class DecodeLoop:
             sampling=work.sampling if chunk.is_last else None,
         )
 
-    def _emit(self, work: DecodeWork, token: SampledToken, output: StepOutput) -> None:
-        rows = output.rows_of(work.router_id)
+    def _emit(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:
+        rows = report.rows_of(work.router_id)
         prefill = self._local.ended(work, self._clock())
         if prefill is not None:
             rows.local_prefills.append(prefill)
-        rows.append(work.reservation, len(work.token_ids) - work.sampling.num_prompt_tokens, token)
+        rows.append(work.number, len(work.token_ids) - work.sampling.num_prompt_tokens, token)
         work.token_ids.append(token.token_id)
         self._name_full_block(work)
-        generated = len(work.token_ids) - work.num_given_tokens
         if token.token_id in work.stop_token_ids:
-            self._finish(work, common_pb2.FINISH_REASON_STOP, output)
-        elif generated >= work.max_tokens:
-            self._finish(work, common_pb2.FINISH_REASON_LENGTH, output)
+            self._finish(work, common_pb2.FINISH_REASON_STOP, report)
+        elif len(work.token_ids) >= work.last_length:
+            self._finish(work, common_pb2.FINISH_REASON_LENGTH, report)
 
     def _name_full_block(self, work: DecodeWork) -> None:
         """Names the last block if the step has filled it: all tokens but the newest have KV."""
@@ -318,9 +297,9 @@ class DecodeLoop:
             self._scheduler.named(work.request_id, work.hashes)
 
     def _finish(
-        self, work: DecodeWork, reason: common_pb2.FinishReason, output: StepOutput
+        self, work: DecodeWork, reason: common_pb2.FinishReason, report: DecodeReport
     ) -> None:
-        output.rows_of(work.router_id).end(work.reservation, reason)
-        output.outcomes.append(Finished(request_id=work.request_id))
+        report.rows_of(work.router_id).end(work.number, reason)
+        report.outcomes.append(Finished(request_id=work.request_id))
         self._scheduler.finish(work.request_id)
         del self._works[work.request_id]

@@ -57,7 +57,7 @@ class _Push:
     cancelled: bool = False
 
 
-class KVPush:
+class KVSend:
     """All pushes of this worker, and the links they use."""
 
     def __init__(

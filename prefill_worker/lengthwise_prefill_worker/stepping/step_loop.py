@@ -1,7 +1,6 @@
-"""The prefill engine's step: drain the mailbox, plan a batch, run it, hand the results over once.
+"""The prefill engine's step: drain the mailbox, plan a batch, run it, publish the results once.
 
-Runs on the engine thread, which alone touches the scheduler, the blocks and the model. What the
-event loop needs leaves through `Outputs`, whose methods must be safe to call from this thread.
+Runs on the engine thread, which alone touches the scheduler, the blocks and the model.
 """
 
 import time
@@ -11,29 +10,19 @@ from dataclasses import dataclass
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_policy.cost.fit import CostFit, StepSample
+from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillScheduler
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
 from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_blocks
-from lengthwise_prefill_worker.messages import (
-    Command,
-    Computed,
-    Expired,
-    Outcome,
-    Outputs,
-    PrefillWork,
-    Refused,
-    Release,
-    Snapshot,
-    StepReport,
-)
+from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
+from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
-
-IDLE_SECONDS = 0.1
-"""How long an idle engine waits for a command before it looks at deadlines again."""
+from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
+from lengthwise_worker.snapshot import EngineSnapshot
+from lengthwise_worker.step_loop import IDLE_SECONDS, step_sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +43,20 @@ class PrefillLoop:
         scheduler: PrefillScheduler,
         blocks: PrefixCache,
         mailbox: Mailbox[Command],
-        outputs: Outputs,
+        publish: Callable[[PrefillReport], None],
+        send: Callable[[Sequence[PieceReady]], None],
         layerwise_tokens: int,
         piece_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`publish` is called on the engine thread, once per turn that did anything; `send` during
+        a step, with KV that will not change any more."""
         self._runner = runner
         self._scheduler = scheduler
         self._blocks = blocks
         self._mailbox = mailbox
-        self._outputs = outputs
+        self._publish = publish
+        self._send = send
         self._layerwise_tokens = layerwise_tokens
         self._piece_bytes = piece_bytes
         self._clock = clock
@@ -78,9 +71,11 @@ class PrefillLoop:
         self.snapshot = self._take_snapshot(running=0)
 
     def step(self) -> None:
-        """One turn; returns within the time of one batch, or IDLE_SECONDS when there is none."""
+        """See `lengthwise_worker.step_loop.StepLoop`."""
+        report = PrefillReport()
         commands = self._mailbox.drain(self._idle_seconds)
-        report = StepReport(outcomes=self._obey(commands))
+        for command in commands:
+            self._obey(command, report)
         now = self._clock()
         report.outcomes.extend(self._expire(now))
         batch = report.batch = self._scheduler.next_batch(
@@ -99,35 +94,23 @@ class PrefillLoop:
         report.block_events = self._blocks.take_events()
         self.snapshot = self._take_snapshot(running=0)
         if commands or report.outcomes or batch is not None or report.block_events is not None:
-            self._outputs.stepped(report)
+            self._publish(report)
 
     def _until_wake(self, now: float) -> float:
         wake_at = self._scheduler.wake_at
         return IDLE_SECONDS if wake_at is None else min(max(wake_at - now, 0.0), IDLE_SECONDS)
 
-    def _obey(self, commands: Sequence[Command]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for command in commands:
-            if isinstance(command, Release):
-                self._forget(command.request_id)
-                continue
-            try:
-                self._scheduler.enqueue(
-                    PrefillJob(
-                        request_id=command.request_id,
-                        num_tokens=command.num_tokens,
-                        arrived_at=command.arrived_at,
-                        deadline_at=command.deadline_at,
-                        hashes=command.hashes,
-                        priority=command.priority,
-                        returning=command.returning,
-                    )
-                )
-            except PolicyError as error:
-                outcomes.append(Refused(request_id=command.request_id, error=error))
-            else:
-                self._works[command.request_id] = command
-        return outcomes
+    def _obey(self, command: Command, report: PrefillReport) -> None:
+        if isinstance(command, Release):
+            self._forget(command.request_id)
+            return
+        job = command.job
+        try:
+            self._scheduler.enqueue(job)
+        except PolicyError as error:
+            report.outcomes.append(RequestRefused(request_id=job.request_id, error=error))
+        else:
+            self._works[job.request_id] = command
 
     def _forget(self, request_id: RequestId) -> None:
         self._scheduler.release(request_id)
@@ -137,7 +120,7 @@ class PrefillLoop:
     def _expire(self, now: float) -> list[Outcome]:
         """Reports requests past their deadline once; whoever pushes them releases them."""
         return [
-            Expired(request_id=request_id)
+            RequestExpired(request_id=request_id)
             for request_id in self._scheduler.expired(now)
             if request_id in self._works
         ]
@@ -163,7 +146,7 @@ class PrefillLoop:
         done_at = self._clock()
         self.progress += 1
         self._prompt_tokens_total += batch.num_tokens
-        self._fit.observe(_sample(batch, done_at - began_at))
+        self._fit.observe(step_sample(batch.chunks, done_at - began_at))
         self._hand_out(self._pieces_of(batch, layerwise=False))
         return self._complete(batch, sampled, done_at)
 
@@ -190,7 +173,7 @@ class PrefillLoop:
                 Computed(
                     request_id=request_id,
                     token=token,
-                    queue_seconds=start.at - self._works[request_id].arrived_at,
+                    queue_seconds=start.at - self._works[request_id].job.arrived_at,
                     prefill_seconds=done_at - start.at,
                     num_cached_tokens=self._scheduler.num_cached_tokens(request_id),
                     length=self._scheduler.length_class(request_id),
@@ -201,7 +184,7 @@ class PrefillLoop:
 
     def _hand_out(self, pieces: Sequence[PieceReady]) -> None:
         if pieces:
-            self._outputs.pieces(pieces)
+            self._send(pieces)
 
     def _sequence_chunk(self, chunk: Chunk) -> SequenceChunk:
         sampling = self._works[chunk.request_id].sampling
@@ -223,9 +206,8 @@ class PrefillLoop:
         """All layers of the blocks that the batch fills, of those that are pushed in this way."""
         pieces = []
         for chunk in batch.chunks:
-            residual = self._works[chunk.request_id].num_tokens - self._scheduler.num_cached_tokens(
-                chunk.request_id
-            )
+            num_tokens = self._works[chunk.request_id].job.num_tokens
+            residual = num_tokens - self._scheduler.num_cached_tokens(chunk.request_id)
             if (residual > self._layerwise_tokens) is not layerwise:
                 continue
             piece = self._piece_of(chunk.request_id, chunk.start, chunk.start + chunk.num_tokens)
@@ -236,10 +218,10 @@ class PrefillLoop:
     def _piece_of(self, request_id: RequestId, start: int, end: int) -> PieceReady | None:
         """All layers of the blocks of tokens [start, end) that the decode worker lacks."""
         layout = self._runner.layout
-        pushed_from = self._works[request_id].pushed_from
-        if pushed_from is None or pushed_from >= end:
+        sent_from = self._works[request_id].sent_from
+        if sent_from is None or sent_from >= end:
             return None
-        first = max(start, pushed_from) // layout.block_size
+        first = max(start, sent_from) // layout.block_size
         blocks = self._scheduler.block_ids(request_id)[first : -(-end // layout.block_size)]
         return PieceReady(
             request_id=request_id,
@@ -247,9 +229,9 @@ class PrefillLoop:
             first_block=first,
         )
 
-    def _take_snapshot(self, running: int) -> Snapshot:
+    def _take_snapshot(self, running: int) -> EngineSnapshot:
         lengths = [(name, self._scheduler.queue_length(name)) for name in LENGTH_CLASSES]
-        return Snapshot(
+        return EngineSnapshot(
             blocks_free=self._blocks.num_free,
             blocks_cached=self._blocks.num_cached,
             running_requests=running,
@@ -259,12 +241,3 @@ class PrefillLoop:
             cost_samples=self._fit.num_samples,
             short_tokens=self._fit.short_tokens,
         )
-
-
-def _sample(batch: PrefillBatch, seconds: float) -> StepSample:
-    return StepSample(
-        seconds=seconds,
-        new_tokens=batch.num_tokens,
-        attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in batch.chunks),
-        history=sum(chunk.start for chunk in batch.chunks),
-    )

@@ -1,0 +1,45 @@
+"""A request's message, as the services of both roles read it."""
+
+import asyncio
+from typing import Any
+
+from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_wire.convert import sampling_from_wire
+from lengthwise_wire.errors import InvalidRequest, LengthwiseError
+from lengthwise_wire.v1 import decode_pb2, prefill_pb2
+
+RequestMessage = prefill_pb2.PrefillRequest | decode_pb2.ReserveRequest
+
+
+def check_tokens(request: RequestMessage, spec: ModelSpec) -> None:
+    """Routers have checked this; a worker does not rely on it. Errors: InvalidRequest."""
+    num_tokens = len(request.token_ids)
+    if not 1 <= num_tokens <= spec.context_length:
+        raise InvalidRequest(f"token_ids: got {num_tokens}, expected 1 to {spec.context_length}")
+    if max(request.token_ids) >= spec.vocab_size:
+        raise InvalidRequest(
+            f"token_ids: got {max(request.token_ids)}, expected below {spec.vocab_size}"
+        )
+    if not 1 <= request.num_prompt_tokens <= num_tokens:
+        raise InvalidRequest(
+            f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
+        )
+
+
+def sampling_state(request: RequestMessage, token_ids: list[int]) -> SamplingState:
+    """`token_ids`: a list of those in the message, which grows with the sequence."""
+    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+    return SamplingState(
+        sampling=sampling_from_wire(request.sampling, top_logprobs),
+        token_ids=token_ids,
+        num_prompt_tokens=request.num_prompt_tokens,
+    )
+
+
+def refuse(answer: asyncio.Future[Any], error: LengthwiseError) -> None:
+    """Ends a call that waits for its answer with an error; without effect once it has one."""
+    if not answer.done():
+        answer.set_exception(error)
+        # The call may be gone: an exception that nothing retrieves is logged as a defect.
+        answer.exception()

@@ -1,0 +1,117 @@
+"""A worker of one role over an engine, whichever role it is."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from lengthwise_policy.kv.prefix_cache import BlockEvents
+from lengthwise_policy.types import Role
+from lengthwise_runtime.step_thread import StepThread
+from lengthwise_wire.v1 import worker_pb2
+from lengthwise_worker.config import WorkerConfig
+from lengthwise_worker.deadline import wait_until
+from lengthwise_worker.endpoint import WorkerEndpoint
+from lengthwise_worker.engine import STEP_SECONDS, Engine
+from lengthwise_worker.metrics import WorkerMetrics
+from lengthwise_worker.server import WorkerServer
+from lengthwise_worker.status import worker_status
+from lengthwise_worker.step_loop import StepLoop
+
+logger = logging.getLogger(__name__)
+
+MAILBOX_LIMIT = 65_536
+"""Commands, not requests: the queue limit of the policy refuses long before."""
+
+
+class RoleService(Protocol):
+    """The gRPC service of a role."""
+
+    draining: bool
+    """New requests are refused."""
+
+
+class RoleWorker(ABC):
+    """Serves one role over an engine that exists before it and outlives it.
+
+    A role makes its service, loop and metrics in `__init__`, on the event loop.
+    """
+
+    role: ClassVar[Role]
+    service_name: ClassVar[str]
+    _service: RoleService
+    _loop: StepLoop
+    _metrics: WorkerMetrics
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        endpoint: WorkerEndpoint,
+        length_class: str = "",
+    ) -> None:
+        """`length_class`: of the prompts meant for this worker; empty: all."""
+        self.address = ""
+        """host:port that it advertises, once started."""
+        self._config = config
+        self._engine = engine
+        self._endpoint = endpoint
+        self._length_class = length_class
+        self._server = WorkerServer(config, self.role, self.service_name, self._status, endpoint)
+
+    async def start(self) -> None:
+        """Returns when it serves. Errors: ConfigError when its address is taken."""
+        model, metrics = self._engine.model, self._metrics
+        metrics.watch(
+            lambda: self._loop.snapshot,
+            total_blocks=model.shards.num_blocks,
+            block_size=model.shards.layout.block_size,
+        )
+        metrics.watch_steps(model.steps)
+        metrics.introduce(
+            worker_id=self._server.worker_id,
+            model=self._config.model_name,
+            model_fingerprint=model.fingerprint,
+            length_class=self._length_class,
+            flexible=self._endpoint.is_flexible,
+        )
+        self._thread = StepThread(self._loop.step)
+        self._thread.start()
+        self.address = await self._server.open()
+        logger.info("%s worker %s listens on %s", self.role, self._server.worker_id, self.address)
+
+    @abstractmethod
+    async def drain(self) -> bool:
+        """Refuses new requests, finishes what runs, or gives it back, within `drain_seconds`; then
+        nothing listens and no link is open. False: the engine thread has not ended in time, and
+        still uses the engine."""
+
+    @abstractmethod
+    def _is_idle(self) -> bool:
+        """Whether every request has ended."""
+
+    async def _finish_requests(self) -> None:
+        """First part of a drain: refuses new requests, and waits for the others within
+        `drain_seconds`."""
+        self._service.draining = True
+        await self._server.withdraw()
+        await wait_until(self._is_idle, self._config.drain_seconds)
+
+    async def _stop_thread(self) -> bool:
+        """Last part of a drain: whether the engine thread has ended."""
+        return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
+
+    def _step_ended(self, block_events: BlockEvents | None) -> None:
+        """Notifies watchers of the status; runs on the event loop."""
+        if block_events is not None:
+            self._server.block_log.append(block_events)
+        self._server.board.changed()
+
+    def _status(self) -> worker_pb2.WorkerStatus:
+        status = worker_status(
+            self._server.worker_id, self.role, self._config, self._engine, self._loop
+        )
+        status.draining = self._service.draining
+        status.flexible = self._endpoint.is_flexible
+        status.length_class = self._length_class
+        return status
