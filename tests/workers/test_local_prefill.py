@@ -41,7 +41,7 @@ async def test_local_and_remote_prefill_say_the_same(
     told = router.local_prefills[number]
     assert told.num_cached_tokens == router.cached[number]
     assert told.queue_seconds >= 0 < told.prefill_seconds
-    assert re.match(r"step: \d+ decode, \d+ tokens in \d+ chunks, room for", told.reason)
+    assert re.match(r"mixed: \d+ decode, \d+ tokens in \d+ chunks, room for", told.reason)
     assert await router.generate(prompt, 20) == oracle(prompt, 20, toy_spec)
     await _blocks_return(cluster)
 
