@@ -20,6 +20,7 @@ Authority = Annotated[
 Certificate = Annotated[Path | None, Option(help="PEM file that this client shows.")]
 PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]
 MaxTokens = Annotated[int | None, Option(help="At most so many tokens.")]
+MinTokens = Annotated[int | None, Option(help="At least so many tokens.")]
 Temperature = Annotated[float | None, Option(help="0 is greedy; not given: the model's default.")]
 TopK = Annotated[int | None, Option(help="Keep the k likeliest tokens; 0 keeps all.")]
 TopP = Annotated[float | None, Option(help="Keep the likeliest tokens up to this probability.")]

@@ -17,6 +17,7 @@ from lengthwise_cli.options import (
     Certificate,
     Endpoints,
     MaxTokens,
+    MinTokens,
     Priority,
     PrivateKey,
     RequestId,
@@ -36,6 +37,7 @@ def generate(
     prompt: Annotated[str, Argument(help='The text to continue; "-" reads standard input.')],
     endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
     max_tokens: MaxTokens = None,
+    min_tokens: MinTokens = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -54,6 +56,7 @@ def generate(
     """Continue a text, and print it as it comes."""
     options: Options = {
         "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,

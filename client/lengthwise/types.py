@@ -2,7 +2,7 @@
 wire."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -49,6 +49,12 @@ class Options(TypedDict, total=False):
     seed: int | None
     """Equal seeds give equal tokens, on whatever worker; 0 to 2**64 - 1. Absent: the router draws
     one."""
+    min_tokens: int | None
+    """Before so many tokens were generated, no end-of-sequence or stop token is sampled, and text
+    up to the last of them ends at no stop string; at most max_tokens. Absent: 0."""
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits of these token ids, before penalties and temperature; -100 to 100, at
+    most 300 of them."""
     max_tokens: int | None
     """At least 1. Absent: as many as the context holds."""
     stop: str | Sequence[str] | None

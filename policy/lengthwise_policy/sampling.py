@@ -1,6 +1,7 @@
 """How a request wants its tokens chosen: values alone, the drawing is the engine's."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -8,8 +9,12 @@ class SamplingParameters:
     """Sampling parameters of one request, resolved and validated by the router.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave the support whole.
-    `seed` is an unsigned 64-bit number. `top_logprobs` None asks for no log-probabilities, 0 for
-    the chosen token's alone, k for those of the k best tokens as well.
+    `seed` is an unsigned 64-bit number. `logit_bias` maps token ids to what is added to their
+    logits. `top_logprobs` None asks for no log-probabilities, 0 for the chosen token's alone, k for
+    those of the k best tokens as well.
+
+    `stop_token_ids` end the request. They are not sampled before `min_tokens` were generated, those
+    of earlier attempts included; one that is sampled afterwards counts as a generated token.
     """
 
     temperature: float = 1.0
@@ -20,7 +25,10 @@ class SamplingParameters:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
+    min_tokens: int = 0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     top_logprobs: int | None = None
+    stop_token_ids: frozenset[int] = frozenset()
 
     @property
     def penalised(self) -> bool:
@@ -34,7 +42,13 @@ class SamplingParameters:
     @property
     def takes_best(self) -> bool:
         """Whether the token is the one with the largest raw logit, and nothing else is asked."""
-        return self.temperature == 0.0 and not self.penalised and self.top_logprobs is None
+        return (
+            self.temperature == 0.0
+            and not self.penalised
+            and not self.logit_bias
+            and not self.min_tokens
+            and self.top_logprobs is None
+        )
 
     @property
     def narrowed(self) -> bool:

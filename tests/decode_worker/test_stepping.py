@@ -9,6 +9,7 @@ from statistics import median
 
 import pytest
 from decode_worker.decode_engine import GREEDY, SteppedEngine
+from harness.toy_oracle import toy_answer
 from harness.workers import prompt_of
 
 from lengthwise_checkpoint.toy import ToySpec
@@ -62,6 +63,35 @@ def test_memory_runs_out_and_every_token_is_right(
     for number, (length, count) in asked.items():
         assert engine.tokens(number) == engine.oracle(prompt_of(length, seed=length), count)
     assert sum(output.preemptions for output in engine.outputs) > 2
+    assert engine.nothing_is_held()
+
+
+@either
+def test_biases_and_min_tokens_survive_preemption(
+    asynchronous: bool, make_model: MakeModel
+) -> None:
+    """Positions count the request's tokens, not those since it was computed again."""
+    engine = SteppedEngine(make_model(asynchronous=asynchronous, num_blocks=20))
+    for _ in range(20):  # outputs used to be short
+        engine.ask([1], 2)
+    engine.run()
+    stops, bias = frozenset(range(33, 40)), {65: 3.0, 70: -100.0, 90: 1.0}
+    expected: dict[int, list[int]] = {}
+    for length, least in ((3, 80), (40, 70), (16, 40), (17, 85), (90, 64), (1, 80), (64, 20)):
+        prompt = prompt_of(length, seed=length)
+        sampling = SamplingParameters(
+            temperature=0.0, min_tokens=least, logit_bias=bias, stop_token_ids=stops
+        )
+        number = engine.ask(prompt, 90, sampling=sampling, stop=sorted(stops))
+        assert isinstance(engine.model.spec, ToySpec)
+        expected[number] = toy_answer(
+            prompt, 90, engine.model.spec, min_tokens=least, logit_bias=bias, stops=stops
+        )
+        assert len(expected[number]) > least
+    engine.run()
+    for number, answer in expected.items():
+        assert engine.tokens(number) == answer
+    assert sum(output.preemptions for output in engine.outputs) > 0
     assert engine.nothing_is_held()
 
 
@@ -133,12 +163,18 @@ SAMPLINGS = [
     GREEDY,
     SamplingParameters(seed=1, temperature=0.9),
     SamplingParameters(seed=2, temperature=1.4, top_p=0.9, top_logprobs=2),
+    SamplingParameters(
+        seed=4,
+        logit_bias={66: 3.0, 70: -100.0},
+        min_tokens=12,
+        stop_token_ids=frozenset(range(33, 64)),
+    ),
     SamplingParameters(seed=3, presence_penalty=1.5, frequency_penalty=0.5),
     SamplingParameters(temperature=0.0, repetition_penalty=1.3),
 ]
 
 
-@pytest.mark.parametrize("together", [SAMPLINGS[:3], SAMPLINGS], ids=["plain", "with-penalties"])
+@pytest.mark.parametrize("together", [SAMPLINGS[:4], SAMPLINGS], ids=["plain", "with-penalties"])
 def test_what_is_sampled_ahead_is_what_is_sampled_step_by_step(
     together: Sequence[SamplingParameters], make_model: MakeModel
 ) -> None:

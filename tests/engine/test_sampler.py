@@ -3,6 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +42,13 @@ samplings = st.builds(
     presence_penalty=st.sampled_from([0.0, 0.7, -0.5]),
     frequency_penalty=st.sampled_from([0.0, 0.4]),
     seed=st.integers(0, 2**64 - 1),
+    min_tokens=st.sampled_from([0, 5, 20]),
+    logit_bias=st.dictionaries(
+        st.integers(0, VOCAB_SIZE + 3), st.sampled_from([-100.0, -1.5, 0.5, 100.0]), max_size=4
+    ),
     top_logprobs=st.sampled_from([None, 0, 3]),
+    # Ids beyond the vocabulary, which no tokenizer makes, are no tokens.
+    stop_token_ids=st.frozensets(st.integers(0, VOCAB_SIZE + 3), max_size=4),
 )
 sequences = st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=30)
 # Coarse logits make ties, which half precision makes in earnest.
@@ -85,7 +93,7 @@ def test_only_tokens_the_filters_let_through_are_sampled(
     else:
         allowed = _support(scores / sampling.temperature, sampling)
     seeds = range(20)
-    states = [_state(_with_seed(sampling, seed), tokens, 1) for seed in seeds]
+    states = [_state(replace(sampling, seed=seed, top_logprobs=None), tokens, 1) for seed in seeds]
     assert set(_tokens(torch.tensor([logits] * len(seeds)), states)) <= allowed
 
 
@@ -102,22 +110,11 @@ def test_every_token_the_filters_let_through_is_sampled_at_times(
     assert set(_draw_many(logits, hot, 2000)) == support
 
 
-def _with_seed(sampling: SamplingParameters, seed: int) -> SamplingParameters:
-    return SamplingParameters(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        seed=seed,
-    )
-
-
 def _adjust(logits: list[float], sampling: SamplingParameters, tokens: list[int]) -> torch.Tensor:
-    """Penalties the slow way, for a prompt of one token."""
-    adjusted = list(logits)
+    """Biases, penalties and min_tokens the slow way, for a prompt of one token."""
+    adjusted = [
+        logit + sampling.logit_bias.get(token_id, 0.0) for token_id, logit in enumerate(logits)
+    ]
     for token in set(tokens):
         if sampling.repetition_penalty != 1.0:
             up = adjusted[token] < 0
@@ -125,6 +122,9 @@ def _adjust(logits: list[float], sampling: SamplingParameters, tokens: list[int]
             adjusted[token] *= factor
     for token, count in Counter(tokens[1:]).items():
         adjusted[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
+    if len(tokens) - 1 < sampling.min_tokens:
+        for token in range(VOCAB_SIZE):
+            adjusted[token] = -math.inf if token in sampling.stop_token_ids else adjusted[token]
     return torch.tensor(adjusted)
 
 
@@ -148,7 +148,7 @@ def _support(scores: torch.Tensor, sampling: SamplingParameters) -> set[int]:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("narrowed", [{}, {"top_k": 6}], ids=["whole", "top-k"])
 def test_samples_follow_the_softmax_of_logits_over_temperature(
-    temperature: float, narrowed: dict[str, int]
+    temperature: float, narrowed: dict[str, Any]
 ) -> None:
     logits, count = [0.0, 1.0, 2.0, -1.0, 0.5, 1.5], 10_000
     sampling = SamplingParameters(temperature=temperature, seed=11, **narrowed)

@@ -261,7 +261,7 @@ def _follow_none(
         request.tokens.clear()
 
 
-def test_penalties_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> None:
+def test_penalties_biases_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> None:
     eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, FrozenRecorder())
     chunks = [request.chunk() for request in _prompts([5, 9, 4])]
     for chunk, asked in zip(
@@ -269,7 +269,14 @@ def test_penalties_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> Non
         (
             SamplingParameters(temperature=0.8, seed=5, repetition_penalty=1.5, top_logprobs=3),
             SamplingParameters(temperature=0.0, top_logprobs=0),
-            SamplingParameters(temperature=1.1, seed=2**63 + 9, min_p=0.05),
+            SamplingParameters(
+                temperature=1.1,
+                seed=2**63 + 9,
+                min_p=0.05,
+                logit_bias={7: 3.0, 11: -100.0},
+                min_tokens=1,
+                stop_token_ids=frozenset(range(256, 320)),
+            ),
         ),
         strict=True,
     ):

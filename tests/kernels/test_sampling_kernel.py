@@ -65,6 +65,18 @@ def test_rows_of_a_batch_ask_for_different_things(device: str) -> None:
     _check(torch.randn(4, 333), [0, 3, 0, 50], [1.0, 1.0, 0.8, 0.6], [0.0, 0.0, 0.2, 0.0], device)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"), [(0, 1.0, 0.0), (3, 1.0, 0.0), (40, 0.9, 0.0), (0, 0.999, 0.1)]
+)
+def test_a_token_of_logit_minus_infinity_is_never_drawn(
+    device: str, top_k: int, top_p: float, min_p: float
+) -> None:
+    scores = torch.randn(4, 333)
+    scores[:, :300] = -torch.inf
+    tokens = _check(scores, [top_k] * 4, [top_p] * 4, [min_p] * 4, device)
+    assert min(tokens) >= 300
+
+
 def test_ties_at_a_threshold_all_stay(device: str) -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0, -0.0, 0.0, -5.0]]).repeat(24, 1)
     tokens = sample_tokens(
@@ -99,7 +111,7 @@ def _check(
     top_p: list[float],
     min_p: list[float],
     device: str,
-) -> None:
+) -> list[int]:
     rows = len(scores)
     arguments = {
         "seeds": torch.tensor(SEEDS[:rows], device=device),
@@ -109,4 +121,7 @@ def _check(
         "min_p": torch.tensor(min_p, device=device),
     }
     scores = scores.to(device)
-    assert torch.equal(sample_tokens(scores, **arguments), truth.sample_tokens(scores, **arguments))
+    tokens = sample_tokens(scores, **arguments)
+    assert torch.equal(tokens, truth.sample_tokens(scores, **arguments))
+    ids: list[int] = tokens.tolist()
+    return ids

@@ -104,6 +104,32 @@ async def test_a_stop_string_ends_the_text_before_it_and_releases_the_request(
     await deployment.nothing_is_held()
 
 
+async def test_a_stop_string_that_completes_before_min_tokens_ends_nothing(deploy: Deploy) -> None:
+    """Nor does it after a resumption: positions count from the prompt's end."""
+    deployment = await deploy()
+    token_ids = stub_answer(PROMPT, 60)
+    text = bytes(token_ids).decode()
+    early, late = text[4:7], text[20:23]
+    assert text.index(late) == 20
+    assert text.count(early, 0, 30) == 1
+    stop = inference_pb2.StopConditions(strings=[early, late])
+    for min_tokens, end in ((6, 4), (7, 20), (22, 20)):
+        sampling = common_pb2.SamplingParams(seed=5, min_tokens=min_tokens)
+        answer = await deployment.generate(max_tokens=60, stop=stop, sampling=sampling)
+        assert answer.text == text[:end]
+        assert answer.last.finish_reason == common_pb2.FINISH_REASON_STOP
+        if end == 20:
+            resume = inference_pb2.Resume(token_ids=token_ids[:9])
+            rest = await deployment.generate(
+                max_tokens=60, stop=stop, sampling=sampling, resume=resume
+            )
+            assert rest.text == text[9:end]
+    sampling = common_pb2.SamplingParams(min_tokens=60)
+    answer = await deployment.generate(max_tokens=60, stop=stop, sampling=sampling)
+    assert answer.text == text
+    assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
+
+
 async def test_text_held_back_for_a_stop_string_comes_with_the_end(deploy: Deploy) -> None:
     deployment = await deploy()
     text = bytes(stub_answer(PROMPT, 20)).decode()
@@ -115,7 +141,8 @@ async def test_text_held_back_for_a_stop_string_comes_with_the_end(deploy: Deplo
 
 async def test_every_sampling_value_is_set_between_router_and_workers(deploy: Deploy) -> None:
     deployment = await deploy()
-    await deployment.generate(max_tokens=2, sampling=common_pb2.SamplingParams(top_k=5))
+    sampling = common_pb2.SamplingParams(top_k=5, logit_bias={7: 1.5})
+    await deployment.generate(max_tokens=2, sampling=sampling)
     told = deployment.prefill[0].requests[0].sampling
     assert told == deployment.decode[0].reserves[0].sampling
     assert told.top_k == 5

@@ -8,7 +8,7 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_policy.types import Role
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
-from lengthwise_wire.v1 import common_pb2, worker_pb2
+from lengthwise_wire.v1 import common_pb2, decode_pb2, prefill_pb2, worker_pb2
 
 ROLES: dict[worker_pb2.Role, Role] = {
     worker_pb2.ROLE_PREFILL: "prefill",
@@ -24,11 +24,17 @@ def sampling_to_wire(sampling: SamplingParameters) -> common_pb2.SamplingParams:
 
 
 def sampling_from_wire(
-    params: common_pb2.SamplingParams, top_logprobs: int | None
+    request: prefill_pb2.PrefillRequest | decode_pb2.ReserveRequest,
 ) -> SamplingParameters:
     """Reads what a router sent: every field is set and was validated there."""
+    params = request.sampling
     values: dict[str, Any] = {name: getattr(params, name) for name in SAMPLING_PARAMETERS}
-    return SamplingParameters(**values, top_logprobs=top_logprobs)
+    values["logit_bias"] = dict(params.logit_bias)
+    return SamplingParameters(
+        **values,
+        top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        stop_token_ids=frozenset(request.stop_token_ids),
+    )
 
 
 def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common_pb2.TokenLogprobs:

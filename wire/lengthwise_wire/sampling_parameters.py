@@ -7,7 +7,7 @@ SDK, router and conversion go by this table. Neutral values are the defaults of
 import math
 from collections.abc import Mapping
 
-from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, Range, Real, Whole
+from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, PerToken, Range, Real, Whole
 
 SAMPLING_PARAMETERS: Mapping[str, Range] = {
     "temperature": Real(0, 100),
@@ -18,4 +18,6 @@ SAMPLING_PARAMETERS: Mapping[str, Range] = {
     "presence_penalty": Real(-2, 2),
     "frequency_penalty": Real(-2, 2),
     "seed": Whole(0, UINT64_MAX),
+    "min_tokens": Whole(0, UINT32_MAX),
+    "logit_bias": PerToken(Real(-100, 100), most=300),
 }

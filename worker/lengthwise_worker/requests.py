@@ -29,9 +29,8 @@ def check_tokens(request: RequestMessage, spec: ModelSpec) -> None:
 
 def sampling_state(request: RequestMessage, token_ids: list[int]) -> SamplingState:
     """`token_ids`: a list of those in the message, which grows with the sequence."""
-    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
     return SamplingState(
-        sampling=sampling_from_wire(request.sampling, top_logprobs),
+        sampling=sampling_from_wire(request),
         token_ids=token_ids,
         num_prompt_tokens=request.num_prompt_tokens,
     )

@@ -1,9 +1,10 @@
 """How a token is chosen from logits.
 
-The rule: a token is a function of (logits, sampling parameters, seed, position) and of nothing
+Invariant: a token is a function of (logits, sampling parameters, seed, position) and of nothing
 else, so a request samples the same tokens whatever batch, worker or retry it runs in. The steps, in
-this order: penalties, temperature, top-k, top-p, min-p, Gumbel-max. Ties at a threshold all stay.
-Rows that do not need a step do not pay for it, and nothing here waits for the device but `sample`.
+this order: logit bias, penalties, min_tokens, temperature, top-k, top-p, min-p, Gumbel-max. Ties at
+a threshold all stay. Rows that do not need a step do not pay for it, and nothing here waits for the
+device but `sample`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,10 +30,20 @@ class SamplingState:
     token_ids: Sequence[int]
     num_prompt_tokens: int
 
+    def may_end(self, position: int) -> bool:
+        """Whether the token at this position may be one that ends the request."""
+        return position - self.num_prompt_tokens >= self.sampling.min_tokens
+
+    def keeps_logits(self, position: int) -> bool:
+        """Whether the token at this position is chosen from the logits as they are."""
+        sampling = self.sampling
+        return not sampling.penalised and not sampling.logit_bias and self.may_end(position)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledToken:
-    """A chosen token; log-probabilities are of the raw logits, before penalties and temperature.
+    """A chosen token; log-probabilities are of the raw logits, before biases, penalties and
+    temperature.
 
     `logprob` is None and `top_logprobs` (best first) empty unless they were asked for.
     """
@@ -79,7 +90,7 @@ def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[Sample
     """One token for each row of `logits` [rows, vocab_size], float32, which stay as they are."""
     positions = [len(state.token_ids) for state in states]
     draws = to_device(draw_arrays(states, positions), logits.device)
-    chosen = report(logits, choose(penalised(logits, states), draws), states)
+    chosen = report(logits, choose(adjusted(logits, states, positions), draws), states)
     return chosen.read(chosen.numbers.cpu())
 
 
@@ -142,28 +153,56 @@ def choose(logits: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.T
     return chosen.index_copy_(0, rows, drawn)[:count]
 
 
-def penalised(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
-    """`logits`, or a copy with penalties: repetition over prompt and output (Hugging Face), the
-    others over the output (OpenAI)."""
-    rows = [row for row, state in enumerate(states) if state.sampling.penalised]
+def adjusted(
+    logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]
+) -> torch.Tensor:
+    """`logits`, or a copy with biases, penalties and, below `min_tokens`, without the tokens that
+    end a request. `positions` are those of the new tokens."""
+    rows = [
+        row
+        for row, (state, position) in enumerate(zip(states, positions, strict=True))
+        if not state.keeps_logits(position)
+    ]
     if not rows:
         return logits
     logits = logits.clone()
     for row in rows:
         state, values = states[row], logits[row]
         sampling = state.sampling
-        seen = _on(logits.device, state.token_ids)
-        if sampling.repetition_penalty != 1.0:
-            before = values[seen]
-            penalty = sampling.repetition_penalty
-            values[seen] = torch.where(before < 0, before * penalty, before / penalty)
-        # Unlike bincount, which asks the device for the largest token.
-        output = seen[state.num_prompt_tokens :]
-        counts = torch.zeros_like(values).index_add_(
-            0, output, torch.ones_like(output, dtype=values.dtype)
-        )
-        values -= counts * sampling.frequency_penalty + (counts > 0) * sampling.presence_penalty
+        if sampling.logit_bias:
+            _add_biases(values, sampling.logit_bias)
+        if sampling.penalised:
+            _penalise(values, state)
+        if not state.may_end(positions[row]):
+            stops = [token_id for token_id in sampling.stop_token_ids if token_id < len(values)]
+            values.index_fill_(0, _on(values.device, stops), float("-inf"))
     return logits
+
+
+def _add_biases(values: torch.Tensor, biases: Mapping[int, float]) -> None:
+    known = {token_id: bias for token_id, bias in biases.items() if token_id < len(values)}
+    arrays: Arrays = {
+        "ids": np.fromiter(known.keys(), np.int64, len(known)),
+        "biases": np.fromiter(known.values(), np.float32, len(known)),
+    }
+    tensors = to_device(arrays, values.device)
+    values.index_add_(0, tensors["ids"], tensors["biases"])
+
+
+def _penalise(values: torch.Tensor, state: SamplingState) -> None:
+    """Repetition over prompt and output (Hugging Face), the others over the output (OpenAI)."""
+    sampling = state.sampling
+    seen = _on(values.device, state.token_ids)
+    if sampling.repetition_penalty != 1.0:
+        before = values[seen]
+        penalty = sampling.repetition_penalty
+        values[seen] = torch.where(before < 0, before * penalty, before / penalty)
+    # Unlike bincount, which asks the device for the largest token.
+    output = seen[state.num_prompt_tokens :]
+    counts = torch.zeros_like(values).index_add_(
+        0, output, torch.ones_like(output, dtype=values.dtype)
+    )
+    values -= counts * sampling.frequency_penalty + (counts > 0) * sampling.presence_penalty
 
 
 def report(
@@ -171,7 +210,7 @@ def report(
 ) -> ChosenTokens:
     """The chosen tokens [rows] with the log-probabilities that `states` ask for, on the device.
 
-    Log-probabilities are of `logits`, before penalties.
+    Log-probabilities are of `logits`, before biases and penalties.
     """
     asked = _asked(states)
     if not asked:

@@ -27,7 +27,7 @@ from lengthwise_engine.runner.graph_recorder import Recorder
 from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kind_of
 from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.runner.memory import step_out_of_memory
-from lengthwise_engine.runner.sampler import choose, draw_arrays, penalised, report
+from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
 from lengthwise_engine.runner.step_tensors import StepLayout, StepTensors, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, warm_up_steps
 from lengthwise_kernels.dispatch import AttentionForm, Room, check_attention, warm_up_attention
@@ -149,13 +149,13 @@ class TorchRunner:
         sampling = [state for state in states if state is not None]
         if room is not None:
             logits = logits[: len(sampling)]
-        adjusted = penalised(logits, sampling)
+        ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
+        scores = adjusted(logits, sampling, ends)
         if tokens is None:
-            tokens = choose(adjusted, tensors)
-        elif adjusted is not logits:
-            ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
+            tokens = choose(scores, tensors)
+        elif scores is not logits:
             draws = to_device(draw_arrays(sampling, ends), self._model.device)
-            tokens = choose(adjusted, draws)
+            tokens = choose(scores, draws)
         self._tokens_before = tokens = self._model.agree(tokens)
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
@@ -202,7 +202,7 @@ class TorchRunner:
             tensors["token_ids"].index_copy_(0, tensors["follow.places"], tokens)
 
     def _compute(self, form: AttentionForm, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
-        """What graphs hold: logits and, without penalties, tokens of a step's sampled rows."""
+        """What graphs hold: logits of a step's sampled rows, and tokens chosen from them as is."""
         logits = self._logits(form, tensors, None)
         return logits, choose(logits, tensors)
 

@@ -87,11 +87,16 @@ class Reply:
             return len(token_ids), self._detokenizer.append(token_ids)
         # One by one: the tokens after a stop string do not count.
         pieces = []
-        for position, token_id in enumerate(token_ids):
-            pieces.append(stop_strings.append(self._detokenizer.append((token_id,))))
+        for count, token_id in enumerate(token_ids, 1):
+            text = self._detokenizer.append((token_id,))
+            pieces.append(stop_strings.append(text, may_end=self._may_end(self.num_tokens + count)))
             if stop_strings.hit:
-                return position + 1, "".join(pieces)
+                return count, "".join(pieces)
         return len(token_ids), "".join(pieces)
+
+    def _may_end(self, num_tokens: int) -> bool:
+        """Whether a stop string that completes in this token ends the text."""
+        return num_tokens > self._generation.request.sampling.min_tokens
 
     def _open(self, response: inference_pb2.GenerateResponse) -> None:
         request = self._generation.request
@@ -110,7 +115,7 @@ class Reply:
         if stop_strings is None:
             response.text += held
         elif not stop_strings.hit:
-            response.text += stop_strings.append(held)
+            response.text += stop_strings.append(held, may_end=self._may_end(self.num_tokens))
             if stop_strings.hit:
                 finish_reason = STOP
             response.text += stop_strings.finish()

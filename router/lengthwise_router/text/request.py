@@ -6,7 +6,6 @@ import os
 import random
 from dataclasses import dataclass
 
-from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_vocabulary
 from lengthwise_wire.convert import sampling_to_wire
@@ -47,7 +46,7 @@ def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> R
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
     return Request(
         request_id=check_request_id(request_id),
-        sampling=_sampling(message.sampling, model.default_sampling),
+        sampling=_sampling(message.sampling, model),
         top_logprobs=_number(message, "top_logprobs"),
         stop_strings=tuple(check_stop_strings("stop.strings", message.stop.strings)),
         stop_token_ids=_stop_token_ids(message.stop, model),
@@ -85,6 +84,11 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
         )
     else:
         max_tokens = request.max_tokens
+    if request.sampling.min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"sampling.min_tokens: got {request.sampling.min_tokens}, expected at most max_tokens,"
+            f" which is {max_tokens}"
+        )
     if len(request.resumed_token_ids) > max_tokens:
         raise InvalidRequest(
             f"resume.token_ids: got {len(request.resumed_token_ids)}, expected at most max_tokens,"
@@ -93,22 +97,22 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
     return max_tokens
 
 
-def _sampling(
-    params: common_pb2.SamplingParams, defaults: SamplingParameters
-) -> common_pb2.SamplingParams:
-    resolved = sampling_to_wire(defaults)
+def _sampling(params: common_pb2.SamplingParams, model: Checkpoint) -> common_pb2.SamplingParams:
+    resolved = sampling_to_wire(model.default_sampling)
     resolved.MergeFrom(params)
     if not params.HasField("seed"):
         resolved.seed = _random.getrandbits(64)
     if params.ByteSize():
-        _check_sampling(params)
+        _check_sampling(params, model.vocab_size)
     return resolved
 
 
-def _check_sampling(params: common_pb2.SamplingParams) -> None:
+def _check_sampling(params: common_pb2.SamplingParams, vocab_size: int) -> None:
     for field, value in params.ListFields():
         accepted = SAMPLING_PARAMETERS[field.name]
         accepted.check(f"sampling.{field.name}", value)
+    if params.logit_bias:
+        check_vocabulary(list(params.logit_bias), vocab_size, "sampling.logit_bias")
 
 
 def _number(message: inference_pb2.GenerateRequest, name: str) -> int | None:

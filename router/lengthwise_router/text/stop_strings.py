@@ -19,16 +19,18 @@ class StopStrings:
         self._held = ""
         self.hit = False
 
-    def append(self, text: str) -> str:
+    def append(self, text: str, *, may_end: bool = True) -> str:
         """Takes the next piece of text, and gives the part that certainly precedes any stop string.
 
-        Sets `hit` when a stop string has completed; nothing may be appended afterwards.
+        Sets `hit` when a stop string has completed; nothing may be appended afterwards. Strings
+        that complete in a piece that may not end the text do not count.
         """
-        text = self._held + text
+        num_held, text = len(self._held), self._held + text
         found = [
             (start + len(string), start)
             for string in self._strings
-            if (start := text.find(string)) >= 0
+            # One that lies in what was held completed in a piece that might not end the text.
+            if may_end and (start := text.find(string, max(num_held + 1 - len(string), 0))) >= 0
         ]
         if found:
             self.hit = True

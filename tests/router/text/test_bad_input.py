@@ -18,6 +18,10 @@ def _sampling(**fields: float) -> dict[str, Any]:
     return {"sampling": common_pb2.SamplingParams(**fields)}  # type: ignore[arg-type]
 
 
+def _bias(values: dict[int, float]) -> dict[str, Any]:
+    return {"sampling": common_pb2.SamplingParams(logit_bias=values)}
+
+
 def _conversation(*contents: str) -> inference_pb2.Prompt:
     return inference_pb2.Prompt(
         conversation=inference_pb2.Conversation(
@@ -51,6 +55,15 @@ BAD = [
     ("repetition infinite", _sampling(repetition_penalty=INF), "repetition_penalty: got inf"),
     ("presence", _sampling(presence_penalty=2.5), "sampling.presence_penalty: got 2.5, expected"),
     ("frequency", _sampling(frequency_penalty=-3), "sampling.frequency_penalty: got -3.0, expec"),
+    (
+        "min_tokens",
+        {"max_tokens": 3, **_sampling(min_tokens=4)},
+        "sampling.min_tokens: got 4, expe",
+    ),
+    ("bias too large", _bias({7: 100.5}), "sampling.logit_bias[7]: got 100.5, expected a number"),
+    ("bias NaN", _bias({7: NAN}), "sampling.logit_bias[7]: got nan"),
+    ("bias of no token", _bias({260: 1.0}), "sampling.logit_bias: got 260, expected ids below"),
+    ("many biases", _bias(dict.fromkeys(range(301), 1.0)), "got 301 entries, expected at most 300"),
     ("top_logprobs", {"top_logprobs": 21}, "top_logprobs: got 21, expected an integer in [0, 20]"),
     (
         "many stop strings",
@@ -127,6 +140,9 @@ async def test_a_model_that_is_not_served_is_not_found(deploy: Deploy) -> None:
         pytest.param(_sampling(temperature=100, top_k=2**32 - 1), id="large sampling values"),
         pytest.param(_sampling(top_p=1, min_p=1), id="bounds of the probabilities"),
         pytest.param(_sampling(presence_penalty=-2, frequency_penalty=2), id="bounds of penalties"),
+        pytest.param(_sampling(min_tokens=2), id="as many tokens as asked for"),
+        pytest.param(_bias(dict.fromkeys(range(130), -100.0)), id="lowest bias"),
+        pytest.param(_bias({259: 100.0}), id="highest bias"),
         pytest.param({"top_logprobs": 20}, id="most log probabilities"),
         pytest.param({"request_id": "é" * 128}, id="longest name"),
         pytest.param({"tenant": "é" * 128, "priority": -100}, id="longest tenant"),

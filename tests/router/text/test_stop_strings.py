@@ -38,6 +38,27 @@ def test_pieces_make_no_difference(text: str, strings: list[str], cuts: set[int]
     assert _stream(pieces, strings) == _cut(text, strings)
 
 
+@given(text=_texts, strings=_stops, num_free=st.integers(0, 30))
+def test_strings_that_complete_too_early_do_not_count(
+    text: str, strings: list[str], num_free: int
+) -> None:
+    """As if each character were a token, and `num_free` the request's min_tokens."""
+    stop, told = StopStrings(strings), ""
+    for position, character in enumerate(text):
+        told += stop.append(character, may_end=position >= num_free)
+        if stop.hit:
+            break
+    ends = [
+        (end, end - len(string))
+        for string in strings
+        for end in range(num_free + 1, len(text) + 1)
+        if text[:end].endswith(string)
+    ]
+    # What was told before the string began can no longer be taken back.
+    assert told + stop.finish() == (text[: min(ends)[1]] if ends else text)
+    assert stop.hit is bool(ends)
+
+
 @given(text=_texts, strings=_stops)
 def test_nothing_of_a_stop_string_is_ever_told(text: str, strings: list[str]) -> None:
     stop = StopStrings(strings)
