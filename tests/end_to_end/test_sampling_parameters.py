@@ -5,7 +5,7 @@ import pytest
 from harness.toy_oracle import toy_answer
 
 import lengthwise
-from lengthwise_engine.toy.spec import ToySpec
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
+from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.arithmetic import toy_logits, toy_next_token
-from lengthwise_engine.toy.spec import ToySpec
 
 
 def toy_answer(

@@ -89,7 +89,8 @@ class Reply:
         pieces = []
         for count, token_id in enumerate(token_ids, 1):
             text = self._detokenizer.append((token_id,))
-            pieces.append(stop_strings.append(text, may_end=self._may_end(self.num_tokens + count)))
+            may_end = self._may_end(self._num_tokens + count)
+            pieces.append(stop_strings.append(text, may_end=may_end))
             if stop_strings.hit:
                 return count, "".join(pieces)
         return len(token_ids), "".join(pieces)
@@ -115,7 +116,7 @@ class Reply:
         if stop_strings is None:
             response.text += held
         elif not stop_strings.hit:
-            response.text += stop_strings.append(held, may_end=self._may_end(self.num_tokens))
+            response.text += stop_strings.append(held, may_end=self._may_end(self._num_tokens))
             if stop_strings.hit:
                 finish_reason = STOP
             response.text += stop_strings.finish()
