@@ -10,28 +10,16 @@ Runs on the engine thread, which alone touches the scheduler and the model.
 import time
 from collections.abc import Callable
 
-from lengthwise_decode_worker.messages import (
-    Command,
-    Commit,
-    DecodeWork,
-    Finished,
-    ReleaseReceiving,
-)
+from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.launched import LaunchedStep, StepClock
-from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
+from lengthwise_decode_worker.stepping.sequences import DecodeSequences
 from lengthwise_decode_worker.stepping.snapshot import Snapshots
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
-from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
-from lengthwise_engine.runner.sampler import SampledToken
+from lengthwise_engine.runner.base import ModelRunner, SettledStep
 from lengthwise_policy.cost.fit import CostFit
-from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler
-from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
-from lengthwise_policy.types import Chunk, DecodeStep, RequestId
+from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_wire.v1 import common_pb2
-from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.step_loop import IDLE_SECONDS
 
 POLL_SECONDS = 0.001
@@ -63,17 +51,16 @@ class DecodeLoop:
         """`publish` is called on the engine thread, once per turn that did anything, and before and
         during it where requests were granted or refused. `salt` is that of block hashes."""
         self._runner = runner
-        self._block_size = runner.layout.block_size
         self._scheduler = scheduler
+        self._sequences = DecodeSequences(
+            scheduler, block_size=runner.layout.block_size, salt=salt, clock=clock
+        )
         self._blocks = blocks
-        self._salt = salt
         self._mailbox = mailbox
         self._publish = publish
         self._clock = clock
         self._fit = CostFit()
-        self._works: dict[RequestId, DecodeWork] = {}
         self._deferred: list[Command] = []  # came during a step, for after it
-        self._local = LocalPrefills()
         self._in_flight: LaunchedStep | None = None
         self._step_clock = StepClock()
         self._step_ended_at: float | None = None
@@ -91,14 +78,12 @@ class DecodeLoop:
             self._in_flight = None
         commands = self._take_commands()
         for command in commands:
-            self._obey(command, report)
+            self._sequences.obey(command, report)
         now = self._clock()
-        report.outcomes.extend(
-            RequestExpired(request_id=request_id) for request_id in self._scheduler.expired(now)
-        )
-        self._grant(report)
+        self._sequences.expire(now, report)
+        self._sequences.grant(report)
         if report.outcomes:
-            # Whoever was granted blocks need not wait for the step to be told.
+            # A call that was granted blocks need not wait for the step.
             self._publish(report)
             report = DecodeReport()
         before = self._in_flight
@@ -132,52 +117,6 @@ class DecodeLoop:
         is_idle = self._step_ended_at is None and self._in_flight is None
         return commands + self._mailbox.drain(IDLE_SECONDS if is_idle and not commands else 0.0)
 
-    def _obey(self, command: Command, report: DecodeReport) -> None:
-        if isinstance(command, DecodeWork):
-            self._reserve(command, report)
-        elif isinstance(command, Commit):
-            self._commit(command, report)
-        elif isinstance(command, Release | ReleaseReceiving):
-            receiving = isinstance(command, ReleaseReceiving)
-            self._scheduler.release(command.request_id, receiving=receiving)
-            self._works.pop(command.request_id, None)
-            self._local.forget(command.request_id)
-        else:
-            self._scheduler.drained(command.request_id)
-
-    def _reserve(self, work: DecodeWork, report: DecodeReport) -> None:
-        try:
-            grant = self._scheduler.reserve(work.reservation)
-        except PolicyError as error:
-            report.outcomes.append(RequestRefused(request_id=work.request_id, error=error))
-            return
-        self._works[work.request_id] = work
-        if grant is not None:
-            self._granted(grant, report)
-
-    def _grant(self, report: DecodeReport) -> None:
-        for grant in self._scheduler.take_granted():
-            self._granted(grant, report)
-
-    def _granted(self, grant: Grant, report: DecodeReport) -> None:
-        report.admissions[grant.rule] += 1
-        if grant.rule == "resumed":
-            return
-        report.cached_tokens += grant.num_cached_tokens
-        if self._works[grant.request_id].reservation.local:
-            self._local.granted(grant, self._clock())
-        report.outcomes.append(grant)
-
-    def _commit(self, commit: Commit, report: DecodeReport) -> None:
-        work = self._works.get(commit.request_id)
-        if work is None:
-            # Released while the commit was on its way here.
-            return
-        self._scheduler.commit(commit.request_id)
-        work.token_ids.append(commit.first_token_id)
-        if len(work.token_ids) == work.last_length:
-            self._finish(work, common_pb2.FINISH_REASON_LENGTH, report)
-
     def _launch(
         self, before: LaunchedStep | None, now: float, report: DecodeReport
     ) -> LaunchedStep | None:
@@ -191,13 +130,8 @@ class DecodeLoop:
         elif self._step_ended_at is not None:
             report.gap_seconds = now - self._step_ended_at
         self.snapshot = self._snapshots.take(now)
-        for request_id in step.preempted:
-            work = self._works[request_id]
-            report.rows_of(work.router_id).preempted.append(work.number)
-        report.preemptions += len(step.preempted)
-        sampling = {} if before is None else before.places
-        chunks = [self._row(self._works[each], sampling.get(each)) for each in step.request_ids]
-        chunks += [self._chunk(chunk, step, report) for chunk in step.chunks]
+        places = {} if before is None else before.places
+        chunks = self._sequences.chunks(step, places, report)
         on_layer = None if self._runner.runs_ahead else self._on_layer
         launched_at = self._clock()
         return LaunchedStep(
@@ -217,14 +151,9 @@ class DecodeLoop:
         if seconds is not None and launched.is_warm and launched.chunks:
             self._fit.observe(launched.sample(seconds))
         self.progress += 1
-        # Who ended since the launch is not among them: its token was computed in vain.
-        emitted = self._scheduler.emitted(launched.step)
-        for request_id in emitted:
-            token = sampled[launched.places[request_id]]
-            assert token is not None
-            self._emit(self._works[request_id], token, report)
-        self._snapshots.count(output_tokens=len(emitted), prompt_tokens=launched.num_prompt_tokens)
-        self._grant(report)
+        num_emitted = self._sequences.emit(launched, sampled, report)
+        self._snapshots.count(output_tokens=num_emitted, prompt_tokens=launched.num_prompt_tokens)
+        self._sequences.grant(report)
         self._step_ended_at = self._clock()
 
     def _await(self, launched: LaunchedStep) -> None:
@@ -248,58 +177,8 @@ class DecodeLoop:
         report = DecodeReport()
         for command in self._mailbox.drain(seconds):
             if isinstance(command, DecodeWork):
-                self._reserve(command, report)
+                self._sequences.reserve(command, report)
             else:
                 self._deferred.append(command)
         if report.outcomes:
             self._publish(report)
-
-    def _row(self, work: DecodeWork, follows: int | None) -> SequenceChunk:
-        tokens = work.token_ids
-        return SequenceChunk(
-            token_ids=tokens[-1:] if follows is None else (0,),
-            start=len(tokens) - (follows is None),
-            block_ids=self._scheduler.block_ids(work.request_id),
-            sampling=work.sampling,
-            follows=follows,
-        )
-
-    def _chunk(self, chunk: Chunk, step: DecodeStep, report: DecodeReport) -> SequenceChunk:
-        work = self._works[chunk.request_id]
-        if self._local.started(chunk, self._clock(), step.reason):
-            report.local_prefill_tokens += chunk.num_tokens
-        else:
-            report.recomputed_tokens += chunk.num_tokens
-        return SequenceChunk(
-            token_ids=work.token_ids[chunk.start : chunk.start + chunk.num_tokens],
-            start=chunk.start,
-            block_ids=self._scheduler.block_ids(chunk.request_id),
-            sampling=work.sampling if chunk.is_last else None,
-        )
-
-    def _emit(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:
-        rows = report.rows_of(work.router_id)
-        prefill = self._local.ended(work, self._clock())
-        if prefill is not None:
-            rows.local_prefills.append(prefill)
-        rows.append(work.number, len(work.token_ids) - work.sampling.num_prompt_tokens, token)
-        work.token_ids.append(token.token_id)
-        self._name_full_block(work)
-        if token.token_id in work.stop_token_ids:
-            self._finish(work, common_pb2.FINISH_REASON_STOP, report)
-        elif len(work.token_ids) >= work.last_length:
-            self._finish(work, common_pb2.FINISH_REASON_LENGTH, report)
-
-    def _name_full_block(self, work: DecodeWork) -> None:
-        """Names the last block if the step has filled it: all tokens but the newest have KV."""
-        if (len(work.token_ids) - 1) % self._block_size == 0:
-            work.hashes[:] = block_hashes(work.token_ids, self._block_size, self._salt, work.hashes)
-            self._scheduler.named(work.request_id, work.hashes)
-
-    def _finish(
-        self, work: DecodeWork, reason: common_pb2.FinishReason, report: DecodeReport
-    ) -> None:
-        report.rows_of(work.router_id).end(work.number, reason)
-        report.outcomes.append(Finished(request_id=work.request_id))
-        self._scheduler.finish(work.request_id)
-        del self._works[work.request_id]
