@@ -16,7 +16,7 @@ from lengthwise_autoscaler.load.prometheus import Prometheus
 from lengthwise_autoscaler.loop import ControlLoop
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics import serve_metrics
 
 logger = logging.getLogger(__name__)
@@ -82,14 +82,14 @@ class AutoscalerApplication:
 
     async def _open(self, registry: CollectorRegistry) -> None:
         """Says that it lives, then starts the background tasks."""
-        pulse = Pulse()
-        pulse.start()
-        self._metrics_server = serve_metrics(self._config.metrics_listen, registry, pulse)
+        liveness = Liveness()
+        liveness.start()
+        self._metrics_server = serve_metrics(self._config.metrics_listen, registry, liveness)
         self._looping = asyncio.create_task(self._loop.run(), name="loop")
         self._tasks = [asyncio.create_task(self._reporter.run(), name="reporter")]
         if not self._config.dry_run:
             self._tasks.append(asyncio.create_task(self._leadership.run(), name="leadership"))
-        pulse.serving = True
+        liveness.serving = True
         logger.info(
             "%s %d pools of release %s in namespace %s as %s",
             "watches (dry run)" if self._config.dry_run else "sizes",

@@ -118,7 +118,7 @@ class RouterApplication:
         config = self._config
         self._server = grpc_server(self._service, config)
         self.address = await self._server.start()
-        self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.pulse)
+        self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.liveness)
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(

@@ -14,7 +14,7 @@ STUCK_SECONDS = 5.0
 """No callback of any process takes a tenth of it; a machine that swaps is let be."""
 
 
-class Pulse:
+class Liveness:
     """Life: construct, `start` on the event loop, set `serving`. The loop's end is its end."""
 
     def __init__(self) -> None:

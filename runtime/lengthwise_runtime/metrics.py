@@ -10,7 +10,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from lengthwise_runtime.config import Address, ConfigError
-from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.health import Liveness
 
 LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0,
@@ -34,10 +34,10 @@ TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 
 
 def serve_metrics(
-    listen: str, registry: CollectorRegistry, pulse: Pulse | None = None
+    listen: str, registry: CollectorRegistry, liveness: Liveness | None = None
 ) -> tuple[WSGIServer, Address] | None:
     """Serves /metrics in a thread of its own, with what the kernel says of this process, and with a
-    pulse what probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
+    liveness what probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
     200 or 503 with the reason. None where `listen` is empty.
 
     Errors: ConfigError when the address cannot be bound.
@@ -50,8 +50,8 @@ def serve_metrics(
         server, _ = start_http_server(address.port, address.host, registry)
     except OSError as error:
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
-    if pulse is not None:
-        probes = {"/healthz": pulse.trouble, "/livez": pulse.stuck}
+    if liveness is not None:
+        probes = {"/healthz": liveness.trouble, "/livez": liveness.stuck}
         server.set_app(_with_probes(probes, server.get_app()))
     return server, Address(address.host, server.server_port)
 

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from lengthwise_runtime.channel import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS
 from lengthwise_runtime.config import Address, ConfigError, TlsConfig
 from lengthwise_runtime.handlers import GuardedServer
-from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.health import Liveness
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ class Server:
         listen: str,
         tls: TlsConfig | None,
         services: Sequence[str],
-        pulse: Pulse | None = None,
+        liveness: Liveness | None = None,
     ) -> None:
-        """`services`: full names, for reflection and health. `pulse`: of a process that outlives
+        """`services`: full names, for reflection and health. `liveness`: of a process that outlives
         this server."""
         self._listen = Address.parse(listen)
         self._tls = tls
@@ -50,7 +50,7 @@ class Server:
             (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.guarded = GuardedServer(self._server)
-        self.pulse = pulse or Pulse()
+        self.liveness = liveness or Liveness()
 
     async def start(self) -> Address:
         """Binds and serves; returns the bound address. Errors: ConfigError when the port is
@@ -66,7 +66,7 @@ class Server:
             ) from error
         await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
-        self.pulse.start()
+        self.liveness.start()
         return Address(self._listen.host, port)
 
     async def set_serving(self, serving: bool) -> None:
@@ -78,7 +78,7 @@ class Server:
         )
         for name in ("", *self._services):
             await self._health.set(name, status)
-        self.pulse.serving = serving
+        self.liveness.serving = serving
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls at once and ends running ones after the grace period."""

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from lengthwise_runtime import health
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import Address
-from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_runtime.server import LIVE, Server
 
@@ -29,55 +29,57 @@ def _get(address: Address, path: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def pulse() -> Pulse:
-    return Pulse()
+def liveness() -> Liveness:
+    return Liveness()
 
 
 @pytest.fixture
-def address(pulse: Pulse) -> Iterator[Address]:
+def address(liveness: Liveness) -> Iterator[Address]:
     registry = CollectorRegistry()
     Counter("steps", "Steps", registry=registry).inc(3)
-    served = serve_metrics("127.0.0.1:0", registry, pulse)
+    served = serve_metrics("127.0.0.1:0", registry, liveness)
     assert served is not None
     yield served[1]
     served[0].shutdown()
     served[0].server_close()
 
 
-async def test_a_process_that_serves_is_healthy_and_alive(pulse: Pulse, address: Address) -> None:
-    pulse.start()
-    pulse.serving = True
+async def test_a_process_that_serves_is_healthy_and_alive(
+    liveness: Liveness, address: Address
+) -> None:
+    liveness.start()
+    liveness.serving = True
     assert await asyncio.to_thread(_get, address, "/healthz") == (200, "ok\n")
     assert await asyncio.to_thread(_get, address, "/livez") == (200, "ok\n")
 
 
 async def test_a_process_that_starts_or_drains_is_alive_but_not_healthy(
-    pulse: Pulse, address: Address
+    liveness: Liveness, address: Address
 ) -> None:
-    pulse.start()
+    liveness.start()
     told = await asyncio.to_thread(_get, address, "/healthz")
     assert told == (503, "not serving: it starts or drains\n")
     assert await asyncio.to_thread(_get, address, "/livez") == (200, "ok\n")
 
 
 async def test_a_stuck_event_loop_is_told_of_while_it_is_stuck(
-    pulse: Pulse, address: Address, monkeypatch: pytest.MonkeyPatch
+    liveness: Liveness, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "STUCK_SECONDS", 0.2)
-    pulse.start()
-    pulse.serving = True
+    liveness.start()
+    liveness.serving = True
     time.sleep(0.3)  # noqa: ASYNC251 - this is the loop that is stuck
     for path in ("/livez", "/healthz"):  # asked from the very thread that blocks the loop
         status, reason = _get(address, path)
         assert status == 503
         assert "the event loop has not turned for" in reason
     async with asyncio.timeout(5):
-        while pulse.stuck():  # noqa: ASYNC110
+        while liveness.stuck():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert await asyncio.to_thread(_get, address, "/healthz") == (200, "ok\n")
 
 
-async def test_metrics_are_served_beside_the_probes(pulse: Pulse, address: Address) -> None:
+async def test_metrics_are_served_beside_the_probes(liveness: Liveness, address: Address) -> None:
     status, text = await asyncio.to_thread(_get, address, "/metrics")
     assert status == 200
     assert "steps_total 3.0" in text
@@ -94,14 +96,14 @@ async def test_a_server_that_drains_stays_alive_for_grpc_probes_too() -> None:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     await server.set_serving(True)
-    assert (await status(""), await status(LIVE), server.pulse.trouble()) == (
+    assert (await status(""), await status(LIVE), server.liveness.trouble()) == (
         "SERVING",
         "SERVING",
         "",
     )
     await server.set_serving(False)
     assert (await status(""), await status(LIVE)) == ("NOT_SERVING", "SERVING")
-    assert server.pulse.trouble() == "not serving: it starts or drains"
+    assert server.liveness.trouble() == "not serving: it starts or drains"
     with pytest.raises(grpc.aio.AioRpcError):
         await status("unknown")
     await channel.close(None)

@@ -6,7 +6,7 @@ role, so that no gauge tells of a worker that is not there any more.
 
 from prometheus_client import CollectorRegistry
 
-from lengthwise_runtime.health import Pulse
+from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_runtime.status import SetRole, keep_role
 from lengthwise_worker.config import WorkerConfig
@@ -19,7 +19,7 @@ class WorkerEndpoint:
         self.set_role = set_role
         self.listen = config.listen
         """Once it has been listened at, with the port that was taken."""
-        self.pulse = Pulse()
+        self.liveness = Liveness()
         self.registry = CollectorRegistry()
         """Of the process; those of roles come and go in it."""
         self._metrics_listen = config.metrics_listen
@@ -33,6 +33,6 @@ class WorkerEndpoint:
         """From now on for the life of the process; returns the address, or nothing where there is
         to be none. Safe to call again. Errors: ConfigError."""
         if self._metrics_address is None:
-            served = serve_metrics(self._metrics_listen, self.registry, self.pulse)
+            served = serve_metrics(self._metrics_listen, self.registry, self.liveness)
             self._metrics_address = str(served[1]) if served else ""
         return self._metrics_address

@@ -41,7 +41,7 @@ class WorkerServer:
         self.block_log = BlockLog()
         self.board = StatusBoard(status, self.block_log, endpoint.set_role)
         self._server = Server(
-            endpoint.listen, config.tls, (WORKER_SERVICE, service), endpoint.pulse
+            endpoint.listen, config.tls, (WORKER_SERVICE, service), endpoint.liveness
         )
         self.guarded = self._server.guarded
         worker_pb2_grpc.add_WorkerServicer_to_server(self.board, self.guarded)
