@@ -170,7 +170,7 @@ class Dispatch:
         reservation: DecodeReservation | None,
     ) -> PlacementRequest:
         cached_tokens = await self._fleet.prefixes.cached_tokens(
-            generation.token_ids, generation.hashes
+            generation.token_ids, generation.prefix
         )
         return PlacementRequest(
             request_id=RequestId(generation.request.request_id),

@@ -7,7 +7,7 @@ from lengthwise_policy.types import Placement
 from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request
-from lengthwise_router.workers.prefixes import PromptHashes
+from lengthwise_router.workers.prefixes import PromptPrefix
 from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, prefill_pb2
 
 _CLASSES: dict[str, LengthClass] = {name: name for name in LENGTH_CLASSES}
@@ -32,10 +32,10 @@ class Generation:
     __slots__ = (
         "cached_prompt_tokens",
         "deadline",
-        "hashes",
         "length_class",
         "max_tokens",
         "num_prompt_tokens",
+        "prefix",
         "record",
         "request",
         "timings",
@@ -53,7 +53,7 @@ class Generation:
     ) -> None:
         self.request = request
         self.record = record
-        self.hashes = PromptHashes()
+        self.prefix = PromptPrefix()
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens

@@ -204,6 +204,6 @@ class InferenceService:
     async def _count_arrival(self, generation: Generation) -> None:
         """Demand is measured before anything holds a request back: what is served saturates."""
         token_ids = generation.token_ids
-        cached = await self._fleet.prefixes.cached_tokens(token_ids, generation.hashes)
+        cached = await self._fleet.prefixes.cached_tokens(token_ids, generation.prefix)
         residual = max(len(token_ids) - max(cached.values(), default=0), 1)
         self._metrics.arrived(length_class(residual, self._fleet.short_tokens), residual)

@@ -1,8 +1,10 @@
 """Which workers have how much of a prompt already: the blocks that workers name in their statuses,
 and the same names computed for each prompt.
 
-The rule: nothing is hashed unless some worker names blocks, nothing is hashed twice, and a long
-prompt is hashed a slice at a time, so that other requests go on meanwhile.
+Nothing is hashed unless some worker names blocks, and nothing is hashed twice. The index is walked
+once per request, and again only when the request has grown or the index has changed (it waited for
+admission, or an attempt failed). A long prompt is hashed a slice at a time, so that other requests
+go on meanwhile.
 """
 
 import asyncio
@@ -20,16 +22,18 @@ SLICE_TOKENS = 4096
 Naming = tuple[str, int]
 
 
-class PromptHashes:
-    """Of one request, as far as computed."""
+class PromptPrefix:
+    """Of one request: its blocks' names as far as computed, and what the last walk found."""
 
-    __slots__ = ("_hashes", "_short")
+    __slots__ = ("_hashes", "_short", "cached_tokens", "walked")
 
     def __init__(self) -> None:
+        self.walked: tuple[int, int] | None = None  # (changes of the index, tokens), at the walk
+        self.cached_tokens: Mapping[WorkerId, int] = {}
         self._hashes: dict[Naming, list[BlockHash]] = {}
         self._short: dict[Naming, list[int]] = {}
 
-    async def of(self, token_ids: Sequence[int], naming: Naming) -> Sequence[int]:
+    async def hashes(self, token_ids: Sequence[int], naming: Naming) -> Sequence[int]:
         """Short hashes of the full blocks, the one with the last token excepted: that token is
         computed in any case."""
         fingerprint, block_size = naming
@@ -57,9 +61,10 @@ class Prefixes:
         self._index = PrefixIndex()
         self._namings: dict[WorkerId, Naming] = {}
         self._distinct: tuple[Naming, ...] = ()
+        self._changes = 0
 
     def update(self, status: worker_pb2.WorkerStatus) -> None:
-        """Takes over what a status tells of blocks, if anything."""
+        """Takes over what a status reports of blocks, if anything."""
         if not status.HasField("block_events"):
             return
         worker_id = WorkerId(status.worker_id)
@@ -68,6 +73,8 @@ class Prefixes:
             self._namings[worker_id] = naming
             self._count()
         events = status.block_events
+        if events.reset or events.added or events.removed:
+            self._changes += 1
         self._index.update(
             worker_id, reset=events.reset, added=events.added, removed=events.removed
         )
@@ -79,17 +86,21 @@ class Prefixes:
             self._count()
 
     async def cached_tokens(
-        self, token_ids: Sequence[int], hashes: PromptHashes
+        self, token_ids: Sequence[int], prefix: PromptPrefix
     ) -> Mapping[WorkerId, int]:
         """Tokens of the beginning that each worker has, in whole blocks; those with none are left
         out."""
-        cached: dict[WorkerId, int] = {}
-        for naming in self._distinct:
-            short = await hashes.of(token_ids, naming)
-            for worker_id, num_blocks in self._index.matched_blocks(short).items():
-                if self._namings.get(worker_id) == naming:
-                    cached[worker_id] = num_blocks * naming[1]
-        return cached
+        if prefix.walked != (self._changes, len(token_ids)):
+            cached: dict[WorkerId, int] = {}
+            for naming in self._distinct:
+                hashes = await prefix.hashes(token_ids, naming)
+                for worker_id, num_blocks in self._index.matched_blocks(hashes).items():
+                    if self._namings.get(worker_id) == naming:
+                        cached[worker_id] = num_blocks * naming[1]
+            prefix.walked = self._changes, len(token_ids)
+            prefix.cached_tokens = cached
+        return prefix.cached_tokens
 
     def _count(self) -> None:
+        self._changes += 1
         self._distinct = tuple(sorted(set(self._namings.values())))

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 from harness.workers import eventually
@@ -9,9 +10,10 @@ from router.deployment import Deploy, Deployment
 from router.stub_workers import StubWorker, stub_answer
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
+from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.workers.outstanding import Outstanding, Placed
-from lengthwise_router.workers.prefixes import Prefixes, PromptHashes
+from lengthwise_router.workers.prefixes import Prefixes, PromptPrefix
 from lengthwise_wire.v1 import worker_pb2
 
 LONG = tuple(b"once upon a time there was a router which knew who had read what before. " * 4)
@@ -32,7 +34,7 @@ async def holding(deployment: Deployment, worker: StubWorker, token_ids: tuple[i
     asked = [*token_ids, 1]
 
     async def cached() -> bool:
-        known = await prefixes.cached_tokens(asked, PromptHashes())
+        known = await prefixes.cached_tokens(asked, PromptPrefix())
         return WorkerId(worker.worker_id) in known
 
     give_up_at = time.monotonic() + 5
@@ -95,7 +97,7 @@ async def test_a_lost_worker_is_forgotten(deploy: Deploy) -> None:
     await worker.stop()
     await deployment.ready(2)
     prefixes = deployment.app._fleet.prefixes
-    assert await prefixes.cached_tokens(LONG, PromptHashes()) == {}
+    assert await prefixes.cached_tokens(LONG, PromptPrefix()) == {}
     assert (await deployment.generate(prompt=LONG, max_tokens=3)).token_ids
 
 
@@ -117,11 +119,11 @@ async def test_each_worker_has_what_it_told() -> None:
     prefixes.update(status("none", LONG[::-1]))
     prefixes.update(worker_pb2.WorkerStatus(worker_id="silent"))
     expected = {"a": 32, "b": 80, "other": 48}
-    assert await prefixes.cached_tokens(LONG, PromptHashes()) == expected
+    assert await prefixes.cached_tokens(LONG, PromptPrefix()) == expected
     # The last token is computed in any case.
-    assert await prefixes.cached_tokens(LONG[:80], PromptHashes()) == {**expected, "b": 64}
+    assert await prefixes.cached_tokens(LONG[:80], PromptPrefix()) == {**expected, "b": 64}
     prefixes.forget(WorkerId("b"))
-    assert await prefixes.cached_tokens(LONG, PromptHashes()) == {"a": 32, "other": 48}
+    assert await prefixes.cached_tokens(LONG, PromptPrefix()) == {"a": 32, "other": 48}
 
 
 async def test_hashes_are_computed_once_and_go_on_where_they_ended(
@@ -134,19 +136,19 @@ async def test_hashes_are_computed_once_and_go_on_where_they_ended(
         return block_hashes(token_ids, block_size, salt, known)
 
     monkeypatch.setattr("lengthwise_router.workers.prefixes.block_hashes", counting)
-    hashes = PromptHashes()
+    prefix = PromptPrefix()
     token_ids = list(range(10_001))
     expected = names(tuple(token_ids[:10_000]))
-    assert list(await hashes.of(token_ids, ("weights", 16))) == expected
-    assert await hashes.of(token_ids, ("weights", 16)) == expected
+    assert list(await prefix.hashes(token_ids, ("weights", 16))) == expected
+    assert await prefix.hashes(token_ids, ("weights", 16)) == expected
     assert hashed == [256, 256, 113], "long prompts are hashed in slices"
     token_ids += range(20)
-    assert len(await hashes.of(token_ids, ("weights", 16))) == 626
+    assert len(await prefix.hashes(token_ids, ("weights", 16))) == 626
     assert hashed == [256, 256, 113, 1]
 
 
 async def test_other_requests_go_on_while_a_long_prompt_is_hashed() -> None:
-    hashing = asyncio.create_task(PromptHashes().of(list(range(100_000)), ("weights", 16)))
+    hashing = asyncio.create_task(PromptPrefix().hashes(list(range(100_000)), ("weights", 16)))
     turns = 0
     while not hashing.done():
         await asyncio.sleep(0)
@@ -180,3 +182,36 @@ def test_a_local_prompt_counts_until_it_is_computed() -> None:
     outstanding.computed(placed)
     outstanding.remove(placed)
     assert outstanding.local_tokens == 0
+
+
+async def test_the_index_is_walked_once_per_request_unless_it_changes(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment = await deploy(
+        1, 2, shed_factor=100.0, max_requests_in_flight=1, step_stall_seconds=9.0
+    )
+    prefill = deployment.prefill[0]
+    await holding(deployment, prefill, LONG[:160])
+    walks: list[int] = []
+    walk = PrefixIndex.matched_blocks
+
+    def counted(index: PrefixIndex, hashes: Sequence[int]) -> dict[WorkerId, int]:
+        walks.append(len(hashes))
+        return walk(index, hashes)
+
+    monkeypatch.setattr(PrefixIndex, "matched_blocks", counted)
+    await deployment.generate(prompt=LONG, max_tokens=3)
+    assert len(walks) == 1, "counted, predicted for admission and placed by one walk"
+    prefill.hangs = True
+    first = deployment.call(prompt=LONG, max_tokens=3)
+    await eventually(lambda: prefill.running)
+    second = asyncio.create_task(deployment.generate(prompt=LONG, max_tokens=3))
+    await eventually(lambda: deployment.app._admission.num_waiting)
+    assert len(walks) == 3
+    changes = deployment.app._fleet.prefixes._changes
+    prefill.blocks = names(LONG[:192])
+    await eventually(lambda: deployment.app._fleet.prefixes._changes > changes)
+    prefill.hangs = False
+    first.cancel()
+    await second
+    assert len(walks) == 4, "what waited is placed by what is cached now"
