@@ -1,5 +1,8 @@
 """After known traffic, the metrics say just that."""
 
+import asyncio
+
+from harness.samples import samples_of
 from harness.workers import eventually
 from router.deployment import PROMPT, Deploy
 
@@ -122,8 +125,9 @@ async def test_workers_are_counted_by_role_and_state(deploy: Deploy) -> None:
     assert await deployment.metric(workers, role="decode", state="ready") == 2
     assert await deployment.metric(workers, role="decode", state="draining") == 1
     assert await deployment.metric(workers, role="prefill", state="ready") == 1
+    samples = await asyncio.to_thread(samples_of, deployment.app.metrics_address)
     down = [
-        await deployment.metric(workers, role="prefill", state=state)
+        samples[workers, frozenset({("role", "prefill"), ("state", state)})]
         for state in ("lost", "connecting")
     ]
     assert sum(down) == 1
