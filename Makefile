@@ -4,10 +4,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 # Keeps the top-level folders from being importable by their bare names.
 export PYTHONSAFEPATH := 1
+# Tests start hundreds of processes: each would compile the code again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Two tests at a time, which mostly wait: more would disturb the bounds on time that they check.
-# Tests of one file stay together and share its processes.
-PARALLEL := -n 2 --dist loadfile
+# Tests of one file stay together and share its processes; tests/conftest.py orders the files.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json

@@ -89,13 +89,8 @@ def test_json_is_one_whole_value(cluster: LocalCluster) -> None:
     ("arguments", "message"),
     [
         pytest.param(("explain", "nobody"), "request_id: got 'nobody', expected one", id="unknown"),
-        pytest.param(("explain", "r" * 129), "request_id: got 129 characters", id="long id"),
-        pytest.param(("explain", ""), "request_id: got 0 characters", id="no id"),
         pytest.param(
             ("generate", "hi", "--priority", "101"), "priority: got 101, expected", id="priority"
-        ),
-        pytest.param(
-            ("generate", "hi", "--tenant", "t" * 129), "tenant: got 129 characters", id="tenant"
         ),
         pytest.param(
             ("generate", "hi", "--tenant", "a\tb"), "tenant: got 'a\\tb', expected", id="tab"

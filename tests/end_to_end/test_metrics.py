@@ -23,8 +23,9 @@ SHORT, LONG, MAX_TOKENS = 100, 1000, 11
 NUM_SHORT, NUM_LONG = 3, 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fresh(toy_folder: Path) -> Iterator[LocalCluster]:
+    """It has served nothing when this file's first test begins."""
     router = {"local_prefill": False}
     with LocalCluster(model=toy_folder, configs={"router": router}) as cluster:
         yield cluster
@@ -97,19 +98,25 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
 
 
 async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> None:
+    def cached_tokens() -> list[float]:
+        labels = [frozenset({("role", role)}) for role in ("prefill", "decode")]
+        workers = zip(fresh.workers, labels, strict=True)
+        name = "lengthwise_prefix_cached_tokens_total"
+        counted = [samples_of(worker.metrics_address)[name, label] for worker, label in workers]
+        router = samples_of(fresh.routers[0].metrics_address)
+        totals = ("lengthwise_cached_prompt_tokens_total", "lengthwise_residual_ratio_count")
+        return [*counted, *(router[name, frozenset()] for name in totals)]
+
+    before = await asyncio.to_thread(cached_tokens)
     prompt = [5] * LONG
     async with lengthwise.AsyncClient(fresh.endpoints) as client:
         for _ in range(2):
             await client.generate(prompt, max_tokens=MAX_TOKENS, temperature=0, ignore_eos=True)
     await eventually(lambda: nothing_is_held(fresh))
     cached = (LONG - 1) // 16 * 16  # whole blocks, and at least one token is computed
-    for process, role in ((fresh.prefill[0], "prefill"), (fresh.decode[0], "decode")):
-        samples = await asyncio.to_thread(samples_of, process.metrics_address)
-        labels = frozenset({("role", role)})
-        assert samples[("lengthwise_prefix_cached_tokens_total", labels)] == cached
-    router = await asyncio.to_thread(samples_of, fresh.routers[0].metrics_address)
-    assert router[("lengthwise_cached_prompt_tokens_total", frozenset())] == cached
-    assert router[("lengthwise_residual_ratio_count", frozenset())] == 2
+    after = await asyncio.to_thread(cached_tokens)
+    counted = [new - old for new, old in zip(after, before, strict=True)]
+    assert counted == [cached, cached, cached, 2]
 
 
 def _kv_bytes(toy_folder: Path) -> int:
