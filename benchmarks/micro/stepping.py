@@ -18,7 +18,7 @@ from rows import append_rows
 from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.decode.request import Reservation

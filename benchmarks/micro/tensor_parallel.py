@@ -15,7 +15,7 @@ import torch
 from random_llama import random_llama
 from rows import append_rows
 
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

@@ -42,7 +42,7 @@ class AttentionBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class PaddedShape:
     """What a step is padded to so that it can be replayed from a CUDA graph.
 
     `prompts` says what its sequences are: prompt chunks, or else single tokens.
@@ -86,8 +86,8 @@ class AttentionForm(Protocol):
 class AttentionLayout:
     """Attention of a step as the host knows it.
 
-    A `Room` decides the form and the shapes of all arrays but the last, which is as long as the
-    sequences are; no kernel asks how long it is.
+    A `PaddedShape` decides the form and the shapes of all arrays but the last, which is as long as
+    the sequences are; no kernel asks how long it is.
     """
 
     form: AttentionForm

@@ -18,7 +18,7 @@ from lengthwise_kernels.attention_plan import (
     AttentionLayout,
     AttentionPlan,
     AttentionSpec,
-    Room,
+    PaddedShape,
     StepAttention,
 )
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
@@ -34,7 +34,7 @@ __all__ = [
     "AttentionSpec",
     "Fp8Rows",
     "HeadNorms",
-    "Room",
+    "PaddedShape",
     "StepAttention",
     "add_rms_norm",
     "add_rms_norm_fp8",
@@ -101,16 +101,16 @@ def lay_out_attention(
     windows: Sequence[int | None],
     sampled: Sequence[int] | None,
     spec: AttentionSpec,
-    room: Room | None = None,
+    padded_to: PaddedShape | None = None,
 ) -> AttentionLayout:
     """Work out the attention of `batch` for layers with these sliding windows.
 
-    `sampled` are the sequences whose last token is sampled, None: all tokens are. With `room` the
-    step is padded to it.
+    `sampled` are the sequences whose last token is sampled, None: all tokens are. With `padded_to`
+    the step is padded to it.
     """
     truth = attention.lay_out_attention
     lay_out = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
-    return lay_out(batch, windows=windows, sampled=sampled, spec=spec, room=room)
+    return lay_out(batch, windows=windows, sampled=sampled, spec=spec, padded_to=padded_to)
 
 
 def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:

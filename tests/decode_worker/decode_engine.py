@@ -8,7 +8,7 @@ from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
-from lengthwise_engine.loading import LoadedModel
+from lengthwise_engine.loaded_model import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_policy.decode.past_future import FuturePolicy

@@ -13,7 +13,7 @@ from harness.toy_oracle import toy_answer
 from harness.workers import prompt_of
 
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import PendingStep, SampledToken, SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters
 from lengthwise_engine.runner.torch_runner import TorchRunner

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.fingerprint import model_fingerprint
-from lengthwise_engine.models.build import load_model
+from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Linear
 
 CopyOf = Callable[..., Path]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.models.build import load_model
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.step_tensors import step_tensors

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lengthwise_checkpoint.errors import UnsupportedModel
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.kv.shards import HeadShard
-from lengthwise_engine.loading import load_runner
-from lengthwise_engine.models.build import read_spec
+from lengthwise_engine.loaded_model import load_runner
+from lengthwise_engine.models.decoder_loader import read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState

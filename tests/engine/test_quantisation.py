@@ -20,9 +20,9 @@ from harness.fp8_checkpoints import (
 from safetensors.torch import load_file, save_file
 
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models import linear
-from lengthwise_engine.models.build import Quantization, load_model, read_spec
+from lengthwise_engine.models.decoder_loader import Quantization, load_model, read_spec
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard

@@ -14,7 +14,7 @@ import pytest
 
 from lengthwise_checkpoint.errors import UnsupportedModel
 from lengthwise_engine.errors import RankError
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.tensor_parallel import watch as watch_module
@@ -29,7 +29,7 @@ CHUNK = SequenceChunk(token_ids=[1, 2, 3], start=0, block_ids=[7], sampling=None
 PARENT = """
 import sys, time
 from pathlib import Path
-from lengthwise_engine.loading import load_runner
+from lengthwise_engine.loaded_model import load_runner
 
 loaded = load_runner(
     Path(sys.argv[1]), device="cpu", num_blocks=8, kv_memory_bytes=0, tensor_parallel_size=2
@@ -61,7 +61,7 @@ def children() -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process().children()
-        if "lengthwise_engine.tensor_parallel.child_main" in process.cmdline()
+        if "lengthwise_engine.tensor_parallel.rank_main" in process.cmdline()
     ]
 
 

@@ -10,9 +10,9 @@ import torch
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError, StepError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.loading import LoadedModel, load_runner
-from lengthwise_engine.models.build import load_model
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.memory import check_graph_memory
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState

@@ -17,7 +17,7 @@ from lengthwise_checkpoint.toy import EOS_TOKEN_ID, VOCAB_SIZE, ToySpec
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token

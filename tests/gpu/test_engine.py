@@ -11,7 +11,7 @@ import torch
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.loading import load_runner
+from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lengthwise_engine.errors import DeviceMemoryError
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from harness.fp8_checkpoints import scale_projections, store_as_fp8
 
-from lengthwise_engine.loading import load_runner
-from lengthwise_engine.models.build import load_model
+from lengthwise_engine.loaded_model import load_runner
+from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lengthwise_engine.errors import RankError
-from lengthwise_engine.loading import load_runner
+from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

@@ -13,7 +13,7 @@ import torch
 from kernels.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from lengthwise_kernels.attention_plan import Room
+from lengthwise_kernels.attention_plan import PaddedShape
 from lengthwise_kernels.errors import UnsupportedByKernel
 from lengthwise_kernels.gpu import prefix_groups
 from lengthwise_kernels.gpu.attention import (
@@ -187,21 +187,21 @@ SHARED = [256, 0, 288, 256, 288, 256]
 
 
 @pytest.mark.parametrize(
-    "room",
-    [None, Room(tokens=16, sequences=16, prompts=False)],
+    "padded_to",
+    [None, PaddedShape(tokens=16, sequences=16, prompts=False)],
     ids=["as-it-is", "padded"],
 )
 def test_a_plan_finds_the_prefixes_that_pay(
-    device: str, room: Room | None, monkeypatch: pytest.MonkeyPatch
+    device: str, padded_to: PaddedShape | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two groups and a row of its own, in any order; padding sees nothing."""
     monkeypatch.setattr(prefix_groups, "SECOND_PASS_BYTES", 0)
     step = paged_step(
         SHARING, heads=(4, 2), head_dim=16, dtype=torch.float32, device=device, shared=SHARED
     )
-    padding = 0 if room is None else room.tokens - len(SHARING)
+    padding = 0 if padded_to is None else padded_to.tokens - len(SHARING)
     layout = lay_out_attention(
-        step.batch, windows=(None, 40), sampled=None, spec=step.spec, room=room
+        step.batch, windows=(None, 40), sampled=None, spec=step.spec, padded_to=padded_to
     )
     assert "prefix.tiles" in layout.arrays
     plans = layout.form.bind(to_device(layout.arrays, step.spec.device)).plans
@@ -257,21 +257,21 @@ def test_padding_to_a_room_changes_no_result(device: str, prompts: bool) -> None
     mix = [(1, 31), (1, 200), (1, 5)] if not prompts else [(5, 100), (1, 40), (40, 0)]
     step = paged_step(mix, heads=(6, 2), head_dim=24, dtype=torch.float32, device=device)
     tokens = len(step.queries)
-    room = Room(tokens=tokens + 9, sequences=5, prompts=prompts)
+    padded_to = PaddedShape(tokens=tokens + 9, sequences=5, prompts=prompts)
     if not prompts:
-        room = Room(tokens=8, sequences=8, prompts=False)
+        padded_to = PaddedShape(tokens=8, sequences=8, prompts=False)
     sampled = [0, 2] if prompts else None
     layout = lay_out_attention(
-        step.batch, windows=(None,), sampled=sampled, spec=step.spec, room=room
+        step.batch, windows=(None,), sampled=sampled, spec=step.spec, padded_to=padded_to
     )
     bound = layout.form.bind(to_device(layout.arrays, step.spec.device))
-    queries = torch.full((room.tokens, 6, 24), torch.nan, device=device)
+    queries = torch.full((padded_to.tokens, 6, 24), torch.nan, device=device)
     queries[:tokens] = step.queries
     got = bound.plans[None].attend(queries, step.layer, step.scale)[:tokens]
     torch.testing.assert_close(got, step.expected, atol=4e-6, rtol=4e-6)
     if prompts:
         ends = torch.tensor([4, 45], device=device)
-        queries = torch.full((room.sequences, 6, 24), torch.nan, device=device)
+        queries = torch.full((padded_to.sequences, 6, 24), torch.nan, device=device)
         queries[:2] = step.queries[ends]
         got = bound.last.attend(queries, step.layer, step.scale)
         torch.testing.assert_close(got[:2], step.expected[ends], atol=4e-6, rtol=4e-6)

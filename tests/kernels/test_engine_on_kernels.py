@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lengthwise_engine.loading import load_runner
+from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models import decoder, linear
-from lengthwise_engine.models.build import Quantization
+from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState

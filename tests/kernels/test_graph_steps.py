@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernels.frozen_recorder import FrozenRecorder
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models import decoder
-from lengthwise_engine.models.build import load_model
+from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.graph_recorder import Body, FrozenRecorder, Graph
-from lengthwise_engine.runner.graph_shapes import room_for
+from lengthwise_engine.runner.graph_recorder import Body, Graph
+from lengthwise_engine.runner.graph_shapes import padded_shape
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
 
@@ -139,7 +140,7 @@ def _ragged() -> list[Request]:
 def test_text_from_graphs_is_that_of_plain_pytorch(
     make_checkpoint: Callable[..., Path], request: pytest.FixtureRequest
 ) -> None:
-    """Ragged batches in padded rooms; every block but those in use holds no numbers at first, and
+    """Ragged batches in padded shapes; every block but those in use holds no numbers at first, and
     what former owners left afterwards."""
     folder = make_checkpoint("qwen3-biases-layer-types")
     expected = _ragged()
@@ -173,7 +174,7 @@ def _prompts(lengths: Sequence[int], seed: int = 0) -> list[Request]:
 
 
 @pytest.mark.slow
-def test_one_graph_serves_every_mix_of_prompts_of_its_room(qwen: Path) -> None:
+def test_one_graph_serves_every_mix_of_prompts_of_its_shape(qwen: Path) -> None:
     """64 tokens at most in 4 chunks at most: other lengths, fewer chunks, some after a history."""
     eager, graphs = _runner(qwen, 0, None), _runner(qwen, ALL, FrozenRecorder())
     for runner in (eager, graphs):
@@ -215,7 +216,7 @@ def test_padding_leaves_the_blocks_of_others_alone(qwen: Path) -> None:
 
 
 def test_rows_follow_the_step_before_from_graph_to_graph(qwen: Path) -> None:
-    """Rows that swap places, in a room of four, after an eager step and after replayed ones."""
+    """Rows that swap places, padded to four, after an eager step and after replayed ones."""
     runner = _runner(qwen, ALL, FrozenRecorder())
     requests = _prompts([3, 15, 6])
     expected = [list[int]() for _ in requests]
@@ -374,7 +375,7 @@ def test_a_body_that_asks_the_device_something_cannot_be_replayed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "room"),
+    ("lengths", "expected"),
     [
         ([1] * 3, (4, 4, False)),
         ([1] * 9, (16, 16, False)),
@@ -387,6 +388,6 @@ def test_a_body_that_asks_the_device_something_cannot_be_replayed() -> None:
     ],
     ids=["pad", "by-eight", "many", "laps", "too-many", "long", "quarter", "mixed"],
 )
-def test_rooms(lengths: list[int], room: tuple[int, int, bool] | None) -> None:
-    found = room_for(lengths)
-    assert (found and (found.tokens, found.sequences, found.prompts)) == room
+def test_padded_shapes(lengths: list[int], expected: tuple[int, int, bool] | None) -> None:
+    found = padded_shape(lengths)
+    assert (found and (found.tokens, found.sequences, found.prompts)) == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from workers.worker_pair import worker_pair
 
-from lengthwise_engine.loading import load_runner
+from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 

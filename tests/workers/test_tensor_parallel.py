@@ -23,7 +23,7 @@ def _ranks(worker: psutil.Process) -> list[psutil.Process]:
     return [
         process
         for process in worker.children(recursive=True)
-        if "lengthwise_engine.tensor_parallel.child_main" in process.cmdline()
+        if "lengthwise_engine.tensor_parallel.rank_main" in process.cmdline()
     ]
 
 

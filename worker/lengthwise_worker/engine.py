@@ -7,7 +7,7 @@ import time
 import torch
 
 from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint
-from lengthwise_engine.loading import LoadedModel, load_runner
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess

@@ -1,13 +1,13 @@
 """What steps are padded to so that few CUDA graphs serve them all.
 
-The rule: padding has to cost less than launching. A step that fits no room runs as it is.
+The rule: padding has to cost less than launching. A step that fits no shape runs as it is.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
-from lengthwise_kernels.dispatch import Room
+from lengthwise_kernels.dispatch import PaddedShape
 
 DECODE_ROWS: Final = (
     *(1, 2, 4),
@@ -35,7 +35,7 @@ to compute, and padding is free; beyond, a quarter at most is padding. Since chu
 the other, a graph serves every mix of lengths with this sum."""
 
 
-def room_for(lengths: Sequence[int]) -> Room | None:
+def padded_shape(lengths: Sequence[int]) -> PaddedShape | None:
     """The least room for chunks of so many tokens; None: there is none.
 
     Steps with both single tokens and longer chunks have none: the former want to be computed as
@@ -44,13 +44,13 @@ def room_for(lengths: Sequence[int]) -> Room | None:
     longest = max(lengths)
     if longest == 1:
         rows = _at_least(DECODE_ROWS, len(lengths))
-        return None if rows is None else Room(tokens=rows, sequences=rows, prompts=False)
+        return None if rows is None else PaddedShape(tokens=rows, sequences=rows, prompts=False)
     if longest > MAX_PROMPT or min(lengths) == 1:
         return None
     tokens, sequences = _at_least(PROMPT_TOKENS, sum(lengths)), _at_least(PROMPTS, len(lengths))
     if tokens is None or sequences is None:
         return None
-    return Room(tokens=tokens, sequences=sequences, prompts=True)
+    return PaddedShape(tokens=tokens, sequences=sequences, prompts=True)
 
 
 def _at_least(sizes: Sequence[int], needed: int) -> int | None:

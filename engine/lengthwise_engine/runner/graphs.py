@@ -15,9 +15,9 @@ from typing import Final, Literal
 import torch
 
 from lengthwise_engine.runner.graph_recorder import Graph, Recorder
-from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, room_for
+from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, padded_shape
 from lengthwise_engine.runner.step_tensors import StepLayout
-from lengthwise_kernels.dispatch import AttentionForm, Room
+from lengthwise_kernels.dispatch import AttentionForm, PaddedShape
 from lengthwise_kernels.staging import Place, places, refill
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class StepGraphs:
         self._memory_bytes = memory_bytes
         self._counts = counts
         self._graphs: dict[_Key, Graph] = {}
-        self._rooms: set[Room] = set()
+        self._shapes: set[PaddedShape] = set()
         self._largest = 0
         used = recorder.used_bytes()
         rows = DECODE_ROWS[-1]
@@ -87,15 +87,15 @@ class StepGraphs:
         self._own_bytes = self._input.nbytes + self._logits.nbytes
         counts.graph_bytes = max(self._own_bytes, recorder.used_bytes() - used)
 
-    def room(self, lengths: Sequence[int]) -> Room | None:
+    def padded_shape(self, lengths: Sequence[int]) -> PaddedShape | None:
         """What to pad a step to; None: it is not to be replayed."""
-        room = room_for(lengths)
-        return room if room in self._rooms or self._may_capture() else None
+        shape = padded_shape(lengths)
+        return shape if shape in self._shapes or self._may_capture() else None
 
     def compute(
-        self, layout: StepLayout, room: Room, prepare: Callable[[Tensors], None]
+        self, layout: StepLayout, padded_to: PaddedShape, prepare: Callable[[Tensors], None]
     ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Logits and tokens of a step padded to `room`, and whether they were replayed.
+        """Logits and tokens of a step padded to `padded_to`, and whether they were replayed.
 
         They stay what they are until the next step. `prepare` is called once the arrays are on the
         device and may change them.
@@ -123,13 +123,13 @@ class StepGraphs:
 
         body()
         if self._may_capture():
-            self._capture(key, room, body)
+            self._capture(key, padded_to, body)
         return *result, False
 
     def _may_capture(self) -> bool:
         return self._counts.graph_bytes + self._largest <= self._memory_bytes
 
-    def _capture(self, key: _Key, room: Room, body: Callable[[], None]) -> None:
+    def _capture(self, key: _Key, padded_to: PaddedShape, body: Callable[[], None]) -> None:
         """The next graph is presumed to be as large as the largest so far."""
         used, began_at = self._recorder.used_bytes(), time.monotonic()
         try:
@@ -145,7 +145,7 @@ class StepGraphs:
             return
         size = max(0, self._recorder.used_bytes() - used)
         seconds = time.monotonic() - began_at
-        self._rooms.add(room)
+        self._shapes.add(padded_to)
         self._largest = max(self._largest, size)
         self._counts.graphs += 1
         self._counts.graph_bytes += size
@@ -153,7 +153,7 @@ class StepGraphs:
         logger.info(
             "captured CUDA graph %d for %s in %.2f s, %d bytes",
             self._counts.graphs,
-            room,
+            padded_to,
             seconds,
             size,
         )

@@ -19,7 +19,7 @@ from lengthwise_kernels.dispatch import (
     AttentionForm,
     AttentionPlan,
     AttentionSpec,
-    Room,
+    PaddedShape,
     lay_out_attention,
 )
 from lengthwise_kernels.staging import Arrays, to_device
@@ -87,10 +87,10 @@ def lay_out_step(
     windows: Sequence[int | None],
     block_size: int,
     attention: AttentionSpec,
-    room: Room | None = None,
+    padded_to: PaddedShape | None = None,
     more: Arrays | None = None,
 ) -> StepLayout:
-    """The arrays of checked `chunks`, padded to `room`: tokens of padding are stored nowhere.
+    """The arrays of checked `chunks`, padded to `padded_to`: tokens of padding are stored nowhere.
 
     `more` arrays travel with them.
     """
@@ -106,8 +106,11 @@ def lay_out_step(
     )
     begun = [block for chunk in chunks if (block := chunk.begun_block(block_size)) is not None]
     sampling = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
-    # Steps of one form agree about it; those in a room for prompts differ in who is sampled.
-    all_sampled = len(sampling) == len(positions) and not (room is not None and room.prompts)
+    # Steps of one form agree about it; those of one padded shape for prompts differ in who is
+    # sampled.
+    all_sampled = len(sampling) == len(positions) and not (
+        padded_to is not None and padded_to.prompts
+    )
     sampled = np.arange(len(positions)) if all_sampled else np.cumsum(lengths)[sampling] - 1
     laid_out = lay_out_attention(
         AttentionBatch(
@@ -119,7 +122,7 @@ def lay_out_step(
         windows=windows,
         sampled=None if all_sampled else sampling,
         spec=attention,
-        room=room,
+        padded_to=padded_to,
     )
     arrays: dict[str, NDArray[Any]] = {
         "token_ids": token_ids,
@@ -128,13 +131,13 @@ def lay_out_step(
         "begun": np.array(begun, dtype=np.int64),
         "sampled": sampled,
     }
-    if room is not None:
+    if padded_to is not None:
         for name, count, filler in (
-            ("token_ids", room.tokens, 0),
-            ("positions", room.tokens, 0),
-            ("kv_rows", room.tokens, -1),
-            ("begun", room.sequences, -1),
-            ("sampled", room.sequences, 0),
+            ("token_ids", padded_to.tokens, 0),
+            ("positions", padded_to.tokens, 0),
+            ("kv_rows", padded_to.tokens, -1),
+            ("begun", padded_to.sequences, -1),
+            ("sampled", padded_to.sequences, 0),
         ):
             arrays[name] = padded(arrays[name], count, filler)
     return StepLayout(form=laid_out.form, arrays={**arrays, **(more or {}), **laid_out.arrays})

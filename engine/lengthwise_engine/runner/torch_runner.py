@@ -30,7 +30,12 @@ from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
 from lengthwise_engine.runner.step_tensors import StepLayout, StepTensors, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, warm_up_steps
-from lengthwise_kernels.dispatch import AttentionForm, Room, check_attention, warm_up_attention
+from lengthwise_kernels.dispatch import (
+    AttentionForm,
+    PaddedShape,
+    check_attention,
+    warm_up_attention,
+)
 from lengthwise_kernels.staging import Arrays, to_device
 
 OnLayer = Callable[[int], None]
@@ -133,12 +138,12 @@ class TorchRunner:
         """The step, and whether it is computed without callbacks between its layers."""
         events = self._events(on_layer)
         lengths = [len(chunk.token_ids) for chunk in chunks]
-        room = None if self._graphs is None else self._graphs.room(lengths)
-        layout = self._lay_out(chunks, room)
+        padded_to = None if self._graphs is None else self._graphs.padded_shape(lengths)
+        layout = self._lay_out(chunks, padded_to)
         follow = partial(self._follow, any(chunk.follows is not None for chunk in chunks))
         tokens, replayed = None, False
-        if self._graphs is not None and room is not None:
-            logits, tokens, replayed = self._graphs.compute(layout, room, follow)
+        if self._graphs is not None and padded_to is not None:
+            logits, tokens, replayed = self._graphs.compute(layout, padded_to, follow)
         else:
             tensors = to_device(layout.arrays, self._model.device)
             follow(tensors)
@@ -147,7 +152,7 @@ class TorchRunner:
         (self.counts.replayed if replayed else self.counts.launched)[kind_of(lengths)] += 1
         states = [chunk.sampling for chunk in chunks]
         sampling = [state for state in states if state is not None]
-        if room is not None:
+        if padded_to is not None:
             logits = logits[: len(sampling)]
         ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
         scores = adjusted(logits, sampling, ends)
@@ -163,18 +168,20 @@ class TorchRunner:
         step = DeviceStep(states, chosen, self._model.device)
         if events is not None:
             events.finish()
-        return step, room is not None
+        return step, padded_to is not None
 
-    def _lay_out(self, chunks: Sequence[SequenceChunk], room: Room | None) -> StepLayout:
+    def _lay_out(
+        self, chunks: Sequence[SequenceChunk], padded_to: PaddedShape | None
+    ) -> StepLayout:
         sampling = [(chunk.sampling, chunk.end) for chunk in chunks if chunk.sampling is not None]
-        rows = None if room is None else room.sequences
+        rows = None if padded_to is None else padded_to.sequences
         draws = draw_arrays([state for state, _ in sampling], [end for _, end in sampling], rows)
         return lay_out_step(
             chunks,
             windows=self._model.spec.windows,
             block_size=self.layout.block_size,
             attention=self._model.attention,
-            room=room,
+            padded_to=padded_to,
             more={**draws, **self._follows(chunks, rows)},
         )
 

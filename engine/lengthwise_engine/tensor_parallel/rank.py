@@ -11,8 +11,8 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.build import Quantization, read_spec
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.decoder_loader import Quantization, read_spec
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DecoderWeights, load_weights

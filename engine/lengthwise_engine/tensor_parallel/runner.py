@@ -21,7 +21,7 @@ from lengthwise_engine.runner.base import (
 )
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_engine.tensor_parallel.child_handle import RankProcess
+from lengthwise_engine.tensor_parallel.rank_process import RankProcess
 from lengthwise_engine.tensor_parallel.steps import pack_step
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 

@@ -31,7 +31,7 @@ from lengthwise_engine.transfer.base import (
     check_receive,
 )
 from lengthwise_engine.transfer.messages import Receive, Send
-from lengthwise_engine.transfer.supervisor.outstanding_ops import Direction, Ledger
+from lengthwise_engine.transfer.supervisor.outstanding_ops import Direction, OutstandingOps
 
 _TICK_SECONDS: Final = 0.01
 
@@ -45,7 +45,7 @@ class LocalTransfer:
         self._wire = wire
         self._on_event = on_event
         self._lock = threading.Lock()
-        self._ledger = Ledger(
+        self._outstanding = OutstandingOps(
             stall_seconds=wire.stall_seconds, connect_seconds=wire.connect_seconds
         )
 
@@ -75,12 +75,12 @@ class LocalTransfer:
 
     def discard(self, key: str) -> None:
         with self._lock:
-            self._ledger.discard(key, time.monotonic())
+            self._outstanding.discard(key, time.monotonic())
         self._wire.post(partial(self._wire.discard, self, key))
 
     def close(self, link: str) -> None:
         with self._lock:
-            is_open = self._ledger.close(link, time.monotonic())
+            is_open = self._outstanding.close(link, time.monotonic())
         if is_open:
             self._wire.post(partial(self._wire.close, self, link))
 
@@ -92,18 +92,18 @@ class LocalTransfer:
         """For the wire: tell the user."""
         with self._lock:
             if isinstance(event, ProcessLost):
-                self._ledger.clear()
+                self._outstanding.clear()
             else:
-                self._ledger.settle(event, time.monotonic())
+                self._outstanding.settle(event, time.monotonic())
         self._on_event(event)
 
     def _open(self, link: str, direction: Direction) -> None:
         with self._lock:
-            self._ledger.open(link, direction, time.monotonic())
+            self._outstanding.open(link, direction, time.monotonic())
 
     def _issue(self, link: str, direction: Direction, sequence: int) -> bool:
         with self._lock:
-            return self._ledger.issue(link, direction, sequence, time.monotonic())
+            return self._outstanding.issue(link, direction, sequence, time.monotonic())
 
 
 @dataclass(slots=True)

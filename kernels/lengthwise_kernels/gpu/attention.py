@@ -2,8 +2,9 @@
 each with its kernel.
 
 The rule: planning happens on the host, into arrays that one copy takes to the GPU; what the layers
-then launch depends on a form and on tensors and reads nothing back. Padded to a `Room`, steps of
-different sizes have one form: padding sees no key, and what it gets is written to its own place.
+then launch depends on a form and on tensors and reads nothing back. Padded to a `PaddedShape`,
+steps of different sizes have one form: padding sees no key, and what it gets is written to its own
+place.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from lengthwise_kernels.attention_plan import (
     AttentionLayout,
     AttentionPlan,
     AttentionSpec,
-    Room,
+    PaddedShape,
     StepAttention,
 )
 from lengthwise_kernels.gpu.decode_attention import (
@@ -160,7 +161,7 @@ def lay_out_attention(
     windows: Sequence[int | None],
     sampled: Sequence[int] | None,
     spec: AttentionSpec,
-    room: Room | None = None,
+    padded_to: PaddedShape | None = None,
 ) -> AttentionLayout:
     """Work out the attention of `batch` for layers with these sliding windows.
 
@@ -170,15 +171,17 @@ def lay_out_attention(
     group = spec.num_heads // spec.num_kv_heads
     arrays: dict[str, Ints] = {}
     rows, splits = 0, 0
-    as_prompts = step.lengths > (0 if room is not None and room.prompts else 1)
+    as_prompts = step.lengths > (0 if padded_to is not None and padded_to.prompts else 1)
     chunks, singles = np.flatnonzero(as_prompts), np.flatnonzero(~as_prompts)
     if len(chunks):
         rows = tile_rows(int(step.lengths.max()), group)
         # Each sequence may end with a tile that is not full.
-        most = None if room is None else room.tokens // (rows // group) + room.sequences
+        most = (
+            None if padded_to is None else padded_to.tokens // (rows // group) + padded_to.sequences
+        )
         tiles = cut_tiles(step.whole_tiles(chunks), rows, group)
         arrays["tiles"] = _padded(np.array(tiles, dtype=np.int32), most)
-    padded = None if room is None else room.sequences
+    padded = None if padded_to is None else padded_to.sequences
     if len(singles):
         groups = _groups(batch, singles, windows, spec)
         prefixes = None
@@ -192,7 +195,7 @@ def lay_out_attention(
         last = np.array(sampled, dtype=np.int64)
         places = np.arange(len(last))
         arrays |= _rows("last", step, last, places, {windows[-1]}, spec, padded, None)
-    # The longest array comes last: in a room only its used part is copied.
+    # The longest array comes last: with `padded_to` only its used part is copied.
     arrays["tables"] = step.tables
     form = _Form(
         block_size=batch.block_size,

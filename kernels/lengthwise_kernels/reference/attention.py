@@ -12,7 +12,7 @@ from lengthwise_kernels.attention_plan import (
     AttentionLayout,
     AttentionPlan,
     AttentionSpec,
-    Room,
+    PaddedShape,
     StepAttention,
 )
 
@@ -118,12 +118,12 @@ def lay_out_attention(
     windows: Sequence[int | None],
     sampled: Sequence[int] | None,
     spec: AttentionSpec,
-    room: Room | None = None,
+    padded_to: PaddedShape | None = None,
 ) -> AttentionLayout:
     """Work out the attention of `batch` for layers with these sliding windows.
 
-    `sampled` are the sequences whose last token is sampled, None: all tokens are. `room` is for
-    kernels that can be replayed; here a step has its own tensors and no use for it.
+    `sampled` are the sequences whose last token is sampled, None: all tokens are. `padded_to` is
+    for kernels that can be replayed; here a step has its own tensors and no use for it.
     """
     plans = {window: plan_attention(batch, window=window, spec=spec) for window in set(windows)}
     last = plans[windows[-1]]

@@ -28,7 +28,7 @@ _ENVIRONMENT: Final = {
 }
 
 
-class SpawnedChild:
+class ChildHandle:
     def __init__(self, setup: Setup) -> None:
         """Start the process with this setup. It answers `Ready` when it is. Raises OSError."""
         self.socket, theirs = socket.socketpair()

@@ -41,7 +41,7 @@ class _Discards:
     since: float
 
 
-class Ledger:
+class OutstandingOps:
     def __init__(self, *, stall_seconds: float, connect_seconds: float) -> None:
         self._stall_seconds = stall_seconds
         self._connect_seconds = connect_seconds

@@ -42,8 +42,8 @@ from lengthwise_engine.transfer.messages import (
     Send,
     Setup,
 )
-from lengthwise_engine.transfer.supervisor.child_handle import SpawnedChild
-from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, Ledger
+from lengthwise_engine.transfer.supervisor.child_handle import ChildHandle
+from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, OutstandingOps
 
 _log = logging.getLogger(__name__)
 
@@ -76,11 +76,11 @@ class TransferProcess:
         family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
         address = (config.listen_host, config.listen_port)
         self._listener = socket.create_server(address, family=family)
-        self._ledger = Ledger(
+        self._outstanding = OutstandingOps(
             stall_seconds=config.stall_seconds, connect_seconds=config.connect_seconds
         )
         self._lock = threading.Lock()
-        self._child: SpawnedChild | None = None
+        self._child: ChildHandle | None = None
         self._answers: deque[TransferEvent] = deque()  # to what was asked while no process ran
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -111,7 +111,7 @@ class TransferProcess:
         """Links that may still read or write the cache. One that is being closed counts until it is
         down, or until the process is lost: that takes `stall_seconds` and a little at most."""
         with self._lock:
-            return self._ledger.num_links
+            return self._outstanding.num_links
 
     def start(self) -> None:
         self._thread.start()
@@ -142,7 +142,7 @@ class TransferProcess:
     def send(self, link: str, sequence: int, piece: Piece) -> None:
         check_piece(piece, self._shards.layout, self._shards.num_blocks)
         with self._lock:
-            if self._ledger.issue(link, "send", sequence, time.monotonic()):
+            if self._outstanding.issue(link, "send", sequence, time.monotonic()):
                 self._write(Send(link=link, sequence=sequence, piece=piece))
 
     def receive(
@@ -150,7 +150,7 @@ class TransferProcess:
     ) -> None:
         check_receive(piece, num_bytes, self._shards.layout, self._shards.num_blocks)
         with self._lock:
-            if self._ledger.issue(link, "receive", sequence, time.monotonic()):
+            if self._outstanding.issue(link, "receive", sequence, time.monotonic()):
                 self._write(
                     Receive(link=link, sequence=sequence, key=key, piece=piece, num_bytes=num_bytes)
                 )
@@ -161,12 +161,12 @@ class TransferProcess:
             if self._child is None:
                 self._answer(Discarded(key=key))
                 return
-            self._ledger.discard(key, time.monotonic())
+            self._outstanding.discard(key, time.monotonic())
             self._write(Discard(key=key))
 
     def close(self, link: str) -> None:
         with self._lock:
-            if self._ledger.close(link, time.monotonic()):
+            if self._outstanding.close(link, time.monotonic()):
                 self._write(Close(link=link))
 
     def _open(self, command: Connect | Accept, direction: Literal["send", "receive"]) -> None:
@@ -176,7 +176,7 @@ class TransferProcess:
                 reason = "the transfer process is not running"
                 self._answer(LinkDown(link=command.link, reason=reason))
                 return
-            self._ledger.open(command.link, direction, time.monotonic())
+            self._outstanding.open(command.link, direction, time.monotonic())
             self._write(command)
 
     def _check(self) -> None:
@@ -191,7 +191,7 @@ class TransferProcess:
         self._wake()
 
     def _write(self, command: Command) -> None:
-        assert self._child is not None  # the ledger knows links only while there is one
+        assert self._child is not None  # the outstanding knows links only while there is one
         self._child.write(frame(command))
         if self._child.wants_to_write:
             self._wake()
@@ -220,7 +220,7 @@ class TransferProcess:
     def _run_once(self) -> None:
         """One life of the process: from its start to its death, or to `stop`."""
         try:
-            child = SpawnedChild(self._setup())
+            child = ChildHandle(self._setup())
         except OSError as error:
             self._lament(f"it cannot be started: {error}")
             return
@@ -232,7 +232,7 @@ class TransferProcess:
             status = child.kill()
             with self._lock:
                 self._child = None
-                self._ledger.clear()
+                self._outstanding.clear()
         if not self._stopping.is_set():
             self._lament(f"{reason} (exit status {status})")
 
@@ -253,7 +253,7 @@ class TransferProcess:
             shared_memory=self._config.shared_memory,
         )
 
-    def _serve(self, child: SpawnedChild) -> str:
+    def _serve(self, child: ChildHandle) -> str:
         """Deliver what the process reports until it is lost; why it was."""
         deadline = time.monotonic() + self._config.start_seconds
         with selectors.DefaultSelector() as selector:
@@ -276,7 +276,7 @@ class TransferProcess:
                     return reason
         return "stopped"
 
-    def _read(self, child: SpawnedChild) -> str | None:
+    def _read(self, child: ChildHandle) -> str | None:
         """Why the process is lost, if it is."""
         try:
             for report in child.read():
@@ -287,14 +287,14 @@ class TransferProcess:
             return str(error)
         return None
 
-    def _hear(self, report: Report, child: SpawnedChild) -> None:
+    def _hear(self, report: Report, child: ChildHandle) -> None:
         if isinstance(report, Ready):
             with self._lock:
                 self._child = child
             self._ready.set()
             return
         with self._lock:
-            self._ledger.settle(report, time.monotonic())
+            self._outstanding.settle(report, time.monotonic())
         if not isinstance(report, Progress):
             self._on_event(report)
 
@@ -304,7 +304,7 @@ class TransferProcess:
         with self._lock:
             if self._child is None and now > ready_deadline:
                 return f"it was not ready within {self._config.start_seconds:g} s"
-            overdue = self._ledger.overdue(now)
+            overdue = self._outstanding.overdue(now)
         return None if overdue is None else f"it stalled: {overdue}"
 
     def _pause(self, seconds: float) -> None:

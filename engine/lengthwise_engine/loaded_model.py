@@ -19,15 +19,20 @@ from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.models.build import Quantization, compute_dtype, load_model, read_spec
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.decoder_loader import (
+    Quantization,
+    compute_dtype,
+    load_model,
+    read_spec,
+)
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_engine.tensor_parallel.launch import load_parallel
+from lengthwise_engine.tensor_parallel.parallel_model import load_parallel
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner

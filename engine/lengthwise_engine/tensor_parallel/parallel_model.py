@@ -17,8 +17,8 @@ from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.weights import DecoderWeights
 from lengthwise_engine.runner.graphs import StepCounts
-from lengthwise_engine.tensor_parallel.child_handle import RankProcess
 from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.rank_process import RankProcess
 from lengthwise_engine.tensor_parallel.runner import ParallelRunner
 from lengthwise_engine.tensor_parallel.steps import pack_step
 from lengthwise_engine.tensor_parallel.watch import RankWatch

@@ -50,7 +50,7 @@ class RankProcess:
         self.rank = plan.rank
         self.socket, theirs = socket.socketpair()
         inherited = [theirs.fileno(), rendezvous] + ([] if kv is None else [kv])
-        command = [sys.executable, "-P", "-m", "lengthwise_engine.tensor_parallel.child_main"]
+        command = [sys.executable, "-P", "-m", "lengthwise_engine.tensor_parallel.rank_main"]
         try:
             # In its own session, so that a Ctrl-C at a terminal leaves it to rank 0 to end it.
             self._process = subprocess.Popen(

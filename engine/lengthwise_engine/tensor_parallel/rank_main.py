@@ -1,6 +1,6 @@
 """A rank other than 0: loads its share, then repeats the steps that rank 0 tells it.
 
-`python -m lengthwise_engine.tensor_parallel.child_main PLAN SOCKET RENDEZVOUS [KV]`: a `RankPlan`
+`python -m lengthwise_engine.tensor_parallel.rank_main PLAN SOCKET RENDEZVOUS [KV]`: a `RankPlan`
 as JSON, and file descriptors that it inherits: a socket to rank 0, where the ranks meet
 (`RankGroup`), and the rank's KV cache where rank 0 made it. It reports `RankReady` or `RankFailed`
 once, then it only receives: first an empty step, at which all ranks meet, then the steps.
@@ -23,8 +23,8 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache, SharedKV, cache_bytes
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.tensor_parallel.child_handle import RankFailed, RankReady
 from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.rank_process import RankFailed, RankReady
 from lengthwise_engine.tensor_parallel.steps import receive_step
 from lengthwise_engine.transfer.frames import frame
 
