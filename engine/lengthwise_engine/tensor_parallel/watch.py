@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from lengthwise_engine.errors import RankError
+from lengthwise_engine.waker import Waker
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class RankWatch:
         self._between_steps = threading.Event()
         self._between_steps.set()
         self._closing = threading.Event()
-        self._waker, self._woken = socket.socketpair()
+        self._waker = Waker()
         self._thread = threading.Thread(target=self._watch, name="ranks", daemon=True)
         self._thread.start()
 
@@ -96,14 +97,13 @@ class RankWatch:
 
     def close(self) -> None:
         self._closing.set()
-        self._waker.send(b"w")
+        self._waker.wake()
         self._thread.join(_TICK_SECONDS + _STUCK_SECONDS)
         for rank in self._ranks:
             rank.kill()  # all at once: none shall live to lament the others
         for rank in self._ranks:
             rank.close()
-        for end in (self._waker, self._woken):
-            end.close()
+        self._waker.close()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -123,7 +123,7 @@ class RankWatch:
     def _watch(self) -> None:
         try:
             with selectors.DefaultSelector() as selector:
-                selector.register(self._woken, selectors.EVENT_READ)
+                selector.register(self._waker.readable, selectors.EVENT_READ)
                 for rank in self._ranks:
                     selector.register(rank.socket, selectors.EVENT_READ, rank)
                 while self._failure is None and not self._closing.is_set():

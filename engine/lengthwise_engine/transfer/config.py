@@ -1,5 +1,6 @@
 """How a worker's transfer process serves, as one value."""
 
+import socket
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,8 @@ class TransferStartError(EngineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
-    """`listen_port` 0 takes any free port; `advertise_host` is what peers are told (None: the
-    `listen_host`), an address of this machine that they reach.
+    """`listen_port` 0 takes any free port; `advertise_host` is an address of this machine that
+    peers reach (None: the `listen_host`).
 
     A link is up within `connect_seconds` of being asked for, or goes down; it goes down when a
     message does not move for `stall_seconds`. `start_seconds` bounds each start of the process.
@@ -30,3 +31,21 @@ class TransferConfig:
     connect_seconds: float = 5.0
     start_seconds: float = 60.0
     shared_memory: bool = True
+
+    def check_device(self, device_type: str) -> None:
+        """Raises ValueError when the backend cannot move caches on such a device."""
+        if (self.backend == "nccl") != (device_type == "cuda"):
+            raise ValueError(
+                f"backend {self.backend!r} cannot move a KV cache on {device_type};"
+                " use 'nccl' for CUDA and 'gloo' for the CPU"
+            )
+
+    def listen(self) -> socket.socket:
+        """Raises OSError when the address cannot be listened on."""
+        family = socket.AF_INET6 if ":" in self.listen_host else socket.AF_INET
+        return socket.create_server((self.listen_host, self.listen_port), family=family)
+
+    def advertised(self, port: int) -> str:
+        """host:port where peers reach the listener."""
+        host = self.advertise_host or self.listen_host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

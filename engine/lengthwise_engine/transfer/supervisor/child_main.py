@@ -43,6 +43,7 @@ from lengthwise_engine.transfer.messages import (
     Send,
     Setup,
 )
+from lengthwise_engine.waker import Waker
 
 _READ_BYTES: Final = 2**18
 _TICK_SECONDS: Final = 1.0
@@ -61,9 +62,8 @@ class TransferChild:
         self._links: dict[str, AnyLink] = {}
         self._selector = selectors.DefaultSelector()
         self._tasks: deque[Callable[[], None]] = deque()
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._wake_up)
+        self._waker = Waker()
+        self._selector.register(self._waker.readable, selectors.EVENT_READ, self._waker.clear)
         listener = socket.socket(fileno=setup.listen_file_descriptor)
         self._rendezvous = Rendezvous(self._selector, listener, setup.connect_seconds)
 
@@ -165,11 +165,7 @@ class TransferChild:
     def _soon(self, task: Callable[[], None]) -> None:
         """Have the main thread do it."""
         self._tasks.append(task)
-        with suppress(BlockingIOError):  # full of wake-ups already
-            self._waker.send(b"w")
-
-    def _wake_up(self) -> None:
-        self._woken.recv(_READ_BYTES)
+        self._waker.wake()
 
     def _watch(self, name: str) -> None:
         """The link is up: from now on its lifeline is readable only when the peer hung up."""

@@ -1,19 +1,16 @@
-"""The worker's end of its transfer process: `KVSender` and `KVReceiver` in one handle.
+"""The worker's end of its transfer process: `KVSender` and `KVReceiver` in one object.
 
-The rules:
-* Calls come from any thread and never wait. One thread of this module's starts the process, reads
-  what it reports, delivers events in order, and kills and restarts it when it stalls.
-* The rendezvous is a socket of the worker's, inherited by every run of the process: its address
-  holds for the worker's whole life.
+Calls come from any thread and never wait. One thread of this module's starts the process, reads
+what it reports, delivers events in order, and kills and restarts the process when it stalls. The
+rendezvous is a socket of the worker's, inherited by every run of the process: its address holds for
+the worker's whole life.
 """
 
 import logging
 import selectors
-import socket
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from typing import Final, Literal
 
 from lengthwise_engine.kv.shards import KVShards
@@ -44,6 +41,7 @@ from lengthwise_engine.transfer.messages import (
 )
 from lengthwise_engine.transfer.supervisor.child_handle import ChildHandle
 from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, OutstandingOps
+from lengthwise_engine.waker import Waker
 
 _log = logging.getLogger(__name__)
 
@@ -65,17 +63,11 @@ class TransferProcess:
         Raises ValueError when the backend cannot move these caches, OSError when the address cannot
         be listened on.
         """
-        if (config.backend == "nccl") != (shards.device_type == "cuda"):
-            raise ValueError(
-                f"backend {config.backend!r} cannot move a KV cache on {shards.device_type};"
-                " use 'nccl' for CUDA and 'gloo' for the CPU"
-            )
+        config.check_device(shards.device_type)
         self._shards = shards
         self._config = config
         self._on_event = on_event
-        family = socket.AF_INET6 if ":" in config.listen_host else socket.AF_INET
-        address = (config.listen_host, config.listen_port)
-        self._listener = socket.create_server(address, family=family)
+        self._listener = config.listen()
         self._outstanding = OutstandingOps(
             stall_seconds=config.stall_seconds, connect_seconds=config.connect_seconds
         )
@@ -85,15 +77,12 @@ class TransferProcess:
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: BaseException | None = None
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
+        self._waker = Waker()
         self._thread = threading.Thread(target=self._supervise, name="kv transfer", daemon=True)
 
     @property
     def rendezvous(self) -> str:
-        host = self._config.advertise_host or self._config.listen_host
-        port = self._listener.getsockname()[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self._config.advertised(self._listener.getsockname()[1])
 
     @property
     def failure(self) -> BaseException | None:
@@ -118,7 +107,7 @@ class TransferProcess:
 
     def wait_ready(self) -> None:
         """Raises TransferStartError when the first start failed or took too long."""
-        # The thread keeps the time and knows the reason; it needs a moment more for the last rites.
+        # The thread keeps the time and knows the reason; killing takes a moment more.
         is_decided = self._ready.wait(self._config.start_seconds + 2 * MARGIN_SECONDS)
         self._check()
         if not is_decided:
@@ -127,11 +116,11 @@ class TransferProcess:
     def stop(self) -> None:
         """End the process and the thread within a few seconds; no event is delivered afterwards."""
         self._stopping.set()
-        self._wake()
+        self._waker.wake()
         if self._thread.ident is not None:
             self._thread.join(2 * _STOP_SECONDS)
-        for endpoint in (self._listener, self._waker, self._woken):
-            endpoint.close()
+        self._listener.close()
+        self._waker.close()
 
     def connect(self, link: str, rendezvous: str) -> None:
         self._open(Connect(link=link, rendezvous=rendezvous), "send")
@@ -188,17 +177,13 @@ class TransferProcess:
     def _answer(self, event: TransferEvent) -> None:
         """Without a process the answer is known at once; its delivery is the thread's."""
         self._answers.append(event)
-        self._wake()
+        self._waker.wake()
 
     def _write(self, command: Command) -> None:
-        assert self._child is not None  # the outstanding knows links only while there is one
+        assert self._child is not None  # links are open only while there is one
         self._child.write(frame(command))
         if self._child.wants_to_write:
-            self._wake()
-
-    def _wake(self) -> None:
-        with suppress(BlockingIOError):  # full of wake-ups already
-            self._waker.send(b"w")
+            self._waker.wake()
 
     def _supervise(self) -> None:
         backoff = _FIRST_BACKOFF_SECONDS
@@ -211,7 +196,7 @@ class TransferProcess:
                 self._pause(backoff)
                 backoff = min(2 * backoff, _LAST_BACKOFF_SECONDS)
         except BaseException as error:
-            # on_event failed, or the very first start: nobody would hear of anything any more.
+            # on_event failed, or the very first start: no event would be delivered any more.
             _log.exception("KV transfer has ended")
             self._failure = error
         finally:
@@ -222,7 +207,7 @@ class TransferProcess:
         try:
             child = ChildHandle(self._setup())
         except OSError as error:
-            self._lament(f"it cannot be started: {error}")
+            self._lost(f"it cannot be started: {error}")
             return
         try:
             reason = self._serve(child)
@@ -234,9 +219,9 @@ class TransferProcess:
                 self._child = None
                 self._outstanding.clear()
         if not self._stopping.is_set():
-            self._lament(f"{reason} (exit status {status})")
+            self._lost(f"{reason} (exit status {status})")
 
-    def _lament(self, reason: str) -> None:
+    def _lost(self, reason: str) -> None:
         """The process is lost. Raises TransferStartError when it has never been ready."""
         if not self._ready.is_set():
             raise TransferStartError(f"the transfer process did not start: {reason}")
@@ -257,14 +242,13 @@ class TransferProcess:
         """Deliver what the process reports until it is lost; why it was."""
         deadline = time.monotonic() + self._config.start_seconds
         with selectors.DefaultSelector() as selector:
-            selector.register(self._woken, selectors.EVENT_READ)
+            selector.register(self._waker.readable, selectors.EVENT_READ)
             selector.register(child.socket, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 wants = selectors.EVENT_WRITE if child.wants_to_write else 0
                 selector.modify(child.socket, selectors.EVENT_READ | wants)
                 readable = [key.fileobj for key, _ in selector.select(_TICK_SECONDS)]
-                if self._woken in readable:
-                    self._woken.recv(4096)
+                self._waker.clear()
                 self._deliver_answers()
                 if child.socket not in readable:
                     # Only now: unread reports may be the very answers that are missed.
@@ -280,14 +264,14 @@ class TransferProcess:
         """Why the process is lost, if it is."""
         try:
             for report in child.read():
-                self._hear(report, child)
+                self._receive(report, child)
         except EOFError:
             return "it died"
         except FrameError as error:
             return str(error)
         return None
 
-    def _hear(self, report: Report, child: ChildHandle) -> None:
+    def _receive(self, report: Report, child: ChildHandle) -> None:
         if isinstance(report, Ready):
             with self._lock:
                 self._child = child
