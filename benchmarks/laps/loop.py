@@ -16,8 +16,9 @@ from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_policy.types import Chunk, RequestId
 
 
 @dataclass(slots=True, kw_only=True)

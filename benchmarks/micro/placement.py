@@ -15,9 +15,11 @@ from time import thread_time
 from rows import append_rows
 
 from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
-from lengthwise_policy.types import PlacementRequest, RequestId, Role, WorkerId, WorkerView
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import RequestId, Role, WorkerId
 
 REPEATS = 1000
 

@@ -20,9 +20,10 @@ from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Re
 from lengthwise_policy.kv.blocks import BlockPool
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import PrefillBatch, RequestId
+from lengthwise_policy.types import RequestId
 
 ROOT = Path(__file__).parents[2]
 REPEATS = 1000

@@ -4,8 +4,8 @@ means."""
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from lengthwise_policy.length_class import LENGTH_CLASSES
+from lengthwise_policy.prefill.disciplines import batch_rules
 from lengthwise_policy.prefill.policy import DisciplineName
-from lengthwise_policy.prefill.scheduler import batch_rules
 from lengthwise_prefill_worker.messages import Computed
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from lengthwise_policy.admission.admission import RefusalRule
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import PlacementRule, Role
+from lengthwise_policy.placement.placement import PlacementRule
+from lengthwise_policy.types import Role
 from lengthwise_router.labels import (
     CODES,
     CONDITIONS,

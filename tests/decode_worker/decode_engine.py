@@ -11,7 +11,7 @@ from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loaded_model import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.policy import FuturePolicy
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -103,8 +103,8 @@ class SteppedEngine:
 
     @property
     def rests(self) -> bool:
-        busy = self.scheduler.num_running + self.scheduler.num_queued + self.scheduler.num_draining
-        return not busy
+        is_empty = self.blocks.num_free == self.blocks.num_blocks
+        return is_empty and not self.scheduler.num_queued
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
         self.loop.step()

@@ -16,7 +16,8 @@ from lengthwise_decode_worker.stepping.snapshot import DecodeSnapshot
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_policy.prefill.batch import PrefillBatch
+from lengthwise_policy.types import Chunk, RequestId
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_router.metrics import RouterMetrics
@@ -108,7 +109,6 @@ class PrefillExporter(Exporter):
             batch=PrefillBatch(
                 length=length,
                 chunks=(chunk,),
-                shape=None,
                 rule="alone",
                 reason="alone: test",
             ),

@@ -14,11 +14,13 @@ from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
+from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import PlacementRequest, RequestId, WorkerId, WorkerView
+from lengthwise_policy.types import RequestId, WorkerId
 
 
 def hashes(num_tokens: int, conversation: int) -> tuple[BlockHash, ...]:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
-from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.policy import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 from lengthwise_policy.prefill.scheduler import PrefillPolicy
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from lengthwise_policy.types import Candidate, Placement, WorkerId
+from lengthwise_policy.placement.placement import Candidate, Placement
+from lengthwise_policy.types import WorkerId
 from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.records import RequestRecord

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workers.worker_pair import greedy_tokens, worker_pair
 
-from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.policy import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

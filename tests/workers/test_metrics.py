@@ -13,7 +13,8 @@ from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_local import LocalCluster
 from lengthwise_policy.cost.model import PRIOR
-from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_policy.prefill.batch import PrefillBatch
+from lengthwise_policy.types import Chunk, RequestId
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_worker.metrics import WorkerMetrics
@@ -78,9 +79,7 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
         Chunk(request_id=RequestId(name), start=0, num_tokens=tokens, is_last=True)
         for name, tokens in (("a", 100), ("b", 300))
     ]
-    batch = PrefillBatch(
-        chunks=tuple(chunks), length="mixed", shape=None, rule="fcfs", reason="fcfs: x"
-    )
+    batch = PrefillBatch(chunks=tuple(chunks), length="mixed", rule="fcfs", reason="fcfs: x")
     metrics.count(PrefillReport(batch=batch, busy_seconds=0.4, tokens={"short": 100, "long": 300}))
     for length, tokens, seconds in (("short", 100, 0.1), ("long", 300, 0.3)):
         labels = {"role": "prefill", "length_class": length}

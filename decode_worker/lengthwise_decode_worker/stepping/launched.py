@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from lengthwise_engine.runner.base import PendingStep, SequenceChunk
 from lengthwise_policy.cost.fit import StepSample
-from lengthwise_policy.types import DecodeStep, RequestId
+from lengthwise_policy.decode.step import DecodeStep
+from lengthwise_policy.types import RequestId
 from lengthwise_worker.step_loop import step_sample
 
 

@@ -19,9 +19,10 @@ from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler
+from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import block_hashes
-from lengthwise_policy.types import Chunk, DecodeStep, RequestId
+from lengthwise_policy.types import Chunk, RequestId
 from lengthwise_wire.v1 import common_pb2
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 

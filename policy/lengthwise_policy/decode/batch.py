@@ -12,30 +12,63 @@ The rule: a junior never takes anything from a senior.
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.decode.chunks import ChunkRoom, plan_chunks
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, seniority
+from lengthwise_policy.decode.step import DecodeStep, StepRule
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, StepRule
+from lengthwise_policy.types import Chunk, RequestId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """A step in terms of requests."""
+class ChunkRoom:
+    """What the requests that decode leave of a step."""
 
-    rows: tuple[DecodeRequest, ...]
-    chunks: tuple[Chunk, ...]
-    preempted: tuple[DecodeRequest, ...]
-    rule: StepRule
-    reason: str
+    tokens: int
+    seconds: float  # inf while nobody decodes
 
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.chunks or self.preempted)
+    def __str__(self) -> str:
+        within = "" if math.isinf(self.seconds) else f" and {self.seconds * 1e3:.1f} ms"
+        return f"room for {self.tokens} tokens{within}"
+
+
+def plan_chunks(
+    computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
+) -> tuple[Chunk, ...]:
+    """Chunks of the first in line, as far as the room goes; nobody overtakes.
+
+    Each goes on where the steps in flight leave its request.
+    """
+    chunks: list[Chunk] = []
+    tokens, seconds = room.tokens, room.seconds
+    for request in computing:
+        missing = request.sequence_tokens - request.num_launched
+        history = request.num_launched
+        affordable = cost.tokens_within(seconds, history)
+        if not chunks:
+            affordable = max(affordable, block_size)
+        num_tokens = int(min(missing, tokens, affordable))
+        if num_tokens < missing:
+            num_tokens -= num_tokens % block_size
+        if num_tokens <= 0:
+            break
+        chunks.append(
+            Chunk(
+                request_id=request.request_id,
+                start=history,
+                num_tokens=num_tokens,
+                is_last=num_tokens == missing,
+            )
+        )
+        tokens -= num_tokens
+        seconds -= cost.chunk_seconds(num_tokens, history)
+        if num_tokens < missing:
+            break
+    return tuple(chunks)
 
 
 class DecodeBatch:
@@ -47,14 +80,11 @@ class DecodeBatch:
         objectives: Objectives,
         blocks: PrefixCache,
         block_size: int,
-        preempt: Callable[[DecodeRequest], None],
     ) -> None:
-        """`preempt` is told who loses its blocks, and takes it out of the batch."""
         self._policy = policy
         self._tpot_seconds = objectives.tpot_seconds
         self._blocks = blocks
         self._block_size = block_size
-        self._preempt = preempt
         self._requests: list[DecodeRequest] = []
         self._starved: DecodeRequest | None = None
 
@@ -75,12 +105,13 @@ class DecodeBatch:
     def leave(self, request: DecodeRequest) -> None:
         del self._requests[bisect_left(self._requests, seniority(request), key=seniority)]
 
-    def plan(self, cost: CostModel, *, ahead: bool) -> BatchPlan | None:
-        """Rows, chunks, and who was preempted for them.
+    def plan(self, cost: CostModel, *, ahead: bool) -> DecodeStep | None:
+        """The next step. The requests that it names as preempted have left and hold no blocks.
 
-        None: a request has no block for its next token, and `ahead` nobody can give it one.
+        None: nothing can run, or a request has no block for its next token and `ahead` none may be
+        preempted for it.
         """
-        preempted: list[DecodeRequest] = []
+        preempted: list[RequestId] = []
         rows = self._rows(None if ahead else preempted)
         if ahead and self._starved is not None:
             return None
@@ -91,6 +122,8 @@ class DecodeBatch:
             if request.phase == "computing" and not request.num_awaited
         )
         chunks = plan_chunks(computing, room, cost, self._block_size)
+        if not rows and not chunks and not preempted:
+            return None
         rule: StepRule = "preempt" if preempted else "mixed" if chunks else "decode"
         reason = f"{rule}: {len(rows)} decode"
         if chunks:
@@ -98,18 +131,18 @@ class DecodeBatch:
             reason += f", {num_tokens} tokens in {len(chunks)} chunks, {room}"
         if preempted:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
-        return BatchPlan(
-            rows=tuple(rows),
+        return DecodeStep(
+            request_ids=tuple(request.request_id for request in rows),
             chunks=chunks,
             preempted=tuple(preempted),
             rule=rule,
             reason=reason,
         )
 
-    def _rows(self, preempted: list[DecodeRequest] | None) -> list[DecodeRequest]:
+    def _rows(self, preempted: list[RequestId] | None) -> list[DecodeRequest]:
         """Running requests whose next token has a slot, most senior first.
 
-        `preempted` takes those whose blocks went to others; None: nobody may be preempted.
+        `preempted` takes those whose blocks went to others; None: none may be preempted.
         """
         rows: list[DecodeRequest] = []
         self._starved = None
@@ -129,7 +162,7 @@ class DecodeBatch:
             rows.append(request)
         return rows
 
-    def _has_grown(self, request: DecodeRequest, preempted: list[DecodeRequest] | None) -> bool:
+    def _has_grown(self, request: DecodeRequest, preempted: list[RequestId] | None) -> bool:
         """Gives it one block more, if need be of juniors that may be preempted."""
         while True:
             fresh = self._blocks.extend(1)
@@ -142,7 +175,13 @@ class DecodeBatch:
             if victim is request:
                 return False
             self._preempt(victim)
-            preempted.append(victim)
+            preempted.append(victim.request_id)
+
+    def _preempt(self, victim: DecodeRequest) -> None:
+        self.leave(victim)
+        # It certainly returns; until then its blocks are the last to be evicted.
+        self._blocks.release(victim.block_ids, returning=True)
+        victim.preempted()
 
     def _most_junior(self) -> DecodeRequest:
         """Of those that may lose their blocks: who has its last token ends anyway."""

@@ -17,9 +17,10 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
-from lengthwise_policy.checks import require_at_least, require_at_most
+from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.decode.policy import FuturePolicy
 from lengthwise_policy.kv.blocks import blocks_for
 
 Random = Callable[[], float]
@@ -50,23 +51,6 @@ class Growing(Protocol):
     @property
     def max_new_tokens(self) -> int:
         """Limit of `generated`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FuturePolicy:
-    """How a decode worker predicts."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    # Outputs remembered. 0: none, so that every prediction is the worst case, max_new_tokens.
-    window: int = 200
-    # Share of the capacity that no prediction may use. 200 and 0.05 are the published defaults.
-    reserve: float = 0.05
-
-    def __post_init__(self) -> None:
-        require_at_least("window", self.window, 0)
-        require_at_least("reserve", self.reserve, 0.0)
-        require_at_most("reserve", self.reserve, 0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,26 @@
-"""What a decode worker may be told about its scheduling.
-
-The rule: a value that cannot work is refused when it is read.
-"""
+"""What may be set about a decode worker's scheduling."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.checks import require_at_least, require_at_most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuturePolicy:
+    """How a decode worker predicts."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    # Outputs remembered. 0: none, so that every prediction is the worst case, max_new_tokens.
+    window: int = 200
+    # Share of the capacity that no prediction may use. 200 and 0.05 are the published defaults.
+    reserve: float = 0.05
+
+    def __post_init__(self) -> None:
+        require_at_least("window", self.window, 0)
+        require_at_least("reserve", self.reserve, 0.0)
+        require_at_most("reserve", self.reserve, 0.9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

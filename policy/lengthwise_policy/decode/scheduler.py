@@ -15,8 +15,7 @@ fits, or was refused as NeverFits.
 A step may be planned, and launched, before the last one has ended: as if every request of that one
 went on. Who ends meanwhile is computed in vain, and its blocks are held until that has ended too.
 
-The rule: a block is free only when nothing writes to it any more, neither a step in flight nor a
-transfer that still arrives; nobody overtakes in the queue; every decision has a reason.
+Invariant: no request overtakes another in the queue.
 """
 
 from collections import deque
@@ -27,14 +26,16 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.deadlines import Deadlines
 from lengthwise_policy.decode.admission import DecodeAdmission
 from lengthwise_policy.decode.batch import DecodeBatch
+from lengthwise_policy.decode.held import HeldRequests
 from lengthwise_policy.decode.policy import DecodePolicy as DecodePolicy
-from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant, Phase
+from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant
 from lengthwise_policy.decode.request import Reservation as Reservation
-from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
+from lengthwise_policy.decode.step import DecodeStep
+from lengthwise_policy.errors import NeverFits, QueueFull
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import DecodeStep, RequestId
+from lengthwise_policy.types import RequestId
 
 MAX_IN_FLIGHT = 2
 """Steps launched that have not ended: the second follows the tokens of the first."""
@@ -61,12 +62,11 @@ class DecodeScheduler:
         self._blocks = blocks
         self._block_size = block_size
         self._admission = DecodeAdmission(policy, blocks, block_size, random)
-        self._requests: dict[RequestId, DecodeRequest] = {}  # in every phase
+        self._held = HeldRequests(blocks)
         self._queue = DecodeQueue()
         self._admitted: dict[RequestId, DecodeRequest] = {}  # filling, computing and running
-        self._batch = DecodeBatch(policy, objectives, blocks, block_size, self._preempt)
+        self._batch = DecodeBatch(policy, objectives, blocks, block_size)
         self._num_reservations = 0
-        self._num_draining_blocks = 0
         self._changed = False  # since the queue was looked at
         self._deadlines = Deadlines()
         self._in_flight: deque[DecodeStep] = deque()
@@ -90,11 +90,6 @@ class DecodeScheduler:
     def num_running(self) -> int:
         """Requests that are computed here or decode."""
         return len(self._batch)
-
-    @property
-    def num_draining(self) -> int:
-        """Ended requests whose blocks a transfer or a step in flight may still write."""
-        return len(self._requests) - len(self._queue) - len(self._admitted)
 
     @property
     def context_tokens(self) -> int:
@@ -129,7 +124,7 @@ class DecodeScheduler:
                     f"{self._policy.queue_limit}; try another worker or later"
                 )
             self._queue.add(request)
-        self._requests[request.request_id] = request
+        self._held.add(request)
         self._deadlines.add(request.request_id, reservation.deadline_at)
         return grant
 
@@ -156,7 +151,7 @@ class DecodeScheduler:
 
         Raises UnknownRequest unless it is being filled.
         """
-        request = self._in_phase(request_id, "filling")
+        request = self._held.in_phase(request_id, "filling")
         self._advance(request, request.sequence_tokens)
         self._batch.join(request)
 
@@ -173,20 +168,15 @@ class DecodeScheduler:
         """
         if len(self._in_flight) == MAX_IN_FLIGHT:
             raise RuntimeError("next_step: two steps are in flight; call emitted() first")
-        plan = self._batch.plan(cost, ahead=bool(self._in_flight))
-        if not plan:
+        step = self._batch.plan(cost, ahead=bool(self._in_flight))
+        if step is None:
             return None
-        for request in plan.rows:
-            request.launched(1)
-        for chunk in plan.chunks:
-            self._requests[chunk.request_id].launched(chunk.num_tokens)
-        step = DecodeStep(
-            request_ids=tuple(request.request_id for request in plan.rows),
-            chunks=plan.chunks,
-            preempted=tuple(request.request_id for request in plan.preempted),
-            rule=plan.rule,
-            reason=plan.reason,
-        )
+        for request_id in step.preempted:
+            self._queue.add(self._admitted.pop(request_id))
+        for request_id in step.request_ids:
+            self._held[request_id].launched(1)
+        for chunk in step.chunks:
+            self._held[chunk.request_id].launched(chunk.num_tokens)
         self._in_flight.append(step)
         return step
 
@@ -205,13 +195,13 @@ class DecodeScheduler:
         self._changed = True
         kept = []
         for request_id in step.request_ids:
-            request = self._requests[request_id]
-            if self._still_held(request):
+            request = self._held[request_id]
+            if self._held.step_ended(request):
                 request.advanced(request.sequence_tokens)
                 kept.append(request_id)
         for chunk in step.chunks:
-            request = self._requests[chunk.request_id]
-            if self._still_held(request):
+            request = self._held[chunk.request_id]
+            if self._held.step_ended(request):
                 self._advance(request, chunk.start + chunk.num_tokens)
                 if chunk.is_last:
                     kept.append(chunk.request_id)
@@ -223,7 +213,7 @@ class DecodeScheduler:
         Those that are computed are published: others may share them, and the request itself finds
         them again after a preemption. Raises UnknownRequest unless it computes or runs.
         """
-        request = self._in_phase(request_id, "filling", "computing", "running")
+        request = self._held.in_phase(request_id, "filling", "computing", "running")
         request.hashes.extend(hashes[len(request.hashes) :])
         self._publish(request)
 
@@ -232,7 +222,7 @@ class DecodeScheduler:
 
         Raises UnknownRequest unless it runs.
         """
-        request = self._in_phase(request_id, "running")
+        request = self._held.in_phase(request_id, "running")
         self._admission.finished(request.generated)
         self._end(request, receiving=False, returning=request.reservation.returning)
 
@@ -242,62 +232,49 @@ class DecodeScheduler:
         With `receiving` a transfer may still write its blocks: they are held until `drained`. If it
         is in a step in flight they are held until `emitted` as well.
         """
-        request = self._requests.get(request_id)
-        if request is None or request.phase == "draining":
+        request = self._held.living(request_id)
+        if request is None:
             return False
         self._end(request, receiving=receiving, returning=False)
         return True
 
     def drained(self, request_id: RequestId) -> bool:
         """No transfer writes to this released request any more; False when none was known to."""
-        request = self._requests.get(request_id)
-        if request is None or not request.receiving:
-            return False
-        request.receiving = False
-        self._free_if_unused(request)
-        return True
+        ended = self._held.transfer_ended(request_id)
+        self._changed |= ended
+        return ended
 
     def block_ids(self, request_id: RequestId) -> tuple[int, ...]:
         """The blocks of an admitted request, in the order of its tokens. Raises UnknownRequest."""
-        return self._in_phase(request_id, "filling", "computing", "running").block_ids
+        return self._held.in_phase(request_id, "filling", "computing", "running").block_ids
 
     def expired(self, now: float) -> tuple[RequestId, ...]:
         """Requests in any phase whose deadline has passed; each is named until it is released."""
         return self._deadlines.passed(now)
 
     def _check_reservation(self, reservation: Reservation) -> None:
-        request_id = reservation.request_id
-        if request_id in self._requests:
-            raise DuplicateRequest(
-                f"reservation for {request_id!r}: the worker holds this id already; release it, "
-                f"and let its transfer and the steps in flight end, before it is used again"
-            )
+        self._held.check_unused(reservation.request_id)
         needed = blocks_for(reservation.kv_tokens, self._block_size)
         if needed > self._blocks.num_blocks:
             raise NeverFits(
-                f"reservation for {request_id!r}: {reservation.num_tokens} prompt tokens and "
-                f"{reservation.max_new_tokens} new ones need {needed} blocks, the cache has "
-                f"{self._blocks.num_blocks}; lower max_tokens or use a worker with more KV memory"
+                f"reservation for {reservation.request_id!r}: {reservation.num_tokens} prompt "
+                f"tokens and {reservation.max_new_tokens} new ones need {needed} blocks, the cache "
+                f"has {self._blocks.num_blocks}; lower max_tokens or use a worker with more KV "
+                "memory"
             )
 
     def _grant(self, request: DecodeRequest) -> Grant | None:
         if self._batch.is_starved:
             return None
-        grant = self._admission.grant(request, self._admitted.values(), self._num_draining_blocks)
+        grant = self._admission.grant(
+            request, self._admitted.values(), self._held.num_draining_blocks
+        )
         if grant is None:
             return None
         self._admitted[request.request_id] = request
         if request.phase == "computing":
             self._batch.join(request)
         return grant
-
-    def _preempt(self, request: DecodeRequest) -> None:
-        self._batch.leave(request)
-        del self._admitted[request.request_id]
-        # It certainly returns; until then its blocks are the last to be evicted.
-        self._blocks.release(request.block_ids, returning=True)
-        request.preempted()
-        self._queue.add(request)
 
     def _advance(self, request: DecodeRequest, num_computed: int) -> None:
         request.advanced(num_computed)
@@ -316,37 +293,9 @@ class DecodeScheduler:
         self._deadlines.discard(request.request_id)
         if request.phase == "queued":
             self._queue.remove(request)
-            del self._requests[request.request_id]
+            self._held.forget(request)
             return
         if request.phase != "filling":
             self._batch.leave(request)
         del self._admitted[request.request_id]
-        request.phase = "draining"
-        request.receiving = receiving
-        request.returning = returning
-        self._num_draining_blocks += len(request.block_ids)
-        self._free_if_unused(request)
-
-    def _still_held(self, request: DecodeRequest) -> bool:
-        """Unpins a request after a step; False when it ended meanwhile."""
-        request.steps_in_flight -= 1
-        if request.phase != "draining":
-            return True
-        self._free_if_unused(request)
-        return False
-
-    def _free_if_unused(self, request: DecodeRequest) -> None:
-        if not request.steps_in_flight and not request.receiving:
-            del self._requests[request.request_id]
-            self._changed = True
-            self._num_draining_blocks -= len(request.block_ids)
-            self._blocks.release(request.block_ids, returning=request.returning)
-
-    def _in_phase(self, request_id: RequestId, *phases: Phase) -> DecodeRequest:
-        request = self._requests.get(request_id)
-        if request is None or request.phase not in phases:
-            got = "nothing of this id" if request is None else f"a {request.phase} one"
-            raise UnknownRequest(
-                f"request {request_id!r}: expected a {' or '.join(phases)} one, got {got}"
-            )
-        return request
+        self._held.drain(request, receiving=receiving, returning=returning)

@@ -67,11 +67,6 @@ class BlockPool:
     def num_free(self) -> int:
         return self._num_free
 
-    @property
-    def num_free_runs(self) -> int:
-        """How scattered the free blocks are: 1 is best."""
-        return len(self._by_length)
-
     def allocate(self, num_blocks: int) -> tuple[int, ...] | None:
         """Hands out blocks in as few runs as possible, or None when fewer are free.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.length_class import length_class
-from lengthwise_policy.types import Kind, PlacementRequest, WorkerView
+from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.worker_view import Kind, WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

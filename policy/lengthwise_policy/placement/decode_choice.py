@@ -9,7 +9,8 @@ too small to fit make all steps equal); its id is the lowest.
 from collections.abc import Sequence
 from math import inf
 
-from lengthwise_policy.types import PlacementRequest, WorkerView
+from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.worker_view import WorkerView
 
 MAX_EXTRA_REQUESTS = 8
 """By how many requests a worker may be ahead of the least busy one and still be preferred for what

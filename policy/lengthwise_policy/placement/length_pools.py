@@ -24,16 +24,11 @@ from math import inf
 from lengthwise_policy.length_class import LengthClass, length_class
 from lengthwise_policy.placement.candidates import find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.placement import Placement, PlacementRequest, PlacementRule
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import place_soonest
-from lengthwise_policy.types import (
-    STEP_TOKENS,
-    Placement,
-    PlacementRequest,
-    PlacementRule,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 REVIEW_SECONDS = 0.1
 """Between two looks at the pressures: statuses come at most every 0.05 s."""

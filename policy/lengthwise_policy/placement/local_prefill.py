@@ -24,16 +24,16 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.candidates import able_to_decode
 from lengthwise_policy.placement.decode_choice import choose_partner
-from lengthwise_policy.placement.policy import Strategy
-from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
-from lengthwise_policy.types import (
-    STEP_TOKENS,
+from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
     PlacementRequest,
     PlacementRule,
-    WorkerView,
 )
+from lengthwise_policy.placement.policy import Strategy
+from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import STEP_TOKENS
 
 MAX_HOLDERS = 4
 """How many of the decode workers that hold most of a prompt are looked at for it."""

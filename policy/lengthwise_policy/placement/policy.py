@@ -9,7 +9,8 @@ from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Placement, PlacementRequest, PlacementRule, WorkerView
+from lengthwise_policy.placement.placement import Placement, PlacementRequest, PlacementRule
+from lengthwise_policy.placement.worker_view import WorkerView
 
 # Gives numbers in [0, 1).
 Random = Callable[[], float]

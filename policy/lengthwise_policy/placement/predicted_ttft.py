@@ -20,16 +20,14 @@ from heapq import nsmallest
 
 from lengthwise_policy.placement.candidates import find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
-from lengthwise_policy.types import (
-    STEP_TOKENS,
+from lengthwise_policy.placement.placement import (
     Candidate,
-    Kind,
     Placement,
     PlacementRequest,
     PlacementRule,
-    WorkerId,
-    WorkerView,
 )
+from lengthwise_policy.placement.worker_view import Kind, WorkerView
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 MAX_CANDIDATES = 8
 """Told with a placement, to explain it."""

@@ -1,110 +1,23 @@
-"""A prefill batch while it is made: what fits into it still, and what it becomes.
+"""One step of a prefill worker."""
 
-The rule: within `max_tokens` and `max_requests` of its choice; a chunk that is not the last of its
-prompt ends on a block boundary.
-"""
+from dataclasses import dataclass
+from typing import Literal
 
-from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.kv.prefix_cache import BlockHash
-from lengthwise_policy.prefill.disciplines import Choice
-from lengthwise_policy.prefill.policy import PrefillPolicy
-from lengthwise_policy.prefill.queue import Prompt
-from lengthwise_policy.types import Chunk, PrefillBatch
+from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.types import Chunk
 
-WORTH_LEAVING_OUT = 0.25
-"""Of a step's constant cost: a prompt left out now costs a part of a later step, and usually
-several wait for the same prefix."""
+PrefillRule = Literal["fcfs", "short_first", "alone", "window", "ahead", "aged", "share", "begun"]
 
 
-class Draft:
-    """Prompts with the tokens each gets, in order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillBatch:
+    """The chunks of one prefill step, at most one per request, in the order of the queue."""
 
-    def __init__(self, choice: Choice, block_size: int) -> None:
-        self.choice = choice
-        self.bucket: int | None = None
-        """Of the first prompt: others of its length come before prompts of other lengths."""
-        self.ended_by = "end of queue"
-        self._block_size = block_size
-        self._tokens_left = choice.max_tokens
-        self._planned: list[tuple[Prompt, int]] = []
-        self._computing: set[BlockHash] = set()
-
-    def __len__(self) -> int:
-        return len(self._planned)
+    chunks: tuple[Chunk, ...]
+    length: LengthClass | Literal["mixed"]
+    rule: PrefillRule
+    reason: str  # the rule, and the numbers behind it
 
     @property
-    def is_full(self) -> bool:
-        """Whether no request may be added; whether tokens are left, `fitting` tells."""
-        return len(self._planned) == self.choice.max_requests
-
-    def fitting(self, prompt: Prompt) -> int:
-        """Tokens of the prompt's next chunk: its rest, or the whole blocks that are left; or 0."""
-        missing, left = prompt.num_missing, self._tokens_left
-        return missing if missing <= left else left - left % self._block_size
-
-    def is_worth_leaving_out(self, prompt: Prompt, cost: CostModel) -> bool:
-        """Whether enough of what the prompt lacks is computed here for another one."""
-        if not self._computing or not prompt.usable:
-            return False
-        first = end = prompt.num_computed // self._block_size
-        while end < len(prompt.usable) and prompt.usable[end] in self._computing:
-            end += 1
-        saved = cost.chunk_seconds((end - first) * self._block_size, prompt.num_computed)
-        return end > first and saved >= WORTH_LEAVING_OUT * cost.step_seconds
-
-    def add(self, prompt: Prompt, num_tokens: int) -> None:
-        if not self._planned:
-            self.bucket = self.choice.queue.bucket_of(prompt)
-        first = prompt.num_computed // self._block_size
-        end = (prompt.num_computed + num_tokens) // self._block_size
-        self._computing.update(prompt.job.hashes[first:end])
-        self._planned.append((prompt, num_tokens))
-        self._tokens_left -= num_tokens
-        if num_tokens < prompt.num_missing:
-            self.ended_by = "token budget"
-
-    def seconds(self, cost: CostModel) -> float:
-        """Predicted time of the batch."""
-        chunks = (cost.chunk_seconds(n, prompt.num_computed) for prompt, n in self._planned)
-        return cost.step_seconds + sum(chunks)
-
-    def start(self, now: float, cost: CostModel, policy: PrefillPolicy) -> PrefillBatch:
-        """Marks the prompts as running."""
-        seconds = self.seconds(cost)
-        for prompt, _ in self._planned:
-            prompt.in_batch = True
-            prompt.served_seconds += seconds
-        lengths = {prompt.length for prompt, _ in self._planned}
-        waited = now - min(prompt.job.arrived_at for prompt, _ in self._planned)
-        chunks = tuple(_chunk(prompt, num_tokens) for prompt, num_tokens in self._planned)
-        what = f"{len(chunks)} {' and '.join(sorted(lengths))}"
-        longest = max(chunk.num_tokens for chunk in chunks)
-        return PrefillBatch(
-            chunks=chunks,
-            length=self._planned[0][0].length if len(lengths) == 1 else "mixed",
-            shape=covering_shape(len(chunks), longest, policy),
-            rule=self.choice.rule,
-            reason=(
-                f"{self.choice.rule}: {self.choice.why}; {what}, cut by {self.ended_by}, "
-                f"oldest waited {waited:.3f} s"
-            ),
-        )
-
-
-def covering_shape(
-    num_requests: int, num_tokens: int, policy: PrefillPolicy
-) -> tuple[int, int] | None:
-    """The smallest captured (requests, tokens of each) that holds a batch; None when none does."""
-    sizes = (size for size in policy.graph_batch_sizes if size >= num_requests)
-    lengths = (length for length in policy.graph_lengths if length >= num_tokens)
-    size, length = next(sizes, None), next(lengths, None)
-    return None if size is None or length is None else (size, length)
-
-
-def _chunk(prompt: Prompt, num_tokens: int) -> Chunk:
-    return Chunk(
-        request_id=prompt.job.request_id,
-        start=prompt.num_computed,
-        num_tokens=num_tokens,
-        is_last=num_tokens == prompt.num_missing,
-    )
+    def num_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.chunks)

@@ -1,77 +1,21 @@
-"""Whose turn it is on a prefill worker: what every discipline answers, and the two plain ones.
+"""Whose turn it is on a prefill worker: the registry of the disciplines, and the two plain ones.
 
 `fcfs` computes prompts in the order they came, sharing batches across lengths. `short_first` is
 the rule of LAPS' published code: classes by *full* prompt length, short ones strictly first in
 batches of at most 8, each open for 5 ms; long ones run while no short batch is due, so a stream of
 short prompts starves them. Both are there to be compared with.
-
-The rule: a discipline decides from what it is given (queues, instant, cost) and keeps no clock; it
-names the queues to serve in order of preference, and the scheduler takes the first from which a
-batch can be made.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass, length_class
-from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillRule
+from lengthwise_policy.prefill.discipline import Choice, Discipline, Wait
+from lengthwise_policy.prefill.length_aware import LengthAware
+from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
-from lengthwise_policy.types import PrefillRule
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Compute prompts of this queue now, as far as the limits allow."""
-
-    queue: PromptQueue
-    max_tokens: int
-    max_requests: int
-    rule: PrefillRule
-    why: str
-    holds: bool = False  # if its head lacks blocks, no other prompt may begin before it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    """Nothing now; ask again at this instant, or when something changes."""
-
-    until: float
-
-
-class Discipline(Protocol):
-    """Queues of prompts and the rule that orders them. All instants never decrease."""
-
-    @property
-    def rules(self) -> tuple[PrefillRule, ...]:
-        """Those that its choices may name."""
-
-    def classify(self, job: PrefillJob, residual: int, short_tokens: int) -> LengthClass: ...
-
-    def queue_of(self, length: LengthClass) -> PromptQueue: ...
-
-    def urgency(self, prompt: Prompt) -> Urgency: ...
-
-    def arrived(self, prompt: Prompt) -> None:
-        """The prompt is about to be queued for the first time."""
-
-    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
-        """In order of preference; ends at once when nothing is queued, or with a Wait."""
-
-    def planned(self, length: LengthClass, seconds: float) -> None:
-        """A batch of this queue's class is about to run for about so long."""
-
-
-def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> Choice:
-    """When nothing else can be done: those that have begun need no blocks."""
-    return Choice(
-        queue=queue,
-        max_tokens=policy.chunk_tokens,
-        max_requests=policy.max_batch_requests,
-        rule="begun",
-        why="others lack blocks",
-    )
 
 
 class FirstCome:
@@ -162,3 +106,15 @@ class ShortFirst:
             rule="short_first",
             why=why,
         )
+
+
+DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy, Objectives], Discipline]] = {
+    "length_aware": LengthAware,
+    "short_first": lambda policy, objectives: ShortFirst(policy),
+    "fcfs": lambda policy, objectives: FirstCome(policy),
+}
+
+
+def batch_rules(discipline: DisciplineName) -> tuple[PrefillRule, ...]:
+    """The rules that batches of this discipline may name."""
+    return (*DISCIPLINES[discipline](PrefillPolicy(), Objectives()).rules, "begun")

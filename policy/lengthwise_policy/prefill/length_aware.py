@@ -44,10 +44,10 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.arrival_rate import ArrivalRate
-from lengthwise_policy.prefill.disciplines import Choice, Wait
+from lengthwise_policy.prefill.batch import PrefillRule
+from lengthwise_policy.prefill.discipline import Choice, Wait
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
-from lengthwise_policy.types import PrefillRule
 
 STRETCH = 2.0
 """How many times its own service a long prompt yields to shorter ones: 1 and 2 are equal within

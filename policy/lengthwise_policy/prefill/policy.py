@@ -33,8 +33,8 @@ class PrefillPolicy:
     max_age_seconds: float = 0.5  # a long prompt that waited so long is overtaken no more
     chunk_seconds: float = 0.2  # of a chunk while short ones wait: half of their objective
     min_chunk_tokens: int = 256  # below it, the launch and the weights cost more than the tokens
-    # Shapes with a captured graph: a batch is padded to the smallest that covers it.
-    graph_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    # Short prompts are queued by length, up to these, so that a batch holds prompts alike: a graph
+    # of the engine pads them to one length.
     graph_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class PrefillPolicy:
                 f"short_share and long_share: expected at most 1 together, got {self.short_share} "
                 f"and {self.long_share}"
             )
-        for name in ("graph_batch_sizes", "graph_lengths"):
-            sizes = getattr(self, name)
-            if any(low >= high for low, high in pairwise((0, *sizes))):
-                raise ValueError(f"{name}: expected growing sizes of at least 1, got {sizes}")
+        if any(low >= high for low, high in pairwise((0, *self.graph_lengths))):
+            raise ValueError(
+                f"graph_lengths: expected growing sizes of at least 1, got {self.graph_lengths}"
+            )

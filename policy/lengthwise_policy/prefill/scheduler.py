@@ -1,8 +1,8 @@
 """What a prefill worker computes next, in batches under a token budget.
 
-Whose turn it is, a discipline says (disciplines.py, length_aware.py); here its choice becomes a
-batch. Only what no cached prefix covers is computed. Blocks for the whole prompt are taken when its
-first chunk is scheduled: a prompt that has begun can always end.
+A discipline (discipline.py) chooses a queue; here its choice becomes a batch. Only what no cached
+prefix covers is computed. Blocks for the whole prompt are taken when its first chunk is scheduled:
+a prompt that has begun can always end.
 
     queued ──first chunk──▶ begun ──last chunk──▶ computed ──release──▶ gone
                             (holds blocks)        (holds them while its KV is sent)
@@ -12,12 +12,9 @@ gone meanwhile; where its class has changed it goes to the other queue. A prompt
 which this very batch computes for another one is left out of it, if that saves enough: one batch
 later it can share them. It does not wait for blocks that others will compute later.
 
-The rules: every token is computed once and in order; chunks start and end on block boundaries,
-except the end of the prompt; while a batch runs, no block of it becomes free; full blocks are
-published when they are computed.
+Invariant: every token is computed once and in order; chunks start and end on block boundaries,
+except the end of the prompt; while a batch runs, none of its blocks becomes free.
 """
-
-from collections.abc import Callable, Mapping
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.model import PRIOR, CostModel
@@ -27,33 +24,15 @@ from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.prefill.batch import Draft
-from lengthwise_policy.prefill.disciplines import (
-    Discipline,
-    FirstCome,
-    ShortFirst,
-    Wait,
-    begun_choice,
-)
-from lengthwise_policy.prefill.length_aware import LengthAware
-from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
+from lengthwise_policy.prefill.batch import PrefillBatch
+from lengthwise_policy.prefill.discipline import Wait, begun_choice
+from lengthwise_policy.prefill.disciplines import DISCIPLINES
+from lengthwise_policy.prefill.draft import Draft
+from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import Backlog, PrefillJob, Prompt, PromptQueue, QueueLength
-from lengthwise_policy.types import Chunk, PrefillBatch, PrefillRule, RequestId
+from lengthwise_policy.types import Chunk, RequestId
 
 __all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
-
-
-DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy, Objectives], Discipline]] = {
-    "length_aware": LengthAware,
-    "short_first": lambda policy, objectives: ShortFirst(policy),
-    "fcfs": lambda policy, objectives: FirstCome(policy),
-}
-
-
-def batch_rules(discipline: DisciplineName) -> tuple[PrefillRule, ...]:
-    """The rules that batches of this discipline may name."""
-    return (*DISCIPLINES[discipline](PrefillPolicy(), Objectives()).rules, "begun")
-
 
 _NO_BLOCKS = "lack of free blocks"
 
@@ -150,10 +129,10 @@ class PrefillScheduler:
         return self._go_on(now, cost)
 
     def computed(self, batch: PrefillBatch) -> tuple[RequestId, ...]:
-        """Says that the running batch has ended.
+        """Ends the running batch; returns the requests whose prompts are complete now.
 
-        Returns the requests whose prompts are complete now, without those released meanwhile, whose
-        blocks return to the cache here. Raises ValueError if `batch` is not the running one.
+        The blocks of those released meanwhile return to the cache here. Raises ValueError if
+        `batch` is not the running one.
         """
         if batch != self._running:
             raise ValueError(f"computed: expected the running batch {self._running}, got {batch}")
@@ -294,7 +273,7 @@ class PrefillScheduler:
         return None
 
     def _start(self, draft: Draft, now: float, cost: CostModel) -> PrefillBatch:
-        self._running = draft.start(now, cost, self._policy)
+        self._running = draft.start(now, cost)
         first = self._prompts[self._running.chunks[0].request_id]
         self._discipline.planned(first.length, draft.seconds(cost))
         return self._running

@@ -14,8 +14,9 @@ from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
-from lengthwise_policy.types import Chunk, PrefillBatch, RequestId
+from lengthwise_policy.types import Chunk, RequestId
 from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_blocks
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport

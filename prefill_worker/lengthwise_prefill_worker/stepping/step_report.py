@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.types import PrefillBatch
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_prefill_worker.messages import Outcome
 from lengthwise_worker.messages import StepReport
 

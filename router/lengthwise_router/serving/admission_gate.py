@@ -12,7 +12,7 @@ from lengthwise_policy.admission.admission import Admission, Admit, Demand, Refu
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Placement
+from lengthwise_policy.placement.placement import Placement
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.workers.wakeup import Wakeup

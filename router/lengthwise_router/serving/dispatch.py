@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
-from lengthwise_policy.types import Placement, PlacementRequest, RequestId, WorkerId
+from lengthwise_policy.types import RequestId, WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.attempt import WorkerAttempt

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
-from lengthwise_policy.types import Placement
+from lengthwise_policy.placement.placement import Placement
 from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request

@@ -6,7 +6,7 @@ candidates of each attempt, lengths of texts), and holds nothing of a prompt or 
 """
 
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.types import Candidate, Placement
+from lengthwise_policy.placement.placement import Candidate, Placement
 from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
 

@@ -17,7 +17,8 @@ import grpc
 
 from lengthwise_policy.cost.model import typical_cost
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
-from lengthwise_policy.types import Role, WorkerId, WorkerView
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition
 from lengthwise_router.workers.prefixes import Prefixes
 from lengthwise_router.workers.worker import Worker

@@ -13,9 +13,10 @@ from random import Random
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, DecodeStep, RequestId
+from lengthwise_policy.types import Chunk, RequestId
 
 SALT = b"model"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_policy.cost.model import PRIOR
-from lengthwise_policy.decode.chunks import ChunkRoom, plan_chunks
+from lengthwise_policy.decode.batch import ChunkRoom, plan_chunks
 from lengthwise_policy.decode.request import DecodeRequest, Reservation
 from lengthwise_policy.types import RequestId
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from lengthwise_policy.decode.past_future import (
     FutureAdmission,
-    FuturePolicy,
     Hold,
     OutputLengths,
     peak_blocks,
 )
+from lengthwise_policy.decode.policy import FuturePolicy
 
 HOLDS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 100)), max_size=12)
 

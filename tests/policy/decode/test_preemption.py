@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy.decode.decode_model import DecodeWorkerModel
 
-from lengthwise_policy.decode.past_future import FuturePolicy
+from lengthwise_policy.decode.policy import FuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 from lengthwise_policy.types import RequestId
 

@@ -63,13 +63,12 @@ class BlockPoolMachine(RuleBasedStateMachine):
     def nothing_leaks(self) -> None:
         self.pool.check_integrity()
         assert self.pool.num_free == len(self.free)
-        assert self.pool.num_free_runs == len(consecutive_runs(sorted(self.free)))
 
     def teardown(self) -> None:
         for held in self.held:
             self.pool.release(held)
-        assert self.pool.num_free_runs == 1
         assert self.pool.num_free == NUM_BLOCKS
+        assert self.pool.allocate(NUM_BLOCKS) == tuple(range(NUM_BLOCKS))
 
 
 TestBlockPoolMachine = BlockPoolMachine.TestCase

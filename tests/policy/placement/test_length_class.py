@@ -10,9 +10,10 @@ from policy.placement.views import cached, decode, pair, prefill, request
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.length_pools import LengthPools
+from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy, Strategy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
-from lengthwise_policy.types import PlacementRequest, WorkerView
+from lengthwise_policy.placement.worker_view import WorkerView
 
 SHORT, LONG = 100, 1000
 

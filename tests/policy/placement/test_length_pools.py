@@ -13,7 +13,7 @@ from policy.placement.views import cached, decode, large, prefill, request
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
-from lengthwise_policy.types import WorkerView
+from lengthwise_policy.placement.worker_view import WorkerView
 
 DECODES = [large(decode("d1"))]
 LONG = request(num_tokens=1000)

@@ -13,15 +13,11 @@ from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.local_prefill import local_candidate
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
-from lengthwise_policy.types import (
-    STEP_TOKENS,
-    Placement,
-    PlacementRequest,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 SLO = 0.1
 

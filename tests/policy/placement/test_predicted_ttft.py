@@ -13,16 +13,12 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.candidates import find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES, PredictedTtft, candidate
 from lengthwise_policy.placement.strategies import STRATEGIES
-from lengthwise_policy.types import (
-    STEP_TOKENS,
-    Placement,
-    PlacementRequest,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 SLO = 0.1
 

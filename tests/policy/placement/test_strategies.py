@@ -10,6 +10,7 @@ from policy.placement.views import decode, excluded, pair, prefill, request
 
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.local_prefill import LocalPrefill
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.strategies import (
@@ -19,12 +20,8 @@ from lengthwise_policy.placement.strategies import (
     RoundRobin,
     make_strategy,
 )
-from lengthwise_policy.types import (
-    Placement,
-    PlacementRequest,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import WorkerId
 
 
 def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:

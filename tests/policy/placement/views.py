@@ -4,14 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.types import (
-    Placement,
-    PlacementRequest,
-    RequestId,
-    Role,
-    WorkerId,
-    WorkerView,
-)
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import RequestId, Role, WorkerId
 
 COST = CostModel(
     step_seconds=0.010,

@@ -12,9 +12,9 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.prefill.batch import covering_shape
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import PrefillBatch, RequestId
+from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 16
 # A step costs 10 ms, and so do 200 tokens.
@@ -130,31 +130,6 @@ def test_higher_priority_goes_first_within_a_class_whatever_its_length() -> None
     worker.enqueue(1000, priority=5)
     assert names(worker.run()) == ["r2"]
     assert names(worker.run())[0] == "r5"
-
-
-@pytest.mark.parametrize(
-    ("num_requests", "num_tokens", "shape"),
-    [
-        pytest.param(1, 1, (1, 8), id="smallest"),
-        pytest.param(3, 60, (4, 64), id="padded both ways"),
-        pytest.param(64, 256, (64, 256), id="largest"),
-        pytest.param(65, 8, None, id="too many"),
-        pytest.param(1, 257, None, id="too long"),
-    ],
-)
-def test_a_batch_names_the_smallest_graph_that_covers_it(
-    num_requests: int, num_tokens: int, shape: tuple[int, int] | None
-) -> None:
-    assert covering_shape(num_requests, num_tokens, PrefillPolicy()) == shape
-
-
-def test_a_batch_carries_its_shape() -> None:
-    worker = Worker()
-    worker.enqueue(20)
-    worker.enqueue(33)
-    assert worker.run().shape == (2, 64)
-    worker.enqueue(500)
-    assert worker.run().shape is None
 
 
 def test_an_idle_device_does_not_wait_where_nothing_is_gained() -> None:

@@ -18,14 +18,15 @@ from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.length_class import LENGTH_CLASSES, length_class
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillBatch
+from lengthwise_policy.prefill.disciplines import batch_rules
 from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import (
     PrefillJob,
     PrefillPolicy,
     PrefillScheduler,
-    batch_rules,
 )
-from lengthwise_policy.types import PrefillBatch, RequestId
+from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 24

@@ -8,9 +8,10 @@ import pytest
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.queue import QueueLength
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import PrefillBatch, RequestId
+from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 16
 A, B, C = RequestId("a"), RequestId("b"), RequestId("c")

@@ -7,8 +7,9 @@ import pytest
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import PrefillBatch, RequestId
+from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 16
 

@@ -1,0 +1,89 @@
+"""What placement is asked, and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lengthwise_policy.kv.blocks import kv_slots
+from lengthwise_policy.types import RequestId, WorkerId
+
+PlacementRule = Literal[
+    "least loaded",
+    "length pools",
+    "power of two",
+    "predicted ttft",
+    "prefix",
+    "round robin",
+    "local prefill",
+    "no prefill worker",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRequest:
+    """What placement needs to know of a request."""
+
+    request_id: RequestId
+    num_tokens: int  # prompt tokens (and, when a request resumes, the tokens generated before)
+    max_new_tokens: int
+    excluded: frozenset[WorkerId] = (
+        frozenset()
+    )  # they failed this request: only if nothing else is left
+    reserved_decode: WorkerId | None = None  # holds this request's reservation already: it is kept
+    # Prompt tokens whose KV a worker is known to have, in whole blocks; workers with none are left
+    # out.
+    cached_tokens: Mapping[WorkerId, int] = field(default_factory=dict)
+    priority: int = 0
+
+    @property
+    def needs_decode(self) -> bool:
+        """The prefill worker samples the first token: a request for one token ends there."""
+        return self.max_new_tokens > 1
+
+    def residual_tokens(self, worker_id: WorkerId) -> int:
+        """Tokens that this worker would have to compute: at least the last one, to sample."""
+        return max(self.num_tokens - self.cached_tokens.get(worker_id, 0), 1)
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV slots that the request takes on the decode worker when it runs to its limit."""
+        return kv_slots(self.num_tokens, self.max_new_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One choice that placement had, and the seconds it predicted."""
+
+    prefill: WorkerId | None
+    decode: WorkerId | None
+    residual_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    transfer_seconds: float  # the part that is not hidden behind the computation
+
+    @property
+    def ttft_seconds(self) -> float:
+        return self.queue_seconds + self.prefill_seconds + self.transfer_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Who computes the prompt and who generates.
+
+    `decode` is None when one token is all; `prefill` is None when the decode worker computes the
+    prompt itself.
+    """
+
+    prefill: WorkerId | None
+    decode: WorkerId | None
+    rule: PlacementRule
+    reason: str  # the rule, and the numbers behind it
+    candidates: tuple[Candidate, ...] = ()  # the best few, best first, of rules that predict
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """What was predicted of the choice, where the rule predicts."""
+        for candidate in self.candidates:
+            if (candidate.prefill, candidate.decode) == (self.prefill, self.decode):
+                return candidate
+        return None

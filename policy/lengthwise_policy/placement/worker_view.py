@@ -1,0 +1,87 @@
+"""What a router knows of one worker when it places a request."""
+
+from dataclasses import dataclass, field
+
+from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass
+from lengthwise_policy.types import STEP_TOKENS, Role, WorkerId
+
+# (model fingerprint, KV layout fingerprint): workers of one kind can exchange KV.
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """What a router knows of one worker: its last status, and what the router itself placed there.
+
+    Statuses lag, `outstanding_*` do not: they count what the router has placed and a status does
+    not show yet. Policies add the two; without the second a burst between two statuses would go to
+    one worker.
+
+    The last fields are what placement asks of every worker for every request. They follow from the
+    others, and are computed once here instead of once per request and worker.
+    """
+
+    worker_id: WorkerId
+    role: Role
+    blocks_total: int
+    blocks_free: int
+    block_size: int
+    running_requests: int
+    queued_requests: int
+    queued_tokens: int  # residual prompt tokens (prefill); KV slots waited for (decode)
+    step: int  # grows while the worker works
+    draining: bool  # it takes no new work
+    model_fingerprint: str
+    layout_fingerprint: str
+    outstanding_requests: int  # placed by this router, and not ended, nor in the status yet
+    outstanding_tokens: int
+    queued_short_tokens: int = 0  # the part of `queued_tokens` in class "short"
+    outstanding_short_tokens: int = 0
+    short_tokens: int = DEFAULT_SHORT_TOKENS  # the worker's boundary between the classes
+    cost: CostModel = PRIOR
+    is_fitted: bool = False  # whether `cost` was measured, at the worker or at its peers
+    context_tokens: int = 0  # of its running requests (decode)
+    blocks_predicted: int = 0  # peak of what is admitted already (decode)
+    kv_bytes_per_token: int = 0
+    kv_bytes_per_second: float = 0.0  # out of this worker (prefill); 0 until measured
+    outstanding_local_tokens: int = 0  # of prompts placed here to be computed here (decode)
+    length_class: LengthClass | None = None  # of the prompts meant for it (prefill); None: all
+    kind: Kind = field(init=False, repr=False, compare=False)
+    capacity_tokens: int = field(init=False, repr=False, compare=False)
+    tokens_ahead: int = field(init=False, repr=False, compare=False)
+    short_wait_seconds: float = field(init=False, repr=False, compare=False)
+    long_wait_seconds: float = field(init=False, repr=False, compare=False)
+    load_requests: int = field(init=False, repr=False, compare=False)
+    room_tokens: int = field(init=False, repr=False, compare=False)
+    next_step_seconds: float = field(init=False, repr=False, compare=False)
+    kv_seconds_per_token: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        derive = object.__setattr__
+        derive(self, "kind", (self.model_fingerprint, self.layout_fingerprint))
+        derive(self, "capacity_tokens", self.blocks_total * self.block_size)
+        ahead = self.queued_tokens + self.outstanding_tokens
+        derive(self, "tokens_ahead", ahead)
+        # A short prompt waits for the short ones and at most for one step of a long one, which
+        # cannot be stopped; a long prompt waits for all.
+        short_ahead = min(self.queued_short_tokens + self.outstanding_short_tokens, ahead)
+        short_wait = short_ahead + min(ahead - short_ahead, STEP_TOKENS)
+        derive(self, "short_wait_seconds", _wait_seconds(self.cost, short_wait))
+        derive(self, "long_wait_seconds", _wait_seconds(self.cost, ahead))
+        load = self.running_requests + self.queued_requests + self.outstanding_requests
+        derive(self, "load_requests", load)
+        # Blocks that nobody holds now nor is predicted to hold, less what is waited for already.
+        blocks = min(self.blocks_free, self.blocks_total - self.blocks_predicted)
+        derive(self, "room_tokens", blocks * self.block_size - ahead)
+        step = self.cost.decode_step_seconds(load + 1, self.context_tokens + ahead)
+        derive(self, "next_step_seconds", step)
+        rate = self.kv_bytes_per_second
+        derive(self, "kv_seconds_per_token", self.kv_bytes_per_token / rate if rate > 0 else 0.0)
+
+
+def _wait_seconds(cost: CostModel, tokens: int) -> float:
+    """Of a prefill worker, for queued prompts of so many tokens in all, in full steps."""
+    steps = -(-tokens // STEP_TOKENS)
+    per_token = cost.token_seconds + cost.attention_seconds * STEP_TOKENS
+    return steps * cost.step_seconds + tokens * per_token

@@ -1,0 +1,68 @@
+"""What a discipline is: it says which queue of prompts is served next.
+
+It decides from what it is given (queues, instant, cost) and keeps no clock. It names queues in
+order of preference, and the scheduler serves the first of which it can make a batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.length_class import LengthClass
+from lengthwise_policy.prefill.batch import PrefillRule
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Compute prompts of this queue now, as far as the limits allow."""
+
+    queue: PromptQueue
+    max_tokens: int
+    max_requests: int
+    rule: PrefillRule
+    why: str
+    holds: bool = False  # if its head lacks blocks, no other prompt may begin before it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Nothing now; ask again at this instant, or when something changes."""
+
+    until: float
+
+
+class Discipline(Protocol):
+    """Queues of prompts and the rule that orders them. All instants never decrease."""
+
+    @property
+    def rules(self) -> tuple[PrefillRule, ...]:
+        """Those that its choices may name."""
+
+    def classify(self, job: PrefillJob, residual: int, short_tokens: int) -> LengthClass: ...
+
+    def queue_of(self, length: LengthClass) -> PromptQueue: ...
+
+    def urgency(self, prompt: Prompt) -> Urgency: ...
+
+    def arrived(self, prompt: Prompt) -> None:
+        """The prompt is about to be queued for the first time."""
+
+    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
+        """In order of preference; ends at once when nothing is queued, or with a Wait."""
+
+    def planned(self, length: LengthClass, seconds: float) -> None:
+        """A batch of this queue's class is about to run for about so long."""
+
+
+def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> Choice:
+    """When nothing else can be done: those that have begun need no blocks."""
+    return Choice(
+        queue=queue,
+        max_tokens=policy.chunk_tokens,
+        max_requests=policy.max_batch_requests,
+        rule="begun",
+        why="others lack blocks",
+    )
