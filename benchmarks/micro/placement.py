@@ -19,7 +19,7 @@ from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.types import RequestId, Role, WorkerId
+from lengthwise_policy.types import Role, WorkerId
 
 REPEATS = 1000
 
@@ -81,7 +81,6 @@ def main() -> None:
         everyone = [one.worker_id for one in (*prefill, *decode)]
         for holders in (0, 4, len(everyone)):
             request = PlacementRequest(
-                request_id=RequestId("r"),
                 num_tokens=1000,
                 max_new_tokens=100,
                 cached_tokens={

@@ -130,7 +130,7 @@ def placement_decisions(random: Random) -> list[object]:
         )
         for number in range(40)
     ]
-    request = PlacementRequest(request_id=RequestId("r"), num_tokens=100, max_new_tokens=10)
+    request = PlacementRequest(num_tokens=100, max_new_tokens=10)
     log: list[object] = []
     for name in sorted(STRATEGIES):
         strategy = make_strategy(name, PlacementPolicy(), random.random)

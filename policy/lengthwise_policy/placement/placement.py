@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lengthwise_policy.kv.blocks import kv_slots
-from lengthwise_policy.types import RequestId, WorkerId
+from lengthwise_policy.types import WorkerId
 
 PlacementRule = Literal[
     "least loaded",
@@ -23,7 +23,6 @@ PlacementRule = Literal[
 class PlacementRequest:
     """What placement needs to know of a request."""
 
-    request_id: RequestId
     num_tokens: int  # prompt tokens (and, when a request resumes, the tokens generated before)
     max_new_tokens: int
     excluded: frozenset[WorkerId] = (
@@ -33,7 +32,6 @@ class PlacementRequest:
     # Prompt tokens whose KV a worker is known to have, in whole blocks; workers with none are left
     # out.
     cached_tokens: Mapping[WorkerId, int] = field(default_factory=dict)
-    priority: int = 0
 
     @property
     def needs_decode(self) -> bool:

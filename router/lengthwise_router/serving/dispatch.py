@@ -12,7 +12,7 @@ from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
-from lengthwise_policy.types import RequestId, WorkerId
+from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.attempt import WorkerAttempt
@@ -174,13 +174,11 @@ class Dispatch:
             generation.token_ids, generation.prefix
         )
         return PlacementRequest(
-            request_id=RequestId(generation.request.request_id),
             num_tokens=len(generation.token_ids),
             max_new_tokens=generation.num_remaining,
             excluded=excluded,
             reserved_decode=reservation.worker_id if reservation is not None else None,
             cached_tokens=cached_tokens,
-            priority=generation.request.priority,
         )
 
     async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:

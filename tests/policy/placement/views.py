@@ -6,7 +6,7 @@ from typing import Any
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.types import RequestId, Role, WorkerId
+from lengthwise_policy.types import Role, WorkerId
 
 COST = CostModel(
     step_seconds=0.010,
@@ -64,7 +64,7 @@ def large(view: WorkerView, **changes: Any) -> WorkerView:
 
 def request(**changes: Any) -> PlacementRequest:
     """100 tokens in, 10 out."""
-    small = PlacementRequest(request_id=RequestId("r"), num_tokens=100, max_new_tokens=10)
+    small = PlacementRequest(num_tokens=100, max_new_tokens=10)
     return replace(small, **changes)
 
 
