@@ -1,20 +1,17 @@
 """What the policies cost: microseconds of CPU time of one decision, without any model.
 
-Run `python -m micro.policy`; it prints a table and writes benchmarks/data/policy.csv,
+Run `python -m micro.policy`; it prints a table and appends to benchmarks/data/policy.csv,
 one row per decision with its conditions. Budget: next_batch with 10,000 requests queued 1 ms.
 Placements are measured in placement.py, the prefix cache in prefix.py.
 """
 
-import csv
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from random import Random
 from statistics import quantiles
 from time import thread_time
+
+from rows import append_rows
 
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.blocks import BlockPool
@@ -25,7 +22,6 @@ from lengthwise_policy.prefill.policy import DisciplineName
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
 from lengthwise_policy.types import RequestId
 
-ROOT = Path(__file__).parents[2]
 REPEATS = 1000
 BLOCK_SIZE = 16
 NUM_BLOCKS = 100_000
@@ -204,33 +200,7 @@ def measure_blocks(random: Random) -> Iterator[Measured]:
     yield "blocks: release", conditions, microseconds(release, make_room_and_allocate)
 
 
-def environment() -> dict[str, str]:
-    """The conditions that all rows share; the commit is the last one that changed the policies."""
-    commit = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", "policy"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=10,
-    )
-    return {
-        "python": platform.python_version(),
-        "processor": processor(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit.stdout.strip(),
-    }
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
-    shared = environment()
     rows = []
     for measure in (measure_prefill, measure_decode, measure_blocks):
         for decision, conditions, taken in measure(Random(1)):
@@ -242,14 +212,10 @@ def main() -> None:
                     "repeats": len(taken),
                     "p50_us": f"{cuts[49]:.1f}",
                     "p99_us": f"{cuts[98]:.1f}",
-                    **shared,
                 }
             )
             print(f"{decision:40} {cuts[49]:8.1f} µs p50 {cuts[98]:8.1f} µs p99  {conditions}")
-    with (ROOT / "benchmarks" / "data" / "policy.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    append_rows("policy", rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The shape of the code: sizes, documented names, no folder that shadows a public package."""
+"""What holds of the whole code: documented names, light imports, links that lead somewhere."""
 
 import ast
 import re
@@ -14,8 +14,6 @@ SOURCE_ROOTS = (
     "wire", "client", "policy", "checkpoint", "kernels", "engine", "runtime", "router", "worker",
     "prefill_worker", "decode_worker", "flexible_worker", "autoscaler", "local", "cli",
 )  # fmt: skip
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 80
 
 
 def _modules() -> Iterator[Path]:
@@ -27,20 +25,6 @@ def _modules() -> Iterator[Path]:
 
 def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
-
-
-def test_files_and_functions_fit_a_screen_or_a_few() -> None:
-    too_long = []
-    for path in _modules():
-        text = path.read_text(encoding="utf-8")
-        if text.count("\n") > MAX_FILE_LINES:
-            too_long.append(f"{_name(path)}: {text.count(chr(10))} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > MAX_FUNCTION_LINES:
-                    too_long.append(f"{_name(path)}:{node.lineno} {node.name}: {lines} lines")
-    assert not too_long, "\n".join(too_long)
 
 
 def test_every_module_says_why_it_exists() -> None:

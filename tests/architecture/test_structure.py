@@ -1,0 +1,73 @@
+"""The bounds of the code's shape that `benchmarks/structure.py` measures.
+
+The exceptions only ever get fewer: take out what is no longer one.
+"""
+
+import structure
+from structure import Module
+
+MAX_FILE_LINES, MAX_TEST_LINES = structure.AIMS["file_lines_max"], 400
+MAX_FUNCTION_LINES, MAX_TEST_FUNCTION_LINES = structure.AIMS["function_lines_max"], 80
+MAX_FILES = structure.AIMS["files_in_largest_folder"]
+
+LONG_FILES = {
+    "engine/lengthwise_engine/transfer/supervisor/supervisor.py",
+    "kernels/lengthwise_kernels/gpu/attention.py",
+    "policy/lengthwise_policy/decode/scheduler.py",
+    "policy/lengthwise_policy/prefill/scheduler.py",
+}
+LONG_FUNCTIONS = {
+    "engine/lengthwise_engine/loading.py",
+    "kernels/lengthwise_kernels/gpu/decode_attention.py",
+}
+FULL_FOLDERS = {
+    "client/lengthwise",
+    "kernels/lengthwise_kernels/gpu",
+    "tests/harness",
+}
+CLASSES_OF_ONE_NAME = {"Chunk", "Demand", "Wait", "_Plan"}
+
+PRODUCT = [module for package in structure.packages() for module in structure.modules(package)]
+REST = [
+    module
+    for folder in ("tests", "benchmarks", "helm")
+    for module in structure.modules(structure.ROOT / folder)
+]
+
+
+def name(module: Module) -> str:
+    return module.path.relative_to(structure.ROOT).as_posix()
+
+
+def long_files(modules: list[Module], most: int) -> set[str]:
+    return {name(module) for module in modules if module.lines > most}
+
+
+def long_functions(modules: list[Module], most: int) -> set[str]:
+    """Files with such a function."""
+    return {name(module) for module in modules if max(module.functions, default=0) > most}
+
+
+def test_a_file_holds_one_noun() -> None:
+    assert long_files(PRODUCT, MAX_FILE_LINES) <= LONG_FILES
+    assert not long_files(REST, MAX_TEST_LINES)
+
+
+def test_a_function_fits_a_screen() -> None:
+    assert long_functions(PRODUCT, MAX_FUNCTION_LINES) <= LONG_FUNCTIONS
+    assert not long_functions(REST, MAX_TEST_FUNCTION_LINES)
+
+
+def test_a_folder_can_be_looked_over() -> None:
+    harness = [module for module in REST if module.path.parent.name == "harness"]
+    files = structure.files_per_folder([*PRODUCT, *harness])
+    full = {folder for folder, count in files.items() if count > MAX_FILES}
+    assert {folder.relative_to(structure.ROOT).as_posix() for folder in full} <= FULL_FOLDERS
+
+
+def test_a_class_name_means_one_thing() -> None:
+    assert set(structure.duplicated_classes(PRODUCT)) <= CLASSES_OF_ONE_NAME
+
+
+def test_no_modules_import_one_another() -> None:
+    assert structure.cycles([package.name for package in structure.packages()]) == []
