@@ -17,7 +17,7 @@ LONG_FILES = {
     "policy/lengthwise_policy/prefill/scheduler.py",
 }
 LONG_FUNCTIONS = {
-    "engine/lengthwise_engine/loading.py",
+    "engine/lengthwise_engine/loaded_model.py",
     "kernels/lengthwise_kernels/gpu/decode_attention.py",
 }
 FULL_FOLDERS = {
