@@ -9,6 +9,7 @@ at once, a block freed twice) is a bug in the caller and raises RuntimeError or 
     ├─ DuplicateRequest   the id is in use, or its blocks have not all returned yet
     ├─ UnknownRequest     the id is not known, or not in the state the call needs
     └─ NoCandidates       no worker, or no compatible pair of workers, may take the request
+       └─ LacksCapability  no worker can do what the request needs: all are of older versions
 """
 
 
@@ -38,3 +39,7 @@ class NoCandidates(PolicyError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class LacksCapability(NoCandidates):
+    """No worker of a role can do what the request needs."""

@@ -254,7 +254,7 @@ def test_the_next_step_is_launched_before_the_last_has_ended(make_model: MakeMod
 
 def test_penalties_wait_for_the_tokens_they_are_computed_from(make_model: MakeModel) -> None:
     engine = watched(make_model(asynchronous=True, step_seconds=0.005))
-    engine.ask(prompt_of(10), 10, sampling=SAMPLINGS[3])
+    engine.ask(prompt_of(10), 10, sampling=SAMPLINGS[4])
     engine.ask(prompt_of(10, 1), 20)
     engine.run()
     runner = engine.model.runner

@@ -31,6 +31,7 @@ def make_generation(
     request = Request(
         request_id=name,
         sampling=common_pb2.SamplingParams(),
+        needs=frozenset(),
         top_logprobs=None,
         stop_strings=(),
         stop_token_ids=stop_token_ids,

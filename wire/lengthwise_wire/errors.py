@@ -71,7 +71,7 @@ class Unauthenticated(LengthwiseError):
 
 
 class NotSupported(LengthwiseError):
-    """The peer does not know this method."""
+    """The peer does not know this method, or no worker can do what the request asks for."""
 
     status = grpc.StatusCode.UNIMPLEMENTED
 

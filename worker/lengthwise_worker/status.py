@@ -1,6 +1,7 @@
 """What workers of both roles report to routers."""
 
 from lengthwise_policy.types import Role
+from lengthwise_wire.capabilities import CAPABILITIES
 from lengthwise_wire.convert import ROLES_ON_WIRE, cost_to_wire
 from lengthwise_wire.v1 import worker_pb2
 from lengthwise_worker.config import WorkerConfig
@@ -36,4 +37,5 @@ def worker_status(
         prompt_tokens_total=snapshot.prompt_tokens_total,
         cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
         short_tokens=snapshot.short_tokens,
+        capabilities=CAPABILITIES,
     )

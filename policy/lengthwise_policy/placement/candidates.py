@@ -1,7 +1,8 @@
 """Which workers may take a request at all: alive, large enough, and compatible with each other.
 
 The rule: a prefill and a decode worker are paired only if they serve the same model and lay out KV
-alike, so that in a rolling update each generation keeps to itself. A worker that just failed the
+alike, so that in a rolling update each generation keeps to itself; and only workers that have every
+capability that the request needs. A worker that just failed the
 request is a candidate only if there is no pair without it, and a prefill worker meant for prompts
 of the other length class only if there is no pair with another one; one that drains never is,
 unless it holds the request's reservation.
@@ -10,10 +11,11 @@ unless it holds the request's reservation.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.worker_view import Kind, WorkerView
+from lengthwise_policy.types import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +35,11 @@ def find_candidates(
 ) -> Candidates:
     """Raises NoCandidates, which says what each side lacks."""
     num_tokens = request.num_tokens
+    needs = request.needs
     able_prefill = [
-        view for view in prefill if view.capacity_tokens >= num_tokens and not view.draining
+        view
+        for view in prefill
+        if view.capacity_tokens >= num_tokens and not view.draining and needs <= view.capabilities
     ]
     able_decode = able_to_decode(request, decode) if request.needs_decode else []
     excluded = request.excluded
@@ -54,8 +59,37 @@ def find_candidates(
             paired, partners = _pairs(prefill_views, decode_views)
             found = Candidates(prefill=paired, partners=partners, note=note)
         if found.prefill:
+            if request.needs:
+                found = replace(found, note=note + _old_workers(request, prefill, decode))
             return _of_length(request, found)
+    _check_capabilities(request, "prefill", prefill)
+    if request.needs_decode:
+        _check_capabilities(request, "decode", decode)
     raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
+
+
+def _old_workers(
+    request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
+) -> str:
+    """For the reason: which workers were passed over because they lack a capability."""
+    missing = [request.needs - view.capabilities for view in (*prefill, *decode)]
+    lacking = [names for names in missing if names]
+    if not lacking:
+        return ""
+    names = ", ".join(sorted(frozenset().union(*lacking)))
+    return f"; {len(lacking)} {'worker lacks' if len(lacking) == 1 else 'workers lack'} {names}"
+
+
+def _check_capabilities(request: PlacementRequest, role: Role, views: Sequence[WorkerView]) -> None:
+    """Raises LacksCapability where live workers are there and none has all that is needed."""
+    live = [view for view in views if not view.draining]
+    if not live or any(request.needs <= view.capabilities for view in live):
+        return
+    lacking = request.needs.difference(*(view.capabilities for view in live)) or request.needs
+    raise LacksCapability(
+        f"no {role} worker supports {' with '.join(sorted(lacking))}: {len(live)} are there, of"
+        " older versions"
+    )
 
 
 def _of_length(request: PlacementRequest, found: Candidates) -> Candidates:
@@ -88,8 +122,12 @@ def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> l
     does."""
     if request.reserved_decode is not None:
         return [view for view in decode if view.worker_id == request.reserved_decode]
-    kv_tokens = request.kv_tokens
-    return [view for view in decode if view.capacity_tokens >= kv_tokens and not view.draining]
+    kv_tokens, needs = request.kv_tokens, request.needs
+    return [
+        view
+        for view in decode
+        if view.capacity_tokens >= kv_tokens and not view.draining and needs <= view.capabilities
+    ]
 
 
 def _pairs(

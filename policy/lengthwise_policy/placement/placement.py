@@ -32,6 +32,7 @@ class PlacementRequest:
     # Prompt tokens whose KV a worker is known to have, in whole blocks; workers with none are left
     # out.
     cached_tokens: Mapping[WorkerId, int] = field(default_factory=dict)
+    needs: frozenset[str] = frozenset()  # capabilities that its workers must have
 
     @property
     def needs_decode(self) -> bool:

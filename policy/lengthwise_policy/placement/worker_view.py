@@ -47,6 +47,7 @@ class WorkerView:
     kv_bytes_per_second: float = 0.0  # out of this worker (prefill); 0 until measured
     outstanding_local_tokens: int = 0  # of prompts placed here to be computed here (decode)
     length_class: LengthClass | None = None  # of the prompts meant for it (prefill); None: all
+    capabilities: frozenset[str] = frozenset()  # what older workers cannot do
     kind: Kind = field(init=False, repr=False, compare=False)
     capacity_tokens: int = field(init=False, repr=False, compare=False)
     tokens_ahead: int = field(init=False, repr=False, compare=False)

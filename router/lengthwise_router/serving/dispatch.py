@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
-from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.placement.placement import Placement, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
@@ -22,7 +22,7 @@ from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
-from lengthwise_wire.errors import NoWorkerAvailable
+from lengthwise_wire.errors import NotSupported, NoWorkerAvailable
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ class Dispatch:
     async def _wait_for_choice(
         self, generation: Generation, excluded: frozenset[WorkerId]
     ) -> _Choice:
-        """Errors: NoWorkerAvailable when nobody could take the request for too long."""
+        """Errors: when no worker could take the request for too long, NotSupported where those
+        there are too old for it, NoWorkerAvailable otherwise."""
         now = time.monotonic()
         give_up_at = now + self._config.no_worker_seconds
         while True:
@@ -144,7 +145,8 @@ class Dispatch:
             if isinstance(choice, _Choice):
                 return choice
             if now >= give_up_at:
-                raise NoWorkerAvailable(f"{choice}; waited {self._config.no_worker_seconds:g} s")
+                refusal = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
+                raise refusal(f"{choice}; waited {self._config.no_worker_seconds:g} s")
             now = await generation.deadline.wait(now + LOOK_AGAIN_SECONDS)
 
     async def _choose(
@@ -179,6 +181,7 @@ class Dispatch:
             excluded=excluded,
             reserved_decode=reservation.worker_id if reservation is not None else None,
             cached_tokens=cached_tokens,
+            needs=generation.request.needs,
         )
 
     async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:

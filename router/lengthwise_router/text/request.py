@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_vocabulary
+from lengthwise_wire.capabilities import needed_capabilities
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, ModelNotFound, PromptTooLong
 from lengthwise_wire.limits import (
@@ -30,6 +31,7 @@ class Request:
 
     request_id: str
     sampling: common_pb2.SamplingParams  # every field set
+    needs: frozenset[str]  # capabilities that its workers must have
     top_logprobs: int | None
     stop_strings: tuple[str, ...]
     stop_token_ids: tuple[int, ...]  # the model's own, unless ignored, and the request's
@@ -43,10 +45,12 @@ class Request:
 def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> Request:
     """Checks everything but the prompt. Errors: InvalidRequest, ModelNotFound."""
     check_model(message.model, model)
+    sampling = _sampling(message.sampling, model)
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
     return Request(
         request_id=check_request_id(request_id),
-        sampling=_sampling(message.sampling, model),
+        sampling=sampling,
+        needs=needed_capabilities(sampling),
         top_logprobs=_number(message, "top_logprobs"),
         stop_strings=tuple(check_stop_strings("stop.strings", message.stop.strings)),
         stop_token_ids=_stop_token_ids(message.stop, model),

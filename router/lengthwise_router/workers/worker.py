@@ -226,4 +226,5 @@ class Worker:
             kv_bytes_per_token=status.kv_bytes_per_token,
             kv_bytes_per_second=status.kv_bytes_per_second,
             length_class=_LENGTH_CLASSES.get(status.length_class),
+            capabilities=frozenset(status.capabilities),
         )
