@@ -8,6 +8,7 @@ it is held by as many prefill and as many decode workers again.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from statistics import quantiles
 from time import thread_time
@@ -15,7 +16,7 @@ from time import thread_time
 from rows import append_rows
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.placement.worker_view import WorkerView
@@ -89,7 +90,8 @@ def main() -> None:
             )
             for name in sorted(STRATEGIES):
                 strategy = make_strategy(name, PlacementPolicy(), random.random)
-                taken = microseconds(lambda now: strategy(request, prefill, decode, now))  # noqa: B023
+                asked = PlacementInput(request=request, prefill=prefill, decode=decode, now=0.0)
+                taken = microseconds(lambda now: strategy(replace(asked, now=now)))  # noqa: B023
                 cuts = quantiles(taken, n=100)
                 rows.append(
                     {

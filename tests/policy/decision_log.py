@@ -14,7 +14,7 @@ from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.placement.worker_view import WorkerView
@@ -143,7 +143,11 @@ def placement_decisions(random: Random) -> list[object]:
                 excluded=frozenset(tried),
                 cached_tokens=dict.fromkeys(caching, 16 * random.randrange(1, 6)),
             )
-            log.append(strategy(asked, views[1::2], views[0::2], tick))
+            log.append(
+                strategy(
+                    PlacementInput(request=asked, prefill=views[1::2], decode=views[0::2], now=tick)
+                )
+            )
     return log
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.length_class import length_class
-from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.worker_view import Kind, WorkerView
 from lengthwise_policy.types import Role
 
@@ -30,10 +30,9 @@ class Candidates:
     note: str  # for the reason of the placement: "" or what was given up to find a pair
 
 
-def find_candidates(
-    request: PlacementRequest, prefill: Sequence[WorkerView], decode: Sequence[WorkerView]
-) -> Candidates:
+def find_candidates(asked: PlacementInput) -> Candidates:
     """Raises NoCandidates, which says what each side lacks."""
+    request, prefill, decode = asked.request, asked.prefill, asked.decode
     num_tokens = request.num_tokens
     needs = request.needs
     able_prefill = [

@@ -24,7 +24,12 @@ from math import inf
 from lengthwise_policy.length_class import LengthClass, length_class
 from lengthwise_policy.placement.candidates import find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
-from lengthwise_policy.placement.placement import Placement, PlacementRequest, PlacementRule
+from lengthwise_policy.placement.placement import (
+    Placement,
+    PlacementInput,
+    PlacementRequest,
+    PlacementRule,
+)
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import place_soonest
 from lengthwise_policy.placement.worker_view import WorkerView
@@ -68,15 +73,9 @@ class LengthPools:
             sorted(who for who, pool in self._pools.items() if pool == length and who != moving)
         )
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
-        self._follow(prefill, now)
-        candidates = find_candidates(request, prefill, decode)
+    def __call__(self, asked: PlacementInput) -> Placement:
+        self._follow(asked.prefill, asked.now)
+        request, candidates = asked.request, find_candidates(asked)
         moving = self._move.worker_id if self._move is not None else None
         staying = [view for view in candidates.prefill if view.worker_id != moving]
         views = [view for view in staying if self._takes(request, view)]

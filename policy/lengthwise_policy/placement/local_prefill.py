@@ -27,6 +27,7 @@ from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
+    PlacementInput,
     PlacementRequest,
     PlacementRule,
 )
@@ -51,15 +52,10 @@ class LocalPrefill:
         self._remote = remote
         self._tpot_seconds = tpot_seconds
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
+    def __call__(self, asked: PlacementInput) -> Placement:
+        request, decode = asked.request, asked.decode
         try:
-            placement = self._remote(request, prefill, decode, now)
+            placement = self._remote(asked)
         except NoCandidates as lacking:
             fallback = self._without_prefill_workers(request, decode, allow_excluded=True)
             if fallback is None:
@@ -72,20 +68,14 @@ class LocalPrefill:
             return placement
         if not placement.candidates:
             return placement  # the rule predicts nothing to compare with
-        return self._sooner(request, placement, prefill, decode)
+        return self._sooner(asked, placement)
 
-    def _sooner(
-        self,
-        request: PlacementRequest,
-        placement: Placement,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-    ) -> Placement:
+    def _sooner(self, asked: PlacementInput, placement: Placement) -> Placement:
+        request = asked.request
         remote = placement.candidates[0]
-        chosen = next(view for view in prefill if view.worker_id == placement.prefill)
-        partner = next(view for view in decode if view.worker_id == placement.decode)
-        asked = _with_holders(request, partner, decode)
-        found = self._soonest(request, asked, chosen)
+        chosen = next(view for view in asked.prefill if view.worker_id == placement.prefill)
+        partner = next(view for view in asked.decode if view.worker_id == placement.decode)
+        found = self._soonest(request, _with_holders(request, partner, asked.decode), chosen)
         if found is None:
             return placement
         local, imposed_seconds = found

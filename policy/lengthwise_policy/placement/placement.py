@@ -1,10 +1,11 @@
 """What placement is asked, and what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lengthwise_policy.kv.blocks import kv_slots
+from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import WorkerId
 
 PlacementRule = Literal[
@@ -47,6 +48,16 @@ class PlacementRequest:
     def kv_tokens(self) -> int:
         """KV slots that the request takes on the decode worker when it runs to its limit."""
         return kv_slots(self.num_tokens, self.max_new_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementInput:
+    """A request, and all that is known when it is placed."""
+
+    request: PlacementRequest
+    prefill: Sequence[WorkerView]
+    decode: Sequence[WorkerView]
+    now: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,13 @@
 The rule: a strategy is one function; the clock is an argument, so are random numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.placement.placement import Placement, PlacementRequest, PlacementRule
-from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRule
 
 # Gives numbers in [0, 1).
 Random = Callable[[], float]
@@ -23,13 +22,7 @@ class Strategy(Protocol):
     def rules(self) -> tuple[PlacementRule, ...]:
         """Those that its placements may name."""
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
+    def __call__(self, asked: PlacementInput) -> Placement:
         """Raises NoCandidates."""
 
 

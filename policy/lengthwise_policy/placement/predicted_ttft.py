@@ -23,6 +23,7 @@ from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
+    PlacementInput,
     PlacementRequest,
     PlacementRule,
 )
@@ -53,14 +54,8 @@ class PredictedTtft:
     def __init__(self, tpot_seconds: float) -> None:
         self._tpot_seconds = tpot_seconds
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
-        candidates = find_candidates(request, prefill, decode)
+    def __call__(self, asked: PlacementInput) -> Placement:
+        request, candidates = asked.request, find_candidates(asked)
         partners = {
             kind: choose_partner(request, views, self._tpot_seconds)
             for kind, views in candidates.partners.items()

@@ -15,7 +15,11 @@ from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.local_prefill import LocalPrefill
-from lengthwise_policy.placement.placement import Placement, PlacementRequest, PlacementRule
+from lengthwise_policy.placement.placement import (
+    Placement,
+    PlacementInput,
+    PlacementRule,
+)
 from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.worker_view import WorkerView
@@ -35,14 +39,8 @@ class LeastLoaded:
 
     rules: tuple[PlacementRule, ...] = ("least loaded",)
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
-        candidates = find_candidates(request, prefill, decode)
+    def __call__(self, asked: PlacementInput) -> Placement:
+        candidates = find_candidates(asked)
         return _place("least loaded", candidates, _fewest_ahead, _most_room)
 
 
@@ -55,20 +53,14 @@ class LongestPrefix:
     def __init__(self, tpot_seconds: float) -> None:
         self._tpot_seconds = tpot_seconds
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
+    def __call__(self, asked: PlacementInput) -> Placement:
         def longest(views: Sequence[WorkerView]) -> WorkerView:
             least = _fewest_ahead(views)
             most_ahead = max(
                 least.tokens_ahead * IMBALANCED_RATIO, least.tokens_ahead + IMBALANCED_TOKENS
             )
             balanced = [view for view in views if view.tokens_ahead <= most_ahead]
-            cached = request.cached_tokens
+            cached = asked.request.cached_tokens
             return min(
                 balanced,
                 key=lambda view: (
@@ -80,9 +72,9 @@ class LongestPrefix:
 
         return _place(
             "prefix",
-            find_candidates(request, prefill, decode),
+            find_candidates(asked),
             longest,
-            lambda views: choose_partner(request, views, self._tpot_seconds),
+            lambda views: choose_partner(asked.request, views, self._tpot_seconds),
         )
 
 
@@ -95,16 +87,10 @@ class RoundRobin:
         self._last_prefill = WorkerId("")
         self._last_decode = WorkerId("")
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
+    def __call__(self, asked: PlacementInput) -> Placement:
         placement = _place(
             "round robin",
-            find_candidates(request, prefill, decode),
+            find_candidates(asked),
             lambda views: _next_after(self._last_prefill, views),
             lambda views: _next_after(self._last_decode, views),
         )
@@ -124,16 +110,10 @@ class PowerOfTwo:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def __call__(
-        self,
-        request: PlacementRequest,
-        prefill: Sequence[WorkerView],
-        decode: Sequence[WorkerView],
-        now: float,
-    ) -> Placement:
+    def __call__(self, asked: PlacementInput) -> Placement:
         return _place(
             "power of two",
-            find_candidates(request, prefill, decode),
+            find_candidates(asked),
             lambda views: _fewest_ahead(self._draw_two(views)),
             lambda views: _most_room(self._draw_two(views)),
         )

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
-from lengthwise_policy.placement.placement import Placement, PlacementRequest
+from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import WorkerId
@@ -108,7 +108,7 @@ class Dispatch:
         could take it. No strategy's state changes, and nothing is counted."""
         request = await self._request(generation, frozenset(), None)
         try:
-            return self._forecast(request, *self._fleet.views(), time.monotonic())
+            return self._forecast(self._input(request))
         except NoCandidates:
             return None
 
@@ -158,13 +158,16 @@ class Dispatch:
         """Asks the policy, now; a reservation keeps its decode worker. What is returned holds until
         the next await."""
         request = await self._request(generation, excluded, reservation)
-        prefill, decode = self._fleet.views()
         try:
-            placement = self._strategy(request, prefill, decode, time.monotonic())
+            placement = self._strategy(self._input(request))
         except NoCandidates as error:
             return error
         self._metrics.placements.labels(placement.rule).inc()
         return _Choice(request, placement)
+
+    def _input(self, request: PlacementRequest) -> PlacementInput:
+        prefill, decode = self._fleet.views()
+        return PlacementInput(request=request, prefill=prefill, decode=decode, now=time.monotonic())
 
     async def _request(
         self,

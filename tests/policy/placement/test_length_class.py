@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy.placement.views import cached, decode, pair, prefill, request
+from policy.placement.views import asking, cached, decode, pair, prefill, request
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.length_pools import LengthPools
@@ -82,7 +82,7 @@ def test_a_worker_of_another_class_is_chosen_only_where_no_other_is_usable(
     usable = [view for view in prefills if is_usable(view, asked, decodes)]
     if not usable:
         return  # nobody can be chosen; other tests say what happens then
-    placement = strategy_of(name)(asked, prefills, decodes, 0.0)
+    placement = strategy_of(name)(asking(asked, prefills, decodes, 0.0))
     chosen = next(view for view in usable if view.worker_id == placement.prefill)
     meant = [view for view in usable if is_meant(view, asked)]
     assert is_meant(chosen, asked) or not meant
@@ -102,7 +102,7 @@ def test_each_class_goes_to_its_own_workers_however_busy(
         prefill("p2", length_class="short", queued_tokens=0 if chosen == "p1" else 20_000, **BIG),
     ]
     asked = request(num_tokens=num_tokens)
-    placement = strategy_of(name)(asked, prefills, [decode("d1", **BIG)], 0.0)
+    placement = strategy_of(name)(asking(asked, prefills, [decode("d1", **BIG)], 0.0))
     assert pair(placement) == (chosen, "d1")
     assert placement.reason.endswith("; 1 prefill worker for other lengths passed over")
 
@@ -115,7 +115,7 @@ def test_a_long_prompt_of_which_a_short_rest_is_left_is_short_where_it_is_cached
         prefill("p3", length_class="long", draining=True, **BIG),
     ]
     asked = request(num_tokens=LONG, cached_tokens=cached(p2=960))
-    placement = strategy_of(name)(asked, prefills, [decode("d1", **BIG)], 0.0)
+    placement = strategy_of(name)(asking(asked, prefills, [decode("d1", **BIG)], 0.0))
     assert pair(placement) == ("p2", "d1")
 
 
@@ -125,7 +125,7 @@ def test_a_worker_that_failed_the_request_comes_after_one_for_other_lengths() ->
         prefill("p2", length_class="long", **BIG),
     ]
     asked = request(num_tokens=SHORT, excluded=frozenset({prefills[0].worker_id}))
-    placement = strategy_of("least_loaded")(asked, prefills, [decode("d1", **BIG)], 0.0)
+    placement = strategy_of("least_loaded")(asking(asked, prefills, [decode("d1", **BIG)], 0.0))
     assert pair(placement) == ("p2", "d1")
     assert placement.reason.endswith("; only prefill workers for other lengths are left")
 
@@ -139,7 +139,7 @@ def test_what_is_meant_for_a_class_stays_in_its_pool() -> None:
         prefill("p3", length_class="long", **busy),
     ]
     for now in range(60):
-        pools(request(num_tokens=LONG), prefills, [decode("d1", **BIG)], float(now))
+        pools(asking(request(num_tokens=LONG), prefills, [decode("d1", **BIG)], float(now)))
         assert pools.move is None
     assert pools.members("short") == ("p1", "p2")
     assert pools.members("long") == ("p3",)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from policy.placement.views import cached, decode, large, prefill, request
+from policy.placement.views import asking, cached, decode, large, prefill, request
 
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.placement.length_pools import LengthPools
@@ -23,7 +23,7 @@ RULES = PoolPolicy(cooldown_seconds=5.0, drain_seconds=30.0)
 
 def pools_of(*views: WorkerView) -> LengthPools:
     pools = LengthPools(PlacementPolicy(pools=RULES))
-    pools(SHORT, views, DECODES, 0.0)
+    pools(asking(SHORT, views, DECODES, 0.0))
     return pools
 
 
@@ -40,23 +40,26 @@ def test_workers_are_shared_out_evenly_and_take_their_own_length() -> None:
     pools = pools_of(*views)
     assert pools.members("short") == ("p0", "p2")
     assert pools.members("long") == ("p1", "p3")
-    assert pools(SHORT, views, DECODES, 1.0).prefill == "p0"
-    assert pools(LONG, views, DECODES, 1.0).prefill == "p1"
-    assert pools(SHORT, [*views, large(prefill("p4"))], DECODES, 1.0).prefill == "p0"
+    assert pools(asking(SHORT, views, DECODES, 1.0)).prefill == "p0"
+    assert pools(asking(LONG, views, DECODES, 1.0)).prefill == "p1"
+    assert pools(asking(SHORT, [*views, large(prefill("p4"))], DECODES, 1.0)).prefill == "p0"
     assert pools.members("short") == ("p0", "p2", "p4")
 
 
 def test_one_worker_alone_takes_everything() -> None:
     views = idle(1)
     pools = pools_of(*views)
-    assert [pools(each, views, DECODES, 1.0).prefill for each in (SHORT, LONG)] == ["p0", "p0"]
+    assert [pools(asking(each, views, DECODES, 1.0)).prefill for each in (SHORT, LONG)] == [
+        "p0",
+        "p0",
+    ]
 
 
 def test_a_worker_that_holds_the_prefix_takes_the_short_rest_whatever_its_pool() -> None:
     views = idle(2)
     pools = pools_of(*views)
     asked = replace(LONG, cached_tokens=cached(p1=960))
-    assert pools(asked, views, DECODES, 1.0).prefill == "p1"
+    assert pools(asking(asked, views, DECODES, 1.0)).prefill == "p1"
 
 
 def test_a_worker_drains_before_it_moves() -> None:
@@ -65,14 +68,14 @@ def test_a_worker_drains_before_it_moves() -> None:
     views[0], views[2] = busy(views[0]), busy(views[2])
     views[1] = busy(views[1], 100)
     views[3] = busy(views[3], 200)
-    pools(SHORT, views, DECODES, 10.0)
+    pools(asking(SHORT, views, DECODES, 10.0))
     assert pools.move is not None
     assert (pools.move.worker_id, pools.move.target) == ("p1", "short")
     for now in (10.1, 10.3, 12.0):
-        assert pools(SHORT, views, DECODES, now).prefill in ("p0", "p2")
-        assert pools(LONG, views, DECODES, now).prefill == "p3"
+        assert pools(asking(SHORT, views, DECODES, now)).prefill in ("p0", "p2")
+        assert pools(asking(LONG, views, DECODES, now)).prefill == "p3"
     views[1] = large(prefill("p1"))
-    assert pools(SHORT, views, DECODES, 12.2).prefill == "p1"
+    assert pools(asking(SHORT, views, DECODES, 12.2)).prefill == "p1"
     assert pools.move is None
     assert pools.members("short") == ("p0", "p1", "p2")
 
@@ -81,10 +84,10 @@ def test_a_worker_that_does_not_drain_stays() -> None:
     views = [busy(view) for view in idle(4)]
     views[1], views[3] = busy(views[1], 100), busy(views[3], 200)
     pools = pools_of(*views)
-    pools(SHORT, views, DECODES, 10.0)
-    pools(SHORT, views, DECODES, 39.0)
+    pools(asking(SHORT, views, DECODES, 10.0))
+    pools(asking(SHORT, views, DECODES, 39.0))
     assert pools.move is not None
-    pools(SHORT, views, DECODES, 40.5)
+    pools(asking(SHORT, views, DECODES, 40.5))
     assert pools.members("long") == ("p1", "p3")
 
 
@@ -93,8 +96,8 @@ def test_a_pool_that_lost_its_last_worker_gets_another() -> None:
     pools = pools_of(*views)
     assert pools.members("long") == ("p1",)
     del views[1]
-    assert pools(LONG, views, DECODES, 10.0).prefill in ("p0", "p2")
-    pools(LONG, views, DECODES, 10.2)
+    assert pools(asking(LONG, views, DECODES, 10.0)).prefill in ("p0", "p2")
+    pools(asking(LONG, views, DECODES, 10.2))
     assert (len(pools.members("short")), len(pools.members("long"))) == (1, 1)
 
 
@@ -104,10 +107,10 @@ def test_a_move_ends_with_the_worker() -> None:
     views[0] = busy(views[0])
     views[2] = busy(views[2])
     views[1] = busy(views[1], 100)
-    pools(SHORT, views, DECODES, 10.0)
+    pools(asking(SHORT, views, DECODES, 10.0))
     assert pools.move is not None
     moving = pools.move.worker_id
-    pools(SHORT, [view for view in views if view.worker_id != moving], DECODES, 10.2)
+    pools(asking(SHORT, [view for view in views if view.worker_id != moving], DECODES, 10.2))
     assert pools.move is None
 
 
@@ -139,7 +142,9 @@ class Fluid:
     def _arrives(self, num_tokens: int) -> None:
         before = self.pools.move
         views = list(self.views.values())
-        chosen = self.pools(request(num_tokens=num_tokens), views, DECODES, self.now).prefill
+        chosen = self.pools(
+            asking(request(num_tokens=num_tokens), views, DECODES, self.now)
+        ).prefill
         assert chosen is not None
         view = self.views[chosen]
         short = num_tokens if num_tokens <= 256 else 0
@@ -218,7 +223,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now += seconds
         before = self.pools.move
         chosen = self.pools(
-            request(num_tokens=num_tokens), list(self.views.values()), DECODES, self.now
+            asking(request(num_tokens=num_tokens), list(self.views.values()), DECODES, self.now)
         )
         after = self.pools.move
         if after is not None and after != before:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy.placement.views import COST, cached, decode, excluded, large, pair, prefill, request
+from policy.placement.views import (
+    COST,
+    asking,
+    cached,
+    decode,
+    excluded,
+    large,
+    pair,
+    prefill,
+    request,
+)
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.errors import NoCandidates
@@ -31,7 +41,7 @@ def place(
     slo: float = SLO,
 ) -> Placement:
     policy = PlacementPolicy(objectives=Objectives(tpot_seconds=slo))
-    return make_strategy(strategy, policy, lambda: 0.0)(asked, prefills, decodes, 0.0)
+    return make_strategy(strategy, policy, lambda: 0.0)(asking(asked, prefills, decodes, 0.0))
 
 
 def rule(placement: Placement) -> str:
@@ -169,9 +179,9 @@ def test_local_prefill_can_be_forbidden() -> None:
     strategy = make_strategy("predicted_ttft", PlacementPolicy(local_prefill=False), lambda: 0.0)
     decodes = [large(decode("d1"))]
     asked = request(num_tokens=10)
-    assert pair(strategy(asked, [large(prefill("p1"))], decodes, 0.0)) == ("p1", "d1")
+    assert pair(strategy(asking(asked, [large(prefill("p1"))], decodes, 0.0))) == ("p1", "d1")
     with pytest.raises(NoCandidates):
-        strategy(asked, [], decodes, 0.0)
+        strategy(asking(asked, [], decodes, 0.0))
 
 
 costs = st.builds(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy.placement.views import COST, cached, decode, large, pair, prefill, request
+from policy.placement.views import COST, asking, cached, decode, large, pair, prefill, request
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import NoCandidates
@@ -26,7 +26,7 @@ SLO = 0.1
 def place(
     asked: PlacementRequest, prefills: list[WorkerView], decodes: list[WorkerView]
 ) -> Placement:
-    return PredictedTtft(SLO)(asked, prefills, decodes, 0.0)
+    return PredictedTtft(SLO)(asking(asked, prefills, decodes, 0.0))
 
 
 def test_the_terms_of_a_prediction() -> None:
@@ -139,9 +139,9 @@ def test_a_prefix_is_followed_unless_too_many_do() -> None:
     strategy = STRATEGIES["prefix"](PlacementPolicy(), lambda: 0.0)
     asked = request(cached_tokens=cached(p2=64, p3=96))
     views = [prefill("p1"), prefill("p2"), prefill("p3", queued_tokens=8192)]
-    assert pair(strategy(asked, views, [decode("d1")], 0.0)) == ("p3", "d1")
+    assert pair(strategy(asking(asked, views, [decode("d1")], 0.0))) == ("p3", "d1")
     views[2] = prefill("p3", queued_tokens=8193)
-    assert pair(strategy(asked, views, [decode("d1")], 0.0)) == ("p2", "d1")
+    assert pair(strategy(asking(asked, views, [decode("d1")], 0.0))) == ("p2", "d1")
 
 
 def test_only_the_best_candidates_are_told() -> None:
@@ -211,7 +211,7 @@ def test_the_choice_is_the_best_of_all_pairs(
         },
     )
     try:
-        candidates = find_candidates(asked, prefills, decodes)
+        candidates = find_candidates(asking(asked, prefills, decodes))
     except NoCandidates:
         return
     placement = place(asked, prefills, decodes)

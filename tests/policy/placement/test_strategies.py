@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy.placement.views import decode, excluded, pair, prefill, request
+from policy.placement.views import asking, decode, excluded, pair, prefill, request
 
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.local_prefill import LocalPrefill
@@ -91,7 +91,7 @@ def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
 def test_the_least_loaded_pair(
     prefills: list[WorkerView], decodes: list[WorkerView], chosen: tuple[str, str]
 ) -> None:
-    assert pair(LeastLoaded()(request(), prefills, decodes, 0.0)) == chosen
+    assert pair(LeastLoaded()(asking(request(), prefills, decodes))) == chosen
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_workers_that_failed_the_request_are_the_last_resort(
     asked: PlacementRequest, chosen: tuple[str, str], note: str
 ) -> None:
     prefills, decodes = [prefill("p1"), prefill("p2")], [decode("d1"), decode("d2")]
-    placement = LeastLoaded()(asked, prefills, decodes, 0.0)
+    placement = LeastLoaded()(asking(asked, prefills, decodes))
     assert pair(placement) == chosen
     assert placement.reason == f"least loaded: 0 tokens ahead, 1600 KV slots left{note}"
 
@@ -131,7 +131,7 @@ def test_workers_that_failed_the_request_are_the_last_resort(
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_request_for_one_token_needs_no_decode_worker(name: str) -> None:
     strategy = strategy_of(name)
-    placement = strategy(request(max_new_tokens=1), [prefill("p1")], [], 0.0)
+    placement = strategy(asking(request(max_new_tokens=1), [prefill("p1")], []))
     assert pair(placement) == ("p1", None)
     assert placement.reason.endswith("0 tokens ahead, one token needs no decode worker")
 
@@ -141,7 +141,10 @@ def test_a_retry_keeps_the_decode_worker_that_holds_its_reservation(name: str) -
     strategy = strategy_of(name)
     decodes = [decode("d1"), decode("d2", draining=True, blocks_free=0), decode("d3")]
     asked = replace(excluded("p1"), reserved_decode=WorkerId("d2"))
-    assert pair(strategy(asked, [prefill("p1"), prefill("p2")], decodes, 0.0)) == ("p2", "d2")
+    assert pair(strategy(asking(asked, [prefill("p1"), prefill("p2")], decodes))) == (
+        "p2",
+        "d2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_a_refusal_says_what_is_lacking(
     asked: PlacementRequest, prefills: list[WorkerView], decodes: list[WorkerView], reason: str
 ) -> None:
     with pytest.raises(NoCandidates) as refused:
-        LeastLoaded()(asked, prefills, decodes, 0.0)
+        LeastLoaded()(asking(asked, prefills, decodes))
     assert refused.value.reason == reason
 
 
@@ -197,18 +200,24 @@ def test_round_robin_goes_on_after_the_last_choice_though_workers_come_and_go() 
     strategy = RoundRobin()
     prefills = [prefill(name) for name in ("p3", "p1", "p2")]
     decodes = [decode(name) for name in ("d1", "d2")]
-    chosen = [pair(strategy(request(), prefills, decodes, 0.0)) for _ in range(4)]
+    chosen = [pair(strategy(asking(request(), prefills, decodes))) for _ in range(4)]
     assert chosen == [("p1", "d1"), ("p2", "d2"), ("p3", "d1"), ("p1", "d2")]
-    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes, 0.0)) == ("p3", "d1")
-    assert pair(strategy(request(), [prefill("p0"), prefill("p3")], decodes, 0.0)) == ("p0", "d2")
+    assert pair(strategy(asking(request(), [prefill("p0"), prefill("p3")], decodes))) == (
+        "p3",
+        "d1",
+    )
+    assert pair(strategy(asking(request(), [prefill("p0"), prefill("p3")], decodes))) == (
+        "p0",
+        "d2",
+    )
 
 
 def test_round_robin_forgets_a_request_that_could_not_be_placed() -> None:
     strategy = RoundRobin()
     with pytest.raises(NoCandidates):
-        strategy(request(), [prefill("p1")], [], 0.0)
+        strategy(asking(request(), [prefill("p1")], []))
     prefills = [prefill("p1"), prefill("p2")]
-    assert pair(strategy(request(), prefills, [decode("d1")], 0.0))[0] == "p1"
+    assert pair(strategy(asking(request(), prefills, [decode("d1")])))[0] == "p1"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +235,7 @@ def test_power_of_two_takes_the_less_loaded_of_two_different_workers(
     draws = iter(drawn)
     strategy = strategy_of("power_of_two", lambda: next(draws))
     prefills = [prefill(f"p{n}", queued_tokens=n) for n in (4, 2, 1, 3)]
-    assert pair(strategy(request(), prefills, [decode("d1")], 0.0)) == (chosen, "d1")
+    assert pair(strategy(asking(request(), prefills, [decode("d1")]))) == (chosen, "d1")
 
 
 views = st.integers(1, 6).flatmap(
@@ -255,7 +264,7 @@ def test_the_order_of_the_workers_does_not_matter_and_pairs_fit(
 
     def place(some: list[WorkerView], others: list[WorkerView]) -> Placement | str:
         try:
-            return strategy_of(name, lambda: random)(request(), some, others, 0.0)
+            return strategy_of(name, lambda: random)(asking(request(), some, others))
         except NoCandidates as refused:
             return refused.reason
 

@@ -1,10 +1,11 @@
 """Workers and requests as placement sees them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.placement.placement import Placement, PlacementRequest
+from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import Role, WorkerId
 
@@ -78,3 +79,12 @@ def excluded(*worker_ids: str) -> PlacementRequest:
 
 def pair(placement: Placement) -> tuple[str | None, str | None]:
     return placement.prefill, placement.decode
+
+
+def asking(
+    asked: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    now: float = 0.0,
+) -> PlacementInput:
+    return PlacementInput(request=asked, prefill=prefill, decode=decode, now=now)
