@@ -18,7 +18,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class ClosedLoop:
 
     @staticmethod
     def _chunk(
-        chunk: Chunk, states: Sequence[SamplingState], scheduler: PrefillScheduler
+        chunk: PromptChunk, states: Sequence[SamplingState], scheduler: PrefillScheduler
     ) -> SequenceChunk:
         state = states[int(chunk.request_id)]
         return SequenceChunk(

@@ -20,7 +20,7 @@ STEP_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
+class PromptChunk:
     """Tokens [start, start + num_tokens) of one prompt, computed in one batch."""
 
     request_id: RequestId

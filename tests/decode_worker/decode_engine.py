@@ -11,7 +11,7 @@ from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loaded_model import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.arithmetic import toy_next_token
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -44,7 +44,7 @@ class SteppedEngine:
         self.blocks = PrefixCache(model.cache.num_blocks)
         # It expects short outputs, so that memory runs out where they are long.
         policy = DecodePolicy(
-            max_running=16, step_tokens=64, future=FuturePolicy(window=20, reserve=0.0)
+            max_running=16, step_tokens=64, past_future=PastFuturePolicy(window=20, reserve=0.0)
         )
         self.scheduler = DecodeScheduler(
             policy, Objectives(), self.blocks, 16, random.Random(1).random

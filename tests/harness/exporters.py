@@ -17,7 +17,7 @@ from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_router.metrics import RouterMetrics
@@ -104,7 +104,7 @@ class PrefillExporter(Exporter):
 
     def compute(self, length: LengthClass, tokens: int, seconds: float) -> None:
         """A step of one class."""
-        chunk = Chunk(request_id=RequestId("1"), start=0, num_tokens=tokens, is_last=True)
+        chunk = PromptChunk(request_id=RequestId("1"), start=0, num_tokens=tokens, is_last=True)
         report = PrefillReport(
             batch=PrefillBatch(
                 length=length,

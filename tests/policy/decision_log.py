@@ -9,7 +9,12 @@ from hashlib import sha256
 from random import Random
 from typing import get_args
 
-from lengthwise_policy.admission.admission import Admission, AdmissionPolicy, Admit, Demand
+from lengthwise_policy.admission.admission import (
+    Admission,
+    AdmissionPolicy,
+    AdmissionRequest,
+    Admit,
+)
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
@@ -93,7 +98,7 @@ def admission_decisions(random: Random) -> list[object]:
     in_flight: list[Ticket] = []
     log: list[object] = []
     for tick in range(500):
-        demand = Demand(
+        demand = AdmissionRequest(
             num_tokens=random.randrange(1, 500),
             tenant=random.choice(["one", "two", "three"]),
             priority=random.randrange(2),

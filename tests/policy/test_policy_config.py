@@ -6,11 +6,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 from lengthwise_policy.prefill.scheduler import PrefillPolicy
 
-POLICIES = [PrefillPolicy, DecodePolicy, FuturePolicy, AdmissionPolicy]
+POLICIES = [PrefillPolicy, DecodePolicy, PastFuturePolicy, AdmissionPolicy]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workers.worker_pair import greedy_tokens, worker_pair
 
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -55,7 +55,7 @@ async def test_preempted_requests_of_a_real_model_say_what_they_would_have_said(
     rng = random.Random(6)
     prompts = [[rng.randrange(2, 256) for _ in range(40)] for _ in range(4)]
     expected = await asyncio.to_thread(greedy_tokens, checkpoint, prompts, 120)
-    policy = DecodePolicy(future=FuturePolicy(window=32, reserve=0.0))
+    policy = DecodePolicy(past_future=PastFuturePolicy(window=32, reserve=0.0))
     async with worker_pair(checkpoint, decode_blocks=20, decode_policy=policy) as router:
         # Past outputs of 20 tokens: more requests are expected to fit than do.
         await asyncio.gather(*(router.generate([1, 2, 3], 20, local=True) for _ in range(32)))

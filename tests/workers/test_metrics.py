@@ -14,7 +14,7 @@ from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_local import LocalCluster
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_worker.metrics import WorkerMetrics
@@ -76,7 +76,7 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
     registry = CollectorRegistry()
     metrics = PrefillMetrics(registry, "fcfs")
     chunks = [
-        Chunk(request_id=RequestId(name), start=0, num_tokens=tokens, is_last=True)
+        PromptChunk(request_id=RequestId(name), start=0, num_tokens=tokens, is_last=True)
         for name, tokens in (("a", 100), ("b", 300))
     ]
     batch = PrefillBatch(chunks=tuple(chunks), length="mixed", rule="fcfs", reason="fcfs: x")

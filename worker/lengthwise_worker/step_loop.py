@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lengthwise_policy.cost.fit import StepSample
-from lengthwise_policy.types import Chunk
+from lengthwise_policy.types import PromptChunk
 from lengthwise_worker.snapshot import EngineSnapshot
 
 IDLE_SECONDS = 0.1
@@ -28,7 +28,11 @@ class StepLoop(Protocol):
 
 
 def step_sample(
-    chunks: Sequence[Chunk], seconds: float, *, decode_requests: int = 0, decode_context: int = 0
+    chunks: Sequence[PromptChunk],
+    seconds: float,
+    *,
+    decode_requests: int = 0,
+    decode_context: int = 0,
 ) -> StepSample:
     """A step's row for the fit; docs/policies.md has the formulas."""
     return StepSample(

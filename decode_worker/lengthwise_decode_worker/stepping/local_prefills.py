@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_policy.decode.request import Grant
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_wire.v1 import decode_pb2
 
 
@@ -27,7 +27,7 @@ class LocalPrefills:
             granted_at=now, num_cached_tokens=grant.num_cached_tokens
         )
 
-    def started(self, chunk: Chunk, now: float, reason: str) -> bool:
+    def started(self, chunk: PromptChunk, now: float, reason: str) -> bool:
         """A chunk is about to be computed, `reason` is its step's; False unless of a local
         prefill."""
         prefill = self._prefills.get(chunk.request_id)

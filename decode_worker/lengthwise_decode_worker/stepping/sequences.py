@@ -22,7 +22,7 @@ from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import block_hashes
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_wire.v1 import common_pb2
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
@@ -133,7 +133,7 @@ class DecodeSequences:
             follows=follows,
         )
 
-    def _chunk(self, chunk: Chunk, step: DecodeStep, report: DecodeReport) -> SequenceChunk:
+    def _chunk(self, chunk: PromptChunk, step: DecodeStep, report: DecodeReport) -> SequenceChunk:
         work = self._works[chunk.request_id]
         if self._local.started(chunk, self._clock(), step.reason):
             report.local_prefill_tokens += chunk.num_tokens

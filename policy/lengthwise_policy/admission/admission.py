@@ -60,7 +60,7 @@ class AdmissionPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class AdmissionRequest:
     """What admission needs to know of a request."""
 
     num_tokens: int  # of the prompt
@@ -110,7 +110,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    demand: Demand
+    demand: AdmissionRequest
     at: float
 
 
@@ -126,7 +126,7 @@ class Admission:
         self._counters = TenantCounters()
         self._queue = FairQueue(self._counters)
         self._waiting: dict[Ticket, _Asked] = {}
-        self._in_flight: dict[Ticket, Demand] = {}
+        self._in_flight: dict[Ticket, AdmissionRequest] = {}
         self._last_ticket = 0
         self._refused_in_line = 0
         self._completed_at: deque[float] = deque(maxlen=RECENT_COMPLETIONS)
@@ -141,7 +141,7 @@ class Admission:
         """Requests that wait for admission; none do while a slot is free."""
         return len(self._queue)
 
-    def ask(self, demand: Demand, now: float) -> Admit | Wait | Refuse:
+    def ask(self, demand: AdmissionRequest, now: float) -> Admit | Wait | Refuse:
         """Takes a request, lets it wait, or refuses it."""
         policy = self._policy
         if demand.num_tokens > policy.max_prompt_tokens:
@@ -201,7 +201,7 @@ class Admission:
         self._counters.charge(demand.tenant, output_tokens=output_tokens)
 
     def _admit(
-        self, ticket: Ticket, demand: Demand, rule: AdmissionRule, waited: str = ""
+        self, ticket: Ticket, demand: AdmissionRequest, rule: AdmissionRule, waited: str = ""
     ) -> Admit:
         self._in_flight[ticket] = demand
         self._counters.charge(demand.tenant, input_tokens=demand.num_tokens)
@@ -255,7 +255,7 @@ class Admission:
             retry_after_seconds=self._clipped(wait),
         )
 
-    def _late(self, demand: Demand, now: float) -> Refuse | None:
+    def _late(self, demand: AdmissionRequest, now: float) -> Refuse | None:
         """A refusal if the first token would come far too late."""
         policy, objective = self._policy, demand.ttft_objective_seconds
         if not policy.shed_factor:

@@ -8,13 +8,14 @@ The rule: requests that are filled by a transfer count as those that run do; blo
 admitted request brought in (shared ones, and ones that still drain) are taken off the capacity.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
-from lengthwise_policy.decode.past_future import FutureAdmission, Verdict
+from lengthwise_policy.decode.past_future import PastFutureAdmission, Verdict
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, Grant
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.types import Random
 
 
 class DecodeAdmission:
@@ -25,12 +26,12 @@ class DecodeAdmission:
         policy: DecodePolicy,
         blocks: PrefixCache,
         block_size: int,
-        random: Callable[[], float],
+        random: Random,
     ) -> None:
         self._is_worst_case = policy.admission == "worst_case"
         self._blocks = blocks
         self._block_size = block_size
-        self._future = FutureAdmission(policy.future, block_size, random)
+        self._future = PastFutureAdmission(policy.past_future, block_size, random)
 
     def finished(self, num_generated: int) -> None:
         """A request ended by itself after so many tokens."""

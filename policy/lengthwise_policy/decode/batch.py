@@ -21,7 +21,7 @@ from lengthwise_policy.decode.request import DecodeRequest, seniority
 from lengthwise_policy.decode.step import DecodeStep, StepRule
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +38,12 @@ class ChunkRoom:
 
 def plan_chunks(
     computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
-) -> tuple[Chunk, ...]:
+) -> tuple[PromptChunk, ...]:
     """Chunks of the first in line, as far as the room goes; nobody overtakes.
 
     Each goes on where the steps in flight leave its request.
     """
-    chunks: list[Chunk] = []
+    chunks: list[PromptChunk] = []
     tokens, seconds = room.tokens, room.seconds
     for request in computing:
         missing = request.sequence_tokens - request.num_launched
@@ -57,7 +57,7 @@ def plan_chunks(
         if num_tokens <= 0:
             break
         chunks.append(
-            Chunk(
+            PromptChunk(
                 request_id=request.request_id,
                 start=history,
                 num_tokens=num_tokens,

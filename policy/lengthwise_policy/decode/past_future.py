@@ -15,18 +15,16 @@ worker on which nothing runs takes whatever fits at all.
 
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from lengthwise_policy.checks import require_at_least
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.kv.blocks import blocks_for
+from lengthwise_policy.types import Random
 
-Random = Callable[[], float]
-"""Uniform in [0, 1), e.g. `random.Random(seed).random`."""
-
-Hold = tuple[int, int]
+Footprint = tuple[int, int]
 """Tokens still to come, KV slots held now. In this order because it is sorted by the first."""
 
 # A decision about n requests takes the largest of min(MAX_SAMPLINGS, SAMPLED_REQUESTS // n + 1)
@@ -39,7 +37,7 @@ class Growing(Protocol):
     """A request as the prediction sees it."""
 
     @property
-    def num_tokens(self) -> int:
+    def own_slots(self) -> int:
         """KV slots held now, or to be taken at once: the whole prompt while its KV still arrives,
         everything computed before when it comes back after a preemption."""
 
@@ -70,7 +68,7 @@ class Verdict:
         return f"{self.rule}: {self.details}"
 
 
-def peak_blocks(held: Iterable[Hold], block_size: int) -> int:
+def peak_blocks(held: Iterable[Footprint], block_size: int) -> int:
     """Blocks that `held` need at their peak, if all gain one token per step.
 
     M* with h and r each rounded up to whole blocks: never below the true peak, and at most one
@@ -78,8 +76,8 @@ def peak_blocks(held: Iterable[Hold], block_size: int) -> int:
     long, to save half a block per request). With block_size 1 it is exact.
     """
     peak = base = 0
-    for count, (remaining, num_tokens) in enumerate(sorted(held, reverse=True), start=1):
-        base -= -num_tokens // block_size
+    for count, (remaining, slots) in enumerate(sorted(held, reverse=True), start=1):
+        base -= -slots // block_size
         blocks = base - count * (-remaining // block_size)
         if blocks > peak:
             peak = blocks
@@ -109,7 +107,7 @@ class OutputLengths:
 
     def samplings(
         self, requests: Iterable[Growing], random: Random, times: int
-    ) -> Iterator[list[Hold]]:
+    ) -> Iterator[list[Footprint]]:
         """Draws so many times what each request has still to generate.
 
         From the remembered outputs longer than what it has generated, and its limit; one above the
@@ -123,25 +121,25 @@ class OutputLengths:
         for request in requests:
             generated = request.generated
             longer = bisect_right(lengths, generated)
-            prospects.append((longer, generated, request.max_new_tokens, request.num_tokens))
+            prospects.append((longer, generated, request.max_new_tokens, request.own_slots))
         for _ in range(times):
-            holds = []
-            for longer, generated, limit, num_tokens in prospects:
+            footprints = []
+            for longer, generated, limit, slots in prospects:
                 index = longer + int(random() * (known - longer + limit_weight))
                 length = lengths[index] if index < known else limit
                 if length > limit:
                     length = limit
-                holds.append((length - generated if length > generated else 0, num_tokens))
-            yield holds
+                footprints.append((length - generated if length > generated else 0, slots))
+            yield footprints
 
 
-class FutureAdmission:
+class PastFutureAdmission:
     """Decides who joins the running requests of one decode worker.
 
     A decision takes 0.2 ms with 256 running (CPU at 3 GHz).
     """
 
-    def __init__(self, policy: FuturePolicy, block_size: int, random: Random) -> None:
+    def __init__(self, policy: PastFuturePolicy, block_size: int, random: Random) -> None:
         require_at_least("block_size", block_size, 1)
         self._policy = policy
         self._block_size = block_size
@@ -156,8 +154,8 @@ class FutureAdmission:
         """Peak of what is admitted already: the largest of several samplings."""
         times = min(MAX_SAMPLINGS, SAMPLED_REQUESTS // max(len(running), 1) + 1)
         return max(
-            peak_blocks(holds, self._block_size)
-            for holds in self._lengths.samplings(running, self._random, times)
+            peak_blocks(footprints, self._block_size)
+            for footprints in self._lengths.samplings(running, self._random, times)
         )
 
     def may_join(
@@ -168,7 +166,7 @@ class FutureAdmission:
         `running` are all who hold blocks or were granted some, those whose KV still arrives
         included. `capacity_blocks` are what these requests can have: the blocks of the cache
         (evictable ones too) without those that drain. Blocks of a shared prefix may be taken off
-        the capacity once instead of off each request's `num_tokens`; counting them with every
+        the capacity once instead of off each request's `own_slots`; counting them with every
         request is safe but admits fewer.
         """
         if not running:
@@ -184,7 +182,7 @@ class FutureAdmission:
     def _alone(self, candidate: Growing, capacity_blocks: int) -> Verdict:
         """With nobody to wait for, only what cannot fit waits (for blocks that drain)."""
         to_come = max(candidate.max_new_tokens - candidate.generated, 0)
-        needed = blocks_for(candidate.num_tokens + to_come, self._block_size)
+        needed = blocks_for(candidate.own_slots + to_come, self._block_size)
         return Verdict(
             rule="nothing runs" if needed <= capacity_blocks else "waits for memory",
             peak_blocks=needed,

@@ -7,7 +7,7 @@ from lengthwise_policy.checks import require_at_least, require_at_most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuturePolicy:
+class PastFuturePolicy:
     """How a decode worker predicts."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -34,7 +34,7 @@ class DecodePolicy:
     step_tokens: int = 512  # tokens computed in one step; 512 is Sarathi-Serve's strict budget
     # "worst_case" admits while all could run to their limits at once, for comparison.
     admission: Literal["past_future", "worst_case"] = "past_future"
-    future: FuturePolicy = field(default_factory=FuturePolicy)
+    past_future: PastFuturePolicy = field(default_factory=PastFuturePolicy)
 
     def __post_init__(self) -> None:
         require_at_least("max_running", self.max_running, 1)

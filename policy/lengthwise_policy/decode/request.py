@@ -67,7 +67,7 @@ class Grant:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DecodeRequest:
-    """What the scheduler knows of one request; a `future.Growing`."""
+    """What the scheduler knows of one request; a `past_future.Growing`."""
 
     reservation: Reservation
     number: int  # counts reservations
@@ -106,11 +106,6 @@ class DecodeRequest:
     @property
     def num_own_blocks(self) -> int:
         return len(self.block_ids) - self.num_shared
-
-    @property
-    def num_tokens(self) -> int:
-        """KV slots held now, shared blocks not counted; all of its tokens' while it has none."""
-        return self.own_slots
 
     @property
     def generated(self) -> int:

@@ -19,7 +19,7 @@ Invariant: no request overtakes another in the queue.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.model import PRIOR, CostModel
@@ -35,7 +35,7 @@ from lengthwise_policy.errors import NeverFits, QueueFull
 from lengthwise_policy.kv.blocks import blocks_for
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import RequestId
+from lengthwise_policy.types import Random, RequestId
 
 MAX_IN_FLIGHT = 2
 """Steps launched that have not ended: the second follows the tokens of the first."""
@@ -53,7 +53,7 @@ class DecodeScheduler:
         objectives: Objectives,
         blocks: PrefixCache,
         block_size: int,
-        random: Callable[[], float],
+        random: Random,
     ) -> None:
         """`random` is uniform in [0, 1), e.g. `Random(seed).random`: predictions draw from it."""
         require_at_least("block_size", block_size, 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 StepRule = Literal["decode", "mixed", "preempt"]
 """Tokens only; chunks of prompts too; requests gave their blocks up for it."""
@@ -18,7 +18,7 @@ class DecodeStep:
     """
 
     request_ids: tuple[RequestId, ...]  # most senior first
-    chunks: tuple[Chunk, ...] = ()
+    chunks: tuple[PromptChunk, ...] = ()
     preempted: tuple[RequestId, ...] = ()  # lost their blocks while the step was planned
     rule: StepRule
     reason: str  # the rule, and the numbers behind it

@@ -3,16 +3,12 @@
 The rule: a strategy is one function; the clock is an argument, so are random numbers.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRule
-
-# Gives numbers in [0, 1).
-Random = Callable[[], float]
 
 
 class Strategy(Protocol):

@@ -20,13 +20,13 @@ from lengthwise_policy.placement.placement import (
     PlacementInput,
     PlacementRule,
 )
-from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
+from lengthwise_policy.placement.policy import PlacementPolicy, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.types import WorkerId
+from lengthwise_policy.types import Random, WorkerId
 
 # Chooses one of at least one worker.
-Choice = Callable[[Sequence[WorkerView]], WorkerView]
+ChooseWorker = Callable[[Sequence[WorkerView]], WorkerView]
 
 IMBALANCED_RATIO = 1.5
 IMBALANCED_TOKENS = 8192
@@ -148,7 +148,7 @@ def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strateg
 
 
 def _place(
-    rule: PlacementRule, candidates: Candidates, prefill: Choice, decode: Choice
+    rule: PlacementRule, candidates: Candidates, prefill: ChooseWorker, decode: ChooseWorker
 ) -> Placement:
     """Chooses the prefill worker first: its kind decides who the partners are."""
     chosen = prefill(candidates.prefill)

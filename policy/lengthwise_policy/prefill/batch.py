@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.types import Chunk
+from lengthwise_policy.types import PromptChunk
 
 PrefillRule = Literal["fcfs", "short_first", "alone", "window", "ahead", "aged", "share", "begun"]
 
@@ -13,7 +13,7 @@ PrefillRule = Literal["fcfs", "short_first", "alone", "window", "ahead", "aged",
 class PrefillBatch:
     """The chunks of one prefill step, at most one per request, in the order of the queue."""
 
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[PromptChunk, ...]
     length: LengthClass | Literal["mixed"]
     rule: PrefillRule
     reason: str  # the rule, and the numbers behind it

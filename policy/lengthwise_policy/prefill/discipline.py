@@ -16,7 +16,7 @@ from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class BatchChoice:
     """Compute prompts of this queue now, as far as the limits allow."""
 
     queue: PromptQueue
@@ -28,7 +28,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class WaitUntil:
     """Nothing now; ask again at this instant, or when something changes."""
 
     until: float
@@ -50,16 +50,16 @@ class Discipline(Protocol):
     def arrived(self, prompt: Prompt) -> None:
         """The prompt is about to be queued for the first time."""
 
-    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
+    def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         """In order of preference; ends at once when nothing is queued, or with a Wait."""
 
     def planned(self, length: LengthClass, seconds: float) -> None:
         """A batch of this queue's class is about to run for about so long."""
 
 
-def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> Choice:
+def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> BatchChoice:
     """When nothing else can be done: those that have begun need no blocks."""
-    return Choice(
+    return BatchChoice(
         queue=queue,
         max_tokens=policy.chunk_tokens,
         max_requests=policy.max_batch_requests,

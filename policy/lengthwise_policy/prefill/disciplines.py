@@ -12,7 +12,7 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass, length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillRule
-from lengthwise_policy.prefill.discipline import Choice, Discipline, Wait
+from lengthwise_policy.prefill.discipline import BatchChoice, Discipline, WaitUntil
 from lengthwise_policy.prefill.length_aware import LengthAware
 from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
@@ -39,9 +39,9 @@ class FirstCome:
     def arrived(self, prompt: Prompt) -> None:
         pass
 
-    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
+    def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         if self._queue:
-            yield Choice(
+            yield BatchChoice(
                 queue=self._queue,
                 max_tokens=self._policy.chunk_tokens,
                 max_requests=self._policy.max_batch_requests,
@@ -77,7 +77,7 @@ class ShortFirst:
     def arrived(self, prompt: Prompt) -> None:
         pass
 
-    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
+    def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         oldest = self._short.head()
         closes_at = oldest.job.arrived_at + self.WINDOW_SECONDS if oldest else now
         is_due = oldest and (len(self._short) >= self.MAX_BATCH or now >= closes_at)
@@ -89,7 +89,7 @@ class ShortFirst:
             why = "short ones lack blocks" if is_due else "no short batch is due"
             yield self._choice(self._long, 1, why)
         if oldest and not is_due:
-            yield Wait(until=closes_at)
+            yield WaitUntil(until=closes_at)
 
     def planned(self, length: LengthClass, seconds: float) -> None:
         pass
@@ -98,8 +98,8 @@ class ShortFirst:
     def _max_requests(self) -> int:
         return self._policy.max_batch_requests
 
-    def _choice(self, queue: PromptQueue, max_requests: int, why: str) -> Choice:
-        return Choice(
+    def _choice(self, queue: PromptQueue, max_requests: int, why: str) -> BatchChoice:
+        return BatchChoice(
             queue=queue,
             max_tokens=self._policy.chunk_tokens,
             max_requests=max_requests,

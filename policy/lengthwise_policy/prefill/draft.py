@@ -7,9 +7,9 @@ prompt ends on a block boundary.
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.discipline import Choice
+from lengthwise_policy.prefill.discipline import BatchChoice
 from lengthwise_policy.prefill.queue import Prompt
-from lengthwise_policy.types import Chunk
+from lengthwise_policy.types import PromptChunk
 
 WORTH_LEAVING_OUT = 0.25
 """Of a step's constant cost: a prompt left out now costs a part of a later step, and usually
@@ -19,7 +19,7 @@ several wait for the same prefix."""
 class Draft:
     """Prompts with the tokens each gets, in order."""
 
-    def __init__(self, choice: Choice, block_size: int) -> None:
+    def __init__(self, choice: BatchChoice, block_size: int) -> None:
         self.choice = choice
         self.bucket: int | None = None
         """Of the first prompt: others of its length come before prompts of other lengths."""
@@ -89,8 +89,8 @@ class Draft:
         )
 
 
-def _chunk(prompt: Prompt, num_tokens: int) -> Chunk:
-    return Chunk(
+def _chunk(prompt: Prompt, num_tokens: int) -> PromptChunk:
+    return PromptChunk(
         request_id=prompt.job.request_id,
         start=prompt.num_computed,
         num_tokens=num_tokens,

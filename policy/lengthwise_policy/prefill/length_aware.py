@@ -45,7 +45,7 @@ from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_c
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.arrival_rate import ArrivalRate
 from lengthwise_policy.prefill.batch import PrefillRule
-from lengthwise_policy.prefill.discipline import Choice, Wait
+from lengthwise_policy.prefill.discipline import BatchChoice, WaitUntil
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
 
@@ -87,7 +87,7 @@ class LengthAware:
         if prompt.length == "short":
             self._short_rate.arrived(prompt.job.arrived_at)
 
-    def choices(self, now: float, cost: CostModel) -> Iterator[Choice | Wait]:
+    def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         self._cost = cost
         short, long = self._short.head(), self._long.head()
         if short is None or long is not None:
@@ -111,7 +111,7 @@ class LengthAware:
 
     def _both(
         self, short: Prompt, long: Prompt, now: float, cost: CostModel
-    ) -> Iterator[Choice | Wait]:
+    ) -> Iterator[BatchChoice | WaitUntil]:
         chunk = min(self._chunk_tokens(long, cost), long.num_missing)
         batch = min(self._policy.chunk_tokens, self._short.num_tokens)
         self._prices["long"] = cost.prefill_seconds(chunk, long.num_computed)
@@ -130,7 +130,7 @@ class LengthAware:
         yield self._choice(first, now, cost, rule, why)
         yield self._choice(second, now, cost, rule, f"{first.length} ones lack blocks")
 
-    def _short_alone(self, head: Prompt, now: float, cost: CostModel) -> Choice | Wait:
+    def _short_alone(self, head: Prompt, now: float, cost: CostModel) -> BatchChoice | WaitUntil:
         waiting = len(self._short)
         joining = self._short_rate.per_second(now) * cost.step_seconds
         gains = waiting < joining and waiting < self._policy.max_batch_requests
@@ -139,7 +139,7 @@ class LengthAware:
             until = min(opened_at + self._policy.max_wait_seconds, self._latest_start(cost))
             if now < until:
                 self._opened_at = opened_at
-                return Wait(until=until)
+                return WaitUntil(until=until)
         if self._opened_at is None:
             why = f"{joining:.1f} would join in one launch's time"
             return self._choice(head, now, cost, "alone", why)
@@ -157,9 +157,9 @@ class LengthAware:
 
     def _choice(
         self, head: Prompt, now: float, cost: CostModel, rule: PrefillRule, why: str
-    ) -> Choice:
+    ) -> BatchChoice:
         is_short = head.length == "short"
-        return Choice(
+        return BatchChoice(
             queue=self.queue_of(head.length),
             max_tokens=self._policy.chunk_tokens if is_short else self._chunk_tokens(head, cost),
             max_requests=self._policy.max_batch_requests,

@@ -25,12 +25,12 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.discipline import Wait, begun_choice
+from lengthwise_policy.prefill.discipline import WaitUntil, begun_choice
 from lengthwise_policy.prefill.disciplines import DISCIPLINES
 from lengthwise_policy.prefill.draft import Draft
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import Backlog, PrefillJob, Prompt, PromptQueue, QueueLength
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 __all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
 
@@ -117,7 +117,7 @@ class PrefillScheduler:
         while moved:  # each turn moves a prompt to the queue of the class it has now
             moved = False
             for choice in self._discipline.choices(now, cost):
-                if isinstance(choice, Wait):
+                if isinstance(choice, WaitUntil):
                     self.wake_at = choice.until
                     return None
                 draft = Draft(choice, self._block_size)
@@ -278,7 +278,7 @@ class PrefillScheduler:
         self._discipline.planned(first.length, draft.seconds(cost))
         return self._running
 
-    def _publish(self, prompt: Prompt, chunk: Chunk) -> None:
+    def _publish(self, prompt: Prompt, chunk: PromptChunk) -> None:
         """The chunk is computed: its full blocks may be shared, whatever becomes of the request."""
         first = chunk.start // self._block_size
         hashes = prompt.job.hashes[first : (chunk.start + chunk.num_tokens) // self._block_size]

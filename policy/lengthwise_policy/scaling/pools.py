@@ -56,7 +56,7 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class GroupCapacity:
     """The pods that serve one group, of whatever pools."""
 
     ready: tuple[tuple[PoolView, Pod], ...]
@@ -64,13 +64,15 @@ class Crew:
     unschedulable: int
 
     @property
-    def capacity(self) -> int:
+    def num_workers(self) -> int:
         """Workers that are there or will be."""
         return len(self.ready) + self.coming
 
 
-def crews(views: Sequence[PoolView], flipping: Mapping[str, Role]) -> dict[Group, Crew]:
-    """The crew of every group that has a pool or a pod; `flipping`: pods on their way to a role."""
+def capacities(
+    views: Sequence[PoolView], flipping: Mapping[str, Role]
+) -> dict[Group, GroupCapacity]:
+    """Of every group that has a pool or a pod; `flipping`: pods on their way to a role."""
     ready: dict[Group, list[tuple[PoolView, Pod]]] = {}
     coming: dict[Group, int] = {}
     unschedulable: dict[Group, int] = {}
@@ -85,7 +87,7 @@ def crews(views: Sequence[PoolView], flipping: Mapping[str, Role]) -> dict[Group
                 ready.setdefault(group, []).append((view, pod))
     groups = {*coming, *ready}
     return {
-        group: Crew(
+        group: GroupCapacity(
             ready=tuple(ready.get(group, ())),
             coming=coming.get(group, 0),
             unschedulable=unschedulable.get(group, 0),

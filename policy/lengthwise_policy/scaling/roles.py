@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.scaling.policy import ScalingPolicy
-from lengthwise_policy.scaling.pools import Crew, PoolView, cheapness
+from lengthwise_policy.scaling.pools import GroupCapacity, PoolView, cheapness
 from lengthwise_policy.scaling.state import Flip, FlipRule, Group, Pod, PoolState
 from lengthwise_policy.scaling.window import DemandWindow
 from lengthwise_policy.types import Role
@@ -44,7 +44,7 @@ class FlipPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pending:
+class _PendingFlip:
     role: Role
     at: float
 
@@ -54,7 +54,7 @@ class RoleFlips:
 
     def __init__(self, policy: ScalingPolicy) -> None:
         self._policy = policy
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, _PendingFlip] = {}
         self._refused_at: dict[str, float] = {}
         self._starving: dict[Role, int] = {"prefill": 0, "decode": 0}  # decisions in a row
         self._flipped_at = -float("inf")
@@ -87,18 +87,18 @@ class RoleFlips:
     def plan(
         self,
         now: float,
-        crews: Mapping[Group, Crew],
+        capacities: Mapping[Group, GroupCapacity],
         windows: Mapping[Group, DemandWindow],
     ) -> FlipPlan:
         """`windows`: only of groups whose demand is known."""
         expected: dict[Role, int] = {}
         chosen: list[Flip] = []
         for role in OTHER:
-            lacking = self._lacking(role, crews, windows)
+            lacking = self._lacking(role, capacities, windows)
             self._starving[role] = self._starving[role] + 1 if lacking else 0
             if not lacking:
                 continue
-            spare = self._spare(OTHER[role], crews, windows, self._policy.flip_seconds)
+            spare = self._spare(OTHER[role], capacities, windows, self._policy.flip_seconds)
             if self._starving[role] > 1 and self._is_due(now, role):
                 why = f"{role} lacks {lacking}, {OTHER[role]} can spare {len(spare)}"
                 chosen += _flips(spare[:lacking], role, "flip", why)
@@ -108,7 +108,7 @@ class RoleFlips:
         for role in OTHER:
             if any(self._starving.values()):
                 continue
-            spare = self._spare(role, crews, windows, self._policy.scale_in_seconds)
+            spare = self._spare(role, capacities, windows, self._policy.scale_in_seconds)
             visitors = [(view, pod) for view, pod in spare if view.state.pool.role != role]
             if self._is_due(now, OTHER[role]):
                 seconds = f"{self._policy.scale_in_seconds:g}"
@@ -117,7 +117,7 @@ class RoleFlips:
             else:
                 leaving[role] = len(visitors)
         for flip in chosen:
-            self._pending[flip.pod] = _Pending(role=flip.role, at=now)
+            self._pending[flip.pod] = _PendingFlip(role=flip.role, at=now)
             self._flipped_at, self._flipped_to = now, flip.role
         return FlipPlan(flips=tuple(chosen), expected=expected, leaving=leaving)
 
@@ -129,32 +129,35 @@ class RoleFlips:
         return not is_reversal or now - self._flipped_at >= self._policy.flip_seconds
 
     def _lacking(
-        self, role: Role, crews: Mapping[Group, Crew], windows: Mapping[Group, DemandWindow]
+        self,
+        role: Role,
+        capacities: Mapping[Group, GroupCapacity],
+        windows: Mapping[Group, DemandWindow],
     ) -> int:
-        window, crew = windows.get((role, None)), crews.get((role, None))
+        window, capacity = windows.get((role, None)), capacities.get((role, None))
         if window is None:
             return 0
-        return max(window.needed_now() - (crew.capacity if crew else 0), 0)
+        return max(window.needed_now() - (capacity.num_workers if capacity else 0), 0)
 
     def _spare(
         self,
         role: Role,
-        crews: Mapping[Group, Crew],
+        capacities: Mapping[Group, GroupCapacity],
         windows: Mapping[Group, DemandWindow],
         seconds: float,
     ) -> list[tuple[PoolView, Pod]]:
         """Ready workers that a role can give away: visitors first, then the cheapest."""
-        window, crew = windows.get((role, None)), crews.get((role, None))
+        window, capacity = windows.get((role, None)), capacities.get((role, None))
         enough = window.enough(seconds, self._policy.margin) if window else None
-        if crew is None or enough is None:
+        if capacity is None or enough is None:
             return []
         able = [
             (view, pod)
-            for view, pod in crew.ready
+            for view, pod in capacity.ready
             if view.state.pool.flexible and view.held is None and pod.name not in self._refused_at
         ]
         able.sort(key=lambda each: (each[0].state.pool.role == role, cheapness(each[1])))
-        return able[: max(len(crew.ready) - enough, 0)]
+        return able[: max(len(capacity.ready) - enough, 0)]
 
 
 def _flips(

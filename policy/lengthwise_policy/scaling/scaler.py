@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lengthwise_policy.scaling.policy import ScalingPolicy as ScalingPolicy
-from lengthwise_policy.scaling.pools import Crew, PoolMemory, PoolView, crews, look
+from lengthwise_policy.scaling.pools import GroupCapacity, PoolMemory, PoolView, capacities, look
 from lengthwise_policy.scaling.roles import OTHER, FlipPlan, RoleFlips
 from lengthwise_policy.scaling.shares import Leaving, num_away, share_in, share_out
 from lengthwise_policy.scaling.state import (
@@ -37,7 +37,7 @@ from lengthwise_policy.scaling.state import (
 from lengthwise_policy.scaling.window import DemandWindow
 from lengthwise_policy.types import Role
 
-NOBODY = Crew(ready=(), coming=0, unschedulable=0)
+NO_CAPACITY = GroupCapacity(ready=(), coming=0, unschedulable=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +85,9 @@ class Scaler:
             for state in pools
         ]
         known = {group: self._windows[group] for group in demands}
-        plan = self._flips.plan(now, crews(views, flipping), known)
+        plan = self._flips.plan(now, capacities(views, flipping), known)
         flipping = self._flips.pending
-        staffed = crews(views, flipping)
+        staffed = capacities(views, flipping)
         changes = self._changes(now, views, staffed, plan, flipping, known)
         return [*plan.flips, *(self._action(now, view, changes.get(view.group)) for view in views)]
 
@@ -113,7 +113,7 @@ class Scaler:
         self,
         now: float,
         views: Sequence[PoolView],
-        staffed: Mapping[Group, Crew],
+        staffed: Mapping[Group, GroupCapacity],
         plan: FlipPlan,
         flipping: Mapping[str, Role],
         windows: Mapping[Group, DemandWindow],
@@ -123,7 +123,7 @@ class Scaler:
             members.setdefault(view.group, []).append(view)
         deficits = {
             group: windows[group].needed_now()
-            - staffed.get(group, NOBODY).capacity
+            - staffed.get(group, NO_CAPACITY).num_workers
             - _of_role(plan.expected, group)
             for group in members
             if group in windows
@@ -140,21 +140,21 @@ class Scaler:
         }
         found = {}
         for group, deficit in deficits.items():
-            window, crew = windows[group], staffed.get(group, NOBODY)
+            window, capacity = windows[group], staffed.get(group, NO_CAPACITY)
             promised = recalled.get(group, 0)
             lacking = max(deficit + promised, 0)
             if lacking:
-                found[group] = self._out(now, members[group], crew, window, lacking, flipping)
+                found[group] = self._out(now, members[group], capacity, window, lacking, flipping)
             else:
                 promised += _of_role(plan.leaving, group)
-                found[group] = self._in(members[group], crew, window, promised, flipping)
+                found[group] = self._in(members[group], capacity, window, promised, flipping)
         return found
 
     def _out(
         self,
         now: float,
         views: Sequence[PoolView],
-        crew: Crew,
+        capacity: GroupCapacity,
         window: DemandWindow,
         lacking: int,
         flipping: Mapping[str, Role],
@@ -162,9 +162,9 @@ class Scaler:
         """A group that lacks workers may still wait for more that can run nowhere than it needs."""
         policy = self._policy
         enough = window.enough(policy.scale_in_seconds, policy.margin)
-        beyond = 0 if enough is None else crew.capacity + crew.unschedulable - enough
+        beyond = 0 if enough is None else capacity.num_workers + capacity.unschedulable - enough
         leaving = share_in(views, beyond, flipping, up_to="unschedulable")
-        bound = max(int(crew.capacity * (policy.growth - 1)), policy.growth_pods)
+        bound = max(int(capacity.num_workers * (policy.growth - 1)), policy.growth_pods)
         added = share_out(views, min(lacking, bound), now)
         return _Change(
             num_pools=len(views),
@@ -177,7 +177,7 @@ class Scaler:
     def _in(
         self,
         views: Sequence[PoolView],
-        crew: Crew,
+        capacity: GroupCapacity,
         window: DemandWindow,
         promised: int,
         flipping: Mapping[str, Role],
@@ -193,7 +193,7 @@ class Scaler:
             seconds = f"{policy.scale_in_seconds:g} s"
             reason = Reason("scale in", f"{enough} are enough for the last {seconds}")
         leaving = {}
-        there = crew.capacity + crew.unschedulable - promised
+        there = capacity.num_workers + capacity.unschedulable - promised
         if enough is not None:
             leaving = share_in(views, there - enough, flipping)
         elif there > max(window.needed_now(), 1):

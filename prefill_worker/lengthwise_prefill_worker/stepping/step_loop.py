@@ -16,7 +16,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_blocks
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
@@ -187,7 +187,7 @@ class PrefillLoop:
         if pieces:
             self._send(pieces)
 
-    def _sequence_chunk(self, chunk: Chunk) -> SequenceChunk:
+    def _sequence_chunk(self, chunk: PromptChunk) -> SequenceChunk:
         sampling = self._works[chunk.request_id].sampling
         return SequenceChunk(
             token_ids=sampling.token_ids[chunk.start : chunk.start + chunk.num_tokens],
@@ -196,7 +196,7 @@ class PrefillLoop:
             sampling=sampling if chunk.is_last else None,
         )
 
-    def _cached_pieces(self, chunk: Chunk) -> list[PieceReady]:
+    def _cached_pieces(self, chunk: PromptChunk) -> list[PieceReady]:
         """What lies before a request's first chunk and can leave at once."""
         piece = self._piece_of(chunk.request_id, 0, chunk.start)
         if piece is None:

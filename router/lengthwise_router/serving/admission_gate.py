@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from lengthwise_policy.admission.admission import Admission, Admit, Demand, Refuse, Wait
+from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.objectives import Objectives
@@ -109,9 +109,9 @@ class AdmissionGate:
         waiting.decision = decision
         waiting.wakeup.ring()
 
-    async def _demand(self, generation: Generation) -> Demand:
+    async def _demand(self, generation: Generation) -> AdmissionRequest:
         request = generation.request
-        demand = Demand(
+        demand = AdmissionRequest(
             num_tokens=generation.num_prompt_tokens,
             tenant=request.tenant,
             priority=request.priority,

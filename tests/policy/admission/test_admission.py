@@ -8,23 +8,23 @@ from lengthwise_policy.admission.admission import (
     FIRST_RETRY_AFTER_SECONDS,
     Admission,
     AdmissionPolicy,
+    AdmissionRequest,
     Admit,
-    Demand,
     Refuse,
     Wait,
 )
 from lengthwise_policy.admission.fair_share import Ticket
 
-ONE = Demand(num_tokens=1)
+ONE = AdmissionRequest(num_tokens=1)
 
 
-def admitted(admission: Admission, demand: Demand = ONE, now: float = 0.0) -> Ticket:
+def admitted(admission: Admission, demand: AdmissionRequest = ONE, now: float = 0.0) -> Ticket:
     answer = admission.ask(demand, now)
     assert isinstance(answer, Admit)
     return answer.ticket
 
 
-def waiting(admission: Admission, demand: Demand = ONE, now: float = 0.0) -> Ticket:
+def waiting(admission: Admission, demand: AdmissionRequest = ONE, now: float = 0.0) -> Ticket:
     answer = admission.ask(demand, now)
     assert isinstance(answer, Wait)
     return answer.ticket
@@ -40,7 +40,7 @@ def full(
     return admission, [admitted(admission) for _ in range(policy.max_requests_in_flight)]
 
 
-def refused(admission: Admission, demand: Demand = ONE, now: float = 0.0) -> Refuse:
+def refused(admission: Admission, demand: AdmissionRequest = ONE, now: float = 0.0) -> Refuse:
     answer = admission.ask(demand, now)
     assert isinstance(answer, Refuse)
     return answer
@@ -84,8 +84,8 @@ def test_without_a_queue_nobody_waits() -> None:
 
 def test_a_prompt_above_the_limit_is_refused_for_good() -> None:
     admission = Admission(AdmissionPolicy(max_prompt_tokens=100))
-    admitted(admission, Demand(num_tokens=100))
-    assert refused(admission, Demand(num_tokens=101)) == Refuse(
+    admitted(admission, AdmissionRequest(num_tokens=100))
+    assert refused(admission, AdmissionRequest(num_tokens=101)) == Refuse(
         rule="prompt too long",
         reason="prompt of 101 tokens, at most 100 are accepted; shorten it",
         retry_after_seconds=None,
@@ -95,15 +95,15 @@ def test_a_prompt_above_the_limit_is_refused_for_good() -> None:
 
 def test_higher_priorities_are_admitted_first() -> None:
     admission, (first,) = full(AdmissionPolicy(max_requests_in_flight=1))
-    low = waiting(admission, Demand(num_tokens=1, priority=-1))
-    high = waiting(admission, Demand(num_tokens=1, priority=2))
+    low = waiting(admission, AdmissionRequest(num_tokens=1, priority=-1))
+    high = waiting(admission, AdmissionRequest(num_tokens=1, priority=2))
     assert [each.ticket for each in admission.finished(first, now=1.0)] == [high]
     assert [each.ticket for each in admission.finished(high, now=2.0)] == [low]
 
 
 def test_a_full_queue_gives_way_to_a_higher_priority() -> None:
     admission, _ = full(AdmissionPolicy(max_requests_in_flight=1, max_queued=2))
-    urgent = Demand(num_tokens=1, priority=1)
+    urgent = AdmissionRequest(num_tokens=1, priority=1)
     waiting(admission)
     low = waiting(admission)
     answer = admission.ask(urgent, now=0.0)
@@ -119,10 +119,10 @@ def test_a_full_queue_gives_way_to_a_higher_priority() -> None:
 
 def test_a_flood_of_one_tenant_neither_keeps_others_out_nor_delays_them() -> None:
     admission, (running,) = full(AdmissionPolicy(max_requests_in_flight=1, max_queued=20))
-    flood = Demand(num_tokens=500, tenant="flood")
+    flood = AdmissionRequest(num_tokens=500, tenant="flood")
     for _ in range(100):
         admission.ask(flood, now=0.0)
-    quiet = waiting(admission, Demand(num_tokens=500, tenant="quiet"))
+    quiet = waiting(admission, AdmissionRequest(num_tokens=500, tenant="quiet"))
     assert admission.num_waiting == 20
     order = []
     for _ in range(3):
@@ -134,12 +134,12 @@ def test_a_flood_of_one_tenant_neither_keeps_others_out_nor_delays_them() -> Non
 
 def test_output_counts_against_its_tenant_at_once() -> None:
     admission, (a, b) = full(AdmissionPolicy(max_requests_in_flight=2))
-    first = waiting(admission, Demand(num_tokens=1, tenant="a"))
-    second = waiting(admission, Demand(num_tokens=1, tenant="b"))
+    first = waiting(admission, AdmissionRequest(num_tokens=1, tenant="a"))
+    second = waiting(admission, AdmissionRequest(num_tokens=1, tenant="b"))
     (one,) = admission.finished(a, now=1.0)
     assert one.ticket == first
     admission.charge(first, 100)
-    waiting(admission, Demand(num_tokens=1, tenant="a"))
+    waiting(admission, AdmissionRequest(num_tokens=1, tenant="a"))
     (one,) = admission.finished(b, now=1.0)
     assert one.ticket == second
     with pytest.raises(RuntimeError, match="charge: request 1 is not in flight"):
@@ -149,7 +149,7 @@ def test_output_counts_against_its_tenant_at_once() -> None:
 @pytest.mark.parametrize("how", ["finished", "cancelled", "displaced"])
 def test_a_tenant_that_is_gone_earns_no_credit(how: str) -> None:
     admission = Admission(AdmissionPolicy(max_requests_in_flight=2, max_queued=2))
-    a, b = Demand(num_tokens=1, tenant="a"), Demand(num_tokens=1, tenant="b")
+    a, b = AdmissionRequest(num_tokens=1, tenant="a"), AdmissionRequest(num_tokens=1, tenant="b")
     running = admitted(admission, a)
     if how == "finished":
         admission.finished(admitted(admission, b), now=0.0)
@@ -159,7 +159,9 @@ def test_a_tenant_that_is_gone_earns_no_credit(how: str) -> None:
         others = [waiting(admission, a)]
         gone = waiting(admission, b)
         if how == "displaced":
-            others.append(waiting(admission, Demand(num_tokens=1, tenant="a", priority=1)))
+            others.append(
+                waiting(admission, AdmissionRequest(num_tokens=1, tenant="a", priority=1))
+            )
         for ticket in (gone, *others):
             admission.cancel(ticket, now=0.0)
     admission.charge(running, 10_000)
@@ -243,8 +245,8 @@ def test_old_completions_are_forgotten() -> None:
     assert retry_after(admission, now=fast_after_slow[-1]) == pytest.approx(0.5)
 
 
-def late(predicted: float, *, priority: int = 0) -> Demand:
-    return Demand(
+def late(predicted: float, *, priority: int = 0) -> AdmissionRequest:
+    return AdmissionRequest(
         num_tokens=1,
         priority=priority,
         predicted_ttft_seconds=predicted,
@@ -277,7 +279,7 @@ def test_nothing_is_shed_by_default_or_without_a_prediction() -> None:
     admitted(Admission(AdmissionPolicy()), late(1e6))
     policy = AdmissionPolicy(max_requests_in_flight=1, shed_factor=1.0)
     admission, _ = full(policy, completed_at=(0.0, 100.0))
-    waiting(admission, Demand(num_tokens=1), now=100.0)  # no objective
+    waiting(admission, AdmissionRequest(num_tokens=1), now=100.0)  # no objective
 
 
 def test_the_same_requests_get_the_same_answers() -> None:
@@ -288,7 +290,7 @@ def test_the_same_requests_get_the_same_answers() -> None:
         running: list[Ticket] = []
         log: list[object] = []
         for tick in range(500):
-            demand = Demand(
+            demand = AdmissionRequest(
                 num_tokens=random.randrange(1, 500),
                 tenant=random.choice("abc"),
                 priority=random.randrange(2),

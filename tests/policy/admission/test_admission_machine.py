@@ -6,8 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lengthwise_policy.admission.admission import (
     Admission,
     AdmissionPolicy,
+    AdmissionRequest,
     Admit,
-    Demand,
     Refuse,
     Wait,
 )
@@ -21,8 +21,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         super().__init__()
         self.admission = Admission(POLICY)
         self.now = 0.0
-        self.running: dict[Ticket, Demand] = {}
-        self.waiting: dict[Ticket, Demand] = {}
+        self.running: dict[Ticket, AdmissionRequest] = {}
+        self.waiting: dict[Ticket, AdmissionRequest] = {}
         self.gone: list[Ticket] = []  # displaced or cancelled
 
     def admitted(self, admits: tuple[Admit, ...]) -> None:
@@ -38,7 +38,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @rule(tokens=st.integers(1, 1000), tenant=st.sampled_from("abc"), priority=st.integers(-1, 1))
     def ask(self, tokens: int, tenant: str, priority: int) -> None:
-        demand = Demand(num_tokens=tokens, tenant=tenant, priority=priority)
+        demand = AdmissionRequest(num_tokens=tokens, tenant=tenant, priority=priority)
         answer = self.admission.ask(demand, self.now)
         match answer:
             case Admit(ticket=ticket):

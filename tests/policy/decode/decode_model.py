@@ -16,7 +16,7 @@ from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Re
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 SALT = b"model"
 
@@ -245,7 +245,7 @@ class DecodeWorkerModel:
             request=request, start=end - 1, end=end, block_ids=request.block_ids, samples=True
         )
 
-    def _chunk(self, chunk: Chunk) -> Job:
+    def _chunk(self, chunk: PromptChunk) -> Job:
         request = self.admitted[chunk.request_id]
         end = chunk.start + chunk.num_tokens
         assert chunk.is_last == (end == len(request.tokens))

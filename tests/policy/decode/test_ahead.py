@@ -4,13 +4,13 @@ from random import Random
 
 import pytest
 
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import DuplicateRequest
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 BLOCK_SIZE = 4
 A, B = RequestId("a"), RequestId("b")
@@ -22,7 +22,7 @@ class Worker:
     def __init__(self, step_tokens: int = 12) -> None:
         self.blocks = PrefixCache(8)
         policy = DecodePolicy(
-            max_running=4, step_tokens=step_tokens, future=FuturePolicy(reserve=0.0)
+            max_running=4, step_tokens=step_tokens, past_future=PastFuturePolicy(reserve=0.0)
         )
         self.scheduler = DecodeScheduler(
             policy, Objectives(), self.blocks, BLOCK_SIZE, Random(1).random
@@ -66,8 +66,8 @@ def test_chunks_go_on_where_those_in_flight_end_and_the_last_is_followed_by_a_ro
     worker = Worker(step_tokens=8)
     worker.start(A, num_tokens=14, max_new_tokens=3, local=True)
     chunks = [
-        Chunk(request_id=A, start=0, num_tokens=8, is_last=False),
-        Chunk(request_id=A, start=8, num_tokens=6, is_last=True),
+        PromptChunk(request_id=A, start=0, num_tokens=8, is_last=False),
+        PromptChunk(request_id=A, start=8, num_tokens=6, is_last=True),
     ]
     first, second = worker.launch(), worker.launch()
     assert [*first.chunks, *second.chunks] == chunks

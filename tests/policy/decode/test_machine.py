@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from policy.decode.decode_model import DecodeWorkerModel, Request
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import MAX_IN_FLIGHT, DecodePolicy
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import QueueFull
@@ -40,7 +40,7 @@ class DecodeMachine(RuleBasedStateMachine):
             queue_limit=4,
             step_tokens=11,
             admission=self.admission,
-            future=FuturePolicy(window=40, reserve=0.0),
+            past_future=PastFuturePolicy(window=40, reserve=0.0),
         )
         self.worker = DecodeWorkerModel(policy, NUM_BLOCKS, BLOCK_SIZE)
         self.now = 0.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy.decode.decode_model import DecodeWorkerModel
 
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy
 from lengthwise_policy.types import RequestId
 
@@ -28,7 +28,7 @@ def worker(
         queue_limit=100,
         step_tokens=max_running + 12,
         admission=admission,
-        future=FuturePolicy(window=len(past_outputs), reserve=0.0),
+        past_future=PastFuturePolicy(window=len(past_outputs), reserve=0.0),
     )
     model = DecodeWorkerModel(policy, num_blocks, BLOCK_SIZE)
     for count in past_outputs:

@@ -7,13 +7,13 @@ from typing import Literal
 
 import pytest
 
-from lengthwise_policy.decode.policy import FuturePolicy
+from lengthwise_policy.decode.policy import PastFuturePolicy
 from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, UnknownRequest
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.types import Chunk, RequestId
+from lengthwise_policy.types import PromptChunk, RequestId
 
 BLOCK_SIZE = 16
 A, B, C, D = (RequestId(name) for name in "abcd")
@@ -31,7 +31,7 @@ def scheduler(
         max_running=max_running,
         queue_limit=queue_limit,
         admission=admission,
-        future=FuturePolicy(reserve=0.0),
+        past_future=PastFuturePolicy(reserve=0.0),
     )
     return DecodeScheduler(policy, Objectives(), blocks, BLOCK_SIZE, Random(1).random), blocks
 
@@ -314,11 +314,11 @@ def test_a_local_prompt_is_computed_in_chunks_and_its_last_gives_a_token() -> No
     decode.reserve(reservation(A, num_tokens=1000, max_new_tokens=2, local=True))
     first = decode.next_step()
     assert first is not None
-    assert first.chunks == (Chunk(request_id=A, start=0, num_tokens=512, is_last=False),)
+    assert first.chunks == (PromptChunk(request_id=A, start=0, num_tokens=512, is_last=False),)
     assert decode.emitted(first) == ()
     last = decode.next_step()
     assert last is not None
-    assert last.chunks == (Chunk(request_id=A, start=512, num_tokens=488, is_last=True),)
+    assert last.chunks == (PromptChunk(request_id=A, start=512, num_tokens=488, is_last=True),)
     assert decode.emitted(last) == (A,)
     assert run_step(decode) == (A,)
     assert run_step(decode) == ()

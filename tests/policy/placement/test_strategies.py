@@ -11,7 +11,7 @@ from policy.placement.views import asking, decode, excluded, pair, prefill, requ
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.local_prefill import LocalPrefill
 from lengthwise_policy.placement.placement import Placement, PlacementRequest
-from lengthwise_policy.placement.policy import PlacementPolicy, Random, Strategy
+from lengthwise_policy.placement.policy import PlacementPolicy, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.strategies import (
     DEFAULT_STRATEGY,
@@ -21,7 +21,7 @@ from lengthwise_policy.placement.strategies import (
     make_strategy,
 )
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.types import WorkerId
+from lengthwise_policy.types import Random, WorkerId
 
 
 def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
