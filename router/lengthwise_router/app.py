@@ -1,4 +1,4 @@
-"""Where a router's objects are made and joined; nowhere else are any constructed."""
+"""A router's objects are made and joined here, and nowhere else."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ from lengthwise_wire.announcement import Announcement
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
-"""What a draining router allows for giving its last reservations back."""
+"""What a draining router allows for releasing its last reservations."""
 
 
 class RouterApplication:
@@ -153,7 +153,7 @@ class RouterApplication:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._fleet.flush_releases()
         except TimeoutError:
-            logger.warning("some reservations could not be given back; their leases will end them")
+            logger.warning("some reservations could not be released; their leases will expire")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

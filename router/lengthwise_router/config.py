@@ -68,11 +68,11 @@ class RouterConfig:
     max_requests_in_flight: int = 1024
     max_queued: int = 256  # requests that wait for one of those; 0: all others are refused
     # Requests predicted to get their first token later than so many times the objective are
-    # refused at once. 0: none is; whether late is worse than never only the operator knows.
+    # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
     max_attempts: int = 8  # of one request, the first included
     tokenizer_threads: int = 2
-    # The last requests, whose lives can be asked for: 4 KiB each, 21 at worst. 0: none.
+    # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
 
     objectives: Objectives = field(default_factory=Objectives)  # metrics count what met them

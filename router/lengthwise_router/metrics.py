@@ -1,4 +1,4 @@
-"""What a router tells Prometheus. TTFT and TPOT are measured here, where tokens leave for the
+"""What a router reports to Prometheus. TTFT and TPOT are measured here, where tokens leave for the
 client; names, meanings and labels are written down in docs/metrics.md.
 """
 
@@ -33,7 +33,7 @@ RATIO_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 
 class RouterMetrics:
     """Children of the labelled metrics are made once: looking one up costs as much as counting, and
-    one that is not there does not say 0."""
+    one that is missing does not report 0."""
 
     def __init__(
         self,
@@ -74,15 +74,15 @@ class RouterMetrics:
             buckets=TOKEN_LATENCY_BUCKETS,
             registry=registry,
         )
-        self._tell_placement(registry, placement_rules)
-        self._tell_admission(registry, num_waiting)
-        self._tell_arrivals(registry)
-        self._tell_tokens(registry)
-        self._tell_objectives(registry)
-        self._tell_discovery(registry, num_discovered)
-        _tell_workers(registry, num_workers)
+        self._add_placement(registry, placement_rules)
+        self._add_admission(registry, num_waiting)
+        self._add_arrivals(registry)
+        self._add_tokens(registry)
+        self._add_objectives(registry)
+        self._add_discovery(registry, num_discovered)
+        _add_workers(registry, num_workers)
 
-    def _tell_placement(
+    def _add_placement(
         self, registry: CollectorRegistry, placement_rules: Iterable[PlacementRule]
     ) -> None:
         self.placements = Counter(
@@ -102,7 +102,7 @@ class RouterMetrics:
         for phase, failure in product(PHASES, FAILURE_REASONS):
             self.retries.labels(phase, failure)
 
-    def _tell_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
+    def _add_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
         self.in_flight = Gauge(
             "lengthwise_requests_in_flight", "Requests in this router", registry=registry
         )
@@ -125,7 +125,7 @@ class RouterMetrics:
         for rule in get_args(RefusalRule):
             self.refusals.labels(rule)
 
-    def _tell_arrivals(self, registry: CollectorRegistry) -> None:
+    def _add_arrivals(self, registry: CollectorRegistry) -> None:
         requests = Counter(
             "lengthwise_arrived_requests_total",
             "Requests that arrived, before admission",
@@ -142,7 +142,7 @@ class RouterMetrics:
             name: (requests.labels(name), tokens.labels(name)) for name in LENGTH_CLASSES
         }
 
-    def _tell_tokens(self, registry: CollectorRegistry) -> None:
+    def _add_tokens(self, registry: CollectorRegistry) -> None:
         self.prompt_tokens = Histogram(
             "lengthwise_prompt_tokens",
             "Tokens of an admitted request's prompt",
@@ -163,11 +163,11 @@ class RouterMetrics:
         )
         self._cached_prompt_tokens = Counter(
             "lengthwise_cached_prompt_tokens_total",
-            "Prompt tokens that nobody had to compute",
+            "Prompt tokens that were cached, and not computed",
             registry=registry,
         )
 
-    def _tell_objectives(self, registry: CollectorRegistry) -> None:
+    def _add_objectives(self, registry: CollectorRegistry) -> None:
         counter = Counter(
             "lengthwise_slo_total",
             "Requests by whether a latency objective of the configuration was met",
@@ -180,7 +180,7 @@ class RouterMetrics:
             for met in (True, False)
         }
 
-    def _tell_discovery(
+    def _add_discovery(
         self, registry: CollectorRegistry, num_discovered: Callable[[], int]
     ) -> None:
         discovered = Gauge(
@@ -225,7 +225,7 @@ class RouterMetrics:
             self._met["tpot", tpot <= self._objectives.tpot_seconds].inc()
 
 
-def _tell_workers(
+def _add_workers(
     registry: CollectorRegistry, num_workers: Callable[[Role, Condition], int]
 ) -> None:
     gauge = Gauge(

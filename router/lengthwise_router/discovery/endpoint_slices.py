@@ -68,7 +68,8 @@ def _port_of(endpoint_slice: Mapping[str, Any]) -> int | None:
 
 
 def _is_ready(endpoint: Mapping[str, Any]) -> bool:
-    """Kubernetes says of a condition that is missing: take `ready` for true, `terminating` for
-    false. A pod on its way out is not ready, unless its Service publishes addresses regardless."""
+    """Where a condition is missing, Kubernetes' API means true for `ready`, false for
+    `terminating`. A pod that ends is not ready, unless its Service publishes addresses
+    regardless."""
     conditions = endpoint.get("conditions") or {}
     return conditions.get("ready") is not False and not conditions.get("terminating")

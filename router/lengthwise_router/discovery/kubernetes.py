@@ -1,18 +1,18 @@
-"""Workers that Kubernetes calls ready, learnt by watching the EndpointSlices of their Services.
+"""Workers that Kubernetes calls ready, found by watching the EndpointSlices of their Services.
 
 The watch is a loop of cycles: list all slices, then follow their changes for about 25 seconds. So
 an event that was missed is made good by the next list, a resourceVersion that has expired (410
-Gone) only ends its cycle early, and a connection that is dead without having said so is given up.
-While the API server cannot be reached the last known workers stay: the router's own heartbeats tell
-which of them live. A cycle that ended early is followed by a pause that doubles from one such cycle
+Gone) only ends its cycle early, and a connection that died silently is given up.
+While the API server cannot be reached the last known workers stay: their heartbeats show which of
+them live. A cycle that ended early is followed by a pause that doubles from one such cycle
 to the next and is jittered, so that neither a broken API server nor routers that lost it together
 make a storm.
 
 `kubernetes_asyncio` is generated and released as the official client is, minus the threads: the
 official client's watch blocks one in a socket that cannot be woken, so that a router could not stop
-before its timeout. It finds the API server, verifies it, and follows the rotation of the
+before its time-out. It finds the API server, verifies it, and follows the rotation of the
 ServiceAccount's token. Importing it takes 0.4 s and 45 MB, which is why `discovery_of` imports this
-module where it is asked for and nowhere else.
+module where it is needed and nowhere else.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class _Refused(Exception):
-    """The API server answered, and it was no."""
+    """The API server responded with an error."""
 
     def __init__(self, verb: str, status: int, message: str) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class KubernetesDiscovery:
         on_failure: Callable[[DiscoveryFailure], None],
         relist_seconds: float = RELIST_SECONDS,
     ) -> None:
-        """`on_failure` is told of every cycle that ended in an error."""
+        """`on_failure` is called for every cycle that ended in an error."""
         self._configuration = configuration
         self._namespace = namespace
         self._selector = f"kubernetes.io/service-name in ({','.join(services)})"
@@ -142,7 +142,7 @@ class KubernetesDiscovery:
     async def _follow(self, changes: aiohttp.ClientResponse, ends_at: float) -> bool:
         """Takes one change over; False when the watch has ended or has lasted long enough.
 
-        Errors: _Refused when the API server says that it cannot go on.
+        Errors: _Refused when the API server cannot go on.
         """
         try:
             async with asyncio.timeout_at(ends_at):
@@ -160,7 +160,7 @@ class KubernetesDiscovery:
 
     async def _ask(self, api: DiscoveryV1Api, verb: str, **options: Any) -> aiohttp.ClientResponse:
         """A response of status 200. Errors: _Refused."""
-        # With `_preload_content` off the method returns what its annotation does not say.
+        # With `_preload_content` off the method's annotation is wrong.
         response = await cast(
             Awaitable[aiohttp.ClientResponse],
             api.list_namespaced_endpoint_slice(

@@ -1,5 +1,5 @@
-"""Where the workers are. Discovery only proposes addresses: whether a worker is alive is learnt
-from the worker.
+"""Where the workers are. Discovery only proposes addresses: whether a worker is alive, its own
+status shows.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class FolderDiscovery:
                     key = entry.name, entry.stat().st_mtime_ns
                     notes[key] = self._notes[key] if key in self._notes else _read(entry.path)
         except OSError as error:
-            # A note was taken away meanwhile, or the folder is not there: the next look will tell.
+            # A note was removed meanwhile, or the folder is missing: the next poll will see.
             logger.debug("looking into %s: %s", self._folder, error)
             return
         self._notes = notes
@@ -84,7 +84,7 @@ def _read(path: str) -> str | None:
 def discovery_of(
     config: DiscoveryConfig, on_failure: Callable[[DiscoveryFailure], None]
 ) -> Discovery:
-    """`on_failure` is told of every time that Kubernetes could not be asked.
+    """`on_failure` is called whenever Kubernetes cannot be asked.
 
     Errors: ConfigError when there is no such folder, or this is no pod: nothing would ever be
     found."""

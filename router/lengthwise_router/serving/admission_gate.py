@@ -1,7 +1,7 @@
-"""Where requests wait for admission, and are told what became of it.
+"""Where requests wait for admission, and are notified of its decision.
 
-The rule: a waiting request costs a place in the line and nothing else. Its client's stream is kept
-alive, its deadline holds, and a client that leaves gives its place up at once.
+A waiting request costs a place in the queue and nothing else. Its caller's stream is kept alive,
+its deadline holds, and a caller that leaves gives its place up at once.
 """
 
 import time
@@ -20,7 +20,7 @@ from lengthwise_wire.errors import Overloaded, PromptTooLong
 
 
 class _Waiting:
-    """A request in the line."""
+    """A request in the queue."""
 
     __slots__ = ("decision", "wakeup")
 
@@ -50,7 +50,7 @@ class AdmissionGate:
 
     @property
     def in_flight(self) -> int:
-        """Requests that were let in and have not left."""
+        """Requests that were admitted and have not left."""
         return self._admission.in_flight
 
     async def enter(self, generation: Generation) -> Ticket:
@@ -80,31 +80,31 @@ class AdmissionGate:
 
     def leave(self, ticket: Ticket) -> None:
         """The request is over, however it ended."""
-        self._let_in(self._admission.finished(ticket, time.monotonic()))
+        self._notify_admitted(self._admission.finished(ticket, time.monotonic()))
 
     async def _wait(self, wait: Wait, generation: Generation, asked_at: float) -> Admit | Refuse:
         waiting = self._waiting[wait.ticket] = _Waiting(generation.deadline.wakeup)
         generation.record.admission(wait.reason, 0.0)
         if wait.displaced is not None:
-            self._tell(wait.displaced.ticket, wait.displaced.refusal)
+            self._notify(wait.displaced.ticket, wait.displaced.refusal)
         try:
             while waiting.decision is None:
                 await generation.deadline.wait()
         except BaseException:
             now = time.monotonic()
             generation.record.admission(wait.reason, now - asked_at)
-            # It may have been admitted while its client left.
-            self._let_in(self._admission.cancel(wait.ticket, now))
+            # It may have been admitted while its caller left.
+            self._notify_admitted(self._admission.cancel(wait.ticket, now))
             raise
         finally:
             del self._waiting[wait.ticket]
         return waiting.decision
 
-    def _let_in(self, admitted: Iterable[Admit]) -> None:
+    def _notify_admitted(self, admitted: Iterable[Admit]) -> None:
         for admit in admitted:
-            self._tell(admit.ticket, admit)
+            self._notify(admit.ticket, admit)
 
-    def _tell(self, ticket: Ticket, decision: Admit | Refuse) -> None:
+    def _notify(self, ticket: Ticket, decision: Admit | Refuse) -> None:
         waiting = self._waiting[ticket]
         waiting.decision = decision
         waiting.wakeup.ring()

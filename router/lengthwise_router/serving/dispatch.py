@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 1.0
 
-LOOK_AGAIN_SECONDS = 0.05
-"""How often a request for which there is no worker looks again."""
+RETRY_PLACEMENT_SECONDS = 0.05
+"""Between two placements of a request for which there is no worker."""
 
 
 class _Choice(NamedTuple):
@@ -104,8 +104,8 @@ class Dispatch:
                 reservation.close()
 
     async def preview(self, generation: Generation) -> Placement | None:
-        """Where the request would be placed now for the sake of its first token; None while nobody
-        could take it. No strategy's state changes, and nothing is counted."""
+        """Where the request would be placed now for the sake of its first token; None while no
+        worker could take it. No strategy's state changes, and nothing is counted."""
         request = await self._request(generation, frozenset(), None)
         try:
             return self._forecast(self._input(request))
@@ -147,7 +147,7 @@ class Dispatch:
             if now >= give_up_at:
                 refusal = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
                 raise refusal(f"{choice}; waited {self._config.no_worker_seconds:g} s")
-            now = await generation.deadline.wait(now + LOOK_AGAIN_SECONDS)
+            now = await generation.deadline.wait(now + RETRY_PLACEMENT_SECONDS)
 
     async def _choose(
         self,

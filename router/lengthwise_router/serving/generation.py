@@ -23,7 +23,7 @@ class Tokens(NamedTuple):
 
 
 class WrongEnd(Exception):
-    """The tokens do not end where the worker says that they do."""
+    """The tokens do not end where the worker reports their end."""
 
 
 class Generation:

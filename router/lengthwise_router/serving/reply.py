@@ -12,7 +12,7 @@ STOP = common_pb2.FINISH_REASON_STOP
 
 
 class Reply:
-    """What one client is told."""
+    """The responses to one request."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Reply:
         self._arrived_at = generation.deadline.arrived_at
         self._first_at = 0.0
         self._last_at = 0.0
-        self._num_tokens = 0  # told to the client, those resumed included
+        self._num_tokens = 0  # in responses, those resumed included
 
     def resume(self) -> inference_pb2.GenerateResponse | None:
         """Takes in what the client has received already; gives the last message if that is all."""
@@ -109,7 +109,7 @@ class Reply:
         response: inference_pb2.GenerateResponse,
         finish_reason: common_pb2.FinishReason,
     ) -> None:
-        """Adds what was held back, and what only the last message says."""
+        """Adds what was held back, and what only the last message carries."""
         generation = self._generation
         stop_strings = self._stop_strings
         held = self._detokenizer.finish()
@@ -146,7 +146,7 @@ class Reply:
         return self._num_tokens - len(self._generation.request.resumed_token_ids)
 
     def _timings(self) -> inference_pb2.PhaseTimings:
-        """Where the time went, up to the last token that the client was told."""
+        """Where the time went, up to the last token in a response."""
         generation, num_fresh = self._generation, self._num_fresh
         timings = generation.timings
         if self._first_at:

@@ -63,7 +63,7 @@ class DecodeReservation:
         )
 
     def next_epoch(self) -> int:
-        """The worker is asked for the blocks (again)."""
+        """The blocks are requested (again)."""
         self.epoch += 1
         return self.epoch
 

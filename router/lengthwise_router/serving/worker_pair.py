@@ -77,7 +77,7 @@ class WorkerPair:
         if reason == "transfer_failed" and self.reservation is not None:
             return self.failure(reason, error, self.both_unless_decoding())
         if reason == "stale":
-            # The reservation failed unheard: a new one may well succeed there.
+            # The reservation failed before this router noticed: a new one may well succeed there.
             return self.failure(reason, str(error), set())
         details = f"worker {callee}: {error.status.name}: {error}"
         return self.failure(reason, details, {callee}, keeps_reservation=True)

@@ -1,8 +1,8 @@
 """Token ids → text, piece by piece, exactly as if all had been decoded at once.
 
-The rules: the pieces joined are the one-shot decode; no piece splits a character; and how far the
+Invariants: the pieces joined are the one-shot decode; no piece splits a character; and how far the
 text lags behind is a function of the tokens alone, not of how they were grouped, so that a stream
-can be taken up elsewhere at any token.
+can be resumed elsewhere at any token.
 
 Two kinds of tokenizer need two ways:
 

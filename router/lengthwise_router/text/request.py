@@ -1,5 +1,5 @@
-"""The edge: what a client sent → a request that can be served, or an error that names the field,
-what was got and what is accepted. Nothing behind the edge checks again.
+"""A client's message → a request that can be served, or an error that names the field, what was got
+and what is accepted. Nothing behind this checks again.
 """
 
 import os
@@ -27,7 +27,7 @@ _random = random.Random(os.urandom(16))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request that passed the edge. Every choice is made: nothing is left to defaults."""
+    """A checked request. Every choice is made: nothing is left to defaults."""
 
     request_id: str
     sampling: common_pb2.SamplingParams  # every field set
@@ -126,7 +126,7 @@ def _number(message: inference_pb2.GenerateRequest, name: str) -> int | None:
 
 
 def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:
-    """Unless told: a conversation that has come back once will probably come back again."""
+    """Unless stated: a conversation that has come back once will probably come back again."""
     if message.HasField("conversation_returns"):
         return message.conversation_returns
     messages = message.prompt.conversation.messages

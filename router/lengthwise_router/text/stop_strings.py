@@ -1,8 +1,8 @@
 """Ends text before a stop string, wherever token boundaries lie.
 
-The rule: of several stop strings the one whose last character comes first ends the text, so the
-result does not depend on how the text arrives. Text that may turn out to begin a stop string is
-held back until that is decided.
+Of several stop strings the one whose last character comes first ends the text, so the result does
+not depend on how the text arrives. Text that may turn out to begin a stop string is held back until
+that is decided.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Prompts → token ids. Long texts are encoded in a small thread pool, so that one request's prompt
 never holds up another's tokens.
 
-The rule: always `encode_batch_fast`, which releases the interpreter lock; `encode` holds it.
+Always by `encode_batch_fast`, which releases the interpreter lock; `encode` holds it.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""All workers, live: one connection per discovered address, and who of them may be used.
+"""All workers, live: one connection per discovered address, and which of them may be used.
 
 A connection is a Watch stream, for decode workers a Tokens stream too, and the task that gives
-reservations back. If any of them ends, or the worker falls silent, the whole connection ends, who
-depends on the worker is told, and a new one is tried with growing pauses.
+reservations back. If any of them ends, or the worker falls silent, the whole connection ends, what
+depends on the worker is notified, and a new connection is tried with growing pauses.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ MIN_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
 
 OWN_PAUSE_SECONDS = 0.5
-"""When sweeps lie further apart, this process itself stood still, and no silence counts."""
+"""When sweeps lie further apart, this process itself stood still, and silence means nothing."""
 
 
 class _ConnectionEnded(Exception):
@@ -124,14 +124,14 @@ class Fleet:
                 self._addresses = frozenset()
 
     def sweep(self, now: float) -> None:
-        """Gives up workers that have been silent for too long, and learns from the others where
-        the length classes part and what newcomers' steps may take."""
+        """Gives up workers that have been silent for too long, and takes from the others the
+        boundary of the length classes and what newcomers' steps may take."""
         stood_still = now - self._swept_at
         self._swept_at = now
         for worker in self._workers.values():
             if stood_still > OWN_PAUSE_SECONDS:
-                worker.heard_at += stood_still
-            if now - worker.heard_at > self._heartbeat_timeout_seconds:
+                worker.received_at += stood_still
+            if now - worker.received_at > self._heartbeat_timeout_seconds:
                 worker.lose("silent")
         boundaries = [
             worker.short_tokens
@@ -160,8 +160,8 @@ class Fleet:
             await worker.channel.close(None)
 
     async def _follow(self, worker: Worker) -> None:
-        """Keeps a worker connected for as long as discovery knows it, and then to the connection's
-        own end: a worker that drains leaves discovery first."""
+        """Keeps a worker connected while discovery proposes it, and then to the connection's own
+        end: a worker that drains leaves discovery first."""
         pause = MIN_PAUSE_SECONDS
         while worker.address in self._addresses:
             began_at = time.monotonic()
@@ -197,7 +197,7 @@ class Fleet:
             async for status in watch:
                 if self._is_duplicate(worker, status):
                     raise _ConnectionEnded
-                worker.heard(status, self._model, self._step_stall_seconds)
+                worker.received(status, self._model, self._step_stall_seconds)
                 if worker.condition == "incompatible":
                     continue
                 worker_id = worker.worker_id
@@ -214,7 +214,7 @@ class Fleet:
         stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
         batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self._router_id))
         async for batch in batches:
-            worker.is_streaming = True  # the first batch is empty and says just that
+            worker.is_streaming = True  # which is all that the first, empty batch means
             try:
                 worker.streams.deliver(batch)
             except ValueError as error:

@@ -1,6 +1,6 @@
 """What this router has placed at one worker, and how much of it the worker's status shows already.
 
-The rule: a placement is unseen until a second status has come after it. The first may have been on
+A placement is unseen until a second status has come after it. The first may have been on
 its way already; the second lies at least the statuses' interval (0.05 s) after it, and by then the
 worker counts the request itself. Counted by both it would make every queue look twice as long.
 """

@@ -55,7 +55,7 @@ class PromptPrefix:
 
 
 class Prefixes:
-    """The router's index, and whose blocks are in it."""
+    """The router's index, and the workers with blocks in it."""
 
     def __init__(self) -> None:
         self._index = PrefixIndex()

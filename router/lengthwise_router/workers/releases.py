@@ -1,6 +1,6 @@
-"""Gives reservations back. A request that ends early must not wait for this, so numbers are
+"""Releases reservations. A request that ends early must not wait for this, so numbers are
 collected, and one task sends them in batches for as long as the worker lives. What is lost with the
-worker, its leases and the end of our Tokens stream free as well.
+worker is released by its leases and by the end of the Tokens stream.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 RETRY_SECONDS = 0.1
 MAX_WAITING = 65_536
-"""Beyond that a worker has long ceased to answer; the oldest are left to their leases."""
+"""Beyond that a worker has long ceased to respond; the oldest are left to their leases."""
 
 
 class Releases:
@@ -44,7 +44,7 @@ class Releases:
         self._changed.set()
 
     async def flushed(self) -> None:
-        """Returns when everything has been given back."""
+        """Returns when everything has been released."""
         await self._idle.wait()
 
     async def run(self) -> None:
@@ -67,7 +67,7 @@ class Releases:
         try:
             await self._release(request, timeout=TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            logger.warning("a release failed, trying again: %s", error.details())
+            logger.warning("a release failed, retrying: %s", error.details())
             return False
         for reservation in reservations:
             self._waiting.pop(reservation, None)

@@ -2,9 +2,9 @@
 
     DecodeWorker ══TokenBatch══▶ TokenFanOut ──rows──▶ TokenStream (one per reservation) ──▶ request
 
-The rules: a row of an unknown reservation is ignored; an index seen before is dropped; a gap ends
-the attempt, because what follows it would be a wrong answer. So does a message about the request
-that cannot be true.
+A row of an unknown reservation is ignored; an index seen before is dropped; a gap ends the attempt,
+because what follows it would be a wrong answer. So does a message about the request that cannot be
+true.
 """
 
 import math
@@ -112,7 +112,7 @@ class TokenStream:
 
     def end(self, ended: decode_pb2.Ended) -> None:
         if ended.error or not ended.finish_reason:
-            self.fail("ended_with_error", ended.error or "it gave no reason")
+            self.fail("ended_with_error", ended.error or "without a reason")
             return
         self.ended = ended.finish_reason
         self._wakeup.ring()

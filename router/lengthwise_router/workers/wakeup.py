@@ -1,5 +1,5 @@
 """What a request waits on. A request waits for many things at once (a reply, tokens, a worker's
-death, a deadline, its next keepalive) and a task or timer object for each would cost more than the
+loss, a deadline, its next keepalive) and a task or timer object for each would cost more than the
 request itself; so it waits on one future, and one sweep stands in for all timers.
 """
 
@@ -12,7 +12,7 @@ SWEEP_SECONDS = 0.05
 
 
 class Wakeup:
-    """One request's bell. It remembers being rung, so nothing is missed between two waits."""
+    """Ends one request's waits. It remembers being rung, so nothing is missed between two waits."""
 
     __slots__ = ("_future", "_rung", "_waiting", "until")
 

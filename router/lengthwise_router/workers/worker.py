@@ -5,7 +5,7 @@ it.
         ▲                    │
         └────── lost ◀───────┘              incompatible: its status shows that it serves otherwise
 
-The rule: who depends on a worker registers with it, and is told the moment it is lost.
+What depends on a worker registers with it, and is notified the moment it is lost.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Worker:
         self.router_id = router_id
         self.channel = channel
         self.streams = TokenFanOut()
-        self.is_streaming = False  # a decode worker whose Tokens stream to us is open
+        self.is_streaming = False  # a decode worker whose Tokens stream to this router is open
         self.lost = asyncio.Event()
         self.has_left = False  # lost, after it had drained
         self.status: worker_pb2.WorkerStatus | None = None
@@ -53,8 +53,8 @@ class Worker:
         self.role: Role = "prefill"
         self.dependents: set[Dependent] = set()
         self.outstanding = Outstanding()
-        self.heard_at = time.monotonic()
-        self.presumed_cost: CostModel | None = None  # its peers', until it tells its own
+        self.received_at = time.monotonic()
+        self.presumed_cost: CostModel | None = None  # its peers', until it reports its own
         self._stepped_at = 0.0
         self._view: WorkerView | None = None
         # Made once: making one costs as much as a call.
@@ -111,13 +111,13 @@ class Worker:
         self.condition = "connecting"
         self.presumed_cost = None
         self.lost.clear()
-        self.heard_at = time.monotonic()
+        self.received_at = time.monotonic()
 
-    def heard(self, status: worker_pb2.WorkerStatus, model: str, stall_seconds: float) -> None:
+    def received(self, status: worker_pb2.WorkerStatus, model: str, stall_seconds: float) -> None:
         """A status has come. `model` is the name it has to serve."""
         now = time.monotonic()
         last, self.status = self.status, status
-        self.heard_at = now
+        self.received_at = now
         self.outstanding.status_came()
         self._view = None
         if last is None or status.step != last.step or not status.running_requests:
@@ -148,7 +148,7 @@ class Worker:
         logger.info("%r is %s", self, condition)
         self.condition = condition
         if condition == "stalled":
-            self._tell("stalled")
+            self._notify("stalled")
 
     def lose(self, reason: LossReason) -> None:
         """The connection is gone, or worth nothing."""
@@ -162,11 +162,11 @@ class Worker:
         self.condition = "lost"
         self.is_streaming = False
         self.lost.set()
-        self._tell(reason)
+        self._notify(reason)
         self.status = None
         self._view = None
 
-    def _tell(self, reason: LossReason) -> None:
+    def _notify(self, reason: LossReason) -> None:
         for dependent in tuple(self.dependents):
             dependent.worker_lost(self, reason)
 
