@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, PerToken, Range, Real, Whole
 
-SAMPLING_PARAMETERS: Mapping[str, Range] = {
+_FIRST_PARAMETERS: Mapping[str, Range] = {
     "temperature": Real(0, 100),
     "top_k": Whole(0, UINT32_MAX),
     "top_p": Real(0, 1, above=True),
@@ -18,6 +18,12 @@ SAMPLING_PARAMETERS: Mapping[str, Range] = {
     "presence_penalty": Real(-2, 2),
     "frequency_penalty": Real(-2, 2),
     "seed": Whole(0, UINT64_MAX),
+}
+
+LATER_PARAMETERS: Mapping[str, Range] = {
     "min_tokens": Whole(0, UINT32_MAX),
     "logit_bias": PerToken(Real(-100, 100), most=300),
 }
+"""Those that workers of the first version do not know: each is a capability of the same name."""
+
+SAMPLING_PARAMETERS = {**_FIRST_PARAMETERS, **LATER_PARAMETERS}
