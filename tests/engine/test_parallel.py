@@ -99,7 +99,14 @@ def test_rows_follow_tokens_that_only_rank_0_sampled(
     alone = load_runner(folder, device="cpu", num_blocks=NUM_BLOCKS, kv_memory_bytes=0)
     states = [
         SamplingState(
-            sampling=SamplingParameters(temperature=1.5, seed=number),
+            sampling=SamplingParameters(
+                temperature=1.5,
+                seed=number,
+                # For the prefill's token, but not for the one that follows it.
+                min_tokens=1,
+                stop_token_ids=frozenset(range(0, 320, 2)),
+                logit_bias={31: 2.0, 57: -100.0},
+            ),
             token_ids=prompt,
             num_prompt_tokens=len(prompt),
         )
@@ -122,6 +129,7 @@ def test_rows_follow_tokens_that_only_rank_0_sampled(
         for row in (2, 0)
     ]
     expected = [alone.runner.run(prefill), alone.runner.run(following)]
+    assert all(token is not None and token.token_id % 2 for token in expected[0])
     with ranks_in_threads(folder, 2, NUM_BLOCKS) as ranks:
         assert [ranks.run(prefill), ranks.run(following)] == expected
         written = ranks.caches[1].tensor[..., 0, :] - alone.cache.tensor[..., 1, :]
