@@ -1,4 +1,4 @@
-"""Lengthwise, from the outside: clients, what they take and give, and what can go wrong.
+"""The SDK: clients, the values that they take and return, and the errors that they raise.
 
 Importing it needs grpcio and protobuf alone.
 """

@@ -1,4 +1,4 @@
-"""What `Client` and `AsyncClient` share: endpoints, patience, and the start of each call."""
+"""What `Client` and `AsyncClient` share: endpoints, time-outs, and the start of each call."""
 
 import random
 
@@ -28,7 +28,7 @@ class Calls:
         """Errors: InvalidRequest."""
         return Retries(
             retry=self._retry,
-            timeout=self._patience(timeout),
+            timeout=self._timeout_of(timeout),
             rotation=self._rotation,
             now=now,
             draw=random.random,
@@ -36,9 +36,9 @@ class Calls:
 
     def inquiry(self, timeout: Timeout | float | None, now: float) -> Inquiry:
         """Errors: InvalidRequest."""
-        return Inquiry(timeout=self._patience(timeout), rotation=self._rotation, now=now)
+        return Inquiry(timeout=self._timeout_of(timeout), rotation=self._rotation, now=now)
 
-    def _patience(self, timeout: Timeout | float | None) -> Timeout:
+    def _timeout_of(self, timeout: Timeout | float | None) -> Timeout:
         if timeout is None:
             return self._timeout
         return timeout if isinstance(timeout, Timeout) else Timeout(total=timeout)

@@ -45,7 +45,7 @@ def parse_endpoints(endpoints: str | Sequence[str]) -> list[str]:
 def channel_options(target: str, connect_seconds: float) -> list[tuple[str, Any]]:
     return [
         ("grpc.service_config", _SERVICE_CONFIG),
-        # A cut or frozen peer breaks its calls within five seconds, whatever TCP thinks. Without
+        # A cut or frozen peer breaks its calls within five seconds, whatever TCP reports. Without
         # the ping's own timeout, which defaults to a minute, a frozen one did so after 61.7 s.
         ("grpc.keepalive_time_ms", 2_000),
         ("grpc.keepalive_timeout_ms", 3_000),
@@ -59,7 +59,7 @@ def channel_options(target: str, connect_seconds: float) -> list[tuple[str, Any]
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", round(connect_seconds * 1000)),
         ("grpc.max_reconnect_backoff_ms", 1_000),
-        # Otherwise 30 s: routers that were all replaced within that time would not be found.
+        # The default is 30 s: routers that were all replaced within it would not be found.
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # A connection is this client's own: closing the client closes it.
         ("grpc.use_local_subchannel_pool", 1),
@@ -90,7 +90,7 @@ class _FailedCall(Protocol):
 
 
 def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
-    """The error that the server raised, or what gRPC says of the way to it."""
+    """The error that the server raised, or what gRPC reports of the connection to it."""
     call = cast(_FailedCall, error)
     trailing = call.trailing_metadata() or ()
     metadata = {key: value for key, value in trailing if isinstance(value, str)}
@@ -99,8 +99,8 @@ def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
         return from_status(call.code(), details, metadata)
     if call.code() is grpc.StatusCode.UNAVAILABLE:
         return NoWorkerAvailable(f"cannot reach {target}: {details}")
-    # Our servers name their errors. An unnamed end that we did not ask for is a server or a proxy
-    # that went away.
+    # Our servers name their errors. An unnamed end that this client did not ask for is a server or
+    # a proxy that went away.
     if call.code() is grpc.StatusCode.CANCELLED or "RST_STREAM" in details:
         return NoWorkerAvailable(f"{target} cut the call: {details}")
     return from_status(call.code(), f"{target}: {details}", metadata)

@@ -1,4 +1,4 @@
-"""When to try again, where, and after how long. No clock, no sleep, no randomness of its own.
+"""When to retry, where, and after how long. No clock, no sleep, no randomness of its own.
 
 An endpoint that failed is followed by the next one at once; only after a round through all of them
 comes a wait, which doubles from round to round and is jittered, so that clients of a lost router do
@@ -27,7 +27,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """Where to call, and how patiently: `patience.total` is what is left of the call's."""
+    """The endpoint to call, and its time-outs: `patience.total` is what is left of the call's."""
 
     endpoint: int
     patience: Timeout
@@ -64,7 +64,7 @@ class Retries:
         return Attempt(endpoint=self._endpoint, patience=replace(self._timeout, total=remaining))
 
     def progress(self) -> None:
-        """Something of lasting worth arrived: patience starts anew, and is greater."""
+        """A token arrived: failures are counted anew, and more of them are allowed."""
         self._failures = 0
         self._resuming = True
 
@@ -92,8 +92,7 @@ class Retries:
 
 
 class Inquiry:
-    """One question that only one of the endpoints can answer: each is asked once, until one
-    does."""
+    """A call that only one of the endpoints can answer: each is asked once, until one does."""
 
     def __init__(self, *, timeout: Timeout, rotation: Rotation, now: float) -> None:
         self._deadline = now + timeout.total

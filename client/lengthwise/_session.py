@@ -1,10 +1,11 @@
-"""One generation across routers: what has been received, what to ask next, what to hand out.
+"""One generation across routers: what has been received, what to request next, what to return.
 
-A router lost in the middle costs the caller nothing: the next attempt says which tokens have
-arrived, with the same request id and seed, and goes on at the next index. Tokens are a function of
-(seed, position), and text of the tokens, so the completion is the very one that the lost router
-would have given. Rule: an index seen before is dropped, an index skipped is an error; nothing wrong
-is ever handed out.
+Where a router is lost in the middle, the next attempt names the tokens that have arrived, with the
+same request id and seed, and goes on at the next index. Tokens are a function of (seed, position),
+and text of the tokens, so the completion is the one that the lost router would have given.
+
+Invariant: tokens are returned in the order of their indices, each once; a repeated index is
+dropped, a skipped one is an error.
 """
 
 from lengthwise import _wire
@@ -30,7 +31,7 @@ class Session:
         return self._retries.begin(now), self._request
 
     def receive(self, response: inference_pb2.GenerateResponse) -> Chunk | None:
-        """None for a sign of life, and for what was received before.
+        """None for a keepalive, and for what was received before.
 
         Errors: InternalError when the response contradicts what came before it.
         """

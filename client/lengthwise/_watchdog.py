@@ -2,9 +2,7 @@
 whole call, none for the next message.
 
 One thread per client, which lives only while calls are watched. A call's deadline moves with every
-message,
-so nothing is told to the thread then: it wakes when the earliest deadline could have passed, and
-    looks.
+message, so the thread is not notified then: it wakes when the earliest deadline could have passed.
 """
 
 import math

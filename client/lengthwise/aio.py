@@ -93,7 +93,7 @@ class AsyncClient:
         prompt: Prompt,
         *,
         model: str | None = None,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> list[int]:
         """The token ids that `generate` would compute."""
         request = _wire.tokenize_request(prompt, model)
@@ -105,7 +105,7 @@ class AsyncClient:
     async def model(
         self,
         *,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Model:
         """What is served."""
         request = inference_pb2.GetModelRequest()
@@ -118,7 +118,7 @@ class AsyncClient:
         self,
         request_id: str,
         *,
-        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server is told it)
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
 

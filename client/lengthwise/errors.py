@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree: the wire's, which servers share."""
+"""The errors of Lengthwise: those of the wire, which servers share."""
 
 from lengthwise_wire.errors import (
     ERROR_KEY,

@@ -1,5 +1,5 @@
-"""The life of a request, as its router remembers it: what was decided, why, what was predicted, and
-what came of it. Values alone; seconds throughout."""
+"""What a router decided for a request and why, what it predicted, and what came of it. Times are in
+seconds."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -69,7 +69,7 @@ class ExplainedEnd:
     """Name of the gRPC status, such as OK."""
     timings: Timings
     cached_prompt_tokens: int
-    """Prompt tokens that nobody computed."""
+    """Prompt tokens whose KV was reused."""
     preemptions: int
     """Times the request lost its blocks at a decode worker and was computed again."""
 
@@ -84,7 +84,7 @@ class Explanation:
     prompt_tokens: int
     """0 where the prompt was never tokenised."""
     output_tokens: int
-    """Told once the request has ended."""
+    """0 until the request has ended."""
     max_tokens: int
     length_class: Literal["short", "long"]
     """By the tokens that the first attempt had to compute."""

@@ -1,5 +1,4 @@
-"""The seam between a client and one endpoint. The real thing is gRPC; `lengthwise.fake` is for
-tests.
+"""The seam between a client and one endpoint. `lengthwise.fake` is for tests.
 
 Every method raises errors of `lengthwise.errors` alone, and bounds its own waiting by the timeout
 it is given, whose `total` is what is left of the request's.

@@ -1,5 +1,4 @@
-"""What the client is given and gives back: values, frozen and complete, without a trace of the
-wire."""
+"""What clients take and return: frozen values without a trace of the wire."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,7 @@ template."""
 
 
 class Options(TypedDict, total=False):
-    """What may be said about a generation beside its prompt. What is absent or None is the model's
-    default."""
+    """The options of a generation. One that is absent or None is the model's default."""
 
     temperature: float | None
     """0 to 100; 0 is greedy."""
@@ -47,8 +45,7 @@ class Options(TypedDict, total=False):
     frequency_penalty: float | None
     """Subtracted once per occurrence in the output; -2 to 2."""
     seed: int | None
-    """Equal seeds give equal tokens, on whatever worker; 0 to 2**64 - 1. Absent: the router draws
-    one."""
+    """Equal seeds give equal tokens on any worker; 0 to 2**64 - 1. Absent: the router draws one."""
     min_tokens: int | None
     """Before so many tokens were generated, no end-of-sequence or stop token is sampled, and text
     up to the last of them ends at no stop string; at most max_tokens. Absent: 0."""
@@ -68,8 +65,8 @@ class Options(TypedDict, total=False):
     priority: int | None
     """Requests of higher priority are served first; -100 to 100, 0 where absent."""
     tenant: str | None
-    """Whom the request counts for where tenants share fairly; at most 128 printable characters.
-    Absent: the tenant without a name."""
+    """The tenant that the request counts for where tenants share fairly; at most 128 printable
+    characters. Absent: the tenant without a name."""
     conversation_returns: bool | None
     """Whether the conversation will go on, so that its state is worth keeping. Absent: the router
     expects it of conversations that have come back before."""
@@ -83,11 +80,11 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeout:
-    """How long to be patient, in seconds.
+    """Time-outs in seconds.
 
     | total   | the whole request with all its retries; the server stops working on it too |
-    | connect | until an endpoint gives its first sign of life; then another is tried      |
-    | silence | between signs of life, of which a router gives one a second; likewise      |
+    | connect | until an endpoint sends its first message; then another is tried           |
+    | silence | between messages, of which a router sends one a second at least; likewise  |
     """
 
     total: float = 600.0
@@ -129,8 +126,8 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """Files of PEM text. authority: who signs the servers' certificates; None: those that the
-    system trusts.
+    """Files of PEM text. authority: the certificate authority (CA) of the servers; None: those
+    that the system trusts.
     certificate and private_key, together: what this client shows."""
 
     authority: Path | None = None
@@ -176,7 +173,7 @@ class Usage:
     prompt_tokens: int
     output_tokens: int
     cached_prompt_tokens: int = 0
-    """Prompt tokens that nobody had to compute for this request."""
+    """Prompt tokens whose KV was reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +238,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen where a request does not say; the fields are those of `Options`."""
+    """How tokens are chosen where a request sets nothing; the fields are those of `Options`."""
 
     temperature: float
     top_k: int

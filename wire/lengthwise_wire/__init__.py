@@ -1,1 +1,1 @@
-"""The wire: generated messages, errors and limits that both of its ends share."""
+"""The wire: generated messages, errors, limits and parameters that both ends share."""

@@ -1,4 +1,4 @@
-"""protobuf ⇄ policy values: the only place."""
+"""Messages ⇄ policy values."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -45,7 +45,7 @@ def logprobs_to_wire(logprob: float, top: Sequence[tuple[int, float]]) -> common
 
 
 def cost_to_wire(cost: CostModel, num_samples: int) -> worker_pb2.CostModel:
-    """What a worker has fitted, and to how many steps."""
+    """A worker's fit, and the number of steps that it rests on."""
     return worker_pb2.CostModel(**asdict(cost), samples=num_samples)
 
 

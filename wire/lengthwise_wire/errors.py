@@ -1,6 +1,5 @@
-"""Everything that can go wrong, as one tree. Each class has one gRPC status and one answer to «may
-I try again?», so that the server maps errors to statuses and the SDK maps them back without knowing
-more.
+"""The errors of Lengthwise, as one tree. Each class has one gRPC status and is retryable or not, so
+that servers map errors to statuses and the SDK maps them back without knowing more.
 
 LengthwiseError
 ├─ InvalidRequest          INVALID_ARGUMENT      not retryable
@@ -31,14 +30,14 @@ RETRY_AFTER_KEY = "lengthwise-retry-after"
 
 
 class LengthwiseError(Exception):
-    """Base of every error of this package. `str(error)` says what, got, expected and remedy."""
+    """Base of every error of this package. `str(error)`: what, got, expected, remedy."""
 
     status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     retryable: ClassVar[bool] = False
 
     @property
     def retry_after_seconds(self) -> float | None:
-        """How long to wait before trying again, where the server knows."""
+        """How long to back off before a retry, where the server knows."""
         return None
 
 
@@ -115,7 +114,7 @@ class DeadlineExceeded(LengthwiseError):
 
 
 class Cancelled(LengthwiseError):
-    """The caller gave up."""
+    """The caller cancelled the request."""
 
     status = grpc.StatusCode.CANCELLED
 

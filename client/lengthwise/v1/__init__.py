@@ -1,1 +1,1 @@
-"""The messages and stubs of the wire, for those who call it without a client."""
+"""The messages and stubs of the wire, to call it without a client."""

@@ -68,7 +68,7 @@ class DecodeWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Ends a request in whatever phase it is, and frees its blocks. Unknown reservations are no error.
+        """Ends a request in any phase, and frees its blocks. Unknown reservations are no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,7 +76,7 @@ class DecodeWorkerServicer:
 
     def Tokens(self, request, context):
         """All tokens of all of a router's requests: one message per engine step. One stream per router; its
-        first message is empty and says that it is open; when it breaks, that router's requests are
+        first message is empty: the stream is open; when it breaks, that router's requests are
         cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

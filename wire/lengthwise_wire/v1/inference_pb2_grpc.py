@@ -67,7 +67,7 @@ class InferenceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Says what is served.
+        """Describes the served model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,8 +81,8 @@ class InferenceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Tells the life of one of the requests this router served last: what was decided and why. Nothing
-        of the prompt or the output is told.
+        """What was decided for one of the requests that this router served last, and why. Holds nothing of
+        the prompt or the output.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
