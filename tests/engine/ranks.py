@@ -69,8 +69,8 @@ class RanksInThreads:
 
     def _make_runner(self, rank: int, rendezvous: int) -> TorchRunner:
         plan = self.plan.of(rank)
-        group = plan.meet(rendezvous)
-        return plan.runner(plan.load(), self.caches[rank], group)
+        weights = plan.load()  # before the ranks meet: then each bounds its wait for the others
+        return plan.runner(weights, self.caches[rank], plan.meet(rendezvous))
 
     def _follow(self, rank: int, rendezvous: int) -> None:
         _, theirs = self._sockets[rank - 1]

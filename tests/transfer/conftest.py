@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from harness.transfer import STALL_SECONDS, End, Ends, new_cache, start_processes
+from harness.transfer import (
+    CONNECT_SECONDS,
+    STALL_SECONDS,
+    End,
+    Ends,
+    new_cache,
+    start_processes,
+)
 
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.in_process import LocalWire
@@ -16,10 +23,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _processes(*, shared_memory: bool) -> Iterator[Ends]:
+def _processes(stall_seconds: float, *, shared_memory: bool) -> Iterator[Ends]:
     ends = Ends(End(new_cache(1)), End(new_cache(2)))
     config = TransferConfig(
-        stall_seconds=STALL_SECONDS, connect_seconds=1.0, shared_memory=shared_memory
+        stall_seconds=stall_seconds, connect_seconds=CONNECT_SECONDS, shared_memory=shared_memory
     )
     start_processes(config, ends.sender, ends.receiver)
     yield ends
@@ -27,45 +34,61 @@ def _processes(*, shared_memory: bool) -> Iterator[Ends]:
     ends.receiver.transfer.stop()
 
 
-@pytest.fixture(scope="module")
-def host_ends() -> Iterator[Ends]:
+# Starting a process costs two seconds of a core, so all tests share these. A test that kills one
+# waits until both serve again (`link_again`).
+
+
+@pytest.fixture(scope="session")
+def pull_ends() -> Iterator[Ends]:
     """Their links go through shared memory."""
-    yield from _processes(shared_memory=True)
+    yield from _processes(STALL_SECONDS, shared_memory=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def network_ends() -> Iterator[Ends]:
     """As if on two machines."""
-    yield from _processes(shared_memory=False)
+    yield from _processes(STALL_SECONDS, shared_memory=False)
 
 
-@pytest.fixture(scope="module")
-def local_wire() -> Iterator[LocalWire]:
-    wire = LocalWire(stall_seconds=STALL_SECONDS, connect_seconds=1.0)
-    yield wire
+@pytest.fixture(scope="session")
+def patient_pull_ends() -> Iterator[Ends]:
+    """Their stall time is longer than a test waits for anything: what is noticed is not a stall."""
+    yield from _processes(15.0, shared_memory=True)
+
+
+@pytest.fixture(scope="session")
+def patient_network_ends() -> Iterator[Ends]:
+    yield from _processes(15.0, shared_memory=False)
+
+
+@pytest.fixture(scope="session")
+def local_ends() -> Iterator[Ends]:
+    wire = LocalWire(stall_seconds=STALL_SECONDS, connect_seconds=0.5)
+    ends = Ends(End(new_cache(1)), End(new_cache(2)))
+    for end in (ends.sender, ends.receiver):
+        end.transfer = wire.end(end.cache, end.hear)
+    yield ends
     wire.stop()
 
 
-@pytest.fixture(scope="module")
-def local_ends(local_wire: LocalWire) -> Ends:
-    ends = Ends(End(new_cache(1)), End(new_cache(2)))
-    for end in (ends.sender, ends.receiver):
-        end.transfer = local_wire.end(end.cache, end.hear)
-    return ends
-
-
-PROCESSES = [pytest.param(name, marks=pytest.mark.slow) for name in ("host", "network")]
-
-
-@pytest.fixture(scope="module", params=[*PROCESSES, "local"])
+@pytest.fixture(
+    scope="module", params=["pull", pytest.param("network", marks=pytest.mark.slow), "local"]
+)
 def ends(request: pytest.FixtureRequest) -> Ends:
-    """Each implementation in turn. Module-scoped: a test takes links of its own."""
+    """Each implementation in turn. A test takes links of its own."""
     ends: Ends = request.getfixturevalue(f"{request.param}_ends")
     return ends
 
 
-@pytest.fixture(scope="module", params=PROCESSES)
+@pytest.fixture(params=["pull", "network"])
 def process_ends(request: pytest.FixtureRequest) -> Ends:
     """Both kinds of links between processes in turn."""
     ends: Ends = request.getfixturevalue(f"{request.param}_ends")
+    return ends
+
+
+@pytest.fixture
+def patient_ends(request: pytest.FixtureRequest) -> Ends:
+    """For indirect parameters: the kind of links."""
+    ends: Ends = request.getfixturevalue(f"patient_{request.param}_ends")
     return ends

@@ -132,12 +132,11 @@ def test_a_shut_gate_keeps_every_rank_as_it_is(way: str, sizes: tuple[int, int])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared_memory", [True, False], ids=["host", "network"])
-def test_processes_move_blocks_between_two_and_four_ranks(shared_memory: bool) -> None:
+def test_processes_move_blocks_between_two_and_four_ranks() -> None:
     layout = replace(LAYOUT, num_kv_heads=2)
     theirs, expected = random_whole(layout, 1), random_whole(layout, 2)
     workers = [Worker(2, theirs, layout), Worker(4, expected, layout)]
-    config = TransferConfig(shared_memory=shared_memory)
+    config = TransferConfig()
     ends = Ends(*(End(worker.caches[0]) for worker in workers))
     for end, worker in zip((ends.sender, ends.receiver), workers, strict=True):
         shares = tuple(cache.share() for cache in worker.caches)
@@ -147,7 +146,7 @@ def test_processes_move_blocks_between_two_and_four_ranks(shared_memory: bool) -
     for end in (ends.sender, ends.receiver):
         end.transfer.wait_ready()
     link = ends.link()
-    assert (ends.sender.wait(LinkUp, link=link).path == "shared memory") is shared_memory
+    assert ends.sender.wait(LinkUp, link=link).path == "shared memory"
     source = Piece(first_layer=1, num_layers=2, block_ids=(4, 2, 3))
     target = Piece(first_layer=0, num_layers=2, block_ids=(0, 8, 5))
     ends.receiver.transfer.receive(link, 0, "key", target, target.num_bytes(layout))
