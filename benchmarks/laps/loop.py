@@ -17,7 +17,9 @@ from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import PromptChunk, RequestId
 
 

@@ -20,7 +20,7 @@ from gpu.task import Deadline, LeftOut, Row, Task
 
 from laps.lengths import prompt_lengths
 from laps.loop import ClosedLoop
-from lengthwise_policy.prefill.scheduler import PrefillPolicy
+from lengthwise_policy.prefill.policy import PrefillPolicy
 
 TABLE: Final = "gpu_laps"
 

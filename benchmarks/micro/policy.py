@@ -13,13 +13,16 @@ from time import thread_time
 
 from rows import append_rows
 
-from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import Reservation
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.blocks import BlockPool
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.policy import DisciplineName
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 
 REPEATS = 1000

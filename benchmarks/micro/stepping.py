@@ -21,8 +21,9 @@ from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import Reservation
-from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import RequestId

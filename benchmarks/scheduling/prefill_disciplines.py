@@ -20,7 +20,9 @@ from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 from scheduling.arms import CONTEXT_LENGTH
 from scheduling.traffic import MULTI_TURN, LengthClass, Lengths, open_loop, read_lengths, scale

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from lengthwise_policy.decode.scheduler import DecodePolicy
+from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
 

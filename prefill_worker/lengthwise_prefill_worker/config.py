@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.prefill.scheduler import PrefillPolicy
+from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
 

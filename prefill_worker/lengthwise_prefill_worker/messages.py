@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lengthwise_engine.runner.sampler import SampledToken, SamplingState
 from lengthwise_policy.length_class import LengthClass
-from lengthwise_policy.prefill.scheduler import PrefillJob
+from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 

@@ -11,7 +11,7 @@ import grpc
 
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_policy.kv.prefix_cache import block_hashes
-from lengthwise_policy.prefill.scheduler import PrefillJob
+from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.send import KVSend
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork

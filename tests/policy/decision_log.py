@@ -16,15 +16,18 @@ from lengthwise_policy.admission.admission import (
     Admit,
 )
 from lengthwise_policy.admission.fair_share import Ticket
-from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import Reservation
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.prefill.policy import DisciplineName
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId, WorkerId
 
 

@@ -6,9 +6,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
-from lengthwise_policy.decode.policy import PastFuturePolicy
-from lengthwise_policy.decode.scheduler import DecodePolicy
-from lengthwise_policy.prefill.scheduler import PrefillPolicy
+from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.prefill.policy import PrefillPolicy
 
 POLICIES = [PrefillPolicy, DecodePolicy, PastFuturePolicy, AdmissionPolicy]
 

@@ -13,7 +13,9 @@ from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork

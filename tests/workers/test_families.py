@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from workers.worker_pair import greedy_tokens, worker_pair
 
-from lengthwise_policy.decode.policy import PastFuturePolicy
-from lengthwise_policy.decode.scheduler import DecodePolicy
+from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -13,7 +13,7 @@ from harness.workers import PlainRouter
 from lengthwise_decode_worker.app import decode_application
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_engine.models.decoder_loader import Quantization
-from lengthwise_policy.decode.scheduler import DecodePolicy
+from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_prefill_worker.app import prefill_application
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 

@@ -1,19 +1,18 @@
 """What a decode worker holds and what it runs next: admission, continuous batching, preemption.
 
 A reservation takes the blocks of its prompt only, those of them shared that the cache has already;
-a running request takes one more whenever its last is full. Past-Future says who may join, so that
-this mostly goes well. Where it does not, the most junior request gives its blocks up, waits at the
-head of the queue, and is computed again; it then goes on with the same tokens.
+a running request takes one more whenever its last is full. Past-Future admits only as many requests
+as will probably find theirs. Where one does not, the most junior request is preempted: it releases
+its blocks, waits at the head of the queue, and is computed again, with the same tokens.
 
-Everybody finishes, because the most senior admitted request always gets on. It is never preempted.
+Every request finishes, because the most senior admitted one always gets on. It is never preempted.
 It needs a step (chunks go by seniority, and the budget holds a block beside `max_running` decodes)
-and at most a block more, for which all juniors that run or compute give up theirs. Those that are
-filled by a transfer cannot, but transfers end: then such a request can be preempted, or is gone.
-While anybody waits for a block nobody is granted any, so none can be snatched away; and alone it
-fits, or was refused as NeverFits.
+and at most a block more, for which all juniors that run or compute release theirs. A request that a
+transfer fills cannot, but transfers end: then it can be preempted, or is gone. While a request
+lacks a block none is granted; and alone it fits, or was refused as NeverFits.
 
 A step may be planned, and launched, before the last one has ended: as if every request of that one
-went on. Who ends meanwhile is computed in vain, and its blocks are held until that has ended too.
+went on. A request that ends meanwhile is computed in vain, and its blocks are held until then.
 
 Invariant: no request overtakes another in the queue.
 """
@@ -27,9 +26,8 @@ from lengthwise_policy.deadlines import Deadlines
 from lengthwise_policy.decode.admission import DecodeAdmission
 from lengthwise_policy.decode.batch import DecodeBatch
 from lengthwise_policy.decode.held import HeldRequests
-from lengthwise_policy.decode.policy import DecodePolicy as DecodePolicy
-from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant
-from lengthwise_policy.decode.request import Reservation as Reservation
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant, Reservation
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import NeverFits, QueueFull
 from lengthwise_policy.kv.blocks import blocks_for
@@ -181,10 +179,10 @@ class DecodeScheduler:
         return step
 
     def emitted(self, step: DecodeStep) -> tuple[RequestId, ...]:
-        """Says that the step has ended, and one token came of each decode and last chunk.
+        """The step has ended, and one token came of each decode and last chunk.
 
-        Returns those requests in the order of the step, without those that ended meanwhile, whose
-        blocks may return here. Raises ValueError if `step` is not the oldest in flight.
+        Returns their requests in the order of the step, without those that ended meanwhile. Raises
+        ValueError if `step` is not the oldest in flight.
         """
         if not self._in_flight or step != self._in_flight[0]:
             raise ValueError(

@@ -8,9 +8,8 @@ a prompt that has begun can always end.
                             (holds blocks)        (holds them while its KV is sent)
 
 A prompt is classed when it is queued and once more when it begins, for its prefix may have come or
-gone meanwhile; where its class has changed it goes to the other queue. A prompt that lacks blocks
-which this very batch computes for another one is left out of it, if that saves enough: one batch
-later it can share them. It does not wait for blocks that others will compute later.
+gone meanwhile. A prompt that lacks blocks which this very batch computes for another one is left
+out of it, if that saves enough: one batch later it can share them.
 
 Invariant: every token is computed once and in order; chunks start and end on block boundaries,
 except the end of the prompt; while a batch runs, none of its blocks becomes free.
@@ -31,8 +30,6 @@ from lengthwise_policy.prefill.draft import Draft
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_policy.prefill.queue import Backlog, PrefillJob, Prompt, PromptQueue, QueueLength
 from lengthwise_policy.types import PromptChunk, RequestId
-
-__all__ = ["PrefillJob", "PrefillPolicy", "PrefillScheduler", "QueueLength"]
 
 _NO_BLOCKS = "lack of free blocks"
 

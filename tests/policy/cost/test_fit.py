@@ -79,7 +79,7 @@ PLANTS = st.builds(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(PLANTS, st.integers(0, 1000))
 def test_planted_coefficients_and_their_boundary_come_back_from_noisy_steps(
     planted: CostModel, seed: int
@@ -157,7 +157,7 @@ def test_a_model_fitted_before_outlasts_steps_that_tell_nothing() -> None:
     assert fit.is_fitted
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(
     st.lists(
         st.tuples(

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from random import Random
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
-from lengthwise_policy.decode.request import Grant
-from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.decode.policy import DecodePolicy
+from lengthwise_policy.decode.request import Grant, Reservation
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives

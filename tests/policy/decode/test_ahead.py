@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
-from lengthwise_policy.decode.policy import PastFuturePolicy
-from lengthwise_policy.decode.scheduler import DecodePolicy, DecodeScheduler, Reservation
+from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.decode.request import Reservation
+from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import DuplicateRequest
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from policy.decode.decode_model import DecodeWorkerModel, Request
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
-from lengthwise_policy.decode.policy import PastFuturePolicy
-from lengthwise_policy.decode.scheduler import MAX_IN_FLIGHT, DecodePolicy
+from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.decode.scheduler import MAX_IN_FLIGHT
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import QueueFull
 from lengthwise_policy.objectives import Objectives

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy.decode.decode_model import DecodeWorkerModel
 
-from lengthwise_policy.decode.policy import PastFuturePolicy
-from lengthwise_policy.decode.scheduler import DecodePolicy
+from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
 from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 4

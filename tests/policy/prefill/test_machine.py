@@ -20,12 +20,9 @@ from lengthwise_policy.length_class import LENGTH_CLASSES, length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.disciplines import batch_rules
-from lengthwise_policy.prefill.policy import DisciplineName
-from lengthwise_policy.prefill.scheduler import (
-    PrefillJob,
-    PrefillPolicy,
-    PrefillScheduler,
-)
+from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 4

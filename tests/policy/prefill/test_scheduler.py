@@ -9,8 +9,9 @@ from lengthwise_policy.errors import DuplicateRequest, NeverFits, QueueFull, Unk
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.queue import QueueLength
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob, QueueLength
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 16

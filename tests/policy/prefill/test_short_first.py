@@ -8,7 +8,9 @@ from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.scheduler import PrefillJob, PrefillPolicy, PrefillScheduler
+from lengthwise_policy.prefill.policy import PrefillPolicy
+from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 16

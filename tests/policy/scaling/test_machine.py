@@ -200,7 +200,7 @@ STARTS = st.fixed_dictionaries(
 
 
 @given(STARTS, WORKERS, WORKERS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_constant_demand_reaches_a_state_that_stays(
     replicas: dict[str, int], prefill: float, decode: float
 ) -> None:
@@ -217,7 +217,7 @@ def test_a_constant_demand_reaches_a_state_that_stays(
 
 
 @given(STARTS, st.floats(0.1, 6.0), st.floats(0.1, 6.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_demand_that_wavers_within_the_margin_makes_no_pod_come_and_go(
     replicas: dict[str, int], prefill: float, decode: float
 ) -> None:
@@ -230,7 +230,7 @@ def test_demand_that_wavers_within_the_margin_makes_no_pod_come_and_go(
 
 
 @given(STARTS, st.floats(0.1, 5.0), st.integers(0, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_pods_that_find_no_node_freeze_nothing(
     replicas: dict[str, int], workers: float, places: int
 ) -> None:
