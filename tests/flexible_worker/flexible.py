@@ -21,7 +21,7 @@ from lengthwise_wire.convert import ROLES, ROLES_ON_WIRE
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 STALL_SECONDS = 2.0
-DRAIN_SECONDS = 8.0
+DRAIN_SECONDS = 4.0
 
 GONE = (
     grpc.StatusCode.UNAVAILABLE,

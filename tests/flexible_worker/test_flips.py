@@ -102,7 +102,7 @@ async def test_what_runs_is_finished_first_and_meanwhile_nothing_else_is_accepte
     await serves(address, "decode", FLIP_SECONDS)
     assert await set_role(address, "decode") == "decode"
     assert await _health(address) == health_pb2.HealthCheckResponse.SERVING
-    router, prompt, count = PlainRouter(cluster.prefill[0].address, address), prompt_of(50), 200
+    router, prompt, count = PlainRouter(cluster.prefill[0].address, address), prompt_of(50), 100
     await router.open()
     try:
         running = asyncio.create_task(router.generate(prompt, count, local=True))

@@ -34,13 +34,6 @@ def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def fresh_cluster(toy_folder: Path) -> Iterator[LocalCluster]:
-    """Of the test's own, which has done nothing yet."""
-    with LocalCluster(model=toy_folder) as cluster:
-        yield cluster
-
-
-@pytest.fixture
 async def router(cluster: LocalCluster) -> AsyncIterator[PlainRouter]:
     router = PlainRouter(cluster.prefill[0].address, cluster.decode[0].address)
     await router.open()

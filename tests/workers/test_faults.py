@@ -4,9 +4,11 @@ bounded time with a reason, and the next ones work."""
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
+from harness.samples import Series, samples_of
 from harness.workers import (
     PlainRouter,
     all_free,
@@ -108,21 +110,31 @@ async def test_workers_of_different_layouts_refuse_each_other(cluster: LocalClus
     await channel.close(None)
 
 
-async def test_a_drained_worker_finishes_what_it_has(
-    fresh_cluster: LocalCluster, toy_spec: ToySpec
+async def test_a_worker_makes_no_new_series_and_finishes_what_it_has(
+    toy_folder: Path, toy_spec: ToySpec
 ) -> None:
-    prefill, decode = fresh_cluster.prefill[0], fresh_cluster.decode[0]
-    router = PlainRouter(prefill.address, decode.address)
-    await router.open()
-    prompt = prompt_of(1000)
-    running = asyncio.ensure_future(router.generate(prompt, 100))
-    await eventually(lambda: bool(router.tokens))
-    decode.kill(signal.SIGTERM)
-    prefill.kill(signal.SIGTERM)
-    assert await running == oracle(prompt, 100, toy_spec)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await router.reserve(router.number(), prompt, 5)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    for process in (prefill, decode):
-        assert await asyncio.to_thread(process.wait, 10) == 0
-    await router.close()
+    """Labels are known beforehand, or a first event would not be seen by rate()."""
+    with LocalCluster(model=toy_folder) as cluster:
+        prefill, decode = workers = (cluster.prefill[0], cluster.decode[0])
+
+        async def series() -> list[set[Series]]:
+            addresses = [worker.metrics_address for worker in workers]
+            return [set(await asyncio.to_thread(samples_of, each)) for each in addresses]
+
+        before = await series()
+        router = PlainRouter(prefill.address, decode.address)
+        await router.open()
+        await router.generate(prompt_of(40), 4)
+        prompt = prompt_of(1000)
+        running = asyncio.ensure_future(router.generate(prompt, 100))
+        await eventually(lambda: router.tokens.get(2))
+        assert await series() == before
+        decode.kill(signal.SIGTERM)
+        prefill.kill(signal.SIGTERM)
+        assert await running == oracle(prompt, 100, toy_spec)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await router.reserve(router.number(), prompt, 5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        for process in workers:
+            assert await asyncio.to_thread(process.wait, 10) == 0
+        await router.close()

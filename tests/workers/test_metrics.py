@@ -1,17 +1,13 @@
 """What workers tell of their engines' state at a scrape, and what they tell before there is any."""
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
 
 import pytest
-from harness.samples import samples_of
-from harness.workers import PlainRouter, prompt_of
 from prometheus_client import CollectorRegistry
 
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_engine.runner.graphs import StepCounts
-from lengthwise_local import LocalCluster
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.types import PromptChunk, RequestId
@@ -108,20 +104,6 @@ def test_nothing_counted_yet_is_told_as_zero(
         if not any(sample.name.endswith(("_total", "_count")) for sample in family.samples)
     ]
     assert not silent
-
-
-@pytest.mark.slow
-async def test_work_makes_no_new_series(fresh_cluster: LocalCluster) -> None:
-    """Labels are known beforehand, or a first event would not be seen by rate()."""
-    workers = (fresh_cluster.prefill[0], fresh_cluster.decode[0])
-    router = PlainRouter(*(each.address for each in workers))
-    await router.open()
-    before = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
-    for prompt in (prompt_of(40), prompt_of(900, seed=1)):
-        await router.generate(prompt, 4)
-    await router.close()
-    after = [set(await asyncio.to_thread(samples_of, each.metrics_address)) for each in workers]
-    assert after == before
 
 
 def test_a_scrape_tells_how_steps_reached_the_device() -> None:

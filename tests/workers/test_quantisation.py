@@ -1,12 +1,10 @@
-"""Workers that round projections to FP8: together they say what one engine says alone, and they
-exchange no KV with workers that do not round."""
+"""Workers that round projections to FP8 say together what one engine says alone."""
 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import grpc
 import pytest
 from workers.worker_pair import worker_pair
 
@@ -54,18 +52,6 @@ async def test_two_workers_in_fp8_say_what_one_engine_in_fp8_says(
 ) -> None:
     checkpoint, prompts = make_checkpoint("qwen3"), _prompts()
     expected = await asyncio.to_thread(_alone, checkpoint, prompts)
-    async with worker_pair(
-        checkpoint, prefill_quantization="fp8", decode_quantization="fp8"
-    ) as router:
+    async with worker_pair(checkpoint, quantization="fp8") as router:
         got = await asyncio.gather(*(router.generate(prompt, MAX_TOKENS) for prompt in prompts))
     assert got == expected
-
-
-async def test_no_kv_crosses_between_fp8_and_full_weights(
-    make_checkpoint: Callable[..., Path],
-) -> None:
-    async with worker_pair(make_checkpoint("qwen3"), decode_quantization="fp8") as router:
-        number = router.number()
-        await router.reserve(number, [5, 6, 7], 4)
-        with pytest.raises(grpc.aio.AioRpcError, match="they cannot exchange KV"):
-            await router.prefill(number, [5, 6, 7])

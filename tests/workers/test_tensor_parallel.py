@@ -47,7 +47,7 @@ async def test_prefill_and_decode_may_have_different_numbers_of_ranks(
 async def test_a_worker_that_loses_a_rank_ends_loudly_and_comes_back(
     make_checkpoint: Callable[..., Path],
 ) -> None:
-    checkpoint, num_tokens = make_checkpoint("qwen3"), 120
+    checkpoint, num_tokens = make_checkpoint("qwen3"), 60
     (expected,) = await asyncio.to_thread(greedy_tokens, checkpoint, PROMPTS[2:3], num_tokens)
     worker = {"num_blocks": 256}
     cluster = LocalCluster(
