@@ -32,7 +32,7 @@ QUICK: dict[str, float] = {
     "drain_seconds": 2.0,
     "local_prefill": False,
 }
-"""Of tests that ask for nothing else. Stubs tell their status every 0.05 s. A decode worker that
+"""Of tests that ask for nothing else. Stubs report their status every 0.05 s. A decode worker that
 steps in for every prefill worker that fails would hide what happens without it."""
 
 
@@ -60,9 +60,9 @@ class Answer:
 
     def check_indices(self) -> None:
         """Every token has the index that follows the one before it."""
-        told = [message for message in self.messages if message.token_ids]
-        expected = told[0].index if told else 0
-        for message in told:
+        with_tokens = [message for message in self.messages if message.token_ids]
+        expected = with_tokens[0].index if with_tokens else 0
+        for message in with_tokens:
             assert message.index == expected
             expected += len(message.token_ids)
 

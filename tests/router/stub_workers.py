@@ -233,7 +233,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             queue.put_nowait(batch)
 
     def send_rows(self, reservation: int, indices: Sequence[int]) -> None:
-        """Rows of a reservation that may be nobody's."""
+        """Rows of a reservation that need not exist."""
         count = len(indices)
         self.send_columns(
             reservations=[reservation] * count, indices=indices, token_ids=[65] * count

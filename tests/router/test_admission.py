@@ -42,7 +42,7 @@ def order(deployment: Deployment) -> list[str]:
     return [request.request_id for request in deployment.prefill[0].requests[1:]]
 
 
-async def told(deployment: Deployment, request_id: str) -> inference_pb2.ExplainResponse:
+async def explained(deployment: Deployment, request_id: str) -> inference_pb2.ExplainResponse:
     message: inference_pb2.ExplainResponse = await deployment.stub.Explain(
         inference_pb2.ExplainRequest(request_id=request_id), timeout=5
     )
@@ -60,12 +60,12 @@ async def test_a_request_beyond_the_limit_waits_and_is_served(deploy: Deploy) ->
     call = await occupied(deployment)
     task = await lined_up(deployment, request_id="r1")
     assert await deployment.metric("lengthwise_requests_waiting") == 1
-    life = await told(deployment, "r1")
+    life = await explained(deployment, "r1")
     assert "the limit is 1" in life.admission_reason
     assert not life.HasField("end")
     call.cancel()
     assert len((await task).token_ids) == 3
-    life = await told(deployment, "r1")
+    life = await explained(deployment, "r1")
     assert life.admission_seconds > 0
     assert life.admission_reason.startswith("waited ")
     assert life.end.timings.time_to_first_token_seconds > life.admission_seconds
@@ -124,7 +124,7 @@ async def test_what_was_generated_counts_twice(deploy: Deploy) -> None:
     assert order(deployment) == ["a1", "b1", "b2", "b3", "a2"]
 
 
-async def test_a_full_line_refuses_and_says_when_to_come_back(deploy: Deploy) -> None:
+async def test_a_full_queue_refuses_and_names_when_to_come_back(deploy: Deploy) -> None:
     deployment = await deploy(**ONE_BY_ONE, max_queued=1, metrics_listen="127.0.0.1:0")
     call = await occupied(deployment)
     task = await lined_up(deployment)
@@ -133,7 +133,7 @@ async def test_a_full_line_refuses_and_says_when_to_come_back(deploy: Deploy) ->
     assert float(error.trailing_metadata()["lengthwise-retry-after"]) > 0
     assert "1 wait, the limit is 1" in error.details()
     assert await deployment.metric("lengthwise_refusals_total", reason="queue full") == 1
-    life = await told(deployment, "r1")
+    life = await explained(deployment, "r1")
     assert life.end.code == "RESOURCE_EXHAUSTED"
     assert life.admission_reason == error.details()
     call.cancel()
@@ -148,7 +148,7 @@ async def test_a_more_urgent_request_takes_the_last_place_in_the_line(deploy: De
     error = await error_of(displaced)
     assert error.code().name == "RESOURCE_EXHAUSTED"
     assert float(error.trailing_metadata()["lengthwise-retry-after"]) > 0
-    assert (await told(deployment, "displaced")).end.code == "RESOURCE_EXHAUSTED"
+    assert (await explained(deployment, "displaced")).end.code == "RESOURCE_EXHAUSTED"
     call.cancel()
     assert len((await urgent).token_ids) == 3
     assert order(deployment) == ["urgent"]
@@ -166,7 +166,7 @@ async def test_cancelling_while_waiting_frees_the_place(deploy: Deploy) -> None:
     assert len((await task).token_ids) == 3
     assert order(deployment) == ["next"]
     assert deployment.in_flight == 0
-    life = await told(deployment, "gone")
+    life = await explained(deployment, "gone")
     assert life.end.code == "CANCELLED"
     assert life.admission_seconds > 0
     assert not life.attempts
@@ -188,7 +188,7 @@ async def test_a_deadline_holds_while_waiting(
         await deployment.generate(request_id="late", seconds=seconds, max_tokens=3)
     assert caught.value.code().name == "DEADLINE_EXCEEDED"
     await eventually(lambda: num_waiting(deployment) == 0)
-    assert (await told(deployment, "late")).end.code == "DEADLINE_EXCEEDED"
+    assert (await explained(deployment, "late")).end.code == "DEADLINE_EXCEEDED"
     call.cancel()
     await eventually(lambda: deployment.in_flight == 0)
 
@@ -231,5 +231,5 @@ async def test_a_request_that_would_come_far_too_late_is_refused_at_once(deploy:
     assert "more than 1 times the objective of 0.001 s" in error.details()
     assert float(error.trailing_metadata()["lengthwise-retry-after"]) > 0
     assert await deployment.metric("lengthwise_refusals_total", reason="latency objective") == 1
-    assert not (await told(deployment, "r1")).attempts
+    assert not (await explained(deployment, "r1")).attempts
     assert len((await deployment.generate(max_tokens=3)).token_ids) == 3, "the class is short"

@@ -329,7 +329,9 @@ async def test_attempts_are_limited(deploy: Deploy, error: Exception, code: str)
 
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
-async def test_without_workers_a_request_waits_and_then_is_told(deploy: Deploy, role: str) -> None:
+async def test_without_workers_a_request_waits_and_then_is_refused(
+    deploy: Deploy, role: str
+) -> None:
     deployment = await deploy(1, 1)
     (lost,) = deployment.prefill if role == "prefill" else deployment.decode
     await lost.stop()
@@ -361,7 +363,7 @@ async def test_many_requests_survive_the_loss_of_their_workers(deploy: Deploy) -
 async def test_a_prefill_worker_that_has_drained_is_not_missed_by_what_it_sent(
     deploy: Deploy,
 ) -> None:
-    """Its KV is complete at the decode worker, or that worker says that it is not."""
+    """Its KV is complete at the decode worker, or that worker reports that it is not."""
     deployment = await deploy(num_prefill=2)
     for prefill in deployment.prefill:
         prefill.commits = False

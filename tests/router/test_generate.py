@@ -75,7 +75,7 @@ async def test_a_first_token_that_ends_the_request_gives_the_reservation_back(
     assert deployment.decode[0].released == [deployment.decode[0].reserves[0].reservation]
 
 
-async def test_workers_are_told_the_models_own_stop_tokens_unless_they_are_ignored(
+async def test_workers_receive_the_models_own_stop_tokens_unless_they_are_ignored(
     deploy: Deploy,
 ) -> None:
     deployment = await deploy()
@@ -84,9 +84,9 @@ async def test_workers_are_told_the_models_own_stop_tokens_unless_they_are_ignor
     await deployment.generate(
         max_tokens=2, stop=inference_pb2.StopConditions(token_ids=[3], ignore_eos=True)
     )
-    told = [tuple(reserve.stop_token_ids) for reserve in deployment.decode[0].reserves]
+    sent = [tuple(reserve.stop_token_ids) for reserve in deployment.decode[0].reserves]
     assert own
-    assert told == [(*own, 3), (3,)]
+    assert sent == [(*own, 3), (3,)]
 
 
 async def test_a_stop_string_ends_the_text_before_it_and_releases_the_request(
@@ -143,21 +143,21 @@ async def test_every_sampling_value_is_set_between_router_and_workers(deploy: De
     deployment = await deploy()
     sampling = common_pb2.SamplingParams(top_k=5, logit_bias={7: 1.5})
     await deployment.generate(max_tokens=2, sampling=sampling)
-    told = deployment.prefill[0].requests[0].sampling
-    assert told == deployment.decode[0].reserves[0].sampling
-    assert told.top_k == 5
-    names = {descriptor.name for descriptor, _ in told.ListFields()}
-    assert names == set(told.DESCRIPTOR.fields_by_name)
+    sent = deployment.prefill[0].requests[0].sampling
+    assert sent == deployment.decode[0].reserves[0].sampling
+    assert sent.top_k == 5
+    names = {descriptor.name for descriptor, _ in sent.ListFields()}
+    assert names == set(sent.DESCRIPTOR.fields_by_name)
 
 
 async def test_log_probabilities_come_one_per_token(deploy: Deploy) -> None:
     deployment = await deploy()
     answer = await deployment.generate(max_tokens=20, top_logprobs=2)
-    told = [logprobs for message in answer.messages for logprobs in message.logprobs]
-    assert told == [stub_logprobs(token_id, 2) for token_id in stub_answer(PROMPT, 20)]
+    sent = [logprobs for message in answer.messages for logprobs in message.logprobs]
+    assert sent == [stub_logprobs(token_id, 2) for token_id in stub_answer(PROMPT, 20)]
 
 
-async def test_the_last_message_tells_usage_and_where_the_time_went(deploy: Deploy) -> None:
+async def test_the_last_message_has_usage_and_where_the_time_went(deploy: Deploy) -> None:
     deployment = await deploy()
     answer = await deployment.generate(max_tokens=10)
     assert answer.last.usage == inference_pb2.Usage(prompt_tokens=len(PROMPT), output_tokens=10)
@@ -235,7 +235,7 @@ async def test_a_long_text_is_tokenised_off_the_event_loop_and_served(deploy: De
     assert list(long.token_ids) == list((text * 100).encode())
 
 
-async def test_more_requests_than_the_limit_are_told_when_to_come_back(deploy: Deploy) -> None:
+async def test_more_requests_than_the_limit_learn_when_to_come_back(deploy: Deploy) -> None:
     deployment = await deploy(max_requests_in_flight=2, max_queued=0)
     deployment.prefill[0].hangs = True
     calls = [deployment.call(max_tokens=3) for _ in range(2)]

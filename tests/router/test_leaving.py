@@ -1,4 +1,4 @@
-"""Whoever gives up, in whatever phase: within a second no worker holds anything for the request."""
+"""Whichever side gives up, in whatever phase: within a second no worker holds anything for it."""
 
 import asyncio
 import time

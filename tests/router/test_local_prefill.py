@@ -62,13 +62,13 @@ async def test_local_placements_are_counted_and_explained(deploy: Deploy) -> Non
     assert answer.last.usage.cached_prompt_tokens == 5
     placements = "lengthwise_placements_total"
     assert await deployment.metric(placements, reason="local prefill") == 1
-    told = await deployment.stub.Explain(inference_pb2.ExplainRequest(request_id="r1"))
-    (attempt,) = told.attempts
+    explanation = await deployment.stub.Explain(inference_pb2.ExplainRequest(request_id="r1"))
+    (attempt,) = explanation.attempts
     assert attempt.prefill_worker == ""
     assert attempt.decode_worker == deployment.decode[0].worker_id
     assert attempt.placement_reason.startswith("local prefill: ")
     assert (attempt.queue_seconds, attempt.prefill_seconds) == (0.125, 0.25)
-    assert [bool(told.prefill_worker) for told in attempt.candidates] == [False, True]
+    assert [bool(each.prefill_worker) for each in attempt.candidates] == [False, True]
 
 
 async def test_logprobs_of_the_first_token_come_too(deploy: Deploy) -> None:
@@ -158,15 +158,15 @@ async def _dies_while_decoding(decode: StubDecode) -> None:
     await decode.stop()
 
 
-async def _tells_impossible_times(decode: StubDecode) -> None:
+async def _reports_impossible_times(decode: StubDecode) -> None:
     decode.local_seconds = float("nan")
 
 
-async def _tells_negative_times(decode: StubDecode) -> None:
+async def _reports_negative_times(decode: StubDecode) -> None:
     decode.local_seconds = -1.0
 
 
-async def _tells_of_more_than_the_prompt(decode: StubDecode) -> None:
+async def _reports_more_than_the_prompt(decode: StubDecode) -> None:
     decode.num_cached_tokens = len(PROMPT)
 
 
@@ -181,9 +181,9 @@ async def _tells_of_more_than_the_prompt(decode: StubDecode) -> None:
         pytest.param(_errs, "reserve", id="errs"),
         pytest.param(_loses_the_first_token, "prefill", id="loses the first token"),
         pytest.param(_dies_while_decoding, "decode", id="dies while decoding"),
-        pytest.param(_tells_impossible_times, "", id="tells impossible times"),
-        pytest.param(_tells_negative_times, "", id="tells negative times"),
-        pytest.param(_tells_of_more_than_the_prompt, "reserve", id="tells of more than there is"),
+        pytest.param(_reports_impossible_times, "", id="reports impossible times"),
+        pytest.param(_reports_negative_times, "", id="reports negative times"),
+        pytest.param(_reports_more_than_the_prompt, "reserve", id="reports more than there is"),
     ],
 )
 async def test_a_decode_worker_that_fails_alone_is_blamed_and_the_answer_the_same(
@@ -237,5 +237,5 @@ async def test_a_preempted_request_is_waited_for_anew(deploy: Deploy) -> None:
     answer = await call
     assert answer.token_ids == stub_answer(PROMPT, 20)
     assert answer.last.timings.retries == 0
-    told = await deployment.stub.Explain(inference_pb2.ExplainRequest(request_id="r1"))
-    assert told.end.preemptions == 3
+    explanation = await deployment.stub.Explain(inference_pb2.ExplainRequest(request_id="r1"))
+    assert explanation.end.preemptions == 3

@@ -1,4 +1,4 @@
-"""After known traffic, the metrics say just that."""
+"""After known traffic, the metrics report just that."""
 
 import asyncio
 
@@ -74,7 +74,7 @@ async def test_a_long_prompt_of_which_little_is_left_is_short(deploy: Deploy) ->
         assert await deployment.metric(f"lengthwise_{name}_seconds_count", **LONG) == 0
 
 
-async def test_time_per_output_token_is_what_the_client_is_told(deploy: Deploy) -> None:
+async def test_time_per_output_token_is_what_the_client_receives(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0")
     timings = (await deployment.generate(max_tokens=20)).last.timings
     name = "lengthwise_time_per_output_token_seconds_sum"
@@ -188,7 +188,7 @@ async def test_length_classes_of_demand_part_where_prefill_workers_say(deploy: D
     assert await deployment.metric("lengthwise_arrived_tokens_total", **LONG) == 311
 
 
-async def test_nothing_counted_yet_is_told_as_zero(deploy: Deploy) -> None:
+async def test_nothing_counted_yet_is_reported_as_zero(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=2)
     before = await deployment.series()
     deployment.prefill[0].error = InternalError("a defect")

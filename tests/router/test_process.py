@@ -62,7 +62,7 @@ async def test_it_announces_itself_serves_drains_and_exits_with_0(
     assert not list(announced.glob("*.json"))
 
 
-async def test_a_configuration_that_cannot_work_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path: Path) -> None:
     process = await start({"model": "/nowhere", "discovery": {"folder": "x"}}, tmp_path)
     _, stderr = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
@@ -71,7 +71,7 @@ async def test_a_configuration_that_cannot_work_is_told_in_one_line(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         pytest.param({"modle": 1}, "modle: ", id="unknown key"),
         pytest.param({"strategy": "x"}, "strategy: got 'x', expected one of", id="strategy"),
@@ -81,9 +81,11 @@ async def test_a_configuration_that_cannot_work_is_told_in_one_line(tmp_path: Pa
         pytest.param({"discovery": {}}, "expected either endpoints or folder", id="discovery"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_a_wrong_key_or_value_is_named(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     config = {"model": "x", "discovery": {"endpoints": ["127.0.0.1:1"]}, **change}
     path = tmp_path / "router.yaml"
     path.write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_config(path, RouterConfig)

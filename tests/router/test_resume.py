@@ -30,14 +30,14 @@ async def test_the_stream_goes_on_at_the_next_index(deploy: Deploy, received: in
     assert answer.messages[0].seed == 5
 
 
-async def test_workers_are_told_where_the_prompt_ends(deploy: Deploy) -> None:
+async def test_workers_receive_where_the_prompt_ends(deploy: Deploy) -> None:
     deployment = await deploy()
     whole = stub_answer(PROMPT, 10)
     await deployment.generate(max_tokens=10, sampling=SEEDED, resume=_resume(whole[:4]))
     (prefill,), (reserve,) = deployment.prefill[0].requests, deployment.decode[0].reserves
-    for told in (prefill, reserve):
-        assert list(told.token_ids) == [*PROMPT, *whole[:4]]
-        assert told.num_prompt_tokens == len(PROMPT)
+    for sent in (prefill, reserve):
+        assert list(sent.token_ids) == [*PROMPT, *whole[:4]]
+        assert sent.num_prompt_tokens == len(PROMPT)
     assert reserve.max_tokens == 6
 
 

@@ -1,4 +1,4 @@
-"""Who is found through EndpointSlices, how soon, and what API servers may do without harm."""
+"""Which workers EndpointSlices name, how soon, and what API servers may do without harm."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ LONG = 60.0
 
 
 class Follower:
-    """What a discovery says, as it says it."""
+    """What a discovery proposes, as soon as it does."""
 
     def __init__(self, discovery: KubernetesDiscovery, failures: list[DiscoveryFailure]) -> None:
         self.seen: list[frozenset[str]] = []
@@ -223,7 +223,7 @@ async def test_a_broken_api_server_is_asked_less_and_less_often(
 
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
-async def test_missing_rights_are_told_with_verb_and_resource(
+async def test_missing_rights_are_reported_with_verb_and_resource(
     api: FakeApi, follow: Follow, caplog: pytest.LogCaptureFixture, verb: str
 ) -> None:
     api.forbidden = {verb}
@@ -243,7 +243,7 @@ async def test_missing_rights_are_told_with_verb_and_resource(
     await eventually(lambda: follower.now == {"10.0.0.1"} and api.watches)
 
 
-async def test_an_answer_that_is_no_list_is_told_and_survived(
+async def test_an_answer_that_is_no_list_is_reported_and_survived(
     api: FakeApi, follow: Follow, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.garbage = '{"items": [{}]}'
@@ -255,7 +255,7 @@ async def test_an_answer_that_is_no_list_is_told_and_survived(
     await eventually(lambda: follower.now == {"10.0.0.1"})
 
 
-def test_a_service_without_the_named_port_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_service_without_the_named_port_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     slices = EndpointSlices()
     slices.replace([endpoint_slice("workers-1", endpoint("10.0.0.1"), port_name="http")])
     assert slices.ready == frozenset()
@@ -291,14 +291,14 @@ def test_outside_of_a_pod_it_is_the_operators_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         pytest.param({}, "got endpoints=", id="nothing"),
         pytest.param({"services": ()}, "services: got none", id="no service"),
     ],
 )
-def test_contradicting_settings_are_refused(config: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_contradicting_settings_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         DiscoveryConfig(
             endpoints=() if not config else ("x:1",),
             kubernetes=KubernetesConfig(**config) if config else None,

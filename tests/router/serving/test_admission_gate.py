@@ -1,4 +1,4 @@
-"""Whoever comes and goes, and whenever: places are neither lost nor taken twice."""
+"""However requests come and go: places are neither lost nor taken twice."""
 
 import asyncio
 import random

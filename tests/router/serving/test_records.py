@@ -26,7 +26,7 @@ def failure(text: str) -> AttemptFailed:
     )
 
 
-def test_candidates_are_told_with_what_was_predicted() -> None:
+def test_candidates_are_recorded_with_what_was_predicted() -> None:
     life = record()
     life.placed(placement(100, 900))
     (attempt,) = life.explanation().attempts

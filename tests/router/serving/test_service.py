@@ -73,7 +73,7 @@ def ended(service: InferenceService, request_id: str = "r1") -> str:
     return service.explain(message).end.code
 
 
-async def test_responses_come_in_order_and_the_last_says_that_it_is(
+async def test_responses_come_in_order_and_the_last_is_marked(
     service: InferenceService,
 ) -> None:
     message = request(request_id="r1", max_tokens=20)

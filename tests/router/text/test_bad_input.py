@@ -1,4 +1,4 @@
-"""Whatever a client gets wrong it is told at once: the field, what was got, what is accepted."""
+"""A mistake of a client is refused at once: the field, what was got, what is accepted."""
 
 import math
 from typing import Any
@@ -106,13 +106,16 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"), [pytest.param(fields, told, id=name) for name, fields, told in BAD]
+    ("fields", "expected"),
+    [pytest.param(fields, expected, id=name) for name, fields, expected in BAD],
 )
-async def test_it_is_an_invalid_argument(deploy: Deploy, fields: dict[str, Any], told: str) -> None:
+async def test_it_is_an_invalid_argument(
+    deploy: Deploy, fields: dict[str, Any], expected: str
+) -> None:
     deployment = await deploy()
     error = await deployment.refused(**{"max_tokens": 3, **fields})
     assert error.code().name == "INVALID_ARGUMENT"
-    assert told in error.details()
+    assert expected in error.details()
     assert deployment.in_flight == 0
     assert not deployment.prefill[0].requests
 

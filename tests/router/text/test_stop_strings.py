@@ -22,13 +22,13 @@ def _cut(text: str, strings: list[str]) -> tuple[str, bool]:
 
 def _stream(pieces: list[str], strings: list[str]) -> tuple[str, bool]:
     stop = StopStrings(strings)
-    told = []
+    given = []
     for piece in pieces:
-        told.append(stop.append(piece))
+        given.append(stop.append(piece))
         if stop.hit:
-            return "".join(told), True
-    told.append(stop.finish())
-    return "".join(told), False
+            return "".join(given), True
+    given.append(stop.finish())
+    return "".join(given), False
 
 
 @given(text=_texts, strings=_stops, cuts=st.sets(st.integers(0, 30)))
@@ -43,9 +43,9 @@ def test_strings_that_complete_too_early_do_not_count(
     text: str, strings: list[str], num_free: int
 ) -> None:
     """As if each character were a token, and `num_free` the request's min_tokens."""
-    stop, told = StopStrings(strings), ""
+    stop, given = StopStrings(strings), ""
     for position, character in enumerate(text):
-        told += stop.append(character, may_end=position >= num_free)
+        given += stop.append(character, may_end=position >= num_free)
         if stop.hit:
             break
     ends = [
@@ -54,20 +54,20 @@ def test_strings_that_complete_too_early_do_not_count(
         for end in range(num_free + 1, len(text) + 1)
         if text[:end].endswith(string)
     ]
-    # What was told before the string began can no longer be taken back.
-    assert told + stop.finish() == (text[: min(ends)[1]] if ends else text)
+    # What was given before the string began can no longer be taken back.
+    assert given + stop.finish() == (text[: min(ends)[1]] if ends else text)
     assert stop.hit is bool(ends)
 
 
 @given(text=_texts, strings=_stops)
-def test_nothing_of_a_stop_string_is_ever_told(text: str, strings: list[str]) -> None:
+def test_nothing_of_a_stop_string_is_ever_given(text: str, strings: list[str]) -> None:
     stop = StopStrings(strings)
-    told = ""
+    given = ""
     for character in text:
-        told += stop.append(character)
+        given += stop.append(character)
         if stop.hit:
             break
-    assert not any(string in told for string in strings)
+    assert not any(string in given for string in strings)
 
 
 def test_only_what_may_begin_a_stop_string_is_held_back() -> None:

@@ -1,4 +1,4 @@
-"""Who is used, who is not, and how soon the router knows."""
+"""Which workers are used, which are not, and how soon the router notices."""
 
 import asyncio
 import json
@@ -202,7 +202,7 @@ async def test_a_worker_that_discovery_withdraws_gets_nothing_new(
     assert (len(withdrawn.reserves), len(other.reserves)) == (0, 5)
 
 
-async def test_a_newcomer_is_taken_for_one_of_its_peers_until_it_tells_what_its_steps_take(
+async def test_a_newcomer_is_taken_for_one_of_its_peers_until_it_reports_what_its_steps_take(
     deploy: Deploy,
 ) -> None:
     """By the prior it would be slower than all of them, and would never get a request."""

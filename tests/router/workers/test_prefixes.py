@@ -1,4 +1,4 @@
-"""What workers tell of their caches decides where requests go, and is passed on."""
+"""What workers report of their caches decides where requests go, and is passed on."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ def names(token_ids: tuple[int, ...], fingerprint: str = "weights") -> list[int]
 
 
 async def holding(deployment: Deployment, worker: StubWorker, token_ids: tuple[int, ...]) -> None:
-    """The worker tells of the prompt's blocks, and the router has heard."""
+    """The worker reports the prompt's blocks, and the router has received it."""
     for each in deployment.workers:
         each.status = {"cost": COST}
     worker.blocks = names(token_ids)
@@ -69,7 +69,7 @@ async def test_the_next_turn_goes_to_the_decode_worker_that_has_the_last_one(
     assert not deployment.prefill[0].requests
 
 
-async def test_what_the_decode_worker_has_is_told_to_the_prefill_worker(deploy: Deploy) -> None:
+async def test_what_the_decode_worker_has_is_sent_to_the_prefill_worker(deploy: Deploy) -> None:
     deployment = await deploy()
     deployment.decode[0].num_cached_tokens = 64
     deployment.prefill[0].num_cached_tokens = 32
@@ -81,7 +81,7 @@ async def test_what_the_decode_worker_has_is_told_to_the_prefill_worker(deploy: 
 
 
 @pytest.mark.parametrize("returns", [True, False])
-async def test_workers_are_told_whether_the_conversation_returns(
+async def test_workers_receive_whether_the_conversation_returns(
     deploy: Deploy, returns: bool
 ) -> None:
     deployment = await deploy()
@@ -111,7 +111,7 @@ def status(worker_id: str, token_ids: tuple[int, ...], **fields: str) -> worker_
     )
 
 
-async def test_each_worker_has_what_it_told() -> None:
+async def test_each_worker_has_what_it_reported() -> None:
     prefixes = Prefixes()
     prefixes.update(status("a", LONG[:32]))
     prefixes.update(status("b", LONG[:80]))

@@ -1,4 +1,4 @@
-"""What the edge makes of what a client left unsaid."""
+"""What a request becomes where its client left something open."""
 
 from pathlib import Path
 
@@ -20,19 +20,19 @@ def conversation(*roles: str) -> inference_pb2.Prompt:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said", "returns"),
+    ("prompt", "stated", "returns"),
     [
         pytest.param(inference_pb2.Prompt(text="hi"), None, False, id="a text"),
         pytest.param(conversation("system", "user"), None, False, id="a first turn"),
         pytest.param(conversation("user", "assistant", "user"), None, True, id="a second turn"),
-        pytest.param(conversation("user", "assistant", "user"), False, False, id="told that not"),
-        pytest.param(inference_pb2.Prompt(text="hi"), True, True, id="told so"),
+        pytest.param(conversation("user", "assistant", "user"), False, False, id="stated not to"),
+        pytest.param(inference_pb2.Prompt(text="hi"), True, True, id="stated to"),
     ],
 )
 def test_a_conversation_that_came_back_is_expected_to_return(
-    model: Checkpoint, prompt: inference_pb2.Prompt, said: bool | None, returns: bool
+    model: Checkpoint, prompt: inference_pb2.Prompt, stated: bool | None, returns: bool
 ) -> None:
-    message = inference_pb2.GenerateRequest(prompt=prompt, conversation_returns=said)
+    message = inference_pb2.GenerateRequest(prompt=prompt, conversation_returns=stated)
     assert read_request(message, model).conversation_returns == returns
 
 
