@@ -29,6 +29,13 @@ class SamplingParameters:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     top_logprobs: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    may_change_logits: bool = field(init=False, repr=False, compare=False)
+    """Whether a token may be chosen from other logits than the model's. Computed once: every row of
+    every step asks."""
+
+    def __post_init__(self) -> None:
+        changes = self.penalised or bool(self.logit_bias) or self.min_tokens > 0
+        object.__setattr__(self, "may_change_logits", changes)
 
     @property
     def penalised(self) -> bool:
@@ -42,13 +49,7 @@ class SamplingParameters:
     @property
     def takes_best(self) -> bool:
         """Whether the token is the one with the largest raw logit, and nothing else is asked."""
-        return (
-            self.temperature == 0.0
-            and not self.penalised
-            and not self.logit_bias
-            and not self.min_tokens
-            and self.top_logprobs is None
-        )
+        return self.temperature == 0.0 and not self.may_change_logits and self.top_logprobs is None
 
     @property
     def narrowed(self) -> bool:

@@ -15,8 +15,8 @@ from lengthwise_wire.ranges import PerToken, Range, Real, Whole
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, decode_pb2, prefill_pb2
 
-RESOLVED = {"top_logprobs", "stop_token_ids"}
-"""What requests have beside their SamplingParams, and the policy within its own."""
+RESOLVED = {"top_logprobs", "stop_token_ids", "may_change_logits"}
+"""What the policy's value has beside the fields of SamplingParams."""
 
 
 def test_every_parameter_is_known_everywhere_by_one_name() -> None:

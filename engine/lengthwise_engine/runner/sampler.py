@@ -160,8 +160,8 @@ def adjusted(
     end a request. `positions` are those of the new tokens."""
     rows = [
         row
-        for row, (state, position) in enumerate(zip(states, positions, strict=True))
-        if not state.keeps_logits(position)
+        for row, state in enumerate(states)
+        if state.sampling.may_change_logits and not state.keeps_logits(positions[row])
     ]
     if not rows:
         return logits
