@@ -43,12 +43,18 @@ def test_generate_prints_the_text_alone(
     router: Router, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     router.scripts.append(hello)
-    arguments = ("--max-tokens", "7", "--temperature", "0", "--seed", "5", "--stop", "A")
-    assert run("generate", "hi", "--endpoint", router.address, *arguments, "--stop", "B") == 0
+    arguments = ("--max-tokens", "7", "--min-tokens", "3", "--temperature", "0", "--seed", "5")
+    assert (
+        run(
+            "generate", "hi", "--endpoint", router.address, *arguments, "--stop", "A", "--stop", "B"
+        )
+        == 0
+    )
     assert capsys.readouterr() == ("Hello world.\n", "")
     request = router.requests[0]
     assert request.prompt.text == "hi"
     assert request.max_tokens == 7
+    assert request.sampling.min_tokens == 3
     assert request.sampling.HasField("temperature")
     assert request.sampling.temperature == 0
     assert request.sampling.seed == 5
