@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.kubectl import Release, wait_for
+from harness.reference import Reference
 
-SCRIPT = Path(__file__).parents[1] / "cluster" / "load.py"
+SCRIPT = Path(__file__).with_name("load.py")
 
+CHECKED_ANSWERS = 40
+"""Of a load, those compared with the reference; each costs half a second."""
 
 ANSWERED_SECONDS = 30.0
 """The longest that any request may take, whatever happens meanwhile, on a busy machine of two
@@ -41,6 +44,8 @@ class Answer:
     gap: float
     retries: int
     error: str
+    prompt: str
+    token_ids: tuple[int, ...]
 
 
 class Load:
@@ -62,7 +67,11 @@ class Load:
 
     @property
     def answers(self) -> list[Answer]:
-        return [Answer(**line) for line in list(self._lines) if "began" in line]
+        return [
+            Answer(**{**line, "token_ids": tuple(line["token_ids"])})
+            for line in list(self._lines)
+            if "began" in line
+        ]
 
     @property
     def is_done(self) -> bool:
@@ -187,6 +196,16 @@ def assert_none_failed(answers: list[Answer]) -> None:
     failed = [answer.error for answer in answers if answer.error]
     assert not failed, f"{len(failed)} of {len(answers)} requests failed: {failed[:3]}"
     assert max(answer.total for answer in answers) < ANSWERED_SECONDS
+
+
+def assert_tokens_are_right(answers: list[Answer], reference: Reference) -> None:
+    """A sample is what the reference says: those continued elsewhere, and of the others every so
+    many, from the first to the last."""
+    moved = [answer for answer in answers if answer.retries][: CHECKED_ANSWERS // 2]
+    others = answers[:: max(1, len(answers) // (CHECKED_ANSWERS - len(moved)))]
+    for answer in (*moved, *others):
+        expected = reference.token_ids(answer.prompt, len(answer.token_ids))
+        assert answer.token_ids == expected, f"after {answer.retries} retries: {answer.prompt!r}"
 
 
 StartLoad = Callable[[Traffic], Load]

@@ -1,8 +1,8 @@
-"""What a client pod runs: a steady load of streamed requests, told of line by line.
+"""What a client pod runs: a steady load of streamed, greedy requests, reported line by line.
 
 Its lines are JSON. While it runs: one per answer, {"stream": number of the caller, "began": Unix
 time, "first": seconds, "total": seconds, "gap": the longest silence between two chunks, "retries":
-n, "error": ""}. SIGTERM ends it once what runs has been answered; the last line is {"done": number
+n, "error": "", "prompt": text, "token_ids": those that came}. SIGTERM ends it once what runs has been answered; the last line is {"done": number
 of answers}.
 """
 
@@ -30,16 +30,22 @@ def prompt_of(stream: int, number: int, lines: int) -> str:
 async def ask(client: AsyncClient, stream: int, prompt: str, max_tokens: int) -> dict[str, object]:
     began = time.time()
     marks = [began]
-    retries, tokens, error = 0, 0, ""
+    retries, error = 0, ""
+    token_ids: list[int] = []
     try:
-        options = {"max_tokens": max_tokens, "ignore_eos": True, "timeout": REQUEST_SECONDS}
-        async for chunk in client.stream(prompt, **options):  # type: ignore[arg-type]
+        async for chunk in client.stream(
+            prompt,
+            max_tokens=max_tokens,
+            temperature=0,
+            ignore_eos=True,
+            timeout=REQUEST_SECONDS,
+        ):
             marks.append(time.time())
-            tokens += len(chunk.tokens)
+            token_ids += chunk.token_ids
             if chunk.timings is not None:
                 retries = chunk.timings.retries
-        if tokens != max_tokens:
-            error = f"got {tokens} tokens, expected {max_tokens}"
+        if len(token_ids) != max_tokens:
+            error = f"got {len(token_ids)} tokens, expected {max_tokens}"
     except LengthwiseError as failure:
         error = f"{type(failure).__name__}: {failure}"
     return {
@@ -50,6 +56,8 @@ async def ask(client: AsyncClient, stream: int, prompt: str, max_tokens: int) ->
         "gap": round(max((b - a for a, b in itertools.pairwise(marks)), default=0.0), 3),
         "retries": retries,
         "error": error,
+        "prompt": prompt,
+        "token_ids": token_ids,
     }
 
 

@@ -19,7 +19,7 @@ NAME = "prometheus"
 
 PORT = 9090
 
-FINDER = Path(__file__).parents[1] / "cluster" / "find_pods.py"
+FINDER = Path(__file__).with_name("find_pods.py")
 
 TARGETS = "/targets/pods.json"
 

@@ -1,11 +1,14 @@
 """The end."""
 
-from cluster.cluster_load import Load, assert_none_failed
+from cluster.cluster_load import Load, assert_none_failed, assert_tokens_are_right
 from cluster.kubectl import Release, run, wait_for
+from harness.reference import DEMO_MODEL, Reference
 
 
-def test_no_request_failed_in_all_that_time(load: Load) -> None:
-    assert_none_failed(load.stop())
+def test_no_request_failed_and_no_token_was_wrong_in_all_that_time(load: Load) -> None:
+    answers = load.stop()
+    assert_none_failed(answers)
+    assert_tokens_are_right(answers, Reference(DEMO_MODEL))
 
 
 def test_what_is_uninstalled_leaves_nothing(release: Release) -> None:
