@@ -2,8 +2,8 @@
 
 Its lines are JSON. While it runs: one per answer, {"stream": number of the caller, "began": Unix
 time, "first": seconds, "total": seconds, "gap": the longest silence between two chunks, "retries":
-n, "error": "", "prompt": text, "token_ids": those that came}. SIGTERM ends it once what runs has been answered; the last line is {"done": number
-of answers}.
+n, "error": "", "prompt": text, "token_ids": those that came}. SIGTERM ends it once what runs has
+been answered; the last line is {"done": number of answers}.
 """
 
 import asyncio
