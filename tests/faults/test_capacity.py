@@ -1,0 +1,162 @@
+"""A KV cache smaller than the model's context: what can fit is answered to the last block, what
+never can is refused at once and says so, and no length given means what fits."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from faults.checkpoints import answer_by
+from faults.processes import Serve
+from harness.deployment import Deployment
+from harness.worker_pair import greedy_tokens
+from harness.workers import eventually
+
+import lengthwise
+from lengthwise.local import LocalCluster
+from lengthwise.v1 import common_pb2
+
+HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
+USERS_WORLD = pytest.mark.xfail(strict=True, reason="mended by: The user's world")
+
+pytestmark = pytest.mark.timeout(180)  # whole clusters start
+
+DECODE_BLOCKS, PREFILL_BLOCKS = 8, 6
+CAPACITY = 16 * DECODE_BLOCKS
+PROMPT = [97 + index * 7 % 26 for index in range(255)]
+
+
+async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
+    """Stub workers that tell of so many blocks; the context is 512 tokens."""
+    deployment = await serve(checkpoint, no_worker_seconds=10.0, **config)
+    deployment.decode[0].blocks_total = DECODE_BLOCKS
+    deployment.prefill[0].blocks_total = PREFILL_BLOCKS
+    views = deployment.app._fleet.views
+    await eventually(
+        lambda: all(view.capacity_tokens <= CAPACITY for role in views() for view in role)
+    )
+    return deployment
+
+
+@HARD_EDGES
+@pytest.mark.parametrize(
+    ("num_prompt_tokens", "max_tokens", "local"),
+    [
+        pytest.param(40, 100, True, id="with its output"),
+        pytest.param(150, 1, True, id="alone"),
+        pytest.param(100, 8, False, id="at any prefill worker"),
+    ],
+)
+async def test_what_can_never_fit_is_refused_at_once(
+    toy: Path, serve: Serve, num_prompt_tokens: int, max_tokens: int, local: bool
+) -> None:
+    deployment = await small(serve, toy, local_prefill=local)
+    prompt = PROMPT[:num_prompt_tokens]
+    error = await deployment.refused(prompt=prompt, max_tokens=max_tokens, seconds=1.0)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "tokens" in error.details()
+
+
+@USERS_WORLD
+async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serve) -> None:
+    deployment = await small(serve, toy)
+    answer = await deployment.generate(prompt=PROMPT[:40], seconds=1.0)
+    assert 0 < len(answer.token_ids) <= CAPACITY - 40
+    assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
+
+
+@HARD_EDGES
+async def test_a_deadline_in_a_later_attempt_keeps_the_reason_of_the_one_before(
+    toy: Path, serve: Serve
+) -> None:
+    deployment = await serve(toy, max_attempts=1, prefill_timeout_seconds=60.0)
+    prefill = deployment.prefill[0]
+    prefill.error = lengthwise.errors.InternalError("the disk is on fire")
+
+    async def hang() -> None:
+        await eventually(lambda: prefill.requests)
+        prefill.error, prefill.hangs = None, True
+
+    hanging = asyncio.create_task(hang())
+    async with lengthwise.AsyncClient(str(deployment.app.address)) as client:
+        with pytest.raises(lengthwise.errors.DeadlineExceeded) as caught:
+            await client.generate("once", max_tokens=2, timeout=1.0)
+    await hanging
+    assert "the disk is on fire" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def model(make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint("llama", max_position_embeddings=256)
+
+
+@pytest.fixture(scope="module")
+def client(model: Path) -> Iterator[lengthwise.Client]:
+    """Of a real cluster with such caches; a test leaves its workers alive."""
+    with (
+        LocalCluster(
+            model=model,
+            device="cpu",
+            configs={
+                "decode": {"num_blocks": DECODE_BLOCKS},
+                "prefill": {"num_blocks": PREFILL_BLOCKS},
+            },
+        ) as cluster,
+        lengthwise.Client(cluster.endpoints) as client,
+    ):
+        yield client
+        assert all(process.running for process in cluster.processes)
+
+
+@pytest.mark.slow
+def test_what_fits_is_answered_to_the_last_block(client: lengthwise.Client, model: Path) -> None:
+    for num_prompt_tokens, max_tokens in ((40, 8), (40, 88), (100, 8), (120, 8), (127, 1)):
+        prompt = PROMPT[:num_prompt_tokens]
+        answer = client.generate(
+            prompt, max_tokens=max_tokens, temperature=0, ignore_eos=True, timeout=10.0
+        )
+        (truth,) = greedy_tokens(model, [prompt], max_tokens)
+        assert list(answer.token_ids) == truth, (num_prompt_tokens, max_tokens)
+
+
+@HARD_EDGES
+@pytest.mark.slow
+def test_a_temperature_too_small_to_divide_by_is_greedy_or_refused(
+    client: lengthwise.Client,
+) -> None:
+    prompt = PROMPT[:40]
+    greedy = client.generate(prompt, max_tokens=8, temperature=0, timeout=10.0)
+    with contextlib.suppress(lengthwise.errors.InvalidRequest):
+        answer = client.generate(prompt, max_tokens=8, temperature=1e-39, timeout=10.0)
+        assert answer.token_ids == greedy.token_ids
+
+
+@USERS_WORLD
+@pytest.mark.slow
+def test_up_serves_a_model_whose_context_exceeds_the_default_cache(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The KV shape of Qwen2.5-0.5B, of whose 32,768 tokens the default 512 MiB hold 21,845."""
+    shape = {"num_hidden_layers": 24, "num_attention_heads": 2, "head_dim": 64}
+    folder = make_checkpoint(
+        "llama", **shape, num_key_value_heads=2, hidden_size=32, max_position_embeddings=32768
+    )
+    answer_by(folder, {ord("x"): ord("o"), ord("o"): ord("k"), ord("k"): 257})
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "import lengthwise._cli as cli; cli.main()"),
+            *("up", "--model", str(folder), "--port", "0", "--device", "cpu"),
+            *("--prefill", "1", "--decode", "1", "--once", "--say", "x"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    assert "ok" in done.stdout
