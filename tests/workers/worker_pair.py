@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from harness.workers import PlainRouter
@@ -27,14 +27,18 @@ async def worker_pair(
     quantization: Quantization = "none",
     prefill_ranks: int = 1,
     decode_ranks: int = 1,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    prefill_checkpoint: Path | None = None,
 ) -> AsyncIterator[PlainRouter]:
-    """Prompts above 128 tokens take several chunks and are pushed layer by layer."""
+    """Prompts above 128 tokens take several chunks and are pushed layer by layer. A checkpoint of
+    the prefill worker's own is that of another version."""
     model = str(checkpoint)
     decode = decode_application(
         DecodeWorkerConfig(
             model=model,
             metrics_listen="",
             threads=1,
+            dtype=dtype,
             quantization=quantization,
             tensor_parallel_size=decode_ranks,
             num_blocks=decode_blocks,
@@ -43,9 +47,10 @@ async def worker_pair(
     )
     prefill = prefill_application(
         PrefillWorkerConfig(
-            model=model,
+            model=str(prefill_checkpoint or checkpoint),
             metrics_listen="",
             threads=1,
+            dtype=dtype,
             quantization=quantization,
             tensor_parallel_size=prefill_ranks,
             num_blocks=256,
