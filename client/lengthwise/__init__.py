@@ -5,6 +5,22 @@ Importing it needs grpcio and protobuf alone.
 
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
+from lengthwise.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    LengthwiseError,
+    ModelNotFound,
+    NotSupported,
+    NoWorkerAvailable,
+    Overloaded,
+    PromptTooLong,
+    RequestNotFound,
+    Stale,
+    TransferFailed,
+    Unauthenticated,
+)
 from lengthwise.explanation import (
     ExplainedAttempt,
     ExplainedCandidate,
@@ -29,22 +45,6 @@ from lengthwise.types import (
     Token,
     TokenLogprobs,
     Usage,
-)
-from lengthwise_wire.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InternalError,
-    InvalidRequest,
-    LengthwiseError,
-    ModelNotFound,
-    NotSupported,
-    NoWorkerAvailable,
-    Overloaded,
-    PromptTooLong,
-    RequestNotFound,
-    Stale,
-    TransferFailed,
-    Unauthenticated,
 )
 
 __all__ = [

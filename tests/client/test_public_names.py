@@ -144,3 +144,8 @@ def test_the_import_loads_no_policy() -> None:
         "assert 'lengthwise_wire.convert' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+def test_one_import_brings_the_errors_along() -> None:
+    program = "import lengthwise; lengthwise.errors.Overloaded; lengthwise.types.Chunk"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from faults.processes import Serve
-from harness.deployment import Deployment, deployed
-from harness.stub_workers import MODEL
+from router.deployment import Deployment, deployed
+from router.stub_workers import MODEL
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 

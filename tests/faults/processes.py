@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.deployment import Deployment
+from router.deployment import Deployment
 
-from lengthwise.local import Process, Role
+from lengthwise_local import Process, Role
 
 NOBODY = "127.0.0.1:9"
 """A worker's address at which none is."""

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 from aiohttp import web
+from autoscaler.release import DECODE, DECODES, PREFILL, PREFILLS, QUICK
 from harness.kubernetes_api import api_server
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE
-from harness.release import DECODE, DECODES, PREFILL, PREFILLS, QUICK
 from harness.workers import eventually
 
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.config import AutoscalerConfig
-from lengthwise_autoscaler.queries import queries
+from lengthwise_autoscaler.load.queries import queries
 from lengthwise_runtime.config import load_config
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")

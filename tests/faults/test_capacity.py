@@ -13,13 +13,13 @@ import grpc
 import pytest
 from faults.checkpoints import answer_by
 from faults.processes import Serve
-from harness.deployment import Deployment
-from harness.worker_pair import greedy_tokens
 from harness.workers import eventually
+from router.deployment import Deployment
+from workers.worker_pair import greedy_tokens
 
 import lengthwise
-from lengthwise.local import LocalCluster
-from lengthwise.v1 import common_pb2
+from lengthwise_local import LocalCluster
+from lengthwise_wire.v1 import common_pb2
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 USERS_WORLD = pytest.mark.xfail(strict=True, reason="mended by: The user's world")
@@ -76,7 +76,7 @@ async def test_a_deadline_in_a_later_attempt_keeps_the_reason_of_the_one_before(
 ) -> None:
     deployment = await serve(toy, max_attempts=1, prefill_timeout_seconds=60.0)
     prefill = deployment.prefill[0]
-    prefill.error = lengthwise.errors.InternalError("the disk is on fire")
+    prefill.error = lengthwise.InternalError("the disk is on fire")
 
     async def hang() -> None:
         await eventually(lambda: prefill.requests)
@@ -84,7 +84,7 @@ async def test_a_deadline_in_a_later_attempt_keeps_the_reason_of_the_one_before(
 
     hanging = asyncio.create_task(hang())
     async with lengthwise.AsyncClient(str(deployment.app.address)) as client:
-        with pytest.raises(lengthwise.errors.DeadlineExceeded) as caught:
+        with pytest.raises(lengthwise.DeadlineExceeded) as caught:
             await client.generate("once", max_tokens=2, timeout=1.0)
     await hanging
     assert "the disk is on fire" in str(caught.value)
@@ -131,7 +131,7 @@ def test_a_temperature_too_small_to_divide_by_is_greedy_or_refused(
 ) -> None:
     prompt = PROMPT[:40]
     greedy = client.generate(prompt, max_tokens=8, temperature=0, timeout=10.0)
-    with contextlib.suppress(lengthwise.errors.InvalidRequest):
+    with contextlib.suppress(lengthwise.InvalidRequest):
         answer = client.generate(prompt, max_tokens=8, temperature=1e-39, timeout=10.0)
         assert answer.token_ids == greedy.token_ids
 
@@ -149,7 +149,7 @@ def test_up_serves_a_model_whose_context_exceeds_the_default_cache(
     answer_by(folder, {ord("x"): ord("o"), ord("o"): ord("k"), ord("k"): 257})
     done = subprocess.run(
         [
-            *(sys.executable, "-c", "import lengthwise._cli as cli; cli.main()"),
+            *(sys.executable, "-c", "import lengthwise_cli.main as cli; cli.main()"),
             *("up", "--model", str(folder), "--port", "0", "--device", "cpu"),
             *("--prefill", "1", "--decode", "1", "--once", "--say", "x"),
         ],

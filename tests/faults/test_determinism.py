@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.worker_pair import worker_pair
+from workers.worker_pair import worker_pair
 
 NUM_TOKENS = 12
 SHAPE = {

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from faults.checkpoints import CHATML, add_tokens, write_json
 from faults.processes import Serve, alone
-from harness import stub_workers
-from harness.deployment import Answer, Deployment
+from router import stub_workers
+from router.deployment import Answer, Deployment
 
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 

@@ -13,9 +13,9 @@ from faults.checkpoints import write_json
 from faults.processes import alone, peak_mib
 from harness.workers import eventually
 
-from lengthwise.local import Process
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_local import Process
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 pytestmark = [
     pytest.mark.slow,

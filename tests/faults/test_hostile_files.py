@@ -9,8 +9,8 @@ import pytest
 from faults.checkpoints import change_config, read_json, write_json
 from faults.processes import NOBODY, Serve, alone
 
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_router.config import DiscoveryConfig
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 

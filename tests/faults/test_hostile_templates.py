@@ -12,9 +12,9 @@ import pytest
 from faults.checkpoints import write_json
 from faults.processes import Serve, alone, peak_mib
 
-from lengthwise.local import Process
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_local import Process
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 

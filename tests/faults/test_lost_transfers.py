@@ -12,16 +12,16 @@ import psutil
 import pytest
 from faults.processes import Serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.deployment import PROMPT, request
-from harness.stub_workers import stub_answer
 from harness.workers import eventually, oracle
+from router.deployment import PROMPT, request
+from router.stub_workers import stub_answer
 
 import lengthwise
-from lengthwise.local import LocalCluster, Process
-from lengthwise.v1 import common_pb2, inference_pb2_grpc
-from lengthwise_engine.models.config_json import ConfigJson
+from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.toy import read_toy_spec
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_engine.toy.spec import read_toy_spec
+from lengthwise_local import LocalCluster, Process
+from lengthwise_wire.v1 import common_pb2, inference_pb2_grpc
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 
@@ -35,7 +35,7 @@ async def test_where_no_transfer_succeeds_a_decode_worker_computes_the_prompt(
     toy: Path, serve: Serve, num_decode: int
 ) -> None:
     deployment = await serve(toy, 1, num_decode, local_prefill=True)
-    deployment.prefill[0].error = lengthwise.errors.TransferFailed("the link is down")
+    deployment.prefill[0].error = lengthwise.TransferFailed("the link is down")
     answer = await deployment.generate(max_tokens=NUM_TOKENS)
     assert answer.token_ids == stub_answer(PROMPT, NUM_TOKENS)
     assert answer.last.timings.retries <= num_decode
@@ -49,7 +49,7 @@ async def test_attempts_are_not_burnt_while_the_only_way_is_down_for_a_while(
     """With the usual patience: a transfer process is back after 2 to 8 s."""
     deployment = await serve(toy, no_worker_seconds=10.0)
     prefill = deployment.prefill[0]
-    prefill.error = lengthwise.errors.TransferFailed("the link is down")
+    prefill.error = lengthwise.TransferFailed("the link is down")
 
     async def mend() -> None:
         await asyncio.sleep(5.0)

@@ -15,14 +15,14 @@ import psutil
 import pytest
 from faults.http2 import MAX_CONCURRENT_STREAMS, Connection
 from faults.processes import Serve, alone
-from harness.deployment import request
 from harness.samples import samples_of
 from harness.workers import eventually
+from router.deployment import request
 
 import lengthwise
-from lengthwise.local import Process
-from lengthwise.v1 import inference_pb2, inference_pb2_grpc
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_local import Process
+from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 
@@ -82,7 +82,7 @@ def test_a_connection_is_told_how_many_calls_it_may_have(router: Process) -> Non
 
 @HARD_EDGES
 def test_an_error_that_quotes_too_much_stays_the_error_it_is(router: Process) -> None:
-    wanted = pytest.raises(lengthwise.errors.ModelNotFound)
+    wanted = pytest.raises(lengthwise.ModelNotFound)
     with lengthwise.Client(router.address) as client, wanted as caught:
         client.generate("a", model="m" * 20_000, max_tokens=1, timeout=2.0)
     assert len(str(caught.value)) < 4096

@@ -18,11 +18,11 @@ from faults.checkpoints import (
     write_json,
 )
 from faults.processes import Serve
-from harness import stub_workers
-from harness.deployment import Deployment
+from router import stub_workers
+from router.deployment import Deployment
 from tokenizers import Tokenizer, normalizers
 
-from lengthwise.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 

@@ -9,7 +9,7 @@ from faults.checkpoints import CHATML, add_tokens, llama2_tokenizer, write_json
 from faults.processes import Serve
 from transformers import AutoTokenizer
 
-from lengthwise.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from harness.worker_pair import greedy_tokens, worker_pair
 from safetensors.torch import load_file, save_file
+from workers.worker_pair import greedy_tokens, worker_pair
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 
