@@ -14,7 +14,8 @@ NUM_KV_HEADS: Final = 2
 HEAD_DIM: Final = 4
 EOS_TOKEN_ID: Final = 257
 VOCAB_SIZE: Final = 260
-"""256 bytes (a byte's token id is its value), then begin, end, user and assistant marks."""
+"""256 bytes (a byte's token id is its value), then begin, end, user and assistant marks. A larger
+vocabulary has tokens that the toy never says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ def read_toy_spec(config: ConfigJson) -> ToySpec:
     return ToySpec(
         model_type=MODEL_TYPE,
         context_length=config.integer("max_position_embeddings"),
-        vocab_size=VOCAB_SIZE,
+        vocab_size=config.integer("vocab_size", default=VOCAB_SIZE, minimum=VOCAB_SIZE),
         num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         num_kv_heads=NUM_KV_HEADS,
         head_dim=HEAD_DIM,

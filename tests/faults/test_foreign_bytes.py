@@ -17,8 +17,6 @@ from lengthwise_engine.transfer.config import TransferConfig
 
 pytestmark = pytest.mark.slow
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 MIB = 1 << 20
 
 
@@ -90,7 +88,6 @@ def test_garbage_closes_its_own_connection_alone(ends: Ends) -> None:
             stranger.sendall(GARBAGE[-1])  # the name of a link that nobody accepts
 
 
-@HARD_EDGES
 def test_deeply_nested_json_closes_its_own_connection_alone(ends: Ends) -> None:
     with undisturbed(ends), connected(ends) as stranger:
         stranger.sendall(frame(b"[" * 100_000))
@@ -98,14 +95,12 @@ def test_deeply_nested_json_closes_its_own_connection_alone(ends: Ends) -> None:
         time.sleep(0.3)  # in which a process that dies of it is missed
 
 
-@HARD_EDGES
 def test_a_name_that_is_announced_too_long_is_not_waited_for(ends: Ends) -> None:
     with undisturbed(ends), connected(ends) as stranger:
         stranger.sendall(struct.pack("!I", 64 * MIB) + b"[" * 1000)
         assert is_closed(stranger)
 
 
-@HARD_EDGES
 def test_callers_that_take_all_its_descriptors_do_not_end_it(ends: Ends) -> None:
     with undisturbed(ends):
         pid = _pid(ends)

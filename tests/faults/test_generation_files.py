@@ -43,7 +43,6 @@ async def test_routers_serve_what_people_ship(toy: Path, serve: Serve) -> None:
         assert len((await deployment.generate(max_tokens=2)).token_ids) == 2, generation
 
 
-@HARD_EDGES
 async def test_a_router_takes_top_k_of_minus_one_for_all(toy: Path, serve: Serve) -> None:
     write_json(toy, "generation_config.json", ALL_TOKENS)
     deployment = await serve(toy)
@@ -53,7 +52,6 @@ async def test_a_router_takes_top_k_of_minus_one_for_all(toy: Path, serve: Serve
     assert deployment.prefill[0].requests[0].sampling.top_k == 0
 
 
-@HARD_EDGES
 @pytest.mark.slow
 def test_a_worker_starts_with_top_k_of_minus_one(
     make_checkpoint: Callable[..., Path], tmp_path: Path
@@ -104,13 +102,11 @@ async def hi(deployment: Deployment, **stop: Any) -> Answer:
     )
 
 
-@HARD_EDGES
 async def test_a_turn_ends_where_the_tokenizer_says_it_does(chat: Deployment) -> None:
     answer = await hi(chat)
     assert (answer.text, answer.last.finish_reason) == ("ok", common_pb2.FINISH_REASON_STOP)
 
 
-@HARD_EDGES
 async def test_a_special_token_can_be_a_stop_string(chat: Deployment) -> None:
     answer = await hi(chat, strings=["<|im_end|>"])
     assert (answer.text, answer.last.finish_reason) == ("ok", common_pb2.FINISH_REASON_STOP)

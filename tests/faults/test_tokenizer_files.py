@@ -11,8 +11,6 @@ from transformers import AutoTokenizer
 
 from lengthwise_wire.v1 import inference_pb2
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 Chat = Sequence[tuple[str, str]]
 
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -49,7 +47,6 @@ async def same_as_transformers(
         assert list(reply.token_ids) == ids, prompt
 
 
-@HARD_EDGES
 async def test_added_tokens_that_only_the_configuration_has(toy: Path, serve: Serve) -> None:
     tokens = {"260": added("<|im_start|>"), "261": added("<|im_end|>")}
     config = {**FAST, "eos_token": "<|im_end|>", "chat_template": CHATML}
@@ -59,7 +56,6 @@ async def test_added_tokens_that_only_the_configuration_has(toy: Path, serve: Se
     )
 
 
-@HARD_EDGES
 @pytest.mark.parametrize("template", [BOS_FIRST, BOS_AND_EOS], ids=["silently", "aloud"])
 async def test_special_tokens_that_only_their_map_names(
     toy: Path, serve: Serve, template: str

@@ -3,7 +3,7 @@ that what must be bounded shows itself to be."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,26 +182,25 @@ async def deployed(
     if endpoints:
         config = {"discovery": DiscoveryConfig(endpoints=endpoints), **config}
     is_complete = endpoints and not extra
-    app = RouterApplication(
-        RouterConfig(
-            **{
-                "model": str(checkpoint),
-                "listen": "127.0.0.1:0",
-                "metrics_listen": "",
-                **QUICK,
-                **config,
-            }
+    async with AsyncExitStack() as stack:
+        for worker in (*prefill, *decode):
+            stack.push_async_callback(worker.stop)
+        app = RouterApplication(
+            RouterConfig(
+                **{
+                    "model": str(checkpoint),
+                    "listen": "127.0.0.1:0",
+                    "metrics_listen": "",
+                    **QUICK,
+                    **config,
+                }
+            )
         )
-    )
-    await app.start()
-    channel = grpc.aio.insecure_channel(str(app.address))
-    deployment = Deployment(app, inference_pb2_grpc.InferenceStub(channel), prefill, decode)
-    try:
+        await app.start()
+        stack.push_async_callback(app.drain)
+        channel = grpc.aio.insecure_channel(str(app.address))
+        stack.push_async_callback(channel.close, None)
+        deployment = Deployment(app, inference_pb2_grpc.InferenceStub(channel), prefill, decode)
         if is_complete:
             await deployment.ready()
         yield deployment
-    finally:
-        await channel.close(None)
-        await app.drain()
-        for worker in deployment.workers:
-            await worker.stop()
