@@ -36,10 +36,10 @@ def find_candidates(asked: PlacementInput) -> Candidates:
     num_tokens = request.num_tokens
     needs = request.needs
     able_prefill = [
-        view
-        for view in prefill
-        if view.capacity_tokens >= num_tokens and not view.draining and needs <= view.capabilities
+        view for view in prefill if view.capacity_tokens >= num_tokens and not view.draining
     ]
+    if needs:
+        able_prefill = [view for view in able_prefill if needs <= view.capabilities]
     able_decode = able_to_decode(request, decode) if request.needs_decode else []
     excluded = request.excluded
     fresh_prefill, fresh_decode = able_prefill, able_decode
@@ -122,11 +122,8 @@ def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> l
     if request.reserved_decode is not None:
         return [view for view in decode if view.worker_id == request.reserved_decode]
     kv_tokens, needs = request.kv_tokens, request.needs
-    return [
-        view
-        for view in decode
-        if view.capacity_tokens >= kv_tokens and not view.draining and needs <= view.capabilities
-    ]
+    able = [view for view in decode if view.capacity_tokens >= kv_tokens and not view.draining]
+    return [view for view in able if needs <= view.capabilities] if needs else able
 
 
 def _pairs(
