@@ -1,11 +1,11 @@
 """Which workers may take a request at all: alive, large enough, and compatible with each other.
 
-The rule: a prefill and a decode worker are paired only if they serve the same model and lay out KV
-alike, so that in a rolling update each generation keeps to itself; and only workers that have every
-capability that the request needs. A worker that just failed the
-request is a candidate only if there is no pair without it, and a prefill worker meant for prompts
-of the other length class only if there is no pair with another one; one that drains never is,
-unless it holds the request's reservation.
+A prefill and a decode worker are paired only if they serve the same model and lay out KV alike, so
+that in a rolling update each generation keeps to itself, and only workers that have every
+capability the request needs are candidates. A worker that just failed the request is one only if
+there is no pair without it, and a prefill worker meant for prompts of the other length class only
+if there is no pair with another one; one that drains never is, unless it holds the request's
+reservation.
 """
 
 from collections.abc import Mapping, Sequence
