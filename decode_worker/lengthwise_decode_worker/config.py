@@ -1,4 +1,4 @@
-"""What a decode worker can be told."""
+"""Configuration of a decode worker."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,7 +13,7 @@ from lengthwise_worker.config import WorkerConfig
 # No slots: a class cannot have two bases with slots.
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """What is told to decode workers alone: the limits of the continuous batch."""
+    """Keys of decode workers alone: the limits of the continuous batch."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

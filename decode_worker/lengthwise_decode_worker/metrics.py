@@ -1,5 +1,4 @@
-"""What a decode worker measures beside what every worker does. docs/metrics.md says what each
-means."""
+"""Metrics of decode workers alone; docs/metrics.md explains each."""
 
 from collections.abc import Callable
 from typing import get_args

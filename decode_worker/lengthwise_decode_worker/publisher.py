@@ -46,7 +46,7 @@ class Publisher:
     async def stream(self, router_id: str) -> AsyncGenerator[decode_pb2.TokenBatch]:
         """All that is published for this router until it leaves or another stream takes over.
 
-        An empty batch comes first: it tells the router that its stream is open.
+        An empty batch comes first: the stream is open.
         """
         older = self._streams.get(router_id)
         if older is not None:

@@ -1,7 +1,7 @@
 """Every reservation of every router, from Reserve to its end, as the event loop sees it.
 
-The engine thread owns blocks and sequences; this table owns who waits for what: calls that wait for
-blocks, arrivals that fill them, and routers whose stream is gone.
+The engine thread owns blocks and sequences; this table owns what waits for them: calls for blocks,
+arrivals that fill them, and the streams of routers.
 
     waiting ───Grant───▶ filling ──committed──▶ decoding ──Finished──▶ (gone)
        └────────────────────┴── release, lease, failed link, lost router ──▶ (gone)
@@ -111,7 +111,7 @@ class Reservations:
             self.release(request_id)
 
     def fail(self, request_id: RequestId, error: str) -> None:
-        """Ends a reservation and tells its router why."""
+        """Ends a reservation and reports the error to its router."""
         held = self._held.get(request_id)
         if held is None:
             return

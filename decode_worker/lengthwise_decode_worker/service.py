@@ -1,5 +1,5 @@
-"""The DecodeWorker service: what routers and prefill workers ask, translated to reservations,
-streams and links."""
+"""The DecodeWorker service: calls of routers and prefill workers become reservations, streams and
+links."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MAX_LEASE_SECONDS = 86_400.0
 
 HELLO_SECONDS = 5.0
-"""A control stream that says nothing for so long is not a prefill worker's."""
+"""A control stream that is silent for so long is not a prefill worker's."""
 
 
 class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):

@@ -4,9 +4,9 @@
                                    │                    │              │
                                    └──── not in time, or an error ─────┴──▶ the process ends
 
-The rule: the roles are those of the plain workers, and none of them knows that there is another. A
-change either ends in time or ends the process, whose supervisor starts a clean one: what was given
-to the old worker goes on elsewhere in either case.
+The roles are those of the plain workers; neither knows of the other. A change either ends in time
+or ends the process, whose supervisor starts a clean one: requests of the old worker go on elsewhere
+in either case.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ CHANGE_MARGIN_SECONDS = 20.0
 
 
 class RoleChangeFailed(EngineError):
-    """The worker is neither the one nor the other, and cannot become it."""
+    """The worker has neither role, and cannot take on the wanted one."""
 
 
 class FlexibleApplication:
@@ -113,7 +113,7 @@ class FlexibleApplication:
     async def _close(self) -> None:
         """Ends the present role. Errors: EngineError when it still uses the engine."""
         worker, self._worker = self._worker, None
-        assert worker is not None  # whoever serves is there
+        assert worker is not None  # one serves
         if not await worker.drain():
             raise EngineError(f"the engine is still in a step after {STEP_SECONDS:g} s")
         if not await self._engine.is_free():

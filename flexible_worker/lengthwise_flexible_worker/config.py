@@ -1,4 +1,4 @@
-"""What a flexible worker can be told."""
+"""Configuration of a flexible worker."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -19,18 +19,18 @@ class FlexibleWorkerConfig(WorkerConfig):
     decode: DecodeSettings = field(default_factory=DecodeSettings)
 
     def as_prefill(self) -> PrefillWorkerConfig:
-        """As a prefill worker would be told."""
+        """Of the prefill worker that it becomes."""
         return PrefillWorkerConfig(
             **_values(self, WorkerConfig), **_values(self.prefill, PrefillSettings)
         )
 
     def as_decode(self) -> DecodeWorkerConfig:
-        """As a decode worker would be told."""
+        """Of the decode worker that it becomes."""
         return DecodeWorkerConfig(
             **_values(self, WorkerConfig), **_values(self.decode, DecodeSettings)
         )
 
 
 def _values(config: Any, cls: Any) -> dict[str, Any]:
-    """What `config` says of the keys that `cls` has."""
+    """The values in `config` of the keys that `cls` has."""
     return {each.name: getattr(config, each.name) for each in fields(cls)}

@@ -1,4 +1,4 @@
-"""What a flexible worker counts beyond its roles' lives. docs/metrics.md says what each means."""
+"""Metrics of flexible workers that outlive their roles; docs/metrics.md explains each."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""What a prefill worker can be told."""
+"""Configuration of a prefill worker."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,7 +14,7 @@ from lengthwise_worker.config import WorkerConfig
 # No slots: a class cannot have two bases with slots.
 @dataclass(frozen=True, kw_only=True)
 class PrefillSettings:
-    """What is told to prefill workers alone: the limits of scheduling and pushing."""
+    """Keys of prefill workers alone: the limits of scheduling and sending."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

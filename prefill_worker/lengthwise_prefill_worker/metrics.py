@@ -1,5 +1,4 @@
-"""What a prefill worker measures beside what every worker does. docs/metrics.md says what each
-means."""
+"""Metrics of prefill workers alone; docs/metrics.md explains each."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 

@@ -110,7 +110,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         for outcome in outcomes:
             pending = self._pending.get(outcome.request_id)
             if pending is None or pending.computed.done():
-                # The caller is gone, or the link failed: whoever saw that released it.
+                # The caller is gone, or the link failed; either has released the request.
                 continue
             if isinstance(outcome, Computed):
                 pending.computed.set_result(outcome)

@@ -1,9 +1,11 @@
-"""What a worker tells its watchers about reusable blocks: to each what changed since it last asked.
+"""What a worker reports to its watchers about reusable blocks: to each what changed since its last
+status.
 
-The rule: bounded. The log keeps the last change of the `max_entries` contents that changed last; a
-watcher that is new or missed more than that is told everything held, in messages of that many
-hashes at most, and then what changed since. Whoever applies all messages in order ends with the
-worker's own set.
+The log is bounded: it keeps the last change of the `max_entries` contents that changed last. A
+watcher that is new, or missed more than that, receives everything held, in messages of that many
+hashes at most, and then what changed since.
+
+Invariant: a watcher that applies all messages in order ends with the worker's own set.
 """
 
 from collections import OrderedDict
@@ -14,12 +16,12 @@ from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_wire.v1 import worker_pb2
 
 DEFAULT_MAX_ENTRIES = 65_536
-"""512 KiB in a message, of the 8 MiB that a channel takes; a million blocks are told in 16."""
+"""512 KiB in a message, of the 8 MiB that a channel takes; a million blocks take 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """How far one watcher has been told: all up to `version`, except what is still `unsent`."""
+    """What one watcher has received: all up to `version`, except what is still `unsent`."""
 
     version: int
     unsent: tuple[int, ...] = ()
@@ -46,7 +48,7 @@ class BlockLog:
             self._note(contents)
 
     def since(self, cursor: Cursor | None) -> tuple[worker_pb2.BlockEvents | None, Cursor]:
-        """The next message for a watcher, None when it knows all, and its new cursor."""
+        """The next message for a watcher, None when it has all, and its new cursor."""
         if cursor is None or cursor.version < self._lost_version:
             return self._part(Cursor(version=self._version, unsent=tuple(self._held)), reset=True)
         if cursor.unsent:

@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES = 8 << 20
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 3_000),
     ("grpc.keepalive_timeout_ms", 2_000),
-    # The timeout that counts in gRPC 1.85: without it a call to a stopped process hung for 62 s,
+    # The time-out that counts in gRPC 1.85: without it a call to a stopped process hung for 62 s,
     # with 3 s it broke after 4.2 s.
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.keepalive_permit_without_calls", 1),

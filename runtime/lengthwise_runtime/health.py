@@ -1,8 +1,8 @@
 """Whether a process lives and serves, as probes ask that cannot ask by gRPC.
 
-The kubelet's gRPC probes speak no TLS, and not every process has a gRPC server: these are asked
-over HTTP, beside the metrics. The rule: probes are answered by another thread than the event
-loop's, so a loop that is stuck is told of and not merely silent.
+The kubelet's gRPC probes speak no TLS, and not every process has a gRPC server: these are answered
+over HTTP, beside the metrics, by another thread than the event loop's, so that a loop that is stuck
+is reported and not merely silent.
 """
 
 import asyncio

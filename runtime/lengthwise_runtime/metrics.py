@@ -36,7 +36,7 @@ TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 def serve_metrics(
     listen: str, registry: CollectorRegistry, liveness: Liveness | None = None
 ) -> tuple[WSGIServer, Address] | None:
-    """Serves /metrics in a thread of its own, with what the kernel says of this process, and with a
+    """Serves /metrics in a thread of its own, with the kernel's numbers of this process, and with a
     liveness what probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
     200 or 503 with the reason. None where `listen` is empty.
 

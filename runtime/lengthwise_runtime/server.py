@@ -70,7 +70,7 @@ class Server:
         return Address(self._listen.host, port)
 
     async def set_serving(self, serving: bool) -> None:
-        """What health probes are told, for the process and each service."""
+        """The answer to health probes, for the process and each service."""
         status = (
             health_pb2.HealthCheckResponse.SERVING
             if serving

@@ -1,5 +1,5 @@
-"""The Worker service: every watcher gets the newest status at once, on change and as a heartbeat;
-and a worker that can is told to change its role."""
+"""The Worker service: every watcher receives the newest status at once, on change and as a
+heartbeat; flexible workers change their role on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ HEARTBEAT_SECONDS = 0.5
 late."""
 
 CHANGE_SECONDS = 0.05
-"""Changes are told at most this often: bursts of requests must not become bursts of statuses."""
+"""At most this often, so that bursts of requests do not become bursts of statuses."""
 
 
 # Begins the change to a role and returns the one before. Raises RoleRefused.
@@ -28,7 +28,7 @@ SetRole = Callable[[Role], Role]
 
 
 class RoleRefused(Exception):
-    """The worker cannot change its role, or not now; the message says why."""
+    """The worker cannot change its role, or not now; the message has the reason."""
 
 
 def keep_role(_role: Role) -> Role:
@@ -42,7 +42,7 @@ def keep_role(_role: Role) -> Role:
 class StatusBoard(worker_pb2_grpc.WorkerServicer):
     """Holds no state of its own: asks `current` for a status whenever one is due.
 
-    Each watcher is also told what happened to the blocks in `blocks` since its own last status.
+    Each status has what happened to the blocks in `blocks` since the watcher's last one.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
         self._closed = False
 
     def changed(self) -> None:
-        """To be called on the event loop when the status is worth telling before the heartbeat."""
+        """The status is worth reporting before the heartbeat; call it on the event loop."""
         event, self._changed = self._changed, asyncio.Event()
         event.set()
 
     def close(self) -> None:
-        """Every watcher is told the status once more, and that there will be no other."""
+        """Every watcher receives the status once more, and the end of its stream."""
         self._closed = True
         self.changed()
 

@@ -1,5 +1,5 @@
 """The engine thread. It dies loudly: a step that raises is a defect or a broken device, so the
-process logs, turns unhealthy, and ends, and whoever supervises it starts a clean one."""
+process logs, turns unhealthy, and ends, and its supervisor starts a clean one."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ class StepThread:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Asks the loop to end after the running step; tells whether it did in time."""
+        """Asks the loop to end after the running step; returns whether it did in time."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()

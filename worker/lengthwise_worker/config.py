@@ -1,4 +1,4 @@
-"""What every worker can be told, whatever its role."""
+"""Configuration of every worker, whatever its role."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

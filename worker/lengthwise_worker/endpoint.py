@@ -1,7 +1,6 @@
 """What stays of a worker when its role changes: where it is reached, and its metrics endpoint.
 
-The rule: a metric is shown while its role serves. What the worker was before is gone with that
-role, so that no gauge tells of a worker that is not there any more.
+A metric is shown while its role serves: no gauge may report of a worker that has gone.
 """
 
 from prometheus_client import CollectorRegistry
@@ -13,12 +12,12 @@ from lengthwise_worker.config import WorkerConfig
 
 
 class WorkerEndpoint:
-    """Given from each role's host to the next."""
+    """Passed from each role to the next."""
 
     def __init__(self, config: WorkerConfig, set_role: SetRole = keep_role) -> None:
         self.set_role = set_role
         self.listen = config.listen
-        """Once it has been listened at, with the port that was taken."""
+        """After the first start with the port that was bound."""
         self.liveness = Liveness()
         self.registry = CollectorRegistry()
         """Of the process; those of roles come and go in it."""
@@ -30,8 +29,8 @@ class WorkerEndpoint:
         return self.set_role is not keep_role
 
     def serve_metrics(self) -> str:
-        """From now on for the life of the process; returns the address, or nothing where there is
-        to be none. Safe to call again. Errors: ConfigError."""
+        """Until the process ends; returns the address, empty where none is configured. Safe to call
+        again. Errors: ConfigError."""
         if self._metrics_address is None:
             served = serve_metrics(self._metrics_listen, self.registry, self.liveness)
             self._metrics_address = str(served[1]) if served else ""

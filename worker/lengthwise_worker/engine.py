@@ -18,15 +18,14 @@ from lengthwise_worker.deadline import wait_until
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """How often a worker asks whether one of its processes has ended for good."""
-
 
 STEP_SECONDS = 5.0
 """No step takes so long: an engine thread that has not ended by then is stuck."""
 
 FREE_MARGIN_SECONDS = 5.0
-"""Beyond `stall_seconds`, for the transfer process to notice, to be killed and to say so."""
+"""Beyond `stall_seconds`, for the transfer process to notice, to be killed and to report."""
 
 
 class Engine:
@@ -74,7 +73,7 @@ class Engine:
             failure = self.transfer.failure or self.model.failure
             if failure is not None:
                 return failure
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     @property
     def layout_fingerprint(self) -> str:
@@ -83,9 +82,9 @@ class Engine:
     def _deliver(self, event: TransferEvent) -> None:
         # At the end of a process the reader thread may outlive the loop by a moment.
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._hear, event)
+            self._loop.call_soon_threadsafe(self._receive, event)
 
-    def _hear(self, event: TransferEvent) -> None:
+    def _receive(self, event: TransferEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
 

@@ -1,7 +1,6 @@
-"""What workers of both roles tell Prometheus. Names, meanings and labels are written down in
-docs/metrics.md; a test compares both.
+"""Metrics of workers of both roles; docs/metrics.md explains each, and a test compares both.
 
-The rule: every child that can be named beforehand exists from the start, at 0, so that «no data»
+Every child that can be named beforehand exists from the start, at 0, so that «no data»
 never means «zero»; children are made once, and what a scrape can ask for is not counted before.
 """
 
@@ -81,7 +80,7 @@ class WorkerMetrics:
         length_class: str,
         flexible: bool,
     ) -> None:
-        """Says who tells all this: labels of a constant 1."""
+        """The worker's identity, as labels of a constant 1."""
         info = self._gauge(
             "lengthwise_worker_info",
             "Always 1; its labels tell of the worker",
@@ -127,7 +126,7 @@ class WorkerMetrics:
         self._registry.register(_CostCollector(role, state))
 
     def watch_steps(self, steps: StepCounts) -> None:
-        """From now on each scrape tells what `steps` has counted, which another thread does."""
+        """From now on each scrape reports what `steps` has counted, which another thread does."""
         self._registry.register(_StepCollector(self.role, steps))
 
     def _watch_queues(self, state: Callable[[], EngineSnapshot]) -> None:

@@ -70,7 +70,7 @@ class WorkerServer:
         return address
 
     async def withdraw(self) -> None:
-        """First step of a drain: unhealthy, no longer announced, watchers told."""
+        """First step of a drain: unhealthy, no longer announced, watchers notified."""
         await self._server.set_serving(False)
         if self._note is not None:
             await asyncio.to_thread(self._note.unlink, missing_ok=True)

@@ -121,7 +121,7 @@ class KVReceive:
         self._settle(arrival)
 
     def on_event(self, event: TransferEvent) -> None:
-        """What the transfer process says."""
+        """From the transfer process."""
         if isinstance(event, Received):
             self._received(event)
         elif isinstance(event, Discarded):

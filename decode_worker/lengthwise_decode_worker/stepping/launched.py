@@ -1,6 +1,5 @@
-"""A step between its launch and the tokens that come of it, and how long it took.
-
-The rule: seconds of steps that overlap are counted once.
+"""A step between its launch and its tokens, and how long it took. Seconds of steps that overlap are
+counted once.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from lengthwise_worker.step_loop import step_sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchedStep:
-    """What was planned, what the runner was given for it, and what it will answer."""
+    """The plan, its input to the runner, and the pending result."""
 
     step: DecodeStep
     chunks: Sequence[SequenceChunk]
@@ -63,8 +62,8 @@ class StepClock:
 
     A step begins when it is launched, or when the one before has ended, which is when the host has
     read its tokens if it waited for them. A host that came late knows neither when that step ended
-    nor when the next began, and tells of neither. One that comes late three times in a row was not
-    held up once, since no more than two steps can end meanwhile: then it is what takes the time.
+    nor when the next began: both are unknown. One that comes late three times in a row was not
+    held up once, since no more than two steps can end meanwhile: then the host takes the time.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class StepClock:
 
     def seconds(self, launched_at: float, read_at: float, *, is_late: bool) -> float | None:
         """Of the step whose tokens were read; `is_late`: they had been there when they were asked
-        for. None: it cannot be told."""
+        for. None: unknown."""
         began_at, self._read_at = max(launched_at, self._read_at), read_at
         num_late, self._num_late = self._num_late, self._num_late + 1 if is_late else 0
         is_known = num_late >= 2 if is_late else not num_late

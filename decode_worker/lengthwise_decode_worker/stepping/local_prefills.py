@@ -38,7 +38,7 @@ class LocalPrefills:
         return True
 
     def ended(self, work: DecodeWork, now: float) -> decode_pb2.LocalPrefill | None:
-        """A token was sampled: what to tell if it is the first of a local prefill."""
+        """A token was sampled: the report if it is the first of a local prefill."""
         prefill = self._prefills.pop(work.request_id, None) if self._prefills else None
         if prefill is None or prefill.started_at is None:
             return None

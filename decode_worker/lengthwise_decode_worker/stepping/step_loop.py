@@ -1,8 +1,8 @@
-"""The decode engine's step: drain the mailbox, plan a step, launch it, hand tokens over once.
+"""The decode engine's step: drain the mailbox, plan a step, launch it, publish tokens once.
 
 Where the runner runs ahead, the tokens are those of the step before: the device computes one step
-while the host hands out what came of the last one and plans the next. Elsewhere a step has ended
-when it was launched, and its own tokens are handed over.
+while the host publishes the tokens of the last one and plans the next. Elsewhere a step has ended
+when it was launched, and its own tokens are published.
 
 Runs on the engine thread, which alone touches the scheduler and the model.
 """
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.001
 whose cores are busy, looking at each 5 ms step took 6 to 12 ms, waiting for it 5.7 ms."""
 
 POLLED_SECONDS = 10.0
-"""How long; then the runner alone says how long a step may take."""
+"""For so long; then the runner's own limit of a step applies."""
 
 MAX_DEFERRED = 4096
 """Commands taken out of the mailbox during one step for after it; beyond, they wait in the mailbox,
@@ -35,7 +35,7 @@ whose limit refuses."""
 
 
 class DecodeLoop:
-    """Owns scheduler and runner. `step` is what the engine thread repeats."""
+    """See `lengthwise_worker.step_loop.StepLoop`."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class DecodeLoop:
             self._publish(report)
 
     def close(self) -> None:
-        """Waits until nothing writes to the cache any more; call it once `step` is not any more."""
+        """Waits until nothing writes to the cache any more; `step` must not be called again."""
         if self._in_flight is not None:
             self._in_flight.pending.tokens()
 
@@ -143,7 +143,7 @@ class DecodeLoop:
         )
 
     def _settle(self, launched: LaunchedStep, report: DecodeReport) -> None:
-        """Waits for the tokens of a step, and hands them out."""
+        """Waits for the tokens of a step, and appends them."""
         is_late = self._runner.runs_ahead and launched.pending.is_ready
         self._await(launched)
         sampled = launched.pending.tokens()

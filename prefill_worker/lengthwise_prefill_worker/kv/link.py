@@ -28,7 +28,7 @@ MAX_OUTSTANDING = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What this worker says of itself in the handshake."""
+    """This worker, in the handshake."""
 
     worker_id: str
     model_fingerprint: str
@@ -37,7 +37,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """A piece on its way and what the decode worker is told of it, all but the sequence number."""
+    """A piece on its way and its announcement, which has no sequence number until it is issued."""
 
     piece: Piece
     announce: decode_pb2.Announce
@@ -92,7 +92,7 @@ class DecodeLink:
             raise TransferFailed(f"no KV link to {self._address}: {self.down_reason}")
 
     def push(self, announced: Announced) -> None:
-        """Queues a piece; its callbacks tell what became of it, unless the link goes down."""
+        """Queues a piece; one of its callbacks follows, unless the link goes down."""
         self._waiting.append(announced)
         self._issue()
 
@@ -100,11 +100,11 @@ class DecodeLink:
         self._send_frame(decode_pb2.TransferFrame(commit=commit))
 
     def link_up(self) -> None:
-        """The transfer process says that the data link is up."""
+        """From the transfer process: the data link is up."""
         self._decided.set()
 
     def sent(self, checksum: int) -> None:
-        """The transfer process says that the oldest outstanding piece's blocks may be reused."""
+        """From the transfer process: the blocks of the oldest outstanding piece may be reused."""
         self._outstanding.popleft().sent(checksum)
         self._issue()
 

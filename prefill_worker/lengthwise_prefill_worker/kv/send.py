@@ -87,11 +87,11 @@ class KVSend:
         self._epochs = itertools.count()
         self.rate = TransferRate()
         """From the last piece of a request to its commit, of what was not sent by then: what left
-        while the prompt was computed says nothing of the link."""
+        while the prompt was computed does not measure the link."""
 
     @property
     def num_unfinished(self) -> int:
-        """Requests being pushed or waiting for the decode worker's word."""
+        """Requests being pushed or waiting for the decode worker's answer."""
         return len(self._pushes) + len(self._committing)
 
     async def open(
@@ -169,7 +169,7 @@ class KVSend:
                 loop.call_later(CANCEL_SECONDS, self._cancel_late, push)
 
     def on_event(self, event: TransferEvent) -> None:
-        """What the transfer process says."""
+        """From the transfer process."""
         if isinstance(event, ProcessLost):
             for link in list(self._links.values()):
                 link.close(event.reason)

@@ -1,7 +1,7 @@
 """How fast KV leaves this worker, for routers that predict when a request will be whole elsewhere.
 
-The rule: large transfers count by their bytes, so that the latency of small ones does not hide the
-rate; old ones are forgotten.
+Large transfers count by their bytes, so that the latency of small ones does not hide the rate; old
+ones are forgotten.
 """
 
 KEPT = 0.95

@@ -35,7 +35,7 @@ class _Start:
 
 
 class PrefillLoop:
-    """Owns scheduler and runner. `step` is what the engine thread repeats."""
+    """See `lengthwise_worker.step_loop.StepLoop`."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class PrefillLoop:
         self._starts.pop(request_id, None)
 
     def _expire(self, now: float) -> list[Outcome]:
-        """Reports requests past their deadline once; whoever pushes them releases them."""
+        """Reports requests past their deadline; the service releases them."""
         return [
             RequestExpired(request_id=request_id)
             for request_id in self._scheduler.expired(now)
@@ -162,7 +162,7 @@ class PrefillLoop:
     def _complete(
         self, batch: PrefillBatch, sampled: Sequence[SampledToken | None], done_at: float
     ) -> list[Outcome]:
-        # A request released while the batch ran is not in `computed`: nobody waits for its token.
+        # A request released while the batch ran is not in `computed`: its token is dropped.
         complete = set(self._scheduler.computed(batch))
         outcomes: list[Outcome] = []
         for chunk, token in zip(batch.chunks, sampled, strict=True):
