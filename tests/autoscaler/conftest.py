@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from autoscaler.release import DECODE, PREFILL, Pools, Release, Start
-from harness.exporters import RELEASE
 from harness.kubernetes_api import Server, api_server
 from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import NAMESPACE, SCRAPE_SECONDS, PrometheusServer
+from monitoring.exporters import RELEASE
 
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.config import AutoscalerConfig

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from harness.exporters import DecodeExporter, Exporter, PrefillExporter, RouterExporter
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE, PrometheusServer
 from harness.workers import eventually
+from monitoring.exporters import DecodeExporter, Exporter, PrefillExporter, RouterExporter
 
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.errors import ErrorReason

@@ -1,7 +1,7 @@
 """Helm, where it is on the PATH. No cluster is asked."""
 
 import pytest
-from harness.helm import HELMS, helm_or_skip
+from chart.helm import HELMS, helm_or_skip
 
 NEWEST, *OLDER = HELMS
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness.helm import CHART, VALUES, Manifest, Rendered
+from chart.helm import CHART, VALUES, Manifest, Rendered
 
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_decode_worker.config import DecodeWorkerConfig

@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 
-from harness.helm import CHART, Rendered
+from chart.helm import CHART, Rendered
 
 LIMIT = 1 << 20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.helm import CHART, VALUES, template
+from chart.helm import CHART, VALUES, template
 
 PREFILL = {"name": "a", "role": "prefill", "replicas": 1}
 DECODE = {"name": "b", "role": "decode", "replicas": 1}

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from chart.helm import VALUES
 from cluster.kubectl import CHART, CommandFailed, Namespace, image_values, run
-from harness.helm import VALUES
 
 EVERYTHING = Path(__file__).parents[1] / "chart" / "everything.yaml"
 

@@ -8,7 +8,7 @@ from cluster.cluster_load import StartLoad, Traffic, assert_none_failed
 from cluster.kubectl import Release, image_values, wait_for
 from cluster.prometheus_pod import PrometheusPod
 from cluster.scaling import events_of, roles_of
-from harness.queries import check_queries
+from monitoring.queries import check_queries
 
 FLEXIBLE = Path(__file__).parent / "flexible.yaml"
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from harness.transfer import LAYOUT, NUM_BLOCKS, End, Ends, content, random_piece
+from transfer.ends import LAYOUT, NUM_BLOCKS, End, Ends, content, random_piece
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.shards import KVShards

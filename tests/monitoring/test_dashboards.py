@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.queries import DASHBOARDS
+from monitoring.queries import DASHBOARDS
 
 HELM = Path(__file__).parents[2] / "helm"
 

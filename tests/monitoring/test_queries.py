@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from harness.exporters import RELEASE
 from harness.kubernetes_api import Server, api_server
 from harness.kubernetes_objects import deployment, pod
 from harness.prometheus import NAMESPACE, SCRAPE_SECONDS, PrometheusServer
-from harness.queries import RULES, all_queries, ask, check_queries, selectors
 from harness.workers import eventually
+from monitoring.exporters import RELEASE
+from monitoring.queries import RULES, all_queries, ask, check_queries, selectors
 
 import lengthwise
 from lengthwise_autoscaler.app import AutoscalerApplication

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from harness.transfer import (
+from transfer.ends import (
     CONNECT_SECONDS,
     STALL_SECONDS,
     End,

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import xxhash
-from harness.transfer import LAYOUT, NUM_BLOCKS, content, new_cache, random_piece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transfer.ends import LAYOUT, NUM_BLOCKS, content, new_cache, random_piece
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import Piece

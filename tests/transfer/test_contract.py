@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness.transfer import (
+from transfer.ends import (
     LAYOUT,
     NUM_BLOCKS,
     STALL_SECONDS,

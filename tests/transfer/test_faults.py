@@ -12,7 +12,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from harness.transfer import (
+from transfer.ends import (
     CONNECT_SECONDS,
     LAYOUT,
     STALL_SECONDS,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness.transfer import End, new_cache, start_processes, until
+from transfer.ends import End, new_cache, start_processes, until
 
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import TransferEvent

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from harness.transfer import LAYOUT, NUM_BLOCKS, new_cache
+from transfer.ends import LAYOUT, NUM_BLOCKS, new_cache
 
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import Piece

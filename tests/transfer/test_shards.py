@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 import xxhash
-from harness.transfer import End, Ends
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transfer.ends import End, Ends
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache

@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
-from harness.transfer import LAYOUT, new_cache
+from transfer.ends import LAYOUT, new_cache
 
 from lengthwise_engine.kv.cache import MEMORY_NAME, SharedKV
 from lengthwise_engine.kv.shards import KVShards

@@ -7,9 +7,9 @@ is found missing here.
 from dataclasses import replace
 from typing import Any
 
+from harness.prometheus import NAMESPACE
 from prometheus_client import CollectorRegistry, start_http_server
 
-from harness.prometheus import NAMESPACE
 from lengthwise_decode_worker.metrics import DecodeMetrics
 from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_decode_worker.stepping.snapshot import DecodeSnapshot
