@@ -23,7 +23,6 @@ LONG_FUNCTIONS = {
 FULL_FOLDERS = {
     "client/lengthwise",
     "kernels/lengthwise_kernels/gpu",
-    "tests/harness",
 }
 CLASSES_OF_ONE_NAME = {"Chunk", "Demand", "Wait", "_Plan"}
 

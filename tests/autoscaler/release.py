@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE, PrometheusServer
-from harness.workers import eventually
+from harness.waiting import eventually
 from monitoring.exporters import DecodeExporter, Exporter, PrefillExporter, RouterExporter
 
 from lengthwise_autoscaler.app import AutoscalerApplication

@@ -7,7 +7,7 @@ import pytest
 from harness.kubernetes_api import Server
 from harness.kubernetes_objects import RELEASE, deployment, pod
 from harness.prometheus import NAMESPACE
-from harness.workers import eventually
+from harness.waiting import eventually
 from prometheus_client import CollectorRegistry
 
 from lengthwise_autoscaler.config import PoolConfig

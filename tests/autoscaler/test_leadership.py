@@ -9,7 +9,7 @@ import pytest
 from harness.kubernetes_api import Server
 from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import NAMESPACE
-from harness.workers import eventually
+from harness.waiting import eventually
 from prometheus_client import CollectorRegistry
 
 from lengthwise_autoscaler.kubernetes import api_server, leadership

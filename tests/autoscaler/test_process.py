@@ -12,7 +12,7 @@ import httpx
 import pytest
 from autoscaler.release import Release
 from harness.kubernetes_objects import FakeObjects
-from harness.workers import eventually
+from harness.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

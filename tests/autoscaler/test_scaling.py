@@ -17,7 +17,7 @@ from autoscaler.release import (
     prompts,
 )
 from harness.kubernetes_objects import FakeObjects, ago, deployment, pod
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_wire.v1 import worker_pb2
 

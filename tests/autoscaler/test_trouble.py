@@ -20,7 +20,7 @@ from autoscaler.release import (
 from harness.kubernetes_api import Server
 from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import PrometheusServer
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_autoscaler.load.queries import queries
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from client.scripted_router import Responses, Router, words
+from harness.waiting import until
 
 from lengthwise import AsyncClient, Cancelled, Client, Timeout
 from lengthwise_wire.v1 import inference_pb2
@@ -66,10 +67,7 @@ def test_no_watchdog_is_left_when_no_stream_is_open(router: Router) -> None:
         next(stream)
         assert watchdogs() == [WATCHDOG]
         stream.close()
-        deadline = time.monotonic() + 5.0
-        while watchdogs() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert watchdogs() == []
+        until(lambda: not watchdogs(), 5.0)
 
 
 def test_a_caller_that_is_slow_to_ask_does_not_count_as_silence(router: Router) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.kubectl import Release, wait_for
+from cluster.kubectl import Release
 from harness.reference import Reference
+from harness.waiting import wait_for
 
 SCRIPT = Path(__file__).with_name("load.py")
 

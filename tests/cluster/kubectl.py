@@ -9,12 +9,14 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from harness.waiting import wait_for
 
 CHART = Path(__file__).parents[2] / "helm" / "lengthwise"
 
@@ -36,15 +38,6 @@ def run(*command: str, seconds: float = 60.0, stdin: str | None = None) -> str:
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> float:
-    """How many seconds the condition took to turn true. Errors: AssertionError."""
-    began_at = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began_at < seconds, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
-    return time.monotonic() - began_at
 
 
 def is_ready(pod: dict[str, Any]) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster.kubectl import Namespace, run, wait_for
+from cluster.kubectl import Namespace, run
+from harness.waiting import wait_for
 
 NAME = "prometheus"
 

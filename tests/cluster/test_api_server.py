@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 from cluster.cluster_events import UnderLoad
-from cluster.kubectl import CommandFailed, Release, run, wait_for
+from cluster.kubectl import CommandFailed, Release, run
 from cluster.scaling import samples_in
+from harness.waiting import wait_for
 
 AWAY_SECONDS = 20.0
 

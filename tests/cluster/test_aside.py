@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.kubectl import (
-    CHART,
-    CommandFailed,
-    Release,
-    image_values,
-    new_namespace,
-    wait_for,
-)
+from cluster.kubectl import CHART, CommandFailed, Release, image_values, new_namespace
 from cluster.scaling import errors_of, events_of
+from harness.waiting import wait_for
 
 SHELF = "shelf"
 

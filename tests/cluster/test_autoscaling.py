@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 from cluster.cluster_events import UnderLoad
 from cluster.cluster_load import Load, StartLoad, Traffic, assert_none_failed
-from cluster.kubectl import Release, wait_for
+from cluster.kubectl import Release
 from cluster.scaling import errors_of, events_of, replicas, wanted
+from harness.waiting import wait_for
 
 LONG_PROMPTS = Traffic(streams=6, max_tokens=2, prompt_lines=90)
 

@@ -5,7 +5,8 @@ from datetime import datetime
 
 import pytest
 from cluster.cluster_events import CostSince, UnderLoad
-from cluster.kubectl import KINDS, Release, condition_time, wait_for
+from cluster.kubectl import KINDS, Release, condition_time
+from harness.waiting import wait_for
 
 
 def test_prometheus_away(prometheus_stopped_at: float, cost_since: CostSince) -> None:

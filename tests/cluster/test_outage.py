@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from cluster.kubectl import Release, wait_for
+from cluster.kubectl import Release
 from cluster.prometheus_pod import PrometheusPod
 from cluster.scaling import decided_at, events_of, replicas
+from harness.waiting import wait_for
 
 POOLS = ("prefill", "decode")
 

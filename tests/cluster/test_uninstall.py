@@ -1,8 +1,9 @@
 """The end."""
 
 from cluster.cluster_load import Load, assert_none_failed, assert_tokens_are_right
-from cluster.kubectl import Release, run, wait_for
+from cluster.kubectl import Release, run
 from harness.reference import DEMO_MODEL, Reference
+from harness.waiting import wait_for
 
 
 def test_no_request_failed_and_no_token_was_wrong_in_all_that_time(load: Load) -> None:

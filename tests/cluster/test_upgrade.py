@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from cluster.cluster_events import UnderLoad
 from cluster.cluster_load import StartLoad, Traffic, assert_none_failed
-from cluster.kubectl import Release, image_values, wait_for
+from cluster.kubectl import Release, image_values
 from cluster.prometheus_pod import PrometheusPod
 from cluster.scaling import events_of, roles_of
+from harness.waiting import wait_for
 from monitoring.queries import check_queries
 
 FLEXIBLE = Path(__file__).parent / "flexible.yaml"

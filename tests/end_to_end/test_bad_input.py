@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from harness.clusters import nothing_is_held
-from harness.workers import eventually
+from harness.waiting import eventually
 
 import lengthwise
 from lengthwise_local import LocalCluster

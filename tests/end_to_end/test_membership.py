@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from harness.clusters import Load, all_finished_more, closed_loop, nothing_is_held
-from harness.workers import eventually
+from harness.waiting import eventually
 
 import lengthwise
 from lengthwise_checkpoint.toy import ToySpec

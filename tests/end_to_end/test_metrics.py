@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from harness.clusters import nothing_is_held
 from harness.samples import Series, samples_of
-from harness.workers import eventually, status_of
+from harness.waiting import eventually
+from harness.workers import status_of
 
 import lengthwise
 from lengthwise_checkpoint.config_json import ConfigJson

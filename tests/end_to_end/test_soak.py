@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from harness.clusters import Load, ask, nothing_is_held, questions
-from harness.workers import eventually
+from harness.waiting import eventually
 
 import lengthwise
 from lengthwise_checkpoint.toy import ToySpec

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness.waiting import until
 
 from lengthwise_checkpoint.errors import UnsupportedModel
 from lengthwise_engine.errors import RankError
@@ -48,13 +49,6 @@ def load(folder: Path, size: int, stall_seconds: float = 10.0) -> LoadedModel:
         tensor_parallel_size=size,
         stall_seconds=stall_seconds,
     )
-
-
-def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 def children() -> list[psutil.Process]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import grpc
 from harness.clusters import Load, all_finished_more, closed_loop
-from harness.workers import all_free, eventually
+from harness.waiting import eventually
+from harness.workers import all_free
 
 import lengthwise
 from lengthwise_checkpoint.toy import ToySpec

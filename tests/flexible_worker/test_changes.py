@@ -5,7 +5,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_flexible_worker import app
 from lengthwise_flexible_worker.app import FlexibleApplication, RoleChangeFailed

@@ -17,7 +17,8 @@ from flexible_worker.flexible import (
     serves,
     set_role,
 )
-from harness.workers import PlainRouter, eventually, prompt_of, status_of, transfer_process_of
+from harness.waiting import eventually
+from harness.workers import PlainRouter, prompt_of, status_of, transfer_process_of
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster, Process

@@ -8,7 +8,8 @@ import pytest
 from flexible_worker.flexible import flip, load_on, nothing_is_held_by, serves, set_role
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.samples import samples_of
-from harness.workers import PlainRouter, eventually, oracle, prompt_of, status_of
+from harness.waiting import eventually
+from harness.workers import PlainRouter, oracle, prompt_of, status_of
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster, Process

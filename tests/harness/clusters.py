@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import lengthwise
-from harness.workers import eventually, status_of
+from harness.waiting import eventually
+from harness.workers import status_of
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_local import LocalCluster

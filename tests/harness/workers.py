@@ -2,15 +2,15 @@
 
 import asyncio
 import itertools
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import grpc
 import psutil
 
+from harness.waiting import eventually
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_runtime.channel import open_channel
@@ -46,19 +46,6 @@ def oracle(prompt: Sequence[int], count: int, spec: ToySpec) -> list[int]:
 
 def prompt_of(num_tokens: int, seed: int = 0) -> list[int]:
     return [(7 * i + 13 * seed + i * i) % 250 for i in range(num_tokens)]
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
-    """Fails unless the condition (a function or coroutine function) turns true in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = condition()
-        if asyncio.iscoroutine(result):
-            result = await result
-        if result:
-            return
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.01)
 
 
 class PlainRouter:

@@ -12,19 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness.waiting import until
 
 from lengthwise_local import LocalCluster, LocalClusterError, Process
 
 MakeCluster = Callable[..., LocalCluster]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def config_of(cluster: LocalCluster, process: Process) -> dict[str, object]:
@@ -133,7 +125,7 @@ def test_what_a_killed_process_started_is_killed_with_it(make_cluster: MakeClust
         grandchild = int((cluster.folder / "grandchild").read_text())
         cluster.decode[0].kill()
         cluster.decode[0].wait(5.0)
-        assert eventually(
+        until(
             lambda: (
                 not psutil.pid_exists(grandchild)
                 or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
@@ -164,7 +156,7 @@ def test_processes_die_with_a_starter_that_was_killed(tmp_path: Path) -> None:
         child = psutil.Process(int(starter.stdout.readline()))
         assert child.is_running()
         starter.kill()
-    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_configurations_join_the_defaults(make_cluster: MakeCluster, model: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from harness.kubernetes_api import Server, api_server
 from harness.kubernetes_objects import deployment, pod
 from harness.prometheus import NAMESPACE, SCRAPE_SECONDS, PrometheusServer
-from harness.workers import eventually
+from harness.waiting import eventually
 from monitoring.exporters import RELEASE
 from monitoring.queries import RULES, all_queries, ask, check_queries, selectors
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grpc
 import pytest
 from harness.samples import Series, samples_of
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 
 from lengthwise_router.app import RouterApplication

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Answer, Deploy, Deployment
 
 from lengthwise_policy.objectives import Objectives

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy, Deployment
 
 from lengthwise_wire.errors import InternalError

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Answer, Deploy, Deployment
 from router.stub_workers import StubDecode, StubPrefill, stub_answer
 

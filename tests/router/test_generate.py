@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy
 from router.stub_workers import stub_answer, stub_logprobs
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy, Deployment
 from router.stub_workers import StubDecode, stub_answer
 

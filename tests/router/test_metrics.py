@@ -3,7 +3,7 @@
 import asyncio
 
 from harness.samples import samples_of
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import Running, request
 from router.stub_workers import StubDecode, StubPrefill, stub_answer
 

@@ -1,7 +1,7 @@
 """Two versions of workers side by side: requests go only to workers that can do what they need."""
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import Deploy, Deployment
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2

@@ -3,8 +3,6 @@
 import itertools
 import random
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -116,13 +114,6 @@ def content(cache: KVCache, piece: Piece) -> torch.Tensor:
     """A copy of the piece's bytes, [layer, block, byte]."""
     layers = slice(piece.first_layer, piece.first_layer + piece.num_layers)
     return cache.tensor[layers, list(piece.block_ids)].flatten(2).view(torch.uint8)
-
-
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not true within {seconds} s"
-        time.sleep(0.005)
 
 
 def start_processes(config: TransferConfig, *ends: End) -> None:

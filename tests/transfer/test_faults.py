@@ -12,6 +12,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
+from harness.waiting import until
 from transfer.ends import (
     CONNECT_SECONDS,
     LAYOUT,
@@ -22,7 +23,6 @@ from transfer.ends import (
     new_name,
     random_piece,
     start_processes,
-    until,
 )
 
 from lengthwise_engine.transfer.base import (

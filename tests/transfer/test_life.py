@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from transfer.ends import End, new_cache, start_processes, until
+from harness.waiting import until
+from transfer.ends import End, new_cache, start_processes
 
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import TransferEvent

@@ -9,14 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 from harness.samples import Series, samples_of
-from harness.workers import (
-    PlainRouter,
-    all_free,
-    eventually,
-    oracle,
-    prompt_of,
-    transfer_process_of,
-)
+from harness.waiting import eventually
+from harness.workers import PlainRouter, all_free, oracle, prompt_of, transfer_process_of
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster

@@ -8,15 +8,8 @@ from random import Random
 
 import grpc
 import pytest
-from harness.workers import (
-    PlainRouter,
-    all_free,
-    eventually,
-    is_refused,
-    oracle,
-    prompt_of,
-    status_of,
-)
+from harness.waiting import eventually
+from harness.workers import PlainRouter, all_free, is_refused, oracle, prompt_of, status_of
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint

@@ -6,15 +6,8 @@ import urllib.request
 
 import grpc
 import pytest
-from harness.workers import (
-    PlainRouter,
-    all_free,
-    eventually,
-    is_refused,
-    oracle,
-    prompt_of,
-    status_of,
-)
+from harness.waiting import eventually
+from harness.workers import PlainRouter, all_free, is_refused, oracle, prompt_of, status_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise_checkpoint.toy import ToySpec

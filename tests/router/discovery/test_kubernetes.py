@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from harness.kubernetes_api import FakeApi, Server, api_server, endpoint, endpoint_slice
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_router.config import DiscoveryConfig, KubernetesConfig
 from lengthwise_router.discovery.endpoint_slices import EndpointSlices

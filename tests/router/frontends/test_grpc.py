@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_router.frontends.grpc.servicer import InferenceServicer
 from lengthwise_wire.errors import DeadlineExceeded

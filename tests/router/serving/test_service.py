@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from prometheus_client import CollectorRegistry
 from router.deployment import PROMPT, QUICK, Running, request
 from router.stub_workers import StubDecode, StubPrefill, stub_answer

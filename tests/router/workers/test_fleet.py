@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy, Deployment, Running
 from router.stub_workers import StubDecode, StubPrefill, stub_answer
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import Deploy, Deployment
 from router.stub_workers import StubWorker, stub_answer
 
