@@ -15,7 +15,7 @@ from autoscaler.release import DECODE, DECODES, PREFILL, PREFILLS, QUICK
 from harness.kubernetes_api import api_server
 from harness.kubernetes_objects import FakeObjects, deployment, pod
 from harness.prometheus import NAMESPACE
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_autoscaler.app import AutoscalerApplication
 from lengthwise_autoscaler.config import AutoscalerConfig

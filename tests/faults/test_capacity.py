@@ -13,7 +13,7 @@ import grpc
 import pytest
 from faults.checkpoints import answer_by
 from faults.processes import Serve
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import Deployment
 from workers.worker_pair import greedy_tokens
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.transfer import End, Ends, new_cache, start_processes, until
+from harness.waiting import until
+from transfer.ends import End, Ends, new_cache, start_processes
 
 from lengthwise_engine.transfer.base import LinkDown
 from lengthwise_engine.transfer.config import TransferConfig

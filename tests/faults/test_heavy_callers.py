@@ -11,7 +11,7 @@ import grpc
 import pytest
 from faults.checkpoints import write_json
 from faults.processes import alone, peak_mib
-from harness.workers import eventually
+from harness.waiting import eventually
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import Process

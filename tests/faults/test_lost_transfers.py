@@ -12,7 +12,8 @@ import psutil
 import pytest
 from faults.processes import Serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness.workers import eventually, oracle
+from harness.waiting import eventually
+from harness.workers import oracle
 from router.deployment import PROMPT, request
 from router.stub_workers import stub_answer
 

@@ -16,7 +16,7 @@ import pytest
 from faults.http2 import MAX_CONCURRENT_STREAMS, Connection
 from faults.processes import Serve, alone
 from harness.samples import samples_of
-from harness.workers import eventually
+from harness.waiting import eventually
 from router.deployment import request
 
 import lengthwise
