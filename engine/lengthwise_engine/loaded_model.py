@@ -1,6 +1,6 @@
 """From a checkpoint to a runner ready to compute: the one place that decides which.
 
-The rule: workers call `load_runner` and never ask what kind of model they serve.
+Workers call `load_runner` and never ask what kind of model they serve.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """The paged KV cache: one tensor that the worker and its transfer process both map.
 
-The rule: the cache is memory and a view of it, nothing more. Which block belongs to whom is the
-scheduler's knowledge (`lengthwise_policy`), and who moves bytes is `lengthwise_engine.transfer`.
+The cache is memory and a view of it, nothing more. Which block belongs to which request is the
+scheduler's knowledge (`lengthwise_policy`); bytes are moved by `lengthwise_engine.transfer`.
 """
 
 import fcntl
@@ -141,7 +141,7 @@ def _map(
     access = mmap.ACCESS_READ if is_read_only else mmap.ACCESS_WRITE
     memory = mmap.mmap(file_descriptor, num_bytes, access=access)
     with warnings.catch_warnings():
-        # torch warns that it cannot keep anybody from writing; the system does.
+        # torch warns that it cannot prevent writes; the system does.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         return torch.frombuffer(memory, dtype=dtype)
 

@@ -1,6 +1,6 @@
 """How the KV cache lies in memory, as a value that two workers can compare before they exchange it.
 
-The rule: everything that changes the bytes of a block is a field here, and nothing else is.
+Invariant: everything that changes the bytes of a block is a field here, and nothing else is.
 """
 
 import hashlib

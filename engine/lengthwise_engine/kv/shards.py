@@ -1,7 +1,7 @@
 """Which of a model's KV heads each rank of a tensor-parallel worker holds, and all ranks' caches.
 
-The rule: block ids mean the same in every rank's cache, so a worker has one block pool however many
-ranks it has.
+Invariant: block ids mean the same in every rank's cache, so a worker has one block pool however
+many ranks it has.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +46,7 @@ class KVShards:
 
     `layout` is the whole model's, with all its KV heads; `shares` are in the order of the ranks,
     one for a worker without tensor parallelism. They are valid as long as the caches live, which
-    whoever made this sees to.
+    the owner of the caches sees to.
     """
 
     layout: KVLayout

@@ -1,6 +1,6 @@
-"""The seam between whoever plans steps and whatever computes them.
+"""The seam between planning steps and computing them.
 
-The rule: one call is one step. Prefill chunks and decode rows travel together, each row says where
+One call is one step. Prefill chunks and decode rows travel together, each row says where
 its keys and values lie, and the runner computes nothing it was not asked for. Steps are computed in
 the order in which they were launched.
 """
@@ -92,8 +92,8 @@ class ModelRunner(Protocol):
         """Begin one step; a decode row is a chunk of one token.
 
         `on_layer(i)` is called, on this thread, once keys and values of layer i of all chunks lie
-        in the cache; whoever asks for it waits for the layers. Raises `StepError` before anything
-        is computed when a chunk breaks its contract.
+        in the cache; a caller that asks for it waits for the layers. Raises `StepError` before
+        anything is computed when a chunk breaks its contract.
         """
         ...
 

@@ -1,6 +1,6 @@
 """A step whose tokens are on their way from the device to the host.
 
-The rule: one copy brings them, which the host waits for only when it wants them, and not forever.
+One copy brings them; the host waits for it only when it needs them, and for a bounded time.
 """
 
 import time

@@ -1,6 +1,6 @@
 """What steps are padded to so that few CUDA graphs serve them all.
 
-The rule: padding has to cost less than launching. A step that fits no shape runs as it is.
+Padding has to cost less than launching. A step that fits no shape runs as it is.
 """
 
 from bisect import bisect_left

@@ -1,6 +1,6 @@
 """Steps that are replayed instead of launched.
 
-The rule: a graph is captured when its form comes first, as long as `memory_bytes` lasts, and stays
+A graph is captured when its form comes first, as long as `memory_bytes` lasts, and stays
 for good; every step that has none is computed by ordinary launches, with the same tokens. All
 graphs share one input and one output, since steps are computed one after the other.
 """

@@ -4,7 +4,7 @@ A host launches layers far faster than a GPU computes them. So each layer's end 
 device's queue; what has been passed by then is announced between launches, the rest after the last
 one. Where few layers are launched ahead at all, their announcements come as early as this way.
 
-The rule: announcements are made on the caller's thread, in order, each once, and the device is
+Invariant: announcements are made on the caller's thread, in order, each once, and the device is
 waited for only when all its work is launched.
 """
 
@@ -22,7 +22,7 @@ _LOOK_SECONDS: Final = 50e-6
 """A hundredth of what a layer of a long prompt takes, and no load on the host."""
 
 Mark = Callable[[], Callable[[], bool]]
-"""Marks where the device's queue ends now; what it returns says whether the device came there."""
+"""Marks where the device's queue ends now; what it returns is whether the device came there."""
 
 
 class LayerEvents:

@@ -1,6 +1,6 @@
 """A device's memory: whether everything fits, and if not how much would and which setting to lower.
 
-The rule: what is known when a worker starts is said then, not under a request.
+What is known when a worker starts is reported then, not under a request.
 """
 
 from collections.abc import Iterator, Sequence

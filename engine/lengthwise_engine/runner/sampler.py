@@ -100,7 +100,7 @@ def draw_arrays(
     """What the rows that draw need; nothing if none does. `positions` are those of the new tokens.
 
     With `room` they are padded to so many rows; a row of padding draws for row `room`, which
-    nobody reads.
+    nothing reads.
     """
     rows = [row for row, state in enumerate(states) if state.sampling.temperature > 0.0]
     if not rows:
@@ -226,7 +226,7 @@ def report(
 
 
 def _on(device: torch.device, numbers: Sequence[int]) -> torch.Tensor:
-    """As int64. `torch.tensor` would wait for everything the device was told before."""
+    """As int64. `torch.tensor` would wait for everything launched before."""
     return to_device({"numbers": np.array(numbers, dtype=np.int64)}, device)["numbers"]
 
 

@@ -1,6 +1,6 @@
 """A step's chunks as arrays, and those as tensors.
 
-The rule: this is the only place where lists of a step become arrays; models see no chunk. What the
+This is the only place where lists of a step become arrays; models see no chunk. What the
 model computes depends on a form and on tensors alone, so that it can be captured in a CUDA graph.
 """
 

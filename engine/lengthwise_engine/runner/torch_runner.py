@@ -1,6 +1,6 @@
 """The runner of real models.
 
-The rule: it owns a model and a cache, and nothing between two steps depends on what it ran before
+It owns a model and a cache, and nothing between two steps depends on what it ran before
 but the cache, and the tokens that the next step's rows follow.
 """
 

@@ -1,6 +1,6 @@
 """Steps that make a GPU compile every kernel a request may need.
 
-The rule: kernels differ by what a step is, not by how large: a short prompt, a longer one and
+Kernels differ by what a step is, not by how large: a short prompt, a longer one and
 decode rows; greedy and drawn tokens; alone they would show kernels sizes of 1.
 """
 

@@ -1,6 +1,6 @@
 """The ranks of a tensor-parallel worker as seen by one of them: three collectives, bounded.
 
-The rule: all ranks call the same collectives with the same shapes in the same order, which follows
+Invariant: all ranks call the same collectives with the same shapes in the same order, which follows
 from the step alone. A group that raised is of no more use, and neither is its worker.
 """
 
@@ -30,8 +30,8 @@ class RankGroup:
     """One rank's membership.
 
     On CPUs (gloo) every collective returns or raises RuntimeError within `stall_seconds`. On CUDA
-    (NCCL) they are queued on the current stream like kernels; whoever waits for the stream bounds
-    that, and calls `abort` to end the wait.
+    (NCCL) they are queued on the current stream like kernels; the thread that waits for the stream
+    bounds that, and calls `abort` to end the wait.
     """
 
     def __init__(

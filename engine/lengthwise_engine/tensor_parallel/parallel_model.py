@@ -1,7 +1,7 @@
 """From a checkpoint to a model on several ranks, of which this process becomes rank 0.
 
-The rule: what can be wrong with the wish is found before a process starts, and no process is left
-when something is found later.
+What can be wrong with the configuration is found before a process starts, and no process is left
+when something fails later.
 """
 
 import os
@@ -109,7 +109,7 @@ def _load_shares(plan: RankPlan, rendezvous: int) -> _Loaded:
 def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
     with loaded.watch.step(_BEGIN_SECONDS):
         for process in loaded.ranks:
-            process.tell(pack_step((), plan.block_size), plan.stall_seconds)
+            process.send(pack_step((), plan.block_size), plan.stall_seconds)
         group = plan.meet(rendezvous)
         loaded.watch.abort_with(group.abort)
         own = plan.runner(loaded.weights, loaded.caches[0], group)

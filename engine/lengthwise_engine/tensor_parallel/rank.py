@@ -1,6 +1,6 @@
 """One rank of a tensor-parallel worker: its share of model and cache.
 
-The rule: rank 0 and the processes of the others build their shares with the same code from the same
+Rank 0 and the processes of the others build their shares with the same code from the same
 values, so that no two ranks can disagree about shapes.
 """
 

@@ -1,11 +1,11 @@
-"""A rank other than 0: loads its share, then repeats the steps that rank 0 tells it.
+"""A rank other than 0: loads its share, then repeats the steps that rank 0 sends.
 
 `python -m lengthwise_engine.tensor_parallel.rank_main PLAN SOCKET RENDEZVOUS [KV]`: a `RankPlan`
 as JSON, and file descriptors that it inherits: a socket to rank 0, where the ranks meet
 (`RankGroup`), and the rank's KV cache where rank 0 made it. It reports `RankReady` or `RankFailed`
 once, then it only receives: first an empty step, at which all ranks meet, then the steps.
 
-The rule: it dies with rank 0. One thread only listens, so that a hang-up is heard whatever the
+It dies with rank 0. One thread only reads, so that a hang-up is noticed whatever the
 other one waits for.
 """
 
@@ -31,7 +31,7 @@ from lengthwise_engine.transfer.frames import frame
 logger = logging.getLogger(__name__)
 
 _SOFTWARE_ERROR: Final = 70
-# Rank 0 tells a step when it computes it; more than a few ahead means that it does not.
+# Rank 0 sends a step when it computes it; more than a few ahead means that it does not.
 _MOST_STEPS_AHEAD: Final = 8
 
 Steps = queue.Queue[Sequence[SequenceChunk]]

@@ -1,6 +1,6 @@
-"""Rank 0's handle on the process of another rank: how it starts, is told, and dies.
+"""Rank 0's handle on the process of another rank: how it starts, is sent steps, and dies.
 
-The rule: every wait has an end, and a process that outlived its use is killed.
+Every wait is bounded, and a process that outlived its use is killed.
 """
 
 import os
@@ -88,7 +88,7 @@ class RankProcess:
                     raise RankError(f"rank {self.rank} could not start: {outcome.reason}")
                 return outcome.kv
 
-    def tell(self, message: bytes, seconds: float) -> None:
+    def send(self, message: bytes, seconds: float) -> None:
         """Raises OSError when the process is dead, or does not read for so long."""
         self.socket.settimeout(seconds)
         self.socket.sendall(message)

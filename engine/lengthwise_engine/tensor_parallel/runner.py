@@ -1,6 +1,6 @@
 """The runner of a model that several ranks compute together; this is rank 0's, the worker's own.
 
-The rule: rank 0 plans and samples. It tells the others each step before it computes its own part,
+Rank 0 plans and samples. It sends the others each step before it computes its own part,
 and whatever goes wrong with one of them ends the step with a `RankError`, and the worker with it.
 """
 
@@ -46,7 +46,8 @@ class ParallelRunner:
         self._spec = spec
         self._shards = shards
         self._stall_seconds = stall_seconds
-        # Collectives on CPUs are bounded each; those on CUDA only by who waits for the device.
+        # Collectives on CPUs are bounded each; those on CUDA only by the thread that waits for the
+        # device.
         self._step_seconds = stall_seconds if shards.device_type == "cuda" else None
         self._before: Sequence[SequenceChunk] = ()
 
@@ -80,7 +81,7 @@ class ParallelRunner:
         message = pack_step(chunks, self.layout.block_size)
         with self._watch.step(self._step_seconds):
             for rank in self._ranks:
-                rank.tell(message, self._stall_seconds)
+                rank.send(message, self._stall_seconds)
             step = self._own.launch(chunks, on_layer)
         self._before = chunks
         patience = math.inf if self._step_seconds is None else self._step_seconds
@@ -105,7 +106,7 @@ class WatchedStep:
 
     @property
     def is_ready(self) -> bool:
-        """Also when it may never be: whoever looks goes on to `tokens`, which is watched."""
+        """Also when it may never be: the caller goes on to `tokens`, which is watched."""
         if self.watch.failure is not None or time.monotonic() > self.overdue_at:
             return True
         return self.step.is_ready

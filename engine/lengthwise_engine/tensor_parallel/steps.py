@@ -1,6 +1,6 @@
-"""What rank 0 tells the other ranks of a step: what they need to compute it, as 32-bit integers.
+"""What rank 0 sends the other ranks of a step: what they need to compute it, as 32-bit integers.
 
-The rule: no more than that. They sample nothing, so they get no histories and no sampling
+No more than that: they sample nothing, so they get no histories and no sampling
 parameters, and of each block table only the part that the step reads.
 """
 
@@ -36,14 +36,21 @@ def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
 def receive_step(connection: socket.socket) -> list[SequenceChunk] | None:
     """The next step's chunks; None once the other end has hung up."""
     try:
-        length = connection.recv(_LENGTH.size, socket.MSG_WAITALL)
-        if len(length) < _LENGTH.size:
-            return None
-        (num_bytes,) = _LENGTH.unpack(length)
-        body = connection.recv(num_bytes, socket.MSG_WAITALL) if num_bytes else b""
-    except ConnectionResetError:
+        (num_bytes,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
+        return _unpack(_receive_exactly(connection, num_bytes))
+    except (ConnectionResetError, EOFError):
         return None
-    return None if len(body) < num_bytes else _unpack(body)
+
+
+def _receive_exactly(connection: socket.socket, num_bytes: int) -> bytes:
+    """Raises EOFError. A signal may cut a read short, also with MSG_WAITALL."""
+    data = bytearray()
+    while len(data) < num_bytes:
+        part = connection.recv(num_bytes - len(data), socket.MSG_WAITALL)
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
 
 
 def _unpack(body: bytes) -> list[SequenceChunk]:
@@ -68,7 +75,7 @@ def _unpack(body: bytes) -> list[SequenceChunk]:
 
 
 def _sampled_elsewhere(num_tokens: int) -> SamplingState:
-    """Asks for logits; what this rank samples from its share of them is of no use to anybody."""
+    """Asks for logits; what this rank samples from its share of them is of no use."""
     return SamplingState(
         sampling=_ANY_TOKEN, token_ids=range(num_tokens), num_prompt_tokens=num_tokens
     )

@@ -33,7 +33,7 @@ def _end_process() -> None:
 
 
 class Watched(Protocol):
-    """A `RankProcess`. Its socket says nothing more, so that it is readable once it hung up."""
+    """A `RankProcess`. Its socket carries nothing more, so it is readable once it hung up."""
 
     @property
     def rank(self) -> int: ...
@@ -100,7 +100,7 @@ class RankWatch:
         self._waker.wake()
         self._thread.join(_TICK_SECONDS + _STUCK_SECONDS)
         for rank in self._ranks:
-            rank.kill()  # all at once: none shall live to lament the others
+            rank.kill()  # all at once, so that none reports the loss of another
         for rank in self._ranks:
             rank.close()
         self._waker.close()
@@ -129,7 +129,7 @@ class RankWatch:
                 while self._failure is None and not self._closing.is_set():
                     self._look(selector)
         except Exception as error:
-            logger.exception("nobody watches the ranks any more")
+            logger.exception("the ranks are not watched any more")
             self._lose(f"their watch ended: {error}")
         if not self._closing.is_set() and not self._between_steps.wait(_STUCK_SECONDS):
             logger.critical("the step does not end although the ranks are gone; ending the process")

@@ -45,7 +45,7 @@ class Piece:
 
 
 class LinkUp(Framed, frozen=True, kw_only=True):
-    """`path` says in words how the bytes go, and why not by a shorter way."""
+    """`path` is how the bytes go, in words, and why not by a shorter way."""
 
     link: str
     path: str = ""

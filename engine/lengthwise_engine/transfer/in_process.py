@@ -1,7 +1,7 @@
 """KV transfer inside one process: for tests of whatever stands on top of it.
 
-The rule: what the seam promises holds here too (one suite tests both), and every fault a test needs
-is a method. `LocalWire` is the network; its thread does everything, in the order it was asked for.
+What `base.py` promises holds here too (one suite tests both), and every fault is a method.
+`LocalWire` is the network; its thread does everything, in the order it was asked for.
 """
 
 import queue
@@ -89,7 +89,7 @@ class LocalTransfer:
         self._wire.post(partial(self._wire.lose, self, reason))
 
     def deliver(self, event: TransferEvent) -> None:
-        """For the wire: tell the user."""
+        """For the wire: deliver to the worker."""
         with self._lock:
             if isinstance(event, ProcessLost):
                 self._outstanding.clear()
@@ -167,7 +167,7 @@ class LocalWire:
     def join(self, name: str, end: LocalTransfer, direction: Direction, rendezvous: str) -> None:
         link = self._links.setdefault(name, _LocalLink(since=time.monotonic()))
         if rendezvous not in self._ends:
-            self._take_down(name, f"nobody at {rendezvous}", also=end)
+            self._take_down(name, f"no receiver at {rendezvous}", also=end)
             return
         if direction == "send":
             link.sender = end

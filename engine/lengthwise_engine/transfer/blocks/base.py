@@ -1,6 +1,6 @@
 """Blocks of a worker's caches as bytes, and how they enter and leave messages.
 
-The rule: both ends cut a piece into the same messages knowing nothing of each other but its size:
+Invariant: both ends cut a piece into the same messages knowing nothing of each other but its size:
 whole blocks, as many as fit into `MESSAGE_BYTES`, in wire order. On the wire a block of one layer
 is [2, block_size, all KV heads, head_dim], however many ranks hold its heads.
 """
@@ -22,14 +22,14 @@ MESSAGE_BYTES: Final = 4 * 2**20
 
 
 class Gate:
-    """Open until it is shut; whoever writes into the cache for it holds its lock meanwhile."""
+    """Open until it is shut; a thread writing into the cache for it holds its lock meanwhile."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.is_open = True
 
     def shut(self) -> None:
-        """On return nobody writes, nor ever will."""
+        """On return nothing writes, nor ever will."""
         with self.lock:
             self.is_open = False
 

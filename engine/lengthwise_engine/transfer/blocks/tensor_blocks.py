@@ -1,6 +1,6 @@
 """Caches moved by tensor operations: those on accelerators, and those of several ranks.
 
-The rule: of a head that several ranks hold, the first rank's copy is sent, and every rank's is
+Of a head that several ranks hold, the first rank's copy is sent, and every rank's is
 written. Work on an accelerator is issued on the stream of the buffer it fills or empties and waited
 for there, so links never wait for each other.
 

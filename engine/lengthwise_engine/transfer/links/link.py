@@ -32,8 +32,8 @@ Operation = TypeVar("Operation")
 Notify = Callable[[Report], None]
 KeepLifeline = Callable[[socket.socket], None]
 OpenEnd = Callable[[KeepLifeline], tuple[LinkEnd[Operation], str]]
-"""Builds the end, on the link's thread, and says in words how its bytes go. Hands over the lifeline
-(the connection to the peer, open as long as the link is) as soon as there is one."""
+"""Builds the end, on the link's thread; also returns how its bytes go, in words. Hands over the
+lifeline (the connection to the peer, open as long as the link is) as soon as there is one."""
 
 
 class Link(ABC, Generic[Operation]):

@@ -1,7 +1,7 @@
 """A link's two-rank process group, behind the two verbs a link needs.
 
-The rule: whatever waits here waits for a bounded time, then raises; a group that raised is thrown
-away whole. The sender is rank 0, the receiver rank 1.
+Every wait here is bounded and then raises; a group that raised is thrown away whole. The sender is
+rank 0, the receiver rank 1.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What the two ends of a pull link say to each other, over the connection that built the link.
+"""The messages between the two ends of a pull link, over the connection that built the link.
 
 The sender offers pieces, the receiver reports every message that it copied. The thread that reads
 the connection only hands over what it read; what waits for the peer waits `stall_seconds` at most.

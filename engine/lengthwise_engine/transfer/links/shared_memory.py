@@ -49,7 +49,7 @@ def offer_memory(store: PairStore, shards: KVShards | None) -> None:
 def map_memory(
     store: PairStore, layout: KVLayout, device: torch.device | None
 ) -> tuple[KVShards, tuple[KVCache, ...]]:
-    """The receiver's part: the sender's caches, and what it says of them.
+    """The receiver's part: the sender's caches, and their description.
 
     `device` is where CUDA caches are reached from; None: nothing is mapped. Raises LinkUnavailable,
     and the store's errors.
@@ -148,7 +148,7 @@ def _identity(status: os.stat_result) -> str:
 
 
 def _boot_id() -> str | None:
-    """Names one run of one machine; None where the system does not tell."""
+    """Names one run of one machine; None where the system does not name it."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

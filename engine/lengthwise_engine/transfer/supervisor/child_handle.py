@@ -1,6 +1,6 @@
 """The worker's handle on one run of the transfer process: how it starts, is written to, and dies.
 
-The rule: nothing here blocks except `kill`, which is bounded by the kernel's own death of the
+Nothing here blocks except `kill`, which is bounded by the kernel's own death of the
 process. Writing never waits for a process that does not read.
 """
 
@@ -79,7 +79,7 @@ class ChildHandle:
         except BlockingIOError:
             return
         except (BrokenPipeError, ConnectionResetError):
-            self._unwritten.clear()  # it is dead, which `read` tells
+            self._unwritten.clear()  # it is dead, which `read` reports
 
     def read(self) -> Iterator[Report]:
         """What it reported. Raises EOFError when it is dead, FrameError when it is not itself."""

@@ -1,7 +1,7 @@
 """The transfer process: owns every link of one worker, and dies with its parent.
 
 `python -m lengthwise_engine.transfer.supervisor.child_main FD` speaks frames over the inherited
-socket FD: `Setup` first, then commands in, reports out. The rule: the main thread only dispatches;
+socket FD: `Setup` first, then commands in, reports out. The main thread only dispatches;
 it waits for sockets and for nothing else, so that a discard is answered at once whatever the links
 are doing.
 """

@@ -1,6 +1,6 @@
-"""What the worker has asked of its transfer process and was not answered yet.
+"""What the worker has asked of its transfer process without an answer yet.
 
-The rule: every command that deserves an answer stands here until the answer came, so that a
+Every command that deserves an answer stands here until the answer came, so that a
 transfer process which stopped answering is noticed whatever it was doing. Time is an argument.
 """
 
@@ -50,7 +50,7 @@ class OutstandingOps:
 
     @property
     def num_links(self) -> int:
-        """Links whose end has not been told of."""
+        """Links whose end has not been reported."""
         return len(self._links)
 
     def open(self, link: str, direction: Direction, now: float) -> None:
