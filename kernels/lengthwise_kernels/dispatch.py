@@ -109,21 +109,21 @@ def lay_out_attention(
     the step is padded to it.
     """
     truth = attention.lay_out_attention
-    lay_out = _on_gpu(truth, "attention") if spec.device.type == "cuda" else truth
+    lay_out = _on_gpu(truth, "attention.plan") if spec.device.type == "cuda" else truth
     return lay_out(batch, windows=windows, sampled=sampled, spec=spec, padded_to=padded_to)
 
 
 def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:
     """Compile what only some steps need; `layer` is one of the cache's."""
     if spec.device.type == "cuda":
-        warm_up = _load("attention", "warm_up_attention")
+        warm_up = _load("attention.plan", "warm_up_attention")
         cast(Callable[[AttentionSpec, torch.Tensor], None], warm_up)(spec, layer)
 
 
 def check_attention(spec: AttentionSpec) -> None:
     """Raise `UnsupportedByKernel` if attention of this model cannot be computed on its device."""
     if spec.device.type == "cuda":
-        cast(Callable[[AttentionSpec], None], _load("attention", "check_attention"))(spec)
+        cast(Callable[[AttentionSpec], None], _load("attention.plan", "check_attention"))(spec)
 
 
 def check_fp8(device: torch.device) -> None:

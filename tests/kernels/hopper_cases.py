@@ -19,13 +19,12 @@ from lengthwise_kernels.gpu import (
     scaled_linear,
     silu_mul,
 )
-from lengthwise_kernels.gpu.decode_attention import DecodeRows, decode_attention
-from lengthwise_kernels.gpu.prefill_attention import PromptTiles, prefill_attention
-from lengthwise_kernels.gpu.shared_prefix_attention import (
+from lengthwise_kernels.gpu.attention.decode import DecodeRows, decode_attention
+from lengthwise_kernels.gpu.attention.prefill import PromptTiles, prefill_attention
+from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     shared_prefix_attention,
 )
-from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
 from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms
 
@@ -134,7 +133,6 @@ def _rows(count: int = 64, width: int = 48) -> DecodeRows:
 def _compared_decode() -> None:
     queries, layer = _empty(64, 32, 128), _empty(100, 2, 16, 8, 128)
     out = torch.empty_like(queries)
-    split_decode_attention(queries, layer, _rows(), 0.1, out, splits=16)
     groups = PrefixGroups(tiles=_indices(16, 4), rests=_rows(), splits=4)
     shared_prefix_attention(queries, layer, groups, 0.1, out)
 

@@ -13,22 +13,22 @@ import torch
 from kernels.paged_attention import Mix, paged_step
 
 pytest.importorskip("triton", reason="Triton is not installed")
+
 from lengthwise_kernels.attention_plan import PaddedShape
 from lengthwise_kernels.errors import UnsupportedByKernel
-from lengthwise_kernels.gpu import prefix_groups
-from lengthwise_kernels.gpu.attention import (
+from lengthwise_kernels.gpu.attention import prefix_groups
+from lengthwise_kernels.gpu.attention.decode import decode_attention
+from lengthwise_kernels.gpu.attention.plan import (
     check_attention,
     decode_rows,
     lay_out_attention,
     plan_attention,
 )
-from lengthwise_kernels.gpu.decode_attention import decode_attention
-from lengthwise_kernels.gpu.shared_prefix_attention import (
+from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     cut_groups,
     shared_prefix_attention,
 )
-from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
 from lengthwise_kernels.staging import to_device
 
 MIXES = {
@@ -82,19 +82,6 @@ def test_decode_does_not_depend_on_how_the_work_is_shared_out(
     lse = torch.full(out.shape[:2], float("nan"), device=device)
     rows = dataclasses.replace(rows, num_programs=num_programs)
     decode_attention(step.queries, step.layer, rows, step.scale, out, lse)
-    torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
-    torch.testing.assert_close(lse, step.expected_lse, atol=4e-6, rtol=4e-6)
-
-
-@pytest.mark.parametrize("splits", [1, 3, 9])
-def test_a_fixed_number_of_parts_gives_the_same(device: str, splits: int) -> None:
-    mix = [(1, 5), (1, 700), (1, 0)]
-    step = paged_step(mix, heads=(6, 3), head_dim=24, dtype=torch.float32, device=device)
-    singles = [(place, start, step.batch.block_ids[place]) for place, (_, start) in enumerate(mix)]
-    rows = decode_rows(singles, None, step.batch.block_size, step.spec)
-    out = torch.full_like(step.queries, float("nan"))
-    lse = torch.full(out.shape[:2], float("nan"), device=device)
-    split_decode_attention(step.queries, step.layer, rows, step.scale, out, lse, splits=splits)
     torch.testing.assert_close(out, step.expected, atol=4e-6, rtol=4e-6)
     torch.testing.assert_close(lse, step.expected_lse, atol=4e-6, rtol=4e-6)
 

@@ -9,7 +9,6 @@ import pytest
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from lengthwise_kernels.gpu import attention as gpu_attention
 from lengthwise_kernels.gpu import (
     kv_clear,
     kv_pack,
@@ -20,6 +19,7 @@ from lengthwise_kernels.gpu import (
     silu_mul,
 )
 from lengthwise_kernels.gpu import sampling as gpu_sampling
+from lengthwise_kernels.gpu.attention import plan as gpu_attention
 
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (layers.rms_norm, rms_norm.rms_norm),

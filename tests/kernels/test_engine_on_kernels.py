@@ -19,7 +19,6 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (
-    attention,
     kv_clear,
     kv_store,
     quantise_rows,
@@ -28,11 +27,12 @@ from lengthwise_kernels.gpu import (
     scaled_linear,
     silu_mul,
 )
+from lengthwise_kernels.gpu.attention import plan
 
 KERNELS = {
     "add_rms_norm": rms_norm.add_rms_norm,
     "add_rms_norm_fp8": quantise_rows.add_rms_norm_fp8,
-    "lay_out_attention": attention.lay_out_attention,
+    "lay_out_attention": plan.lay_out_attention,
     "quantise_rows": quantise_rows.quantise_rows,
     "clear_blocks": kv_clear.clear_blocks,
     "rms_norm": rms_norm.rms_norm,

@@ -27,17 +27,16 @@ from lengthwise_engine.runner.torch_runner import TorchRunner
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import (
-    attention,
     kv_clear,
     kv_store,
-    prefix_groups,
     sampling,
 )
+from lengthwise_kernels.gpu.attention import plan, prefix_groups
 
 # Of the others nothing depends on lengths, and the interpreter is slow.
 KERNELS = {
     "clear_blocks": kv_clear.clear_blocks,
-    "lay_out_attention": attention.lay_out_attention,
+    "lay_out_attention": plan.lay_out_attention,
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
 }

@@ -50,7 +50,7 @@ def test_every_kernel_becomes_machine_code(
     source = Path(__file__).parents[2] / "kernels/lengthwise_kernels/gpu"
     written = {
         line.split("(")[0].removeprefix("def ")
-        for path in source.glob("*.py")
+        for path in source.rglob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("def _") and line.split("(")[0].endswith("_kernel")
     }

@@ -10,16 +10,16 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu.agreement.case import BLOCK, Case, Run, Sizes, paged_layer
+from gpu.agreement.split_decode import split_decode_attention
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionSpec
-from lengthwise_kernels.gpu import attention
-from lengthwise_kernels.gpu.decode_attention import decode_attention
-from lengthwise_kernels.gpu.launch import multiprocessors
-from lengthwise_kernels.gpu.shared_prefix_attention import (
+from lengthwise_kernels.gpu.attention import plan as attention
+from lengthwise_kernels.gpu.attention.decode import decode_attention
+from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     cut_groups,
     shared_prefix_attention,
 )
-from lengthwise_kernels.gpu.split_decode_attention import split_decode_attention
+from lengthwise_kernels.gpu.launch import multiprocessors
 from lengthwise_kernels.reference import attention as plain_attention
 
 SPLITS: Final = 16

@@ -5,15 +5,15 @@ weights comes in a `StepTensors`, and nothing is computed whose result nobody re
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.frequencies import rope_frequencies
+from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
-from lengthwise_engine.runner.step_tensors import StepTensors
-from lengthwise_engine.tensor_parallel.group import RankGroup
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
     HeadNorms,
@@ -24,6 +24,22 @@ from lengthwise_kernels.dispatch import (
 )
 
 
+class Ranks(Protocol):
+    """The ranks that share a model; all of them call the same methods in the same order."""
+
+    def sum(self, x: torch.Tensor) -> torch.Tensor:
+        """`x`, summed over the ranks."""
+        ...
+
+    def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
+        """The ranks' columns side by side on rank 0, zeros on the others."""
+        ...
+
+    def agree(self, x: torch.Tensor) -> torch.Tensor:
+        """Rank 0's `x`."""
+        ...
+
+
 class Decoder:
     """A loaded model, or one rank's part of it: spec, weights, device and the type it computes in.
 
@@ -31,7 +47,7 @@ class Decoder:
     """
 
     def __init__(
-        self, spec: DecoderSpec, weights: DecoderWeights, ranks: RankGroup | None = None
+        self, spec: DecoderSpec, weights: DecoderWeights, ranks: Ranks | None = None
     ) -> None:
         self.spec = spec
         self.weights = weights

@@ -4,20 +4,19 @@ This is the only place where lists of a step become arrays; models see no chunk.
 model computes depends on a form and on tensors alone, so that it can be captured in a CUDA graph.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_kernels.dispatch import (
     AttentionBatch,
     AttentionForm,
-    AttentionPlan,
     AttentionSpec,
     PaddedShape,
     lay_out_attention,
@@ -25,39 +24,6 @@ from lengthwise_kernels.dispatch import (
 from lengthwise_kernels.staging import Arrays, to_device
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTensors:
-    """New tokens of all chunks one after the other, and what their layers share.
-
-    `token_ids` and `positions` are [tokens]; `kv_rows` [2, tokens] says where their keys and values
-    go, `begun` which blocks have to be cleared before that; `sampled` numbers the tokens whose
-    logits are wanted. `plans` has the attention of all tokens for each sliding window in use,
-    `last_plan` that of the sampled ones in the last layer.
-    """
-
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    kv_rows: torch.Tensor
-    begun: torch.Tensor
-    sampled: torch.Tensor
-    plans: Mapping[int | None, AttentionPlan]
-    last_plan: AttentionPlan
-
-    @classmethod
-    def bind(cls, form: AttentionForm, tensors: Mapping[str, torch.Tensor]) -> "StepTensors":
-        """`tensors` are the arrays of a `StepLayout` on the device."""
-        attention = form.bind(tensors)
-        return cls(
-            token_ids=tensors["token_ids"],
-            positions=tensors["positions"],
-            kv_rows=tensors["kv_rows"],
-            begun=tensors["begun"],
-            sampled=tensors["sampled"],
-            plans=attention.plans,
-            last_plan=attention.last,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

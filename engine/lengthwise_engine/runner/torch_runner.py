@@ -15,6 +15,7 @@ from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.runner.base import (
     PendingStep,
     SampledToken,
@@ -28,7 +29,7 @@ from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kin
 from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
-from lengthwise_engine.runner.step_tensors import StepLayout, StepTensors, lay_out_step, padded
+from lengthwise_engine.runner.step_tensors import StepLayout, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, warm_up_steps
 from lengthwise_kernels.dispatch import (
     AttentionForm,

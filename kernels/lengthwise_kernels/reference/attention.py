@@ -57,7 +57,7 @@ class _DecodeGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _ReferencePlan:
     """`halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1."""
 
     prompt_chunks: tuple[_PromptChunk, ...]
@@ -94,7 +94,7 @@ def plan_attention(
             tiles = _tiles(first_query, length, start - origin, window, device)
             chunks.append(_PromptChunk(_halves([blocks], device)[:, 0], tiles))
         first_query += length
-    return _Plan(
+    return _ReferencePlan(
         tuple(chunks),
         tuple(
             _decode_group(rows, batch.block_size, spec.dtype, device) for rows in groups.values()
@@ -103,7 +103,7 @@ def plan_attention(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class _ReferenceForm:
     """Attention whose tensors are where they are needed already; serves one step only."""
 
     step: StepAttention
@@ -135,7 +135,7 @@ def lay_out_attention(
             block_size=batch.block_size,
         )
         last = plan_attention(singles, window=windows[-1], spec=spec)
-    return AttentionLayout(form=_Bound(StepAttention(plans=plans, last=last)), arrays={})
+    return AttentionLayout(form=_ReferenceForm(StepAttention(plans=plans, last=last)), arrays={})
 
 
 def _attend_chunk(

@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from lengthwise_kernels.gpu.attend import attend, finish, merge
-from lengthwise_kernels.gpu.decode_attention import (
+from lengthwise_kernels.gpu.attention.attend import attend, finish, merge
+from lengthwise_kernels.gpu.attention.decode import (
     DecodeRows,
     block_dim,
     check_heads,

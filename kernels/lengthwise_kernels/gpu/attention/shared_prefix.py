@@ -20,15 +20,15 @@ import torch
 import triton
 import triton.language as tl
 
-from lengthwise_kernels.gpu.attend import attend, finish, merge
-from lengthwise_kernels.gpu.decode_attention import (
+from lengthwise_kernels.gpu.attention.attend import attend, finish, merge
+from lengthwise_kernels.gpu.attention.decode import (
     DecodeRows,
     block_dim,
     check_heads,
     decode_attention,
 )
+from lengthwise_kernels.gpu.attention.prefill import prefill_block
 from lengthwise_kernels.gpu.launch import require
-from lengthwise_kernels.gpu.prefill_attention import prefill_block
 
 _TILE_ROWS: Final = 64
 """Rows of (sequence, query head) in a tile: one group of four warps."""

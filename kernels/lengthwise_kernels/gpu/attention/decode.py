@@ -23,7 +23,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lengthwise_kernels.gpu.attend import attend, finish, merge
+from lengthwise_kernels.gpu.attention.attend import attend, finish, merge
 from lengthwise_kernels.gpu.launch import check, require
 
 _TILE_NUMBERS: Final = 8192

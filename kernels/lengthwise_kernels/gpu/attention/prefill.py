@@ -23,8 +23,8 @@ import torch
 import triton
 import triton.language as tl
 
-from lengthwise_kernels.gpu.attend import attend, finish
-from lengthwise_kernels.gpu.decode_attention import block_dim, check_heads
+from lengthwise_kernels.gpu.attention.attend import attend, finish
+from lengthwise_kernels.gpu.attention.decode import block_dim, check_heads
 from lengthwise_kernels.gpu.launch import require
 
 _SMALL_ROWS: Final = 64

@@ -1,20 +1,17 @@
 """A step's attention on a GPU: prompt chunks, decode rows, and decode rows with a common prefix,
 each with its kernel.
 
-The rule: planning happens on the host, into arrays that one copy takes to the GPU; what the layers
-then launch depends on a form and on tensors and reads nothing back. Padded to a `PaddedShape`,
-steps of different sizes have one form: padding sees no key, and what it gets is written to its own
-place.
+Planning happens on the host, into arrays that one copy takes to the GPU; what the layers then
+launch depends on a form and on tensors and reads nothing back. Padded to a `PaddedShape`, steps of
+different sizes have one form: padding sees no key, and what it gets is written to its own place.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lengthwise_kernels.attention_plan import (
     AttentionBatch,
@@ -24,38 +21,36 @@ from lengthwise_kernels.attention_plan import (
     PaddedShape,
     StepAttention,
 )
-from lengthwise_kernels.gpu.decode_attention import (
+from lengthwise_kernels.gpu.attention.decode import (
     MAX_HEAD_DIM,
     DecodeRows,
     decode_attention,
-    tile_keys,
 )
-from lengthwise_kernels.gpu.launch import FLOATS, multiprocessors, require
-from lengthwise_kernels.gpu.prefill_attention import (
+from lengthwise_kernels.gpu.attention.prefill import (
     MAX_GROUP,
     PromptTiles,
     cut_tiles,
     prefill_attention,
     tile_rows,
 )
-from lengthwise_kernels.gpu.prefix_groups import MAX_GROUPS, PrefixGroup, find_groups
-from lengthwise_kernels.gpu.shared_prefix_attention import MAX_GROUP as MAX_SHARING_GROUP
-from lengthwise_kernels.gpu.shared_prefix_attention import (
+from lengthwise_kernels.gpu.attention.prefix_groups import MAX_GROUPS, PrefixGroup, find_groups
+from lengthwise_kernels.gpu.attention.sequences import Ints, StepSequences, padded, row_arrays
+from lengthwise_kernels.gpu.attention.shared_prefix import MAX_GROUP as MAX_SHARING_GROUP
+from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     cut_groups,
     group_tiles,
     shared_prefix_attention,
 )
+from lengthwise_kernels.gpu.launch import FLOATS, multiprocessors, require
 from lengthwise_kernels.staging import to_device
 
 PROGRAMS_PER_MULTIPROCESSOR = 3
 """Decode programs that fit a multiprocessor's shared memory (`decode_attention`)."""
 
-Ints = NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _KernelPlan:
     prompts: PromptTiles | None
     decode: DecodeRows | PrefixGroups | None
 
@@ -71,7 +66,7 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Form:
+class _KernelForm:
     """`tile_rows` is 0 without prompt chunks, `splits` 0 without a shared prefix; `own_last` says
     that not all tokens are sampled."""
 
@@ -86,10 +81,12 @@ class _Form:
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> StepAttention:
         plans = {window: self._plan(tensors, window) for window in set(self.windows)}
         window = self.windows[-1]
-        last = _Plan(None, self._rows(tensors, "last", window)) if self.own_last else plans[window]
+        last = plans[window]
+        if self.own_last:
+            last = _KernelPlan(None, self._rows(tensors, "last", window))
         return StepAttention(plans=plans, last=last)
 
-    def _plan(self, tensors: Mapping[str, torch.Tensor], window: int | None) -> _Plan:
+    def _plan(self, tensors: Mapping[str, torch.Tensor], window: int | None) -> _KernelPlan:
         prompts: PromptTiles | None = None
         decode: DecodeRows | PrefixGroups | None = None
         if self.tile_rows:
@@ -105,7 +102,7 @@ class _Form:
             if self.splits and window is None:
                 tiles = tensors["prefix.tiles"]
                 decode = PrefixGroups(tiles=tiles, rests=rows, splits=self.splits)
-        return _Plan(prompts, decode)
+        return _KernelPlan(prompts, decode)
 
     def _rows(
         self, tensors: Mapping[str, torch.Tensor], name: str, window: int | None
@@ -167,7 +164,7 @@ def lay_out_attention(
 
     `sampled` are the sequences whose last token is sampled, None: all tokens are.
     """
-    step = _Sequences.of(batch)
+    step = StepSequences.of(batch)
     group = spec.num_heads // spec.num_kv_heads
     arrays: dict[str, Ints] = {}
     rows, splits = 0, 0
@@ -180,24 +177,24 @@ def lay_out_attention(
             None if padded_to is None else padded_to.tokens // (rows // group) + padded_to.sequences
         )
         tiles = cut_tiles(step.whole_tiles(chunks), rows, group)
-        arrays["tiles"] = _padded(np.array(tiles, dtype=np.int32), most)
-    padded = None if padded_to is None else padded_to.sequences
+        arrays["tiles"] = padded(np.array(tiles, dtype=np.int32), most)
+    count = None if padded_to is None else padded_to.sequences
     if len(singles):
         groups = _groups(batch, singles, windows, spec)
         prefixes = None
         if groups:
             singles, prefixes, arrays["prefix.tiles"], splits = _share(
-                step, singles, groups, spec, padded
+                step, singles, groups, spec, count
             )
         places = step.firsts[singles]
-        arrays |= _rows("rows", step, singles, places, set(windows), spec, padded, prefixes)
+        arrays |= row_arrays("rows", step, singles, places, set(windows), spec, count, prefixes)
     if sampled is not None:
         last = np.array(sampled, dtype=np.int64)
         places = np.arange(len(last))
-        arrays |= _rows("last", step, last, places, {windows[-1]}, spec, padded, None)
+        arrays |= row_arrays("last", step, last, places, {windows[-1]}, spec, count, None)
     # The longest array comes last: with `padded_to` only its used part is copied.
     arrays["tables"] = step.tables
-    form = _Form(
+    form = _KernelForm(
         block_size=batch.block_size,
         num_programs=PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(spec.device),
         windows=tuple(windows),
@@ -207,76 +204,6 @@ def lay_out_attention(
         own_last=sampled is not None,
     )
     return AttentionLayout(form=form, arrays=arrays)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sequences:
-    """Arrays with a number for each sequence, and all their blocks one after the other."""
-
-    lengths: Ints
-    firsts: Ints
-    starts: Ints
-    ends: Ints
-    table_starts: Ints
-    tables: Ints
-
-    @classmethod
-    def of(cls, batch: AttentionBatch) -> "_Sequences":
-        lengths, starts = np.array(batch.query_lengths), np.array(batch.starts)
-        ends = starts + lengths
-        counts = -(-ends // batch.block_size)
-        used = (ids[:count] for ids, count in zip(batch.block_ids, counts.tolist(), strict=True))
-        tables = np.fromiter(chain.from_iterable(used), dtype=np.int32, count=int(counts.sum()))
-        return cls(
-            lengths=lengths,
-            firsts=np.cumsum(lengths) - lengths,
-            starts=starts,
-            ends=ends,
-            table_starts=np.cumsum(counts) - counts,
-            tables=tables,
-        )
-
-    def whole_tiles(self, chunks: Ints) -> list[tuple[int, int, int, int]]:
-        """Each of these sequences as one tile."""
-        columns = (self.firsts, self.lengths, self.starts, self.table_starts)
-        return list(zip(*(column[chunks].tolist() for column in columns), strict=True))
-
-
-def _rows(
-    name: str,
-    step: _Sequences,
-    rows: Ints,
-    places: Ints,
-    windows: Iterable[int | None],
-    spec: AttentionSpec,
-    count: int | None,
-    prefixes: Ints | None,
-) -> dict[str, Ints]:
-    """The arrays of `DecodeRows` of these sequences' last tokens, padded to `count`.
-
-    With `prefixes` a row does not see its first so many keys in layers without a window.
-    """
-    ends = step.ends[rows]
-    # Padding writes its zeros to its own place.
-    queries = np.arange(max(count or 0, len(rows)))
-    queries[: len(rows)] = places
-    arrays = {
-        f"{name}.queries": queries.astype(np.int32),
-        f"{name}.ends": _padded(ends, count),
-        f"{name}.table_starts": _padded(step.table_starts[rows], count),
-    }
-    tile = tile_keys(spec.head_dim)
-    for window in windows:
-        begins = np.zeros_like(ends) if window is None else np.maximum(ends - window, 0)
-        if prefixes is not None and window is None:
-            begins = prefixes
-        tiles = np.where(ends > begins, -(-ends // tile) - begins // tile, 0)
-        first_tiles = np.zeros(len(queries) + 1, dtype=np.int32)
-        first_tiles[1:] = tiles.sum()
-        first_tiles[1 : len(rows) + 1] = np.cumsum(tiles)
-        arrays[f"{name}.begins.{window}"] = _padded(begins, count)
-        arrays[f"{name}.first_tiles.{window}"] = first_tiles
-    return arrays
 
 
 def _groups(
@@ -297,7 +224,7 @@ def _groups(
 
 
 def _share(
-    step: _Sequences,
+    step: StepSequences,
     singles: Ints,
     groups: Sequence[PrefixGroup],
     spec: AttentionSpec,
@@ -317,7 +244,7 @@ def _share(
     runs.append((first, max(count or 0, len(singles)) - first, 0, 0))
     group = spec.num_heads // spec.num_kv_heads
     most = None if count is None else group_tiles(count, group) + MAX_GROUPS
-    tiles = _padded(np.array(cut_groups(runs, group), dtype=np.int32), most)
+    tiles = padded(np.array(cut_groups(runs, group), dtype=np.int32), most)
     splits = max(1, 2 * multiprocessors(spec.device) // (len(tiles) * spec.num_kv_heads))
     return singles[np.concatenate((np.array(order), alone))], prefixes, tiles, splits
 
@@ -333,7 +260,7 @@ def decode_rows(
 
     With `prefixes` a row does not see its first so many keys.
     """
-    step = _Sequences.of(
+    step = StepSequences.of(
         AttentionBatch(
             query_lengths=[1] * len(singles),
             starts=[position for _, position, _ in singles],
@@ -343,8 +270,8 @@ def decode_rows(
     )
     rows, places = np.arange(len(singles)), np.array([place for place, _, _ in singles])
     shared = None if prefixes is None else np.array(prefixes)
-    arrays = _rows("rows", step, rows, places, {window}, spec, None, shared)
-    form = _Form(
+    arrays = row_arrays("rows", step, rows, places, {window}, spec, None, shared)
+    form = _KernelForm(
         block_size=block_size,
         num_programs=PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(spec.device),
         windows=(window,),
@@ -355,10 +282,3 @@ def decode_rows(
     )
     tensors = to_device({**arrays, "tables": step.tables}, spec.device)
     return form._rows(tensors, "rows", window)
-
-
-def _padded(array: Ints, count: int | None) -> Ints:
-    """As int32, with zeros up to `count` rows (None: as it is)."""
-    result = np.zeros((count or len(array), *array.shape[1:]), dtype=np.int32)
-    result[: len(array)] = array
-    return result

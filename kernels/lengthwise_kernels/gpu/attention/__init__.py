@@ -1,0 +1,1 @@
+"""Attention over the paged KV cache: the kernels, and the plan of a step that launches them."""
