@@ -130,7 +130,7 @@ def _rows(count: int = 64, width: int = 48) -> DecodeRows:
     )
 
 
-def _compared_decode() -> None:
+def _shared_prefix() -> None:
     queries, layer = _empty(64, 32, 128), _empty(100, 2, 16, 8, 128)
     out = torch.empty_like(queries)
     groups = PrefixGroups(tiles=_indices(16, 4), rests=_rows(), splits=4)
@@ -170,12 +170,10 @@ CASES: dict[str, Callable[[], None]] = {
     "pack": _pack,
     "sample": _sample,
     "steps": _steps,
-    "split-and-shared-prefix": _compared_decode,
-    "decode-float32-256": partial(_decode, HEADS["256"], F32),
-    "prefill-float32-256": partial(_prefill, HEADS["256"], F32, 128, None),
+    "shared-prefix": _shared_prefix,
+    "decode-float32-64": partial(_decode, HEADS["64"], F32),
+    "prefill-float32-64": partial(_prefill, HEADS["64"], F32, 128, None),
     "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),
-    "prefill-small-256": partial(_prefill, HEADS["256"], BF16, 64, None),
-    "prefill-window-256": partial(_prefill, HEADS["256"], BF16, 128, 4096),
     "decode-float16-16": partial(_decode, (4, 2, 16), torch.float16),
     "prefill-window-128": partial(_prefill, HEADS["128"], BF16, 128, 4096),
     **{f"decode-{name}": partial(_decode, heads, BF16) for name, heads in HEADS.items()},

@@ -42,11 +42,12 @@ TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
-@pytest.mark.parametrize("window", [None, 1, 24, 150], ids=lambda window: f"window-{window}")
+@pytest.mark.parametrize("window", [None, 1, 24], ids=lambda window: f"window-{window}")
 def test_every_query_sees_exactly_its_past(device: str, mix: Mix, window: int | None) -> None:
     _check(mix, window, (6, 2), 24, torch.float32, device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("heads", "head_dim"),
@@ -66,7 +67,7 @@ def test_blocks_may_have_any_size(device: str, block_size: int) -> None:
     _check([(1, 120), (20, 80)], None, (2, 1), 16, torch.float32, device, block_size)
 
 
-@pytest.mark.parametrize("num_programs", [1, 2, 3, 5, 13, 64])
+@pytest.mark.parametrize("num_programs", [1, 5, 64])
 @pytest.mark.parametrize("window", [None, 100], ids=["whole", "window"])
 def test_decode_does_not_depend_on_how_the_work_is_shared_out(
     device: str, num_programs: int, window: int | None
@@ -86,6 +87,7 @@ def test_decode_does_not_depend_on_how_the_work_is_shared_out(
     torch.testing.assert_close(lse, step.expected_lse, atol=4e-6, rtol=4e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("heads", [(2, 2), (14, 2)], ids=["mha", "group-of-seven"])
 def test_a_common_prefix_is_joined_with_each_rest(
@@ -173,6 +175,7 @@ SHARING = [(1, 300), (1, 9), (1, 420), (1, 270), (1, 600), (1, 290)]
 SHARED = [256, 0, 288, 256, 288, 256]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "padded_to",
     [None, PaddedShape(tokens=16, sequences=16, prompts=False)],

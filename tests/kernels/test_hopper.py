@@ -18,14 +18,16 @@ SHARED_BYTES = 227 * 1024
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, object]]]:
-    """What `kernels.hopper` says of each case, compiled from scratch."""
+def compiled(pytestconfig: pytest.Config) -> dict[str, list[dict[str, object]]]:
+    """What `kernels.hopper` reports of each case. Triton keeps code by its source, so that the next
+    run compiles only what changed."""
+    assert pytestconfig.cache is not None
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     if not ((tools / "ptxas").exists() and (tools / "cuobjdump").exists()):
         pytest.skip(f"this build of Triton has no ptxas and cuobjdump in {tools}")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    environment["TRITON_CACHE_DIR"] = str(pytestconfig.cache.mkdir("hopper"))
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-m", "kernels.hopper"],

@@ -42,6 +42,7 @@ def test_words_are_those_of_the_truth_and_noise_is_exact(device: str) -> None:
     torch.testing.assert_close(noise.double(), exact, atol=4e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "top_p", "min_p"),
     [
@@ -58,13 +59,14 @@ def test_words_are_those_of_the_truth_and_noise_is_exact(device: str) -> None:
     ids=lambda value: str(value),
 )
 def test_tokens_are_those_of_the_truth(device: str, top_k: int, top_p: float, min_p: float) -> None:
-    _check(2 * torch.randn(4, 1003), [top_k] * 4, [top_p] * 4, [min_p] * 4, device)
+    _check(2 * torch.randn(2, 1003), [top_k] * 2, [top_p] * 2, [min_p] * 2, device)
 
 
 def test_rows_of_a_batch_ask_for_different_things(device: str) -> None:
     _check(torch.randn(4, 333), [0, 3, 0, 50], [1.0, 1.0, 0.8, 0.6], [0.0, 0.0, 0.2, 0.0], device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "top_p", "min_p"), [(0, 1.0, 0.0), (3, 1.0, 0.0), (40, 0.9, 0.0), (0, 0.999, 0.1)]
 )
@@ -77,6 +79,7 @@ def test_a_token_of_logit_minus_infinity_is_never_drawn(
     assert min(tokens) >= 300
 
 
+@pytest.mark.slow
 def test_ties_at_a_threshold_all_stay(device: str) -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0, -0.0, 0.0, -5.0]]).repeat(24, 1)
     tokens = sample_tokens(
@@ -90,6 +93,7 @@ def test_ties_at_a_threshold_all_stay(device: str) -> None:
     assert set(tokens.tolist()) == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_more_than_one_block_of_scores_is_searched(device: str) -> None:
     scores = torch.randn(1, 20_000)
     _check(scores, [50], [0.9], [0.0], device)
