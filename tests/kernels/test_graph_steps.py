@@ -47,6 +47,7 @@ ALL = 1 << 40
 NUM_BLOCKS = 96
 
 
+pytestmark = pytest.mark.timeout(240)
 interpreted = pytest.mark.slow  # seconds each
 _kernels_are_on = True
 
