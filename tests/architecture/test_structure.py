@@ -12,19 +12,17 @@ MAX_FILES = structure.AIMS["files_in_largest_folder"]
 
 LONG_FILES = {
     "engine/lengthwise_engine/transfer/supervisor/supervisor.py",
-    "kernels/lengthwise_kernels/gpu/attention.py",
     "policy/lengthwise_policy/decode/scheduler.py",
     "policy/lengthwise_policy/prefill/scheduler.py",
 }
 LONG_FUNCTIONS = {
     "engine/lengthwise_engine/loaded_model.py",
-    "kernels/lengthwise_kernels/gpu/decode_attention.py",
+    "kernels/lengthwise_kernels/gpu/attention/decode.py",
 }
 FULL_FOLDERS = {
     "client/lengthwise",
-    "kernels/lengthwise_kernels/gpu",
 }
-CLASSES_OF_ONE_NAME = {"Chunk", "Demand", "Wait", "_Plan"}
+CLASSES_OF_ONE_NAME = {"Chunk", "Demand", "Wait"}
 
 PRODUCT = [module for package in structure.packages() for module in structure.modules(package)]
 REST = [

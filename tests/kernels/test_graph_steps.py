@@ -22,7 +22,6 @@ from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.graph_recorder import Body, Graph
-from lengthwise_engine.runner.graph_shapes import padded_shape
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
 
@@ -396,33 +395,3 @@ def test_layers_are_announced_after_a_replayed_step(qwen: Path) -> None:
         runner.run(chunks, seen.append)
         assert seen == [0, 1]
     assert runner.counts.replayed == {"prefill": 1}
-
-
-def test_a_body_that_asks_the_device_something_cannot_be_replayed() -> None:
-    numbers = torch.tensor([0, 3])
-    for body in (
-        lambda: numbers.nonzero(),
-        lambda: numbers[1].item(),
-        lambda: numbers[numbers > 1],
-    ):
-        with pytest.raises(RuntimeError, match="the host needs its result"):
-            FrozenRecorder().capture(body).replay()
-
-
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [
-        ([1] * 3, (4, 4, False)),
-        ([1] * 9, (16, 16, False)),
-        ([1] * 257, None),
-        ([64] * 64, (4096, 64, True)),
-        ([64] * 65, None),
-        ([257], None),
-        ([256, 40], (320, 2, True)),
-        ([5, 1], None),
-    ],
-    ids=["pad", "by-eight", "many", "laps", "too-many", "long", "quarter", "mixed"],
-)
-def test_padded_shapes(lengths: list[int], expected: tuple[int, int, bool] | None) -> None:
-    found = padded_shape(lengths)
-    assert (found and (found.tokens, found.sequences, found.prompts)) == expected
