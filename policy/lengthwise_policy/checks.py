@@ -1,7 +1,4 @@
-"""One wording for a number out of range, shared by the configurations and the values.
-
-The rule: a message names the field, what was got and what is accepted.
-"""
+"""One wording for a number out of range: the field, what was got and what is accepted."""
 
 
 def require_at_least(field: str, got: float, least: float) -> None:

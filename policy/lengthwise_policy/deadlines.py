@@ -1,6 +1,6 @@
 """Which requests are past their deadline, without looking at all of them in every step.
 
-The rule: asking changes nothing for the caller: an id is reported until it is discarded.
+An id is reported at every call until it is discarded.
 """
 
 from heapq import heapify, heappop, heappush

@@ -1,6 +1,6 @@
 """What a policy refuses, as exceptions that callers map to their own statuses.
 
-The rule: these are answers a correct caller has to expect. Misuse of a state machine (two batches
+These are answers a correct caller has to expect. Misuse of a state machine (two batches
 at once, a block freed twice) is a bug in the caller and raises RuntimeError or ValueError instead.
 
     PolicyError
@@ -14,7 +14,7 @@ at once, a block freed twice) is a bug in the caller and raises RuntimeError or 
 
 
 class PolicyError(Exception):
-    """Base of all refusals; its text says what, got, expected and remedy."""
+    """Base of all refusals; the text has what, got, expected and remedy."""
 
 
 class QueueFull(PolicyError):
@@ -34,7 +34,7 @@ class UnknownRequest(PolicyError):
 
 
 class NoCandidates(PolicyError):
-    """Nobody may take the request."""
+    """No worker may take the request."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -1,6 +1,6 @@
 """Length classes: prompts bound by memory and launches, and prompts bound by compute.
 
-The rule: a request is classed by its *residual* tokens, those still to be computed, never by its
+A request is classed by its *residual* tokens, those still to be computed, never by its
 whole prompt: a long conversation of which all but the last turn is cached behaves like a short one.
 """
 

@@ -6,8 +6,8 @@ should come back.
      │                └──cancel, or displaced by a more urgent one──▶ gone
      └──Refuse
 
-The rules: the requests in flight and those that wait are bounded; places go by priority, then by
-what tenants have had (`fair_share`); nobody waits while a slot is free; and a refusal says when a
+The requests in flight and those that wait are bounded; places go by priority, then by
+what tenants have had (`fair_share`); none waits while a slot is free; and a refusal says when a
 place is likely to be free instead of leaving every client to its own back-off.
 """
 
@@ -23,7 +23,7 @@ from lengthwise_policy.checks import require_at_least
 # change; of independent completions, 32 still give the gap within 18 % (one standard deviation).
 RECENT_COMPLETIONS = 33
 
-# What a refused client is told before two requests have ever completed.
+# What a refused client is answered before two requests have ever completed.
 FIRST_RETRY_AFTER_SECONDS = 1.0
 
 AdmissionRule = Literal["free slot", "waited", "all slots taken"]
@@ -66,7 +66,7 @@ class AdmissionRequest:
     num_tokens: int  # of the prompt
     tenant: str = ""  # empty is a tenant like any other
     priority: int = 0  # the higher, the earlier
-    # To the first token once it is admitted, as placement predicts it now; 0 when nobody can.
+    # To the first token once it is admitted, as placement predicts it now; 0 when unknown.
     predicted_ttft_seconds: float = 0.0
     ttft_objective_seconds: float = inf  # the objective of its length class
 
@@ -105,7 +105,7 @@ class Wait:
     ticket: Ticket
     rule: AdmissionRule
     reason: str
-    displaced: Displaced | None  # who lost its place to this one
+    displaced: Displaced | None  # that lost its place to this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ class Admission:
     """Counts the requests in one router, and keeps the line of those that wait.
 
     Refused clients get places in an imaginary line that moves by one with each completion: the k-th
-    of them is told to come back after k completions, so that they do not all return at once.
+    of them is asked to come back after k completions, so that they do not all return at once.
     """
 
     def __init__(self, policy: AdmissionPolicy) -> None:
@@ -177,7 +177,7 @@ class Admission:
         return self._admit_next(now)
 
     def cancel(self, ticket: Ticket, now: float) -> tuple[Admit, ...]:
-        """The caller of a request that was told to wait gives up, whatever became of it meanwhile.
+        """The caller of a waiting request gives up, whatever became of it meanwhile.
 
         If it was admitted and its caller has not noticed yet, this is `finished`: others may be
         admitted. If it was displaced, nothing happens.
@@ -245,7 +245,8 @@ class Admission:
         gap = self._completion_gap(now)
         wait = FIRST_RETRY_AFTER_SECONDS if gap is None else gap * self._refused_in_line
         if gap and wait > self._policy.max_retry_after_seconds:
-            # Nobody is told a later place, so nobody is in it: a storm leaves no long line behind.
+            # No client is given a later place, so none is in it: a storm leaves no long line
+            # behind.
             self._refused_in_line = int(self._policy.max_retry_after_seconds / gap) + 1
         return Refuse(
             rule="queue full",

@@ -5,7 +5,7 @@ twice as much as input because it takes a step each. Within a priority the tenan
 next, and of its requests the first that came. A tenant that was away is lifted to the least counter
 of those present: absence earns no credit, and what it had too much of is not forgotten.
 
-The rules: the counters of two tenants that both always have requests waiting differ by at most one
+Invariant: the counters of two tenants that both always have requests waiting differ by at most one
 prompt and the output of what they have running, however many requests either sends; and everything
 is bounded, the tenants remembered included.
 """
@@ -43,7 +43,7 @@ class TenantCounters:
         self._present: dict[str, _Present] = {}
         # Only those above the level: the others would be lifted to it. The oldest first.
         self._absent: OrderedDict[str, float] = OrderedDict()
-        self._level = 0.0  # counter of the last one present, while nobody is
+        self._level = 0.0  # counter of the last one present, while none is
 
     @property
     def num_remembered(self) -> int:
@@ -109,7 +109,7 @@ class FairQueue:
         lines.setdefault(tenant, OrderedDict())[ticket] = None
 
     def pop(self) -> Ticket:
-        """Takes out the next one. ValueError when nobody waits."""
+        """Takes out the next one. ValueError when none waits."""
         lines = self._lines[max(self._lines)]
         _, ticket = min(
             (self._counters.served(tenant), next(iter(line))) for tenant, line in lines.items()
@@ -129,7 +129,7 @@ class FairQueue:
             del self._lines[place.priority]
 
     def pop_least(self) -> Ticket:
-        """Takes out the one to refuse when there is no place for all. ValueError when nobody waits.
+        """Takes out the one to refuse when there is no place for all. ValueError when none waits.
 
         Of the lowest priority, the tenant with the most waiting, its last one: so a full queue is
         shared evenly, and one tenant alone may fill it.

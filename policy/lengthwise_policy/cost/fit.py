@@ -5,7 +5,7 @@ minimises the relative errors, with no coefficient below 0; rows far from it are
 repeated. A step that took far too long (a warm-up, a descheduled process) weighs little in relative
 errors to begin with.
 
-The rules: a model is given out only if the steps seen tell its terms apart; what was never seen
+A model is given out only if the steps seen distinguish its terms; what was never seen
 keeps the coefficient it had; and a model in use is replaced only by one that differs, because every
 change moves requests between classes and workers.
 """
@@ -47,14 +47,14 @@ FitOutcome = Literal[
     "fitted",
     "too few samples",  # in all, or of any kind of step
     "only outliers",  # have one of the terms
-    "ill-conditioned",  # the steps do not tell the terms apart
+    "ill-conditioned",  # the steps do not distinguish the terms
     "not converged",
     "no difference",  # of any prediction by more than HYSTERESIS: the model in use is kept
 ]
 
 Row = tuple[float, ...]  # the terms of a step, in this order, divided by its seconds
 NAMES = tuple(field.name for field in fields(CostModel))
-TOKENS = NAMES.index("token_seconds")  # without it no boundary can be told
+TOKENS = NAMES.index("token_seconds")  # without it no boundary is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,16 +102,16 @@ class CostFit:
 
     @property
     def measured(self) -> CostModel | None:
-        """The model with 0 for every term that no step has told; None while nothing is fitted."""
+        """The model with 0 for every term that no step has shown; None while nothing is fitted."""
         if not self.is_fitted:
             return None
-        told = (x if i in self._measured else 0.0 for i, x in enumerate(astuple(self.model)))
-        return CostModel(**dict(zip(NAMES, told, strict=True)))
+        known = (x if i in self._measured else 0.0 for i, x in enumerate(astuple(self.model)))
+        return CostModel(**dict(zip(NAMES, known, strict=True)))
 
     def observe(self, sample: StepSample) -> bool:
         """True when `model` changed (`short_tokens` changes only then).
 
-        A sample that took no time that the clock could tell is left out.
+        A sample without measurable time is left out.
         """
         if not 0.0 < sample.seconds < inf:
             return False
@@ -181,7 +181,7 @@ def _seen(window: Iterable[Row]) -> tuple[list[Row], list[int]]:
 def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, FitOutcome]:
     """Coefficients with which the columns add up to 1 in every row, but for errors.
 
-    None when they cannot be told; the second value says why.
+    None when they cannot be known; the second value is why.
     """
     gram = [[0.0] * len(columns) for _ in columns]
     for i, column in enumerate(columns):

@@ -3,7 +3,7 @@
 Written out because policy has the standard library alone, and because a fit on an engine's own
 thread has microseconds, not an import of a numerical library, to spend.
 
-The rule: everything works on the normal equations G x = m with the columns scaled to length 1, so
+Everything works on the normal equations G x = m with the columns scaled to length 1, so
 that the diagonal of G is 1; callers check `condition` first.
 """
 

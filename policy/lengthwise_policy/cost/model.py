@@ -8,8 +8,6 @@ A prefill step with chunks of L_i new tokens after H_i cached ones takes
 weights and the launches, is ours: without it a fit on short prompts goes wrong). A decode step of
 B requests whose contexts have C tokens in all takes t0 + d1 * B + d2 * C (DistServe). Every
 coefficient is at least 0.
-
-The rule: values and arithmetic; whoever runs steps measures them and fits.
 """
 
 from collections.abc import Iterable

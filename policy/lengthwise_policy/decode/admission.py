@@ -1,10 +1,10 @@
-"""Who may take blocks now.
+"""Which request may take blocks now.
 
-Past-Future (see future.py) asks whether the predicted peak of all admitted requests and one more
+Past-Future (past_future.py) asks whether the predicted peak of all admitted requests and one more
 stays within what the cache can give them. The comparison, worst case, asks whether all of them
-could run to their limits at once; then nobody is ever preempted.
+could run to their limits at once; then none is ever preempted.
 
-The rule: requests that are filled by a transfer count as those that run do; blocks in use that no
+Requests that are filled by a transfer count as those that run do; blocks in use that no
 admitted request brought in (shared ones, and ones that still drain) are taken off the capacity.
 """
 

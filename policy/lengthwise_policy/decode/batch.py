@@ -3,11 +3,11 @@
 Planned in the order of seniority: every request that decodes gets the block that its token needs,
 if need be from the most junior one; what the budget leaves goes to chunks.
 
-A step is planned ahead when the last one has not ended: as if all its requests went on. Then nobody
+A step is planned ahead when the last one has not ended: as if all its requests went on. Then none
 is preempted, because what runs still writes to its blocks; a step that would need that is not
 planned before the last one has ended.
 
-The rule: a junior never takes anything from a senior.
+Invariant: a junior never takes anything from a senior.
 """
 
 import math
@@ -29,7 +29,7 @@ class ChunkRoom:
     """What the requests that decode leave of a step."""
 
     tokens: int
-    seconds: float  # inf while nobody decodes
+    seconds: float  # inf while no request decodes
 
     def __str__(self) -> str:
         within = "" if math.isinf(self.seconds) else f" and {self.seconds * 1e3:.1f} ms"
@@ -39,7 +39,7 @@ class ChunkRoom:
 def plan_chunks(
     computing: Iterable[DecodeRequest], room: ChunkRoom, cost: CostModel, block_size: int
 ) -> tuple[PromptChunk, ...]:
-    """Chunks of the first in line, as far as the room goes; nobody overtakes.
+    """Chunks of the first in line, as far as the room goes; none overtakes.
 
     Each goes on where the steps in flight leave its request.
     """
@@ -142,7 +142,7 @@ class DecodeBatch:
     def _rows(self, preempted: list[RequestId] | None) -> list[DecodeRequest]:
         """Running requests whose next token has a slot, most senior first.
 
-        `preempted` takes those whose blocks went to others; None: none may be preempted.
+        `preempted` receives those whose blocks went to others; None: none may be preempted.
         """
         rows: list[DecodeRequest] = []
         self._starved = None
@@ -184,7 +184,7 @@ class DecodeBatch:
         victim.preempted()
 
     def _most_junior(self) -> DecodeRequest:
-        """Of those that may lose their blocks: who has its last token ends anyway."""
+        """Of those that may lose their blocks: one that has its last token ends anyway."""
         return next(each for each in reversed(self._requests) if each.tokens_left)
 
     def _room(self, rows: list[DecodeRequest], cost: CostModel) -> ChunkRoom:

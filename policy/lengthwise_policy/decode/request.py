@@ -7,11 +7,11 @@
 A transfer fills a request from a prefill worker; one that is local, or that lost its blocks and
 comes back, is computed here in chunks.
 
-Steps may be launched before the one before has ended: what is known of a request is what ended
-steps told, and `num_launched` and `num_awaited` say what those in flight will add to it.
+Steps may be launched before the one before has ended: what is known of a request comes from steps
+that have ended, and `num_launched` and `num_awaited` are what those in flight will add to it.
 
-The rule: all requests of a worker are in one total order, seniority: higher priority first, then
-who reserved first. It is the order of the queue, of every step, and, from its end, of preemption.
+Invariant: all requests of a worker are in one total order, seniority: higher priority first, then
+earlier reservation. It is the order of the queue, of every step, and, from its end, of preemption.
 """
 
 from bisect import bisect_left, insort
@@ -38,7 +38,7 @@ class Reservation:
     request_id: RequestId
     num_tokens: int  # of the prompt
     max_new_tokens: int  # the first of them is sampled where the prompt is computed
-    deadline_at: float  # the reservation is a lease: from then on `expired` names it
+    deadline_at: float  # the reservation is a lease: from then on `expired` reports it
     hashes: Sequence[BlockHash] = ()  # of the prompt's full blocks
     local: bool = False  # computed here; otherwise the prompt arrives as KV
     returning: bool = False  # the conversation will probably go on

@@ -161,7 +161,7 @@ class DecodeScheduler:
         request that has generated all it reserved for is left out and waits for its end.
 
         With a step in flight, the plan takes for granted that its requests go on. It preempts
-        nobody: where that is needed it is None, and comes once the step has ended. Raises
+        none: where that is needed it is None, and comes once the step has ended. Raises
         RuntimeError while two steps are in flight.
         """
         if len(self._in_flight) == MAX_IN_FLIGHT:
@@ -206,7 +206,7 @@ class DecodeScheduler:
         return tuple(kept)
 
     def named(self, request_id: RequestId, hashes: Sequence[BlockHash]) -> None:
-        """Tells the hashes of all full blocks of the sequence known so far.
+        """Adds the hashes of all full blocks of the sequence known so far.
 
         Those that are computed are published: others may share them, and the request itself finds
         them again after a preemption. Raises UnknownRequest unless it computes or runs.
@@ -247,7 +247,7 @@ class DecodeScheduler:
         return self._held.in_phase(request_id, "filling", "computing", "running").block_ids
 
     def expired(self, now: float) -> tuple[RequestId, ...]:
-        """Requests in any phase whose deadline has passed; each is named until it is released."""
+        """Requests in any phase past their deadline; each is reported until it is released."""
         return self._deadlines.passed(now)
 
     def _check_reservation(self, reservation: Reservation) -> None:

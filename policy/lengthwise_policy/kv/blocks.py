@@ -3,8 +3,8 @@
 A run of consecutive blocks is one contiguous piece of memory in every layer and crosses the wire
 without packing, so the free list is kept as runs and a request gets as few of them as possible.
 
-The rule: ids and integers only, tensors stay in the engine; every block is either free or in use by
-one owner, and giving back anything else is refused before anything has changed.
+Invariant: every block is either free or in use by one owner, and giving back anything else is
+refused before anything has changed.
 """
 
 from bisect import bisect_left, insort

@@ -5,9 +5,9 @@ names mean equal KV. Every block is in exactly one of three states:
 
     empty      in the BlockPool beneath; content unknown
     in use     one or more references; shared where published, never evicted, never rewritten
-    evictable  published and used by nobody; in the order in which blocks may be evicted
+    evictable  published and unused; in the order in which blocks may be evicted
 
-The rule: a published block keeps its content until it is evicted, and only evictable blocks are.
+Invariant: a published block keeps its content until it is evicted, and only evictable blocks are.
 Eviction is LRU over releases, with a 1-bit prediction: blocks of conversations that will probably
 return go last. As in "Paging with Succinct Predictions" (Antoniadis et al., ICML 2023, arXiv
 2210.02775) a wrong bit must cost little: where such blocks fill more than their share, the oldest
@@ -120,7 +120,7 @@ class PrefixCache:
 
     @property
     def num_cached(self) -> int:
-        """Evictable blocks: content that nobody uses."""
+        """Evictable blocks: content that no request uses."""
         return len(self._ordinary) + len(self._returning)
 
     def match(self, hashes: Sequence[BlockHash]) -> int:
@@ -177,9 +177,9 @@ class PrefixCache:
     def release(self, block_ids: Iterable[int], *, returning: bool = False) -> None:
         """Gives up one reference of each block; `returning`: their conversation will go on.
 
-        A block that nobody uses then is evictable if published, else empty. The last block counts
-        as the oldest, since a chain is of no use without its head. Raises ValueError, and changes
-        nothing, for a block that is foreign, free or named twice.
+        A block that no request uses then is evictable if published, else empty. The last block
+        counts as the oldest, since a chain is of no use without its head. Raises ValueError, and
+        changes nothing, for a block that is foreign, free or named twice.
         """
         released = list(block_ids)
         self._check_in_use(released)
@@ -280,7 +280,7 @@ class PrefixCache:
 
     @staticmethod
     def _note(content: int, cancelled: set[int], noted: set[int]) -> None:
-        """Notes an event, or takes back its opposite where nobody has heard of that yet."""
+        """Notes an event, or takes back its opposite where that was not reported yet."""
         if content in cancelled:
             cancelled.remove(content)
         else:

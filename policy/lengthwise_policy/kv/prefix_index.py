@@ -3,8 +3,8 @@
 The workers' caches are the truth and every one names its contents in its statuses; this is a
 bounded copy that may lag behind. A wrong answer costs a worse placement, never a wrong token.
 
-The rule: one entry per content with one bit per worker, never one entry per worker; the entries are
-bounded, and those neither told of nor asked for longest are forgotten first (in halves: two
+Invariant: one entry per content with one bit per worker, never one entry per worker; the entries
+are bounded, and those neither reported nor asked for longest are forgotten first (in halves: two
 generations, of which the older is dropped whole when the younger is full).
 """
 

@@ -31,7 +31,7 @@ class Candidates:
 
 
 def find_candidates(asked: PlacementInput) -> Candidates:
-    """Raises NoCandidates, which says what each side lacks."""
+    """Raises NoCandidates with what each side lacks."""
     request, prefill, decode = asked.request, asked.prefill, asked.decode
     num_tokens = request.num_tokens
     needs = request.needs

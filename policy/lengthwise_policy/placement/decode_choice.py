@@ -1,6 +1,6 @@
 """Which decode worker continues a prompt, chosen for its own sake and before the prefill worker.
 
-The rule, in this order: it has room for the prompt beside the predicted peak of what it runs; it
+In this order: it has room for the prompt beside the predicted peak of what it runs; it
 holds the longest part of the prompt already, unless it is so much busier than the least busy one
 that its tokens would come late; its next step is the shortest; it has the fewest requests (costs
 too small to fit make all steps equal); its id is the lowest.
@@ -14,7 +14,7 @@ from lengthwise_policy.placement.worker_view import WorkerView
 
 MAX_EXTRA_REQUESTS = 8
 """By how many requests a worker may be ahead of the least busy one and still be preferred for what
-it holds: of a prompt that all requests share everyone would go there otherwise. Routers of SGLang
+it holds: of a prompt that all requests share, all would go there otherwise. Routers of SGLang
 and AIBrix leave prefixes alone beyond 64 and 8 to 16 requests."""
 
 

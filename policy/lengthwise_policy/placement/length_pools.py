@@ -11,7 +11,7 @@ stays in that pool.
 Pressures are averaged over the last cool-down, from the last move on: what a single long prompt
 does to a queue is no trend.
 
-The rule: at most one worker moves at a time and one per cool-down; it drains before it moves; no
+Invariant: at most one worker moves at a time and one per cool-down; it drains before it moves; no
 pool gives its last worker away. A pool that lost its last worker has infinite pressure, and until
 one has moved in, the other pool takes all prompts. Each router has pools of its own: they agree
 only as far as what they see does.
@@ -70,7 +70,7 @@ class LengthPools:
         """Of one pool, without the one that moves."""
         moving = self._move.worker_id if self._move is not None else None
         return tuple(
-            sorted(who for who, pool in self._pools.items() if pool == length and who != moving)
+            sorted(name for name, pool in self._pools.items() if pool == length and name != moving)
         )
 
     def __call__(self, asked: PlacementInput) -> Placement:
@@ -94,7 +94,7 @@ class LengthPools:
         return length == "short" and request.cached_tokens.get(view.worker_id, 0) > 0
 
     def _follow(self, prefill: Sequence[WorkerView], now: float) -> None:
-        """Learns who is there, ends a move, and begins one."""
+        """Learns which workers are there, ends a move, and begins one."""
         is_due = now - self._reviewed_at >= REVIEW_SECONDS
         if not is_due and all(view.worker_id in self._pools for view in prefill):
             return
@@ -102,7 +102,7 @@ class LengthPools:
         if self._moved_at is None:
             self._moved_at = now
         views = {view.worker_id: view for view in prefill}
-        self._pools = {who: pool for who, pool in self._pools.items() if who in views}
+        self._pools = {name: pool for name, pool in self._pools.items() if name in views}
         for worker_id in sorted(views.keys() - self._pools.keys()):
             sizes = list(self._pools.values())
             is_short = sizes.count("short") <= sizes.count("long")

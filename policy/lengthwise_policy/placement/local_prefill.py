@@ -6,10 +6,10 @@ worker has cached need not be computed: that pays for very short residuals, and 
 conversation whose prefix only it holds.
 
 A chunk makes every request that decodes beside it wait, so the time it adds to the step counts once
-for each of them: a second is a second, whoever waits. Without this, homogeneous traffic on two CPU
-cores had its first tokens in half the time and all others in 1.4 times theirs.
+for each of them: a second is a second, whichever waits. Without this, homogeneous traffic on two
+CPU cores had its first tokens in half the time and all others in 1.4 times theirs.
 
-The rule: locally where the first token is predicted to come sooner by more than the others are
+Locally where the first token is predicted to come sooner by more than the others are
 delayed in all, and none of them misses its TPOT SLO; and locally, whatever it takes, where no
 prefill worker is there. A request that holds a reservation filled by prefill workers stays with
 them as long as there are any.
@@ -41,7 +41,7 @@ MAX_HOLDERS = 4
 
 
 class LocalPrefill:
-    """A strategy around another one, which says what prefill workers would do."""
+    """A strategy around another one, which predicts what prefill workers would do."""
 
     def __init__(self, remote: Strategy, tpot_seconds: float) -> None:
         self.rules: tuple[PlacementRule, ...] = (
@@ -123,13 +123,13 @@ class LocalPrefill:
             return None
         partner = choose_partner(request, views, self._tpot_seconds)
         views = _with_holders(request, partner, views)
-        told = [
+        candidates = [
             local
             for view in views
             if (local := local_candidate(request, view, _own_cost(view), inf)) is not None
         ]
-        ranked = sorted(told, key=lambda one: (one.ttft_seconds, one.decode))
-        best = ranked[0]  # without an SLO everyone can
+        ranked = sorted(candidates, key=lambda one: (one.ttft_seconds, one.decode))
+        best = ranked[0]  # without an objective every worker can
         return Placement(
             prefill=None,
             decode=best.decode,

@@ -78,7 +78,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Who computes the prompt and who generates.
+    """Which worker computes the prompt and which generates.
 
     `decode` is None when one token is all; `prefill` is None when the decode worker computes the
     prompt itself.

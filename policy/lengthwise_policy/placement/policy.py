@@ -1,7 +1,4 @@
-"""What a placement strategy is, and what may be set about placement.
-
-The rule: a strategy is one function; the clock is an argument, so are random numbers.
-"""
+"""What a placement strategy is, and what may be set about placement."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -39,7 +36,7 @@ class PoolPolicy:
     deviation_weight: float = 1.0
     utilisation_weight: float = 0.05
     tolerance: float = 0.5
-    idle_pressure: float = 0.25  # queues of a quarter of the SLO: nobody is short of workers
+    idle_pressure: float = 0.25  # queues of a quarter of the SLO: no pool is short of workers
     cooldown_seconds: float = 5.0  # between two moves
     drain_seconds: float = 30.0  # a worker that is not empty by then stays where it was
 

@@ -10,7 +10,7 @@
   Prompts above LAYERWISE_TOKENS leave layer by layer while they are computed: exposed is only what
   takes longer than computing, and at least the last LAST_PART of the bytes.
 
-The rule: the decode worker is chosen for its own sake (`partner.py`), then the prefill worker with
+The decode worker is chosen for its own sake (`decode_choice.py`), then the prefill worker with
 the lowest TTFT; ties break by id. Numbers that do not depend on the request are in the views
 already, because every prefill worker is looked at for every request.
 """
@@ -31,7 +31,7 @@ from lengthwise_policy.placement.worker_view import Kind, WorkerView
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 MAX_CANDIDATES = 8
-"""Told with a placement, to explain it."""
+"""Reported with a placement, to explain it."""
 
 LAYERWISE_TOKENS = 512
 """Longer prompts are pushed layer by layer: the prefill workers' default."""
@@ -74,8 +74,8 @@ def place_soonest(
 ) -> Placement:
     """On the soonest of at least one prefill worker; `partners` is empty where none is needed."""
     best = nsmallest(MAX_CANDIDATES, _scores(request, prefill, partners))
-    told = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
-    first, chosen = told[0], best[0][-1]
+    ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
+    first, chosen = ranked[0], best[0][-1]
     partner = partners.get(chosen.kind)
     if partner is None:
         rest = "one token needs no decode worker"
@@ -89,7 +89,7 @@ def place_soonest(
             f"{rule}: {first.ttft_seconds * 1e3:.1f} ms for {first.residual_tokens} tokens,"
             f" {chosen.tokens_ahead} tokens ahead, {rest}{note}"
         ),
-        candidates=told,
+        candidates=ranked,
     )
 
 

@@ -1,11 +1,11 @@
 """Which prefill worker computes a prompt and which decode worker continues it: the registry of the
 strategies, and the simple ones.
 
-Every strategy is one function type over snapshots, chosen by name from `STRATEGIES`. Who may be
+A strategy is chosen by name from `STRATEGIES`. Which workers may be
 chosen at all is decided before, in `candidates.py`, alike for all of them; whether a decode worker
 does it all by itself in `local_prefill.py`, around them.
 
-The rule: the same inputs give the same placement, whatever the order of the workers; ties break by
+Invariant: the same inputs give the same placement, whatever the order of the workers; ties break by
 id; random numbers and the clock are arguments.
 """
 
@@ -150,7 +150,7 @@ def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strateg
 def _place(
     rule: PlacementRule, candidates: Candidates, prefill: ChooseWorker, decode: ChooseWorker
 ) -> Placement:
-    """Chooses the prefill worker first: its kind decides who the partners are."""
+    """Chooses the prefill worker first: its kind decides which partners there are."""
     chosen = prefill(candidates.prefill)
     reason = f"{rule}: {chosen.tokens_ahead} tokens ahead"
     if not candidates.partners:

@@ -72,7 +72,8 @@ class WorkerView:
         derive(self, "long_wait_seconds", _wait_seconds(self.cost, ahead))
         load = self.running_requests + self.queued_requests + self.outstanding_requests
         derive(self, "load_requests", load)
-        # Blocks that nobody holds now nor is predicted to hold, less what is waited for already.
+        # Blocks that no request holds now nor is predicted to hold, less what is waited for
+        # already.
         blocks = min(self.blocks_free, self.blocks_total - self.blocks_predicted)
         derive(self, "room_tokens", blocks * self.block_size - ahead)
         step = self.cost.decode_step_seconds(load + 1, self.context_tokens + ahead)

@@ -1,7 +1,4 @@
-"""How often something happens, recent times counting most.
-
-The rule: O(1) per event and per question, and no clock of its own.
-"""
+"""How often something happens, recent times counting most. O(1) per event and per question."""
 
 from math import exp
 

@@ -1,4 +1,4 @@
-"""What a discipline is: it says which queue of prompts is served next.
+"""What a discipline is: it decides which queue of prompts is served next.
 
 It decides from what it is given (queues, instant, cost) and keeps no clock. It names queues in
 order of preference, and the scheduler serves the first of which it can make a batch.

@@ -1,4 +1,4 @@
-"""Whose turn it is on a prefill worker: the registry of the disciplines, and the two plain ones.
+"""Which prompts a prefill worker serves next: the registry of disciplines, and two plain ones.
 
 `fcfs` computes prompts in the order they came, sharing batches across lengths. `short_first` is
 the rule of LAPS' published code: classes by *full* prompt length, short ones strictly first in

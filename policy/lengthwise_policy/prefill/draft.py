@@ -1,7 +1,7 @@
 """A prefill batch while it is made: what fits into it still, and what it becomes.
 
-The rule: within `max_tokens` and `max_requests` of its choice; a chunk that is not the last of its
-prompt ends on a block boundary.
+Invariant: it stays within `max_tokens` and `max_requests` of its choice, and a chunk that is not
+the last of its prompt ends on a block boundary.
 """
 
 from lengthwise_policy.cost.model import CostModel
@@ -34,7 +34,7 @@ class Draft:
 
     @property
     def is_full(self) -> bool:
-        """Whether no request may be added; whether tokens are left, `fitting` tells."""
+        """Whether no request may be added; `fitting` is about tokens."""
         return len(self._planned) == self.choice.max_requests
 
     def fitting(self, prompt: Prompt) -> int:

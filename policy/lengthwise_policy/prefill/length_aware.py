@@ -19,8 +19,9 @@ beginning, so that blocks gather for it.
 
 The first of a queue: highest priority, then arrival; a long prompt counts as come later by
 min(STRETCH * predicted seconds left, max_age_seconds). So long prompts are served nearly as they
-came, but who takes long lets pass who comes soon after and takes much less, and who comes
-max_age_seconds later never overtakes. In that simulation the median of long prompts falls by 6 %.
+came, but one that takes long yields to one that comes soon after and takes much less, and one that
+comes max_age_seconds later never overtakes. In that simulation the median of long prompts falls by
+6 %.
 
 Only short prompts waiting: the device is idle. A second of waiting costs a second for each of the n
 that wait and saves r launches of t0 seconds, for short prompts that arrive at rate r. So they run
@@ -32,7 +33,7 @@ Long prompts run in chunks of chunk_tokens; while short ones wait, in chunks of 
 take chunk_seconds, but of min_chunk_tokens at least: each chunk costs a launch, t0, that delays all
 others.
 
-The rule: equal input gives equal decisions; r is estimated from arrivals, all seconds come from the
+Equal input gives equal decisions: r is estimated from arrivals, all seconds come from the
 cost model. Sources: LAPS (arXiv 2601.11589) for classes and the window, Sarathi-Serve for chunks;
 the gain test, the credits and ageing by arrival are ours.
 """

@@ -1,8 +1,4 @@
-"""Limits and weights of a prefill worker's scheduler.
-
-The rule: numbers only, each checked by name; how they are used is told where they are used, in
-disciplines.py and length_aware.py.
-"""
+"""Limits and weights of a prefill worker's scheduler (disciplines.py, length_aware.py)."""
 
 from dataclasses import dataclass
 from itertools import pairwise

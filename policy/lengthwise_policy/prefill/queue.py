@@ -1,7 +1,6 @@
 """Prompts that wait to be computed, in order of urgency and by length.
 
-The rule: a queue orders and counts, it decides nothing; every call is O(log n) in the prompts it
-holds, and O(1) in those that left.
+Every call is O(log n) in the prompts held, and O(1) in those that left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ class PrefillJob:
     request_id: RequestId
     num_tokens: int
     arrived_at: float
-    deadline_at: float  # of the request: from then on `expired` names it
+    deadline_at: float  # of the request: from then on `expired` reports it
     hashes: tuple[BlockHash, ...] = ()  # of the full blocks
     priority: int = 0  # higher goes first within its length class
     returning: bool = False  # the conversation will go on: its blocks are kept longer

@@ -69,8 +69,8 @@ class PrefillScheduler:
         """Raises QueueFull, NeverFits or DuplicateRequest."""
         if job.request_id in self._prompts:
             raise DuplicateRequest(
-                f"prefill of {job.request_id!r}: the worker holds this id already; "
-                f"release it, and let the running batch end, before it is used again"
+                f"prefill of {job.request_id!r}: the worker holds this id already; release it, and"
+                " let the running batch end, before it is used again"
             )
         needed = blocks_for(job.num_tokens, self._block_size)
         if needed > self._blocks.num_blocks:
@@ -102,7 +102,7 @@ class PrefillScheduler:
     def next_batch(
         self, now: float, cost: CostModel = PRIOR, short_tokens: int = DEFAULT_SHORT_TOKENS
     ) -> PrefillBatch | None:
-        """Plans a batch and takes the blocks it needs; None when nothing can or should run now.
+        """Plans a batch and takes its blocks; None when nothing can or should run now.
 
         Raises RuntimeError while a batch is running.
         """
@@ -170,7 +170,7 @@ class PrefillScheduler:
     def release(self, request_id: RequestId) -> bool:
         """Cancels a request or frees a computed one; False when none of this id is (still) held.
 
-        Its blocks are free at once, or after `computed` when it is in the running batch.
+        Its blocks are free at once, or after `computed` where the running batch has it.
         """
         prompt = self._prompts.get(request_id)
         if prompt is None or prompt.released:
@@ -188,7 +188,7 @@ class PrefillScheduler:
         return True
 
     def expired(self, now: float) -> tuple[RequestId, ...]:
-        """Requests in any state whose deadline has passed; each is named until it is released."""
+        """Requests in any state past their deadline; each is reported until it is released."""
         return self._deadlines.passed(now)
 
     def _fill(self, draft: Draft, cost: CostModel) -> bool:
@@ -218,7 +218,7 @@ class PrefillScheduler:
         return moved
 
     def _changes_queue(self, prompt: Prompt, queue: PromptQueue) -> bool:
-        """Looks again at what is cached of a prompt; moves it if that makes it another class."""
+        """Looks again at what is cached of a prompt; moves it where its class has changed."""
         cached = self._blocks.match(prompt.usable) * self._block_size
         length = self._classify(prompt.job, cached)
         if cached == prompt.num_computed and length == prompt.length:
@@ -284,9 +284,7 @@ class PrefillScheduler:
     def _begun_prompt(self, request_id: RequestId) -> Prompt:
         prompt = self._prompts.get(request_id)
         if prompt is None or prompt.released or not prompt.has_begun:
-            raise UnknownRequest(
-                f"{request_id!r}: expected a prefill that has begun and is not released"
-            )
+            raise UnknownRequest(f"{request_id!r}: expected a prefill that has begun, not released")
         return prompt
 
     def _classify(self, job: PrefillJob, cached: int) -> LengthClass:

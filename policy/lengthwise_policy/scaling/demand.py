@@ -10,7 +10,7 @@ the worker can do. Prefill, with W the worker-seconds of work that arrive per se
 The first leaves room for what varies within a minute; what came in the last seconds has varied
 already, and shows a surge early. An M/G/1 queue waits in inverse proportion to its spare capacity,
 so N - W has to grow r times. The time that the prefill itself takes is no queueing: no number of
-workers shortens it. r below 1 says with the same formula how many workers could go.
+workers shortens it. r below 1 gives with the same formula how many workers could go.
 
 Decode, with T the objective, B* = (T - t0) / (d1 + d2 context) the requests at which a step takes
 T, and L the mean output:
@@ -22,14 +22,13 @@ T, and L the mean output:
     latency      N (measured - t0) / (T - t0)
 
 E is there at the objective whatever the load now; what is there beyond it is a backlog, to be gone
-in time. Where L is unknown, slots are requests / B*, and the token rate has to say what shorter
+in time. Where L is unknown, slots are requests / B*, and the token rate has to show what shorter
 steps hide.
 
 Percentiles are of a window. Workers that came within it have not shown in it what they can do, so
 until they have, latency asks for no more than there are; and what is long over is not answered.
 
-The rule: pure arithmetic, and every result is finite. ValueError for a number that is negative or
-NaN: unknown is no number, and the callers' to deal with.
+Every result is finite. ValueError for a number that is negative or NaN: unknown is no number.
 """
 
 from collections.abc import Mapping
@@ -41,16 +40,17 @@ from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad
 
-# Latency grows without bound near saturation and says little of what is needed. The next window
+# Latency grows without bound near saturation and shows little of what is needed. The next window
 # shows what the last step changed, so a bounded one only takes longer (llm-d clamps at the same).
 MAX_LATENCY_RATIO = 2.0
 
 # The 90th percentile of an exponentially distributed wait is 2.3 times its mean, so the queue of
-# this moment bounds what a percentile of the past can still tell; rounded up for queues that waver.
+# this moment bounds what a percentile of the past can still show; rounded up for queues that waver.
 WAIT_PERCENTILE = 3.0
 
-# A step may take so many times what the cost model says of the present requests, by imbalance and
-# by prompts computed beside them; what was measured beyond it was of more requests than there are.
+# A step may take so many times what the cost model predicts of the present requests, by imbalance
+# and by prompts computed beside them; what was measured beyond it was of more requests than there
+# are.
 STEP_TOLERANCE = 1.5
 
 # Workers busy for less than that do not wait for capacity, whatever they wait for.
@@ -229,7 +229,7 @@ def _seen_through(needed: float, there: float, workers: int) -> float:
 
 
 def _waiting_term(waiting: float, workers: int) -> Term:
-    """Requests that wait at routers while somebody serves wait for the other role."""
+    """Requests that wait at routers while the group has workers wait for the other role."""
     return float(waiting > 0 and not workers), "waiting", f"{waiting:.0f} requests, no worker"
 
 

@@ -1,7 +1,4 @@
-"""How fast, how carefully and how far pools are scaled.
-
-The rule: numbers only, each checked by name; how they are used is told where they are used.
-"""
+"""How fast, how carefully and how far pools are scaled."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +16,7 @@ class ScalingPolicy:
     scale_in_seconds: float = 300.0
     # Without any work, before the last worker of a group goes; only where min_replicas is 0.
     scale_to_zero_seconds: float = 600.0
-    # For so long a number that somebody else wrote stands.
+    # For so long an operator's number of replicas stands.
     manual_hold_seconds: float = 300.0
     # Between flips in opposite directions, and how long the giving role must have had a worker to
     # spare.

@@ -1,11 +1,10 @@
-"""Pools as scaling sees them: which pods stay, whom they serve, what may be changed.
+"""Pools as scaling sees them: which pods stay, which group they serve, what may be changed.
 
 A pod serves the group of its pool, or, flipped, the pools of the other role without length class.
 Of the pods that a pool has, only as many stay as it has replicas, the dearest ones; what it has
 fewer is being made. Thus neither a scale out nor a scale in that is under way is answered twice.
 
-The rule: views of one instant; what is remembered between instants is `PoolMemory`'s, and only
-what the observations themselves cannot tell.
+What is remembered between instants is `PoolMemory`'s, and only what observations cannot show.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,10 +107,10 @@ def _served(view: PoolView, flipping: Mapping[str, Role]) -> Iterator[tuple[Pod,
 
 
 class PoolMemory:
-    """What a pool was told, to tell an operator's edits from the scaler's own."""
+    """What was written to a pool, to know an operator's edits from the scaler's own."""
 
     def __init__(self, replicas: int) -> None:
-        # That may be observed without anybody else having written: what was last seen, and what
+        # That may be observed without another writer: what was last seen, and what
         # was written since (a write may fail, or show late).
         self._expected = {replicas}
         self._written = replicas
@@ -125,7 +124,7 @@ class PoolMemory:
         self._written = replicas
 
     def see_replicas(self, now: float, replicas: int, policy: ScalingPolicy) -> bool:
-        """Whether somebody else has written."""
+        """Whether another has written."""
         is_edited = replicas not in self._expected
         if is_edited:
             self._held_until = now + policy.manual_hold_seconds

@@ -7,12 +7,12 @@ the other role, as many as that one can spare:
 
 It has to starve in two decisions in a row. Flips wait for those before them to be done, and flips
 in the other direction for `flip_seconds`. Workers that are at home in the starving role come first.
-A visitor also goes home when its host has not needed it for the whole stable window: then it goes
-before any pod is deleted.
+A flipped pod also returns when the other role has not needed it for the whole stable window: then
+it returns before any pod is deleted.
 
-The rule: whoever gives must not starve by it; with the time between reversals, and the donor's
-margin, no pod goes back and forth. A pod that does not change when told is left alone for a while,
-so that pods are made instead.
+Invariant: the giving role does not starve by it. With the time between reversals, and the donor's
+margin, no pod goes back and forth. A pod that ignores a flip is left alone for a while, so that
+pods are made instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class FlipPlan:
 
     flips: tuple[Flip, ...]
     expected: Mapping[Role, int]  # to be flipped, by the role that gets them
-    leaving: Mapping[Role, int]  # visitors to go home, by the role that has them now
+    leaving: Mapping[Role, int]  # flipped pods to return, by the role that has them now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class _PendingFlip:
 
 
 class RoleFlips:
-    """Remembers who is changing, who starves and when the last flip was."""
+    """Remembers which pods change, which role starves and when the last flip was."""
 
     def __init__(self, policy: ScalingPolicy) -> None:
         self._policy = policy
@@ -109,13 +109,13 @@ class RoleFlips:
             if any(self._starving.values()):
                 continue
             spare = self._spare(role, capacities, windows, self._policy.scale_in_seconds)
-            visitors = [(view, pod) for view, pod in spare if view.state.pool.role != role]
+            flipped = [(view, pod) for view, pod in spare if view.state.pool.role != role]
             if self._is_due(now, OTHER[role]):
                 seconds = f"{self._policy.scale_in_seconds:g}"
                 why = f"{role} has not needed it for {seconds} s"
-                chosen += _flips(visitors, OTHER[role], "home", why)
+                chosen += _flips(flipped, OTHER[role], "home", why)
             else:
-                leaving[role] = len(visitors)
+                leaving[role] = len(flipped)
         for flip in chosen:
             self._pending[flip.pod] = _PendingFlip(role=flip.role, at=now)
             self._flipped_at, self._flipped_to = now, flip.role
@@ -146,7 +146,7 @@ class RoleFlips:
         windows: Mapping[Group, DemandWindow],
         seconds: float,
     ) -> list[tuple[PoolView, Pod]]:
-        """Ready workers that a role can give away: visitors first, then the cheapest."""
+        """Ready workers that a role can give away: flipped ones first, then the cheapest."""
         window, capacity = windows.get((role, None)), capacities.get((role, None))
         enough = window.enough(seconds, self._policy.margin) if window else None
         if capacity is None or enough is None:

@@ -1,20 +1,18 @@
-"""How many replicas each pool should have, and who changes roles, decided every few seconds.
+"""How many replicas each pool should have, and which pods change roles, decided every few seconds.
 
     lacking = needed now - workers there and coming
         > 0  roles are flipped, then pods are made, in the order of the pools
     surplus = workers there, coming and unschedulable - enough for the whole stable window
-        > 0  visitors go home, then pods go, the cheapest first
+        > 0  flipped pods return to their role, then pods go, the cheapest first
 
 Between the two a group is left as it is. Pods on their way count as there, so that nothing is
 asked for twice; pods that can run nowhere do not, so that other pools help out, but they do count
-as surplus, so that they are given back once nobody needs them.
+as surplus, so that they are given back once no group needs them.
 
-Somebody else's number of replicas, seen as one that was neither there nor written by us, stands for
+An operator's number of replicas, seen as one that was neither there nor written by us, stands for
 a while even outside the bounds: the pool is not touched, its pods keep their roles, and its workers
 count for their group. Then scaling goes on from there, within the bounds. The first look at
 a pool takes what is there as its own.
-
-The rule: an observation and what is remembered give the decision; the instant is an argument.
 """
 
 from collections.abc import Mapping, Sequence
@@ -128,8 +126,8 @@ class Scaler:
             for group in members
             if group in windows
         }
-        # Workers away from a group that lacks some and cannot be given new ones: their hosts make
-        # their own, and flip them home when these are ready.
+        # Workers away from a group that lacks some and cannot be given new ones: the other role
+        # makes its own, and flips them home when these are ready.
         recalled: dict[Group, int] = {
             (OTHER[role], None): min(
                 max(deficit - sum(view.room(now) for view in members[role, length]), 0),

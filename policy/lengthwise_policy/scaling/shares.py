@@ -1,11 +1,11 @@
-"""How a group's change falls on its pools: who gets new pods, and which pods go.
+"""How a group's change falls on its pools: which get new pods, and which pods go.
 
 New pods go to the first pools with room; a pool with pods that can run nowhere has none. What goes
 first are pods that do not run, then those that start, then ready ones, within each the last pool's
 first, and of those the ones that lose least: fewest running requests, then fewest cached blocks.
 No ready pod is given up while one starts that could be: until it runs it carries nothing.
 
-The rule: a pool stays within its bounds, and a pool with a pod that changes roles gives none away:
+Invariant: a pool stays within its bounds, and a pool with a pod that changes roles gives none away:
 while it changes it is not ready, and Kubernetes deletes pods that are not ready before others.
 """
 

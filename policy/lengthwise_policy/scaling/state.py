@@ -3,7 +3,7 @@
 A pool is a Deployment of workers of one role. A pool may be flexible: its workers can serve the
 other role too, so that roles are flipped (seconds) before pods are made (minutes).
 
-The rule: values only. Instants are seconds of the caller's clock.
+Instants are seconds of the caller's clock.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ may last for ever; `leaving`: drains, and takes nothing new."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """What an operator says of a pool."""
+    """What an operator has set of a pool."""
 
     name: PoolName
     role: Role
@@ -49,7 +49,7 @@ class PoolState:
     """A pool at this moment."""
 
     pool: Pool
-    replicas: int  # the Deployment's spec.replicas, whoever wrote it last
+    replicas: int  # the Deployment's spec.replicas, by whatever writer
     pods: tuple[Pod, ...]
     paused: bool = False  # an operator wants it left alone
 
@@ -85,7 +85,7 @@ class DecodeLoad:
     blocks_per_worker: float  # 0: unknown, no worker is there
     block_size: int
     generated_tokens: float  # per second
-    tpot_seconds: float | None  # 90th percentile; None: nobody had a second token
+    tpot_seconds: float | None  # 90th percentile; None: no second token yet
     cost: CostModel | None  # a decode step's, median of the workers'; None: unknown
     waiting_requests: float  # wait at routers, for a worker of any role
     # That served on average within the window of the percentile; None: as many as now.

@@ -1,6 +1,6 @@
 """What a group of pools needed lately, in whole workers.
 
-The rule: scaling in trusts only a time that was watched without a gap, so missing data, a manual
+Scaling in trusts only a time that was watched without a gap, so missing data, a manual
 edit and a change of leader all begin it anew.
 """
 
@@ -34,7 +34,7 @@ class DemandWindow:
 
     def see(self, now: float, demand: Demand) -> None:
         if now - self._now > self._seconds:
-            self.restart()  # nobody looked
+            self.restart()  # not watched meanwhile
         self._now, self._last = now, demand
         while self._largest and self._largest[-1][1] <= demand.workers:
             self._largest.pop()
