@@ -41,9 +41,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         responses = self._service.generate(
             message, deadline_seconds=seconds, keepalive=lambda: context.write(KEEPALIVE)
         )
+        # The service keeps the deadline itself. It cannot while a client reads nothing: then gRPC
+        # cancels at a client's own deadline, and else this does.
+        give_up_after = seconds + UNREAD_SECONDS if given is None else None
         try:
-            # The service keeps the deadline itself. It cannot while a client reads nothing.
-            async with asyncio.timeout(seconds + UNREAD_SECONDS), aclosing(responses):
+            async with asyncio.timeout(give_up_after), aclosing(responses):
                 async for response in responses:
                     await context.write(response)
         except TimeoutError as error:
