@@ -1,6 +1,6 @@
 """One number for «the same model», compared before two workers exchange KV.
 
-The rule: it reads little (a gigabyte checkpoint costs milliseconds) and nothing that differs
+It reads little (a gigabyte checkpoint costs milliseconds) and nothing that differs
 between two copies of the same files, such as names of folders or times.
 """
 

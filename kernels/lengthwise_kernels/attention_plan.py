@@ -1,6 +1,6 @@
 """What attention is asked for in a step, and what it is then computed with.
 
-The rule: everything that depends on lengths and block tables is worked out once per step in a plan;
+Everything that depends on lengths and block tables is worked out once per step in a plan;
 the layers of the step share it. It is worked out on the host, into arrays that travel to the device
 together with the rest of the step; what is launched then depends on a form and on tensors, never on
 a length, so that one CUDA graph serves all steps of a form. A query at position i sees the keys at

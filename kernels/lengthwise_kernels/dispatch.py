@@ -1,6 +1,6 @@
 """Which implementation of each operation runs.
 
-The rule: callers import operations from here and never name an implementation. Tensors on a GPU go
+Callers import operations from here and never name an implementation. Tensors on a GPU go
 to the Triton kernel in `gpu`, all others to the plain PyTorch of `reference`, which says what each
 operation computes.
 """

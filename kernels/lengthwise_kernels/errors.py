@@ -1,6 +1,6 @@
 """The root of the engine's errors, and the one that kernels raise.
 
-The rule: what a kernel cannot compute is said before it is launched, with the values. Everything
+What a kernel cannot compute is said before it is launched, with the values. Everything
 else of the tree is in `lengthwise_engine.errors`.
 """
 

@@ -1,7 +1,7 @@
 """How the arrays of a step reach a device: all of them in one copy.
 
-The rule: the host writes them one after the other into pinned memory and does not wait for the
-copy. That memory comes from PyTorch's pinned allocator, which gives it to nobody else before the
+The host writes them one after the other into pinned memory and does not wait for the
+copy. That memory comes from PyTorch's pinned allocator, which gives it to no other use before the
 copy is done. Each array begins at a multiple of 16 bytes, which Triton's kernels are compiled for.
 """
 

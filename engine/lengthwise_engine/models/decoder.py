@@ -1,7 +1,7 @@
 """The computation of a Llama-like decoder over a paged KV cache.
 
-The rule: one class serves every family, configured by its `DecoderSpec`; what a step needs besides
-weights comes in a `StepTensors`, and nothing is computed whose result nobody reads.
+One class serves every family, configured by its `DecoderSpec`; what a step needs besides
+weights comes in a `StepTensors`, and nothing is computed whose result is not read.
 """
 
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class Decoder:
             attended = plan.attend(queries, cache[index], self.spec.head_dim**-0.5)
             projected = self._sum(layer.output(attended.flatten(1)))
             if on_layer is not None and self._ranks is not None:
-                on_layer(index)  # nobody has the sum before everybody has stored the layer
+                on_layer(index)  # no rank has the sum before all have stored the layer
             gate_up, hidden = layer.gate_up.after_norm(projected, hidden, layer.mlp_norm, eps)
             projected = self._sum(layer.down.after_gate(gate_up))
             if not is_last:

@@ -1,7 +1,7 @@
 """A projection: how it is stored, and how it is computed.
 
-The rule: whoever computes a model asks a projection for its result and does not know which kind it
-is. What comes right before one is asked of it too, because kernels may do both in one pass.
+A model does not know which kind of projection it has. What comes right before one is asked of it
+too, because kernels may do both in one pass.
 """
 
 from dataclasses import dataclass

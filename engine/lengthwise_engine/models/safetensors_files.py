@@ -1,6 +1,6 @@
 """A checkpoint's weights on disk: one safetensors file, or several with an index.
 
-The rule: every tensor is checked against the shape the model needs before a byte of it is used, and
+Every tensor is checked against the shape the model needs before a byte of it is used, and
 whatever is wrong with a file is said with its name.
 """
 

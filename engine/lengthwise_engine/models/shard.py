@@ -1,6 +1,6 @@
 """Which part of a decoder each rank of a tensor-parallel worker computes.
 
-The rule (Megatron-LM, arXiv:1909.08053, section 3): projections that widen (q, k, v; gate, up) are
+After Megatron-LM (arXiv:1909.08053, section 3): projections that widen (q, k, v; gate, up) are
 cut by their outputs and those that narrow (output, down) by their inputs, so that a layer needs two
 sums over the ranks and nothing else; the head is cut by the vocabulary; norms and the embedding are
 whole everywhere.

@@ -1,6 +1,6 @@
 """The parameters of a decoder, laid out for computing, and how they come from a checkpoint.
 
-The rule: projections of the same input lie in one matrix (q, k, v; gate, up), and a checkpoint is
+Projections of the same input lie in one matrix (q, k, v; gate, up), and a checkpoint is
 used up exactly: a tensor missing, left over or of another shape is an error. A rank reads no bytes
 of a projection but its own.
 """

@@ -1,6 +1,6 @@
 """The toy model on a device of its own: a thread that computes launched steps one after the other.
 
-The rule: as on a GPU, `launch` returns at once, what a step writes lands in the cache while its
+As on a GPU, `launch` returns at once, what a step writes lands in the cache while its
 caller does something else, and rows follow tokens that only the device knows.
 """
 

@@ -1,6 +1,6 @@
 """Toy checkpoints: written for tests and quick starts, read like any other model's.
 
-The rule: the folder has the files of a Hugging Face checkpoint, so a router or a worker treats it
+The folder has the files of a Hugging Face checkpoint, so a router or a worker treats it
 as one; only the weights are missing, because arithmetic has none.
 """
 

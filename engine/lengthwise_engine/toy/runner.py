@@ -1,6 +1,6 @@
 """The toy model over a real KV cache.
 
-The rule: what it answers is read from the cache alone, never from the tokens of the step, so a test
+What it answers is read from the cache alone, never from the tokens of the step, so a test
 that moves blocks between two caches proves that every one of them arrived.
 """
 

@@ -1,6 +1,6 @@
 """Triton kernels, one operation per file; how operations run on an NVIDIA GPU.
 
-The rule: a launcher has the signature of its truth in `reference`, checks its tensors before it
+A launcher has the signature of its truth in `reference`, checks its tensors before it
 launches, and reads nothing back from the device, so that it can be captured in a CUDA graph. Sums
 are float32 whatever the tensors are.
 

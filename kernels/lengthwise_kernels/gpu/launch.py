@@ -1,6 +1,6 @@
 """What launches have in common: the checks before them and what they ask of the device.
 
-The rule: a kernel is never launched on tensors it was not written for.
+A kernel is never launched on tensors it was not written for.
 """
 
 import functools

@@ -7,7 +7,7 @@ x.values: e4m3 [rows, in]; weight.values: e4m3 [out, in]; scales float32; bias [
 
 Compute-bound for prompts, bound by the bytes of the weights while decoding. What cuBLAS and CUTLASS
 compute goes to them, through `torch.nn.functional.scaled_mm`: bfloat16, sizes that are multiples of
-16. Hopper adds 8-bit products with 14 bits and moves sums to float32 only at the end unless told
+16. Hopper adds 8-bit products with 14 bits and moves sums to float32 only at the end unless asked
 otherwise ("fast accumulation"). Over a few thousand products that errs by up to 2 %, the rounding
 of the factors by 3 to 4 %, so it stays on; the Triton kernel, for everything else, moves sums to
 float32 after each tile. (FP8 training of DeepSeek-V3, arXiv:2412.19437, section 3.3.2.)

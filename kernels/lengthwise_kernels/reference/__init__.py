@@ -1,5 +1,5 @@
 """Plain PyTorch truth of every operation; also how they run on a CPU.
 
-The rule: an operation is a function of tensors. It allocates its result, and changes nothing else
+An operation is a function of tensors. It allocates its result, and changes nothing else
 unless its name begins with `store_`.
 """

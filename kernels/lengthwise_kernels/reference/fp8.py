@@ -1,6 +1,6 @@
 """Matrix products of 8-bit floating-point numbers, with one scale for each row of either side.
 
-The rule: numbers are e4m3 (fn: no infinities, largest 448), scales float32. A row's numbers depend
+Numbers are e4m3 (fn: no infinities, largest 448), scales float32. A row's numbers depend
 on that row alone, so a token is computed alike in every batch.
 """
 

@@ -30,8 +30,8 @@ def kv_rows(positions: torch.Tensor, blocks: torch.Tensor, block_size: int) -> t
 def clear_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> None:
     """Zero these blocks of all layers of `cache` [num_layers, num_blocks, ...]; none below 0.
 
-    For blocks that a step begins and does not fill: slots that nobody sees still take part in sums
-    with weight zero, so a NaN that a former owner left behind there would spread.
+    For blocks that a step begins and does not fill: slots that no query sees still take part in
+    sums with weight zero, so a NaN that a former owner left behind there would spread.
     """
     if len(blocks):
         cache.index_fill_(1, blocks[blocks >= 0], 0.0)

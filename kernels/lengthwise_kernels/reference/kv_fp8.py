@@ -1,6 +1,6 @@
 """Blocks of the paged cache in 8-bit floating point, as they may cross a slow wire.
 
-The rule: a block carries its scales and can be packed and unpacked alone.
+A block carries its scales and can be packed and unpacked alone.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The elementwise operations of a transformer layer.
 
-The rule: each rounds where Hugging Face's models round, so that float16 and bfloat16 agree too.
+Each rounds where Hugging Face's models round, so that float16 and bfloat16 agree too.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Tokens drawn with random numbers that are a function of (seed, position, vocabulary index).
 
-The rule: no state. Philox4x32-10 (Salmon et al. 2011, «Parallel random numbers: as easy as 1, 2,
+No state. Philox4x32-10 (Salmon et al. 2011, «Parallel random numbers: as easy as 1, 2,
 3») turns key = seed and counter = (vocabulary index // 4, position, 0, 0) into four 32-bit numbers,
 one for each index of the quad.
 """

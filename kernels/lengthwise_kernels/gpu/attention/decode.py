@@ -10,9 +10,9 @@ Memory-bound: keys and values are read once, for all query heads that share them
 head) is a run of tiles of TILE keys; the runs of all rows are laid end to end and cut into equal
 ranges, one for each program, whatever the lengths are. A range has at most one run it only ends and
 one it only begins: these parts go to the program's two slots, the runs between are finished on the
-spot. A second kernel merges the parts of each run that was cut. Nobody waits for anybody, and the
-grid does not depend on lengths, so that both kernels can be captured in a CUDA graph. The order of
-sums depends on what else is in the batch. (LeanAttention: Sanovar et al. 2024, arXiv:2405.10480,
+spot. A second kernel merges the parts of each run that was cut. No program waits for another, and
+the grid does not depend on lengths, so that both kernels can be captured in a CUDA graph. The order
+of sums depends on what else is in the batch. (LeanAttention: Sanovar et al. 2024, arXiv:2405.10480,
 where the owner of a run spins until its helpers are done.)
 """
 

@@ -98,7 +98,7 @@ def _prefill_kernel(
     # Rows without a query see what the last query sees, and are not stored.
     last_seen = position + tl.minimum(query, count - 1)
     end = position + count
-    # Keys [0, everyone_end) are before every query, keys [everyone, end) in everybody's window.
+    # Keys [0, everyone_end) are before every query, keys [everyone, end) in every query's window.
     everyone_end = (position + 1) // TILE * TILE
     begin, everyone = 0, 0
     if WINDOW > 0:

@@ -1,6 +1,6 @@
 """Which decode rows share so long a prefix that reading it once for all of them pays.
 
-The rule: found from block ids alone, since sequences that share blocks share what is in them; and
+Found from block ids alone, since sequences that share blocks share what is in them; and
 cheap where there is nothing to find, because every decode step looks.
 """
 
@@ -46,7 +46,7 @@ def find_groups(
     """
     candidates: dict[tuple[int, ...], list[int]] = {}
     for row, table in enumerate(tables):
-        # The block of the row's own token is nobody else's.
+        # The block of the row's own token belongs to this row alone.
         if positions[row] >= MIN_PREFIX_BLOCKS * block_size:
             candidates.setdefault(tuple(table[:MIN_PREFIX_BLOCKS]), []).append(row)
     groups = [
