@@ -1,9 +1,8 @@
 """The worker's end of its transfer process: `KVSender` and `KVReceiver` in one object.
 
-Calls come from any thread and never wait. One thread of this module's starts the process, reads
-what it reports, delivers events in order, and kills and restarts the process when it stalls. The
-rendezvous is a socket of the worker's, inherited by every run of the process: its address holds for
-the worker's whole life.
+Calls come from any thread and never wait. One thread here starts the process, delivers what it
+reports in order, and kills and restarts it when it stalls. The rendezvous is a socket of the
+worker's that every run of the process inherits: its address holds for the worker's whole life.
 """
 
 import logging
@@ -50,8 +49,7 @@ _PAUSE_STEP_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 2.0
 _FIRST_BACKOFF_SECONDS: Final = 0.1
 _LAST_BACKOFF_SECONDS: Final = 5.0
-# A process that served this long was sound: the next restart is immediate again.
-_SOUND_SECONDS: Final = 30.0
+_SOUND_SECONDS: Final = 30.0  # after a process that served so long the back-off starts anew
 
 
 class TransferProcess:
@@ -97,8 +95,7 @@ class TransferProcess:
 
     @property
     def num_links(self) -> int:
-        """Links that may still read or write the cache. One that is being closed counts until it is
-        down, or until the process is lost: that takes `stall_seconds` and a little at most."""
+        """Links that may still use the cache: until down, which takes `stall_seconds` or so."""
         with self._lock:
             return self._outstanding.num_links
 
