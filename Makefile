@@ -55,7 +55,7 @@ lint: setup proto-check schema-check dashboards-check  ## Format, lint, types, i
 test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 	@$(BIN)/pytest -q $(PARALLEL)
 
-test-quick: setup  ## The tests that take seconds
+test-quick: setup  ## The tests that take less than two seconds each
 	@$(BIN)/pytest -q $(PARALLEL) --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
 
 test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)

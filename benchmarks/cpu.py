@@ -1,6 +1,6 @@
-"""Who used the machine's cores: this process, its children, or somebody else.
+"""Who used the machine's cores: this process, its children, or others.
 
-The rule: a measurement of processes that share cores says how much of them went elsewhere.
+A measurement of processes that share cores reports how much of them went elsewhere.
 """
 
 import time

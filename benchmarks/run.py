@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 NAMES = (
+    "structure",
     "micro.policy",
     "micro.placement",
     "scheduling.prefill_disciplines",

@@ -1,8 +1,8 @@
 """What several test folders share: checkpoints, how many examples hypothesis tries, and where
 kernels run.
 
-The rules: a test names a variant and gets a folder; nobody builds configs or weights by hand. A
-test has settings of its own only where one example is expensive.
+A test names a variant and gets a folder; none builds configs or weights by hand. A test has
+settings of its own only where one example is expensive.
 """
 
 import json

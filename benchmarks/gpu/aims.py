@@ -1,6 +1,6 @@
 """What one H200 is asked for, what a run got, and the ceiling beside it.
 
-The rule: an aim looks at rows and nothing else; where a run has no row for it, it says so.
+An aim looks at rows and nothing else; where a run has no row for it, it is «not measured».
 """
 
 from collections import defaultdict

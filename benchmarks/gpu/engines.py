@@ -1,6 +1,6 @@
 """The engine that a task measures, made when it is first asked for.
 
-The rule: one model lies on the device at a time; asking for another one frees it first.
+One model lies on the device at a time; asking for another one frees it first.
 """
 
 import gc

@@ -1,6 +1,6 @@
 """Prompts in, greedy tokens out, over a runner alone: no scheduler, no wire, blocks in any order.
 
-The rule: the next step is launched before the last one's tokens are read, as a decode worker does.
+The next step is launched before the last one's tokens are read, as a decode worker does.
 """
 
 import random

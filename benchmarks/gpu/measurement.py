@@ -1,6 +1,6 @@
 """What was measured of one thing, as a row: times, rates, and what bytes or operations allow.
 
-The rule: times are of a device that has finished; a ceiling is the larger of the fewest bytes over
+Times are of a device that has finished; a ceiling is the larger of the fewest bytes over
 the bandwidth and the fewest operations over the peak, both as measured, not as advertised.
 """
 

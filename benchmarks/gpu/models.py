@@ -1,6 +1,6 @@
 """Models with random weights in the shapes of real ones, made on the device, and what they cost.
 
-The rule: a model is made without a byte on disk, through the same reader that loads a checkpoint;
+A model is made without a byte on disk, through the same reader that loads a checkpoint;
 its tensors are remembered by their names, so that a rival computes with the very same memory.
 """
 
@@ -95,7 +95,7 @@ class RandomTensors(SafetensorsFiles):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomModel:
     """A decoder, and its tensors under the names that checkpoints give them; where projections are
-    quantised there are none, for nobody else can compute with those."""
+    quantised there are none: no rival can compute with those."""
 
     shape: Shape
     decoder: Decoder

@@ -1,6 +1,6 @@
 """How large everything in `make gpu-check` is: on a GPU, and in the rehearsal without one.
 
-The rule: a rehearsal runs the same code on the CPU with tiny models, in seconds, so that nothing
+A rehearsal runs the same code on the CPU with tiny models, in seconds, so that nothing
 but numbers is new when it runs on a GPU for the first time.
 """
 

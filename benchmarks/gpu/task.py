@@ -1,6 +1,6 @@
 """What `make gpu-check` is made of: parts of named tasks that yield rows until their time is over.
 
-The rules: a task's name is known before it runs, so that one that did not run can be named; a row
+A task's name is known before it runs, so that one that did not run can be named; a row
 is kept the moment it is measured; a task that fails takes no other one with it.
 """
 

@@ -90,7 +90,7 @@ class ClosedLoop:
         return played
 
     def _next_batch(self, scheduler: PrefillScheduler) -> PrefillBatch:
-        """Waits as long as the policy does: nobody else can send anything meanwhile."""
+        """Waits as long as the policy does: no other client can send anything meanwhile."""
         while True:
             now = self._clock()
             batch = scheduler.next_batch(now, self._fit.model, self._fit.short_tokens)

@@ -133,7 +133,7 @@ def index_rows(random: Random) -> list[Row]:
         rows.append(timed("matched_blocks", conditions, 200, walk))
     unknown = [random.getrandbits(64) for _ in range(8)]
     walk = partial(index.matched_blocks, unknown)
-    rows.append(timed("matched_blocks", "140 tokens, nobody holds any", 200, walk))
+    rows.append(timed("matched_blocks", "140 tokens, none held", 200, walk))
     for worker_id in workers[:63]:
         index.forget(worker_id)
     start = perf_counter()

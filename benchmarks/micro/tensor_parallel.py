@@ -1,5 +1,5 @@
 """What a step takes when 1, 2 or 4 ranks compute it, on CPU with one thread each over gloo. No
-budget: it says what two sums per layer cost beside what sharing the arithmetic saves, on as many
+budget: it shows what two sums per layer cost beside what sharing the arithmetic saves, on as many
 cores as the row says, and nothing about GPUs.
 """
 

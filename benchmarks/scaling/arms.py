@@ -4,7 +4,7 @@ Each rule is its source's formula on the signals of this simulation, per role: t
 not made for two pools (llm-d says so of its own), so time to first token drives the prefill pool
 and time per output token the decode pool. Bounds are the same for all.
 
-The rule: no rule is given numbers that its original would not have.
+No rule is given numbers that its original would not have.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +48,7 @@ class Lengthwise:
 
 
 class PerRole:
-    """A rule that says how many replicas one pool should have; None: as it is."""
+    """A rule for how many replicas one pool should have; None: as it is."""
 
     def __init__(self, rule: Callable[[], "Rule"]) -> None:
         self._rules: dict[str, Rule] = {}
@@ -75,7 +75,7 @@ class Rule(ABC):
 
 
 class Static(Rule):
-    """As it began; given as many as Lengthwise needed on average, which nobody knows beforehand."""
+    """As it began; given Lengthwise's own average, which cannot be known beforehand."""
 
     def replicas(self, seen: Seen, state: PoolState) -> int | None:
         return None

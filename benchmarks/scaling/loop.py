@@ -1,6 +1,6 @@
 """The closed loop of the autoscaling simulation: requests, a release, and who decides about it.
 
-The rule: the last pods drain for two minutes after the last request; what is not done then is late.
+The last pods drain for two minutes after the last request; what is not done then is late.
 """
 
 from collections import deque

@@ -3,7 +3,7 @@
 A controller sees what Prometheus would show it, every few seconds: rates and percentiles over the
 last minute, gauges of this instant. Its actions take time: pods start, drain and change roles.
 
-The rule: equal arguments give equal results; what a controller sees is what it could see.
+Equal arguments give equal results; what a controller sees is what it could see.
 """
 
 from collections import deque

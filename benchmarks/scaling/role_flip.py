@@ -1,6 +1,6 @@
-"""How long a worker is away while it changes its role: from the wish to its first status as the
-other one. Beside it the alternative: the process is told to end, and one is started anew, until
-that is ready.
+"""How long a worker is away while it changes its role: from the call to its first status in the
+other one. Beside it the alternative: the process is stopped and a new one started, until it is
+ready.
 
 A random Llama (hidden 512, 6 layers), a router that gives every worker its turn, one prefill, one
 decode and one flexible worker; idle, and under a closed loop of eight callers with outputs of up to

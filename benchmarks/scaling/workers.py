@@ -4,7 +4,7 @@ A prefill worker serves short prompts before long ones; a decode worker gives ev
 a token per step and lets requests wait while their KV does not fit. A pod takes a while to start,
 and one that leaves or changes its role finishes its work first.
 
-The rule: exact between the instants at which something arrives; no noise of its own.
+Exact between the instants at which something arrives; no noise of its own.
 """
 
 import heapq

@@ -1,6 +1,6 @@
 """The deployments that the scheduling benchmark compares, and how one of each is started.
 
-The rule: arms differ in nothing but the configuration keys named here, and all clusters of a repeat
+Arms differ in nothing but the configuration keys named here, and all clusters of a repeat
 run side by side, so that arms can take turns within seconds; those not playing use 2 % of a core.
 """
 

@@ -1,6 +1,6 @@
-"""Plays conversations against a deployment, and writes down what its clients saw.
+"""Plays conversations against a deployment and records what its clients saw.
 
-The rules: a request is due when its plan says, and its time to the first token counts from then,
+A request is due when its plan says, and its time to the first token counts from then,
 however late this process was; a request that fails ends the play with its error, because numbers of
 a play in which requests failed compare nothing.
 """
@@ -29,7 +29,7 @@ class Sample:
     prompt_tokens: int
     new_tokens: int  # of the prompt, those that were not in the prompt of the turn before
     output_tokens: int
-    cached_tokens: int  # of the prompt, those that nobody computed for this request
+    cached_tokens: int  # of the prompt, those reused from a prefix cache
     retries: int
 
     @property
@@ -75,7 +75,7 @@ class Player:
     async def closed_loop(
         self, conversations: Iterator[Conversation], concurrency: int
     ) -> list[Sample]:
-        """`concurrency` conversations at any time, and nobody thinks. Errors: as `open_loop`."""
+        """`concurrency` conversations at any time, without pauses. Errors: as `open_loop`."""
 
         async def one_after_the_other() -> None:
             while self._now() < self._stop_at:

@@ -1,7 +1,7 @@
 """The disciplines of one simulated prefill worker: thousands of requests, no model, no noise.
 
 The scheduler is the one that serves; batches take what a cost model says, that of the benchmark's
-small Llama on one core. It tells disciplines apart that a live run of seconds cannot; it leaves
+small Llama on one core. It separates disciplines that a live run of seconds cannot; it leaves
 out prefix reuse, local prefill and everything but the prefill worker.
 
 Run `python -m scheduling.prefill_disciplines`; rows go to

@@ -1,6 +1,6 @@
-"""What the scheduling benchmark says in the end: a table per play, and whether targets are met.
+"""The report of the scheduling benchmark: a table per play, and whether targets are met.
 
-The rule: an arm is compared with `fcfs` of the same repeat, request for request the same traffic;
+An arm is compared with `fcfs` of the same repeat, request for request the same traffic;
 what is reported is the median of these ratios and their range.
 """
 

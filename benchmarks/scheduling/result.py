@@ -1,6 +1,6 @@
 """What one arm did in one play, as numbers.
 
-The rule: a request belongs to the window in which it was due, so that a late answer counts against
+A request belongs to the window in which it was due, so that a late answer counts against
 the arm that gave it late; requests of the warm-up count nowhere.
 """
 
@@ -44,7 +44,7 @@ class Result:
 
     @property
     def cached_share(self) -> float:
-        """Of the measured prompts' tokens, those that nobody computed for them."""
+        """Of the measured prompts' tokens, those reused from a prefix cache."""
         measured = self.measured
         prompt_tokens = sum(sample.prompt_tokens for sample in measured)
         return sum(sample.cached_tokens for sample in measured) / max(1, prompt_tokens)

@@ -79,6 +79,7 @@ async def compete(server: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         await api.close()
 
 
+@pytest.mark.slow
 async def test_the_first_leads_and_goes_on_leading(compete: Compete, objects: FakeObjects) -> None:
     first = await compete("first")
     await eventually(lambda: first.leads)

@@ -1,6 +1,6 @@
 """Small random checkpoints of every family, for tests and benchmarks.
 
-The rule: whoever needs one names a variant; nobody builds configs or weights by hand.
+A test names a variant; none builds configs or weights by hand.
 """
 
 from collections.abc import Callable, Mapping

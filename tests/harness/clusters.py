@@ -104,7 +104,7 @@ async def statuses(cluster: LocalCluster) -> Sequence[worker_pb2.WorkerStatus]:
 
 
 async def nothing_is_held(cluster: LocalCluster) -> bool:
-    """Every block of every worker is free and nobody waits."""
+    """Every block of every worker is free and no request waits."""
     return all(
         s.blocks_free == s.blocks_total
         and s.running_requests == 0

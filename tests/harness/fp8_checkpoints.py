@@ -1,6 +1,6 @@
 """Checkpoints as llm-compressor writes them for W8A8 FP8, made of full ones, and what they compute.
 
-The rule: everything here is arithmetic on tensors by hand; nothing of the engine or its kernels.
+Everything here is arithmetic on tensors by hand; nothing of the engine or its kernels.
 """
 
 import copy

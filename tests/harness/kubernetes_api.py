@@ -47,9 +47,9 @@ class FakeApi:
     version: int = 100
     requests: list[str] = field(default_factory=list)  # verbs, in order
     forbidden: set[str] = field(default_factory=set)  # verbs
-    gone: bool = False  # every watch's version has expired; told before the stream begins
-    gone_in_stream: bool = False  # the same, told as an event
-    silent: bool = False  # changes happen, and no watch is told
+    gone: bool = False  # every watch's version has expired; reported before the stream begins
+    gone_in_stream: bool = False  # the same, reported as an event
+    silent: bool = False  # changes happen, and no watch is notified
     garbage: str = ""  # what lists answer instead of JSON
     watches: set[asyncio.Queue[dict[str, Any] | None]] = field(default_factory=set)
 

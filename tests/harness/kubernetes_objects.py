@@ -92,7 +92,7 @@ class FakeObjects:
     forbidden: set[str] = field(default_factory=set)  # the same
     broken: set[str] = field(default_factory=set)  # answered with 500
     garbage: str = ""  # what everything is answered with
-    before_write: Callable[[str], None] | None = None  # is told what is to be written
+    before_write: Callable[[str], None] | None = None  # receives what is to be written
     answers: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: requests wait
     _versions: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
 
@@ -138,7 +138,7 @@ class FakeObjects:
     def settle(
         self, name: str, pool: str, make: Callable[[int], Object]
     ) -> tuple[list[str], list[str]]:
-        """Makes and deletes pods of a pool as its Deployment wants, by costs; tells which."""
+        """Makes and deletes pods of a pool as its Deployment wants, by costs; returns which."""
         pods = [
             item
             for item in self.objects["pods"].values()

@@ -115,7 +115,7 @@ class PrometheusServer:
 
 
 def _free_port() -> int:
-    """Prometheus cannot tell which port it was given."""
+    """Prometheus does not report which port it was given."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus at this moment."""
+"""What a process exports to Prometheus at this moment."""
 
 import urllib.request
 

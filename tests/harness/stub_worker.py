@@ -36,7 +36,7 @@ class StubWorker(worker_pb2_grpc.WorkerServicer):
         self.blocks_total = 1000
         self.watches = 0
         self.blocks: list[int] = []  # short hashes of what is cached
-        self.num_cached_tokens = 0  # that it says it had, of every request
+        self.num_cached_tokens = 0  # that it reports for every request
         self.capabilities = list(CAPABILITIES)  # none: a worker of an older version
         self.status: dict[str, Any] = {}  # further fields of the status
         self._thawed = asyncio.Event()

@@ -85,7 +85,7 @@ class PlainRouter:
                 number, index = batch.reservations[row.row], batch.indices[row.row]
                 self.logprobs.setdefault(number, {})[index] = row.logprobs
             for local in batch.local_prefills:
-                assert self.tokens.get(local.reservation), "told before its first token"
+                assert self.tokens.get(local.reservation), "reported before its first token"
                 self.local_prefills[local.reservation] = local
             self.preempted.extend(batch.preempted)
             for ended in batch.ended:

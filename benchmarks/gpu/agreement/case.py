@@ -1,6 +1,6 @@
 """What it means to measure a kernel against what a user would run in its place.
 
-The rule: a rival computes the same result from the same tensors, or from a layout that suits it
+A rival computes the same result from the same tensors, or from a layout that suits it
 better. A case knows the fewest bytes and operations it can take, from which its ceiling follows.
 """
 
