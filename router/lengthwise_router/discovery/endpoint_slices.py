@@ -1,4 +1,4 @@
-"""Which addresses a set of EndpointSlices offers. The rule: slices come and go whole and by name,
+"""Which addresses a set of EndpointSlices offers: slices come and go whole and by name,
 so events that repeat change nothing.
 
 They are read as JSON: the API server answers `endpoints: null` for a slice without any, which the
