@@ -103,6 +103,8 @@ class KVSend:
     ) -> None:
         """Makes sure that the link is up before anything is computed. Errors: TransferFailed."""
         link = await self._link_to(destination)
+        if link.down_reason is not None:  # it came up and went down before this caller resumed
+            raise TransferFailed(f"no KV link to {destination.address}: {link.down_reason}")
         self._pushes[request_id] = _Push(
             request_id=request_id,
             link=link,
