@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument
 
-from lengthwise._channel import DEFAULT_ENDPOINT
+from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, Explanation
 from lengthwise_cli.options import (
     AsJson,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from lengthwise._channel import DEFAULT_ENDPOINT
+from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.types import Chunk, Completion, Message, Options
 from lengthwise_cli.options import (

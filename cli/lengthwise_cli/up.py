@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from typer import Option
 
-from lengthwise._channel import DEFAULT_ENDPOINT
+from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.client import Client
 from lengthwise_cli.interrupts import Interrupts

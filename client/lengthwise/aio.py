@@ -9,8 +9,8 @@ from typing import Self, TypeVar, Unpack
 
 from lengthwise import _wire
 from lengthwise._calls import Calls
-from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
-from lengthwise._grpc_aio import GrpcAioTransport
+from lengthwise._grpc.aio import GrpcAioTransport
+from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import AsyncTransport

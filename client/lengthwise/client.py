@@ -8,8 +8,8 @@ from typing import Self, TypeVar, Unpack
 
 from lengthwise import _wire
 from lengthwise._calls import Calls
-from lengthwise._channel import DEFAULT_ENDPOINT, parse_endpoints
-from lengthwise._grpc_sync import GrpcTransport
+from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
+from lengthwise._grpc.sync import GrpcTransport
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import Transport

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 
-from lengthwise._channel import silent
+from lengthwise._grpc.channel import silent
 from lengthwise.types import Timeout
 from lengthwise_wire.errors import LengthwiseError, RequestNotFound
 from lengthwise_wire.v1 import common_pb2, inference_pb2

@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
-from lengthwise._channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError, NoWorkerAvailable
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc

@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from lengthwise._channel import channel_options, credentials, error_of, silent
-from lengthwise._watchdog import Watchdog
+from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.watchdog import Watchdog
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc

@@ -1,0 +1,1 @@
+"""The gRPC transports of both clients."""
