@@ -2,22 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from lengthwise_policy.kv.blocks import kv_slots
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import WorkerId
 
-PlacementRule = Literal[
-    "least loaded",
-    "length pools",
-    "power of two",
-    "predicted ttft",
-    "prefix",
-    "round robin",
-    "local prefill",
-    "no prefill worker",
-]
+PlacementRule = str
+"""What decided: one of the few `rules` that the strategy names, which are values of a metric's label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
