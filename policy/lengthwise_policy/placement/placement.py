@@ -8,7 +8,7 @@ from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import WorkerId
 
 PlacementRule = str
-"""What decided: one of the few `rules` that the strategy names, which are values of a metric's label."""
+"""What decided: one of the few `rules` that the strategy names, values of a metric's label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
