@@ -23,7 +23,7 @@ from lengthwise_kernels.attention_plan import (
 )
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
-from lengthwise_kernels.reference.kv import HeadNorms, kv_rows
+from lengthwise_kernels.reference.kv import HeadNorms
 
 __all__ = [
     "E4M3",
@@ -41,7 +41,6 @@ __all__ = [
     "check_attention",
     "check_fp8",
     "clear_blocks",
-    "kv_rows",
     "lay_out_attention",
     "pack_blocks",
     "quantise_rows",

@@ -7,11 +7,11 @@ from lengthwise_kernels.dispatch import (
     HeadNorms,
     add_rms_norm,
     clear_blocks,
-    kv_rows,
     rms_norm,
     rotate_and_store,
     silu_mul,
 )
+from lengthwise_kernels.reference.kv import kv_rows
 from lengthwise_kernels.reference.layers import rotate
 
 DTYPES = pytest.mark.parametrize(

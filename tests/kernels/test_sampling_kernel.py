@@ -67,6 +67,7 @@ def test_rows_of_a_batch_ask_for_different_things(device: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "top_p", "min_p"), [(0, 1.0, 0.0), (3, 1.0, 0.0), (40, 0.9, 0.0), (0, 0.999, 0.1)]
 )
