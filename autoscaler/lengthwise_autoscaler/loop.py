@@ -153,10 +153,7 @@ class ControlLoop:
         ]
 
     def _read(
-        self,
-        vectors: Mapping[QueryName, Vector],
-        view: ClusterView,
-        serving: Mapping[str, Serving],
+        self, vectors: Mapping[QueryName, Vector], view: ClusterView, serving: Mapping[str, Serving]
     ) -> Reading:
         if not vectors:
             return Reading(loads={}, errors=())

@@ -21,12 +21,7 @@ from lengthwise.errors import (
     TransferFailed,
     Unauthenticated,
 )
-from lengthwise.explanation import (
-    ExplainedAttempt,
-    ExplainedCandidate,
-    ExplainedEnd,
-    Explanation,
-)
+from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
 from lengthwise.transport import AsyncTransport, Transport
 from lengthwise.types import (
     Chunk,

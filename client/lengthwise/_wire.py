@@ -9,12 +9,7 @@ from typing import Any, cast
 from google.protobuf.message import Message as ProtobufMessage
 
 from lengthwise import _validation as valid
-from lengthwise.explanation import (
-    ExplainedAttempt,
-    ExplainedCandidate,
-    ExplainedEnd,
-    Explanation,
-)
+from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
 from lengthwise.types import (
     FinishReason,
     Logprob,

@@ -14,17 +14,7 @@ from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import AsyncTransport
-from lengthwise.types import (
-    Chunk,
-    Completion,
-    Message,
-    Model,
-    Options,
-    Prompt,
-    Retry,
-    Timeout,
-    Tls,
-)
+from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
 from lengthwise_wire.v1 import inference_pb2
 

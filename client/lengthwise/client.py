@@ -13,17 +13,7 @@ from lengthwise._grpc.sync import GrpcTransport
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import Transport
-from lengthwise.types import (
-    Chunk,
-    Completion,
-    Message,
-    Model,
-    Options,
-    Prompt,
-    Retry,
-    Timeout,
-    Tls,
-)
+from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
 from lengthwise_wire.v1 import inference_pb2
 
@@ -101,11 +91,7 @@ class Client:
         return self.generate(messages, **options)
 
     def tokenize(
-        self,
-        prompt: Prompt,
-        *,
-        model: str | None = None,
-        timeout: Timeout | float | None = None,
+        self, prompt: Prompt, *, model: str | None = None, timeout: Timeout | float | None = None
     ) -> list[int]:
         """The token ids that `generate` would compute."""
         request = _wire.tokenize_request(prompt, model)
@@ -118,12 +104,7 @@ class Client:
         response = self._unary(lambda transport, left: transport.get_model(request, left), timeout)
         return _wire.model(response)
 
-    def explain(
-        self,
-        request_id: str,
-        *,
-        timeout: Timeout | float | None = None,
-    ) -> Explanation:
+    def explain(self, request_id: str, *, timeout: Timeout | float | None = None) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
 
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could

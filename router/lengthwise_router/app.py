@@ -72,9 +72,7 @@ class RouterApplication:
             step_stall_seconds=config.step_stall_seconds,
         )
         self._encoder = PromptEncoder(
-            checkpoint,
-            threads=config.tokenizer_threads,
-            max_waiting=config.max_requests_in_flight,
+            checkpoint, threads=config.tokenizer_threads, max_waiting=config.max_requests_in_flight
         )
         self._admission = Admission(
             AdmissionPolicy(

@@ -97,9 +97,7 @@ class RouterConfig:
     @property
     def placement(self) -> PlacementPolicy:
         return PlacementPolicy(
-            local_prefill=self.local_prefill,
-            objectives=self.objectives,
-            pools=self.pools,
+            local_prefill=self.local_prefill, objectives=self.objectives, pools=self.pools
         )
 
     def __post_init__(self) -> None:

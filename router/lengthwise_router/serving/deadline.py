@@ -20,22 +20,10 @@ Keepalive = Callable[[], Awaitable[None]]
 class RequestDeadline:
     """Every wait of a request goes through here. Times are of the monotonic clock."""
 
-    __slots__ = (
-        "_ends_at",
-        "_keepalive",
-        "_keepalive_seconds",
-        "_sent_at",
-        "arrived_at",
-        "wakeup",
-    )
+    __slots__ = ("_ends_at", "_keepalive", "_keepalive_seconds", "_sent_at", "arrived_at", "wakeup")
 
     def __init__(
-        self,
-        *,
-        wakeup: Wakeup,
-        seconds: float,
-        keepalive_seconds: float,
-        keepalive: Keepalive,
+        self, *, wakeup: Wakeup, seconds: float, keepalive_seconds: float, keepalive: Keepalive
     ) -> None:
         """`seconds` from now; `keepalive` is awaited when nothing was sent for
         `keepalive_seconds`."""

@@ -15,10 +15,7 @@ class Reply:
     """The responses to one request."""
 
     def __init__(
-        self,
-        generation: Generation,
-        detokenizer: Detokenizer,
-        metrics: RouterMetrics,
+        self, generation: Generation, detokenizer: Detokenizer, metrics: RouterMetrics
     ) -> None:
         self._generation = generation
         self._detokenizer = detokenizer
@@ -105,9 +102,7 @@ class Reply:
         response.seed = request.sampling.seed
 
     def _close(
-        self,
-        response: inference_pb2.GenerateResponse,
-        finish_reason: common_pb2.FinishReason,
+        self, response: inference_pb2.GenerateResponse, finish_reason: common_pb2.FinishReason
     ) -> None:
         """Adds what was held back, and what only the last message carries."""
         generation = self._generation
@@ -127,9 +122,7 @@ class Reply:
         usage.cached_prompt_tokens = generation.cached_prompt_tokens or 0
         response.timings.CopyFrom(self._timings())
         self._metrics.finished(
-            generation.length_class,
-            self._num_fresh,
-            response.timings.time_per_output_token_seconds,
+            generation.length_class, self._num_fresh, response.timings.time_per_output_token_seconds
         )
 
     def record(self) -> None:

@@ -16,12 +16,7 @@ from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.detokenizer import Vocabulary
-from lengthwise_router.text.request import (
-    Request,
-    check_model,
-    fit,
-    read_request,
-)
+from lengthwise_router.text.request import Request, check_model, fit, read_request
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups

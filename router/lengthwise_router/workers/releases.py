@@ -25,9 +25,7 @@ class Releases:
     """Reservations at one decode worker that are no longer needed."""
 
     def __init__(
-        self,
-        release: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]",
-        router_id: str,
+        self, release: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", router_id: str
     ) -> None:
         self._release = release
         self._router_id = router_id
