@@ -13,14 +13,7 @@ from typer import Argument
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, Explanation
-from lengthwise_cli.options import (
-    AsJson,
-    Authority,
-    Certificate,
-    Endpoints,
-    PrivateKey,
-    open_client,
-)
+from lengthwise_cli import options as option
 
 WIDTH_WITHOUT_TERMINAL = 160
 """Characters a line, where the output goes to a file or another program."""
@@ -28,14 +21,14 @@ WIDTH_WITHOUT_TERMINAL = 160
 
 def explain(
     request_id: Annotated[str, Argument(help="As --stats and --json print it.")],
-    endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    as_json: AsJson = False,
-    tls_authority: Authority = None,
-    tls_certificate: Certificate = None,
-    tls_private_key: PrivateKey = None,
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    as_json: option.AsJson = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Tell the life of a request: where it was sent and why, and where its time went."""
-    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         explanation = client.explain(request_id)
     if as_json:
         print(json.dumps(dataclasses.asdict(explanation), ensure_ascii=False))

@@ -11,47 +11,28 @@ from typer import Argument, Option
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.types import Chunk, Completion, Message, Options
-from lengthwise_cli.options import (
-    AsJson,
-    Authority,
-    Certificate,
-    Endpoints,
-    MaxTokens,
-    MinTokens,
-    Priority,
-    PrivateKey,
-    RequestId,
-    Seconds,
-    Seed,
-    Stats,
-    Stop,
-    Temperature,
-    Tenant,
-    TopK,
-    TopP,
-    open_client,
-)
+from lengthwise_cli import options as option
 
 
 def generate(
     prompt: Annotated[str, Argument(help='The text to continue; "-" reads standard input.')],
-    endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    stop: Stop = None,
-    priority: Priority = None,
-    tenant: Tenant = None,
-    request_id: RequestId = None,
-    timeout: Seconds = None,
-    as_json: AsJson = False,
-    stats: Stats = False,
-    tls_authority: Authority = None,
-    tls_certificate: Certificate = None,
-    tls_private_key: PrivateKey = None,
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    max_tokens: option.MaxTokens = None,
+    min_tokens: option.MinTokens = None,
+    temperature: option.Temperature = None,
+    top_k: option.TopK = None,
+    top_p: option.TopP = None,
+    seed: option.Seed = None,
+    stop: option.Stop = None,
+    priority: option.Priority = None,
+    tenant: option.Tenant = None,
+    request_id: option.RequestId = None,
+    timeout: option.Seconds = None,
+    as_json: option.AsJson = False,
+    stats: option.Stats = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Continue a text, and print it as it comes."""
     options: Options = {
@@ -67,9 +48,8 @@ def generate(
         "request_id": request_id,
         "timeout": timeout,
     }
-    text = _read_stdin() if prompt == "-" else prompt
-    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        completion = _show(client.stream(text, **options), echo=not as_json)
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+        completion = _show(client.stream(_text(prompt), **options), echo=not as_json)
     if as_json:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False))
     if stats:
@@ -81,16 +61,16 @@ def chat(
         str | None, Argument(help='One message; "-" reads standard input; none: a conversation.')
     ] = None,
     system: Annotated[str | None, Option(help="The system message.")] = None,
-    endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    max_tokens: MaxTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    priority: Priority = None,
-    tenant: Tenant = None,
-    stats: Stats = False,
-    tls_authority: Authority = None,
-    tls_certificate: Certificate = None,
-    tls_private_key: PrivateKey = None,
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    max_tokens: option.MaxTokens = None,
+    temperature: option.Temperature = None,
+    seed: option.Seed = None,
+    priority: option.Priority = None,
+    tenant: option.Tenant = None,
+    stats: option.Stats = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Talk with the model, if it has a chat template. Ctrl-D ends the conversation."""
     options: Options = {
@@ -102,8 +82,8 @@ def chat(
         "conversation_returns": message is None,
     }
     messages = [Message("system", system)] if system else []
-    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        for text in _turns() if message is None else [_read_stdin() if message == "-" else message]:
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+        for text in _turns() if message is None else [_text(message)]:
             messages.append(Message("user", text))
             completion = _show(client.stream(messages, **options), echo=True)
             messages.append(Message("assistant", completion.text))
@@ -113,28 +93,27 @@ def chat(
 
 def tokenize(
     prompt: Annotated[str, Argument(help='A text; "-" reads standard input.')],
-    endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    as_json: AsJson = False,
-    tls_authority: Authority = None,
-    tls_certificate: Certificate = None,
-    tls_private_key: PrivateKey = None,
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    as_json: option.AsJson = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Print the token ids of a text."""
-    text = _read_stdin() if prompt == "-" else prompt
-    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        ids = client.tokenize(text)
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+        ids = client.tokenize(_text(prompt))
     print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
 
 
 def model(
-    endpoint: Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    as_json: AsJson = False,
-    tls_authority: Authority = None,
-    tls_certificate: Certificate = None,
-    tls_private_key: PrivateKey = None,
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    as_json: option.AsJson = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Say what is served."""
-    with open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         values = dataclasses.asdict(client.model())
     if as_json:
         print(json.dumps(values))
@@ -189,5 +168,5 @@ def _turns() -> Iterable[str]:
             yield text
 
 
-def _read_stdin() -> str:
-    return sys.stdin.read()
+def _text(argument: str) -> str:
+    return sys.stdin.read() if argument == "-" else argument

@@ -112,9 +112,9 @@ class Inquiry:
         total = min(remaining, self._timeout.silence)
         return Attempt(endpoint=endpoint, patience=replace(self._timeout, total=total))
 
-    def fail(self, error: LengthwiseError) -> None:
-        """Errors: the given one when it is final; after the last endpoint, of one that could not
-        be asked rather than of one that does not know."""
+    def fail(self, error: LengthwiseError, now: float) -> float:
+        """No wait before the next `begin`. Errors: the given one when it is final; after the last
+        endpoint, of one that could not be asked rather than of one that does not know."""
         is_unanswered = error.retryable or isinstance(error, DeadlineExceeded | NotSupported)
         if not is_unanswered and not isinstance(error, RequestNotFound):
             raise error
@@ -123,3 +123,4 @@ class Inquiry:
         self._num_asked += 1
         if self._num_asked == self._num_endpoints:
             raise self._unanswered or error
+        return 0.0

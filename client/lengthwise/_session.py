@@ -12,25 +12,25 @@ from lengthwise import _wire
 from lengthwise._retries import Attempt, Retries
 from lengthwise.types import Chunk, Completion, Token
 from lengthwise_wire.errors import InternalError, LengthwiseError
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
 
 class Session:
     """Life: `begin`, `receive` each response; where that breaks, `fail` and `begin` again; until
     `finished`."""
 
-    def __init__(self, request: inference_pb2.GenerateRequest, retries: Retries) -> None:
+    def __init__(self, request: pb.GenerateRequest, retries: Retries) -> None:
         self.finished = False
         self._request = request
         self._retries = retries
         self._num_tokens = 0
         self._wants_logprobs = request.HasField("top_logprobs")
 
-    def begin(self, now: float) -> tuple[Attempt, inference_pb2.GenerateRequest]:
+    def begin(self, now: float) -> tuple[Attempt, pb.GenerateRequest]:
         """The next attempt and its request, which must not be kept. Errors: DeadlineExceeded."""
         return self._retries.begin(now), self._request
 
-    def receive(self, response: inference_pb2.GenerateResponse) -> Chunk | None:
+    def receive(self, response: pb.GenerateResponse) -> Chunk | None:
         """None for a keepalive, and for what was received before.
 
         Errors: InternalError when the response contradicts what came before it.
@@ -88,13 +88,13 @@ class Session:
             raise self._contradiction(f"seed {seed}", f"seed {self._seed}")
         self._request.sampling.seed = seed
 
-    def _check_duplicate(self, response: inference_pb2.GenerateResponse) -> None:
+    def _check_duplicate(self, response: pb.GenerateResponse) -> None:
         first, end = response.index, response.index + len(response.token_ids)
         known = self._request.resume.token_ids[first:end]
         if end > self._num_tokens or response.finish_reason or known != list(response.token_ids):
             raise self._contradiction(f"tokens {first} to {end - 1}", f"token {self._num_tokens}")
 
-    def _tokens(self, response: inference_pb2.GenerateResponse) -> tuple[Token, ...]:
+    def _tokens(self, response: pb.GenerateResponse) -> tuple[Token, ...]:
         ids = response.token_ids
         if not self._wants_logprobs:
             return tuple(Token(index=self._num_tokens + i, id=id) for i, id in enumerate(ids))

@@ -26,7 +26,8 @@ from lengthwise_wire.errors import InternalError, InvalidRequest
 from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
 from lengthwise_wire.ranges import Range, shortest
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
-from lengthwise_wire.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
 _FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
     common_pb2.FINISH_REASON_STOP: "stop",
@@ -34,7 +35,7 @@ _FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
 }
 
 
-def generate_request(prompt: Prompt, options: Options) -> inference_pb2.GenerateRequest:
+def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
     """Errors: InvalidRequest naming the field; TypeError for an option that does not exist."""
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
@@ -42,7 +43,7 @@ def generate_request(prompt: Prompt, options: Options) -> inference_pb2.Generate
     given = {name: value for name, value in options.items() if value is not None}
     request_id = options.get("request_id")
     returns = options.get("conversation_returns")
-    return inference_pb2.GenerateRequest(
+    return pb.GenerateRequest(
         request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
         model=_model_name(options.get("model")),
         prompt=wire_prompt(prompt),
@@ -56,21 +57,21 @@ def generate_request(prompt: Prompt, options: Options) -> inference_pb2.Generate
     )
 
 
-def tokenize_request(prompt: Prompt, model: str | None) -> inference_pb2.TokenizeRequest:
+def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:
     """Errors: InvalidRequest."""
-    return inference_pb2.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
+    return pb.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
 
 
-def explain_request(request_id: str) -> inference_pb2.ExplainRequest:
+def explain_request(request_id: str) -> pb.ExplainRequest:
     """Errors: InvalidRequest."""
-    return inference_pb2.ExplainRequest(request_id=valid.check_request_id(request_id))
+    return pb.ExplainRequest(request_id=valid.check_request_id(request_id))
 
 
-def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
+def wire_prompt(prompt: Prompt) -> pb.Prompt:
     """Errors: InvalidRequest, PromptTooLong."""
     if isinstance(prompt, str):
         valid.check_prompt_bytes(valid.utf8_bytes("prompt", prompt))
-        return inference_pb2.Prompt(text=prompt)
+        return pb.Prompt(text=prompt)
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise InvalidRequest(
             f"prompt: got {type(prompt).__name__}, expected str, token ids or Messages"
@@ -78,12 +79,12 @@ def wire_prompt(prompt: Prompt) -> inference_pb2.Prompt:
     if not prompt:
         raise InvalidRequest("prompt: got an empty list, expected at least one token id or Message")
     if isinstance(prompt[0], Message):
-        return inference_pb2.Prompt(conversation=_conversation(cast(Sequence[Message], prompt)))
+        return pb.Prompt(conversation=_conversation(cast(Sequence[Message], prompt)))
     ids = valid.check_prompt_tokens(prompt)
-    return inference_pb2.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
+    return pb.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
 
 
-def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
+def _conversation(messages: Sequence[Message]) -> pb.Conversation:
     if len(messages) > MAX_MESSAGES:
         raise InvalidRequest(
             f"prompt: got {len(messages)} messages, expected at most {MAX_MESSAGES}"
@@ -98,10 +99,9 @@ def _conversation(messages: Sequence[Message]) -> inference_pb2.Conversation:
             raise InvalidRequest(f"prompt[{index}].role: got '', expected \"user\" or the like")
         num_bytes += valid.utf8_bytes(f"prompt[{index}].content", message.content)
     valid.check_prompt_bytes(num_bytes)
-    return inference_pb2.Conversation(
+    return pb.Conversation(
         messages=[
-            inference_pb2.ChatMessage(role=message.role, content=message.content)
-            for message in messages
+            pb.ChatMessage(role=message.role, content=message.content) for message in messages
         ]
     )
 
@@ -110,13 +110,13 @@ def _checked(given: Mapping[str, object], ranges: Mapping[str, Range]) -> dict[s
     return {name: check.check(name, given[name]) for name, check in ranges.items() if name in given}
 
 
-def _stop_conditions(options: Options) -> inference_pb2.StopConditions:
+def _stop_conditions(options: Options) -> pb.StopConditions:
     strings = options.get("stop")
     if strings is None:
         strings = ()
     elif isinstance(strings, str):
         strings = (strings,)
-    return inference_pb2.StopConditions(
+    return pb.StopConditions(
         strings=valid.check_stop_strings(strings),
         token_ids=valid.check_stop_token_ids(options.get("stop_token_ids") or ()),
         ignore_eos=bool(options.get("ignore_eos")),
@@ -144,15 +144,15 @@ def token_logprobs(message: common_pb2.TokenLogprobs) -> TokenLogprobs:
     return TokenLogprobs(logprob=message.logprob, top=top)
 
 
-def usage(message: inference_pb2.Usage) -> Usage:
+def usage(message: pb.Usage) -> Usage:
     return Usage(**_fields(message))
 
 
-def timings(message: inference_pb2.PhaseTimings) -> Timings:
+def timings(message: pb.PhaseTimings) -> Timings:
     return Timings(**_fields(message))
 
 
-def explanation(message: inference_pb2.ExplainResponse) -> Explanation:
+def explanation(message: pb.ExplainResponse) -> Explanation:
     end = message.end
     attempts = (
         ExplainedAttempt(
@@ -175,7 +175,7 @@ def explanation(message: inference_pb2.ExplainResponse) -> Explanation:
     )
 
 
-def model(message: inference_pb2.GetModelResponse) -> Model:
+def model(message: pb.GetModelResponse) -> Model:
     return Model(
         name=message.model,
         context_length=message.context_length,

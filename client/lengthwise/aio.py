@@ -4,19 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from lengthwise import _wire
 from lengthwise._calls import Calls
 from lengthwise._grpc.aio import GrpcAioTransport
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
+from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import AsyncTransport
 from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
 
@@ -52,12 +52,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -87,8 +82,9 @@ class AsyncClient:
     ) -> list[int]:
         """The token ids that `generate` would compute."""
         request = _wire.tokenize_request(prompt, model)
+        retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
-            lambda transport, left: transport.tokenize(request, left), timeout
+            retries, lambda transport, left: transport.tokenize(request, left)
         )
         return list(response.token_ids)
 
@@ -98,9 +94,10 @@ class AsyncClient:
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Model:
         """What is served."""
-        request = inference_pb2.GetModelRequest()
+        request = pb.GetModelRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
-            lambda transport, left: transport.get_model(request, left), timeout
+            retries, lambda transport, left: transport.get_model(request, left)
         )
         return _wire.model(response)
 
@@ -117,15 +114,10 @@ class AsyncClient:
         """
         request = _wire.explain_request(request_id)
         inquiry = self._calls.inquiry(timeout, time.monotonic())
-        while True:
-            attempt = inquiry.begin(time.monotonic())
-            transport = self._transports[attempt.endpoint]
-            try:
-                response = await transport.explain(request, attempt.patience)
-            except LengthwiseError as error:
-                inquiry.fail(error)
-            else:
-                return _wire.explanation(response)
+        response = await self._unary(
+            inquiry, lambda transport, left: transport.explain(request, left)
+        )
+        return _wire.explanation(response)
 
     async def _run(self, session: Session) -> AsyncGenerator[Chunk, None]:
         while not session.finished:
@@ -142,14 +134,11 @@ class AsyncClient:
                 await asyncio.sleep(session.fail(error, time.monotonic()))
 
     async def _unary(
-        self,
-        call: Callable[[AsyncTransport, Timeout], Awaitable[T]],
-        patience: Timeout | float | None,
+        self, schedule: Retries | Inquiry, call: Callable[[AsyncTransport, Timeout], Awaitable[T]]
     ) -> T:
-        retries = self._calls.retries(patience, time.monotonic())
         while True:
-            attempt = retries.begin(time.monotonic())
+            attempt = schedule.begin(time.monotonic())
             try:
                 return await call(self._transports[attempt.endpoint], attempt.patience)
             except LengthwiseError as error:
-                await asyncio.sleep(retries.fail(error, time.monotonic()))
+                await asyncio.sleep(schedule.fail(error, time.monotonic()))

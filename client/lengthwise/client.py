@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from lengthwise import _wire
 from lengthwise._calls import Calls
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc.sync import GrpcTransport
+from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.transport import Transport
 from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
 T = TypeVar("T")
 
@@ -58,12 +58,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,13 +90,15 @@ class Client:
     ) -> list[int]:
         """The token ids that `generate` would compute."""
         request = _wire.tokenize_request(prompt, model)
-        response = self._unary(lambda transport, left: transport.tokenize(request, left), timeout)
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = self._unary(retries, lambda transport, left: transport.tokenize(request, left))
         return list(response.token_ids)
 
     def model(self, *, timeout: Timeout | float | None = None) -> Model:
         """What is served."""
-        request = inference_pb2.GetModelRequest()
-        response = self._unary(lambda transport, left: transport.get_model(request, left), timeout)
+        request = pb.GetModelRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = self._unary(retries, lambda transport, left: transport.get_model(request, left))
         return _wire.model(response)
 
     def explain(self, request_id: str, *, timeout: Timeout | float | None = None) -> Explanation:
@@ -112,15 +109,8 @@ class Client:
         """
         request = _wire.explain_request(request_id)
         inquiry = self._calls.inquiry(timeout, time.monotonic())
-        while True:
-            attempt = inquiry.begin(time.monotonic())
-            transport = self._transports[attempt.endpoint]
-            try:
-                response = transport.explain(request, attempt.patience)
-            except LengthwiseError as error:
-                inquiry.fail(error)
-            else:
-                return _wire.explanation(response)
+        response = self._unary(inquiry, lambda transport, left: transport.explain(request, left))
+        return _wire.explanation(response)
 
     def _run(self, session: Session) -> Generator[Chunk, None, None]:
         while not session.finished:
@@ -136,13 +126,10 @@ class Client:
             except LengthwiseError as error:
                 time.sleep(session.fail(error, time.monotonic()))
 
-    def _unary(
-        self, call: Callable[[Transport, Timeout], T], patience: Timeout | float | None
-    ) -> T:
-        retries = self._calls.retries(patience, time.monotonic())
+    def _unary(self, schedule: Retries | Inquiry, call: Callable[[Transport, Timeout], T]) -> T:
         while True:
-            attempt = retries.begin(time.monotonic())
+            attempt = schedule.begin(time.monotonic())
             try:
                 return call(self._transports[attempt.endpoint], attempt.patience)
             except LengthwiseError as error:
-                time.sleep(retries.fail(error, time.monotonic()))
+                time.sleep(schedule.fail(error, time.monotonic()))

@@ -1,41 +1,4 @@
 """The errors of Lengthwise: those of the wire, which servers share."""
 
-from lengthwise_wire.errors import (
-    ERROR_KEY,
-    RETRY_AFTER_KEY,
-    Cancelled,
-    DeadlineExceeded,
-    InternalError,
-    InvalidRequest,
-    LengthwiseError,
-    ModelNotFound,
-    NotSupported,
-    NoWorkerAvailable,
-    Overloaded,
-    PromptTooLong,
-    RequestNotFound,
-    Stale,
-    TransferFailed,
-    Unauthenticated,
-    from_status,
-)
-
-__all__ = [
-    "ERROR_KEY",
-    "RETRY_AFTER_KEY",
-    "Cancelled",
-    "DeadlineExceeded",
-    "InternalError",
-    "InvalidRequest",
-    "LengthwiseError",
-    "ModelNotFound",
-    "NoWorkerAvailable",
-    "NotSupported",
-    "Overloaded",
-    "PromptTooLong",
-    "RequestNotFound",
-    "Stale",
-    "TransferFailed",
-    "Unauthenticated",
-    "from_status",
-]
+from lengthwise_wire.errors import *  # noqa: F403  (all that its `__all__` names)
+from lengthwise_wire.errors import __all__ as __all__

@@ -17,9 +17,10 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from lengthwise._grpc.channel import silent
 from lengthwise.types import Timeout
 from lengthwise_wire.errors import LengthwiseError, RequestNotFound
-from lengthwise_wire.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
-Step = str | float | LengthwiseError | inference_pb2.GenerateResponse
+Step = str | float | LengthwiseError | pb.GenerateResponse
 Reply = str | LengthwiseError | Sequence[Step]
 
 FAKE_SEED = 7
@@ -30,23 +31,23 @@ class _Script:
     """The replies, and the requests that took them."""
 
     def __init__(self, *replies: Reply) -> None:
-        self.requests: list[inference_pb2.GenerateRequest] = []
+        self.requests: list[pb.GenerateRequest] = []
         """A copy of every attempt's request, in order."""
         self._replies = replies
 
     def _attempt(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> Iterator[inference_pb2.GenerateResponse | float]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> Iterator[pb.GenerateResponse | float]:
         """Responses, and seconds to wait. Raises the script's errors."""
         if len(self.requests) == len(self._replies):
             raise LookupError(f"all {len(self._replies)} replies of the fake have been used")
         reply = self._replies[len(self.requests)]
-        copy = inference_pb2.GenerateRequest()
+        copy = pb.GenerateRequest()
         copy.CopyFrom(request)
         self.requests.append(copy)
         steps = (reply,) if isinstance(reply, str | LengthwiseError) else reply
         sampling = request.sampling
-        yield inference_pb2.GenerateResponse(
+        yield pb.GenerateResponse(
             request_id=request.request_id,
             seed=sampling.seed if sampling.HasField("seed") else FAKE_SEED,
         )
@@ -67,10 +68,10 @@ class _Script:
                 yield step
         yield _last_response(copy, num_sent)
 
-    def _tokenized(self, request: inference_pb2.TokenizeRequest) -> inference_pb2.TokenizeResponse:
-        return inference_pb2.TokenizeResponse(token_ids=_prompt_ids(request.prompt))
+    def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        return pb.TokenizeResponse(token_ids=_prompt_ids(request.prompt))
 
-    def _explained(self, request: inference_pb2.ExplainRequest) -> inference_pb2.ExplainResponse:
+    def _explained(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
         for seen in self.requests:
             if seen.request_id == request.request_id:
                 return _explanation(seen)
@@ -84,27 +85,21 @@ class FakeTransport(_Script):
     """For `Client(transports=[...])`."""
 
     def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> Generator[inference_pb2.GenerateResponse, None, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> Generator[pb.GenerateResponse, None, None]:
         for item in self._attempt(request, patience):
             if isinstance(item, float | int):
                 time.sleep(item)
             else:
                 yield item
 
-    def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse:
+    def get_model(self, request: pb.GetModelRequest, patience: Timeout) -> pb.GetModelResponse:
         return _model()
 
-    def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse:
+    def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return self._tokenized(request)
 
-    def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse:
+    def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return self._explained(request)
 
     def close(self) -> None:
@@ -115,8 +110,8 @@ class AsyncFakeTransport(_Script):
     """For `AsyncClient(transports=[...])`."""
 
     async def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         for item in self._attempt(request, patience):
             if isinstance(item, float | int):
                 await asyncio.sleep(item)
@@ -124,43 +119,35 @@ class AsyncFakeTransport(_Script):
                 yield item
 
     async def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse:
+        self, request: pb.GetModelRequest, patience: Timeout
+    ) -> pb.GetModelResponse:
         return _model()
 
-    async def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return self._tokenized(request)
 
-    async def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse:
+    async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return self._explained(request)
 
     async def close(self) -> None:
         """Nothing is open."""
 
 
-def _response(text: str, index: int) -> inference_pb2.GenerateResponse:
-    return inference_pb2.GenerateResponse(index=index, token_ids=map(ord, text), text=text)
+def _response(text: str, index: int) -> pb.GenerateResponse:
+    return pb.GenerateResponse(index=index, token_ids=map(ord, text), text=text)
 
 
-def _last_response(
-    request: inference_pb2.GenerateRequest, num_tokens: int
-) -> inference_pb2.GenerateResponse:
-    return inference_pb2.GenerateResponse(
+def _last_response(request: pb.GenerateRequest, num_tokens: int) -> pb.GenerateResponse:
+    return pb.GenerateResponse(
         index=num_tokens,
         finish_reason=common_pb2.FINISH_REASON_STOP,
-        usage=inference_pb2.Usage(
-            prompt_tokens=len(_prompt_ids(request.prompt)), output_tokens=num_tokens
-        ),
-        timings=inference_pb2.PhaseTimings(total_seconds=0.0),
+        usage=pb.Usage(prompt_tokens=len(_prompt_ids(request.prompt)), output_tokens=num_tokens),
+        timings=pb.PhaseTimings(total_seconds=0.0),
     )
 
 
-def _explanation(request: inference_pb2.GenerateRequest) -> inference_pb2.ExplainResponse:
-    return inference_pb2.ExplainResponse(
+def _explanation(request: pb.GenerateRequest) -> pb.ExplainResponse:
+    return pb.ExplainResponse(
         request_id=request.request_id,
         model="fake",
         priority=request.priority,
@@ -171,15 +158,15 @@ def _explanation(request: inference_pb2.GenerateRequest) -> inference_pb2.Explai
     )
 
 
-def _prompt_ids(prompt: inference_pb2.Prompt) -> list[int]:
+def _prompt_ids(prompt: pb.Prompt) -> list[int]:
     if prompt.HasField("token_ids"):
         return list(prompt.token_ids.ids)
     texts = [message.content for message in prompt.conversation.messages] or [prompt.text]
     return [ord(character) for text in texts for character in text]
 
 
-def _model() -> inference_pb2.GetModelResponse:
-    return inference_pb2.GetModelResponse(
+def _model() -> pb.GetModelResponse:
+    return pb.GetModelResponse(
         model="fake",
         context_length=4096,
         vocab_size=0x110000,

@@ -8,28 +8,22 @@ from collections.abc import AsyncGenerator, Generator
 from typing import Protocol
 
 from lengthwise.types import Timeout
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import inference_pb2 as pb
 
 
 class Transport(Protocol):
     """One endpoint, for `Client`."""
 
     def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> Generator[inference_pb2.GenerateResponse, None, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> Generator[pb.GenerateResponse, None, None]:
         """Closing the generator cancels the call at once."""
 
-    def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse: ...
+    def get_model(self, request: pb.GetModelRequest, patience: Timeout) -> pb.GetModelResponse: ...
 
-    def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse: ...
+    def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse: ...
 
-    def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse: ...
+    def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse: ...
 
     def close(self) -> None: ...
 
@@ -38,20 +32,20 @@ class AsyncTransport(Protocol):
     """One endpoint, for `AsyncClient`."""
 
     def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Closing the generator cancels the call at once."""
 
     async def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse: ...
+        self, request: pb.GetModelRequest, patience: Timeout
+    ) -> pb.GetModelResponse: ...
 
     async def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse: ...
+        self, request: pb.TokenizeRequest, patience: Timeout
+    ) -> pb.TokenizeResponse: ...
 
     async def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse: ...
+        self, request: pb.ExplainRequest, patience: Timeout
+    ) -> pb.ExplainResponse: ...
 
     async def close(self) -> None: ...

@@ -22,6 +22,26 @@ from typing import ClassVar
 
 import grpc
 
+__all__ = [
+    "ERROR_KEY",
+    "RETRY_AFTER_KEY",
+    "Cancelled",
+    "DeadlineExceeded",
+    "InternalError",
+    "InvalidRequest",
+    "LengthwiseError",
+    "ModelNotFound",
+    "NoWorkerAvailable",
+    "NotSupported",
+    "Overloaded",
+    "PromptTooLong",
+    "RequestNotFound",
+    "Stale",
+    "TransferFailed",
+    "Unauthenticated",
+    "from_status",
+]
+
 ERROR_KEY = "lengthwise-error"
 """Trailing metadata key that carries the class name."""
 

@@ -10,7 +10,8 @@ from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError, NoWorkerAvailable
-from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_wire.v1 import inference_pb2 as pb
+from lengthwise_wire.v1 import inference_pb2_grpc
 
 T = TypeVar("T")
 
@@ -26,8 +27,8 @@ class GrpcAioTransport:
         self._closed = False
 
     async def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         call = self._stub().Generate(request, timeout=patience.total)
         seconds = patience.connect
         try:
@@ -45,18 +46,14 @@ class GrpcAioTransport:
             call.cancel()
 
     async def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse:
+        self, request: pb.GetModelRequest, patience: Timeout
+    ) -> pb.GetModelResponse:
         return await self._translated(self._stub().GetModel(request, timeout=patience.total))
 
-    async def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse:
+    async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return await self._translated(self._stub().Tokenize(request, timeout=patience.total))
 
-    async def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse:
+    async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return await self._translated(self._stub().Explain(request, timeout=patience.total))
 
     async def close(self) -> None:

@@ -10,7 +10,8 @@ from lengthwise._grpc.channel import channel_options, credentials, error_of, sil
 from lengthwise._grpc.watchdog import Watchdog
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError
-from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
+from lengthwise_wire.v1 import inference_pb2 as pb
+from lengthwise_wire.v1 import inference_pb2_grpc
 
 
 class GrpcTransport:
@@ -28,8 +29,8 @@ class GrpcTransport:
         self._closed = False
 
     def generate(
-        self, request: inference_pb2.GenerateRequest, patience: Timeout
-    ) -> Generator[inference_pb2.GenerateResponse, None, None]:
+        self, request: pb.GenerateRequest, patience: Timeout
+    ) -> Generator[pb.GenerateResponse, None, None]:
         self._check_open()
         call = self._stub.Generate(request, timeout=patience.total)
         seconds, shortest = patience.connect, min(patience.connect, patience.silence)
@@ -50,26 +51,16 @@ class GrpcTransport:
         finally:
             call.cancel()
 
-    def get_model(
-        self, request: inference_pb2.GetModelRequest, patience: Timeout
-    ) -> inference_pb2.GetModelResponse:
-        response: inference_pb2.GetModelResponse = self._unary(
-            self._stub.GetModel, request, patience
-        )
+    def get_model(self, request: pb.GetModelRequest, patience: Timeout) -> pb.GetModelResponse:
+        response: pb.GetModelResponse = self._unary(self._stub.GetModel, request, patience)
         return response
 
-    def tokenize(
-        self, request: inference_pb2.TokenizeRequest, patience: Timeout
-    ) -> inference_pb2.TokenizeResponse:
-        response: inference_pb2.TokenizeResponse = self._unary(
-            self._stub.Tokenize, request, patience
-        )
+    def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
+        response: pb.TokenizeResponse = self._unary(self._stub.Tokenize, request, patience)
         return response
 
-    def explain(
-        self, request: inference_pb2.ExplainRequest, patience: Timeout
-    ) -> inference_pb2.ExplainResponse:
-        response: inference_pb2.ExplainResponse = self._unary(self._stub.Explain, request, patience)
+    def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
+        response: pb.ExplainResponse = self._unary(self._stub.Explain, request, patience)
         return response
 
     def close(self) -> None:
