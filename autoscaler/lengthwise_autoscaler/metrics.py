@@ -12,8 +12,6 @@ from lengthwise_autoscaler.errors import ERROR_REASONS, ErrorReason
 from lengthwise_policy.scaling.state import Demand, FlipRule, Group, Pool, PoolState, ScalingRule
 from lengthwise_runtime.metrics import LATENCY_BUCKETS
 
-ACTIONS = ("out", "in", "flip")
-
 
 class AutoscalerMetrics:
     """Labels `pool`, `role` and `length_class` are those of the configuration."""
@@ -38,17 +36,17 @@ class AutoscalerMetrics:
         for pool in pools:
             least.labels(pool.name).set(pool.min_replicas)
             most.labels(pool.name).set(pool.max_replicas)
-        self._actions = Counter(
+        self._actions = self._counter(
             "lengthwise_scaling_actions_total",
             "What was done, by the rule that wanted it",
-            ("pool", "action", "reason"),
-            registry=registry,
+            "pool",
+            "action",
+            "reason",
         )
-        errors = Counter(
+        errors = self._counter(
             "lengthwise_scaling_errors_total",
             "What kept the autoscaler from deciding or acting",
-            ("reason",),
-            registry=registry,
+            "reason",
         )
         self._errors = {reason: errors.labels(reason) for reason in ERROR_REASONS}
         self.leader = self._gauge("lengthwise_autoscaler_leader", "Whether this one acts")
@@ -66,6 +64,9 @@ class AutoscalerMetrics:
 
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, labels, registry=self._registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._registry)
 
     def error(self, reason: ErrorReason) -> None:
         self._errors[reason].inc()

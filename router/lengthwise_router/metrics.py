@@ -48,131 +48,109 @@ class RouterMetrics:
     ) -> None:
         """`num_workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
         thread."""
+        self._registry = registry
         self._objectives = objectives
-        requests = Counter(
-            "lengthwise_requests_total",
-            "Requests ended, by gRPC status code",
-            ("code", "model"),
-            registry=registry,
+        requests = self._counter(
+            "lengthwise_requests_total", "Requests ended, by gRPC status code", "code", "model"
         )
         self._requests = {code: requests.labels(code, model) for code in CODES}
-        self._ttft = _by_length_class(
-            registry,
+        self._ttft = self._by_length_class(
             "lengthwise_time_to_first_token_seconds",
             "From a request's arrival to its first token",
             LATENCY_BUCKETS,
         )
-        self._tpot = _by_length_class(
-            registry,
+        self._tpot = self._by_length_class(
             "lengthwise_time_per_output_token_seconds",
             "(last token - first token) / (output tokens - 1), of requests with at least two",
             TOKEN_LATENCY_BUCKETS,
         )
-        self.inter_token_latency = Histogram(
+        self.inter_token_latency = self._histogram(
             "lengthwise_inter_token_latency_seconds",
             "Between consecutive messages to a client, by the tokens in the later one",
-            buckets=TOKEN_LATENCY_BUCKETS,
-            registry=registry,
+            TOKEN_LATENCY_BUCKETS,
         )
-        self._add_placement(registry, placement_rules)
-        self._add_admission(registry, num_waiting)
-        self._add_arrivals(registry)
-        self._add_tokens(registry)
-        self._add_objectives(registry)
-        self._add_discovery(registry, num_discovered)
-        _add_workers(registry, num_workers)
+        self._add_placement(placement_rules)
+        self._add_admission(num_waiting)
+        self._add_arrivals()
+        self._add_tokens()
+        self._add_objectives()
+        self._add_discovery(num_discovered)
+        self._add_workers(num_workers)
 
-    def _add_placement(
-        self, registry: CollectorRegistry, placement_rules: Iterable[PlacementRule]
-    ) -> None:
-        self.placements = Counter(
+    def _add_placement(self, placement_rules: Iterable[PlacementRule]) -> None:
+        self.placements = self._counter(
             "lengthwise_placements_total",
             "Placements of requests on workers, by the rule that chose",
-            ("reason",),
-            registry=registry,
+            "reason",
         )
         for rule in placement_rules:
             self.placements.labels(rule)
-        self.retries = Counter(
+        self.retries = self._counter(
             "lengthwise_retries_total",
             "Attempts that failed and were, if any were left, followed by another",
-            ("phase", "reason"),
-            registry=registry,
+            "phase",
+            "reason",
         )
         for phase, failure in product(PHASES, FAILURE_REASONS):
             self.retries.labels(phase, failure)
 
-    def _add_admission(self, registry: CollectorRegistry, num_waiting: Callable[[], int]) -> None:
-        self.in_flight = Gauge(
-            "lengthwise_requests_in_flight", "Requests in this router", registry=registry
-        )
-        waiting = Gauge(
-            "lengthwise_requests_waiting", "Requests that wait for admission", registry=registry
-        )
+    def _add_admission(self, num_waiting: Callable[[], int]) -> None:
+        self.in_flight = self._gauge("lengthwise_requests_in_flight", "Requests in this router")
+        waiting = self._gauge("lengthwise_requests_waiting", "Requests that wait for admission")
         waiting.set_function(num_waiting)
-        self.admission_seconds = Histogram(
+        self.admission_seconds = self._histogram(
             "lengthwise_admission_seconds",
             "From a tokenised request's wish for admission to the admission",
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+            LATENCY_BUCKETS,
         )
-        self.refusals = Counter(
+        self.refusals = self._counter(
             "lengthwise_refusals_total",
             "Requests that admission refused, by the rule that did",
-            ("reason",),
-            registry=registry,
+            "reason",
         )
         for rule in get_args(RefusalRule):
             self.refusals.labels(rule)
 
-    def _add_arrivals(self, registry: CollectorRegistry) -> None:
-        requests = Counter(
+    def _add_arrivals(self) -> None:
+        requests = self._counter(
             "lengthwise_arrived_requests_total",
             "Requests that arrived, before admission",
-            ("length_class",),
-            registry=registry,
+            "length_class",
         )
-        tokens = Counter(
+        tokens = self._counter(
             "lengthwise_arrived_tokens_total",
             "Prompt tokens of arrived requests that no worker had cached",
-            ("length_class",),
-            registry=registry,
+            "length_class",
         )
         self._arrivals = {
             name: (requests.labels(name), tokens.labels(name)) for name in LENGTH_CLASSES
         }
 
-    def _add_tokens(self, registry: CollectorRegistry) -> None:
-        self.prompt_tokens = Histogram(
-            "lengthwise_prompt_tokens",
-            "Tokens of an admitted request's prompt",
-            buckets=TOKEN_BUCKETS,
-            registry=registry,
+    def _add_tokens(self) -> None:
+        self.prompt_tokens = self._histogram(
+            "lengthwise_prompt_tokens", "Tokens of an admitted request's prompt", TOKEN_BUCKETS
         )
-        self._output_tokens = Histogram(
+        self._output_tokens = self._histogram(
             "lengthwise_output_tokens",
             "Tokens generated for a request that ended well",
-            buckets=TOKEN_BUCKETS,
-            registry=registry,
+            TOKEN_BUCKETS,
         )
-        self._residual_ratio = Histogram(
+        self._residual_ratio = self._histogram(
             "lengthwise_residual_ratio",
             "Of a prompt's tokens, the part that had to be computed; the rest was cached",
-            buckets=RATIO_BUCKETS,
-            registry=registry,
+            RATIO_BUCKETS,
         )
-        self._cached_prompt_tokens = Counter(
+        self._cached_prompt_tokens = self._counter(
             "lengthwise_cached_prompt_tokens_total",
             "Prompt tokens that were cached, and not computed",
-            registry=registry,
         )
 
-    def _add_objectives(self, registry: CollectorRegistry) -> None:
-        counter = Counter(
+    def _add_objectives(self) -> None:
+        counter = self._counter(
             "lengthwise_slo_total",
             "Requests by whether a latency objective of the configuration was met",
-            ("slo", "met"),
-            registry=registry,
+            "slo",
+            "met",
         )
         self._met = {
             (name, met): counter.labels(name, str(met).lower())
@@ -180,22 +158,41 @@ class RouterMetrics:
             for met in (True, False)
         }
 
-    def _add_discovery(
-        self, registry: CollectorRegistry, num_discovered: Callable[[], int]
-    ) -> None:
-        discovered = Gauge(
-            "lengthwise_discovered_workers",
-            "Workers' addresses that discovery proposes",
-            registry=registry,
+    def _add_discovery(self, num_discovered: Callable[[], int]) -> None:
+        discovered = self._gauge(
+            "lengthwise_discovered_workers", "Workers' addresses that discovery proposes"
         )
         discovered.set_function(num_discovered)
-        errors = Counter(
+        errors = self._counter(
             "lengthwise_discovery_errors_total",
             "Times that Kubernetes could not be asked for the workers",
-            ("reason",),
-            registry=registry,
+            "reason",
         )
         self._discovery_errors = {reason: errors.labels(reason) for reason in DISCOVERY_FAILURES}
+
+    def _add_workers(self, num_workers: Callable[[Role, Condition], int]) -> None:
+        gauge = self._gauge(
+            "lengthwise_workers", "Workers known to this router, by role and state", "role", "state"
+        )
+        for role, condition in product(ROLES, CONDITIONS):
+            gauge.labels(role, condition).set_function(partial(num_workers, role, condition))
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self._registry)
+
+    def _by_length_class(
+        self, name: str, meaning: str, buckets: tuple[float, ...]
+    ) -> dict[LengthClass, Histogram]:
+        histogram = self._histogram(name, meaning, buckets, "length_class")
+        return {name: histogram.labels(name) for name in LENGTH_CLASSES}
 
     def discovery_failed(self, reason: DiscoveryFailure) -> None:
         self._discovery_errors[reason].inc()
@@ -223,23 +220,3 @@ class RouterMetrics:
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
             self._met["tpot", tpot <= self._objectives.tpot_seconds].inc()
-
-
-def _add_workers(
-    registry: CollectorRegistry, num_workers: Callable[[Role, Condition], int]
-) -> None:
-    gauge = Gauge(
-        "lengthwise_workers",
-        "Workers known to this router, by role and state",
-        ("role", "state"),
-        registry=registry,
-    )
-    for role, condition in product(ROLES, CONDITIONS):
-        gauge.labels(role, condition).set_function(partial(num_workers, role, condition))
-
-
-def _by_length_class(
-    registry: CollectorRegistry, name: str, meaning: str, buckets: tuple[float, ...]
-) -> dict[LengthClass, Histogram]:
-    histogram = Histogram(name, meaning, ("length_class",), buckets=buckets, registry=registry)
-    return {name: histogram.labels(name) for name in LENGTH_CLASSES}

@@ -17,6 +17,7 @@ import grpc
 from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_policy.types import Role
+from lengthwise_wire.convert import ROLES, ROLES_ON_WIRE
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -28,11 +29,6 @@ SET_SECONDS = 5.0
 
 MAX_ASKED_AT_ONCE = 32
 
-_ROLES: dict[worker_pb2.Role, Role] = {
-    worker_pb2.ROLE_PREFILL: "prefill",
-    worker_pb2.ROLE_DECODE: "decode",
-}
-_NUMBERS = {role: number for number, role in _ROLES.items()}
 _OTHER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
 
 
@@ -66,7 +62,7 @@ class FlexibleWorkers:
 
     async def set_role(self, pod: ReleasePod, role: Role) -> None:
         """Returns once the change has begun. Errors: ScalingError `flip_failed`."""
-        request = worker_pb2.SetRoleRequest(role=_NUMBERS[role])
+        request = worker_pb2.SetRoleRequest(role=ROLES_ON_WIRE[role])
         try:
             stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
             await stub.SetRole(request, timeout=SET_SECONDS)
@@ -93,7 +89,7 @@ class FlexibleWorkers:
         async with places:
             status = await self._first_status(pod)
         last = self._known.get(pod.name)
-        role = _ROLES.get(status.role) if status is not None else None
+        role = ROLES.get(status.role) if status is not None else None
         if status is None or role is None:
             if last is not None and last.is_steady:
                 self._known[pod.name] = _changed(last.role, is_steady=False)
