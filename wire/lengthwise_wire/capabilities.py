@@ -13,11 +13,15 @@ from lengthwise_wire.v1 import common_pb2
 CAPABILITIES = tuple(LATER_PARAMETERS)
 """In every worker's status. Names are never changed."""
 
-_NEUTRAL = sampling_to_wire(SamplingParameters())
+_NEUTRAL = {
+    name: getattr(sampling_to_wire(SamplingParameters()), name) for name in LATER_PARAMETERS
+}
 
 
 def needed_capabilities(sampling: common_pb2.SamplingParams) -> frozenset[str]:
     """`sampling` has every field set."""
+    values = ((name, getattr(sampling, name), neutral) for name, neutral in _NEUTRAL.items())
+    # Comparing two empty maps would take longer than all the rest.
     return frozenset(
-        name for name in LATER_PARAMETERS if getattr(sampling, name) != getattr(_NEUTRAL, name)
+        name for name, value, neutral in values if (value or neutral) and value != neutral
     )

@@ -2,10 +2,12 @@
 and what is accepted. Nothing behind this checks again.
 """
 
+import functools
 import os
 import random
 from dataclasses import dataclass
 
+from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_vocabulary
 from lengthwise_wire.capabilities import needed_capabilities
@@ -102,7 +104,8 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
 
 
 def _sampling(params: common_pb2.SamplingParams, model: Checkpoint) -> common_pb2.SamplingParams:
-    resolved = sampling_to_wire(model.default_sampling)
+    resolved = common_pb2.SamplingParams()
+    resolved.CopyFrom(_defaults(model.default_sampling))
     resolved.MergeFrom(params)
     if not params.HasField("seed"):
         resolved.seed = _random.getrandbits(64)
@@ -111,10 +114,15 @@ def _sampling(params: common_pb2.SamplingParams, model: Checkpoint) -> common_pb
     return resolved
 
 
+@functools.cache
+def _defaults(sampling: SamplingParameters) -> common_pb2.SamplingParams:
+    """Made once, for making it costs as much as all else here; to be copied."""
+    return sampling_to_wire(sampling)
+
+
 def _check_sampling(params: common_pb2.SamplingParams, vocab_size: int) -> None:
     for field, value in params.ListFields():
-        accepted = SAMPLING_PARAMETERS[field.name]
-        accepted.check(f"sampling.{field.name}", value)
+        SAMPLING_PARAMETERS[field.name].check(f"sampling.{field.name}", value)
     if params.logit_bias:
         check_vocabulary(list(params.logit_bias), vocab_size, "sampling.logit_bias")
 
