@@ -1,4 +1,4 @@
-"""A worker that serves nothing but says which role it has, and changes it when told."""
+"""A worker that serves nothing but says which role it has, and changes it when asked to."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lengthwise_wire.v1 import worker_pb2
 
 
 class FlexibleStub(StubWorker):
-    """Changes its role when told, unless it refuses."""
+    """Changes its role when asked to, unless it refuses."""
 
     role = worker_pb2.ROLE_PREFILL
     service = "lengthwise.v1.Worker"

@@ -113,11 +113,11 @@ async def prompts(
 async def has_failed(
     objects: FakeObjects, reason: ErrorReason, words: str, seconds: float = 10.0
 ) -> None:
-    """An Event tells it, and every pool is as it was."""
-    told = f"{reason}: "
+    """An Event reports it, and every pool is as it was."""
+    prefix = f"{reason}: "
     await eventually(
         lambda: any(
-            text.startswith(told) and words in text for text in objects.events("ScalingFailed")
+            text.startswith(prefix) and words in text for text in objects.events("ScalingFailed")
         ),
         seconds,
     )

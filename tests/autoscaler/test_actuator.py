@@ -204,7 +204,7 @@ async def test_a_pod_that_has_left_already_needs_no_mark(rig: Rig) -> None:
     ("fault", "reason"),
     [("forbidden", "forbidden"), ("broken", "api_server_unreachable")],
 )
-async def test_a_refused_write_is_told_with_its_pool(rig: Rig, fault: str, reason: str) -> None:
+async def test_a_refused_write_is_reported_with_its_pool(rig: Rig, fault: str, reason: str) -> None:
     view = await rig.look()
     setattr(rig.objects, fault, {"patch deployments/scale"})
     with pytest.raises(ScalingError, match="patch deployments/scale") as caught:
@@ -232,7 +232,7 @@ async def test_pods_of_other_releases_are_not_seen(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "garbage", ["<html>", "[]", "null", '{"items": [{}]}', '{"items": 7}', "\x00"]
 )
-async def test_an_answer_that_is_none_of_an_api_server_is_told(rig: Rig, garbage: str) -> None:
+async def test_an_answer_that_is_none_of_an_api_server_is_reported(rig: Rig, garbage: str) -> None:
     rig.objects.garbage = garbage
     with pytest.raises(ScalingError, match="cannot") as caught:
         await rig.cluster.look()

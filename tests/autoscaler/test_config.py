@@ -1,4 +1,4 @@
-"""What an operator may not set, and how it is told."""
+"""What an operator may not set, and the message for it."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_little_has_to_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "expected"),
     [
         pytest.param({"pools": []}, "got none that is sized", id="no pools"),
         pytest.param({"pools": [POOL | {"fixed": True}]}, "got none that is sized", id="all fixed"),
@@ -79,10 +79,12 @@ def test_little_has_to_be_set(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+def test_what_cannot_be_is_refused_by_name(
+    tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, **keys)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://me:hunter2@p:9090", "https://hunter2@p"])

@@ -1,4 +1,4 @@
-"""One leads: whoever is frozen, cut off, gone or slow."""
+"""One leads, be others frozen, cut off, gone or slow."""
 
 import asyncio
 import logging

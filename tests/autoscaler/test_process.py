@@ -88,7 +88,7 @@ async def test_an_end_is_bounded_even_where_the_api_server_does_not_answer(
     objects.answers.set()
 
 
-async def test_a_dry_run_by_option_leads_nobody(
+async def test_a_dry_run_by_option_does_not_lead(
     release: Release, run: Run, objects: FakeObjects
 ) -> None:
     process = await run("--dry-run")
@@ -128,16 +128,16 @@ async def test_a_leader_that_was_frozen_does_not_act_when_it_runs_again(
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "expected"),
     [
         pytest.param({"kubeconfig": "/nowhere"}, "kubeconfig /nowhere", id="no kubeconfig"),
         pytest.param({"kubeconfig": None}, "not in a pod with a ServiceAccount", id="no pod"),
     ],
 )
 async def test_what_an_operator_can_mend_is_one_line(
-    write_config: Callable[..., Path], tmp_path: Path, keys: dict[str, object], told: str
+    write_config: Callable[..., Path], tmp_path: Path, keys: dict[str, object], expected: str
 ) -> None:
     process = Process(write_config(**keys), tmp_path / "log")
     assert await process.ends() == 2
-    assert told in process.log
+    assert expected in process.log
     assert "Traceback" not in process.log

@@ -87,7 +87,7 @@ async def test_a_vector_is_read_with_its_labels_and_odd_numbers(
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "told"),
+    ("text", "status", "expected"),
     [
         pytest.param(
             '{"status":"error","errorType":"bad_data","error":"parse error: unclosed"}',
@@ -122,14 +122,14 @@ async def test_a_vector_is_read_with_its_labels_and_odd_numbers(
         pytest.param("\x00\xff" * 500, 200, "expected Prometheus' JSON", id="garbage"),
     ],
 )
-async def test_an_answer_that_is_none_is_told_with_the_query(
-    scripted: Scripted, prometheus: Prometheus, text: str, status: int, told: str
+async def test_an_answer_that_is_none_is_reported_with_the_query(
+    scripted: Scripted, prometheus: Prometheus, text: str, status: int, expected: str
 ) -> None:
     scripted.says(text, status)
     error = await fails(prometheus)
     assert error.reason == "query_failed"
     assert str(error).startswith("query t")
-    assert told in str(error)
+    assert expected in str(error)
     assert len(str(error)) < 600
 
 
@@ -164,7 +164,7 @@ async def test_silence_ends_in_time(scripted: Scripted, prometheus: Prometheus) 
     assert scripted.url in str(error)
 
 
-async def test_nobody_at_the_address_is_unreachable() -> None:
+async def test_no_server_at_the_address_is_unreachable() -> None:
     prometheus = Prometheus(PrometheusConfig(url="http://127.0.0.1:9", timeout_seconds=0.5))
     error = await fails(prometheus)
     assert error.reason == "prometheus_unreachable"
@@ -196,7 +196,7 @@ async def test_a_redirect_is_not_followed_with_the_token(
     await prometheus.close()
 
 
-async def test_the_token_is_sent_read_anew_and_never_told(
+async def test_the_token_is_sent_read_anew_and_never_logged(
     scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

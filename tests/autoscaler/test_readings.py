@@ -306,6 +306,6 @@ def test_whatever_the_vectors_are_a_load_that_is_given_can_be_decided_on(
         else:
             demand = decode_demand(load, policy, 1)
         assert math.isfinite(demand.workers)
-    # What is not known is told, unless no router is there to be asked of.
+    # What is not known is reported, unless there is no router to ask about.
     groups = {ALL, DECODE} - reading.loads.keys()
     assert not groups or reading.errors or SETTLED[0] not in settled

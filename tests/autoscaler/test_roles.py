@@ -1,4 +1,4 @@
-"""What flexible workers say of themselves, and how they are told to change."""
+"""What flexible workers report of themselves, and how they are asked to change."""
 
 import asyncio
 import time
@@ -68,7 +68,7 @@ async def test_a_worker_that_has_died_is_not_steady_and_keeps_its_role(
     assert (serving.role, serving.is_steady) == ("prefill", False)
 
 
-async def test_workers_that_are_silent_hold_up_nobody(
+async def test_workers_that_are_silent_hold_up_no_other(
     worker: FlexibleStub, workers: FlexibleWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(roles, "ASK_SECONDS", 0.3)
@@ -95,7 +95,7 @@ async def test_a_pod_that_is_gone_is_forgotten(
 
 
 @pytest.mark.parametrize("fault", ["refused", "dead", "silent"])
-async def test_a_worker_that_does_not_change_is_told_of(
+async def test_a_worker_that_does_not_change_is_reported(
     worker: FlexibleStub, workers: FlexibleWorkers, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(roles, "SET_SECONDS", 0.5)

@@ -56,7 +56,7 @@ async def test_decode_workers_that_will_run_out_of_blocks_get_company_and_lose_i
     await eventually(lambda: objects.events("ScaledIn"))
 
 
-async def test_nobody_scales_while_all_is_quiet(
+async def test_no_pool_is_scaled_while_all_is_quiet(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:
     await release.scraped()
@@ -137,7 +137,7 @@ async def test_an_idle_worker_of_a_flexible_pool_is_flipped_before_pods_are_made
         await stub.stop()
 
 
-async def test_a_number_that_somebody_else_wrote_stands_for_a_while(
+async def test_a_number_that_another_writer_wrote_stands_for_a_while(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:
     await release.scraped()
@@ -169,7 +169,7 @@ async def test_a_paused_pool_is_left_alone_until_it_is_not(
         await eventually(lambda: objects.replicas(PREFILLS) > 1, 10.0)
 
 
-async def test_a_dry_run_tells_and_does_nothing(
+async def test_a_dry_run_reports_and_does_nothing(
     release: Release, start: Start, objects: FakeObjects, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "lengthwise_autoscaler")

@@ -1,4 +1,4 @@
-"""What goes wrong around an autoscaler is told, and scaling stays where it is."""
+"""What goes wrong around an autoscaler is reported, and scaling stays where it is."""
 
 import asyncio
 from collections.abc import Callable
@@ -92,7 +92,7 @@ async def test_a_ready_pod_that_cannot_be_scraped_is_missed(
     await has_failed(objects, "data_missing", words)
 
 
-async def test_a_metric_that_nobody_has_is_missed(
+async def test_a_metric_that_no_pod_has_is_missed(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:
     release.prefill.registry.unregister(
@@ -103,7 +103,7 @@ async def test_a_metric_that_nobody_has_is_missed(
     await has_failed(objects, "data_missing", "query prefill_tokens: no data")
 
 
-async def test_another_server_at_the_url_is_told(
+async def test_another_server_at_the_url_is_reported(
     release: Release, server: Server, start: Start, objects: FakeObjects
 ) -> None:
     host = server.configuration.host
@@ -114,7 +114,7 @@ async def test_another_server_at_the_url_is_told(
 @pytest.mark.parametrize(
     "verb", ["list pods", "get deployments", "patch deployments/scale", "patch pods"]
 )
-async def test_missing_rights_are_told_by_verb_and_resource(
+async def test_missing_rights_are_reported_by_verb_and_resource(
     release: Release,
     start: Start,
     objects: FakeObjects,
@@ -135,7 +135,7 @@ async def test_missing_rights_are_told_by_verb_and_resource(
     assert objects.replicas(PREFILLS) == (2 if verb == "patch pods" else 1)
 
 
-async def test_an_event_that_may_not_be_written_is_told_in_the_log(
+async def test_an_event_that_may_not_be_written_is_logged(
     release: Release, start: Start, objects: FakeObjects, caplog: pytest.LogCaptureFixture
 ) -> None:
     objects.forbidden = {"create events"}
@@ -146,7 +146,7 @@ async def test_an_event_that_may_not_be_written_is_told_in_the_log(
         await eventually(lambda: objects.replicas(PREFILLS) > 1)
 
 
-async def test_a_pool_that_is_not_there_is_told_and_the_others_go_on(
+async def test_a_pool_that_is_not_there_is_reported_and_the_others_go_on(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:
     await release.scraped()
@@ -190,7 +190,7 @@ async def test_of_two_autoscalers_one_acts_and_the_other_takes_over(
     assert objects.get("leases", "demo-lengthwise-autoscaler")["spec"]["leaseTransitions"] >= 1
 
 
-async def test_a_release_without_routers_is_told(
+async def test_a_release_without_routers_is_reported(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:
     release.drop("router-0")

@@ -113,7 +113,7 @@ def test_objectives_are_the_processes_own_where_values_do_not_say(
     assert {config.objectives for config in _loaded(bare, tmp_path).values()} == {Objectives()}
 
 
-def test_the_autoscaler_is_told_of_all_pools_and_which_it_sizes(
+def test_the_autoscaler_knows_all_pools_and_which_it_sizes(
     everything: Rendered, tmp_path: Path
 ) -> None:
     config = _loaded(everything, tmp_path)["autoscaler"]

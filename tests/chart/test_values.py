@@ -54,7 +54,7 @@ WRONG = [
         [pools({**PREFILL, "replicas": 0}, DECODE), "--set=router.config.local_prefill=false"],
         "pools: got no replica of role prefill, expected at least one:"
         " router.config.local_prefill is false",
-        id="nobody computes prompts",
+        id="no worker computes prompts",
     ),
     pytest.param(
         [pools(PREFILL, {**DECODE, "name": "a"})],
@@ -99,7 +99,7 @@ WRONG = [
     pytest.param(
         [pools({**PREFILL, **AUTOSCALED}, DECODE)],
         "pool a: got autoscale.enabled, expected autoscaler.enabled too",
-        id="autoscaled by nobody",
+        id="autoscaled by no autoscaler",
     ),
     pytest.param(
         [pools({**PREFILL, "autoscale": {"min": 5, "max": 2}}, DECODE)],
@@ -164,11 +164,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("values", "told"), WRONG)
+@pytest.mark.parametrize(("values", "expected"), WRONG)
 def test_values_that_contradict_are_refused_in_one_line(
-    helm: str, values: list[str], told: str
+    helm: str, values: list[str], expected: str
 ) -> None:
-    _refused(helm, values, told)
+    _refused(helm, values, expected)
 
 
 WRONG_CONFIG = [
@@ -255,24 +255,24 @@ WRONG_CONFIG = [
 ]
 
 
-@pytest.mark.parametrize(("values", "told"), WRONG_CONFIG)
+@pytest.mark.parametrize(("values", "expected"), WRONG_CONFIG)
 def test_what_a_process_would_refuse_helm_refuses_with_its_path(
-    helm: str, values: list[str], told: str
+    helm: str, values: list[str], expected: str
 ) -> None:
-    _refused(helm, values, told)
+    _refused(helm, values, expected)
 
 
-def _refused(helm: str, values: list[str], told: str) -> None:
+def _refused(helm: str, values: list[str], expected: str) -> None:
     done = template(helm, *values)
     assert done.returncode != 0
     lines = [line.strip().removeprefix("- ") for line in done.stderr.splitlines() if line.strip()]
     heads = ("Error: values don't meet the specifications", "lengthwise:", "Use --debug flag")
-    told_of_values = [line for line in lines if not line.startswith(heads)]
-    assert len(told_of_values) == 1, done.stderr
-    assert told in told_of_values[0]
+    about_values = [line for line in lines if not line.startswith(heads)]
+    assert len(about_values) == 1, done.stderr
+    assert expected in about_values[0]
 
 
-def test_pools_may_begin_with_nobody_where_somebody_comes(helm: str) -> None:
+def test_pools_may_begin_without_workers_where_some_will_come(helm: str) -> None:
     from_zero = {"replicas": 0, "autoscale": {"enabled": True, "min": 0, "max": 2}}
     done = template(helm, pools({**PREFILL, "replicas": 0}, {**DECODE, **from_zero}), *AUTOSCALER)
     assert done.returncode == 0, done.stderr

@@ -36,6 +36,6 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
 
 def test_what_the_hub_does_not_give_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("nobody/nothing", "not a/repository"):
+    for name in ("owner/nothing", "not a/repository"):
         with pytest.raises(CheckpointError, match=f"model: cannot fetch '{name}' from the hub"):
             find_checkpoint(name, MODEL_FILES)

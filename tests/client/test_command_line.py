@@ -191,7 +191,7 @@ def test_model_is_described(router: Router, run: Run, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["context_length"] == 128
 
 
-def test_explain_tells_predictions_beside_what_came_of_them(
+def test_explain_prints_predictions_beside_what_came_of_them(
     router: Router, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     router.explanations["r1"] = a_life("r1")

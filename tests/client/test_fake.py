@@ -75,11 +75,11 @@ def test_the_other_verbs_answer_too() -> None:
 def test_a_request_of_the_fake_can_be_explained() -> None:
     with Client(transports=[FakeTransport("a"), FakeTransport("b")]) as client:
         completion = client.generate("hi", priority=3)
-        told = client.explain(completion.request_id)
+        life = client.explain(completion.request_id)
         with pytest.raises(RequestNotFound, match="got 'other', expected one of the 0 requests"):
             client.explain("other")
-    assert told.request_id == completion.request_id
-    assert (told.prompt_tokens, told.priority, told.end) == (2, 3, None)
+    assert life.request_id == completion.request_id
+    assert (life.prompt_tokens, life.priority, life.end) == (2, 3, None)
 
 
 async def test_the_async_fake_is_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Whoever leaves a stream frees its request at once, and no thread stays behind."""
+"""A caller that leaves a stream frees its request at once, and no thread stays behind."""
 
 import asyncio
 import threading

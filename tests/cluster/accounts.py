@@ -1,4 +1,4 @@
-"""The API server, asked as a ServiceAccount: kubectl itself asks for more than it is told to."""
+"""The API server, asked as a ServiceAccount: kubectl asks for more than its arguments say."""
 
 import base64
 import json

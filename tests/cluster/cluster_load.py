@@ -136,8 +136,8 @@ class Load:
                 text=True,
             ) as self._logs:
                 assert self._logs.stdout is not None
-                told = (line for line in self._logs.stdout if line.startswith("{"))
-                for number, line in enumerate(told):
+                records = (line for line in self._logs.stdout if line.startswith("{"))
+                for number, line in enumerate(records):
                     if number >= len(self._lines) and line.endswith("\n"):
                         self._lines.append(json.loads(line))
             self._removed.wait(1.0)
@@ -160,7 +160,7 @@ class Load:
             "name": "load",
             "image": self._image,
             "imagePullPolicy": "IfNotPresent",
-            # Without a request, whoever has one comes first, and a busy machine starves it.
+            # Pods with a CPU request come before one without, which a busy machine starves.
             "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
             "command": ["python3", "/load/load.py", self._endpoint, *map(str, numbers)],
             "volumeMounts": [{"name": "script", "mountPath": "/load"}],

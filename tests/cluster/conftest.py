@@ -86,14 +86,14 @@ def helm(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def image() -> str:
     """NAME:TAG, on every node of a cluster that answers. It is also what permits these tests to
-    touch a cluster at all: a KUBECONFIG alone may name somebody's own."""
+    touch a cluster at all: a KUBECONFIG alone may name a cluster in use."""
     name = os.environ.get("LENGTHWISE_IMAGE", "")
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("KUBECONFIG names no cluster; run: make test-cluster")
     if ":" not in name:
         pytest.skip(
             f"LENGTHWISE_IMAGE: got {name!r}, expected NAME:TAG of an image that the cluster's"
-            " nodes have; scripts/image builds it, docs/kubernetes.md tells how to load it"
+            " nodes have; scripts/image builds it, docs/kubernetes.md says how to load it"
         )
     for program in ("kubectl", "helm"):
         if shutil.which(program) is None:
@@ -231,7 +231,7 @@ def under_load(
 
 @pytest.fixture(scope="session")
 def prometheus_stopped_at(release: Release, load: Load, prometheus: PrometheusPod) -> float:
-    """It is stopped for whoever asks first; tests that need none go on meanwhile."""
+    """It is stopped for the first test that asks; tests that need none go on meanwhile."""
     prometheus.stop()
     return time.time()
 

@@ -1,6 +1,6 @@
 """kubectl and helm as tests call them: bounded, and loud when they fail.
 
-The rule: nothing here knows which program made the cluster.
+Nothing here knows which program made the cluster.
 """
 
 import json
@@ -41,7 +41,7 @@ def run(*command: str, seconds: float = 60.0, stdin: str | None = None) -> str:
 
 
 def is_ready(pod: dict[str, Any]) -> bool:
-    """Of an object as Kubernetes tells it: a pod that is ready and not on its way out."""
+    """Of an object as Kubernetes reports it: a pod that is ready and not on its way out."""
     return (
         pod["kind"] == "Pod"
         and "deletionTimestamp" not in pod["metadata"]
@@ -148,7 +148,7 @@ class Release:
         self._helm("install", str(CHART), *values, "--wait", f"--timeout={seconds}s")
 
     def upgrade(self, values: Sequence[str], seconds: int = 180) -> float:
-        """How many seconds it took. Takes replicas over from whoever wrote them; the chart keeps
+        """How many seconds it took. Takes replicas over from their last writer; the chart keeps
         their number."""
         began_at = time.monotonic()
         took = ["--force-conflicts"] if _is_helm_4() else []

@@ -1,6 +1,6 @@
 """A real Prometheus as a pod, which finds a release's pods as the chart's PodMonitor does.
 
-The rule: it labels targets exactly like helm/lengthwise/templates/pod-monitor.yaml, and sees its
+It labels targets exactly like helm/lengthwise/templates/pod-monitor.yaml, and sees its
 own namespace alone.
 """
 
@@ -124,7 +124,7 @@ class PrometheusPod:
         }
         common = {
             "imagePullPolicy": "IfNotPresent",
-            # Without a request, whoever has one comes first, and a busy machine starves it.
+            # Pods with a CPU request come before one without, which a busy machine starves.
             "resources": {"requests": {"cpu": "200m", "memory": "64Mi"}},
             "volumeMounts": [
                 {"name": "config", "mountPath": "/etc/prometheus"},

@@ -73,27 +73,29 @@ def test_weights_are_downloaded_before_the_start(aside: Release) -> None:
     assert "/models" in aside.namespace.kubectl("exec", pod, "--", "grep", "^model:", config)
 
 
-def test_an_unreachable_prometheus_is_told_everywhere_and_scales_nothing(aside: Release) -> None:
-    told(aside, "prometheus_unreachable", ["prefill", "decode"])
+def test_an_unreachable_prometheus_is_reported_everywhere_and_scales_nothing(
+    aside: Release,
+) -> None:
+    reported(aside, "prometheus_unreachable", ["prefill", "decode"])
     assert NOWHERE in logs_of(aside, "autoscaler")
     assert replicas_of(aside) == {"prefill": 1, "decode": 1}
 
 
-def test_a_pool_that_is_not_there_is_told_everywhere(aside: Release) -> None:
+def test_a_pool_that_is_not_there_is_reported_everywhere(aside: Release) -> None:
     aside.namespace.kubectl("delete", f"deployment/{aside.fullname}-prefill", "--wait=false")
-    told(aside, "unknown_pool", ["prefill"])
+    reported(aside, "unknown_pool", ["prefill"])
 
 
-def test_missing_rights_of_the_autoscaler_are_told_everywhere(aside: Release) -> None:
+def test_missing_rights_of_the_autoscaler_are_reported_everywhere(aside: Release) -> None:
     role = f"role/{aside.fullname}-autoscaler"
     rights = json.loads(aside.namespace.kubectl("get", role, "--output=json"))["rules"]
     kept = [rule for rule in rights if rule["apiGroups"] != ["apps"]]
     body = json.dumps({"rules": kept})
     aside.namespace.kubectl("patch", role, "--type=merge", f"--patch={body}")
-    told(aside, "forbidden", ["decode"])
+    reported(aside, "forbidden", ["decode"])
 
 
-def test_missing_rights_of_a_router_are_told(aside: Release) -> None:
+def test_missing_rights_of_a_router_are_reported(aside: Release) -> None:
     namespace = aside.namespace
     namespace.kubectl("delete", "rolebinding", f"{aside.fullname}-router")
     namespace.kubectl("delete", "pod", "--selector", aside.routers, "--grace-period=1")
@@ -101,7 +103,7 @@ def test_missing_rights_of_a_router_are_told(aside: Release) -> None:
     wait_for("the router's complaint", lambda: complaint in logs_of(aside, "router"), 60)
 
 
-def told(release: Release, reason: str, pools: list[str]) -> None:
+def reported(release: Release, reason: str, pools: list[str]) -> None:
     """In the log, by a metric, and as an Event on each pool's Deployment."""
     wait_for("a metric", lambda: errors_of(release).get(reason, 0) > 0, 30)
     wait_for("a line of the log", lambda: reason in logs_of(release, "autoscaler"), 10)

@@ -28,7 +28,7 @@ def long_prompts(release: Release, image: str) -> Iterator[Load]:
         load.remove()
 
 
-def test_a_dry_run_tells_and_touches_nothing(release: Release, long_prompts: Load) -> None:
+def test_a_dry_run_reports_and_touches_nothing(release: Release, long_prompts: Load) -> None:
     wait_for("a third prefill worker to be wanted", lambda: wanted(release, "prefill") == 3, 60)
     name = f"deployment/{release.fullname}-autoscaler"
     log = release.namespace.kubectl("logs", name, "--tail=-1")
@@ -76,7 +76,7 @@ def test_what_is_not_needed_any_more_goes(
 
 
 @pytest.mark.usefixtures("prometheus_stopped_at")
-def test_what_cannot_be_known_is_told_and_scales_nothing(release: Release) -> None:
+def test_what_cannot_be_known_is_reported_and_scales_nothing(release: Release) -> None:
     """For a minute, in which other tests go on; test_outage.py sees its end."""
     reason = "prometheus_unreachable"
     wait_for("a metric", lambda: errors_of(release)[reason] > 0, 30)

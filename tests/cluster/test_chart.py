@@ -84,7 +84,7 @@ def test_an_upgrade_keeps_the_replicas_of_what_is_autoscaled(
     apply("install")
     for pool in ("prefill", "decode"):
         namespace.kubectl("scale", f"deployment/{name}-lengthwise-{pool}", "--replicas=3")
-    # Helm 4 takes back what somebody else has set only when told to.
+    # Helm 4 takes back what another writer has set only when asked to.
     apply("upgrade", *(["--force-conflicts"] if helm == "helm" else []))
     replicas = {
         each["metadata"]["labels"]["lengthwise/pool"]: each["spec"]["replicas"]

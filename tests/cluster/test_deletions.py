@@ -34,10 +34,10 @@ def assert_used_when_ready(release: Release, pod: str, pool: str) -> None:
 
         def used(router: str = router) -> list[datetime]:
             lines = release.namespace.kubectl("logs", router, "--timestamps").splitlines()
-            told = [line for line in lines if pool in line and "is ready" in line]
-            times = [datetime.fromisoformat(line[:26] + "+00:00") for line in told]
+            ready_lines = [line for line in lines if pool in line and "is ready" in line]
+            times = [datetime.fromisoformat(line[:26] + "+00:00") for line in ready_lines]
             return [time for time in times if time >= ready]
 
         wait_for("its use", used, 10)
-        # Kubernetes tells whole seconds: Ready may be up to one later than it says.
+        # Kubernetes reports whole seconds: Ready may be up to one later than it says.
         assert (used()[0] - ready).total_seconds() < 2.0

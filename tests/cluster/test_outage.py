@@ -37,8 +37,10 @@ def test_an_operators_number_of_replicas_stands(release: Release) -> None:
     name = f"deployment/{release.fullname}-autoscaler"
     scale = f"deployment/{release.fullname}-decode"
     release.namespace.kubectl("scale", scale, "--replicas=1")
-    told = "pool decode stays as it is: manual edit: 1 replicas stand"
-    wait_for("its notice", lambda: told in release.namespace.kubectl("logs", name, "--tail=20"), 15)
+    notice = "pool decode stays as it is: manual edit: 1 replicas stand"
+    wait_for(
+        "its notice", lambda: notice in release.namespace.kubectl("logs", name, "--tail=20"), 15
+    )
     release.namespace.kubectl("scale", scale, "--replicas=2")
     release.wait_until_ready()
 

@@ -36,7 +36,7 @@ class InterruptedMailbox(Mailbox[Command]):
 
 
 class SteppedEngine:
-    """The decode loop over a toy, stepped by hand, and what it told."""
+    """The decode loop over a toy, stepped by hand, and what it reported."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -115,17 +115,17 @@ class SteppedEngine:
         raise AssertionError("it does not end")
 
     def tokens(self, number: int) -> list[int]:
-        """What the router was told, in the order of their indices, which have no gap."""
-        told: list[tuple[int, int]] = []
+        """What the router received, in the order of their indices, which have no gap."""
+        received: list[tuple[int, int]] = []
         for output in self.outputs:
             for rows in output.rows.values():
                 for reservation, index, token_id in zip(
                     rows.reservations, rows.indices, rows.token_ids, strict=True
                 ):
                     if reservation == number:
-                        told.append((index, token_id))
-        assert [index for index, _ in told] == list(range(len(told)))
-        return [token_id for _, token_id in told]
+                        received.append((index, token_id))
+        assert [index for index, _ in received] == list(range(len(received)))
+        return [token_id for _, token_id in received]
 
     def reasons(self) -> dict[int, int]:
         """How each reservation ended."""

@@ -18,11 +18,11 @@ def test_a_step_begins_when_the_one_before_has_ended(
     late: list[int], expected: list[float | None]
 ) -> None:
     clock = StepClock()
-    told = [
+    reported = [
         clock.seconds(launched_at=3.0 * step - 4, read_at=3.0 * step, is_late=bool(is_late))
         for step, is_late in enumerate(late)
     ]
-    assert told == expected
+    assert reported == expected
 
 
 def test_a_step_after_a_pause_begins_with_its_launch() -> None:

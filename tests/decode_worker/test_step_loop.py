@@ -85,7 +85,7 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
 ) -> None:
     mailbox: Mailbox[Command] = Mailbox(100)
     published: list[DecodeReport] = []
-    told_during_step: list[RequestId] = []
+    granted_during_step: list[RequestId] = []
 
     def granted() -> list[RequestId]:
         outcomes = [outcome for output in published for outcome in output.outcomes]
@@ -103,8 +103,8 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
 
     def publish(output: DecodeReport) -> None:
         published.append(output)
-        if steps and not told_during_step:
-            told_during_step.extend(granted())
+        if steps and not granted_during_step:
+            granted_during_step.extend(granted())
 
     loop = DecodeLoop(
         runner=Interrupted(model, meanwhile),
@@ -116,7 +116,7 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
     )
     mailbox.post(work(A, 1))
     loop.step()
-    assert told_during_step == [A, B]  # before the step's own output
+    assert granted_during_step == [A, B]  # before the step's own output
     assert published[-1].rows["router"].reservations == [1]  # the released one still got its token
     loop.step()
     assert published[-1].rows["router"].reservations == [2]

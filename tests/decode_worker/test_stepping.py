@@ -118,7 +118,7 @@ def test_a_stop_token_ends_a_request_at_every_position_of_a_block(
 
 @either
 @pytest.mark.parametrize("seed", range(3))
-def test_cancels_at_random_disturb_nobody_else(
+def test_cancels_at_random_disturb_no_other_request(
     asynchronous: bool, seed: int, make_model: MakeModel
 ) -> None:
     engine = SteppedEngine(
@@ -201,7 +201,7 @@ def test_what_is_sampled_ahead_is_what_is_sampled_step_by_step(
 def test_rows_of_a_real_model_follow_tokens_that_the_host_does_not_know(
     make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planned as on a GPU; each step has ended when it was launched, but nobody looks."""
+    """Planned as on a GPU; each step has ended when it was launched, but is not looked at."""
     folder = make_checkpoint("qwen3")
     answers = []
     for runs_ahead in (False, True):

@@ -34,9 +34,9 @@ def test_a_request_is_explained_whichever_router_served_it(cluster: LocalCluster
         )
         assert generated.returncode == 0, generated.stderr
         request_id = generated.stderr.split()[-1]
-        told = run("explain", request_id, *endpoints(cluster))
-        assert told.returncode == 0, told.stderr
-        lines = told.stdout.splitlines()
+        life = run("explain", request_id, *endpoints(cluster))
+        assert life.returncode == 0, life.stderr
+        lines = life.stdout.splitlines()
         assert lines[0].split() == ["request", request_id]
         assert any(line.startswith("attempt 1") for line in lines)
         assert any(line.startswith("chosen") or " chosen " in line for line in lines)
@@ -51,13 +51,13 @@ async def test_predictions_and_what_came_of_them_stand_side_by_side(
         completion = await client.generate(
             [7] * 600, max_tokens=8, temperature=0, ignore_eos=True, tenant="t", priority=3
         )
-        told = await client.explain(completion.request_id)
-    assert told.end is not None
-    assert told.end.code == "OK"
-    assert told.end.timings == completion.timings
-    assert told.end.cached_prompt_tokens == completion.usage.cached_prompt_tokens
-    assert (told.prompt_tokens, told.output_tokens, told.priority) == (600, 8, 3)
-    (attempt,) = told.attempts
+        life = await client.explain(completion.request_id)
+    assert life.end is not None
+    assert life.end.code == "OK"
+    assert life.end.timings == completion.timings
+    assert life.end.cached_prompt_tokens == completion.usage.cached_prompt_tokens
+    assert (life.prompt_tokens, life.output_tokens, life.priority) == (600, 8, 3)
+    (attempt,) = life.attempts
     assert attempt.chosen is not None
     assert attempt.chosen.time_to_first_token_seconds > 0
     assert attempt.prefill_reason
@@ -65,30 +65,32 @@ async def test_predictions_and_what_came_of_them_stand_side_by_side(
     assert attempt.prefill_seconds > 0
 
 
-async def test_a_prompt_that_comes_again_is_told_to_be_cached(cluster: LocalCluster) -> None:
+async def test_a_prompt_that_comes_again_is_explained_as_cached(cluster: LocalCluster) -> None:
     prompt = [uuid.uuid4().int % 200] * 7 + list(range(200)) * 3
     async with lengthwise.AsyncClient(cluster.endpoint) as client:
         for _ in range(2):
             completion = await client.generate(prompt, max_tokens=4, temperature=0, ignore_eos=True)
-        told = await client.explain(completion.request_id)
+        life = await client.explain(completion.request_id)
     assert completion.usage.cached_prompt_tokens >= 576
-    assert told.end is not None
-    assert told.end.cached_prompt_tokens == completion.usage.cached_prompt_tokens
-    assert told.length_class == "short"
+    assert life.end is not None
+    assert life.end.cached_prompt_tokens == completion.usage.cached_prompt_tokens
+    assert life.length_class == "short"
 
 
 def test_json_is_one_whole_value(cluster: LocalCluster) -> None:
     generated = run("generate", "hello", "--max-tokens", "4", "--json", *endpoints(cluster))
     request_id = json.loads(generated.stdout)["request_id"]
-    told = json.loads(run("explain", request_id, "--json", *endpoints(cluster)).stdout)
-    assert told["request_id"] == request_id
-    assert told["end"]["code"] == "OK"
+    life = json.loads(run("explain", request_id, "--json", *endpoints(cluster)).stdout)
+    assert life["request_id"] == request_id
+    assert life["end"]["code"] == "OK"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(("explain", "nobody"), "request_id: got 'nobody', expected one", id="unknown"),
+        pytest.param(
+            ("explain", "unknown"), "request_id: got 'unknown', expected one", id="unknown"
+        ),
         pytest.param(
             ("generate", "hi", "--priority", "101"), "priority: got 101, expected", id="priority"
         ),

@@ -21,7 +21,7 @@ STALL_SECONDS = 10.0
 
 
 class RanksInThreads:
-    """Rank 0 is whoever calls `run`; `caches` and `layers` (those told stored) are for looking."""
+    """Rank 0 is the caller of `run`; `caches` and `layers` are to look at."""
 
     def __init__(self, plan: RankPlan, rendezvous: int) -> None:
         self.plan = plan

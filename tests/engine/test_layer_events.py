@@ -52,7 +52,7 @@ def test_each_layer_is_announced_once_in_order_after_it_was_computed(computed: l
     assert announced == list(range(len(computed)))
 
 
-def test_nobody_waits_for_the_device_before_everything_is_launched() -> None:
+def test_no_wait_for_the_device_before_everything_is_launched() -> None:
     device = FakeDevice(computes_when_waited_for=False)
     announced: list[int] = []
     layers = LayerEvents(announced.append, device.mark)

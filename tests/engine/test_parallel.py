@@ -69,7 +69,7 @@ def _logprobs(token: SampledToken) -> torch.Tensor:
     return torch.tensor([logprob for _, logprob in sorted(token.top_logprobs)])
 
 
-def test_a_layer_is_told_stored_once_all_ranks_stored_it(
+def test_a_layer_is_reported_stored_once_all_ranks_stored_it(
     make_checkpoint: Callable[..., Path],
 ) -> None:
     """Nothing is sampled, so that the last layer has nothing to attend to or to sum."""

@@ -137,7 +137,7 @@ def test_ranks_do_not_outlive_their_killed_parent(make_checkpoint: Callable[...,
     until(lambda: is_dead(child))
 
 
-def test_a_rank_that_cannot_load_says_so_and_leaves_nobody_behind(
+def test_a_rank_that_cannot_load_says_so_and_leaves_no_process_behind(
     make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")

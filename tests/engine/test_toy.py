@@ -194,7 +194,7 @@ def test_an_asynchronous_toy_computes_steps_in_order_while_its_caller_goes_on(
     assert layers == [0, 1, 2, 3]
 
 
-def test_what_breaks_an_asynchronous_step_is_raised_to_whoever_reads_it(tmp_path: Path) -> None:
+def test_what_breaks_an_asynchronous_step_is_raised_where_it_is_read(tmp_path: Path) -> None:
     folder = write_toy_checkpoint(tmp_path, asynchronous=True)
     loaded = load_runner(folder, device="cpu", num_blocks=4, kv_memory_bytes=0)
     loaded.cache.tensor = torch.zeros(1)

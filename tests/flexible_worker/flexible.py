@@ -29,11 +29,11 @@ GONE = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-"""What a call is told for a moment, between the roles; one that comes as the old role's server ends
-may be told nothing at all."""
+"""What a call receives for a moment, between the roles; one that comes as the old role's server
+ends may receive nothing at all."""
 
 LOOK_SECONDS = 2.0
-"""After which a call is made anew, as routers do whom a worker tells nothing."""
+"""After which a call is made anew, as routers do when a worker is silent."""
 
 CLIENTS = 8
 HUNG_SECONDS = 15.0
@@ -44,7 +44,7 @@ COMMAND = (sys.executable, "-m", "lengthwise_local.child", "lengthwise_flexible_
 def flexible_worker(
     cluster: LocalCluster, model: Path | str, role: Role, **config: object
 ) -> Process:
-    """Not yet started; found by the cluster's routers. Whoever starts it ends it."""
+    """Not yet started; found by the cluster's routers. The test that starts it ends it."""
     return Process(
         name="flexible-0",
         role=role,
@@ -116,6 +116,6 @@ async def load_on(cluster: LocalCluster, spec: ToySpec, *, seed: int) -> AsyncIt
 
 
 async def nothing_is_held_by(*workers: Process) -> None:
-    """Within a while, every block is free and nobody waits."""
+    """Within a while, every block is free and no request waits."""
     addresses = [worker.address for worker in workers]
     await eventually(lambda: all_free(*addresses), 10)

@@ -17,7 +17,7 @@ from lengthwise_worker.endpoint import WorkerEndpoint
 
 @dataclass
 class Engine:
-    """Free at once, unless told otherwise."""
+    """Free at once, unless set otherwise."""
 
     free: bool = True
     stopped: bool = False
@@ -151,7 +151,7 @@ async def test_a_drain_during_a_change_ends_it_with_the_old_role(stage: Stage) -
 
 
 @pytest.mark.parametrize(
-    ("trouble", "told"),
+    ("trouble", "expected"),
     [
         ({"thread_ends": False}, "the engine is still in a step"),
         ({"engine": Engine(free=False)}, "KV transfers still use the cache"),
@@ -160,7 +160,7 @@ async def test_a_drain_during_a_change_ends_it_with_the_old_role(stage: Stage) -
     ids=["step does not end", "transfer does not end", "address taken"],
 )
 async def test_a_change_that_cannot_end_ends_the_process(
-    stage: Stage, trouble: dict[str, object], told: str
+    stage: Stage, trouble: dict[str, object], expected: str
 ) -> None:
     if "engine" in trouble:
         stage.engine = Engine(free=False)
@@ -172,7 +172,7 @@ async def test_a_change_that_cannot_end_ends_the_process(
     error = await asyncio.wait_for(application.failed(), 5)
     assert isinstance(error, RoleChangeFailed)
     assert str(error).startswith("the change from decode to prefill failed: ")
-    assert told in str(error)
+    assert expected in str(error)
     with pytest.raises(RoleRefused):
         application.set_role("prefill")
     await asyncio.wait_for(application.drain(), 5)

@@ -23,7 +23,7 @@ def _load(folder: Path, text: str) -> FlexibleWorkerConfig:
     return load_config(path, FlexibleWorkerConfig)
 
 
-def test_each_role_is_told_the_common_keys_and_its_own(tmp_path: Path) -> None:
+def test_each_role_is_given_the_common_keys_and_its_own(tmp_path: Path) -> None:
     config = _load(tmp_path, FULL)
     prefill, decode = config.as_prefill(), config.as_decode()
     for role in (prefill, decode):
@@ -39,7 +39,7 @@ def test_a_role_that_nothing_is_said_about_has_its_defaults(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("{model: m}", "role: "),
         ("{model: m, role: both}", "role: .*'prefill' or 'decode', got 'both'"),
@@ -50,6 +50,6 @@ def test_a_role_that_nothing_is_said_about_has_its_defaults(tmp_path: Path) -> N
     ],
     ids=["no role", "no such role", "key of a role", "key of the other", "bad value", "no class"],
 )
-def test_a_wrong_configuration_names_the_field(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_wrong_configuration_names_the_field(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
         _load(tmp_path, text)

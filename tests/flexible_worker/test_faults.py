@@ -1,4 +1,4 @@
-"""What may go wrong while a worker changes its role: it is killed, told to end, its transfer
+"""What may go wrong while a worker changes its role: it is killed, asked to end, its transfer
 process or a peer freezes. No request fails, and the change ends in bounded time, or the process
 does."""
 
@@ -60,7 +60,7 @@ async def long_request(
 
 
 @pytest.mark.parametrize("role", ["decode"], indirect=True)
-async def test_one_that_is_killed_in_a_change_is_missed_by_nobody(
+async def test_one_that_is_killed_in_a_change_is_not_missed(
     cluster: LocalCluster, worker: Process, toy_spec: ToySpec, role: Role
 ) -> None:
     async with load_on(cluster, toy_spec, seed=3):
@@ -71,7 +71,7 @@ async def test_one_that_is_killed_in_a_change_is_missed_by_nobody(
 
 
 @pytest.mark.parametrize("role", ["prefill"], indirect=True)
-async def test_one_that_is_told_to_end_in_a_change_ends_in_time(
+async def test_one_that_is_asked_to_end_in_a_change_ends_in_time(
     cluster: LocalCluster, worker: Process, toy_spec: ToySpec, role: Role
 ) -> None:
     async with load_on(cluster, toy_spec, seed=4):

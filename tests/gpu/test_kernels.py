@@ -1,7 +1,7 @@
 """Kernels at the sizes of real models, where registers, shared memory and addresses count.
 
 Kernels are imported by the tests alone: where there is no GPU, `tests/kernels` wants them
-interpreted, and whoever imports them first decides.
+interpreted, and the first import decides.
 """
 
 from collections.abc import Iterator

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def _caches(seed: int, num_ranks: int) -> list[KVCache]:
-    """Of all ranks, on one GPU: whoever moves their blocks need not care where they lie."""
+    """Of all ranks, on one GPU: the mover of their blocks need not care where they lie."""
     of_rank = replace(LAYOUT, num_kv_heads=LAYOUT.num_kv_heads // num_ranks)
     caches = [KVCache.allocate(of_rank, NUM_BLOCKS, torch.device("cuda")) for _ in range(num_ranks)]
     for rank, cache in enumerate(caches):

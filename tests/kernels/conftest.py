@@ -1,7 +1,7 @@
 """What the kernel tests share: one thread, so that short tests do not fight for cores, and where
 Triton kernels run.
 
-The rule: a test of a kernel is written once. Where torch finds a GPU it runs there and is marked
+A test of a kernel is written once. Where torch finds a GPU it runs there and is marked
 `gpu`; elsewhere Triton's interpreter runs the same kernel on the CPU.
 """
 

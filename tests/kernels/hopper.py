@@ -5,7 +5,7 @@ JSON for each launch: its case, kernel and code, registers and bytes of stack pe
 shared memory per program, whether it multiplies matrices with Hopper's own instruction, and whether
 it reads memory in pieces of 16 bytes.
 
-The rule: launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
+Launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
 to a driver is replaced: which GPU there is, and the launch itself.
 """
 

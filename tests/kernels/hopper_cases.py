@@ -1,6 +1,6 @@
 """Launches to compile for Hopper: the shapes of the models the project is measured with.
 
-The rule: every kernel is here in every variant that a launcher can choose.
+Every kernel is here in every variant that a launcher can choose.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Random steps over a paged cache, and what attention over them is by definition.
 
-The rule: what nobody stored is not a number, so that reading it shows.
+What was never stored is not a number, so that reading it shows.
 """
 
 from collections.abc import Sequence

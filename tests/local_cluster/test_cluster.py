@@ -67,7 +67,7 @@ def test_a_process_that_never_becomes_ready_is_named_after_the_deadline(
     assert not any(process.running for process in cluster.processes)
 
 
-def test_waiting_tells_who_is_missing(make_cluster: MakeCluster) -> None:
+def test_waiting_reports_what_is_missing(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(configs={"prefill": {"behaviour": "mute"}}, start_seconds=1.0)
     seen: list[set[str]] = []
     try:

@@ -11,7 +11,7 @@ MakeCluster = Callable[..., LocalCluster]
 
 
 class Clock:
-    """Time that passes when told to."""
+    """Time that passes when the test says so."""
 
     def __init__(self) -> None:
         self.now = 1_000.0

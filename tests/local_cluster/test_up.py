@@ -1,4 +1,4 @@
-"""`lengthwise up` starts, tells, brings back, drains, and leaves nothing behind."""
+"""`lengthwise up` starts, reports, brings back, drains, and leaves nothing behind."""
 
 import json
 import re

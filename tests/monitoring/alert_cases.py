@@ -1,6 +1,6 @@
 """For every alert a history in which it fires and then clears.
 
-The rule: a history begins well, goes wrong, and becomes well again.
+A history begins well, goes wrong, and becomes well again.
 """
 
 from monitoring.history import (

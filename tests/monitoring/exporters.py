@@ -1,6 +1,6 @@
 """Pods as Prometheus sees them: the processes' own metrics, at real HTTP ports, and no process.
 
-The rule: names and labels come from the code that a real pod runs, so that a metric renamed there
+Names and labels come from the code that a real pod runs, so that a metric renamed there
 is found missing here.
 """
 

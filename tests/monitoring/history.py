@@ -1,6 +1,6 @@
 """What happens to a release, as Prometheus sees it, and what an alert is to make of it.
 
-The rule: one value a minute in Prometheus' own notation (`a+bxn`: a, and n more, each b larger;
+One value a minute in Prometheus' own notation (`a+bxn`: a, and n more, each b larger;
 `_`: none).
 """
 

@@ -1,6 +1,6 @@
 """Every query of the chart's dashboards, rules and alerts, asked of a Prometheus.
 
-The rule: after traffic of every kind no query of a panel and no recording rule may be without a
+After traffic of every kind no query of a panel and no recording rule may be without a
 number, and every selector of an alert must select something: an alert on series that do not exist
 never fires. Alerts themselves are rightly empty.
 """
@@ -87,8 +87,8 @@ def _of_rule(rule: dict[str, Any], of_release: str) -> Iterator[Asked]:
     yield Asked(where=where, expression=rule["expr"], may_be_empty=True)
     for selector in selectors(rule["expr"]):
         name, _, matchers = selector.rstrip("}").partition("{")
-        told = ",".join(filter(None, (matchers, of_release)))
-        yield Asked(where=f"{where}, {selector}", expression=f"count({name}{{{told}}})")
+        joined = ",".join(filter(None, (matchers, of_release)))
+        yield Asked(where=f"{where}, {selector}", expression=f"count({name}{{{joined}}})")
 
 
 def check_queries(

@@ -45,7 +45,7 @@ SILENCES = [
         until=60,
     ),
     Silence(
-        name="an autoscaler only tells",
+        name="an autoscaler only reports",
         alert="LengthwiseAutoscalerNoLeader",
         history={
             metric("autoscaler_leader"): "0x60",
@@ -55,7 +55,7 @@ SILENCES = [
         until=60,
     ),
     Silence(
-        name="an error tells why nothing is decided",
+        name="an error says why nothing is decided",
         alert="LengthwiseAutoscalerStuck",
         history={
             metric("autoscaler_last_decision_timestamp_seconds"): "0x60",

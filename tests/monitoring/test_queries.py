@@ -172,7 +172,7 @@ async def scraped(prometheus: PrometheusServer, expression: str) -> None:
     await eventually(is_so, 20.0)
 
 
-def test_a_query_that_finds_nothing_and_one_that_is_wrong_are_told(
+def test_a_query_that_finds_nothing_and_one_that_is_wrong_are_reported(
     prometheus: PrometheusServer,
 ) -> None:
     problems = check_queries(prometheus.url, namespace="nowhere", release="none")

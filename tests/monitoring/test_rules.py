@@ -21,7 +21,7 @@ DOCUMENT = ROOT / "docs/alerts.md"
 
 
 class Variant(NamedTuple):
-    """An alert may have several rules, told apart by labels of their own."""
+    """An alert may have several rules, distinguished by labels of their own."""
 
     alert: str
     labels: frozenset[tuple[str, str]]

@@ -1,5 +1,5 @@
 """The prefill engine's loop with the toy model: only what no prefix covers is computed, only what
-the decode worker lacks is pushed, and what the event loop is told of it."""
+the decode worker lacks is pushed, and what reaches the event loop of it."""
 
 import time
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel
 @pytest.mark.parametrize(
     ("cached", "sent_from"),
     [
-        pytest.param(0, 0, id="nobody has anything"),
+        pytest.param(0, 0, id="no worker has anything"),
         pytest.param(96, 0, id="only this worker has the prefix"),
         pytest.param(0, 96, id="only the decode worker has the prefix"),
         pytest.param(96, 96, id="both have it"),
@@ -185,7 +185,7 @@ def test_whether_layers_leave_one_by_one_is_decided_by_what_is_computed(
     assert [p.piece.num_layers for p in worker.sent] == [num_layers] * 7
 
 
-def test_the_event_loop_is_told_what_is_cached(model: LoadedModel) -> None:
+def test_the_event_loop_is_notified_of_what_is_cached(model: LoadedModel) -> None:
     worker = Worker(model, PrefillPolicy())
     worker.compute(A, prompt(50))
     added = [r.block_events.added for r in worker.reports if r.block_events is not None]

@@ -1,11 +1,11 @@
-"""How fast KV leaves, as the status tells it."""
+"""How fast KV leaves, as the status reports it."""
 
 import pytest
 
 from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
 
 
-def test_nothing_is_told_before_anything_was_moved() -> None:
+def test_nothing_is_reported_before_anything_was_moved() -> None:
     assert TransferRate().bytes_per_second == 0.0
 
 

@@ -1,7 +1,7 @@
 """Prefill and decode workers without a model, which serve the real services and misbehave on
 command: they die, freeze, delay, err, break streams and drop tokens.
 
-The rule: the next token is a function of the tokens before it, so what a request must answer is
+The next token is a function of the tokens before it, so what a request must answer is
 known, whichever workers it meets on its way.
 """
 

@@ -133,7 +133,7 @@ async def test_workers_are_counted_by_role_and_state(deploy: Deploy) -> None:
     assert sum(down) == 1
 
 
-async def test_a_model_nobody_serves_makes_no_label(deploy: Deploy) -> None:
+async def test_a_model_that_is_not_served_makes_no_label(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0")
     await deployment.refused(model="x" * 50, max_tokens=1)
     name = "lengthwise_requests_total"

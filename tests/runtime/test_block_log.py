@@ -1,4 +1,4 @@
-"""Whoever watches a worker's blocks, from whenever and however slowly, ends with its set."""
+"""A watcher of a worker's blocks, from whenever and however slowly, ends with its set."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ MAX_ENTRIES = 4
 
 @dataclass
 class Watcher:
-    """Applies what it is told as a router does."""
+    """Applies what it receives as a router does."""
 
     cursor: Cursor | None = None
     held: set[int] = field(default_factory=set)
@@ -82,7 +82,7 @@ def test_a_watcher_that_is_new_hears_of_everything_in_parts_and_then_of_changes(
     assert watcher.held == set(range(1, 11))
 
 
-def test_a_watcher_of_a_worker_without_blocks_is_told_so() -> None:
+def test_a_watcher_of_a_worker_without_blocks_is_notified_of_that() -> None:
     events, cursor = BlockLog().since(None)
     assert events == worker_pb2.BlockEvents(reset=True)
     assert BlockLog().since(cursor) == (None, cursor)
@@ -115,7 +115,7 @@ def test_a_content_that_comes_and_goes_takes_one_entry() -> None:
     assert watcher.hear(log) == worker_pb2.BlockEvents(removed=[7])
 
 
-def test_a_content_that_changes_again_is_told_again() -> None:
+def test_a_content_that_changes_again_is_reported_again() -> None:
     log = BlockLog(MAX_ENTRIES)
     log.append(BlockEvents(added=(1, 2), removed=()))
     watcher = Watcher()

@@ -1,4 +1,4 @@
-"""Probes over HTTP and gRPC: what they are told of a process that starts, serves, drains, hangs."""
+"""Probes over HTTP and gRPC: what they answer of a process that starts, serves, drains, hangs."""
 
 import asyncio
 import time
@@ -57,12 +57,12 @@ async def test_a_process_that_starts_or_drains_is_alive_but_not_healthy(
     liveness: Liveness, address: Address
 ) -> None:
     liveness.start()
-    told = await asyncio.to_thread(_get, address, "/healthz")
-    assert told == (503, "not serving: it starts or drains\n")
+    answer = await asyncio.to_thread(_get, address, "/healthz")
+    assert answer == (503, "not serving: it starts or drains\n")
     assert await asyncio.to_thread(_get, address, "/livez") == (200, "ok\n")
 
 
-async def test_a_stuck_event_loop_is_told_of_while_it_is_stuck(
+async def test_a_stuck_event_loop_is_reported_while_it_is_stuck(
     liveness: Liveness, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "STUCK_SECONDS", 0.2)

@@ -37,7 +37,7 @@ async def _watched(board: StatusBoard) -> AsyncIterator[worker_pb2_grpc.WorkerSt
 
 
 async def _hold(stub: worker_pb2_grpc.WorkerStub, expected: set[int], slowly: float) -> int:
-    """Watches until it knows of `expected`; returns how often it was told everything."""
+    """Watches until it knows of `expected`; returns how often it received everything."""
     held: set[int] = set()
     resets = 0
     call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
@@ -102,7 +102,7 @@ async def test_the_parts_of_everything_do_not_wait_for_heartbeats() -> None:
         assert await _hold(stub, set(range(24)), 0) == 1
 
 
-async def test_one_status_object_can_be_told_to_all_watchers() -> None:
+async def test_one_status_object_can_be_sent_to_all_watchers() -> None:
     shared = worker_pb2.WorkerStatus(worker_id="w")
     log = BlockLog()
     log.append(BlockEvents(added=(7,), removed=()))
@@ -122,7 +122,7 @@ async def test_a_second_server_on_the_same_port_is_one_clear_error() -> None:
     await second.stop(0)
 
 
-async def test_a_board_that_closes_tells_the_last_status_and_the_end() -> None:
+async def test_a_board_that_closes_sends_the_last_status_and_the_end() -> None:
     engine = _Engine()
     board = StatusBoard(engine.status)
     async with _watched(board) as stub:
@@ -154,7 +154,7 @@ def _busy(_role: Role) -> Role:
 
 
 @pytest.mark.parametrize(
-    ("board", "role", "code", "told"),
+    ("board", "role", "code", "expected"),
     [
         pytest.param(
             StatusBoard(_Engine().status),
@@ -180,10 +180,10 @@ def _busy(_role: Role) -> Role:
     ],
 )
 async def test_a_wish_that_cannot_be_met_is_refused_with_the_reason(
-    board: StatusBoard, role: worker_pb2.Role, code: grpc.StatusCode, told: str
+    board: StatusBoard, role: worker_pb2.Role, code: grpc.StatusCode, expected: str
 ) -> None:
     async with _watched(board) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.SetRole(worker_pb2.SetRoleRequest(role=role))
     assert caught.value.code() is code
-    assert told in str(caught.value.details())
+    assert expected in str(caught.value.details())

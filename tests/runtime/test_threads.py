@@ -38,7 +38,7 @@ def test_a_post_wakes_a_waiting_drain() -> None:
     assert got == ["now"]
 
 
-def test_a_step_that_raises_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_raises_is_reported_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     dead = threading.Event()
     reasons: list[BaseException] = []
 

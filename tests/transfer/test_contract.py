@@ -196,13 +196,13 @@ def test_calls_about_a_link_that_is_down_do_nothing(ends: Ends) -> None:
         assert kinds(end, link) == UP_AND_DOWN
 
 
-def test_connecting_to_nobody_ends_in_link_down(ends: Ends) -> None:
+def test_connecting_to_no_peer_ends_in_link_down(ends: Ends) -> None:
     link = new_name()
     ends.sender.transfer.connect(link, "127.0.0.1:1")
     ends.sender.wait(LinkDown, 3.0, link=link)
 
 
-def test_accepting_from_nobody_ends_in_link_down(ends: Ends) -> None:
+def test_accepting_from_no_peer_ends_in_link_down(ends: Ends) -> None:
     link = new_name()
     ends.receiver.transfer.accept(link)
     ends.receiver.wait(LinkDown, 3.0, link=link)
@@ -226,7 +226,7 @@ def test_either_end_may_come_first(ends: Ends, first: str) -> None:
         end.wait(LinkUp, link=link)
 
 
-def test_a_receive_nobody_answers_takes_the_link_down(ends: Ends) -> None:
+def test_a_receive_without_an_answer_takes_the_link_down(ends: Ends) -> None:
     link = ends.link()
     piece = random_piece(10, 1)
     ends.receiver.transfer.receive(link, 0, "key", piece, piece.num_bytes(LAYOUT))

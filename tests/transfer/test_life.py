@@ -97,7 +97,7 @@ def test_an_address_in_use_is_an_error_at_once() -> None:
     first.stop()
 
 
-def test_peers_are_told_the_advertised_host() -> None:
+def test_peers_receive_the_advertised_host() -> None:
     process = TransferProcess(
         SHARDS, TransferConfig(listen_host="0.0.0.0", advertise_host="10.1.2.3"), print
     )
@@ -130,7 +130,7 @@ def test_the_process_dies_with_its_parent() -> None:
 
 
 @pytest.mark.slow
-def test_a_user_that_fails_on_an_event_is_told_at_its_next_call(
+def test_a_user_that_fails_on_an_event_is_notified_at_its_next_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(event: TransferEvent) -> None:
@@ -141,7 +141,7 @@ def test_a_user_that_fails_on_an_event_is_told_at_its_next_call(
     process.wait_ready()
     pid = process.pid
     assert pid is not None
-    process.accept("nobody comes")
+    process.accept("no peer comes")
     until(lambda: not psutil.pid_exists(pid))
     until(lambda: "KV transfer has ended" in caplog.text)
     with pytest.raises(TransferStartError) as caught:

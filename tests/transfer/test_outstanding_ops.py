@@ -112,7 +112,7 @@ def test_nothing_is_waited_for_once_the_process_is_gone(outstanding: Outstanding
     assert not outstanding.issue("a", "send", 1, 0.0)
 
 
-def test_a_link_counts_until_its_end_is_told(outstanding: OutstandingOps) -> None:
+def test_a_link_counts_until_its_end_is_reported(outstanding: OutstandingOps) -> None:
     assert outstanding.num_links == 0
     opening(outstanding)
     assert outstanding.num_links == 1

@@ -115,7 +115,7 @@ def test_a_peer_that_says_more_than_anybody_takes_is_an_error(
         channel.receive_data(pulled)
 
 
-def test_hanging_up_wakes_whoever_waits(
+def test_hanging_up_wakes_the_waiting_thread(
     connections: tuple[socket.socket, socket.socket],
 ) -> None:
     channel = PullChannel(connections[0], 30.0)

@@ -1,5 +1,5 @@
-"""Real model families through both workers: greedy tokens equal those of transformers, whoever
-computes the prompt, and whatever happens on the way.
+"""Real model families through both workers: greedy tokens equal those of transformers, whichever
+worker computes the prompt, and whatever happens on the way.
 
 KV heads in groups, one alone, of every size, and layers with and without windows cross the wire.
 Other families and variants differ in the engine alone, whose tests compare them all.

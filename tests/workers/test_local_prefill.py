@@ -31,10 +31,10 @@ async def test_local_and_remote_prefill_say_the_same(
     assert await router.generate(prompt, 20, number=number, local=True) == oracle(
         prompt, 20, toy_spec
     )
-    told = router.local_prefills[number]
-    assert told.num_cached_tokens == router.cached[number]
-    assert told.queue_seconds >= 0 < told.prefill_seconds
-    assert re.match(r"mixed: \d+ decode, \d+ tokens in \d+ chunks, room for", told.reason)
+    report = router.local_prefills[number]
+    assert report.num_cached_tokens == router.cached[number]
+    assert report.queue_seconds >= 0 < report.prefill_seconds
+    assert re.match(r"mixed: \d+ decode, \d+ tokens in \d+ chunks, room for", report.reason)
     assert await router.generate(prompt, 20) == oracle(prompt, 20, toy_spec)
     await _blocks_return(cluster)
 
@@ -196,7 +196,7 @@ async def test_a_preempted_request_ends_while_it_waits(
     await _blocks_return(tiny)
 
 
-async def test_cancels_and_preemptions_at_random_disturb_nobody_else(
+async def test_cancels_and_preemptions_at_random_disturb_no_other_request(
     tiny: LocalCluster, tiny_router: PlainRouter, toy_spec: ToySpec
 ) -> None:
     """Prompts share prefixes, memory runs out, a third is cancelled in whatever phase it is."""

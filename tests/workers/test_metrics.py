@@ -41,7 +41,7 @@ class Scraped:
         return self.registry.get_sample_value(f"lengthwise_{name}", {"role": "prefill", **labels})
 
 
-def test_a_scrape_tells_the_engines_state_of_that_moment() -> None:
+def test_a_scrape_reports_the_engines_state_of_that_moment() -> None:
     worker = Scraped()
     assert worker.value("kv_blocks", state="free") == 70
     assert worker.value("kv_blocks", state="used") == 30
@@ -57,7 +57,7 @@ def test_a_scrape_tells_the_engines_state_of_that_moment() -> None:
     assert worker.value("queued_tokens", length_class="long") == 8000
 
 
-def test_a_cost_is_told_only_once_it_is_known() -> None:
+def test_a_cost_is_reported_only_once_it_is_known() -> None:
     worker = Scraped()
     assert worker.value("cost_seconds", coefficient="step") is None
     cost = dataclasses.replace(PRIOR, step_seconds=0.25, decode_context_seconds=0.125)
@@ -81,8 +81,8 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
         labels = {"role": "prefill", "length_class": length}
         value = registry.get_sample_value
         assert value("lengthwise_prefill_tokens_total", labels) == tokens
-        told = value("lengthwise_prefill_busy_seconds_total", labels)
-        assert told == pytest.approx(seconds)
+        reported = value("lengthwise_prefill_busy_seconds_total", labels)
+        assert reported == pytest.approx(seconds)
     assert value("lengthwise_busy_seconds_total", {"role": "prefill"}) == 0.4
 
 
@@ -93,7 +93,7 @@ def test_a_mixed_batchs_seconds_are_shared_out_by_tokens() -> None:
         pytest.param(DecodeMetrics, id="decode"),
     ],
 )
-def test_nothing_counted_yet_is_told_as_zero(
+def test_nothing_counted_yet_is_reported_as_zero(
     make: Callable[[CollectorRegistry], WorkerMetrics],
 ) -> None:
     registry = CollectorRegistry()
@@ -106,7 +106,7 @@ def test_nothing_counted_yet_is_told_as_zero(
     assert not silent
 
 
-def test_a_scrape_tells_how_steps_reached_the_device() -> None:
+def test_a_scrape_reports_how_steps_reached_the_device() -> None:
     registry, steps = CollectorRegistry(), StepCounts()
     WorkerMetrics(registry, "decode").watch_steps(steps)
 

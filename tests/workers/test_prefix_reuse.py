@@ -52,7 +52,7 @@ async def test_a_second_turn_moves_only_what_the_first_has_not_left(
     before = _counted(cluster, "lengthwise_kv_transfer_bytes_total")
     number = router.number()
     assert await router.generate(second, 30, number=number) == oracle(second, 30, toy_spec)
-    # 300 + 40 tokens without the last, whose KV nobody has computed.
+    # 300 + 40 tokens without the last, whose KV was never computed.
     assert router.cached[number] == 339 // BLOCK_SIZE * BLOCK_SIZE
     moved = _counted(cluster, "lengthwise_kv_transfer_bytes_total") - before
     missing = -(-len(second) // BLOCK_SIZE) - router.cached[number] // BLOCK_SIZE
@@ -141,7 +141,7 @@ async def test_a_piece_that_names_a_shared_block_is_refused(
     await _settled(cluster)
 
 
-async def test_the_status_tells_which_blocks_are_held(
+async def test_the_status_reports_which_blocks_are_held(
     cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec
 ) -> None:
     prompt = prompt_of(100, seed=91)

@@ -45,7 +45,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A role has somebody where a pool has replicas, or is given them as requests arrive. */}}
+{{/* A role has workers where a pool has replicas, or is given them as requests arrive. */}}
 {{- define "lengthwise.checkRoles" -}}
 {{- $staffed := dict -}}
 {{- range .pools -}}
@@ -71,7 +71,7 @@
 {{- end -}}
 {{- end -}}
 {{- if and $sized (not $autoscaler.enabled) -}}
-{{- fail (printf "pool %s: got autoscale.enabled, expected autoscaler.enabled too: nobody would scale it" (first $sized)) -}}
+{{- fail (printf "pool %s: got autoscale.enabled, expected autoscaler.enabled too: nothing would scale it" (first $sized)) -}}
 {{- end -}}
 {{- if and $autoscaler.enabled (not $sized) -}}
 {{- fail "autoscaler.enabled: got no pool with autoscale.enabled, expected at least one" -}}

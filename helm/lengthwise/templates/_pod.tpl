@@ -66,7 +66,7 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{/* Where a pod may run, as all kinds of pods are told. */}}
+{{/* Where a pod may run, for all kinds of pods. */}}
 {{- define "lengthwise.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector:

@@ -76,7 +76,7 @@ def test_requests_are_admitted_up_to_the_limit_then_wait_then_are_refused() -> N
     assert (admission.in_flight, admission.num_waiting) == (2, 0)
 
 
-def test_without_a_queue_nobody_waits() -> None:
+def test_without_a_queue_no_request_waits() -> None:
     admission, _ = full(AdmissionPolicy(max_requests_in_flight=1, max_queued=0))
     assert refused(admission).rule == "queue full"
     assert admission.num_waiting == 0
@@ -272,7 +272,7 @@ def test_the_wait_for_a_slot_counts_towards_the_first_token() -> None:
     for _ in range(3):  # 0.5, 1.0 and 1.5 s
         waiting(admission, late(0.2), now=1.0)
     assert refused(admission, late(0.2), now=1.0).rule == "latency objective"
-    waiting(admission, late(0.2, priority=1), now=1.0)  # nobody is ahead of it
+    waiting(admission, late(0.2, priority=1), now=1.0)  # no request is ahead of it
 
 
 def test_nothing_is_shed_by_default_or_without_a_prediction() -> None:

@@ -1,4 +1,4 @@
-"""Admission under any order of calls: nobody leaks a slot, overtakes a priority or is lost."""
+"""Admission under any order of calls: no request leaks a slot, overtakes a priority or is lost."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -89,7 +89,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.now += seconds
 
     @invariant()
-    def counts_agree_and_nobody_waits_beside_a_free_slot(self) -> None:
+    def counts_agree_and_no_request_waits_beside_a_free_slot(self) -> None:
         assert self.admission.in_flight == len(self.running) <= POLICY.max_requests_in_flight
         assert self.admission.num_waiting == len(self.waiting) <= POLICY.max_queued
         assert not self.waiting or len(self.running) == POLICY.max_requests_in_flight

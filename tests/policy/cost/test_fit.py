@@ -93,7 +93,7 @@ def test_planted_coefficients_and_their_boundary_come_back_from_noisy_steps(
         assert fit.short_tokens == pytest.approx(boundary, rel=0.2)
 
 
-def test_all_six_terms_are_told_apart_in_mixed_steps() -> None:
+def test_all_six_terms_are_distinguished_in_mixed_steps() -> None:
     random = Random(3)
     fit = CostFit(refit_every=1000)
     for number in range(1000):

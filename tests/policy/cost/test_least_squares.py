@@ -30,7 +30,7 @@ def test_least_squares_end_where_no_coefficient_can_improve(rows: list[list[floa
         assert slope == pytest.approx(0.0, abs=1e-6) if value > 0.0 else slope <= 1e-6
 
 
-def test_a_singular_matrix_is_told() -> None:
+def test_a_singular_matrix_is_reported() -> None:
     assert solve([[1.0, 1.0], [1.0, 1.0]], [1.0, 1.0]) is None
     assert condition([[1.0, 1.0], [1.0, 1.0]]) == float("inf")
     assert condition([[1.0, 0.0], [0.0, 1.0]]) == 1.0

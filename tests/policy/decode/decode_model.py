@@ -1,8 +1,9 @@
 """A decode worker without a model: a KV cache of plain values, and requests that write and read it.
 
-Each slot holds a value made of all tokens up to its position. Whoever computes a token first checks
-every slot that it reads, so a block that is shared wrongly, freed too early, evicted while in use
-or not computed shows at once. A launched step is computed by the device at any time until it ends.
+Each slot holds a value made of all tokens up to its position. A step that computes a token first
+checks every slot that it reads, so a block that is shared wrongly, freed too early, evicted while
+in use or not computed shows at once. A launched step is computed by the device at any time until it
+ends.
 """
 
 from collections import deque
@@ -40,7 +41,7 @@ class Request:
         self, reservation: Reservation, number: int, prompt: Sequence[int], stops_after: int
     ) -> None:
         self.reservation = reservation
-        self.stops_after = stops_after  # tokens; nobody knows before
+        self.stops_after = stops_after  # tokens; unknown before
         self.seniority = (-reservation.priority, number)
         self.prompt = list(prompt)
         self.tokens = list(prompt)
@@ -278,7 +279,7 @@ class DecodeWorkerModel:
         for position in range(end):
             block, slot = divmod(position, self.block_size)
             value = hash(tuple(tokens[: position + 1]))
-            assert self.slots[block_ids[block]][slot] == value, "somebody else's KV"
+            assert self.slots[block_ids[block]][slot] == value, "another sequence's KV"
 
     def _write(self, tokens: Sequence[int], block_ids: Sequence[int], start: int, end: int) -> None:
         for position in range(start, end):

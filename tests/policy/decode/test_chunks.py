@@ -43,7 +43,7 @@ def request(number: int, num_tokens: int, computed: int = 0) -> DecodeRequest:
         pytest.param([400, 400], 512, [400, 112], id="the second in whole blocks"),
         pytest.param([400, 120], 512, [400, 112], id="no end of a prompt cut off"),
         pytest.param([512, 100], 512, [512], id="exactly full"),
-        pytest.param([1000, 5], 500, [496], id="nobody overtakes"),
+        pytest.param([1000, 5], 500, [496], id="no request overtakes"),
         pytest.param([500, 100], 512, [500], id="less than a block left"),
     ],
 )

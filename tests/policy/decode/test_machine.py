@@ -1,5 +1,5 @@
 """DecodeScheduler under any order of calls, with up to two steps in flight: no block is lost, freed
-too early or shared wrongly, no token is skipped, nobody overtakes, and everybody finishes."""
+too early or shared wrongly, no token is skipped, no request overtakes, and all finish."""
 
 from typing import Literal
 

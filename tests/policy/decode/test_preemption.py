@@ -45,7 +45,7 @@ def run_until_preemption(model: DecodeWorkerModel, max_steps: int = 200) -> tupl
         if preempted:
             return preempted
         model.take_granted()
-    raise AssertionError("nobody was preempted")
+    raise AssertionError("no request was preempted")
 
 
 def start(model: DecodeWorkerModel, *priorities: int, num_tokens: int = 8) -> list[RequestId]:
@@ -112,7 +112,7 @@ def test_what_a_transfer_fills_is_not_preempted_and_its_senior_waits_for_it() ->
     model.run()
 
 
-def test_nobody_is_preempted_while_a_step_is_in_flight() -> None:
+def test_no_request_is_preempted_while_a_step_is_in_flight() -> None:
     model = worker(past_outputs=(2,) * 100)
     names = start(model, 0, 0, 0)
     while model.next_step():

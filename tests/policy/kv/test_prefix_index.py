@@ -67,7 +67,7 @@ def test_workers_that_come_and_go_find_nothing_of_those_before_them() -> None:
     assert len(index._workers) <= 2 + MAX_RETIRED_SLOTS
 
 
-def test_the_contents_told_and_asked_for_last_are_remembered() -> None:
+def test_the_contents_reported_and_asked_for_last_are_remembered() -> None:
     index = PrefixIndex(8)
     worker_id = WORKERS[0]
     for content in range(8):

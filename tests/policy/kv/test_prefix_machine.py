@@ -39,7 +39,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.resting: list[tuple[int, bool]] = []  # evictable (block, returning), oldest first
         self.returns: set[int] = set()
         self.memory: dict[int, object] = {}  # what was written last into a block
-        self.told: set[int] = set()
+        self.reported: set[int] = set()
 
     def both(self, call: Callable[[PrefixCache], Answer]) -> Answer:
         """Asks the twin the same, which must decide the same."""
@@ -151,12 +151,12 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     @rule()
     def tell(self) -> None:
         events = self.both(PrefixCache.take_events)
-        before = set(self.told)
+        before = set(self.reported)
         if events is not None:
             assert not set(events.added) & set(events.removed)
-            self.told = self.told - set(events.removed) | set(events.added)
-            assert self.told != before
-        assert self.told == {short_hash(name) for name in self.published}
+            self.reported = self.reported - set(events.removed) | set(events.added)
+            assert self.reported != before
+        assert self.reported == {short_hash(name) for name in self.published}
         assert self.cache.take_events() is None
 
     @invariant()
@@ -167,7 +167,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         assert self.cache.num_free == NUM_BLOCKS - len(used) == len(self.empty) + len(self.resting)
 
     @invariant()
-    def nobody_loses_content(self) -> None:
+    def no_sequence_loses_content(self) -> None:
         for request in self.requests:
             found = [self.memory[block] for block in request.block_ids[: len(request.hashes)]]
             assert found == request.hashes

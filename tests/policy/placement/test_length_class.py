@@ -81,7 +81,7 @@ def test_a_worker_of_another_class_is_chosen_only_where_no_other_is_usable(
     asked = request(num_tokens=num_tokens, cached_tokens=cached(**held))
     usable = [view for view in prefills if is_usable(view, asked, decodes)]
     if not usable:
-        return  # nobody can be chosen; other tests say what happens then
+        return  # no worker can be chosen; other tests say what happens then
     placement = strategy_of(name)(asking(asked, prefills, decodes, 0.0))
     chosen = next(view for view in usable if view.worker_id == placement.prefill)
     meant = [view for view in usable if is_meant(view, asked)]

@@ -68,7 +68,7 @@ def test_a_very_short_prompt_is_computed_locally_where_the_transfer_costs_more()
     idle = [large(prefill("p1"), kv_bytes_per_second=0.0)]
     placement = place(asked, idle, decodes)
     assert pair(placement) == ("p1", "d1"), "equally soon: the decode worker is left alone"
-    assert {told.prefill for told in placement.candidates} == {"p1", None}
+    assert {predicted.prefill for predicted in placement.candidates} == {"p1", None}
 
 
 def test_a_busy_decode_worker_leaves_prompts_to_the_prefill_workers() -> None:
@@ -118,9 +118,9 @@ def test_the_chunks_of_a_long_prompt_fit_the_slo() -> None:
     view = large(decode("d1"), running_requests=10)
     asked = request(num_tokens=1000)
     # 20 ms for the requests leave 80 ms: the budget of 512 tokens is what limits, to 31 blocks.
-    told = local_candidate(asked, view, COST, 0.1)
-    assert told is not None
-    assert told.prefill_seconds == pytest.approx(3 * 0.020 + COST.chunk_seconds(1000))
+    predicted = local_candidate(asked, view, COST, 0.1)
+    assert predicted is not None
+    assert predicted.prefill_seconds == pytest.approx(3 * 0.020 + COST.chunk_seconds(1000))
     # 10 ms are left for about 82 tokens after 1,000: 5 blocks, thirteen times.
     tight = local_candidate(asked, view, COST, 0.03)
     assert tight is not None
@@ -217,19 +217,19 @@ def test_a_local_prefill_never_breaks_the_slo(
     view = large(decode("d1"), outstanding_local_tokens=ahead, cost=cost, **fields)
     held = min(16 * held_blocks, (num_tokens - 1) // 16 * 16)
     asked = request(num_tokens=num_tokens, cached_tokens=cached(d1=held))
-    told = local_candidate(asked, view, cost, slo)
+    predicted = local_candidate(asked, view, cost, slo)
     forced = local_candidate(asked, view, cost, inf)
     assert forced is not None
     step = cost.decode_step_seconds(running, context)
     new = num_tokens - held
     smallest = min(new, view.block_size)
-    if told is None:
+    if predicted is None:
         # Not even a block could be computed beside the running requests.
         assert running
         over = step + cost.chunk_seconds(smallest, num_tokens) > slo * (1 - 1e-9)
         assert over or running + smallest > STEP_TOKENS
         return
-    assert told.residual_tokens == new
-    assert told.ttft_seconds >= forced.ttft_seconds * (1 - 1e-9)
+    assert predicted.residual_tokens == new
+    assert predicted.ttft_seconds >= forced.ttft_seconds * (1 - 1e-9)
     if running:
         assert step + cost.chunk_seconds(smallest, held) <= slo * (1 + 1e-9)

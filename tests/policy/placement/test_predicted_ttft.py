@@ -49,8 +49,8 @@ def test_the_terms_of_a_prediction() -> None:
 
 def test_a_slow_link_is_exposed_though_a_long_prompt_leaves_layer_by_layer() -> None:
     view = large(prefill("p1"), kv_bytes_per_second=1e6)
-    told = candidate(request(num_tokens=1024), view, large(decode("d1")))
-    assert told.transfer_seconds == pytest.approx(1.024 - told.prefill_seconds)
+    predicted = candidate(request(num_tokens=1024), view, large(decode("d1")))
+    assert predicted.transfer_seconds == pytest.approx(1.024 - predicted.prefill_seconds)
 
 
 def test_a_short_prompt_does_not_wait_for_all_of_a_long_queue() -> None:
@@ -144,10 +144,10 @@ def test_a_prefix_is_followed_unless_too_many_do() -> None:
     assert pair(strategy(asking(asked, views, [decode("d1")], 0.0))) == ("p2", "d1")
 
 
-def test_only_the_best_candidates_are_told() -> None:
+def test_only_the_best_candidates_are_reported() -> None:
     views = [large(prefill(f"p{n:02}"), queued_tokens=100 * n) for n in range(20)]
     placement = place(request(), views, [large(decode("d1"))])
-    assert [told.prefill for told in placement.candidates] == [
+    assert [predicted.prefill for predicted in placement.candidates] == [
         f"p{n:02}" for n in range(MAX_CANDIDATES)
     ]
     assert placement.prefill == placement.candidates[0].prefill
@@ -221,8 +221,8 @@ def test_the_choice_is_the_best_of_all_pairs(
         kind: choose_partner(asked, some, SLO) for kind, some in candidates.partners.items()
     }
     every = [candidate(asked, view, partners[view.kind]) for view in candidates.prefill]
-    best = min(told.ttft_seconds for told in every)
-    chosen = next(told for told in every if told.prefill == placement.prefill)
+    best = min(predicted.ttft_seconds for predicted in every)
+    chosen = next(predicted for predicted in every if predicted.prefill == placement.prefill)
     assert chosen.ttft_seconds == pytest.approx(best, rel=1e-12)
     assert chosen.decode == placement.decode == partners[_kind(views, placement.decode)].worker_id
     assert placement.candidates[0] == chosen

@@ -54,7 +54,7 @@ def strategy_of(name: str, random: Random = lambda: 0.0) -> Strategy:
             [prefill("p1")],
             [decode("d1", blocks_free=0, queued_tokens=300), decode("d2", blocks_free=0)],
             ("p1", "d2"),
-            id="full decode workers are told apart by their queues",
+            id="full decode workers are distinguished by their queues",
         ),
         pytest.param(
             [prefill("p1"), prefill("p2", queued_tokens=9)],
@@ -115,7 +115,7 @@ def test_the_least_loaded_pair(
             excluded("p1", "p2", "d1", "d2"),
             ("p1", "d1"),
             "; only workers that failed this request are left",
-            id="nobody else",
+            id="no other worker",
         ),
     ],
 )

@@ -361,7 +361,7 @@ def test_long_prompts_yield_to_much_shorter_ones_that_come_soon_after() -> None:
     assert list(dict.fromkeys(order)) == [soon, slowest, late]
 
 
-def test_a_long_prompt_is_overtaken_by_nobody_that_comes_after_its_age() -> None:
+def test_a_long_prompt_is_overtaken_by_none_that_comes_after_its_age() -> None:
     worker = Worker(max_age_seconds=0.3, long_share=0.3)
     slowest = worker.enqueue(8000)
     worker.now += 0.31

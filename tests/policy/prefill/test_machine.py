@@ -143,7 +143,7 @@ class PrefillMachine(RuleBasedStateMachine):
             assert self.cache.num_free < NUM_BLOCKS
 
     def check_begin(self, prompt: Prompt, start: int) -> None:
-        """The blocks before `start` hold what they should, the others are nobody else's."""
+        """The blocks before `start` hold what they should, the others belong to no other one."""
         block_ids = self.scheduler.block_ids(prompt.job.request_id)
         assert len(block_ids) == blocks_for(prompt.job.num_tokens, BLOCK_SIZE)
         assert start % BLOCK_SIZE == 0
@@ -176,7 +176,7 @@ class PrefillMachine(RuleBasedStateMachine):
             assert prompt.num_computed is not None
             residual = prompt.job.num_tokens - prompt.num_computed
             assert length_class(residual, SHORT_TOKENS) == length
-        # Of those that have begun, nobody is left behind for one of lower priority.
+        # Of those that have begun, none is left behind for one of lower priority.
         in_batch = {chunk.request_id for chunk in self.batch.chunks}
         least = min(self.prompts[request_id].job.priority for request_id in in_batch)
         for request_id, prompt in self.prompts.items():

@@ -72,7 +72,7 @@ def run_next(prefill: PrefillScheduler) -> list[tuple[str, int, int, bool]]:
         pytest.param(
             [500, 200, 5],
             [[("0", 0, 500, True)], [("1", 0, 200, True), ("2", 0, 5, True)]],
-            id="nobody overtakes when less than a block is left",
+            id="no request overtakes when less than a block is left",
         ),
         pytest.param(
             [1000, 30, 600],

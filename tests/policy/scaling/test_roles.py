@@ -1,4 +1,4 @@
-"""Roles are flipped before pods are made, and nobody is starved or sent back and forth by it."""
+"""Roles are flipped before pods are made, and no pool starves or sends pods back and forth."""
 
 from dataclasses import replace
 
@@ -95,11 +95,11 @@ def test_where_pods_refuse_to_flip_pods_are_made(scaler: Scaler) -> None:
     pools = [ready(P, 1), ready(D, 2)]
     watch(scaler, 0.0, 30.0, pools, {PREFILL: need(0.8), DECODE: need(0.5)})
     starving = {PREFILL: need(1.6), DECODE: need(0.5)}
-    told, at = [], 35.0
+    moved, at = [], 35.0
     while not (actions := scales(decided := scaler.decide(at, pools, starving))) and at < 300:
-        told += [flip.pod for flip in flips(decided)]
+        moved += [flip.pod for flip in flips(decided)]
         at += 5.0
-    assert told == ["d-0", "d-1"]
+    assert moved == ["d-0", "d-1"]
     assert actions == {"p": 2}
     assert at < 120
 

@@ -100,7 +100,7 @@ def test_missing_data_begins_the_window_anew(scaler: Scaler) -> None:
     assert scales(scaler.decide(590.0, pools, demand)) == {"a": 2}
 
 
-def test_a_time_in_which_nobody_looked_is_no_stable_window(scaler: Scaler) -> None:
+def test_a_time_without_a_decision_is_no_stable_window(scaler: Scaler) -> None:
     pools, demand = [ready(POOL, 4)], {PREFILL: need(1.0)}
     scaler.decide(0.0, pools, demand)
     assert scales(scaler.decide(400.0, pools, demand)) == {}
@@ -235,7 +235,7 @@ def test_another_pool_helps_out_where_one_is_stuck(scaler: Scaler) -> None:
     assert scales(scaler.decide(0.0, pools, {PREFILL: need(3.0)})) == {"b": 2}
 
 
-def test_pods_that_can_run_nowhere_are_given_back_when_nobody_needs_them(scaler: Scaler) -> None:
+def test_pods_that_can_run_nowhere_are_given_back_when_they_are_not_needed(scaler: Scaler) -> None:
     actions = watch(scaler, 0.0, 300.0, [stuck(POOL, 2, 3)], {PREFILL: need(2.5)})
     (action,) = actions
     assert isinstance(action, Scale)

@@ -100,7 +100,7 @@ async def test_ready_endpoints_of_all_named_services_are_found(
     assert "10.0.0.1:50051" in follower.seen[-1]
 
 
-async def test_having_found_nobody_is_said_too(follow: Follow) -> None:
+async def test_having_found_no_worker_is_reported_too(follow: Follow) -> None:
     await follow().until()
 
 

@@ -22,7 +22,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**values, **changes}))
 
 
-def test_the_folder_names_the_model_unless_told_otherwise(checkpoint: Path) -> None:
+def test_the_folder_names_the_model_unless_a_name_is_given(checkpoint: Path) -> None:
     assert load_checkpoint(str(checkpoint)).name == "toy"
     assert load_checkpoint(f"{checkpoint}/").name == "toy"
     assert load_checkpoint(str(checkpoint), "mine").name == "mine"

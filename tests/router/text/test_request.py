@@ -36,7 +36,7 @@ def test_a_conversation_that_came_back_is_expected_to_return(
     assert read_request(message, model).conversation_returns == returns
 
 
-def test_nobody_is_a_tenant_too(model: Checkpoint) -> None:
+def test_no_name_is_a_tenant_too(model: Checkpoint) -> None:
     request = read_request(inference_pb2.GenerateRequest(), model)
     assert (request.tenant, request.priority) == ("", 0)
 
