@@ -16,11 +16,9 @@ class DecodeMetrics(WorkerMetrics):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "decode")
-        self._generated_tokens = Counter(
+        self._generated_tokens = self._counter(
             "lengthwise_generated_tokens_total",
             "Tokens decoded, the prefill workers' first tokens not counted",
-            ("role",),
-            registry=registry,
         ).labels("decode")
         self._preemptions = Counter(
             "lengthwise_preemptions_total",

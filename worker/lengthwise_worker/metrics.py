@@ -4,7 +4,7 @@ Every child that can be named beforehand exists from the start, at 0, so that «
 never means «zero»; children are made once, and what a scrape can ask for is not counted before.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from lengthwise_engine.runner.graphs import STEP_KINDS, StepCounts
 from lengthwise_policy.types import Role
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, STEP_GAP_BUCKETS
+from lengthwise_wire.v1 import worker_pb2
 from lengthwise_worker.messages import StepReport
 from lengthwise_worker.snapshot import EngineSnapshot
 
@@ -29,72 +30,50 @@ class WorkerMetrics:
     def __init__(self, registry: CollectorRegistry, role: Role) -> None:
         self._registry = registry
         self.role = role
-        self._step_gap = Histogram(
+        self._step_gap = self._histogram(
             "lengthwise_step_gap_seconds",
             "Time between consecutive engine steps not spent in the model",
-            ("role",),
-            buckets=STEP_GAP_BUCKETS,
-            registry=registry,
+            STEP_GAP_BUCKETS,
         ).labels(role)
-        self._busy_seconds = Counter(
+        self._busy_seconds = self._counter(
             "lengthwise_busy_seconds_total",
             "Time inside engine steps, from planning to handing over",
-            ("role",),
-            registry=registry,
         ).labels(role)
-        self.cached_tokens = Counter(
+        self.cached_tokens = self._counter(
             "lengthwise_prefix_cached_tokens_total",
             "Prompt tokens whose KV was in the worker's prefix cache",
-            ("role",),
-            registry=registry,
         ).labels(role)
-        self.transfer_seconds = Histogram(
+        self.transfer_seconds = self._histogram(
             "lengthwise_kv_transfer_seconds",
             "From a request's first piece of KV announced to its commit",
-            ("role",),
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
+            LATENCY_BUCKETS,
         ).labels(role)
-        self.transfer_bytes = Counter(
-            "lengthwise_kv_transfer_bytes_total",
-            "KV bytes sent (prefill) or received (decode)",
-            ("role",),
-            registry=registry,
+        self.transfer_bytes = self._counter(
+            "lengthwise_kv_transfer_bytes_total", "KV bytes sent (prefill) or received (decode)"
         ).labels(role)
-        failures = Counter(
+        failures = self._counter(
             "lengthwise_kv_transfer_failures_total",
             "Transfers that did not end in a commit, by reason",
-            ("role", "reason"),
-            registry=registry,
+            "reason",
         )
         self._failures = {
             reason: failures.labels(role, reason) for reason in get_args(TransferFailure)
         }
 
-    def introduce(
-        self,
-        *,
-        worker_id: str,
-        model: str,
-        model_fingerprint: str,
-        length_class: str,
-        flexible: bool,
-    ) -> None:
+    def introduce(self, status: worker_pb2.WorkerStatus) -> None:
         """The worker's identity, as labels of a constant 1."""
+        labels = {
+            "worker_id": status.worker_id,
+            "model": status.model,
+            "model_fingerprint": status.model_fingerprint,
+            "version": version("lengthwise"),
+            "length_class": status.length_class,
+            "flexible": str(status.flexible).lower(),
+        }
         info = self._gauge(
-            "lengthwise_worker_info",
-            "Always 1; its labels tell of the worker",
-            *("worker_id", "model", "model_fingerprint", "version", "length_class", "flexible"),
+            "lengthwise_worker_info", "Always 1; its labels tell of the worker", *labels
         )
-        info.labels(
-            role=self.role,
-            worker_id=worker_id,
-            model=model,
-            model_fingerprint=model_fingerprint,
-            version=version("lengthwise"),
-            length_class=length_class,
-            flexible=str(flexible).lower(),
-        ).set(1)
+        info.labels(role=self.role, **labels).set(1)
 
     def count_step(self, report: StepReport[Any]) -> None:
         """What steps of both roles have."""
@@ -127,6 +106,10 @@ class WorkerMetrics:
 
     def watch_steps(self, steps: StepCounts) -> None:
         """From now on each scrape reports what `steps` has counted, which another thread does."""
+        graphs = self._gauge("lengthwise_graphs", "CUDA graphs captured")
+        graphs.labels(self.role).set_function(lambda: steps.graphs)
+        size = self._gauge("lengthwise_graph_bytes", "Device memory of CUDA graphs")
+        size.labels(self.role).set_function(lambda: steps.graph_bytes)
         self._registry.register(_StepCollector(self.role, steps))
 
     def _watch_queues(self, state: Callable[[], EngineSnapshot]) -> None:
@@ -145,14 +128,22 @@ class WorkerMetrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
         return Gauge(name, meaning, ("role", *labels), registry=self._registry)
 
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, ("role", *labels), registry=self._registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets: Sequence[float], *labels: str
+    ) -> Histogram:
+        labels = ("role", *labels)
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self._registry)
+
 
 def _waiting(state: Callable[[], EngineSnapshot], index: int, column: Literal[1, 2]) -> float:
     return state().queues[index][column]
 
 
 class _StepCollector(Collector):
-    """Steps of the model, and the graphs that some of them are replayed from. A role that takes a
-    runner over finds it has counted before."""
+    """Steps of the model. A role that takes a runner over finds that it has counted before."""
 
     def __init__(self, role: Role, steps: StepCounts) -> None:
         self._role = role
@@ -169,14 +160,6 @@ class _StepCollector(Collector):
             total.add_metric((*role, kind, "replayed"), steps.replayed[kind])
             total.add_metric((*role, kind, "launched"), steps.launched[kind])
         yield total
-        graphs = GaugeMetricFamily("lengthwise_graphs", "CUDA graphs captured", labels=("role",))
-        graphs.add_metric(role, steps.graphs)
-        yield graphs
-        size = GaugeMetricFamily(
-            "lengthwise_graph_bytes", "Device memory of CUDA graphs", labels=("role",)
-        )
-        size.add_metric(role, steps.graph_bytes)
-        yield size
         seconds = CounterMetricFamily(
             "lengthwise_graph_capture_seconds_total",
             "Time that steps waited for the capture of a CUDA graph",

@@ -68,13 +68,7 @@ class RoleWorker(ABC):
             block_size=model.shards.layout.block_size,
         )
         metrics.watch_steps(model.steps)
-        metrics.introduce(
-            worker_id=self._server.worker_id,
-            model=self._config.model_name,
-            model_fingerprint=model.fingerprint,
-            length_class=self._length_class,
-            flexible=self._endpoint.is_flexible,
-        )
+        metrics.introduce(self._status())
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._server.open()
