@@ -1,16 +1,12 @@
 """`python -m lengthwise_decode_worker --config FILE`."""
 
-from lengthwise_checkpoint.errors import CheckpointError
-from lengthwise_decode_worker.app import decode_application
+from lengthwise_decode_worker.app import DecodeWorker
 from lengthwise_decode_worker.config import DecodeWorkerConfig
-from lengthwise_engine.errors import EngineError
-from lengthwise_runtime.process import run_process
+from lengthwise_worker.application import run_worker
 
 
 def main() -> None:
-    run_process(
-        "decode-worker", DecodeWorkerConfig, decode_application, (EngineError, CheckpointError)
-    )
+    run_worker(DecodeWorkerConfig, DecodeWorker, "decode-worker")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_runtime.mailbox import Mailbox, on_event_loop
 from lengthwise_wire.v1 import decode_pb2_grpc, worker_pb2
-from lengthwise_worker.application import WorkerApplication
 from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.role_worker import MAILBOX_LIMIT, RoleWorker
@@ -106,8 +105,3 @@ class DecodeWorker(RoleWorker):
         status.blocks_predicted = snapshot.blocks_predicted
         status.context_tokens = snapshot.context_tokens
         return status
-
-
-def decode_application(config: DecodeWorkerConfig) -> WorkerApplication[DecodeWorkerConfig]:
-    """The process of a decode worker."""
-    return WorkerApplication(config, DecodeWorker)

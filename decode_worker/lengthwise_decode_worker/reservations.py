@@ -78,9 +78,7 @@ class Reservations:
         if not self._publisher.is_open(work.router_id):
             raise NoWorkerAvailable(f"router {work.router_id} has no Tokens stream here; open one")
         held = self._held[work.request_id] = _Held(
-            work=work,
-            epoch=epoch,
-            answer=asyncio.get_running_loop().create_future(),
+            work=work, epoch=epoch, answer=asyncio.get_running_loop().create_future()
         )
         try:
             self._post(work)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
-from lengthwise_prefill_worker.kv.link import Identity
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.kv.send import KVSend
 from lengthwise_prefill_worker.messages import Command
@@ -14,8 +13,7 @@ from lengthwise_prefill_worker.service import PrefillService
 from lengthwise_prefill_worker.stepping.step_loop import PrefillLoop
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox, on_event_loop
-from lengthwise_wire.v1 import prefill_pb2_grpc, worker_pb2
-from lengthwise_worker.application import WorkerApplication
+from lengthwise_wire.v1 import decode_pb2, prefill_pb2_grpc, worker_pb2
 from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import Release
@@ -38,7 +36,7 @@ class PrefillWorker(RoleWorker):
         self._mailbox: Mailbox[Command] = Mailbox(MAILBOX_LIMIT)
         self._metrics = PrefillMetrics(self._server.registry, config.policy.discipline)
         self._send = KVSend(
-            identity=Identity(
+            identity=decode_pb2.TransferHello(
                 worker_id=self._server.worker_id,
                 model_fingerprint=model.fingerprint,
                 layout_fingerprint=engine.layout_fingerprint,
@@ -99,8 +97,3 @@ class PrefillWorker(RoleWorker):
         status = super()._status()
         status.kv_bytes_per_second = self._send.rate.bytes_per_second
         return status
-
-
-def prefill_application(config: PrefillWorkerConfig) -> WorkerApplication[PrefillWorkerConfig]:
-    """The process of a prefill worker."""
-    return WorkerApplication(config, PrefillWorker)

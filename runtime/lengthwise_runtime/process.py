@@ -61,17 +61,14 @@ def run_process(
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
     arguments = parser.parse_args()
     configure_logging(name, arguments.log_level.upper())
+    operator_errors: tuple[type[Exception], ...] = (ConfigError, *expected)
     try:
         config = load_config(arguments.config, config_class, arguments.overrides)
         application = build(config)
         sys.exit(asyncio.run(_serve(application)))
-    except _operator_errors(expected) as error:
+    except operator_errors as error:
         logger.error("%s", error)
         sys.exit(2)
-
-
-def _operator_errors(expected: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
-    return (ConfigError, *expected)
 
 
 async def _serve(application: Application) -> int:

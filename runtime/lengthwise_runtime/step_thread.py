@@ -22,9 +22,7 @@ class StepThread:
     """Calls `step` until stopped. `step` must return within a bounded time."""
 
     def __init__(
-        self,
-        step: Callable[[], None],
-        on_death: Callable[[BaseException], None] = end_process,
+        self, step: Callable[[], None], on_death: Callable[[BaseException], None] = end_process
     ) -> None:
         self._step = step
         self._on_death = on_death

@@ -4,6 +4,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
+from harness.block_integrity import check_cache
+
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
@@ -145,5 +147,5 @@ class SteppedEngine:
         return tokens[len(prompt) :]
 
     def nothing_is_held(self) -> bool:
-        self.blocks.check_integrity()
+        check_cache(self.blocks)
         return self.rests and self.blocks.num_free == self.blocks.num_blocks

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from harness.block_integrity import check_cache
 
 from lengthwise_decode_worker.messages import Command, DecodeWork
 from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
@@ -124,4 +125,4 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
         loop.step()
     assert scheduler.num_running == 0
     assert blocks.num_free == 64
-    blocks.check_integrity()
+    check_cache(blocks)

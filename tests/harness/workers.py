@@ -48,6 +48,14 @@ def prompt_of(num_tokens: int, seed: int = 0) -> list[int]:
     return [(7 * i + 13 * seed + i * i) % 250 for i in range(num_tokens)]
 
 
+TRANSFER_SECONDS = 5.0
+"""From the first token to the decode worker's first: routers give up after that by default."""
+
+
+class TransferTimedOut(Exception):
+    """Nothing came of the decode worker in time."""
+
+
 class PlainRouter:
     """Speaks the workers' protocol call by call."""
 
@@ -166,6 +174,15 @@ class PlainRouter:
             decode_pb2.ReleaseRequest(router_id=self.router_id, reservations=[number]), timeout=5
         )
 
+    async def _transferred(self, number: int) -> None:
+        def has_come() -> bool:
+            return len(self.tokens[number]) > 1 or number in self.ended or self._is_cut_off()
+
+        try:
+            await eventually(has_come, TRANSFER_SECONDS)
+        except AssertionError as error:
+            raise TransferTimedOut(f"no token of the decode worker {error}") from error
+
     async def generate(
         self, prompt: Sequence[int], max_tokens: int, *, number: int = 0, **fields: Any
     ) -> list[int]:
@@ -176,6 +193,7 @@ class PlainRouter:
             if not fields.get("local"):
                 first = await self.prefill(number, prompt)
                 self.tokens.setdefault(number, {})[0] = first.token_id
+                await self._transferred(number)
             await eventually(lambda: number in self.ended or self._is_cut_off(), 20)
             assert number in self.ended, "the stream of tokens broke"
         except BaseException:

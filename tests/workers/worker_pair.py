@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 from harness.workers import PlainRouter
 
-from lengthwise_decode_worker.app import decode_application
+from lengthwise_decode_worker.app import DecodeWorker
 from lengthwise_decode_worker.config import DecodeWorkerConfig
 from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_policy.decode.policy import DecodePolicy
-from lengthwise_prefill_worker.app import prefill_application
+from lengthwise_prefill_worker.app import PrefillWorker
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
+from lengthwise_worker.application import WorkerApplication
 
 
 @asynccontextmanager
@@ -33,7 +34,7 @@ async def worker_pair(
     """Prompts above 128 tokens take several chunks and are pushed layer by layer. A checkpoint of
     the prefill worker's own is that of another version."""
     model = str(checkpoint)
-    decode = decode_application(
+    decode = WorkerApplication(
         DecodeWorkerConfig(
             model=model,
             metrics_listen="",
@@ -43,9 +44,10 @@ async def worker_pair(
             tensor_parallel_size=decode_ranks,
             num_blocks=decode_blocks,
             policy=decode_policy or DecodePolicy(),
-        )
+        ),
+        DecodeWorker,
     )
-    prefill = prefill_application(
+    prefill = WorkerApplication(
         PrefillWorkerConfig(
             model=str(prefill_checkpoint or checkpoint),
             metrics_listen="",
@@ -56,7 +58,8 @@ async def worker_pair(
             num_blocks=256,
             layerwise_tokens=128,
             piece_bytes=4096,
-        )
+        ),
+        PrefillWorker,
     )
     await asyncio.gather(decode.start(), prefill.start())
     router = PlainRouter(prefill.address, decode.address)

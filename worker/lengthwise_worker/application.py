@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_engine.errors import EngineError
+from lengthwise_runtime.process import run_process
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.engine import Engine, start_engine
@@ -37,3 +40,15 @@ class WorkerApplication(Generic[C]):
     async def drain(self) -> None:
         await self._worker.drain()
         await self._engine.stop()
+
+
+def run_worker(
+    config_class: type[C], build: Callable[[C, Engine, WorkerEndpoint], RoleWorker], name: str
+) -> None:
+    """Entry point of the process; see `run_process`."""
+    run_process(
+        name,
+        config_class,
+        lambda config: WorkerApplication(config, build),
+        (EngineError, CheckpointError),
+    )

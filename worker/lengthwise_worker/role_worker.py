@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.step_thread import StepThread
+from lengthwise_wire.capabilities import CAPABILITIES
+from lengthwise_wire.convert import ROLES_ON_WIRE, cost_to_wire
 from lengthwise_wire.v1 import worker_pb2
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
@@ -15,7 +17,6 @@ from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.engine import STEP_SECONDS, Engine
 from lengthwise_worker.metrics import WorkerMetrics
 from lengthwise_worker.server import WorkerServer
-from lengthwise_worker.status import worker_status
 from lengthwise_worker.step_loop import StepLoop
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,7 @@ class RoleWorker(ABC):
     _metrics: WorkerMetrics
 
     def __init__(
-        self,
-        config: WorkerConfig,
-        engine: Engine,
-        endpoint: WorkerEndpoint,
-        length_class: str = "",
+        self, config: WorkerConfig, engine: Engine, endpoint: WorkerEndpoint, length_class: str = ""
     ) -> None:
         """`length_class`: of the prompts meant for this worker; empty: all."""
         self.address = ""
@@ -102,10 +99,33 @@ class RoleWorker(ABC):
         self._server.board.changed()
 
     def _status(self) -> worker_pb2.WorkerStatus:
-        status = worker_status(
-            self._server.worker_id, self.role, self._config, self._engine, self._loop
+        """What routers receive: a new message, to which the role adds what it alone has."""
+        model, snapshot = self._engine.model, self._loop.snapshot
+        layout, cost = model.shards.layout, snapshot.cost
+        return worker_pb2.WorkerStatus(
+            worker_id=self._server.worker_id,
+            role=ROLES_ON_WIRE[self.role],
+            model=self._config.model_name,
+            model_fingerprint=model.fingerprint,
+            layout_fingerprint=self._engine.layout_fingerprint,
+            context_length=model.spec.context_length,
+            vocab_size=model.spec.vocab_size,
+            block_size=layout.block_size,
+            kv_bytes_per_token=layout.num_layers * layout.block_bytes // layout.block_size,
+            blocks_total=model.shards.num_blocks,
+            blocks_free=snapshot.blocks_free,
+            blocks_cached=snapshot.blocks_cached,
+            running_requests=snapshot.running_requests,
+            queues=[
+                worker_pb2.QueueStatus(length_class=name, requests=requests, tokens=tokens)
+                for name, requests, tokens in snapshot.queues
+            ],
+            step=self._loop.progress,
+            prompt_tokens_total=snapshot.prompt_tokens_total,
+            cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
+            short_tokens=snapshot.short_tokens,
+            capabilities=CAPABILITIES,
+            draining=self._service.draining,
+            flexible=self._endpoint.is_flexible,
+            length_class=self._length_class,
         )
-        status.draining = self._service.draining
-        status.flexible = self._endpoint.is_flexible
-        status.length_class = self._length_class
-        return status

@@ -28,12 +28,7 @@ class KVReceive:
     """All links and arrivals of this worker."""
 
     def __init__(
-        self,
-        *,
-        receiver: KVReceiver,
-        layout: KVLayout,
-        num_blocks: int,
-        metrics: WorkerMetrics,
+        self, *, receiver: KVReceiver, layout: KVLayout, num_blocks: int, metrics: WorkerMetrics
     ) -> None:
         self._receiver = receiver
         self._layout = layout

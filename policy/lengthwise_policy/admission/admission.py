@@ -286,6 +286,5 @@ class Admission:
 
     def _clipped(self, seconds: float) -> float:
         return min(
-            max(seconds, self._policy.min_retry_after_seconds),
-            self._policy.max_retry_after_seconds,
+            max(seconds, self._policy.min_retry_after_seconds), self._policy.max_retry_after_seconds
         )

@@ -45,10 +45,6 @@ class TenantCounters:
         self._absent: OrderedDict[str, float] = OrderedDict()
         self._level = 0.0  # counter of the last one present, while none is
 
-    @property
-    def num_remembered(self) -> int:
-        return len(self._present) + len(self._absent)
-
     def arrived(self, tenant: str) -> None:
         """One more request of this tenant waits or runs."""
         present = self._present.get(tenant)
@@ -98,9 +94,6 @@ class FairQueue:
 
     def __len__(self) -> int:
         return len(self._places)
-
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._places
 
     def push(self, ticket: Ticket, tenant: str, priority: int) -> None:
         """Tickets grow; the tenant has `arrived`."""

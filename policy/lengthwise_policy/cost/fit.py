@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf, sqrt
 from operator import mul
-from typing import Literal
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.least_squares import Matrix, condition, nonnegative
@@ -42,15 +41,6 @@ MAX_CONDITION = 5e3
 # Samples of the first fit. The prior is right for no worker, so the first fits come early, each
 # with twice the samples of the one before, until there are as many as every later one waits for.
 FIRST_FIT = 50
-
-FitOutcome = Literal[
-    "fitted",
-    "too few samples",  # in all, or of any kind of step
-    "only outliers",  # have one of the terms
-    "ill-conditioned",  # the steps do not distinguish the terms
-    "not converged",
-    "no difference",  # of any prediction by more than HYSTERESIS: the model in use is kept
-]
 
 Row = tuple[float, ...]  # the terms of a step, in this order, divided by its seconds
 NAMES = tuple(field.name for field in fields(CostModel))
@@ -92,8 +82,6 @@ class CostFit:
         self._is_settled = False  # fitted to at least `refit_every` samples
         self._measured: set[int] = set()  # terms, by their place
         self.short_tokens = DEFAULT_SHORT_TOKENS
-        self.outcome: FitOutcome = "too few samples"
-        """Of the last fit, or why there was none."""
 
     @property
     def num_samples(self) -> int:
@@ -135,10 +123,9 @@ class CostFit:
     def _refit(self) -> bool:
         rows, seen = _seen(self._rows)
         if len(rows) < MIN_ROWS:
-            self.outcome = "too few samples"
             return False
         columns = list(zip(*rows, strict=True))
-        fitted, self.outcome = _robust_fit([columns[index] for index in seen])
+        fitted = _robust_fit([columns[index] for index in seen])
         if fitted is None:
             return False
         coefficients = list(astuple(self.model))
@@ -160,7 +147,6 @@ class CostFit:
             and short_tokens == self.short_tokens
             and not any(_differ(_dot(old, point), _dot(new, point)) for point in points)
         ):
-            self.outcome = "no difference"
             return False
         self.model, self.is_fitted, self.short_tokens = model, True, short_tokens
         self._measured.update(seen)
@@ -178,19 +164,17 @@ def _seen(window: Iterable[Row]) -> tuple[list[Row], list[int]]:
     return rows, [index for index, count in enumerate(counts) if count >= MIN_ROWS]
 
 
-def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, FitOutcome]:
-    """Coefficients with which the columns add up to 1 in every row, but for errors.
-
-    None when they cannot be known; the second value is why.
-    """
+def _robust_fit(columns: list[tuple[float, ...]]) -> list[float] | None:
+    """Coefficients with which the columns add up to 1 in every row, but for errors; None when they
+    cannot be known."""
     gram = [[0.0] * len(columns) for _ in columns]
     for i, column in enumerate(columns):
         for j in range(i + 1):
             gram[i][j] = gram[j][i] = _dot(column, columns[j])
     moments = [sum(column) for column in columns]
-    fitted, outcome = _fit(gram, moments)
+    fitted = _fit(gram, moments)
     if fitted is None:
-        return None, outcome
+        return None
     errors = [-1.0] * len(columns[0])
     for value, column in zip(fitted, columns, strict=True):
         if value:
@@ -198,7 +182,7 @@ def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, F
     deviations = sorted(map(abs, errors))
     limit = OUTLIER_DEVIATIONS * deviations[len(deviations) // 2]
     if deviations[-1] <= limit:
-        return fitted, outcome
+        return fitted
     for row, error in zip(zip(*columns, strict=True), errors, strict=True):
         if abs(error) > limit:
             for i, x in enumerate(row):
@@ -208,20 +192,20 @@ def _robust_fit(columns: list[tuple[float, ...]]) -> tuple[list[float] | None, F
     return _fit(gram, moments)
 
 
-def _fit(gram: Matrix, moments: list[float]) -> tuple[list[float] | None, FitOutcome]:
+def _fit(gram: Matrix, moments: list[float]) -> list[float] | None:
     if min(gram[i][i] for i in range(len(gram))) <= 0.0:
-        return None, "only outliers"
+        return None  # only outliers have one of the terms
     scale = [1.0 / sqrt(gram[i][i]) for i in range(len(gram))]
     scaled = [
         [x * s * t for x, t in zip(row, scale, strict=True)]
         for row, s in zip(gram, scale, strict=True)
     ]
     if condition(scaled) > MAX_CONDITION:
-        return None, "ill-conditioned"
+        return None
     fitted = nonnegative(scaled, [m * s for m, s in zip(moments, scale, strict=True)])
     if fitted is None:
-        return None, "not converged"
-    return [x * s for x, s in zip(fitted, scale, strict=True)], "fitted"
+        return None
+    return [x * s for x, s in zip(fitted, scale, strict=True)]
 
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:

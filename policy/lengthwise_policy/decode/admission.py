@@ -22,11 +22,7 @@ class DecodeAdmission:
     """Decides about the first of the queue, and takes its blocks."""
 
     def __init__(
-        self,
-        policy: DecodePolicy,
-        blocks: PrefixCache,
-        block_size: int,
-        random: Random,
+        self, policy: DecodePolicy, blocks: PrefixCache, block_size: int, random: Random
     ) -> None:
         self._is_worst_case = policy.admission == "worst_case"
         self._blocks = blocks

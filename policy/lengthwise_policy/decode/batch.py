@@ -75,11 +75,7 @@ class DecodeBatch:
     """Computing and running requests by seniority."""
 
     def __init__(
-        self,
-        policy: DecodePolicy,
-        objectives: Objectives,
-        blocks: PrefixCache,
-        block_size: int,
+        self, policy: DecodePolicy, objectives: Objectives, blocks: PrefixCache, block_size: int
     ) -> None:
         self._policy = policy
         self._tpot_seconds = objectives.tpot_seconds

@@ -60,10 +60,6 @@ class Verdict:
     details: str
 
     @property
-    def admitted(self) -> bool:
-        return self.rule != "waits for memory"
-
-    @property
     def reason(self) -> str:
         return f"{self.rule}: {self.details}"
 
@@ -92,10 +88,6 @@ class OutputLengths:
         self._window = window
         self._recent: deque[int] = deque()
         self._sorted: list[int] = []
-
-    @property
-    def num_remembered(self) -> int:
-        return len(self._recent)
 
     def finished(self, num_generated: int) -> None:
         """A request ended by itself (not cancelled, not failed) after so many tokens."""

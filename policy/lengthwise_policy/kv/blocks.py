@@ -45,27 +45,18 @@ class BlockPool:
     """The free blocks of one cache.
 
     Three views of the same runs: by start and by end (to merge a run with its neighbours at once)
-    and by length (to find the best fit by bisection). All are rebuilt and compared by
-    `check_integrity`.
+    and by length (to find the best fit by bisection).
     """
 
     def __init__(self, num_blocks: int) -> None:
         require_at_least("num_blocks", num_blocks, 1)
-        self._num_blocks = num_blocks
-        self._num_free = 0
+        self.num_blocks = num_blocks
+        self.num_free = 0
         self._in_use = bytearray(b"\x01") * num_blocks
         self._length_at: dict[int, int] = {}  # first id of a free run -> its length
         self._start_before: dict[int, int] = {}  # id after a free run -> its first id
         self._by_length: list[tuple[int, int]] = []  # sorted (length, first id)
         self.release(range(num_blocks))
-
-    @property
-    def num_blocks(self) -> int:
-        return self._num_blocks
-
-    @property
-    def num_free(self) -> int:
-        return self._num_free
 
     def allocate(self, num_blocks: int) -> tuple[int, ...] | None:
         """Hands out blocks in as few runs as possible, or None when fewer are free.
@@ -77,7 +68,7 @@ class BlockPool:
         and first fit are equal, at 1.02.
         """
         require_at_least("num_blocks", num_blocks, 1)
-        if num_blocks > self._num_free:
+        if num_blocks > self.num_free:
             return None
         taken: list[int] = []
         while (missing := num_blocks - len(taken)) > 0:
@@ -97,26 +88,11 @@ class BlockPool:
         for start, length in runs:
             self._give(start, length)
 
-    def check_integrity(self) -> None:
-        """Raises RuntimeError unless all views of the free blocks agree. Walks over all blocks."""
-        free = [block_id for block_id, in_use in enumerate(self._in_use) if not in_use]
-        runs = consecutive_runs(free)
-        if (
-            self._num_free != len(free)
-            or self._length_at != dict(runs)
-            or self._start_before != {start + length: start for start, length in runs}
-            or self._by_length != sorted((length, start) for start, length in runs)
-        ):
-            raise RuntimeError(
-                f"free blocks disagree: {len(free)} blocks in {len(runs)} runs are marked free, "
-                f"{self._num_free} blocks in {len(self._by_length)} runs are listed"
-            )
-
     def _check_in_use(self, start: int, length: int) -> None:
         end = start + length
-        if start < 0 or end > self._num_blocks:
+        if start < 0 or end > self.num_blocks:
             raise ValueError(
-                f"foreign block: expected ids in [0, {self._num_blocks}), got {start} to {end - 1}"
+                f"foreign block: expected ids in [0, {self.num_blocks}), got {start} to {end - 1}"
             )
         if self._in_use.count(1, start, end) != length:
             free = self._in_use.index(0, start, end)
@@ -129,14 +105,14 @@ class BlockPool:
         if num_blocks < length:
             self._add_run(end, length - num_blocks)
         self._in_use[start:end] = b"\x01" * num_blocks
-        self._num_free -= num_blocks
+        self.num_free -= num_blocks
         return range(start, end)
 
     def _give(self, start: int, length: int) -> None:
         """Marks a run free and merges it with the free runs before and after it."""
         end = start + length
         self._in_use[start:end] = bytes(length)
-        self._num_free += length
+        self.num_free += length
         before = self._start_before.get(start)
         if before is not None:
             self._remove_run(before, start - before)

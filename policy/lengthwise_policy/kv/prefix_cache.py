@@ -95,6 +95,7 @@ class PrefixCache:
             raise ValueError(
                 f"max_returning_share: expected a share between 0 and 1, got {max_returning_share}"
             )
+        self.num_blocks = num_blocks
         self._pool = BlockPool(num_blocks)
         self._enabled = enabled
         self._max_returning = int(max_returning_share * num_blocks)
@@ -108,10 +109,6 @@ class PrefixCache:
         self._releases = 0
         self._added: set[int] = set()
         self._removed: set[int] = set()
-
-    @property
-    def num_blocks(self) -> int:
-        return self._pool.num_blocks
 
     @property
     def num_free(self) -> int:
@@ -209,27 +206,6 @@ class PrefixCache:
         self._removed.clear()
         return events
 
-    def check_integrity(self) -> None:
-        """Raises RuntimeError unless every block is in exactly one state. Walks over all blocks."""
-        self._pool.check_integrity()
-        in_use = sum(1 for references in self._references if references)
-        evictable = [*self._ordinary, *self._returning]
-        if self._pool.num_free + len(evictable) + in_use != self.num_blocks:
-            raise RuntimeError(
-                f"blocks leaked: {self._pool.num_free} empty, {len(evictable)} evictable and "
-                f"{in_use} in use of {self.num_blocks}"
-            )
-        for block_id in evictable:
-            if self._references[block_id] or self._names[block_id] is None:
-                raise RuntimeError(f"block {block_id} is evictable, but in use or without content")
-            if block_id not in self._queue_of(block_id):
-                raise RuntimeError(f"block {block_id} waits for eviction in the wrong queue")
-        named = {name: block for block, name in enumerate(self._names) if name is not None}
-        if named != self._block_of:
-            raise RuntimeError(
-                f"names disagree: {len(named)} blocks have one, {len(self._block_of)} are listed"
-            )
-
     def _matched(self, hashes: Sequence[BlockHash]) -> list[int]:
         matched = []
         for name in hashes:
@@ -268,14 +244,12 @@ class PrefixCache:
         return self._returning if self._returns[block_id] else self._ordinary
 
     def _check_in_use(self, block_ids: Sequence[int]) -> None:
-        references = self._references
-        num_blocks = len(references)
         for block_id in block_ids:
-            if not 0 <= block_id < num_blocks:
+            if not 0 <= block_id < self.num_blocks:
                 raise ValueError(
-                    f"foreign block: expected ids in [0, {num_blocks}), got {block_id}"
+                    f"foreign block: expected ids in [0, {self.num_blocks}), got {block_id}"
                 )
-            if not references[block_id]:
+            if not self._references[block_id]:
                 raise ValueError(f"block {block_id} is not in use: it is free already")
 
     @staticmethod

@@ -18,12 +18,11 @@ only as far as what they see does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from lengthwise_policy.length_class import LengthClass, length_class
 from lengthwise_policy.placement.candidates import find_candidates
-from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import (
     Placement,
     PlacementInput,
@@ -37,6 +36,9 @@ from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 REVIEW_SECONDS = 0.1
 """Between two looks at the pressures: statuses come at most every 0.05 s."""
+
+DIRECTIONS: tuple[tuple[LengthClass, LengthClass], ...] = (("short", "long"), ("long", "short"))
+"""Of a move: to the first, from the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,34 +59,32 @@ class LengthPools:
         self._objectives = policy.objectives
         self._rules = policy.pools
         self._pools: dict[WorkerId, LengthClass] = {}
-        self._move: Move | None = None
+        self.move: Move | None = None
         self._pressures: dict[LengthClass, float] = {}
         self._moved_at: float | None = None  # or since when workers are watched
         self._reviewed_at = -inf
 
-    @property
-    def move(self) -> Move | None:
-        return self._move
-
     def members(self, length: LengthClass) -> tuple[WorkerId, ...]:
         """Of one pool, without the one that moves."""
-        moving = self._move.worker_id if self._move is not None else None
         return tuple(
-            sorted(name for name, pool in self._pools.items() if pool == length and name != moving)
+            sorted(
+                name
+                for name, pool in self._pools.items()
+                if pool == length and name != self._moving
+            )
         )
+
+    @property
+    def _moving(self) -> WorkerId | None:
+        return None if self.move is None else self.move.worker_id
 
     def __call__(self, asked: PlacementInput) -> Placement:
         self._follow(asked.prefill, asked.now)
         request, candidates = asked.request, find_candidates(asked)
-        moving = self._move.worker_id if self._move is not None else None
-        staying = [view for view in candidates.prefill if view.worker_id != moving]
+        staying = [view for view in candidates.prefill if view.worker_id != self._moving]
         views = [view for view in staying if self._takes(request, view)]
-        partners = {
-            kind: choose_partner(request, some, self._objectives.tpot_seconds)
-            for kind, some in candidates.partners.items()
-        }
-        chosen_from = views or staying or candidates.prefill
-        return place_soonest("length pools", request, chosen_from, partners, candidates.note)
+        candidates = replace(candidates, prefill=views or staying or candidates.prefill)
+        return place_soonest("length pools", request, candidates, self._objectives.tpot_seconds)
 
     def _takes(self, request: PlacementRequest, view: WorkerView) -> bool:
         """A worker that has cached all but a short rest takes that, whatever its pool."""
@@ -110,16 +110,15 @@ class LengthPools:
             self._pools[worker_id] = views[worker_id].length_class or balanced
         members = self._staying(views)
         self._average(members, seconds)
-        if self._move is not None:
-            self._end_move(self._move, views.get(self._move.worker_id), now)
+        if self.move is not None:
+            self._end_move(self.move, views.get(self.move.worker_id), now)
         elif now - self._moved_at >= self._rules.cooldown_seconds:
             self._begin_move(members, now)
 
     def _staying(self, views: dict[WorkerId, WorkerView]) -> dict[LengthClass, list[WorkerView]]:
-        moving = self._move.worker_id if self._move is not None else None
         members: dict[LengthClass, list[WorkerView]] = {"short": [], "long": []}
         for worker_id, view in views.items():
-            if worker_id != moving and not view.draining:
+            if worker_id != self._moving and not view.draining:
                 members[self._pools[worker_id]].append(view)
         return members
 
@@ -135,27 +134,23 @@ class LengthPools:
 
     def _end_move(self, move: Move, view: WorkerView | None, now: float) -> None:
         if view is None or view.draining:
-            self._move = None
+            self.move = None
         elif not view.tokens_ahead and not view.load_requests:
             self._pools[move.worker_id] = move.target
-            self._move = None
+            self.move = None
         elif now - move.began_at >= self._rules.drain_seconds:
-            self._move = None
+            self.move = None
 
     def _begin_move(self, members: dict[LengthClass, list[WorkerView]], now: float) -> None:
         pressures = self._pressures
-        directions: tuple[tuple[LengthClass, LengthClass], ...] = (
-            ("short", "long"),
-            ("long", "short"),
-        )
-        for target, source in directions:
+        for target, source in DIRECTIONS:
             bound = (1 + self._rules.tolerance) * max(pressures[source], 0.0)
             movable = [view for view in members[source] if view.length_class is None]
             if len(members[source]) < 2 or not movable:
                 continue
             if pressures[target] > bound + self._rules.idle_pressure:
                 mover = min(movable, key=lambda view: (view.tokens_ahead, view.worker_id))
-                self._move = Move(worker_id=mover.worker_id, target=target, began_at=now)
+                self.move = Move(worker_id=mover.worker_id, target=target, began_at=now)
                 self._moved_at = now
                 self._pressures = {}
                 return

@@ -18,7 +18,7 @@ already, because every prefill worker is looked at for every request.
 from collections.abc import Mapping, Sequence
 from heapq import nsmallest
 
-from lengthwise_policy.placement.candidates import find_candidates
+from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import (
     Candidate,
@@ -55,25 +55,19 @@ class PredictedTtft:
         self._tpot_seconds = tpot_seconds
 
     def __call__(self, asked: PlacementInput) -> Placement:
-        request, candidates = asked.request, find_candidates(asked)
-        partners = {
-            kind: choose_partner(request, views, self._tpot_seconds)
-            for kind, views in candidates.partners.items()
-        }
-        return place_soonest(
-            "predicted ttft", request, candidates.prefill, partners, candidates.note
-        )
+        candidates = find_candidates(asked)
+        return place_soonest("predicted ttft", asked.request, candidates, self._tpot_seconds)
 
 
 def place_soonest(
-    rule: PlacementRule,
-    request: PlacementRequest,
-    prefill: Sequence[WorkerView],
-    partners: Partners,
-    note: str,
+    rule: PlacementRule, request: PlacementRequest, candidates: Candidates, tpot_seconds: float
 ) -> Placement:
-    """On the soonest of at least one prefill worker; `partners` is empty where none is needed."""
-    best = nsmallest(MAX_CANDIDATES, _scores(request, prefill, partners))
+    """On the soonest of at least one prefill worker, with the best partner for its kind."""
+    partners = {
+        kind: choose_partner(request, views, tpot_seconds)
+        for kind, views in candidates.partners.items()
+    }
+    best = nsmallest(MAX_CANDIDATES, _scores(request, candidates.prefill, partners))
     ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
     first, chosen = ranked[0], best[0][-1]
     partner = partners.get(chosen.kind)
@@ -87,7 +81,7 @@ def place_soonest(
         rule=rule,
         reason=(
             f"{rule}: {first.ttft_seconds * 1e3:.1f} ms for {first.residual_tokens} tokens,"
-            f" {chosen.tokens_ahead} tokens ahead, {rest}{note}"
+            f" {chosen.tokens_ahead} tokens ahead, {rest}{candidates.note}"
         ),
         candidates=ranked,
     )

@@ -15,11 +15,7 @@ from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.local_prefill import LocalPrefill
-from lengthwise_policy.placement.placement import (
-    Placement,
-    PlacementInput,
-    PlacementRule,
-)
+from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRule
 from lengthwise_policy.placement.policy import PlacementPolicy, Strategy
 from lengthwise_policy.placement.predicted_ttft import PredictedTtft
 from lengthwise_policy.placement.worker_view import WorkerView

@@ -57,12 +57,14 @@ class Discipline(Protocol):
         """A batch of this queue's class is about to run for about so long."""
 
 
-def begun_choice(queue: PromptQueue, policy: PrefillPolicy) -> BatchChoice:
-    """When nothing else can be done: those that have begun need no blocks."""
+def full_batch(
+    queue: PromptQueue, policy: PrefillPolicy, rule: PrefillRule, why: str
+) -> BatchChoice:
+    """As many prompts of the queue as a batch may have at most."""
     return BatchChoice(
         queue=queue,
         max_tokens=policy.chunk_tokens,
         max_requests=policy.max_batch_requests,
-        rule="begun",
-        why="others lack blocks",
+        rule=rule,
+        why=why,
     )

@@ -7,12 +7,13 @@ short prompts starves them. Both are there to be compared with.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass, length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillRule
-from lengthwise_policy.prefill.discipline import BatchChoice, Discipline, WaitUntil
+from lengthwise_policy.prefill.discipline import BatchChoice, Discipline, WaitUntil, full_batch
 from lengthwise_policy.prefill.length_aware import LengthAware
 from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
@@ -41,13 +42,7 @@ class FirstCome:
 
     def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         if self._queue:
-            yield BatchChoice(
-                queue=self._queue,
-                max_tokens=self._policy.chunk_tokens,
-                max_requests=self._policy.max_batch_requests,
-                rule="fcfs",
-                why="in the order of arrival",
-            )
+            yield full_batch(self._queue, self._policy, "fcfs", "in the order of arrival")
 
     def planned(self, length: LengthClass, seconds: float) -> None:
         pass
@@ -84,7 +79,7 @@ class ShortFirst:
         if is_due:
             full = len(self._short) >= self.MAX_BATCH
             why = f"{self.MAX_BATCH} wait" if full else f"{self.WINDOW_SECONDS * 1e3:g} ms are over"
-            yield self._choice(self._short, min(self.MAX_BATCH, self._max_requests), why)
+            yield self._choice(self._short, self.MAX_BATCH, why)
         if self._long:
             why = "short ones lack blocks" if is_due else "no short batch is due"
             yield self._choice(self._long, 1, why)
@@ -94,18 +89,9 @@ class ShortFirst:
     def planned(self, length: LengthClass, seconds: float) -> None:
         pass
 
-    @property
-    def _max_requests(self) -> int:
-        return self._policy.max_batch_requests
-
-    def _choice(self, queue: PromptQueue, max_requests: int, why: str) -> BatchChoice:
-        return BatchChoice(
-            queue=queue,
-            max_tokens=self._policy.chunk_tokens,
-            max_requests=max_requests,
-            rule="short_first",
-            why=why,
-        )
+    def _choice(self, queue: PromptQueue, most: int, why: str) -> BatchChoice:
+        choice = full_batch(queue, self._policy, "short_first", why)
+        return replace(choice, max_requests=min(most, choice.max_requests))
 
 
 DISCIPLINES: Mapping[DisciplineName, Callable[[PrefillPolicy, Objectives], Discipline]] = {

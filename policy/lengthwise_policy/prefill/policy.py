@@ -36,12 +36,7 @@ class PrefillPolicy:
     def __post_init__(self) -> None:
         for name in ("chunk_tokens", "max_batch_requests", "queue_limit", "min_chunk_tokens"):
             require_at_least(name, getattr(self, name), 1)
-        for name in (
-            "max_wait_seconds",
-            "margin_seconds",
-            "max_age_seconds",
-            "chunk_seconds",
-        ):
+        for name in ("max_wait_seconds", "margin_seconds", "max_age_seconds", "chunk_seconds"):
             require_at_least(name, getattr(self, name), 0.0)
         for name in ("short_share", "long_share"):
             require_at_least(name, getattr(self, name), 0.001)

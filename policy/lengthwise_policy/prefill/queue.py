@@ -134,7 +134,8 @@ class PromptQueue:
         self._lengths = tuple(bucket_lengths)
         self._lines = [_Line() for _ in range(len(self._lengths) + 1)]
         self._line_of: dict[Prompt, int] = {}
-        self._num_tokens = 0
+        self.num_tokens = 0
+        """Tokens that these prompts miss."""
 
     def __len__(self) -> int:
         return len(self._line_of)
@@ -147,13 +148,8 @@ class PromptQueue:
     def __contains__(self, prompt: Prompt) -> bool:
         return prompt in self._line_of
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that these prompts miss."""
-        return self._num_tokens
-
     def push(self, urgency: Urgency, prompt: Prompt) -> None:
-        self._num_tokens += prompt.num_missing
+        self.num_tokens += prompt.num_missing
         bucket = self.bucket_of(prompt)
         self._line_of[prompt] = bucket
         self._lines[bucket].push(urgency, prompt)
@@ -173,12 +169,12 @@ class PromptQueue:
             return None
         prompt = self._lines[found].pop()
         del self._line_of[prompt]
-        self._num_tokens -= prompt.num_missing
+        self.num_tokens -= prompt.num_missing
         return prompt
 
     def discard(self, prompt: Prompt) -> None:
         self._lines[self._line_of.pop(prompt)].discard(prompt)
-        self._num_tokens -= prompt.num_missing
+        self.num_tokens -= prompt.num_missing
 
     def bucket_of(self, prompt: Prompt) -> int:
         missing = prompt.num_missing

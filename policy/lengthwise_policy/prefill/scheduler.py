@@ -24,7 +24,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.prefill.batch import PrefillBatch
-from lengthwise_policy.prefill.discipline import WaitUntil, begun_choice
+from lengthwise_policy.prefill.discipline import WaitUntil, full_batch
 from lengthwise_policy.prefill.disciplines import DISCIPLINES
 from lengthwise_policy.prefill.draft import Draft
 from lengthwise_policy.prefill.policy import PrefillPolicy
@@ -260,7 +260,8 @@ class PrefillScheduler:
         for length in LENGTH_CLASSES:
             queue = self._discipline.queue_of(length)
             begun = [prompt for prompt in self._begun.values() if prompt in queue]
-            draft = Draft(begun_choice(queue, self._policy), self._block_size)
+            choice = full_batch(queue, self._policy, "begun", "others lack blocks")
+            draft = Draft(choice, self._block_size)
             for prompt in begun:
                 if draft.is_full or not self._plan(prompt, draft):
                     break

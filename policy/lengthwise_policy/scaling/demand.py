@@ -32,10 +32,11 @@ Every result is finite. ValueError for a number that is negative or NaN: unknown
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil, inf
 
 from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad
@@ -95,7 +96,7 @@ class DemandPolicy:
 
 def prefill_demand(load: PrefillLoad, policy: DemandPolicy, workers: int) -> Demand:
     """`workers`: those that serve the group now."""
-    _check_prefill(load)
+    _check(load)
     busy = _seconds(load, load.arrived_tokens)
     recent = _seconds(load, load.recent_tokens or load.arrived_tokens)
     queued = _seconds(load, load.queued_tokens)
@@ -128,7 +129,8 @@ def prefill_demand(load: PrefillLoad, policy: DemandPolicy, workers: int) -> Dem
 
 def decode_demand(load: DecodeLoad, policy: DemandPolicy, workers: int) -> Demand:
     """`workers`: those that serve now."""
-    _check_decode(load)
+    _check(load)
+    require_at_least("block_size", load.block_size, 1)
     requests = load.running_requests + load.queued_requests
     terms = [_waiting_term(load.waiting_requests, workers)]
     if load.blocks_per_worker >= 1:
@@ -242,42 +244,19 @@ def _largest(terms: list[Term], is_idle: bool) -> Demand:
     return Demand(workers=workers, rule=rule, details=why, is_idle=False)
 
 
-def _check_prefill(load: PrefillLoad) -> None:
-    for name in (
-        "arrived_tokens",
-        "token_seconds",
-        "queued_tokens",
-        "recent_tokens",
-        "ttft_seconds",
-        "queue_seconds",
-    ):
-        for length, value in getattr(load, name).items():
-            if value is not None:
-                _require_finite(f"{name}[{length}]", value)
-    _require_finite("waiting_requests", load.waiting_requests)
-    _require_finite("mean_workers", load.mean_workers or 0.0)
+def _check(load: PrefillLoad | DecodeLoad) -> None:
+    for name in (field.name for field in fields(load)):
+        value = getattr(load, name)
+        if isinstance(value, Mapping):
+            for length, number in value.items():
+                _require_finite(f"{name}[{length}]", number)
+        elif not isinstance(value, CostModel):
+            _require_finite(name, value)
 
 
-def _check_decode(load: DecodeLoad) -> None:
-    for name in (
-        "running_requests",
-        "context_tokens",
-        "queued_requests",
-        "queued_tokens",
-        "blocks_predicted",
-        "blocks_per_worker",
-        "generated_tokens",
-        "waiting_requests",
-        "arrived_requests",
-    ):
-        _require_finite(name, getattr(load, name))
-    require_at_least("block_size", load.block_size, 1)
-    _require_finite("tpot_seconds", load.tpot_seconds or 0.0)
-    _require_finite("output_tokens", load.output_tokens or 0.0)
-    _require_finite("mean_workers", load.mean_workers or 0.0)
-
-
-def _require_finite(field: str, got: float) -> None:
+def _require_finite(field: str, got: float | None) -> None:
+    if got is None:
+        return
     require_at_least(field, got, 0.0)
     if got == inf:
         raise ValueError(f"{field}: expected a finite number, got {got}")

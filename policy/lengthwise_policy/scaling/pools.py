@@ -7,7 +7,7 @@ fewer is being made. Thus neither a scale out nor a scale in that is under way i
 What is remembered between instants is `PoolMemory`'s, and only what observations cannot show.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.scaling.policy import ScalingPolicy
@@ -79,7 +79,8 @@ def capacities(
         coming[view.group] = coming.get(view.group, 0) + view.making
         nowhere = view.num_unschedulable
         unschedulable[view.group] = unschedulable.get(view.group, 0) + nowhere
-        for pod, group in _served(view, flipping):
+        for pod in view.pods:
+            group = serves(view, flipping.get(pod.name, pod.role))
             if pod.name in flipping or pod.phase == "starting":
                 coming[group] = coming.get(group, 0) + 1
             elif pod.phase == "ready":
@@ -95,15 +96,9 @@ def capacities(
     }
 
 
-def serves(view: PoolView, pod: Pod) -> Group:
-    """The group that a pod of the pool works for."""
-    return view.group if pod.role == view.state.pool.role else (pod.role, None)
-
-
-def _served(view: PoolView, flipping: Mapping[str, Role]) -> Iterator[tuple[Pod, Group]]:
-    for pod in view.pods:
-        role = flipping.get(pod.name, pod.role)
-        yield pod, view.group if role == view.state.pool.role else (role, None)
+def serves(view: PoolView, role: Role) -> Group:
+    """The group that a pod of the pool works for while it has this role."""
+    return view.group if role == view.state.pool.role else (role, None)
 
 
 class PoolMemory:
@@ -148,11 +143,7 @@ class PoolMemory:
 
 
 def look(
-    now: float,
-    state: PoolState,
-    memory: PoolMemory,
-    flipping: Mapping[str, Role],
-    has_demand: bool,
+    now: float, state: PoolState, memory: PoolMemory, flipping: Mapping[str, Role], has_demand: bool
 ) -> PoolView:
     """One pool at this moment; edits have been noted before."""
     pool = state.pool

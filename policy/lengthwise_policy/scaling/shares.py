@@ -66,7 +66,7 @@ def share_in(
         making = [PHASE_RANK["starting"]] * view.making
         candidates += [((rank, -index, -1, 0, ""), view, None) for rank in unmade + making]
         for pod in view.pods:
-            if serves(view, pod) == view.group:
+            if serves(view, pod.role) == view.group:
                 worth = (
                     PHASE_RANK[pod.phase],
                     -index,
@@ -92,7 +92,7 @@ def share_in(
 def num_away(views: Sequence[PoolView], group: Group, flipping: Mapping[str, Role]) -> int:
     """Ready pods of the group's pools that serve another group."""
     return sum(
-        serves(view, pod) != group and pod.phase == "ready" and pod.name not in flipping
+        serves(view, pod.role) != group and pod.phase == "ready" and pod.name not in flipping
         for view in views
         for pod in view.pods
     )

@@ -27,15 +27,6 @@ MAX_OUTSTANDING = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """This worker, in the handshake."""
-
-    worker_id: str
-    model_fingerprint: str
-    layout_fingerprint: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
     """A piece on its way and its announcement, which has no sequence number until it is issued."""
 
@@ -56,13 +47,14 @@ class DecodeLink:
         name: str,
         address: str,
         *,
-        identity: Identity,
+        identity: decode_pb2.TransferHello,
         sender: KVSender,
         layout: KVLayout,
         tls: TlsConfig | None,
         on_committed: Callable[[decode_pb2.Committed], None],
         on_down: Callable[["DecodeLink", str], None],
     ) -> None:
+        """`identity`: of this worker, in the handshake; without the link's name."""
         self.name = name
         self.down_reason: str | None = None
         self._address = address
@@ -94,7 +86,7 @@ class DecodeLink:
     def push(self, announced: Announced) -> None:
         """Queues a piece; one of its callbacks follows, unless the link goes down."""
         self._waiting.append(announced)
-        self._issue()
+        self.issue()
 
     def commit(self, commit: decode_pb2.Commit) -> None:
         self._send_frame(decode_pb2.TransferFrame(commit=commit))
@@ -106,11 +98,7 @@ class DecodeLink:
     def sent(self, checksum: int) -> None:
         """From the transfer process: the blocks of the oldest outstanding piece may be reused."""
         self._outstanding.popleft().sent(checksum)
-        self._issue()
-
-    def issue(self) -> None:
-        """Looks again at what waits: some of it may not be wanted any more."""
-        self._issue()
+        self.issue()
 
     def close(self, reason: str) -> None:
         """Ends the link; its requests are failed by `on_down`. Safe to call again."""
@@ -131,14 +119,15 @@ class DecodeLink:
             await asyncio.gather(self._control, return_exceptions=True)
         await self._channel.close(None)
 
-    def _issue(self) -> None:
-        while self._waiting and not self._waiting[0].wanted():
-            self._waiting.popleft().dropped()
-        while self._waiting and len(self._outstanding) < MAX_OUTSTANDING:
-            announced = self._waiting.popleft()
-            if not announced.wanted():
-                announced.dropped()
+    def issue(self) -> None:
+        """Sends what waits, as far as there is room, and drops what is not wanted any more."""
+        while self._waiting:
+            if not self._waiting[0].wanted():
+                self._waiting.popleft().dropped()
                 continue
+            if len(self._outstanding) == MAX_OUTSTANDING:
+                return
+            announced = self._waiting.popleft()
             announced.announce.sequence = self._sequence
             announced.announce.num_bytes = announced.piece.num_bytes(self._layout)
             self._send_frame(decode_pb2.TransferFrame(announce=announced.announce))
@@ -151,13 +140,9 @@ class DecodeLink:
         self._frames_changed.set()
 
     async def _requests(self) -> AsyncIterator[decode_pb2.TransferFrame]:
-        hello = decode_pb2.TransferHello(
-            worker_id=self._identity.worker_id,
-            model_fingerprint=self._identity.model_fingerprint,
-            layout_fingerprint=self._identity.layout_fingerprint,
-            link=self.name,
-        )
-        yield decode_pb2.TransferFrame(hello=hello)
+        hello = decode_pb2.TransferFrame(hello=self._identity)
+        hello.hello.link = self.name
+        yield hello
         while True:
             await self._frames_changed.wait()
             self._frames_changed.clear()

@@ -22,7 +22,7 @@ from lengthwise_engine.transfer.base import (
     combine_checksums,
 )
 from lengthwise_policy.types import RequestId
-from lengthwise_prefill_worker.kv.link import Announced, DecodeLink, Identity
+from lengthwise_prefill_worker.kv.link import Announced, DecodeLink
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
@@ -63,7 +63,7 @@ class KVSend:
     def __init__(
         self,
         *,
-        identity: Identity,
+        identity: decode_pb2.TransferHello,
         sender: KVSender,
         layout: KVLayout,
         tls: TlsConfig | None,

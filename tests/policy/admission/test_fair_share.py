@@ -46,7 +46,6 @@ def test_a_removed_ticket_is_never_next() -> None:
     fair, _ = queue(("a", 0), ("b", 1), ("a", 0))
     fair.remove(Ticket(2))
     fair.remove(Ticket(1))
-    assert Ticket(1) not in fair
     assert drained(fair) == [3]
     with pytest.raises(KeyError):
         fair.remove(Ticket(3))
@@ -100,7 +99,6 @@ def test_a_tenant_that_comes_to_an_idle_router_begins_where_the_last_one_left() 
     counters.arrived("a")
     counters.charge("a", input_tokens=700)
     counters.left("a")
-    assert counters.num_remembered == 0
     counters.arrived("b")
     counters.arrived("a")
     assert (counters.served("a"), counters.served("b")) == (700, 700)
@@ -113,7 +111,6 @@ def test_a_bounded_number_of_absent_tenants_is_remembered_the_latest_of_them() -
         counters.arrived(f"t{number}")
         counters.charge(f"t{number}", input_tokens=100)
         counters.left(f"t{number}")
-    assert counters.num_remembered == 3
     for tenant, tokens in (("t4", 100), ("t3", 100), ("t2", 0)):
         counters.arrived(tenant)
         assert counters.served(tenant) == tokens

@@ -4,6 +4,7 @@ too early or shared wrongly, no token is skipped, no request overtakes, and all 
 from typing import Literal
 
 import pytest
+from harness.block_integrity import check_cache
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from policy.decode.decode_model import DecodeWorkerModel, Request
@@ -173,7 +174,7 @@ class DecodeMachine(RuleBasedStateMachine):
     @invariant()
     def blocks_are_accounted_for(self) -> None:
         worker = self.worker
-        worker.blocks.check_integrity()
+        check_cache(worker.blocks)
         held = {block for each in worker.draining.values() for block in each.block_ids}
         for request_id in worker.admitted:
             held.update(worker.scheduler.block_ids(request_id))

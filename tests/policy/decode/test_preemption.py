@@ -3,6 +3,7 @@
 from typing import Literal
 
 import pytest
+from harness.block_integrity import check_cache
 from hypothesis import given
 from hypothesis import strategies as st
 from policy.decode.decode_model import DecodeWorkerModel
@@ -194,7 +195,7 @@ def test_everybody_finishes_with_the_right_tokens(
         step = model.next_step()
         while len(model.flights) > (1 if ahead and step else 0):
             model.emitted()
-        model.blocks.check_integrity()
+        check_cache(model.blocks)
         if not pending and not model.queued and not model.admitted:
             break
     assert len(model.done) == 40 + len(traffic)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import pytest
+from harness.block_integrity import check_cache
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -161,7 +162,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_leaks(self) -> None:
-        self.cache.check_integrity()
+        check_cache(self.cache)
         used = {block for request in self.requests for block in request.block_ids}
         assert self.cache.num_cached == len(self.resting)
         assert self.cache.num_free == NUM_BLOCKS - len(used) == len(self.empty) + len(self.resting)

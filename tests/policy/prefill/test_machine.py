@@ -4,6 +4,7 @@ twice, no block lost or overwritten, classes apart, limits and priorities kept."
 from collections.abc import Sequence
 
 import pytest
+from harness.block_integrity import check_cache
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -221,7 +222,7 @@ class PrefillMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_block_is_accounted_for(self) -> None:
-        self.cache.check_integrity()
+        check_cache(self.cache)
         owners = [*self.prompts.values(), *self.pinned.values()]
         held = {block_id for prompt in owners for block_id in prompt.block_ids}
         assert self.cache.num_free == NUM_BLOCKS - len(held)
