@@ -15,7 +15,8 @@ from typing import Final
 
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
-from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
+from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import Action, Demand, Group, PoolState, Scale
 from lengthwise_policy.types import Role
 from scaling.loop import Controller

@@ -6,7 +6,7 @@ from lengthwise_worker.application import run_worker
 
 
 def main() -> None:
-    run_worker(DecodeWorkerConfig, DecodeWorker, "decode-worker")
+    run_worker("decode-worker", DecodeWorkerConfig, DecodeWorker)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,7 @@ class DecodeWorker(RoleWorker):
             block_size=layout.block_size,
         )
         self._service = DecodeService(
-            spec=model.spec,
-            model_fingerprint=model.fingerprint,
-            layout_fingerprint=engine.layout_fingerprint,
-            block_size=layout.block_size,
+            engine,
             reservations=self._reservations,
             receive=self._receive,
             publisher=self._publisher,

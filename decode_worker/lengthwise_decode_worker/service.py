@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_decode_worker.kv.link import PrefillLink
 from lengthwise_decode_worker.kv.receive import KVReceive
 from lengthwise_decode_worker.messages import DecodeWork
@@ -20,6 +19,7 @@ from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_worker.engine import Engine
 from lengthwise_worker.requests import check_tokens, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,19 +35,16 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
 
     def __init__(
         self,
+        engine: Engine,
         *,
-        spec: ModelSpec,
-        model_fingerprint: str,
-        layout_fingerprint: str,
-        block_size: int,
         reservations: Reservations,
         receive: KVReceive,
         publisher: Publisher,
     ) -> None:
-        self._spec = spec
-        self._fingerprints = (model_fingerprint, layout_fingerprint)
-        self._salt = model_fingerprint.encode()
-        self._block_size = block_size
+        self._spec = engine.model.spec
+        self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
+        self._salt = engine.model.fingerprint.encode()
+        self._block_size = engine.model.shards.layout.block_size
         self._reservations = reservations
         self._receive = receive
         self._publisher = publisher

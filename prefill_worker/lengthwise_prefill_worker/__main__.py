@@ -6,7 +6,7 @@ from lengthwise_worker.application import run_worker
 
 
 def main() -> None:
-    run_worker(PrefillWorkerConfig, PrefillWorker, "prefill-worker")
+    run_worker("prefill-worker", PrefillWorkerConfig, PrefillWorker)
 
 
 if __name__ == "__main__":

@@ -49,12 +49,7 @@ class PrefillWorker(RoleWorker):
             release=self._release,
         )
         self._service = PrefillService(
-            spec=model.spec,
-            mailbox=self._mailbox,
-            send=self._send,
-            metrics=self._metrics,
-            block_size=layout.block_size,
-            model_fingerprint=model.fingerprint,
+            engine, mailbox=self._mailbox, send=self._send, metrics=self._metrics
         )
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(self._service, self._server.guarded)
         blocks = engine.take_over(self._send.on_event)

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 
-from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
@@ -25,6 +24,7 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
 )
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
+from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
 from lengthwise_worker.requests import check_tokens, refuse, sampling_state
 
@@ -49,21 +49,14 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     """Checks, opens the link, hands the work to the engine, and waits for the first token."""
 
     def __init__(
-        self,
-        *,
-        spec: ModelSpec,
-        mailbox: Mailbox[Command],
-        send: KVSend,
-        metrics: PrefillMetrics,
-        block_size: int,
-        model_fingerprint: str,
+        self, engine: Engine, *, mailbox: Mailbox[Command], send: KVSend, metrics: PrefillMetrics
     ) -> None:
-        self._spec = spec
+        self._spec = engine.model.spec
         self._mailbox = mailbox
         self._send = send
         self._metrics = metrics
-        self._block_size = block_size
-        self._salt = model_fingerprint.encode()
+        self._block_size = engine.model.shards.layout.block_size
+        self._salt = engine.model.fingerprint.encode()
         self._pending: dict[RequestId, _PendingCall] = {}
         self._numbers = itertools.count()
         self.draining = False

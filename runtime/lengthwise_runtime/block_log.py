@@ -9,7 +9,6 @@ Invariant: a watcher that applies all messages in order ends with the worker's o
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lengthwise_policy.kv.prefix_cache import BlockEvents
@@ -44,8 +43,11 @@ class BlockLog:
         self._version += 1
         self._held.difference_update(events.removed)
         self._held.update(events.added)
-        for contents in (events.removed, events.added):
-            self._note(contents)
+        for content in (*events.removed, *events.added):
+            self._changed[content] = self._version
+            self._changed.move_to_end(content)
+            if len(self._changed) > self._max_entries:
+                _, self._lost_version = self._changed.popitem(last=False)
 
     def since(self, cursor: Cursor | None) -> tuple[worker_pb2.BlockEvents | None, Cursor]:
         """The next message for a watcher, None when it has all, and its new cursor."""
@@ -68,10 +70,3 @@ class BlockLog:
         events = worker_pb2.BlockEvents(reset=reset, added=cursor.unsent[: self._max_entries])
         rest = cursor.unsent[self._max_entries :]
         return events, Cursor(version=cursor.version, unsent=rest)
-
-    def _note(self, contents: Iterable[int]) -> None:
-        for content in contents:
-            self._changed[content] = self._version
-            self._changed.move_to_end(content)
-            if len(self._changed) > self._max_entries:
-                _, self._lost_version = self._changed.popitem(last=False)

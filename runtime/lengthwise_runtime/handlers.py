@@ -6,7 +6,7 @@ The wrapping happens once, when a servicer is registered, not in an interceptor 
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -30,12 +30,6 @@ class _Malformed:
 
     def __init__(self, error: InvalidRequest) -> None:
         self.error = error
-
-
-class _HandlerSink(Protocol):
-    def add_generic_rpc_handlers(self, handlers: object) -> None: ...
-
-    def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None: ...
 
 
 class GuardedServer:

@@ -12,7 +12,7 @@ class _RequestFormatter(logging.Formatter):
         return f"{text} request_id={request_id}" if request_id else text
 
 
-def configure_logging(process: str, level: str = "INFO") -> None:
+def configure_logging(process: str, level: str) -> None:
     """Sends the root logger to stderr. `process` names the role in each line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -34,10 +34,10 @@ TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 
 
 def serve_metrics(
-    listen: str, registry: CollectorRegistry, liveness: Liveness | None = None
+    listen: str, registry: CollectorRegistry, liveness: Liveness
 ) -> tuple[WSGIServer, Address] | None:
-    """Serves /metrics in a thread of its own, with the kernel's numbers of this process, and with a
-    liveness what probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
+    """Serves /metrics in a thread of its own, with the kernel's numbers of this process, and what
+    probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
     200 or 503 with the reason. None where `listen` is empty.
 
     Errors: ConfigError when the address cannot be bound.
@@ -50,9 +50,8 @@ def serve_metrics(
         server, _ = start_http_server(address.port, address.host, registry)
     except OSError as error:
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
-    if liveness is not None:
-        probes = {"/healthz": liveness.trouble, "/livez": liveness.stuck}
-        server.set_app(_with_probes(probes, server.get_app()))
+    probes = {"/healthz": liveness.trouble, "/livez": liveness.stuck}
+    server.set_app(_with_probes(probes, server.get_app()))
     return server, Address(address.host, server.server_port)
 
 

@@ -46,10 +46,7 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
     """
 
     def __init__(
-        self,
-        current: Callable[[], worker_pb2.WorkerStatus],
-        blocks: BlockLog | None = None,
-        set_role: SetRole = keep_role,
+        self, current: Callable[[], worker_pb2.WorkerStatus], blocks: BlockLog, set_role: SetRole
     ) -> None:
         self._current = current
         self._blocks = blocks
@@ -85,28 +82,18 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
         cursor: Cursor | None = None
         while True:
             changed, is_last = self._changed, self._closed
-            status = self._current()
-            if self._blocks is not None:
-                events, cursor = self._blocks.since(cursor)
-                status = _with_events(status, events)
+            events, cursor = self._blocks.since(cursor)
+            status = worker_pb2.WorkerStatus()
+            status.CopyFrom(self._current())  # which may be one object for every watcher
+            if events is not None:
+                status.block_events.CopyFrom(events)
             yield status
             if is_last:
                 return
             await asyncio.sleep(CHANGE_SECONDS)
-            if cursor is not None and cursor.unsent:
+            if cursor.unsent:
                 continue
             try:
                 await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS - CHANGE_SECONDS)
             except TimeoutError:
                 continue
-
-
-def _with_events(
-    status: worker_pb2.WorkerStatus, events: worker_pb2.BlockEvents | None
-) -> worker_pb2.WorkerStatus:
-    """A copy: `current` may give the same object to every watcher."""
-    copy = worker_pb2.WorkerStatus()
-    copy.CopyFrom(status)
-    if events is not None:
-        copy.block_events.CopyFrom(events)
-    return copy

@@ -11,7 +11,7 @@ from scaling.traffic import bursts, chat, code, phases, poisson, ramp, read_trac
 from scaling.workers import Request
 from traces import AZURE_CONVERSATIONS
 
-from lengthwise_policy.scaling.scaler import ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
 from lengthwise_policy.scaling.state import Pool
 
 SEED = 3

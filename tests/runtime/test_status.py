@@ -14,7 +14,7 @@ from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import ConfigError
 from lengthwise_runtime.server import Server
-from lengthwise_runtime.status import HEARTBEAT_SECONDS, RoleRefused, StatusBoard
+from lengthwise_runtime.status import HEARTBEAT_SECONDS, RoleRefused, StatusBoard, keep_role
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 
@@ -56,7 +56,7 @@ async def _hold(stub: worker_pb2_grpc.WorkerStub, expected: set[int], slowly: fl
 @pytest.mark.parametrize("changes", [False, True], ids=["heartbeat", "change"])
 async def test_watchers_hear_of_changes_early_and_of_nothing_in_time(changes: bool) -> None:
     engine = _Engine()
-    board = StatusBoard(engine.status)
+    board = StatusBoard(engine.status, BlockLog(), keep_role)
     async with _watched(board) as stub:
         call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
         first = await call.read()
@@ -78,7 +78,7 @@ async def test_watchers_hear_of_changes_early_and_of_nothing_in_time(changes: bo
 async def test_all_watchers_learn_of_the_same_blocks_whenever_they_come() -> None:
     """40,000 contents change under five watchers; messages carry 5,000 at most."""
     log = BlockLog(5_000)
-    board = StatusBoard(_Engine().status, log)
+    board = StatusBoard(_Engine().status, log, keep_role)
     expected = set(range(10_000, 40_000))
     log.append(BlockEvents(added=tuple(range(20_000)), removed=()))
     async with _watched(board) as stub, asyncio.TaskGroup() as tasks:
@@ -98,7 +98,7 @@ async def test_the_parts_of_everything_do_not_wait_for_heartbeats() -> None:
     """24 parts, which would take 12 s at one per heartbeat."""
     log = BlockLog(1)
     log.append(BlockEvents(added=tuple(range(24)), removed=()))
-    async with _watched(StatusBoard(_Engine().status, log)) as stub:
+    async with _watched(StatusBoard(_Engine().status, log, keep_role)) as stub:
         assert await _hold(stub, set(range(24)), 0) == 1
 
 
@@ -106,7 +106,10 @@ async def test_one_status_object_can_be_sent_to_all_watchers() -> None:
     shared = worker_pb2.WorkerStatus(worker_id="w")
     log = BlockLog()
     log.append(BlockEvents(added=(7,), removed=()))
-    async with _watched(StatusBoard(lambda: shared, log)) as stub, asyncio.TaskGroup() as tasks:
+    async with (
+        _watched(StatusBoard(lambda: shared, log, keep_role)) as stub,
+        asyncio.TaskGroup() as tasks,
+    ):
         for _ in range(2):
             tasks.create_task(_hold(stub, {7}, 0))
     assert not shared.HasField("block_events")
@@ -124,7 +127,7 @@ async def test_a_second_server_on_the_same_port_is_one_clear_error() -> None:
 
 async def test_a_board_that_closes_sends_the_last_status_and_the_end() -> None:
     engine = _Engine()
-    board = StatusBoard(engine.status)
+    board = StatusBoard(engine.status, BlockLog(), keep_role)
     async with _watched(board) as stub:
         call = stub.Watch(worker_pb2.WatchRequest(), timeout=10)
         statuses = aiter(call)
@@ -143,7 +146,7 @@ async def test_a_wish_for_a_role_is_passed_on_and_answered_with_the_one_before()
         wishes.append(role)
         return "prefill"
 
-    async with _watched(StatusBoard(_Engine().status, set_role=set_role)) as stub:
+    async with _watched(StatusBoard(_Engine().status, BlockLog(), set_role)) as stub:
         wish = worker_pb2.SetRoleRequest(role=worker_pb2.ROLE_DECODE)
         assert (await stub.SetRole(wish)).previous == worker_pb2.ROLE_PREFILL
     assert wishes == ["decode"]
@@ -157,21 +160,21 @@ def _busy(_role: Role) -> Role:
     ("board", "role", "code", "expected"),
     [
         pytest.param(
-            StatusBoard(_Engine().status),
+            StatusBoard(_Engine().status, BlockLog(), keep_role),
             worker_pb2.ROLE_DECODE,
             grpc.StatusCode.FAILED_PRECONDITION,
             "run lengthwise-flexible-worker",
             id="one role for life",
         ),
         pytest.param(
-            StatusBoard(_Engine().status, set_role=_busy),
+            StatusBoard(_Engine().status, BlockLog(), _busy),
             worker_pb2.ROLE_DECODE,
             grpc.StatusCode.FAILED_PRECONDITION,
             "it is busy",
             id="not now",
         ),
         pytest.param(
-            StatusBoard(_Engine().status, set_role=_busy),
+            StatusBoard(_Engine().status, BlockLog(), _busy),
             worker_pb2.ROLE_UNSPECIFIED,
             grpc.StatusCode.INVALID_ARGUMENT,
             "role: got 0, expected ROLE_PREFILL or ROLE_DECODE",

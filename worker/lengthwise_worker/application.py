@@ -43,7 +43,7 @@ class WorkerApplication(Generic[C]):
 
 
 def run_worker(
-    config_class: type[C], build: Callable[[C, Engine, WorkerEndpoint], RoleWorker], name: str
+    name: str, config_class: type[C], build: Callable[[C, Engine, WorkerEndpoint], RoleWorker]
 ) -> None:
     """Entry point of the process; see `run_process`."""
     run_process(

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
 from lengthwise_runtime.config import STRICT, TlsConfig
 
@@ -61,13 +62,9 @@ class WorkerConfig:
         for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.tensor_parallel_size < 1:
-            raise ValueError(
-                f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}"
-            )
-        for name in ("threads", "graph_memory_bytes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
+        require_at_least("threads", self.threads, 0)
+        require_at_least("graph_memory_bytes", self.graph_memory_bytes, 0)
 
     @property
     def model_name(self) -> str:

@@ -66,11 +66,9 @@ class DecodeLoop:
         self._step_ended_at: float | None = None
         self._snapshots = Snapshots(scheduler, blocks, self._fit)
         self.progress = 0
-        """Grows with every layer of every step: still while requests run means stuck."""
         self.snapshot = self._snapshots.take(self._clock())
 
     def step(self) -> None:
-        """See `lengthwise_worker.step_loop.StepLoop`."""
         report = DecodeReport()
         began_at = None if self._in_flight is None else self._clock()
         if self._in_flight is not None and not self._in_flight.may_be_followed:

@@ -41,6 +41,13 @@ def choose_partner(
     return holder
 
 
+def room_left(partner: WorkerView | None) -> str:
+    """For the reason of a placement."""
+    if partner is None:
+        return "one token needs no decode worker"
+    return f"{partner.room_tokens} KV slots left"
+
+
 def _least_busy(request: PlacementRequest, views: Sequence[WorkerView]) -> WorkerView:
     """Of those with room; the one with the most room where none has enough."""
     best: WorkerView | None = None

@@ -1,6 +1,6 @@
 """What a placement strategy is, and what may be set about placement."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Protocol
 
 from lengthwise_policy.checks import require_at_least
@@ -41,10 +41,8 @@ class PoolPolicy:
     drain_seconds: float = 30.0  # a worker that is not empty by then stays where it was
 
     def __post_init__(self) -> None:
-        for name in ("queue_weight", "deviation_weight", "utilisation_weight", "tolerance"):
-            require_at_least(name, getattr(self, name), 0.0)
-        for name in ("idle_pressure", "cooldown_seconds", "drain_seconds"):
-            require_at_least(name, getattr(self, name), 0.0)
+        for each in fields(self):
+            require_at_least(each.name, getattr(self, each.name), 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from heapq import nsmallest
 
 from lengthwise_policy.placement.candidates import Candidates, find_candidates
-from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.decode_choice import choose_partner, room_left
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
@@ -70,11 +70,7 @@ def place_soonest(
     best = nsmallest(MAX_CANDIDATES, _scores(request, candidates.prefill, partners))
     ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
     first, chosen = ranked[0], best[0][-1]
-    partner = partners.get(chosen.kind)
-    if partner is None:
-        rest = "one token needs no decode worker"
-    else:
-        rest = f"{partner.room_tokens} KV slots left"
+    rest = room_left(partners.get(chosen.kind))
     return Placement(
         prefill=first.prefill,
         decode=first.decode,

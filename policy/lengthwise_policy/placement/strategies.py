@@ -12,7 +12,7 @@ id; random numbers and the clock are arguments.
 from collections.abc import Callable, Mapping, Sequence
 
 from lengthwise_policy.placement.candidates import Candidates, find_candidates
-from lengthwise_policy.placement.decode_choice import choose_partner
+from lengthwise_policy.placement.decode_choice import choose_partner, room_left
 from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.local_prefill import LocalPrefill
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRule
@@ -148,20 +148,13 @@ def _place(
 ) -> Placement:
     """Chooses the prefill worker first: its kind decides which partners there are."""
     chosen = prefill(candidates.prefill)
-    reason = f"{rule}: {chosen.tokens_ahead} tokens ahead"
-    if not candidates.partners:
-        return Placement(
-            prefill=chosen.worker_id,
-            decode=None,
-            rule=rule,
-            reason=f"{reason}, one token needs no decode worker{candidates.note}",
-        )
-    partner = decode(candidates.partners[chosen.kind])
+    partner = decode(candidates.partners[chosen.kind]) if candidates.partners else None
+    rest = f"{chosen.tokens_ahead} tokens ahead, {room_left(partner)}{candidates.note}"
     return Placement(
         prefill=chosen.worker_id,
-        decode=partner.worker_id,
+        decode=None if partner is None else partner.worker_id,
         rule=rule,
-        reason=f"{reason}, {partner.room_tokens} KV slots left{candidates.note}",
+        reason=f"{rule}: {rest}",
     )
 
 

@@ -19,7 +19,20 @@ from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_policy.prefill.queue import PrefillJob, Prompt, PromptQueue, Urgency
 
 
-class FirstCome:
+class _ByArrival:
+    """Queues in the order of arrival, for which nothing need be remembered."""
+
+    def urgency(self, prompt: Prompt) -> Urgency:
+        return (0.0, 0.0, prompt.number)
+
+    def arrived(self, prompt: Prompt) -> None:
+        pass
+
+    def planned(self, length: LengthClass, seconds: float) -> None:
+        pass
+
+
+class FirstCome(_ByArrival):
     """One queue in the order of arrival."""
 
     rules: tuple[PrefillRule, ...] = ("fcfs",)
@@ -34,21 +47,12 @@ class FirstCome:
     def queue_of(self, length: LengthClass) -> PromptQueue:
         return self._queue
 
-    def urgency(self, prompt: Prompt) -> Urgency:
-        return (0.0, 0.0, prompt.number)
-
-    def arrived(self, prompt: Prompt) -> None:
-        pass
-
     def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         if self._queue:
             yield full_batch(self._queue, self._policy, "fcfs", "in the order of arrival")
 
-    def planned(self, length: LengthClass, seconds: float) -> None:
-        pass
 
-
-class ShortFirst:
+class ShortFirst(_ByArrival):
     """Two queues in the order of arrival; see the module."""
 
     rules: tuple[PrefillRule, ...] = ("short_first",)
@@ -66,12 +70,6 @@ class ShortFirst:
     def queue_of(self, length: LengthClass) -> PromptQueue:
         return self._short if length == "short" else self._long
 
-    def urgency(self, prompt: Prompt) -> Urgency:
-        return (0.0, 0.0, prompt.number)
-
-    def arrived(self, prompt: Prompt) -> None:
-        pass
-
     def choices(self, now: float, cost: CostModel) -> Iterator[BatchChoice | WaitUntil]:
         oldest = self._short.head()
         closes_at = oldest.job.arrived_at + self.WINDOW_SECONDS if oldest else now
@@ -85,9 +83,6 @@ class ShortFirst:
             yield self._choice(self._long, 1, why)
         if oldest and not is_due:
             yield WaitUntil(until=closes_at)
-
-    def planned(self, length: LengthClass, seconds: float) -> None:
-        pass
 
     def _choice(self, queue: PromptQueue, most: int, why: str) -> BatchChoice:
         choice = full_batch(queue, self._policy, "short_first", why)

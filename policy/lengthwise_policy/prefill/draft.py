@@ -76,7 +76,15 @@ class Draft:
             prompt.served_seconds += seconds
         lengths = {prompt.length for prompt, _ in self._planned}
         waited = now - min(prompt.job.arrived_at for prompt, _ in self._planned)
-        chunks = tuple(_chunk(prompt, num_tokens) for prompt, num_tokens in self._planned)
+        chunks = tuple(
+            PromptChunk(
+                request_id=prompt.job.request_id,
+                start=prompt.num_computed,
+                num_tokens=num_tokens,
+                is_last=num_tokens == prompt.num_missing,
+            )
+            for prompt, num_tokens in self._planned
+        )
         what = f"{len(chunks)} {' and '.join(sorted(lengths))}"
         return PrefillBatch(
             chunks=chunks,
@@ -87,12 +95,3 @@ class Draft:
                 f"oldest waited {waited:.3f} s"
             ),
         )
-
-
-def _chunk(prompt: Prompt, num_tokens: int) -> PromptChunk:
-    return PromptChunk(
-        request_id=prompt.job.request_id,
-        start=prompt.num_computed,
-        num_tokens=num_tokens,
-        is_last=num_tokens == prompt.num_missing,
-    )

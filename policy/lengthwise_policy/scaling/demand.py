@@ -39,7 +39,7 @@ from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad
+from lengthwise_policy.scaling.state import DecodeLoad, Demand, DemandRule, PrefillLoad, Reason
 
 # Latency grows without bound near saturation and shows little of what is needed. The next window
 # shows what the last step changed, so a bounded one only takes longer (llm-d clamps at the same).
@@ -239,9 +239,8 @@ def _largest(terms: list[Term], is_idle: bool) -> Demand:
     """The first of the largest; "idle" when nothing is needed."""
     workers, rule, why = max(terms, key=lambda term: term[0])
     if is_idle:
-        why = "nothing arrives, runs or waits"
-        return Demand(workers=0.0, rule="idle", details=why, is_idle=True)
-    return Demand(workers=workers, rule=rule, details=why, is_idle=False)
+        workers, rule, why = 0.0, "idle", "nothing arrives, runs or waits"
+    return Demand(workers=workers, reason=Reason(rule, why), is_idle=is_idle)
 
 
 def _check(load: PrefillLoad | DecodeLoad) -> None:

@@ -7,6 +7,7 @@ fewer is being made. Thus neither a scale out nor a scale in that is under way i
 What is remembered between instants is `PoolMemory`'s, and only what observations cannot show.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,26 +74,24 @@ def capacities(
 ) -> dict[Group, GroupCapacity]:
     """Of every group that has a pool or a pod; `flipping`: pods on their way to a role."""
     ready: dict[Group, list[tuple[PoolView, Pod]]] = {}
-    coming: dict[Group, int] = {}
-    unschedulable: dict[Group, int] = {}
+    coming: Counter[Group] = Counter()
+    unschedulable: Counter[Group] = Counter()
     for view in views:
-        coming[view.group] = coming.get(view.group, 0) + view.making
-        nowhere = view.num_unschedulable
-        unschedulable[view.group] = unschedulable.get(view.group, 0) + nowhere
+        coming[view.group] += view.making
+        unschedulable[view.group] += view.num_unschedulable
         for pod in view.pods:
             group = serves(view, flipping.get(pod.name, pod.role))
             if pod.name in flipping or pod.phase == "starting":
-                coming[group] = coming.get(group, 0) + 1
+                coming[group] += 1
             elif pod.phase == "ready":
                 ready.setdefault(group, []).append((view, pod))
-    groups = {*coming, *ready}
     return {
         group: GroupCapacity(
             ready=tuple(ready.get(group, ())),
-            coming=coming.get(group, 0),
-            unschedulable=unschedulable.get(group, 0),
+            coming=coming[group],
+            unschedulable=unschedulable[group],
         )
-        for group in groups
+        for group in {*coming, *ready}
     }
 
 

@@ -18,7 +18,7 @@ a pool takes what is there as its own.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lengthwise_policy.scaling.policy import ScalingPolicy as ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
 from lengthwise_policy.scaling.pools import GroupCapacity, PoolMemory, PoolView, capacities, look
 from lengthwise_policy.scaling.roles import OTHER, FlipPlan, RoleFlips
 from lengthwise_policy.scaling.shares import Leaving, num_away, share_in, share_out

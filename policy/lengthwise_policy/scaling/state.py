@@ -136,13 +136,8 @@ class Demand:
     """How many workers a group's work needs, not rounded; what the largest term was."""
 
     workers: float
-    rule: DemandRule
-    details: str  # the numbers behind the rule
+    reason: Reason  # its rule is a DemandRule
     is_idle: bool  # nothing runs, waits, or has arrived within the window
-
-    @property
-    def reason(self) -> str:
-        return f"{self.rule}: {self.details}"
 
 
 Group = tuple[Role, LengthClass | None]

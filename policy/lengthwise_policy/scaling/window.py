@@ -57,7 +57,7 @@ class DemandWindow:
         """The present demand's."""
         if self._last is None:
             return Reason("unwatched", "no demand was seen yet")
-        return Reason(self._last.rule, self._last.details)
+        return self._last.reason
 
     def needed_now(self) -> int:
         """Workers that carry the present demand; any work at all needs one."""

@@ -54,7 +54,7 @@ class DecodeLink:
         on_committed: Callable[[decode_pb2.Committed], None],
         on_down: Callable[["DecodeLink", str], None],
     ) -> None:
-        """`identity`: of this worker, in the handshake; without the link's name."""
+        """`identity`: this worker's part of the handshake; the link's name is added."""
         self.name = name
         self.down_reason: str | None = None
         self._address = address

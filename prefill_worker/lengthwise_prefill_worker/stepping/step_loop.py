@@ -68,11 +68,9 @@ class PrefillLoop:
         self._step_ended_at: float | None = None
         self._idle_seconds = 0.0
         self.progress = 0
-        """Grows with every layer of every step: still while requests run means stuck."""
         self.snapshot = self._take_snapshot(running=0)
 
     def step(self) -> None:
-        """See `lengthwise_worker.step_loop.StepLoop`."""
         report = PrefillReport()
         commands = self._mailbox.drain(self._idle_seconds)
         for command in commands:

@@ -15,6 +15,7 @@ from lengthwise_policy.scaling.state import (
     PodPhase,
     Pool,
     PoolState,
+    Reason,
     Scale,
     ScalingRule,
 )
@@ -25,7 +26,7 @@ DECODE: Final[Group] = ("decode", None)
 
 def need(workers: float) -> Demand:
     """Work for so many workers; 0 is idle."""
-    return Demand(workers=workers, rule="throughput", details=f"{workers}", is_idle=not workers)
+    return Demand(workers=workers, reason=Reason("throughput", f"{workers}"), is_idle=not workers)
 
 
 def pods(pool: Pool, *phases: PodPhase, running: Sequence[int] = ()) -> tuple[Pod, ...]:

@@ -48,7 +48,7 @@ NO_DECODE = DecodeLoad(
 
 
 def rule(demand: Demand) -> str:
-    return demand.rule
+    return demand.reason.rule
 
 
 def test_without_any_work_nothing_is_needed_and_it_says_idle() -> None:

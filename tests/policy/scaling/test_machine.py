@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from policy.scaling.scaling_cases import DECODE, PREFILL, flips, need, scales
 from policy.scaling.scaling_world import INTERVAL, World
 
-from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
+from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import (
     Action,
     Demand,

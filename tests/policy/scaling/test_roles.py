@@ -15,7 +15,8 @@ from policy.scaling.scaling_cases import (
     watch,
 )
 
-from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
+from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import PodPhase, Pool, PoolState
 from lengthwise_policy.types import Role
 

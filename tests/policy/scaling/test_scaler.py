@@ -15,7 +15,8 @@ from policy.scaling.scaling_cases import (
     watch,
 )
 
-from lengthwise_policy.scaling.scaler import Scaler, ScalingPolicy
+from lengthwise_policy.scaling.policy import ScalingPolicy
+from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import Group, Pool, PoolState, Scale
 
 POOL = Pool(name="a", role="prefill", max_replicas=8)
