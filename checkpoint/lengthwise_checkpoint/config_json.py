@@ -68,12 +68,7 @@ class ConfigJson:
         return self._values.get(key)
 
     def integer(
-        self,
-        key: str,
-        default: int | None = None,
-        *,
-        minimum: int = 1,
-        maximum: int = MAX_INTEGER,
+        self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int = MAX_INTEGER
     ) -> int:
         value = self._get(key, default)
         if not _is_integer(value) or value < minimum:

@@ -64,10 +64,7 @@ class Decoder:
         self._frequencies = rope_frequencies(spec.rope, spec.head_dim).to(self.device)
 
     def forward(
-        self,
-        step: StepTensors,
-        cache: torch.Tensor,
-        on_layer: Callable[[int], None] | None = None,
+        self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         """Logits, float32 [len(step.sampled), vocab_size], of the step's sampled rows.
 

@@ -85,9 +85,7 @@ class ModelRunner(Protocol):
         ...
 
     def launch(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> PendingStep:
         """Begin one step; a decode row is a chunk of one token.
 
@@ -98,9 +96,7 @@ class ModelRunner(Protocol):
         ...
 
     def run(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> list[SampledToken | None]:
         """Compute one step: `launch`, and its tokens."""
         ...

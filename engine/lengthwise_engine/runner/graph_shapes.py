@@ -9,12 +9,7 @@ from typing import Final
 
 from lengthwise_kernels.dispatch import PaddedShape
 
-DECODE_ROWS: Final = (
-    *(1, 2, 4),
-    *range(8, 64, 8),
-    *range(64, 128, 16),
-    *range(128, 257, 32),
-)
+DECODE_ROWS: Final = (*(1, 2, 4), *range(8, 64, 8), *range(64, 128, 16), *range(128, 257, 32))
 """Rows of decode graphs. Padding rows read no keys, and a matrix product takes rows 64 at a time,
 so that padding costs next to nothing; the steps keep copies of logits small. Above 256 rows a step
 of even a small model takes the GPU longer than it takes the host to launch it."""

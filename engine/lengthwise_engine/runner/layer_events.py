@@ -29,11 +29,7 @@ class LayerEvents:
     """Of one step: `launched` for each layer, then `finish`."""
 
     def __init__(
-        self,
-        on_layer: Callable[[int], None],
-        mark: Mark,
-        *,
-        layer_seconds: float = LAYER_SECONDS,
+        self, on_layer: Callable[[int], None], mark: Mark, *, layer_seconds: float = LAYER_SECONDS
     ) -> None:
         self._on_layer = on_layer
         self._mark = mark

@@ -110,11 +110,7 @@ def draw_arrays(
         "rows": (rows, np.int64, room or 0),
         "temperatures": ([sampling.temperature for sampling in samplings], np.float32, 1.0),
         # As int64: the upper half of the unsigned seeds becomes negative with the same bits.
-        "seeds": (
-            [(sampling.seed + 2**63) % 2**64 - 2**63 for sampling in samplings],
-            np.int64,
-            0,
-        ),
+        "seeds": ([(sampling.seed + 2**63) % 2**64 - 2**63 for sampling in samplings], np.int64, 0),
         "positions": ([positions[row] for row in rows], np.int64, 0),
         "top_k": ([sampling.top_k for sampling in samplings], np.int64, 0),
         "top_p": ([sampling.top_p for sampling in samplings], np.float32, 1.0),

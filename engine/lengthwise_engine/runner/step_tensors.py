@@ -117,10 +117,7 @@ def padded(array: NDArray[Any], count: int, filler: int) -> NDArray[Any]:
 
 
 def _places(
-    chunks: Sequence[SequenceChunk],
-    lengths: Sequence[int],
-    starts: Sequence[int],
-    block_size: int,
+    chunks: Sequence[SequenceChunk], lengths: Sequence[int], starts: Sequence[int], block_size: int
 ) -> tuple[Ints, Ints]:
     """The position of each token and the block it lies in."""
     if max(lengths) == 1:

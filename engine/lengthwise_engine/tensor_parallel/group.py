@@ -35,13 +35,7 @@ class RankGroup:
     """
 
     def __init__(
-        self,
-        rendezvous: int,
-        rank: int,
-        size: int,
-        *,
-        device: torch.device,
-        stall_seconds: float,
+        self, rendezvous: int, rank: int, size: int, *, device: torch.device, stall_seconds: float
     ) -> None:
         """Returns once all ranks are there; raises RuntimeError when they are not in MEET_SECONDS.
 

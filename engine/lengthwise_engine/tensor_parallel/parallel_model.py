@@ -121,17 +121,8 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
         shares=loaded.shares,
     )
     runner = ParallelRunner(
-        own,
-        loaded.ranks,
-        loaded.watch,
-        spec=spec,
-        shards=shards,
-        stall_seconds=plan.stall_seconds,
+        own, loaded.ranks, loaded.watch, spec=spec, shards=shards, stall_seconds=plan.stall_seconds
     )
     return ParallelModel(
-        runner=runner,
-        steps=own.counts,
-        caches=loaded.caches,
-        shards=shards,
-        watch=loaded.watch,
+        runner=runner, steps=own.counts, caches=loaded.caches, shards=shards, watch=loaded.watch
     )

@@ -65,11 +65,7 @@ class RankPlan:
     def meet(self, rendezvous: int) -> RankGroup:
         """Returns once all ranks are there; raises RuntimeError when they are not in time."""
         return RankGroup(
-            rendezvous,
-            self.rank,
-            self.size,
-            device=self.device,
-            stall_seconds=self.stall_seconds,
+            rendezvous, self.rank, self.size, device=self.device, stall_seconds=self.stall_seconds
         )
 
     def runner(self, weights: DecoderWeights, cache: KVCache, group: RankGroup) -> TorchRunner:

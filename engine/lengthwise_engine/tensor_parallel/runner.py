@@ -65,9 +65,7 @@ class ParallelRunner:
         return self._own.runs_ahead
 
     def launch(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> PendingStep:
         check_chunks(
             chunks,
@@ -88,9 +86,7 @@ class ParallelRunner:
         return WatchedStep(step, self._watch, self._step_seconds, time.monotonic() + patience)
 
     def run(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> list[SampledToken | None]:
         return self.launch(chunks, on_layer).tokens()
 

@@ -50,9 +50,7 @@ class AsynchronousToyRunner(ToyRunner):
         return True
 
     def launch(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> PendingStep:
         self._check(chunks)
         before, self._before = self._last, chunks

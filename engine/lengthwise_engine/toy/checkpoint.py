@@ -9,13 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from lengthwise_checkpoint.toy import (
-    EOS_TOKEN_ID,
-    HEAD_DIM,
-    MODEL_TYPE,
-    NUM_KV_HEADS,
-    VOCAB_SIZE,
-)
+from lengthwise_checkpoint.toy import EOS_TOKEN_ID, HEAD_DIM, MODEL_TYPE, NUM_KV_HEADS, VOCAB_SIZE
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|user|>", "<|assistant|>")
 

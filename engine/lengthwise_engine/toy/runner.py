@@ -63,9 +63,7 @@ class ToyRunner:
         return False
 
     def launch(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> PendingStep:
         self._check(chunks)
         known = with_known_tokens(chunks, self._sampled)
@@ -73,9 +71,7 @@ class ToyRunner:
         return SettledStep(self._sampled)
 
     def run(
-        self,
-        chunks: Sequence[SequenceChunk],
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> list[SampledToken | None]:
         return self.launch(chunks, on_layer).tokens()
 

@@ -245,10 +245,7 @@ class LocalWire:
         link.sender.deliver(Sent(link=send.link, sequence=send.sequence, checksum=sent))
         link.receiver.deliver(
             Received(
-                link=send.link,
-                sequence=send.sequence,
-                key=receive.key,
-                checksum=_checksum(data),
+                link=send.link, sequence=send.sequence, key=receive.key, checksum=_checksum(data)
             )
         )
 

@@ -38,15 +38,7 @@ def _quantise_rows_kernel(x_ptr, values_ptr, scales_ptr, size, BLOCK: tl.constex
 
 @triton.jit
 def _add_rms_norm_fp8_kernel(
-    x_ptr,
-    residual_ptr,
-    weight_ptr,
-    sum_ptr,
-    values_ptr,
-    scales_ptr,
-    size,
-    eps,
-    BLOCK: tl.constexpr,
+    x_ptr, residual_ptr, weight_ptr, sum_ptr, values_ptr, scales_ptr, size, eps, BLOCK: tl.constexpr
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)

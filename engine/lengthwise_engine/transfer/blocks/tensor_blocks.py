@@ -46,10 +46,7 @@ class TensorBlocks:
         self._dtype = caches[0].tensor.dtype
         self._device = caches[0].tensor.device
         self._shards = [
-            _shard(
-                cache,
-                HeadShard(rank=rank, size=len(caches), num_kv_heads=layout.num_kv_heads),
-            )
+            _shard(cache, HeadShard(rank=rank, size=len(caches), num_kv_heads=layout.num_kv_heads))
             for rank, cache in enumerate(caches)
         ]
 
@@ -81,10 +78,7 @@ class TensorBlocks:
         return list(torch.split(on_device, self._message_bytes // self._block_bytes))
 
     def pack(
-        self,
-        message: torch.Tensor,
-        buffer: Buffer,
-        checksum: xxhash.xxh3_64 | None = None,
+        self, message: torch.Tensor, buffer: Buffer, checksum: xxhash.xxh3_64 | None = None
     ) -> torch.Tensor:
         memory = buffer.tensor[: len(message) * self._block_bytes]
         with buffer.used():

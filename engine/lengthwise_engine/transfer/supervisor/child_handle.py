@@ -37,13 +37,7 @@ class ChildHandle:
         try:
             # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    _MODULE,
-                    str(inherited[0]),
-                ],
+                [sys.executable, "-P", "-m", _MODULE, str(inherited[0])],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 env=_ENVIRONMENT | os.environ,  # the operator's settings win

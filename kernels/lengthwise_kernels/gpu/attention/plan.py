@@ -21,11 +21,7 @@ from lengthwise_kernels.attention_plan import (
     PaddedShape,
     StepAttention,
 )
-from lengthwise_kernels.gpu.attention.decode import (
-    MAX_HEAD_DIM,
-    DecodeRows,
-    decode_attention,
-)
+from lengthwise_kernels.gpu.attention.decode import MAX_HEAD_DIM, DecodeRows, decode_attention
 from lengthwise_kernels.gpu.attention.prefill import (
     MAX_GROUP,
     PromptTiles,

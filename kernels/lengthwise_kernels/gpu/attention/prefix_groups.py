@@ -64,10 +64,7 @@ def _saved_keys(group: PrefixGroup) -> int:
 
 
 def _common(
-    tables: Sequence[Sequence[int]],
-    positions: Sequence[int],
-    rows: Sequence[int],
-    block_size: int,
+    tables: Sequence[Sequence[int]], positions: Sequence[int], rows: Sequence[int], block_size: int
 ) -> int:
     """Keys in the blocks that all `rows` have in common."""
     low = MIN_PREFIX_BLOCKS
