@@ -22,14 +22,9 @@ _PIECE: Final = 4096
 
 @triton.jit
 def _copy_blocks_kernel(
-    cache_ptr,
-    packed_ptr,
-    blocks_ptr,
-    num_cache_blocks,
-    numbers,
-    PACK: tl.constexpr,
-    PIECE: tl.constexpr,
-):
+    cache_ptr, packed_ptr, blocks_ptr, num_cache_blocks, numbers,
+    PACK: tl.constexpr, PIECE: tl.constexpr,
+):  # fmt: skip
     index, layer = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     block = tl.load(blocks_ptr + index).to(tl.int64)
     number = tl.program_id(0) * PIECE + tl.arange(0, PIECE)

@@ -29,18 +29,10 @@ _MAX_NUMBERS: Final = 16_384
 
 @triton.jit
 def _block_fp8_kernel(
-    cache_ptr,
-    values_ptr,
-    scales_ptr,
-    blocks_ptr,
-    num_cache_blocks,
-    PACK: tl.constexpr,
-    SLOTS: tl.constexpr,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_SLOTS: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-):
+    cache_ptr, values_ptr, scales_ptr, blocks_ptr, num_cache_blocks,
+    PACK: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    BLOCK_SLOTS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
     half, head = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
     index, layer = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     block = tl.load(blocks_ptr + index).to(tl.int64)

@@ -28,23 +28,11 @@ _PROGRAM_NUMBERS: Final = 2048
 
 @triton.jit(do_not_specialize=["tokens"])
 def _rotate_and_store_kernel(
-    heads_ptr,
-    cos_ptr,
-    sin_ptr,
-    query_norm_ptr,
-    key_norm_ptr,
-    layer_ptr,
-    rows_ptr,
-    queries_ptr,
-    tokens,
-    eps,
-    NUM_HEADS: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    NORM: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_HALF: tl.constexpr,
-):
+    heads_ptr, cos_ptr, sin_ptr, query_norm_ptr, key_norm_ptr, layer_ptr, rows_ptr, queries_ptr,
+    tokens, eps,
+    NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     pair = tl.arange(0, BLOCK_HALF)

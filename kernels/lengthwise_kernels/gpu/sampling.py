@@ -97,16 +97,9 @@ def _least_kept(
 
 @triton.jit
 def _sample_kernel(
-    scores_ptr,
-    seeds_ptr,
-    positions_ptr,
-    top_k_ptr,
-    top_p_ptr,
-    min_p_ptr,
-    tokens_ptr,
-    vocab_size,
+    scores_ptr, seeds_ptr, positions_ptr, top_k_ptr, top_p_ptr, min_p_ptr, tokens_ptr, vocab_size,
     BLOCK: tl.constexpr,
-):
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     scores_ptr += row * vocab_size
     top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)

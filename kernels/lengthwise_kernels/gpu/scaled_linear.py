@@ -31,19 +31,9 @@ _FIRST_CAPABILITY: Final = (8, 9)
 
 @triton.jit(do_not_specialize=["rows"])
 def _scaled_linear_kernel(
-    x_ptr,
-    x_scales_ptr,
-    weight_ptr,
-    weight_scales_ptr,
-    bias_ptr,
-    out_ptr,
-    rows,
-    outputs,
-    inputs,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    x_ptr, x_scales_ptr, weight_ptr, weight_scales_ptr, bias_ptr, out_ptr, rows, outputs, inputs,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     # Neighbours share columns of the weights and take all rows, so that weights are read once.
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     output = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)

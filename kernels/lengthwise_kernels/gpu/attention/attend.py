@@ -35,24 +35,10 @@ def _load(at, inside_keys, inside_head, MASK_KEYS: tl.constexpr, MASK_HEAD: tl.c
 
 @triton.jit
 def attend(
-    q,
-    acc,
-    peak,
-    mass,
-    keys_ptr,
-    table_ptr,
-    begin,
-    end,
-    first_seen,
-    last_seen,
-    scale,
-    MASKED: tl.constexpr,
-    PAGE: tl.constexpr,
-    TOKEN_STRIDE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    q, acc, peak, mass, keys_ptr, table_ptr, begin, end, first_seen, last_seen, scale,
+    MASKED: tl.constexpr, PAGE: tl.constexpr, TOKEN_STRIDE: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     """Let `q` [rows, BLOCK_D] see the keys [begin, end) of a sequence, TILE at a time.
 
     `keys_ptr` is where this head's keys of block 0 begin, `table_ptr` the sequence's blocks. With
@@ -94,17 +80,9 @@ def finish(acc, peak, mass, scale):
 
 @triton.jit
 def merge(
-    parts_ptr,
-    lses_ptr,
-    first,
-    stride,
-    nudge,
-    count,
-    row,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    parts_ptr, lses_ptr, first, stride, nudge, count, row,
+    ROWS: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Attention over all keys from `count` parts that saw some of them each.
 
     Part i is in slot `first` + i `stride`, the first of them `nudge` slots further; a slot holds

@@ -98,28 +98,11 @@ def _owner(tile, tiles, programs):
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _decode_kernel(
-    queries_ptr,
-    layer_ptr,
-    rows_ptr,
-    begins_ptr,
-    ends_ptr,
-    tables_ptr,
-    table_starts_ptr,
-    first_tiles_ptr,
-    out_ptr,
-    lse_ptr,
-    parts_ptr,
-    part_lses_ptr,
-    num_rows,
-    scale,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    queries_ptr, layer_ptr, rows_ptr, begins_ptr, ends_ptr, tables_ptr, table_starts_ptr,
+    first_tiles_ptr, out_ptr, lse_ptr, parts_ptr, part_lses_ptr, num_rows, scale,
+    NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     program = tl.program_id(0)
     tiles = tl.load(first_tiles_ptr + num_rows) * NUM_KV_HEADS
     programs = tl.minimum(tl.num_programs(0), tiles)
@@ -180,21 +163,10 @@ def _decode_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "shares"])
 def _merge_kernel(
-    rows_ptr,
-    first_tiles_ptr,
-    out_ptr,
-    lse_ptr,
-    parts_ptr,
-    part_lses_ptr,
-    num_rows,
-    shares,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    rows_ptr, first_tiles_ptr, out_ptr, lse_ptr, parts_ptr, part_lses_ptr, num_rows, shares,
+    NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1)
     tiles = tl.load(first_tiles_ptr + num_rows) * NUM_KV_HEADS
     row_tile, row_end = tl.load(first_tiles_ptr + row), tl.load(first_tiles_ptr + row + 1)

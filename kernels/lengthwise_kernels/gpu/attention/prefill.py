@@ -71,21 +71,10 @@ def cut_tiles(
 
 @triton.jit
 def _prefill_kernel(
-    queries_ptr,
-    layer_ptr,
-    tiles_ptr,
-    tables_ptr,
-    out_ptr,
-    scale,
-    WINDOW: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    queries_ptr, layer_ptr, tiles_ptr, tables_ptr, out_ptr, scale,
+    WINDOW: tl.constexpr, NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     fields, kv_head = tiles_ptr + tl.program_id(0) * 4, tl.program_id(1)
     first_query, count = tl.load(fields), tl.load(fields + 1)
     position, table = tl.load(fields + 2), tl.load(fields + 3)

@@ -74,22 +74,10 @@ def group_tiles(rows: int, group: int) -> int:
 
 @triton.jit
 def _prefix_kernel(
-    queries_ptr,
-    layer_ptr,
-    rows_ptr,
-    tiles_ptr,
-    tables_ptr,
-    parts_ptr,
-    part_lses_ptr,
-    scale,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    PAGE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    TILE: tl.constexpr,
-):
+    queries_ptr, layer_ptr, rows_ptr, tiles_ptr, tables_ptr, parts_ptr, part_lses_ptr, scale,
+    NUM_KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
     fields, kv_head, split = tiles_ptr + tl.program_id(0) * 4, tl.program_id(1), tl.program_id(2)
     first, count = tl.load(fields), tl.load(fields + 1)
     keys, table = tl.load(fields + 2), tl.load(fields + 3)
@@ -127,18 +115,9 @@ def _prefix_kernel(
 
 @triton.jit(do_not_specialize=["splits"])
 def _join_kernel(
-    rows_ptr,
-    rests_ptr,
-    rest_lses_ptr,
-    out_ptr,
-    parts_ptr,
-    part_lses_ptr,
-    splits,
-    NUM_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    rows_ptr, rests_ptr, rest_lses_ptr, out_ptr, parts_ptr, part_lses_ptr, splits,
+    NUM_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     entry, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     first = (entry * NUM_HEADS + head) * splits
     prefix, prefix_lse = merge(parts_ptr, part_lses_ptr, first, 1, 0, splits, 0, 1, BLOCK_D, CHUNK)
