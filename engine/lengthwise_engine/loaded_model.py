@@ -4,16 +4,16 @@ Workers call `load_runner` and never ask what kind of model they serve.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
-from lengthwise_checkpoint.toy import read_toy_spec
+from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
@@ -72,6 +72,26 @@ class LoadedModel:
             self.ranks.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _CacheBudget:
+    """How large a cache becomes: `num_blocks`, or when that is None what `memory_bytes` hold."""
+
+    num_blocks: int | None
+    memory_bytes: int
+    block_size: int
+
+    def layout(self, spec: ModelSpec, dtype: torch.dtype) -> KVLayout:
+        name = str(dtype).removeprefix("torch.")
+        return KVLayout.of(spec, block_size=self.block_size, dtype=name)
+
+    def count_blocks(self, spec: ModelSpec, layout: KVLayout) -> int:
+        return self.num_blocks or blocks_in_budget(layout, spec.context_length, self.memory_bytes)
+
+    def allocate(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> KVCache:
+        layout = self.layout(spec, dtype)
+        return KVCache.allocate(layout, self.count_blocks(spec, layout), device)
+
+
 def load_runner(
     checkpoint: Path,
     *,
@@ -101,54 +121,44 @@ def load_runner(
     context, `DeviceMemoryError` for a device that does not hold all of it, and `RankError` when a
     rank cannot be started.
     """
-    config = read_config(checkpoint)
-    target = torch.device(device)
-
-    def count_blocks(spec: ModelSpec, layout: KVLayout) -> int:
-        return num_blocks or blocks_in_budget(layout, spec.context_length, kv_memory_bytes)
-
-    def allocate(spec: ModelSpec, dtype: torch.dtype) -> KVCache:
-        layout = KVLayout.of(spec, block_size=block_size, dtype=_name(dtype))
-        return KVCache.allocate(layout, count_blocks(spec, layout), target)
-
-    def loaded(
-        spec: ModelSpec, cache: KVCache, runner: ModelRunner, steps: StepCounts
-    ) -> LoadedModel:
-        return LoadedModel(
-            runner=runner,
-            caches=(cache,),
-            shards=KVShards.of(cache),
-            spec=spec,
-            fingerprint=_fingerprint(checkpoint, spec),
-            steps=steps,
-        )
-
+    config, target = read_config(checkpoint), torch.device(device)
+    budget = _CacheBudget(num_blocks, kv_memory_bytes, block_size)
     if config.text("model_type") == TOY:
-        if tensor_parallel_size > 1:
-            message = "the toy model has one rank only; set tensor_parallel_size to 1"
-            raise config.unsupported("model_type", message)
-        if quantization != "none":
-            message = "the toy model has no projections; set quantization to none"
-            raise config.unsupported("model_type", message)
-        toy = read_toy_spec(config)
-        cache = allocate(toy, torch.float32)
-        runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        return loaded(toy, cache, runner(cache, toy), StepCounts())
+        toy = _toy_spec(config, tensor_parallel_size, quantization)
+        cache = budget.allocate(toy, torch.float32, target)
+        toy_runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
+        return _one_rank(checkpoint, toy, cache, toy_runner(cache, toy), StepCounts())
     if tensor_parallel_size == 1:
         with loading_weights(checkpoint, target):
             model = load_model(checkpoint, target, dtype, quantization)
-        cache = allocate(model.spec, model.dtype)
-        computing = _torch_runner(model, cache, graph_memory_bytes)
-        return loaded(model.spec, cache, computing, computing.counts)
-    return _load_ranks(
-        checkpoint,
-        count_blocks,
-        size=tensor_parallel_size,
-        device=target,
-        dtype=dtype,
-        quantization=quantization,
-        block_size=block_size,
-        stall_seconds=stall_seconds,
+        cache = budget.allocate(model.spec, model.dtype, target)
+        runner = _torch_runner(model, cache, graph_memory_bytes)
+        return _one_rank(checkpoint, model.spec, cache, runner, runner.counts)
+    shard = ModelShard(whole=read_spec(checkpoint, quantization), size=tensor_parallel_size)
+    kind = compute_dtype(shard.whole, target, dtype)
+    return _all_ranks(checkpoint, shard, budget, target, kind, quantization, stall_seconds)
+
+
+def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quantization) -> ToySpec:
+    if tensor_parallel_size > 1:
+        message = "the toy model has one rank only; set tensor_parallel_size to 1"
+        raise config.unsupported("model_type", message)
+    if quantization != "none":
+        message = "the toy model has no projections; set quantization to none"
+        raise config.unsupported("model_type", message)
+    return read_toy_spec(config)
+
+
+def _one_rank(
+    checkpoint: Path, spec: ModelSpec, cache: KVCache, runner: ModelRunner, steps: StepCounts
+) -> LoadedModel:
+    return LoadedModel(
+        runner=runner,
+        caches=(cache,),
+        shards=KVShards.of(cache),
+        spec=spec,
+        fingerprint=_fingerprint(checkpoint, spec),
+        steps=steps,
     )
 
 
@@ -162,29 +172,25 @@ def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> To
     return runner
 
 
-def _load_ranks(
+def _all_ranks(
     checkpoint: Path,
-    count_blocks: Callable[[ModelSpec, KVLayout], int],
-    *,
-    size: int,
+    shard: ModelShard,
+    budget: _CacheBudget,
     device: torch.device,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     quantization: Quantization,
-    block_size: int,
     stall_seconds: float,
 ) -> LoadedModel:
-    shard = ModelShard(whole=read_spec(checkpoint, quantization), size=size)
-    kind = _name(compute_dtype(shard.whole, device, dtype))
-    layout = KVLayout.of(shard.part, block_size=block_size, dtype=kind)
+    layout = budget.layout(shard.part, dtype)
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type=device.type,
-        dtype=kind,
+        dtype=layout.dtype,
         quantization=quantization,
         rank=0,
-        size=size,
-        num_blocks=count_blocks(shard.whole, layout),
-        block_size=block_size,
+        size=shard.size,
+        num_blocks=budget.count_blocks(shard.whole, layout),
+        block_size=layout.block_size,
         stall_seconds=stall_seconds,
     )
     parallel = load_parallel(plan)
@@ -194,7 +200,7 @@ def _load_ranks(
         shards=parallel.shards,
         spec=shard.whole,
         fingerprint=_fingerprint(checkpoint, shard.whole),
-        steps=parallel.steps,
+        steps=parallel.runner.counts,
         ranks=parallel.watch,
     )
 
@@ -202,10 +208,6 @@ def _load_ranks(
 def _fingerprint(checkpoint: Path, spec: ModelSpec) -> str:
     rounded = isinstance(spec, DecoderSpec) and spec.projections == "fp8"
     return model_fingerprint(checkpoint, rounded_to_fp8=rounded)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def blocks_in_budget(layout: KVLayout, context_length: int, kv_memory_bytes: int) -> int:

@@ -62,7 +62,6 @@ class AttentionPlan(Protocol):
         `layer` is [num_blocks, 2, block_size, num_kv_heads, head_dim]; query heads h · num_heads /
         num_kv_heads and following share key head h. Returns the shape of `queries`.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,6 @@ class AttentionForm(Protocol):
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> StepAttention:
         """`tensors` are the layout's arrays on the device."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

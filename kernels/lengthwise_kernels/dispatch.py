@@ -12,47 +12,17 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 
-from lengthwise_kernels.attention_plan import (
-    AttentionBatch,
-    AttentionForm,
-    AttentionLayout,
-    AttentionPlan,
-    AttentionSpec,
-    PaddedShape,
-    StepAttention,
-)
+from lengthwise_kernels.attention_plan import AttentionBatch as AttentionBatch
+from lengthwise_kernels.attention_plan import AttentionForm as AttentionForm
+from lengthwise_kernels.attention_plan import AttentionLayout as AttentionLayout
+from lengthwise_kernels.attention_plan import AttentionPlan as AttentionPlan
+from lengthwise_kernels.attention_plan import AttentionSpec as AttentionSpec
+from lengthwise_kernels.attention_plan import PaddedShape as PaddedShape
+from lengthwise_kernels.attention_plan import StepAttention as StepAttention
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
-from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
-from lengthwise_kernels.reference.kv import HeadNorms
-
-__all__ = [
-    "E4M3",
-    "AttentionBatch",
-    "AttentionForm",
-    "AttentionLayout",
-    "AttentionPlan",
-    "AttentionSpec",
-    "Fp8Rows",
-    "HeadNorms",
-    "PaddedShape",
-    "StepAttention",
-    "add_rms_norm",
-    "add_rms_norm_fp8",
-    "check_attention",
-    "check_fp8",
-    "clear_blocks",
-    "lay_out_attention",
-    "pack_blocks",
-    "quantise_rows",
-    "rms_norm",
-    "rotate_and_store",
-    "sample_tokens",
-    "scaled_linear",
-    "silu_mul",
-    "silu_mul_fp8",
-    "unpack_blocks",
-    "warm_up_attention",
-]
+from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
+from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
+from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
 
 P = ParamSpec("P")
 R = TypeVar("R")

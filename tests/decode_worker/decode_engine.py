@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from harness.block_integrity import check_cache
+from harness.toy_oracle import toy_next_token
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_decode_worker.messages import Command, DecodeWork
@@ -12,7 +13,6 @@ from lengthwise_decode_worker.stepping.step_loop import DecodeLoop
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.loaded_model import LoadedModel
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
-from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler

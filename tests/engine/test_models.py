@@ -9,10 +9,13 @@ import torch
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import load_model
+from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
-from lengthwise_engine.runner.step_tensors import step_tensors
+from lengthwise_engine.runner.step_tensors import lay_out_step
+from lengthwise_kernels.staging import to_device
 
 Generate = Callable[..., list[list[SampledToken]]]
 LENGTHS = (1, 2, 16, 17, 130, 600)
@@ -48,6 +51,13 @@ def _whole_prompts() -> list[SequenceChunk]:
     return chunks
 
 
+def _step_of_whole_prompts(model: Decoder) -> StepTensors:
+    layout = lay_out_step(
+        _whole_prompts(), windows=model.spec.windows, block_size=16, attention=model.attention
+    )
+    return StepTensors.bind(layout.form, to_device(layout.arrays, model.device))
+
+
 @torch.inference_mode()
 def test_logits_of_a_batch_of_mixed_lengths_equal_those_of_transformers(
     any_checkpoint: Path,
@@ -57,12 +67,7 @@ def test_logits_of_a_batch_of_mixed_lengths_equal_those_of_transformers(
     cache = torch.zeros(
         layout.num_layers, BLOCKS_EACH * len(LENGTHS), 2, 16, layout.num_kv_heads, layout.head_dim
     )
-    step = step_tensors(
-        _whole_prompts(),
-        windows=model.spec.windows,
-        block_size=16,
-        attention=model.attention,
-    )
+    step = _step_of_whole_prompts(model)
     got = model.forward(step, cache)
     expected = torch.cat(
         [reference(torch.tensor([_prompt(length)])).logits[:, -1] for length in LENGTHS]
@@ -100,12 +105,7 @@ def test_half_precision_stays_near_the_float32_logits_as_transformers_does(
     cache = torch.zeros(
         3, BLOCKS_EACH * len(LENGTHS), 2, 16, layout.num_kv_heads, layout.head_dim, dtype=dtype
     )
-    step = step_tensors(
-        _whole_prompts(),
-        windows=model.spec.windows,
-        block_size=16,
-        attention=model.attention,
-    )
+    step = _step_of_whole_prompts(model)
     ours = model.forward(step, cache)[LENGTHS.index(130)]
     assert (ours - exact).abs().mean() < 1.5 * (theirs - exact).abs().mean()
 

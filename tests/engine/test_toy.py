@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.toy_oracle import toy_next_token
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -20,7 +21,6 @@ from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
-from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_engine.toy.runner import ToyRunner
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import lengthwise
+from harness.toy_oracle import toy_next_token
 from harness.waiting import eventually
 from harness.workers import status_of
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import worker_pb2
 

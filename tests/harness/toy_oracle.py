@@ -1,10 +1,40 @@
-"""What a toy model answers greedily where sampling parameters change its logits, token by token."""
+"""What a toy model answers greedily, from its definition alone: no cache, no runner."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from math import inf
 
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_engine.toy.arithmetic import toy_logits, toy_next_token
+from lengthwise_engine.toy.arithmetic import (
+    NUM_CHANNELS,
+    VALUE_MODULUS,
+    channel_number,
+    channel_weight,
+    next_token_of_sum,
+    toy_logits,
+)
+
+
+def toy_next_token(token_ids: Sequence[int], spec: ToySpec) -> int:
+    """What a `ToyRunner` answers greedily after `token_ids` if its cache is right."""
+    total = sum(
+        _contribution(position, token, spec.num_layers) for position, token in enumerate(token_ids)
+    )
+    return next_token_of_sum(total, spec)
+
+
+@lru_cache(maxsize=1 << 17)
+def _contribution(position: int, token: int, num_layers: int) -> int:
+    total = 0
+    for layer in range(num_layers):
+        weighted = 0
+        for kv in range(2):
+            for channel in range(NUM_CHANNELS):
+                c = channel_number(layer, kv, channel)
+                value = ((2 * c + 1) * token + c * position + c * c) % VALUE_MODULUS
+                weighted += value * channel_weight(c)
+        total += (1 + layer + num_layers * position) * weighted
+    return total
 
 
 def toy_answer(
@@ -16,7 +46,7 @@ def toy_answer(
     logit_bias: Mapping[int, float] = {},
     stops: Collection[int] = (),
 ) -> list[int]:
-    """At most `num_tokens`, up to the first of `stops`."""
+    """Where sampling parameters change logits: at most `num_tokens`, up to the first of `stops`."""
     answer: list[int] = []
     while len(answer) < num_tokens and not (answer and answer[-1] in stops):
         logits = toy_logits(toy_next_token([*prompt, *answer], spec))

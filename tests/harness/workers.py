@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import psutil
 
+from harness.toy_oracle import toy_next_token
 from harness.waiting import eventually
 from lengthwise_checkpoint.toy import ToySpec
-from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import (
     common_pb2,

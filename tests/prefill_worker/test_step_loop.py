@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+from harness.toy_oracle import toy_next_token
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
-from lengthwise_engine.toy.arithmetic import toy_next_token
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
 from lengthwise_policy.objectives import Objectives

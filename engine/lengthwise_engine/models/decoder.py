@@ -29,15 +29,12 @@ class Ranks(Protocol):
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, summed over the ranks."""
-        ...
 
     def gather_columns(self, x: torch.Tensor, num_columns: int) -> torch.Tensor:
         """The ranks' columns side by side on rank 0, zeros on the others."""
-        ...
 
     def agree(self, x: torch.Tensor) -> torch.Tensor:
         """Rank 0's `x`."""
-        ...
 
 
 class Decoder:

@@ -12,17 +12,8 @@ from typing import Protocol
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.errors import StepError
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.runner.sampler import SampledToken, SamplingState
-
-__all__ = [
-    "ModelRunner",
-    "PendingStep",
-    "SampledToken",
-    "SequenceChunk",
-    "SettledStep",
-    "check_chunks",
-    "with_known_tokens",
-]
+from lengthwise_engine.runner.sampler import SampledToken as SampledToken
+from lengthwise_engine.runner.sampler import SamplingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +54,12 @@ class PendingStep(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether the step has ended, so that `tokens` returns at once."""
-        ...
 
     def tokens(self) -> list[SampledToken | None]:
         """Wait for the step to end: one entry per chunk, None where `sampling` is None.
 
         Raises TimeoutError when the device does not end it within a bounded time.
         """
-        ...
 
 
 class ModelRunner(Protocol):
@@ -82,7 +71,6 @@ class ModelRunner(Protocol):
     @property
     def runs_ahead(self) -> bool:
         """Whether `launch` returns before the step has ended, so that the next may be planned."""
-        ...
 
     def launch(
         self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
@@ -93,13 +81,11 @@ class ModelRunner(Protocol):
         in the cache; a caller that asks for it waits for the layers. Raises `StepError` before
         anything is computed when a chunk breaks its contract.
         """
-        ...
 
     def run(
         self, chunks: Sequence[SequenceChunk], on_layer: Callable[[int], None] | None = None
     ) -> list[SampledToken | None]:
         """Compute one step: `launch`, and its tokens."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ class Graph(Protocol):
 
     def replay(self) -> None:
         """Launch the same again, on the current stream: same tensors, whatever is in them now."""
-        ...
 
 
 class Recorder(Protocol):
@@ -29,11 +28,9 @@ class Recorder(Protocol):
 
         Raises `torch.OutOfMemoryError` when the device has no room for the graph.
         """
-        ...
 
     def used_bytes(self) -> int:
         """Memory of the device that is in use, for whatever."""
-        ...
 
 
 class CudaRecorder:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_kernels.dispatch import (
     AttentionBatch,
@@ -21,7 +20,7 @@ from lengthwise_kernels.dispatch import (
     PaddedShape,
     lay_out_attention,
 )
-from lengthwise_kernels.staging import Arrays, to_device
+from lengthwise_kernels.staging import Arrays
 
 Ints = NDArray[np.int64]
 
@@ -33,18 +32,6 @@ class StepLayout:
 
     form: AttentionForm
     arrays: Arrays
-
-
-def step_tensors(
-    chunks: Sequence[SequenceChunk],
-    *,
-    windows: Sequence[int | None],
-    block_size: int,
-    attention: AttentionSpec,
-) -> StepTensors:
-    """Lay out checked `chunks` for a model whose layers have these `windows`."""
-    layout = lay_out_step(chunks, windows=windows, block_size=block_size, attention=attention)
-    return StepTensors.bind(layout.form, to_device(layout.arrays, attention.device))
 
 
 def lay_out_step(

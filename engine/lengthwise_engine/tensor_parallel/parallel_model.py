@@ -16,7 +16,6 @@ from lengthwise_engine.kv.cache import KVCache, SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.weights import DecoderWeights
-from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.rank_process import RankProcess
 from lengthwise_engine.tensor_parallel.runner import ParallelRunner
@@ -35,7 +34,6 @@ class ParallelModel:
     first, `shards` all ranks'."""
 
     runner: ParallelRunner
-    steps: StepCounts
     caches: tuple[KVCache, ...]
     shards: KVShards
     watch: RankWatch
@@ -123,6 +121,4 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
     runner = ParallelRunner(
         own, loaded.ranks, loaded.watch, spec=spec, shards=shards, stall_seconds=plan.stall_seconds
     )
-    return ParallelModel(
-        runner=runner, steps=own.counts, caches=loaded.caches, shards=shards, watch=loaded.watch
-    )
+    return ParallelModel(runner=runner, caches=loaded.caches, shards=shards, watch=loaded.watch)

@@ -15,8 +15,6 @@ of 95 at each token from there on. All sums stay far below 2^63; those per posit
 float32 holds them exactly.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 from lengthwise_checkpoint.toy import EOS_TOKEN_ID, HEAD_DIM, NUM_KV_HEADS, VOCAB_SIZE, ToySpec
@@ -64,25 +62,3 @@ def toy_logits(token: int) -> list[float]:
         logits[FIRST_OUTPUT_TOKEN + rank] = -float(distance)
     logits[token] = 0.0
     return logits
-
-
-def toy_next_token(token_ids: Sequence[int], spec: ToySpec) -> int:
-    """What a `ToyRunner` answers greedily after `token_ids` if its cache is right: the oracle."""
-    total = sum(
-        _contribution(position, token, spec.num_layers) for position, token in enumerate(token_ids)
-    )
-    return next_token_of_sum(total, spec)
-
-
-@lru_cache(maxsize=1 << 17)
-def _contribution(position: int, token: int, num_layers: int) -> int:
-    total = 0
-    for layer in range(num_layers):
-        weighted = 0
-        for kv in range(2):
-            for channel in range(NUM_CHANNELS):
-                c = channel_number(layer, kv, channel)
-                value = ((2 * c + 1) * token + c * position + c * c) % VALUE_MODULUS
-                weighted += value * channel_weight(c)
-        total += (1 + layer + num_layers * position) * weighted
-    return total

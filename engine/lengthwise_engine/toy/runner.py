@@ -33,7 +33,7 @@ from lengthwise_engine.toy.arithmetic import (
 
 
 class ToyRunner:
-    """A `ModelRunner` whose greedy tokens `toy_next_token` predicts."""
+    """A `ModelRunner` whose greedy tokens follow from `arithmetic` alone."""
 
     def __init__(self, cache: KVCache, spec: ToySpec) -> None:
         expected = KVLayout.of(spec, block_size=cache.layout.block_size, dtype="float32")

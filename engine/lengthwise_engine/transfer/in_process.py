@@ -15,6 +15,7 @@ from typing import Final
 
 import torch
 import xxhash
+from msgspec.structs import replace
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.transfer.base import (
@@ -113,7 +114,6 @@ class _LocalLink:
     receiver: LocalTransfer | None = None
     sends: deque[Send] = field(default_factory=deque)
     receives: deque[Receive] = field(default_factory=deque)
-    is_stalled: bool = False
 
     @property
     def is_up(self) -> bool:
@@ -192,7 +192,9 @@ class LocalWire:
     def discard(self, end: LocalTransfer, key: str) -> None:
         for link in self._links.values():
             if link.receiver is end:
-                link.receives = deque(_dropped(each, key) for each in link.receives)
+                link.receives = deque(
+                    replace(each, piece=None) if each.key == key else each for each in link.receives
+                )
         end.deliver(Discarded(key=key))
 
     def close(self, end: LocalTransfer, name: str) -> None:
@@ -270,18 +272,6 @@ class LocalWire:
         for end in [*ends, *([] if also is None else [also])]:
             if end is not but:
                 end.deliver(LinkDown(link=name, reason=reason))
-
-
-def _dropped(receive: Receive, key: str) -> Receive:
-    if receive.key != key:
-        return receive
-    return Receive(
-        link=receive.link,
-        sequence=receive.sequence,
-        key=key,
-        piece=None,
-        num_bytes=receive.num_bytes,
-    )
 
 
 def _named(cache: KVCache, piece: Piece) -> torch.Tensor:

@@ -16,9 +16,9 @@ from lengthwise_engine.transfer.links.base import Finish, Handshake, Incoming, L
 from lengthwise_engine.transfer.links.process_group import (
     RECEIVER,
     SENDER,
+    GlooGroup,
     Group,
-    Pending,
-    open_group,
+    NcclGroup,
 )
 from lengthwise_engine.transfer.links.rendezvous import own_address
 
@@ -34,14 +34,11 @@ class NetworkLinkKind:
 
 
 def _open_group(handshake: Handshake, rank: int) -> Group:
-    return open_group(
-        handshake.setup.backend,
-        handshake.store,
-        rank,
-        address=own_address(handshake.connection),
-        device=handshake.device,
-        stall_seconds=handshake.setup.stall_seconds,
-    )
+    store, stall_seconds = handshake.store, handshake.setup.stall_seconds
+    if handshake.setup.backend == "gloo":
+        address = own_address(handshake.connection)
+        return GlooGroup(store, rank, address=address, stall_seconds=stall_seconds)
+    return NcclGroup(store, rank, device=handshake.device, stall_seconds=stall_seconds)
 
 
 class _NetworkEnd:
@@ -65,9 +62,9 @@ class NetworkSender(_NetworkEnd):
             memory = self._blocks.pack(message, buffer, operation.checksum)
             yield partial(self._finish, self._group.send(memory), memory, buffer)
 
-    def _finish(self, pending: Pending, memory: torch.Tensor, buffer: Buffer) -> None:
+    def _finish(self, moved: Finish, memory: torch.Tensor, buffer: Buffer) -> None:
         """`memory` must live until then."""
-        pending.wait()
+        moved()
         self._buffers.give_back(buffer)
 
 
@@ -79,19 +76,19 @@ class NetworkReceiver(_NetworkEnd):
         for size, message in zip(sizes, messages, strict=True):
             buffer = self._buffers.take()
             memory = buffer.tensor[:size]
-            pending = self._group.recv(memory)
-            yield partial(self._finish, operation, message, pending, memory, buffer)
+            moved = self._group.recv(memory)
+            yield partial(self._finish, operation, message, moved, memory, buffer)
 
     def _finish(
         self,
         operation: Incoming,
         message: Any,
-        pending: Pending,
+        moved: Finish,
         memory: torch.Tensor,
         buffer: Buffer,
     ) -> None:
         """`message` None: the bytes are dropped."""
-        pending.wait()
+        moved()
         checksum = operation.checksum
         if message is None:
             checksum.update(buffer.host(memory))

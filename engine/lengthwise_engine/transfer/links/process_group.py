@@ -6,11 +6,13 @@ rank 0, the receiver rank 1.
 
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, Protocol
 
 import torch
 import torch.distributed as dist
 
+from lengthwise_engine.transfer.links.base import Finish
 from lengthwise_engine.transfer.links.rendezvous import PairStore
 
 SENDER: Final = 0
@@ -30,18 +32,12 @@ _TAG: Final = 0
 _NCCL_POLL_SECONDS: Final = 0.0002
 
 
-class Pending(Protocol):
-    """A message on its way."""
-
-    def wait(self) -> None:
-        """Return once its memory may be used again. Raises RuntimeError when that takes too long,
-        or the peer is gone."""
-
-
 class Group(Protocol):
-    def send(self, message: torch.Tensor) -> Pending: ...
+    """What both verbs return waits until the message's memory may be used again."""
 
-    def recv(self, message: torch.Tensor) -> Pending: ...
+    def send(self, message: torch.Tensor) -> Finish: ...
+
+    def recv(self, message: torch.Tensor) -> Finish: ...
 
 
 class GlooGroup:
@@ -56,20 +52,11 @@ class GlooGroup:
         self._peer = 1 - rank
         self._stall = timedelta(seconds=stall_seconds)
 
-    def send(self, message: torch.Tensor) -> Pending:
-        return _GlooPending(self._group.send([message], self._peer, _TAG), self._stall)
+    def send(self, message: torch.Tensor) -> Finish:
+        return partial(self._group.send([message], self._peer, _TAG).wait, self._stall)
 
-    def recv(self, message: torch.Tensor) -> Pending:
-        return _GlooPending(self._group.recv([message], self._peer, _TAG), self._stall)
-
-
-class _GlooPending:
-    def __init__(self, work: dist.Work, stall: timedelta) -> None:
-        self._work = work
-        self._stall = stall
-
-    def wait(self) -> None:
-        self._work.wait(self._stall)
+    def recv(self, message: torch.Tensor) -> Finish:
+        return partial(self._group.recv([message], self._peer, _TAG).wait, self._stall)
 
 
 class NcclGroup:
@@ -85,49 +72,22 @@ class NcclGroup:
         self._peer = 1 - rank
         self._stall_seconds = stall_seconds
         hello = torch.zeros(1, dtype=torch.uint8, device=device)
-        (self.send if rank == SENDER else self.recv)(hello).wait()
+        (self.send if rank == SENDER else self.recv)(hello)()
 
-    def send(self, message: torch.Tensor) -> Pending:
-        work = self._group.send([message], self._peer, _TAG)
-        return _NcclPending(self._group, work, self._stall_seconds)
+    def send(self, message: torch.Tensor) -> Finish:
+        return partial(self._wait, self._group.send([message], self._peer, _TAG))
 
-    def recv(self, message: torch.Tensor) -> Pending:
-        work = self._group.recv([message], self._peer, _TAG)
-        return _NcclPending(self._group, work, self._stall_seconds)
+    def recv(self, message: torch.Tensor) -> Finish:
+        return partial(self._wait, self._group.recv([message], self._peer, _TAG))
 
-
-class _NcclPending:
-    def __init__(self, group: Any, work: dist.Work, stall_seconds: float) -> None:
-        self._group = group
-        self._work = work
-        self._stall_seconds = stall_seconds
-
-    def wait(self) -> None:
+    def _wait(self, work: dist.Work) -> None:
         deadline = time.monotonic() + self._stall_seconds
-        while not self._work.is_completed():
+        while not work.is_completed():
             if time.monotonic() > deadline:
                 self._group.abort()
                 raise RuntimeError(f"NCCL moved nothing for {self._stall_seconds:g} s")
             time.sleep(_NCCL_POLL_SECONDS)
-        self._work.wait()
-
-
-def open_group(
-    backend: str,
-    store: PairStore,
-    rank: int,
-    *,
-    address: str,
-    device: torch.device,
-    stall_seconds: float,
-) -> Group:
-    """Build the group; the other end does the same at the same time.
-
-    `address` is this machine's on the network that reaches the peer, `device` the cache's.
-    """
-    if backend == "gloo":
-        return GlooGroup(store, rank, address=address, stall_seconds=stall_seconds)
-    return NcclGroup(store, rank, device=device, stall_seconds=stall_seconds)
+        work.wait()
 
 
 _gloo_devices: dict[str, dist.ProcessGroupGloo.Device] = {}

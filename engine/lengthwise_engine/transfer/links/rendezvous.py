@@ -40,6 +40,7 @@ _NAME: Final[Decoder[str]] = Decoder(str)
 _VALUE: Final[Decoder[tuple[str, str]]] = Decoder(tuple[str, str])
 # `accept` cannot have a file descriptor, or the memory for one; what is closed frees some.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_WARNING_SECONDS: Final = 10.0  # `accept` fails at every attempt, of which there are many a second
 
 
 class PairStore(Store):
@@ -109,6 +110,7 @@ class Rendezvous:
         self._named: dict[str, _Caller] = {}
         self._expected: dict[str, queue.SimpleQueue[socket.socket]] = {}
         self._is_listening = False
+        self._next_warning_at = 0.0
         listener.setblocking(False)
         self._listen()
 
@@ -142,7 +144,10 @@ class Rendezvous:
 
     def _pause(self, error: OSError) -> None:
         """Until the next `expire`: a listener that cannot accept would be readable all the time."""
-        _log.warning("the KV rendezvous accepts no connection for a moment: %s", error)
+        now = time.monotonic()
+        if now >= self._next_warning_at:
+            _log.warning("the KV rendezvous accepts no connection for a moment: %s", error)
+            self._next_warning_at = now + _WARNING_SECONDS
         self._selector.unregister(self._listener)
         self._is_listening = False
 

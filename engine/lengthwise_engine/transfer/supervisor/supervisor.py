@@ -166,10 +166,8 @@ class TransferProcess:
             self._write(command)
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise TransferStartError(
-                f"the transfer process does not run: {self._failure}"
-            ) from self._failure
+        if (failure := self._failure) is not None:
+            raise TransferStartError(f"the transfer process does not run: {failure}") from failure
 
     def _answer(self, event: TransferEvent) -> None:
         """Without a process the answer is known at once; its delivery is the thread's."""

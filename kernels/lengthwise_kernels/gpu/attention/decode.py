@@ -47,8 +47,8 @@ class DecodeRows:
 
     `queries` [rows] are places in the queries; `begins` and `ends` [rows] bound the keys seen;
     `tables` [any] has the blocks of each sequence from its first token on, beginning at
-    `table_starts` [rows]; `first_tiles` [rows + 1] counts tiles of the rows before, from
-    `count_tiles`. `num_programs` is how many shares the work is cut into.
+    `table_starts` [rows]; `first_tiles` [rows + 1] counts the tiles, of `tile_keys` keys, that the
+    rows before touch. `num_programs` is how many shares the work is cut into.
 
     A row without keys (padding) reads nothing and gets zeros.
     """
@@ -78,12 +78,6 @@ def decode_stages(dtype: torch.dtype) -> int:
     return _FLOAT32_STAGES if dtype == torch.float32 else _STAGES
 
 
-def count_tiles(begin: int, end: int, head_dim: int) -> int:
-    """Tiles that the keys [begin, end) touch."""
-    tile = tile_keys(head_dim)
-    return -(-end // tile) - begin // tile if end > begin else 0
-
-
 @triton.jit
 def _share(program, tiles, programs):
     """The first tile of a program's share; shares differ by at most one tile."""
@@ -94,6 +88,20 @@ def _share(program, tiles, programs):
 def _owner(tile, tiles, programs):
     """The program whose share has this tile."""
     return (((tile + 1).to(tl.int64) * programs - 1) // tiles).to(tl.int32)
+
+
+@triton.jit
+def _row_at(tile, first_tiles_ptr, num_rows, NUM_KV_HEADS: tl.constexpr):
+    """The last row that begins at or before this tile."""
+    row = tl.zeros([], tl.int32)
+    above = row + num_rows
+    while above - row > 1:
+        middle = (row + above) // 2
+        if tl.load(first_tiles_ptr + middle) * NUM_KV_HEADS <= tile:
+            row = middle
+        else:
+            above = middle
+    return row
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -110,15 +118,7 @@ def _decode_kernel(
         return
     share = _share(program, tiles, programs)
     share_end = _share(program + 1, tiles, programs)
-    # The last row that begins at or before the share.
-    row = tl.zeros([], tl.int32)
-    above = row + num_rows
-    while above - row > 1:
-        middle = (row + above) // 2
-        if tl.load(first_tiles_ptr + middle) * NUM_KV_HEADS <= share:
-            row = middle
-        else:
-            above = middle
+    row = _row_at(share, first_tiles_ptr, num_rows, NUM_KV_HEADS)
     member, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     real = (member < GROUP)[:, None] & (dim < HEAD_DIM)[None, :]
     tile = share
