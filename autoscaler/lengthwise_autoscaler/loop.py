@@ -134,7 +134,7 @@ class ControlLoop:
         if not (errors or view.errors or reading.errors):
             self.last_decision = time.time()
             self._metrics.last_decision.set(self.last_decision)
-        self._tell(states, demands, actions)
+        self._publish(states, demands, actions)
         if not self._config.dry_run:
             await self._act(actions, view)
 
@@ -188,7 +188,7 @@ class ControlLoop:
         for error in errors:
             self._reporter.error(error)
 
-    def _tell(
+    def _publish(
         self,
         states: Sequence[PoolState],
         demands: Mapping[Group, Demand],
@@ -203,13 +203,13 @@ class ControlLoop:
             self._metrics.pool(state, wanted.get(state.pool.name, state.replicas))
         for action in actions:
             if action.pool not in self._fixed:
-                self._say(action)
+                self._log(action)
         paused = frozenset(state.pool.name for state in sized if state.paused)
         for pool in paused - self._paused:
             self._reporter.event(pool, "ScalingPaused", "left alone, as its annotation says")
         self._paused = paused
 
-    def _say(self, action: Action) -> None:
+    def _log(self, action: Action) -> None:
         """Why a pool stays as it is, and in a dry run what would be done; once."""
         if not isinstance(action, Hold) and not self._config.dry_run:
             return  # it is reported once it is done

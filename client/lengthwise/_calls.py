@@ -10,7 +10,7 @@ from lengthwise_wire.errors import InvalidRequest
 
 
 class Calls:
-    """Makes the state machine of each call. Time comes as an argument."""
+    """Makes the state machine of each call, at a time given. Errors: InvalidRequest, TypeError."""
 
     def __init__(self, num_endpoints: int, timeout: Timeout, retry: Retry) -> None:
         if num_endpoints < 1:
@@ -20,12 +20,10 @@ class Calls:
         self._retry = retry
 
     def session(self, prompt: Prompt, options: Options, now: float) -> Session:
-        """Errors: InvalidRequest, TypeError."""
         request = _wire.generate_request(prompt, options)
         return Session(request, self.retries(options.get("timeout"), now))
 
     def retries(self, timeout: Timeout | float | None, now: float) -> Retries:
-        """Errors: InvalidRequest."""
         return Retries(
             retry=self._retry,
             timeout=self._timeout_of(timeout),
@@ -35,7 +33,6 @@ class Calls:
         )
 
     def inquiry(self, timeout: Timeout | float | None, now: float) -> Inquiry:
-        """Errors: InvalidRequest."""
         return Inquiry(timeout=self._timeout_of(timeout), rotation=self._rotation, now=now)
 
     def _timeout_of(self, timeout: Timeout | float | None) -> Timeout:

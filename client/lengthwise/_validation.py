@@ -2,7 +2,7 @@
 the limits of the wire.
 
 Cheap checks alone: what needs the model (its context, its vocabulary, its template) is the
-server's.
+server's. Errors of all checks: InvalidRequest naming the field.
 """
 
 import operator
@@ -59,32 +59,27 @@ def check_prompt_tokens(ids: Sequence[object]) -> list[int]:
 
 
 def check_stop_token_ids(ids: Sequence[object]) -> list[int]:
-    """Errors: InvalidRequest."""
     limits.check_num_stop_token_ids("stop_token_ids", ids)
     return check_token_ids("stop_token_ids", ids)
 
 
 def check_stop_strings(strings: Sequence[str]) -> Sequence[str]:
-    """Errors: InvalidRequest."""
     for index, text in enumerate(strings):
         utf8_bytes(f"stop[{index}]", text)
     return limits.check_stop_strings("stop", strings)
 
 
 def check_tenant(tenant: str) -> str:
-    """Errors: InvalidRequest."""
     utf8_bytes("tenant", tenant)
     return limits.check_tenant(tenant)
 
 
 def check_flag(field: str, value: object) -> bool:
-    """Errors: InvalidRequest."""
     if not isinstance(value, bool):
         raise InvalidRequest(f"{field}: got {value!r}, expected True or False")
     return value
 
 
 def check_request_id(request_id: str) -> str:
-    """Errors: InvalidRequest."""
     utf8_bytes("request_id", request_id)
     return limits.check_request_id(request_id)

@@ -2,8 +2,7 @@
 
 Standard input is the lifeline: only the starter holds its other end, so it ends when the starter
 does, however that died. Then this process and everything it started are killed. A parent-death
-signal would not
-do: it is sent when the starting *thread* ends.
+signal would not do: it is sent when the starting *thread* ends.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Brings dead processes back, later each time, and gives up on one that keeps dying.
 
-No thread and no sleep: its owner calls `look` a few times a second, and reports what it
-returns.
+No thread and no sleep: its owner calls `look` a few times a second, and reports the events.
 """
 
 import time
@@ -21,8 +20,7 @@ WINDOW_SECONDS = 60.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Died:
     process: Process
-    how_it_ended: str
-    """How it ended, and the last lines of its log."""
+    how_it_ended: str  # as `Process.how_it_ended`
     restart_in_seconds: float
 
 

@@ -6,7 +6,6 @@ import os
 import random
 import secrets
 from pathlib import Path
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry
 
@@ -158,14 +157,10 @@ class RouterApplication:
         await self._fleet.close()
         self._encoder.close()
         if self._metrics_server is not None:
-            await asyncio.to_thread(_stop_metrics, self._metrics_server[0])
+            await asyncio.to_thread(self._metrics_server[0].shutdown)
+            self._metrics_server[0].server_close()
             self._metrics_server = None
 
     def _host(self) -> str:
         host = self.address.host
         return self._config.advertise_host if host in ("0.0.0.0", "::") else host
-
-
-def _stop_metrics(server: WSGIServer) -> None:
-    server.shutdown()
-    server.server_close()

@@ -1,6 +1,5 @@
 """What a router reports to Prometheus. TTFT and TPOT are measured here, where tokens leave for the
-client; names, meanings and labels are written down in docs/metrics.md.
-"""
+client; names, meanings and labels are written down in docs/metrics.md."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -88,8 +87,7 @@ class RouterMetrics:
         self.retries = self._counter(
             "lengthwise_retries_total",
             "Attempts that failed and were, if any were left, followed by another",
-            "phase",
-            "reason",
+            *("phase", "reason"),
         )
         for phase, failure in product(PHASES, FAILURE_REASONS):
             self.retries.labels(phase, failure)
@@ -149,8 +147,7 @@ class RouterMetrics:
         counter = self._counter(
             "lengthwise_slo_total",
             "Requests by whether a latency objective of the configuration was met",
-            "slo",
-            "met",
+            *("slo", "met"),
         )
         self._met = {
             (name, met): counter.labels(name, str(met).lower())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from lengthwise_autoscaler.load.data_check import DECODE, Settled
 from lengthwise_autoscaler.load.prometheus import Row, Vector
-from lengthwise_autoscaler.load.queries import QUERY_NAMES, QueryName
+from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_autoscaler.load.readings import LoadReader, Reading
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
 from lengthwise_policy.scaling.state import DecodeLoad, Group, Pool, PrefillLoad
+
+QUERY_NAMES: tuple[QueryName, ...] = get_args(QueryName)
 
 ALL: Group = ("prefill", None)
 SHORT: Group = ("prefill", "short")

@@ -1,4 +1,7 @@
-"""What a request may hold at most. SDK and router check the same limits with the same messages."""
+"""What a request may hold at most. SDK and router check the same limits with the same messages.
+
+Errors of all checks: InvalidRequest.
+"""
 
 from collections.abc import Sequence
 
@@ -35,7 +38,6 @@ REQUEST_NUMBERS = {
 
 
 def check_request_id(request_id: str) -> str:
-    """Errors: InvalidRequest."""
     if not 1 <= len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
         raise InvalidRequest(
             f"request_id: got {len(request_id)} characters,"
@@ -45,7 +47,6 @@ def check_request_id(request_id: str) -> str:
 
 
 def check_tenant(tenant: str) -> str:
-    """Errors: InvalidRequest."""
     if len(tenant) > MAX_TENANT_CHARACTERS:
         raise InvalidRequest(
             f"tenant: got {len(tenant)} characters, expected at most {MAX_TENANT_CHARACTERS}"
@@ -56,7 +57,6 @@ def check_tenant(tenant: str) -> str:
 
 
 def check_stop_strings(field: str, strings: Sequence[str]) -> Sequence[str]:
-    """Errors: InvalidRequest."""
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"{field}: got {len(strings)} strings, expected at most {MAX_STOP_STRINGS}"
@@ -71,7 +71,6 @@ def check_stop_strings(field: str, strings: Sequence[str]) -> Sequence[str]:
 
 
 def check_num_stop_token_ids(field: str, token_ids: Sequence[object]) -> None:
-    """Errors: InvalidRequest."""
     if len(token_ids) > MAX_STOP_TOKEN_IDS:
         raise InvalidRequest(
             f"{field}: got {len(token_ids)}, expected at most {MAX_STOP_TOKEN_IDS}"

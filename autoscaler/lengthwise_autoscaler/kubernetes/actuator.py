@@ -3,8 +3,8 @@
 Replicas are written for the version of the Deployment that was decided on, or for a later one that
 differs in nothing that matters: what an operator, or another leader, wrote in between stands.
 
-Leadership is asked for before each write, and after a refusal nothing more of that action
-is done. What was not done is decided anew in the next round.
+Leadership is asked for before each write, and after a refusal nothing more of that action is done.
+What was not done is decided anew in the next round.
 """
 
 import asyncio

@@ -66,17 +66,14 @@ class Cluster:
             item = await self._api.ask("get", "deployments", pool.deployment)
             with _read(f"Deployment {pool.deployment!r}"):
                 return read_deployment(item)
-        except ApiServerRefused as error:
-            if error.status == NOT_FOUND:
+        except ScalingError as error:
+            if isinstance(error, ApiServerRefused) and error.status == NOT_FOUND:
                 raise ScalingError(
                     "unknown_pool",
                     f"there is no Deployment {pool.deployment!r} in namespace"
                     f" {self._api.namespace!r}; correct `pools` in the configuration",
                     pool=pool.name,
                 ) from error
-            error.pool = pool.name
-            raise
-        except ScalingError as error:
             error.pool = pool.name
             raise
 

@@ -108,21 +108,15 @@ def _phase(
     if scheduled.get("status") == "False":
         return "unschedulable" if now - _instant(scheduled) > STUCK_SECONDS else "starting"
     created_at = _time(metadata.get("creationTimestamp"))
-    if now - created_at > STUCK_SECONDS and any(_cannot_start(entry) for entry in _states(status)):
+    if now - created_at > STUCK_SECONDS and _cannot_start(status):
         return "unschedulable"
     return "starting"
 
 
-def _states(status: Object) -> list[Object]:
-    containers = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-    ]
-    return [entry.get("state") or {} for entry in containers]
-
-
-def _cannot_start(state: Object) -> bool:
-    return (state.get("waiting") or {}).get("reason") in _CANNOT_START
+def _cannot_start(status: Object) -> bool:
+    names = ("initContainerStatuses", "containerStatuses")
+    states = [entry.get("state") or {} for name in names for entry in status.get(name) or ()]
+    return any((state.get("waiting") or {}).get("reason") in _CANNOT_START for state in states)
 
 
 def _instant(condition: Object) -> float:

@@ -10,7 +10,6 @@ import logging
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
@@ -151,7 +150,11 @@ def _vector(name: QueryName, status: int, body: bytes) -> Vector:
         data = answer["data"]
         if data["resultType"] != "vector":
             raise _failed(name, f"expected a vector, got a {data['resultType']}")
-        return tuple(_row(item) for item in data["result"])
+        # Prometheus writes numbers as strings: "NaN" and "+Inf" among them.
+        return tuple(
+            Row(labels=dict(item["metric"]), value=float(item["value"][1]))
+            for item in data["result"]
+        )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         shown = body[:120].decode("utf-8", "replace")
         raise _failed(
@@ -159,9 +162,3 @@ def _vector(name: QueryName, status: int, body: bytes) -> Vector:
             f"HTTP {status}, expected Prometheus' JSON ({type(error).__name__}), got {shown!r};"
             " is prometheus.url right?",
         ) from error
-
-
-def _row(item: Any) -> Row:
-    """Prometheus writes numbers as strings: "NaN" and "+Inf" among them."""
-    value = float(item["value"][1])
-    return Row(labels=dict(item["metric"]), value=value)

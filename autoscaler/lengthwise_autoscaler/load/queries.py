@@ -5,7 +5,7 @@ each pod. Rates are over the configured window. Only the release's own series ar
 """
 
 import json
-from typing import Literal, get_args
+from typing import Literal
 
 QueryName = Literal[
     "sample_age",
@@ -34,8 +34,6 @@ QueryName = Literal[
     "pod_requests",
     "pod_cached",
 ]
-
-QUERY_NAMES: tuple[QueryName, ...] = get_args(QueryName)
 
 PERCENTILE = 0.9
 

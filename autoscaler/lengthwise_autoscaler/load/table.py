@@ -1,7 +1,4 @@
-"""The vectors of one round, by name and labels.
-
-A row that has to be there and is not is an error that names the query.
-"""
+"""A round's data: a row that has to be there and is not is an error that names the query."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite

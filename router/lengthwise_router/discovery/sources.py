@@ -1,6 +1,5 @@
 """Where the workers are. Discovery only proposes addresses: whether a worker is alive, its own
-status shows.
-"""
+status shows."""
 
 import asyncio
 import json

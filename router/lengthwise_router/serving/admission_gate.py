@@ -6,7 +6,7 @@ its deadline holds, and a caller that leaves gives its place up at once.
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
@@ -19,14 +19,12 @@ from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_wire.errors import Overloaded, PromptTooLong
 
 
+@dataclass(slots=True)
 class _Waiting:
     """A request in the queue."""
 
-    __slots__ = ("decision", "wakeup")
-
-    def __init__(self, wakeup: Wakeup) -> None:
-        self.wakeup = wakeup
-        self.decision: Admit | Refuse | None = None
+    wakeup: Wakeup
+    decision: Admit | Refuse | None = None
 
 
 class AdmissionGate:

@@ -1,6 +1,5 @@
 """How a request waits: for its wakeup, for no longer than its deadline, and without letting its
-caller's stream fall silent.
-"""
+caller's stream fall silent."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -19,8 +18,6 @@ Keepalive = Callable[[], Awaitable[None]]
 
 class RequestDeadline:
     """Every wait of a request goes through here. Times are of the monotonic clock."""
-
-    __slots__ = ("_ends_at", "_keepalive", "_keepalive_seconds", "_sent_at", "arrived_at", "wakeup")
 
     def __init__(
         self, *, wakeup: Wakeup, seconds: float, keepalive_seconds: float, keepalive: Keepalive

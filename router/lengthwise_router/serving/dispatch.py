@@ -1,6 +1,5 @@
 """Requests → workers: places a request, attempts it, and attempts it again elsewhere when a worker
-fails, until it is done, its deadline passes, or it has failed too often.
-"""
+fails, until it is done, its deadline passes, or it has failed too often."""
 
 import logging
 import random

@@ -29,19 +29,6 @@ class WrongEnd(Exception):
 class Generation:
     """A request whose prompt is known, and the tokens generated for it so far."""
 
-    __slots__ = (
-        "cached_prompt_tokens",
-        "deadline",
-        "length_class",
-        "max_tokens",
-        "num_prompt_tokens",
-        "prefix",
-        "record",
-        "request",
-        "timings",
-        "token_ids",
-    )
-
     def __init__(
         self,
         *,

@@ -1,6 +1,5 @@
 """The workers of one attempt: how far it has come with them, whether one is lost, and which is to
-blame for a failure.
-"""
+blame for a failure."""
 
 from typing import Self
 

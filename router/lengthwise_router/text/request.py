@@ -1,6 +1,5 @@
 """A client's message → a request that can be served, or an error that names the field, what was got
-and what is accepted. Nothing behind this checks again.
-"""
+and what is accepted. Nothing behind this checks again."""
 
 import functools
 import os
@@ -81,25 +80,20 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
             f"prompt: got {num_prompt_tokens} tokens; the context of {model.context_length} tokens"
             f" holds at most {model.context_length - 1} and one of output"
         )
-    if request.max_tokens is None:
-        max_tokens = room
-    elif request.max_tokens > room:
+    max_tokens = room if request.max_tokens is None else request.max_tokens
+    if max_tokens > room:
         raise PromptTooLong(
-            f"max_tokens: got {request.max_tokens} after a prompt of {num_prompt_tokens} tokens;"
+            f"max_tokens: got {max_tokens} after a prompt of {num_prompt_tokens} tokens;"
             f" the context of {model.context_length} tokens leaves {room}"
         )
-    else:
-        max_tokens = request.max_tokens
-    if request.sampling.min_tokens > max_tokens:
-        raise InvalidRequest(
-            f"sampling.min_tokens: got {request.sampling.min_tokens}, expected at most max_tokens,"
-            f" which is {max_tokens}"
-        )
-    if len(request.resumed_token_ids) > max_tokens:
-        raise InvalidRequest(
-            f"resume.token_ids: got {len(request.resumed_token_ids)}, expected at most max_tokens,"
-            f" which is {max_tokens}"
-        )
+    for field, number in (
+        ("sampling.min_tokens", request.sampling.min_tokens),
+        ("resume.token_ids", len(request.resumed_token_ids)),
+    ):
+        if number > max_tokens:
+            raise InvalidRequest(
+                f"{field}: got {number}, expected at most max_tokens, which is {max_tokens}"
+            )
     return max_tokens
 
 

@@ -41,14 +41,11 @@ class PromptPrefix:
         short = self._short.setdefault(naming, [])
         num_tokens = (len(token_ids) - 1) // block_size * block_size
         while len(hashes) * block_size < num_tokens:
-            end = min(
-                num_tokens, len(hashes) * block_size + SLICE_TOKENS // block_size * block_size
-            )
             known = len(hashes)
-            hashes += block_hashes(token_ids[:end], block_size, fingerprint.encode(), hashes)[
-                known:
-            ]
-            short += map(short_hash, hashes[known:])
+            end = min(num_tokens, (known + SLICE_TOKENS // block_size) * block_size)
+            named = block_hashes(token_ids[:end], block_size, fingerprint.encode(), hashes)
+            hashes += named[known:]
+            short += map(short_hash, named[known:])
             if end < num_tokens:
                 await asyncio.sleep(0)
         return short

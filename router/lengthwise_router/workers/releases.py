@@ -1,17 +1,14 @@
 """Releases reservations. A request that ends early must not wait for this, so numbers are
 collected, and one task sends them in batches for as long as the worker lives. What is lost with the
-worker is released by its leases and by the end of the Tokens stream.
-"""
+worker is released by its leases and by the end of the Tokens stream."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import grpc
 
 from lengthwise_wire.v1 import decode_pb2
-
-Request = decode_pb2.ReleaseRequest
-Response = decode_pb2.ReleaseResponse
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +21,7 @@ MAX_WAITING = 65_536
 class Releases:
     """Reservations at one decode worker that are no longer needed."""
 
-    def __init__(
-        self, release: "grpc.aio.UnaryUnaryMultiCallable[Request, Response]", router_id: str
-    ) -> None:
+    def __init__(self, release: Callable[..., Awaitable[object]], router_id: str) -> None:
         self._release = release
         self._router_id = router_id
         self._waiting: dict[int, None] = {}  # a set in the order of arrival

@@ -9,7 +9,6 @@ true.
 
 import math
 import time
-from collections.abc import Iterable
 
 from lengthwise_router.labels import StreamFailure
 from lengthwise_router.workers.pacer import Pacer
@@ -19,23 +18,6 @@ from lengthwise_wire.v1 import common_pb2, decode_pb2
 
 class TokenStream:
     """The tokens of one reservation that have come and not been taken yet."""
-
-    __slots__ = (
-        "_local_tokens",
-        "_next_index",
-        "_pace_at",
-        "_pacer",
-        "_wakeup",
-        "alive_at",
-        "ended",
-        "failure",
-        "failure_details",
-        "last_row_at",
-        "local_prefill",
-        "logprobs",
-        "num_preemptions",
-        "token_ids",
-    )
 
     def __init__(
         self, next_index: int, wakeup: Wakeup, pacer: Pacer, *, local_tokens: int = 0
@@ -141,35 +123,21 @@ class TokenFanOut:
         self._streams.pop(reservation, None)
 
     def deliver(self, batch: decode_pb2.TokenBatch) -> None:
-        """Hands out what one engine step gave."""
+        """Hands out what one engine step gave. Errors: ValueError when the columns of tokens differ
+        in length."""
         now = time.monotonic()
         streams = self._streams
-        if batch.logprobs:
-            logprobs = {row.row: row.logprobs for row in batch.logprobs}
-            rows: Iterable[tuple[int, int, int]] = _rows(batch)
-            for row, (reservation, index, token_id) in enumerate(rows):
-                stream = streams.get(reservation)
-                if stream is not None:
-                    stream.push(index, token_id, logprobs.get(row), now)
-        else:
-            for reservation, index, token_id in _rows(batch):
-                stream = streams.get(reservation)
-                if stream is not None:
-                    stream.push(index, token_id, None, now)
+        logprobs = {row.row: row.logprobs for row in batch.logprobs}
+        rows = zip(batch.reservations, batch.indices, batch.token_ids, strict=True)
+        for row, (reservation, index, token_id) in enumerate(rows):
+            if (stream := streams.get(reservation)) is not None:
+                stream.push(index, token_id, logprobs.get(row), now)
         for local_prefill in batch.local_prefills:
-            stream = streams.get(local_prefill.reservation)
-            if stream is not None:
+            if (stream := streams.get(local_prefill.reservation)) is not None:
                 stream.computed(local_prefill)
         for reservation in batch.preempted:
-            stream = streams.get(reservation)
-            if stream is not None:
+            if (stream := streams.get(reservation)) is not None:
                 stream.preempted(now)
         for ended in batch.ended:
-            stream = streams.get(ended.reservation)
-            if stream is not None:
+            if (stream := streams.get(ended.reservation)) is not None:
                 stream.end(ended)
-
-
-def _rows(batch: decode_pb2.TokenBatch) -> Iterable[tuple[int, int, int]]:
-    """Errors: ValueError when the columns differ in length."""
-    return zip(batch.reservations, batch.indices, batch.token_ids, strict=True)

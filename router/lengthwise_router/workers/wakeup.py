@@ -1,7 +1,6 @@
 """What a request waits on. A request waits for many things at once (a reply, tokens, a worker's
 loss, a deadline, its next keepalive) and a task or timer object for each would cost more than the
-request itself; so it waits on one future, and one sweep stands in for all timers.
-"""
+request itself; so it waits on one future, and one sweep stands in for all timers."""
 
 import asyncio
 import time

@@ -24,7 +24,7 @@ from lengthwise_router.workers.outstanding import Outstanding, Placed
 from lengthwise_router.workers.releases import Releases
 from lengthwise_router.workers.token_streams import TokenFanOut
 from lengthwise_wire.convert import ROLES, cost_from_wire
-from lengthwise_wire.v1 import decode_pb2, prefill_pb2, worker_pb2
+from lengthwise_wire.v1 import decode_pb2_grpc, prefill_pb2_grpc, worker_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +58,10 @@ class Worker:
         self._stepped_at = 0.0
         self._view: WorkerView | None = None
         # Made once: making one costs as much as a call.
-        self.prefill = channel.unary_unary(
-            "/lengthwise.v1.PrefillWorker/Prefill",
-            prefill_pb2.PrefillRequest.SerializeToString,
-            prefill_pb2.PrefillResponse.FromString,
-        )
-        self.reserve = channel.unary_unary(
-            "/lengthwise.v1.DecodeWorker/Reserve",
-            decode_pb2.ReserveRequest.SerializeToString,
-            decode_pb2.ReserveResponse.FromString,
-        )
-        self.release = channel.unary_unary(
-            "/lengthwise.v1.DecodeWorker/Release",
-            decode_pb2.ReleaseRequest.SerializeToString,
-            decode_pb2.ReleaseResponse.FromString,
-        )
-        self.releases = Releases(self.release, router_id)
+        self.prefill = prefill_pb2_grpc.PrefillWorkerStub(channel).Prefill
+        decode = decode_pb2_grpc.DecodeWorkerStub(channel)
+        self.reserve = decode.Reserve
+        self.releases = Releases(decode.Release, router_id)
 
     def __repr__(self) -> str:
         return f"<{self.role} worker {self.worker_id or self.address} {self.condition}>"

@@ -1,6 +1,5 @@
 """The Inference service over gRPC: an adapter of `InferenceService`. Errors become statuses in the
-runtime's handlers.
-"""
+runtime's handlers."""
 
 import asyncio
 from contextlib import aclosing
