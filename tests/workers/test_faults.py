@@ -51,7 +51,7 @@ async def _works_again(router: PlainRouter, spec: ToySpec) -> None:
                 raise
             return False
 
-    await eventually(attempt, 15)
+    await eventually(attempt, 30)
 
 
 @pytest.mark.parametrize("side", ["prefill", "decode"])
