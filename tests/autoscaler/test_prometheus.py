@@ -59,7 +59,7 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 @pytest.fixture
 async def prometheus(scripted: Scripted) -> AsyncIterator[Prometheus]:
-    prometheus = Prometheus(PrometheusConfig(url=scripted.url + "/prefix", timeout_seconds=0.5))
+    prometheus = Prometheus(PrometheusConfig(url=scripted.url + "/prefix", timeout_seconds=2.0))
     yield prometheus
     await prometheus.close()
 
@@ -159,7 +159,7 @@ async def test_silence_ends_in_time(scripted: Scripted, prometheus: Prometheus) 
     scripted.handler = silent
     began_at = time.monotonic()
     error = await fails(prometheus)
-    assert time.monotonic() - began_at < 1.5
+    assert time.monotonic() - began_at < 6.0
     assert error.reason == "prometheus_unreachable"
     assert scripted.url in str(error)
 

@@ -175,7 +175,7 @@ async def release(tmp_path: Path) -> AsyncIterator[Release]:
         config = {
             "prometheus": {
                 "url": url,
-                "timeout_seconds": 1.0,
+                "timeout_seconds": 10.0,
                 "scrape_interval_seconds": SCRAPE_SECONDS,
                 "window_seconds": WINDOW_SECONDS,
             },

@@ -8,7 +8,7 @@ from typing import Any
 POLL_SECONDS = 0.01
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Fails unless the condition (a function or coroutine function) turns true in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -21,7 +21,7 @@ async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None
         await asyncio.sleep(POLL_SECONDS)
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """As `eventually`, of tests without an event loop."""
     wait_for("true", condition, seconds, POLL_SECONDS)
 

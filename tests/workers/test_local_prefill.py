@@ -143,7 +143,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     decode = {
         "num_blocks": 24,
         "stall_seconds": 2.0,
-        "policy": {"future": {"window": 32, "reserve": 0.0}},
+        "policy": {"past_future": {"window": 32, "reserve": 0.0}},
     }
     with LocalCluster(model=toy_folder, configs={"decode": decode}) as cluster:
         yield cluster
