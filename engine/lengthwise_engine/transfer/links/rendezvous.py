@@ -40,7 +40,8 @@ _NAME: Final[Decoder[str]] = Decoder(str)
 _VALUE: Final[Decoder[tuple[str, str]]] = Decoder(tuple[str, str])
 # `accept` cannot have a file descriptor, or the memory for one; what is closed frees some.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_WARNING_SECONDS: Final = 10.0  # `accept` fails at every attempt, of which there are many a second
+_PAUSE_SECONDS: Final = 0.5  # after an `accept` that found no file descriptor
+_WARNING_SECONDS: Final = 10.0  # between two warnings of that
 
 
 class PairStore(Store):
@@ -110,6 +111,7 @@ class Rendezvous:
         self._named: dict[str, _Caller] = {}
         self._expected: dict[str, queue.SimpleQueue[socket.socket]] = {}
         self._is_listening = False
+        self._paused_until = 0.0
         self._next_warning_at = 0.0
         listener.setblocking(False)
         self._listen()
@@ -129,13 +131,14 @@ class Rendezvous:
         self._expected.pop(link, None)
 
     def expire(self) -> None:
-        """Close connections that waited too long; to be called once a second or so."""
+        """Close connections that waited too long; to be called once a second or more often."""
         now = time.monotonic()
         for caller in [c for c in self._unnamed.values() if c.deadline < now]:
             self._drop(caller)
         for link in [name for name, caller in self._named.items() if caller.deadline < now]:
             self._named.pop(link).connection.close()
-        self._listen()
+        if now >= self._paused_until:
+            self._listen()
 
     def _listen(self) -> None:
         if not self._is_listening:
@@ -143,8 +146,9 @@ class Rendezvous:
             self._is_listening = True
 
     def _pause(self, error: OSError) -> None:
-        """Until the next `expire`: a listener that cannot accept would be readable all the time."""
+        """For a while: a listener that cannot accept would be readable all the time."""
         now = time.monotonic()
+        self._paused_until = now + _PAUSE_SECONDS
         if now >= self._next_warning_at:
             _log.warning("the KV rendezvous accepts no connection for a moment: %s", error)
             self._next_warning_at = now + _WARNING_SECONDS
