@@ -203,7 +203,7 @@ async def test_cancels_and_preemptions_at_random_disturb_no_other_request(
     random = Random(4)
 
     async def one(index: int) -> None:
-        await asyncio.sleep(random.uniform(0, 1.5))
+        await asyncio.sleep(random.uniform(0, 0.3))
         prompt = [*prompt_of(64, seed=index % 3), *prompt_of(random.randrange(60), seed=index)]
         count = random.randrange(2, 120)
         call = asyncio.ensure_future(
