@@ -72,7 +72,7 @@ def write_config(
         config = {
             "prometheus": {
                 "url": prometheus.url,
-                "timeout_seconds": 10.0,
+                "timeout_seconds": 4.0,
                 "scrape_interval_seconds": SCRAPE_SECONDS,
                 "window_seconds": 10.0,
             },
