@@ -15,7 +15,7 @@ GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check bench bench-scheduling up clean
+.PHONY: help setup proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +66,15 @@ test-gpu: setup  ## The tests that need an NVIDIA GPU
 
 gpu-check: setup  ## On a machine with an NVIDIA GPU: its benchmark rows and its tests; 8 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m gpu.check $(ARGUMENTS)
+
+SEED ?= 1
+SECONDS ?= 1800
+soak: setup  ## Half an hour of faults under load; rows go to benchmarks/data/soak.csv
+	@rows=$$(mktemp) && trap 'rm -f "$$rows"' EXIT; \
+	PYTHONPATH=tests $(BIN)/python -m soak --seed $(SEED) --seconds $(SECONDS) --csv "$$rows" $(ARGUMENTS); \
+	code=$$?; \
+	[[ ! -s $$rows ]] || PYTHONPATH=benchmarks $(BIN)/python -m rows soak "$$rows" || code=1; \
+	exit $$code
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks $(BIN)/python -m run

@@ -26,14 +26,14 @@ def toy_spec(toy_folder: Path) -> ToySpec:
 
 @pytest.fixture(scope="session")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
-    """Two prefill workers, two decode workers, two routers. A test leaves all of them running, and
-    nothing held."""
+    """Two workers of each role, three routers. A test leaves all of them running, and nothing
+    held."""
     worker = {"num_blocks": 2048}
     with LocalCluster(
         model=toy_folder,
         prefill=2,
         decode=2,
-        routers=2,
+        routers=3,
         configs={"prefill": worker, "decode": worker},
     ) as cluster:
         yield cluster

@@ -1,10 +1,16 @@
-"""A thousand requests later, every block and reservation is free and every answer was right."""
+"""Faults of every kind under load cost no request and no token, and nothing is held afterwards; nor
+after callers that gave up."""
 
 import asyncio
+import time
 
 import pytest
-from harness.clusters import Load, ask, nothing_is_held, questions
+from harness.clusters import nothing_is_held, questions
 from harness.waiting import eventually
+from soak.fleet import Fleet
+from soak.report import Report
+from soak.schedule import make_schedule
+from soak.soaking import soak
 
 import lengthwise
 from lengthwise_checkpoint.toy import ToySpec
@@ -12,22 +18,22 @@ from lengthwise_local import LocalCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+SEED, SECONDS = 4, 14.0
 
-async def test_a_thousand_short_requests_leave_nothing_behind(
+
+@pytest.mark.xfail(strict=False, reason="mended by: Hard edges")
+async def test_faults_of_every_kind_cost_no_request(
     cluster: LocalCluster, toy_spec: ToySpec
 ) -> None:
-    load, room = Load(), asyncio.Semaphore(32)
-    async with lengthwise.AsyncClient(cluster.endpoints) as client, asyncio.TaskGroup() as group:
-
-        async def asked(number: int) -> None:
-            (question,) = questions(1, seed=number, longest=64, most=8)
-            async with room:
-                await ask(client, question, toy_spec, load)
-
-        for number in range(1_000):
-            group.create_task(asked(number))
-    assert load.finished == 1_000
-    await eventually(lambda: nothing_is_held(cluster), 5)
+    """`make soak` has them for longer."""
+    fleet = Fleet.of(cluster)
+    schedule = make_schedule(
+        SEED, SECONDS, fleet.roster, every_seconds=1.5, freeze_seconds=(3.0, 4.0)
+    )
+    report = Report(SEED, SECONDS, time.monotonic())
+    await soak(report, fleet, toy_spec, schedule, per_second=15.0, tell=print)
+    print(report.line)
+    assert report.troubles == []
 
 
 async def test_abandoned_requests_leave_nothing_behind(

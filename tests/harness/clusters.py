@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import lengthwise
-from harness.toy_oracle import toy_next_token
+from harness.toy_oracle import toy_continuation
 from harness.waiting import eventually
 from harness.workers import status_of
 from lengthwise_checkpoint.toy import ToySpec
@@ -24,10 +24,7 @@ class Question:
     max_tokens: int
 
     def answer(self, spec: ToySpec) -> tuple[int, ...]:
-        tokens = list(self.prompt)
-        for _ in range(self.max_tokens):
-            tokens.append(toy_next_token(tokens, spec))
-        return tuple(tokens[len(self.prompt) :])
+        return tuple(toy_continuation(self.prompt, self.max_tokens, spec))
 
 
 def questions(count: int, *, seed: int, longest: int = 1200, most: int = 80) -> Iterator[Question]:

@@ -23,6 +23,16 @@ def toy_next_token(token_ids: Sequence[int], spec: ToySpec) -> int:
     return next_token_of_sum(total, spec)
 
 
+def toy_continuation(token_ids: Sequence[int], num_tokens: int, spec: ToySpec) -> list[int]:
+    """The first `num_tokens` greedy tokens after `token_ids`."""
+    total, answer = 0, list(token_ids)
+    for position in range(len(token_ids) + num_tokens):
+        if position == len(answer):
+            answer.append(next_token_of_sum(total, spec))
+        total += _contribution(position, answer[position], spec.num_layers)
+    return answer[len(token_ids) :]
+
+
 @lru_cache(maxsize=1 << 17)
 def _contribution(position: int, token: int, num_layers: int) -> int:
     total = 0

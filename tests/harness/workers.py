@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import psutil
 
-from harness.toy_oracle import toy_next_token
+from harness.toy_oracle import toy_continuation
 from harness.waiting import eventually
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_runtime.channel import open_channel
@@ -38,10 +38,7 @@ GREEDY = common_pb2.SamplingParams(
 
 def oracle(prompt: Sequence[int], count: int, spec: ToySpec) -> list[int]:
     """The first `count` tokens that follow `prompt`."""
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(toy_next_token(tokens, spec))
-    return tokens[len(prompt) :]
+    return toy_continuation(prompt, count, spec)
 
 
 def prompt_of(num_tokens: int, seed: int = 0) -> list[int]:
