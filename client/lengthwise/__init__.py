@@ -22,6 +22,7 @@ from lengthwise.errors import (
     Unauthenticated,
 )
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
+from lengthwise.status import LatencyHistogram, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.transport import AsyncTransport, Transport
 from lengthwise.types import (
     Chunk,
@@ -57,6 +58,7 @@ __all__ = [
     "FinishReason",
     "InternalError",
     "InvalidRequest",
+    "LatencyHistogram",
     "LengthwiseError",
     "Logprob",
     "Message",
@@ -70,6 +72,7 @@ __all__ = [
     "PromptTooLong",
     "RequestNotFound",
     "Retry",
+    "RouterStatus",
     "Sampling",
     "Stale",
     "Timeout",
@@ -81,4 +84,6 @@ __all__ = [
     "Transport",
     "Unauthenticated",
     "Usage",
+    "WorkerQueue",
+    "WorkerState",
 ]

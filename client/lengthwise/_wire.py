@@ -4,12 +4,13 @@ sides."""
 import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from google.protobuf.message import Message as ProtobufMessage
 
 from lengthwise import _validation as valid
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
+from lengthwise.status import LatencyHistogram, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.types import (
     FinishReason,
     Logprob,
@@ -26,12 +27,17 @@ from lengthwise_wire.errors import InternalError, InvalidRequest
 from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
 from lengthwise_wire.ranges import Range, shortest
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
-from lengthwise_wire.v1 import common_pb2
+from lengthwise_wire.v1 import common_pb2, worker_pb2
 from lengthwise_wire.v1 import inference_pb2 as pb
 
 _FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
     common_pb2.FINISH_REASON_STOP: "stop",
     common_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+_ROLES: dict[worker_pb2.Role, Literal["prefill", "decode"]] = {
+    worker_pb2.ROLE_PREFILL: "prefill",
+    worker_pb2.ROLE_DECODE: "decode",
 }
 
 
@@ -185,6 +191,39 @@ def model(message: pb.GetModelResponse) -> Model:
         fingerprint=message.model_fingerprint,
         default_sampling=_sampling(message.default_sampling),
     )
+
+
+def status(message: pb.GetStatusResponse) -> RouterStatus:
+    return RouterStatus(
+        **{
+            **_fields(message),
+            "workers": tuple(map(_worker_state, message.workers)),
+            "latencies": tuple(map(_latencies, message.latencies)),
+        }
+    )
+
+
+def _worker_state(message: pb.WorkerState) -> WorkerState:
+    status = message.status
+    return WorkerState(
+        address=message.address,
+        condition=message.condition,
+        worker_id=status.worker_id,
+        role=_ROLES.get(status.role, ""),
+        length_class=status.length_class,
+        running_requests=status.running_requests,
+        queues=tuple(WorkerQueue(**_fields(queue)) for queue in status.queues),
+        blocks_total=status.blocks_total,
+        blocks_free=status.blocks_free,
+        block_size=status.block_size,
+        prompt_tokens_total=status.prompt_tokens_total,
+        output_tokens_total=status.output_tokens_total,
+    )
+
+
+def _latencies(message: pb.LatencyHistogram) -> LatencyHistogram:
+    bounds, counts = tuple(message.upper_bounds), tuple(message.counts)
+    return LatencyHistogram(**{**_fields(message), "upper_bounds": bounds, "counts": counts})
 
 
 def _sampling(params: common_pb2.SamplingParams) -> Sampling:

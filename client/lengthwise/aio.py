@@ -13,6 +13,7 @@ from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
+from lengthwise.status import RouterStatus
 from lengthwise.transport import AsyncTransport
 from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
@@ -118,6 +119,19 @@ class AsyncClient:
             inquiry, lambda transport, left: transport.explain(request, left)
         )
         return _wire.explanation(response)
+
+    async def status(
+        self,
+        *,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
+    ) -> RouterStatus:
+        """What one of the routers knows of its workers, and how long its requests took."""
+        request = pb.GetStatusRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = await self._unary(
+            retries, lambda transport, left: transport.get_status(request, left)
+        )
+        return _wire.status(response)
 
     async def _run(self, session: Session) -> AsyncGenerator[Chunk, None]:
         while not session.finished:

@@ -12,6 +12,7 @@ from lengthwise._grpc.sync import GrpcTransport
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
+from lengthwise.status import RouterStatus
 from lengthwise.transport import Transport
 from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
 from lengthwise_wire.errors import LengthwiseError
@@ -111,6 +112,13 @@ class Client:
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = self._unary(inquiry, lambda transport, left: transport.explain(request, left))
         return _wire.explanation(response)
+
+    def status(self, *, timeout: Timeout | float | None = None) -> RouterStatus:
+        """What one of the routers knows of its workers, and how long its requests took."""
+        request = pb.GetStatusRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = self._unary(retries, lambda transport, left: transport.get_status(request, left))
+        return _wire.status(response)
 
     def _run(self, session: Session) -> Generator[Chunk, None, None]:
         while not session.finished:

@@ -102,6 +102,9 @@ class FakeTransport(_Script):
     def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return self._explained(request)
 
+    def get_status(self, request: pb.GetStatusRequest, patience: Timeout) -> pb.GetStatusResponse:
+        return pb.GetStatusResponse(router_id="fake", model="fake")
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -128,6 +131,11 @@ class AsyncFakeTransport(_Script):
 
     async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return self._explained(request)
+
+    async def get_status(
+        self, request: pb.GetStatusRequest, patience: Timeout
+    ) -> pb.GetStatusResponse:
+        return pb.GetStatusResponse(router_id="fake", model="fake")
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -25,6 +25,10 @@ class Transport(Protocol):
 
     def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse: ...
 
+    def get_status(
+        self, request: pb.GetStatusRequest, patience: Timeout
+    ) -> pb.GetStatusResponse: ...
+
     def close(self) -> None: ...
 
 
@@ -47,5 +51,9 @@ class AsyncTransport(Protocol):
     async def explain(
         self, request: pb.ExplainRequest, patience: Timeout
     ) -> pb.ExplainResponse: ...
+
+    async def get_status(
+        self, request: pb.GetStatusRequest, patience: Timeout
+    ) -> pb.GetStatusResponse: ...
 
     async def close(self) -> None: ...

@@ -1,9 +1,9 @@
 """What a router reports to Prometheus. TTFT and TPOT are measured here, where tokens leave for the
 client; names, meanings and labels are written down in docs/metrics.md."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -191,6 +191,13 @@ class RouterMetrics:
         histogram = self._histogram(name, meaning, buckets, "length_class")
         return {name: histogram.labels(name) for name in LENGTH_CLASSES}
 
+    def latencies(self) -> Iterator[tuple[str, LengthClass, list[float], list[int]]]:
+        """(measure, length class, upper bounds of buckets in seconds, requests in each bucket and
+        beyond the last bound), since the start."""
+        for measure, histograms in (("ttft", self._ttft), ("tpot", self._tpot)):
+            for name, histogram in histograms.items():
+                yield measure, name, *_buckets(histogram)
+
     def discovery_failed(self, reason: DiscoveryFailure) -> None:
         self._discovery_errors[reason].inc()
 
@@ -217,3 +224,18 @@ class RouterMetrics:
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
             self._met["tpot", tpot <= self._objectives.tpot_seconds].inc()
+
+
+def _buckets(histogram: Histogram) -> tuple[list[float], list[int]]:
+    """A histogram's upper bounds, and what each bucket counts, not cumulated as Prometheus has
+    it."""
+    samples = [
+        sample
+        for metric in histogram.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_bucket")
+    ]
+    bounds = [float(sample.labels["le"]) for sample in samples]
+    totals = [int(sample.value) for sample in samples]
+    counts = [total - before for before, total in pairwise([0, *totals])]
+    return bounds[:-1], counts

@@ -9,7 +9,7 @@ import pytest
 
 import lengthwise
 import lengthwise_wire.errors
-from lengthwise import errors, explanation, types
+from lengthwise import errors, explanation, status, types
 from lengthwise_wire.v1 import (
     common_pb2,
     decode_pb2,
@@ -28,7 +28,7 @@ WIRE_MODULES = [
 ]
 
 METHODS = {
-    "Inference": ["Generate", "GetModel", "Tokenize", "Explain"],
+    "Inference": ["Generate", "GetModel", "Tokenize", "Explain", "GetStatus"],
     "Worker": ["Watch", "SetRole"],
     "PrefillWorker": ["Prefill"],
     "DecodeWorker": ["Reserve", "Release", "Tokens", "Transfer"],
@@ -52,7 +52,7 @@ def test_all_is_sorted_and_real() -> None:
 
 
 def test_every_public_name_is_exported() -> None:
-    values = public_names(types) | public_names(explanation)
+    values = public_names(types) | public_names(explanation) | public_names(status)
     defined = (set(errors.__all__) - PRIVATE) | values | {"FinishReason", "Prompt"}
     clients = {"AsyncClient", "AsyncTransport", "Client", "Transport"}
     assert set(lengthwise.__all__) == defined | clients

@@ -56,6 +56,11 @@ class GrpcAioTransport:
     async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
         return await self._translated(self._stub().Explain(request, timeout=patience.total))
 
+    async def get_status(
+        self, request: pb.GetStatusRequest, patience: Timeout
+    ) -> pb.GetStatusResponse:
+        return await self._translated(self._stub().GetStatus(request, timeout=patience.total))
+
     async def close(self) -> None:
         """Cancels what still runs."""
         self._closed = True

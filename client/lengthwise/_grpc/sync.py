@@ -63,6 +63,10 @@ class GrpcTransport:
         response: pb.ExplainResponse = self._unary(self._stub.Explain, request, patience)
         return response
 
+    def get_status(self, request: pb.GetStatusRequest, patience: Timeout) -> pb.GetStatusResponse:
+        response: pb.GetStatusResponse = self._unary(self._stub.GetStatus, request, patience)
+        return response
+
     def close(self) -> None:
         """Cancels what still runs."""
         self._closed = True

@@ -51,6 +51,11 @@ class AdmissionGate:
         """Requests that were admitted and have not left."""
         return self._admission.in_flight
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for admission."""
+        return self._admission.num_waiting
+
     async def enter(self, generation: Generation) -> Ticket:
         """Returns once the request may go on; `leave` has to follow.
 

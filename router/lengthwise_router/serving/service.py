@@ -14,6 +14,7 @@ from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
+from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.detokenizer import Vocabulary
 from lengthwise_router.text.request import Request, check_model, fit, read_request
@@ -59,6 +60,7 @@ class InferenceService:
         self._fleet = fleet
         self._wakeups = wakeups
         self._metrics = metrics
+        self._status = StatusReport(model=checkpoint.name, fleet=fleet, metrics=metrics)
         self._config = config
         self._records = RequestRecords(config.explained_requests)
         self.draining = False
@@ -145,6 +147,13 @@ class InferenceService:
                 " remember their own"
             )
         return response
+
+    def status(self) -> inference_pb2.GetStatusResponse:
+        return self._status.report(
+            draining=self.draining,
+            in_flight=self._gate.in_flight + self._gate.num_waiting,
+            waiting=self._gate.num_waiting,
+        )
 
     async def idle(self, timeout_seconds: float) -> None:
         """Returns when no request is in flight, or after the time-out."""

@@ -56,7 +56,7 @@ class Fleet:
         self._discovered = addresses
         self._tls = tls
         self._model = model
-        self._router_id = router_id
+        self.router_id = router_id
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._step_stall_seconds = step_stall_seconds
         self._addresses: frozenset[str] = frozenset()
@@ -115,7 +115,7 @@ class Fleet:
                 async for addresses in self._discovered:
                     self._addresses = addresses
                     for address in addresses - self._workers.keys():
-                        worker = Worker(address, open_channel(address, self._tls), self._router_id)
+                        worker = Worker(address, open_channel(address, self._tls), self.router_id)
                         self._workers[address] = worker
                         group.create_task(self._follow(worker), name=f"follow {address}")
             finally:
@@ -212,7 +212,7 @@ class Fleet:
 
     async def _receive_tokens(self, worker: Worker) -> None:
         stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
-        batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self._router_id))
+        batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self.router_id))
         async for batch in batches:
             worker.is_streaming = True  # which is all that the first, empty batch means
             try:

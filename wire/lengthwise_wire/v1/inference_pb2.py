@@ -23,51 +23,60 @@ _sym_db = _symbol_database.Default()
 
 
 from lengthwise_wire.v1 import common_pb2 as lengthwise_dot_v1_dot_common__pb2
+from lengthwise_wire.v1 import worker_pb2 as lengthwise_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlengthwise/v1/inference.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\"\x83\x01\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.lengthwise.v1.TokenIdsH\x00\x12\x33\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x1b.lengthwise.v1.ConversationH\x00\x42\x06\n\x04kind\"<\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.lengthwise.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"H\n\x0eStopConditions\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\"\x1b\n\x06Resume\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x92\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x06prompt\x18\x03 \x01(\x0b\x32\x15.lengthwise.v1.Prompt\x12/\n\x08sampling\x18\x04 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12+\n\x04stop\x18\x05 \x01(\x0b\x32\x1d.lengthwise.v1.StopConditions\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x07 \x01(\rH\x01\x88\x01\x01\x12%\n\x06resume\x18\x08 \x01(\x0b\x32\x15.lengthwise.v1.Resume\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x0e\n\x06tenant\x18\n \x01(\t\x12!\n\x14\x63onversation_returns\x18\x0b \x01(\x08H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsB\x17\n\x15_conversation_returns\"\xa9\x02\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12.\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\x12\x32\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.lengthwise.v1.Usage\x12,\n\x07timings\x18\x07 \x01(\x0b\x32\x1b.lengthwise.v1.PhaseTimings\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x11\n\x04seed\x18\t \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xcb\x01\n\x0cPhaseTimings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x03 \x01(\x01\x12%\n\x1dtime_per_output_token_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12\x17\n\x0freserve_seconds\x18\x07 \x01(\x01\"\x11\n\x0fGetModelRequest\"\xd3\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\reos_token_ids\x18\x04 \x03(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x37\n\x10\x64\x65\x66\x61ult_sampling\x18\x07 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\"G\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.lengthwise.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xac\x02\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x15\n\routput_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x14\n\x0clength_class\x18\x07 \x01(\t\x12\x18\n\x10\x61\x64mission_reason\x18\x08 \x01(\t\x12\x19\n\x11\x61\x64mission_seconds\x18\t \x01(\x01\x12/\n\x08\x61ttempts\x18\n \x03(\x0b\x32\x1d.lengthwise.v1.ExplainAttempt\x12&\n\x03\x65nd\x18\x0b \x01(\x0b\x32\x19.lengthwise.v1.ExplainEnd\"\xd5\x02\n\x0e\x45xplainAttempt\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x18\n\x10placement_reason\x18\x03 \x01(\t\x12\x33\n\ncandidates\x18\x04 \x03(\x0b\x32\x1f.lengthwise.v1.ExplainCandidate\x12\x1d\n\x15\x63\x61\x63hed_tokens_prefill\x18\x05 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_tokens_decode\x18\x06 \x01(\r\x12\x16\n\x0ereserve_reason\x18\x07 \x01(\t\x12\x17\n\x0freserve_seconds\x18\x08 \x01(\x01\x12\x16\n\x0eprefill_reason\x18\t \x01(\t\x12\x15\n\rqueue_seconds\x18\n \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x0b \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\"\xc9\x01\n\x10\x45xplainCandidate\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x17\n\x0fresidual_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x06 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x07 \x01(\x01\"{\n\nExplainEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12,\n\x07timings\x18\x02 \x01(\x0b\x32\x1b.lengthwise.v1.PhaseTimings\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\x12\x13\n\x0bpreemptions\x18\x04 \x01(\r2\xbe\x02\n\tInference\x12M\n\x08Generate\x12\x1e.lengthwise.v1.GenerateRequest\x1a\x1f.lengthwise.v1.GenerateResponse0\x01\x12K\n\x08GetModel\x12\x1e.lengthwise.v1.GetModelRequest\x1a\x1f.lengthwise.v1.GetModelResponse\x12K\n\x08Tokenize\x12\x1e.lengthwise.v1.TokenizeRequest\x1a\x1f.lengthwise.v1.TokenizeResponse\x12H\n\x07\x45xplain\x12\x1d.lengthwise.v1.ExplainRequest\x1a\x1e.lengthwise.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dlengthwise/v1/inference.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\x1a\x1alengthwise/v1/worker.proto\"\x83\x01\n\x06Prompt\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.lengthwise.v1.TokenIdsH\x00\x12\x33\n\x0c\x63onversation\x18\x03 \x01(\x0b\x32\x1b.lengthwise.v1.ConversationH\x00\x42\x06\n\x04kind\"<\n\x0c\x43onversation\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.lengthwise.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"H\n\x0eStopConditions\x12\x0f\n\x07strings\x18\x01 \x03(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x12\n\nignore_eos\x18\x03 \x01(\x08\"\x1b\n\x06Resume\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\x92\x03\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12%\n\x06prompt\x18\x03 \x01(\x0b\x32\x15.lengthwise.v1.Prompt\x12/\n\x08sampling\x18\x04 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12+\n\x04stop\x18\x05 \x01(\x0b\x32\x1d.lengthwise.v1.StopConditions\x12\x17\n\nmax_tokens\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\x07 \x01(\rH\x01\x88\x01\x01\x12%\n\x06resume\x18\x08 \x01(\x0b\x32\x15.lengthwise.v1.Resume\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x0e\n\x06tenant\x18\n \x01(\t\x12!\n\x14\x63onversation_returns\x18\x0b \x01(\x08H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0f\n\r_top_logprobsB\x17\n\x15_conversation_returns\"\xa9\x02\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12.\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\x12\x32\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12#\n\x05usage\x18\x06 \x01(\x0b\x32\x14.lengthwise.v1.Usage\x12,\n\x07timings\x18\x07 \x01(\x0b\x32\x1b.lengthwise.v1.PhaseTimings\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x11\n\x04seed\x18\t \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xcb\x01\n\x0cPhaseTimings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x02 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x03 \x01(\x01\x12%\n\x1dtime_per_output_token_seconds\x18\x04 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x05 \x01(\x01\x12\x0f\n\x07retries\x18\x06 \x01(\r\x12\x17\n\x0freserve_seconds\x18\x07 \x01(\x01\"\x11\n\x0fGetModelRequest\"\xd3\x01\n\x10GetModelResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\x12\x12\n\nvocab_size\x18\x03 \x01(\r\x12\x15\n\reos_token_ids\x18\x04 \x03(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t\x12\x37\n\x10\x64\x65\x66\x61ult_sampling\x18\x07 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\"G\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x06prompt\x18\x02 \x01(\x0b\x32\x15.lengthwise.v1.Prompt\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"$\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xac\x02\n\x0f\x45xplainResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08priority\x18\x03 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x15\n\routput_tokens\x18\x05 \x01(\r\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\x12\x14\n\x0clength_class\x18\x07 \x01(\t\x12\x18\n\x10\x61\x64mission_reason\x18\x08 \x01(\t\x12\x19\n\x11\x61\x64mission_seconds\x18\t \x01(\x01\x12/\n\x08\x61ttempts\x18\n \x03(\x0b\x32\x1d.lengthwise.v1.ExplainAttempt\x12&\n\x03\x65nd\x18\x0b \x01(\x0b\x32\x19.lengthwise.v1.ExplainEnd\"\xd5\x02\n\x0e\x45xplainAttempt\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x18\n\x10placement_reason\x18\x03 \x01(\t\x12\x33\n\ncandidates\x18\x04 \x03(\x0b\x32\x1f.lengthwise.v1.ExplainCandidate\x12\x1d\n\x15\x63\x61\x63hed_tokens_prefill\x18\x05 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_tokens_decode\x18\x06 \x01(\r\x12\x16\n\x0ereserve_reason\x18\x07 \x01(\t\x12\x17\n\x0freserve_seconds\x18\x08 \x01(\x01\x12\x16\n\x0eprefill_reason\x18\t \x01(\t\x12\x15\n\rqueue_seconds\x18\n \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x0b \x01(\x01\x12\x0f\n\x07\x66\x61ilure\x18\x0c \x01(\t\"\xc9\x01\n\x10\x45xplainCandidate\x12\x16\n\x0eprefill_worker\x18\x01 \x01(\t\x12\x15\n\rdecode_worker\x18\x02 \x01(\t\x12\x17\n\x0fresidual_tokens\x18\x03 \x01(\r\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x18\n\x10transfer_seconds\x18\x06 \x01(\x01\x12#\n\x1btime_to_first_token_seconds\x18\x07 \x01(\x01\"{\n\nExplainEnd\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12,\n\x07timings\x18\x02 \x01(\x0b\x32\x1b.lengthwise.v1.PhaseTimings\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\x12\x13\n\x0bpreemptions\x18\x04 \x01(\r\"\x12\n\x10GetStatusRequest\"\xa1\x02\n\x11GetStatusResponse\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x03 \x01(\x01\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x1a\n\x12requests_in_flight\x18\x05 \x01(\r\x12\x18\n\x10requests_waiting\x18\x06 \x01(\r\x12\x14\n\x0cshort_tokens\x18\x07 \x01(\r\x12+\n\x07workers\x18\x08 \x03(\x0b\x32\x1a.lengthwise.v1.WorkerState\x12\x13\n\x0bnum_workers\x18\t \x01(\r\x12\x32\n\tlatencies\x18\n \x03(\x0b\x32\x1f.lengthwise.v1.LatencyHistogram\"^\n\x0bWorkerState\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tcondition\x18\x02 \x01(\t\x12+\n\x06status\x18\x03 \x01(\x0b\x32\x1b.lengthwise.v1.WorkerStatus\"_\n\x10LatencyHistogram\x12\x0f\n\x07measure\x18\x01 \x01(\t\x12\x14\n\x0clength_class\x18\x02 \x01(\t\x12\x14\n\x0cupper_bounds\x18\x03 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x04 \x03(\x04\x32\x8e\x03\n\tInference\x12M\n\x08Generate\x12\x1e.lengthwise.v1.GenerateRequest\x1a\x1f.lengthwise.v1.GenerateResponse0\x01\x12K\n\x08GetModel\x12\x1e.lengthwise.v1.GetModelRequest\x1a\x1f.lengthwise.v1.GetModelResponse\x12K\n\x08Tokenize\x12\x1e.lengthwise.v1.TokenizeRequest\x1a\x1f.lengthwise.v1.TokenizeResponse\x12H\n\x07\x45xplain\x12\x1d.lengthwise.v1.ExplainRequest\x1a\x1e.lengthwise.v1.ExplainResponse\x12N\n\tGetStatus\x12\x1f.lengthwise.v1.GetStatusRequest\x1a .lengthwise.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lengthwise.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROMPT']._serialized_start=77
-  _globals['_PROMPT']._serialized_end=208
-  _globals['_CONVERSATION']._serialized_start=210
-  _globals['_CONVERSATION']._serialized_end=270
-  _globals['_CHATMESSAGE']._serialized_start=272
-  _globals['_CHATMESSAGE']._serialized_end=316
-  _globals['_STOPCONDITIONS']._serialized_start=318
-  _globals['_STOPCONDITIONS']._serialized_end=390
-  _globals['_RESUME']._serialized_start=392
-  _globals['_RESUME']._serialized_end=419
-  _globals['_GENERATEREQUEST']._serialized_start=422
-  _globals['_GENERATEREQUEST']._serialized_end=824
-  _globals['_GENERATERESPONSE']._serialized_start=827
-  _globals['_GENERATERESPONSE']._serialized_end=1124
-  _globals['_USAGE']._serialized_start=1126
-  _globals['_USAGE']._serialized_end=1209
-  _globals['_PHASETIMINGS']._serialized_start=1212
-  _globals['_PHASETIMINGS']._serialized_end=1415
-  _globals['_GETMODELREQUEST']._serialized_start=1417
-  _globals['_GETMODELREQUEST']._serialized_end=1434
-  _globals['_GETMODELRESPONSE']._serialized_start=1437
-  _globals['_GETMODELRESPONSE']._serialized_end=1648
-  _globals['_TOKENIZEREQUEST']._serialized_start=1650
-  _globals['_TOKENIZEREQUEST']._serialized_end=1721
-  _globals['_TOKENIZERESPONSE']._serialized_start=1723
-  _globals['_TOKENIZERESPONSE']._serialized_end=1760
-  _globals['_EXPLAINREQUEST']._serialized_start=1762
-  _globals['_EXPLAINREQUEST']._serialized_end=1798
-  _globals['_EXPLAINRESPONSE']._serialized_start=1801
-  _globals['_EXPLAINRESPONSE']._serialized_end=2101
-  _globals['_EXPLAINATTEMPT']._serialized_start=2104
-  _globals['_EXPLAINATTEMPT']._serialized_end=2445
-  _globals['_EXPLAINCANDIDATE']._serialized_start=2448
-  _globals['_EXPLAINCANDIDATE']._serialized_end=2649
-  _globals['_EXPLAINEND']._serialized_start=2651
-  _globals['_EXPLAINEND']._serialized_end=2774
-  _globals['_INFERENCE']._serialized_start=2777
-  _globals['_INFERENCE']._serialized_end=3095
+  _globals['_PROMPT']._serialized_start=105
+  _globals['_PROMPT']._serialized_end=236
+  _globals['_CONVERSATION']._serialized_start=238
+  _globals['_CONVERSATION']._serialized_end=298
+  _globals['_CHATMESSAGE']._serialized_start=300
+  _globals['_CHATMESSAGE']._serialized_end=344
+  _globals['_STOPCONDITIONS']._serialized_start=346
+  _globals['_STOPCONDITIONS']._serialized_end=418
+  _globals['_RESUME']._serialized_start=420
+  _globals['_RESUME']._serialized_end=447
+  _globals['_GENERATEREQUEST']._serialized_start=450
+  _globals['_GENERATEREQUEST']._serialized_end=852
+  _globals['_GENERATERESPONSE']._serialized_start=855
+  _globals['_GENERATERESPONSE']._serialized_end=1152
+  _globals['_USAGE']._serialized_start=1154
+  _globals['_USAGE']._serialized_end=1237
+  _globals['_PHASETIMINGS']._serialized_start=1240
+  _globals['_PHASETIMINGS']._serialized_end=1443
+  _globals['_GETMODELREQUEST']._serialized_start=1445
+  _globals['_GETMODELREQUEST']._serialized_end=1462
+  _globals['_GETMODELRESPONSE']._serialized_start=1465
+  _globals['_GETMODELRESPONSE']._serialized_end=1676
+  _globals['_TOKENIZEREQUEST']._serialized_start=1678
+  _globals['_TOKENIZEREQUEST']._serialized_end=1749
+  _globals['_TOKENIZERESPONSE']._serialized_start=1751
+  _globals['_TOKENIZERESPONSE']._serialized_end=1788
+  _globals['_EXPLAINREQUEST']._serialized_start=1790
+  _globals['_EXPLAINREQUEST']._serialized_end=1826
+  _globals['_EXPLAINRESPONSE']._serialized_start=1829
+  _globals['_EXPLAINRESPONSE']._serialized_end=2129
+  _globals['_EXPLAINATTEMPT']._serialized_start=2132
+  _globals['_EXPLAINATTEMPT']._serialized_end=2473
+  _globals['_EXPLAINCANDIDATE']._serialized_start=2476
+  _globals['_EXPLAINCANDIDATE']._serialized_end=2677
+  _globals['_EXPLAINEND']._serialized_start=2679
+  _globals['_EXPLAINEND']._serialized_end=2802
+  _globals['_GETSTATUSREQUEST']._serialized_start=2804
+  _globals['_GETSTATUSREQUEST']._serialized_end=2822
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2825
+  _globals['_GETSTATUSRESPONSE']._serialized_end=3114
+  _globals['_WORKERSTATE']._serialized_start=3116
+  _globals['_WORKERSTATE']._serialized_end=3210
+  _globals['_LATENCYHISTOGRAM']._serialized_start=3212
+  _globals['_LATENCYHISTOGRAM']._serialized_end=3307
+  _globals['_INFERENCE']._serialized_start=3310
+  _globals['_INFERENCE']._serialized_end=3708
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from lengthwise_wire.v1 import common_pb2 as _common_pb2
+from lengthwise_wire.v1 import worker_pb2 as _worker_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -248,3 +249,53 @@ class ExplainEnd(_message.Message):
     cached_prompt_tokens: int
     preemptions: int
     def __init__(self, code: _Optional[str] = ..., timings: _Optional[_Union[PhaseTimings, _Mapping]] = ..., cached_prompt_tokens: _Optional[int] = ..., preemptions: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("router_id", "model", "uptime_seconds", "draining", "requests_in_flight", "requests_waiting", "short_tokens", "workers", "num_workers", "latencies")
+    ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    SHORT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    router_id: str
+    model: str
+    uptime_seconds: float
+    draining: bool
+    requests_in_flight: int
+    requests_waiting: int
+    short_tokens: int
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerState]
+    num_workers: int
+    latencies: _containers.RepeatedCompositeFieldContainer[LatencyHistogram]
+    def __init__(self, router_id: _Optional[str] = ..., model: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., requests_in_flight: _Optional[int] = ..., requests_waiting: _Optional[int] = ..., short_tokens: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., num_workers: _Optional[int] = ..., latencies: _Optional[_Iterable[_Union[LatencyHistogram, _Mapping]]] = ...) -> None: ...
+
+class WorkerState(_message.Message):
+    __slots__ = ("address", "condition", "status")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    condition: str
+    status: _worker_pb2.WorkerStatus
+    def __init__(self, address: _Optional[str] = ..., condition: _Optional[str] = ..., status: _Optional[_Union[_worker_pb2.WorkerStatus, _Mapping]] = ...) -> None: ...
+
+class LatencyHistogram(_message.Message):
+    __slots__ = ("measure", "length_class", "upper_bounds", "counts")
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_CLASS_FIELD_NUMBER: _ClassVar[int]
+    UPPER_BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    measure: str
+    length_class: str
+    upper_bounds: _containers.RepeatedScalarFieldContainer[float]
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, measure: _Optional[str] = ..., length_class: _Optional[str] = ..., upper_bounds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ...) -> None: ...

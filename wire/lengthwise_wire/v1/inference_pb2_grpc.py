@@ -54,6 +54,11 @@ class InferenceStub:
                 request_serializer=lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/lengthwise.v1.Inference/GetStatus',
+                request_serializer=lengthwise_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=lengthwise_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -88,6 +93,14 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """What this router knows of its workers now, and how long its requests took. Holds nothing of any
+        single request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.FromString,
                     response_serializer=lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=lengthwise_dot_v1_dot_inference__pb2.GetStatusRequest.FromString,
+                    response_serializer=lengthwise_dot_v1_dot_inference__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +238,33 @@ class Inference:
             '/lengthwise.v1.Inference/Explain',
             lengthwise_dot_v1_dot_inference__pb2.ExplainRequest.SerializeToString,
             lengthwise_dot_v1_dot_inference__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lengthwise.v1.Inference/GetStatus',
+            lengthwise_dot_v1_dot_inference__pb2.GetStatusRequest.SerializeToString,
+            lengthwise_dot_v1_dot_inference__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     ) -> inference_pb2.ExplainResponse:
         return self._service.explain(message)
 
+    async def GetStatus(
+        self, message: inference_pb2.GetStatusRequest, context: Context
+    ) -> inference_pb2.GetStatusResponse:
+        return self._service.status()
+
 
 def grpc_server(service: InferenceService, config: RouterConfig) -> Server:
     """To be started."""
