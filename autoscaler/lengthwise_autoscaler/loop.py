@@ -17,6 +17,7 @@ from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_autoscaler.kubernetes.reporter import Reporter
 from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers, Serving
 from lengthwise_autoscaler.load.data_check import SETTLE_SCRAPES, group_of
+from lengthwise_autoscaler.load.plausibility import MostWorkers
 from lengthwise_autoscaler.load.prometheus import Prometheus, Vector
 from lengthwise_autoscaler.load.queries import QueryName, queries
 from lengthwise_autoscaler.load.readings import LoadReader, Reading
@@ -79,6 +80,7 @@ class ControlLoop:
             scrape_interval_seconds=interval,
         )
         self._reader = LoadReader(list(self._pools.values()), interval)
+        self._most_workers = MostWorkers(config.prometheus.window_seconds + self._settle_seconds)
         self._scaler = Scaler(config.scaling)
         self.last_decision = 0.0  # when a round ended without any error, since the epoch
         self._stopping = asyncio.Event()
@@ -96,7 +98,7 @@ class ControlLoop:
             began_at = time.monotonic()
             pause = FOLLOW_SECONDS
             if self._is_active():
-                await self._round()
+                await self._guarded_round()
                 pause = max(began_at + self._config.interval_seconds - time.monotonic(), 0.0)
             try:
                 async with asyncio.timeout(pause):
@@ -114,6 +116,15 @@ class ControlLoop:
         self._leads = leads
         return leads
 
+    async def _guarded_round(self) -> None:
+        """What an answer made us raise costs this round, not the process and all it remembers."""
+        try:
+            await self._round()
+        except Exception as error:
+            logger.exception("a round has failed")
+            what = f"{type(error).__name__} {error}; please report it"
+            self._reporter.error(ScalingError("unexpected", what))
+
     async def _round(self) -> None:
         began_at = time.monotonic()
         looking = asyncio.create_task(self._cluster.look())
@@ -127,7 +138,7 @@ class ControlLoop:
         serving = await self._workers.ask(self._flexible_pods(view))
         reading = self._read(vectors, view, serving)
         self._report([*errors, *view.errors, *reading.errors])
-        states = pool_states(view, self._pools, self._fixed, serving, vectors)
+        states = pool_states(view, self._pools, self._fixed, serving, reading)
         demands = self._demands(reading, states)
         actions = self._scaler.decide(time.monotonic(), states, demands)
         self._metrics.decision_seconds.observe(time.monotonic() - began_at)
@@ -155,6 +166,8 @@ class ControlLoop:
     def _read(
         self, vectors: Mapping[QueryName, Vector], view: ClusterView, serving: Mapping[str, Serving]
     ) -> Reading:
+        pods = {pool: len(view.pods_of(pool)) for pool in self._pools}
+        most = self._most_workers.see(time.monotonic(), pods)
         if not vectors:
             return Reading(loads={}, errors=())
         if not any(pod.component == "router" for pod in view.pods):
@@ -165,7 +178,7 @@ class ControlLoop:
             )
             return Reading(loads={}, errors=(error,))
         return self._reader.read(
-            vectors, settled_pods(view, self._pools, serving, self._settle_seconds)
+            vectors, settled_pods(view, self._pools, serving, self._settle_seconds), most
         )
 
     def _demands(self, reading: Reading, states: Sequence[PoolState]) -> dict[Group, Demand]:

@@ -12,8 +12,7 @@ from lengthwise_autoscaler.kubernetes.cluster import ClusterView
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_autoscaler.kubernetes.roles import Serving
 from lengthwise_autoscaler.load.data_check import Settled
-from lengthwise_autoscaler.load.prometheus import Vector
-from lengthwise_autoscaler.load.queries import QueryName
+from lengthwise_autoscaler.load.readings import Reading
 from lengthwise_policy.scaling.state import Pod, Pool, PoolName, PoolState
 
 
@@ -47,20 +46,16 @@ def pool_states(
     pools: Mapping[PoolName, Pool],
     fixed: Set[PoolName],
     serving: Mapping[str, Serving],
-    vectors: Mapping[QueryName, Vector],
+    reading: Reading,
 ) -> list[PoolState]:
     """Of the pools whose Deployments are there, in their order. `fixed` ones need none: they are as
     large as they are."""
-    requests = _by_pod(vectors.get("pod_requests", ()))
-    cached = _by_pod(vectors.get("pod_cached", ()))
     states = []
     for name, pool in pools.items():
         deployment = view.deployments.get(name)
         if deployment is None and name not in fixed:
             continue
-        pods = tuple(
-            _pod(pod, pool, serving.get(pod.name), requests, cached) for pod in view.pods_of(name)
-        )
+        pods = tuple(_pod(pod, pool, serving.get(pod.name), reading) for pod in view.pods_of(name))
         staying = sum(pod.phase != "leaving" for pod in pods)
         states.append(
             PoolState(
@@ -73,13 +68,7 @@ def pool_states(
     return states
 
 
-def _pod(
-    pod: ReleasePod,
-    pool: Pool,
-    serves: Serving | None,
-    requests: Mapping[str, float],
-    cached: Mapping[str, float],
-) -> Pod:
+def _pod(pod: ReleasePod, pool: Pool, serves: Serving | None, reading: Reading) -> Pod:
     role, phase = pool.role, pod.phase
     if pool.flexible and phase == "ready":
         role = serves.role if serves is not None else role
@@ -88,10 +77,6 @@ def _pod(
         name=pod.name,
         role=role,
         phase=phase,
-        running_requests=int(requests.get(pod.name, 0)),
-        cached_blocks=int(cached.get(pod.name, 0)),
+        running_requests=int(reading.requests.get(pod.name, 0)),
+        cached_blocks=int(reading.cached_blocks.get(pod.name, 0)),
     )
-
-
-def _by_pod(vector: Vector) -> dict[str, float]:
-    return {row.label("pod"): row.value for row in vector}

@@ -102,7 +102,7 @@ def test_a_deployments_replicas_and_pause_are_read(
 ) -> None:
     item = deployment("d", 3, **annotations)
     item["metadata"]["resourceVersion"] = "7"
-    found = read_deployment(item)
+    found = read_deployment(item, "d")
     assert (found.replicas, found.version, found.paused) == (3, "7", paused)
     del item["spec"]["replicas"]
-    assert read_deployment(item).replicas == 1, "Kubernetes' default"
+    assert read_deployment(item, "d").replicas == 1, "Kubernetes' default"

@@ -1,18 +1,22 @@
 """What Prometheus may answer, or not, and what is made of it."""
 
 import asyncio
+import gzip
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lengthwise_autoscaler.config import PrometheusConfig
-from lengthwise_autoscaler.errors import ScalingError
-from lengthwise_autoscaler.load.prometheus import MAX_ANSWER_BYTES, Prometheus
+from lengthwise_autoscaler.errors import MAX_TEXT, ScalingError
+from lengthwise_autoscaler.load.prometheus import MAX_ANSWER_BYTES, Prometheus, read_vector
 from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_runtime.config import ConfigError
 
@@ -73,10 +77,11 @@ async def fails(prometheus: Prometheus) -> ScalingError:
 async def test_a_vector_is_read_with_its_labels_and_odd_numbers(
     scripted: Scripted, prometheus: Prometheus
 ) -> None:
+    now = time.time()
     scripted.vector(
-        {"metric": {"pool": "prefill"}, "value": [1.5, "2.5"]},
-        {"metric": {}, "value": [1.5, "NaN"]},
-        {"metric": {}, "value": [1.5, "+Inf"]},
+        {"metric": {"pool": "prefill"}, "value": [now, "2.5"]},
+        {"metric": {}, "value": [now, "NaN"]},
+        {"metric": {}, "value": [now, "+Inf"]},
     )
     (first, second, third) = (await prometheus.ask(QUERIES))["tpot"]
     assert (first.label("pool"), first.value) == ("prefill", 2.5)
@@ -131,6 +136,69 @@ async def test_an_answer_that_is_none_is_reported_with_the_query(
     assert str(error).startswith("query t")
     assert expected in str(error)
     assert len(str(error)) < 600
+
+
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["status", "data", "resultType", "result", "metric", "value"]), inner
+        )
+    ),
+).map(json.dumps)
+
+
+@given(st.binary(max_size=99) | json_texts.map(str.encode))
+def test_any_bytes_are_a_vector_or_one_error(body: bytes) -> None:
+    with suppress(ScalingError):
+        read_vector("tpot", 200, body)
+
+
+NOW = time.time()
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"metric": {"pool": ["a"]}, "value": [NOW, "1"]}, "query_failed"),
+        ({"metric": [["pool", "a"]], "value": [NOW, "1"]}, "query_failed"),
+        ({"metric": {}, "value": [NOW, 1]}, "query_failed"),
+        ({"metric": {}, "value": ["now", "1"]}, "query_failed"),
+        ({"metric": {}, "value": [NOW, "1", "2"]}, "query_failed"),
+        ({"metric": {}, "value": "12"}, "query_failed"),
+        ({"metric": {}, "value": [NOW - 86_400, "1"]}, "data_stale"),
+        ({"metric": {}, "value": [NOW + 86_400, "1"]}, "data_stale"),
+        ({"metric": {}, "value": [float("nan"), "1"]}, "data_stale"),
+    ],
+)
+def test_a_row_that_is_none_or_not_of_now_is_refused(row: object, reason: str) -> None:
+    answer = {"status": "success", "data": {"resultType": "vector", "result": [row]}}
+    with pytest.raises(ScalingError) as caught:
+        read_vector("tpot", 200, json.dumps(answer).encode())
+    assert caught.value.reason == reason
+
+
+def test_what_a_server_says_stays_one_short_line() -> None:
+    answer = {"status": "error", "errorType": "x", "error": "y\n23:59:59 CRITICAL " + "z" * 9999}
+    with pytest.raises(ScalingError) as caught:
+        read_vector("tpot", 200, json.dumps(answer).encode())
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= MAX_TEXT
+
+
+async def test_a_compressed_answer_is_not_unpacked(
+    scripted: Scripted, prometheus: Prometheus
+) -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+
+    async def packed(_: web.Request) -> web.Response:
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+
+    scripted.handler = packed
+    error = await fails(prometheus)
+    assert error.reason == "query_failed"
+    assert scripted.requests[0].headers["Accept-Encoding"] == "identity"
 
 
 async def test_an_endless_answer_is_cut_off(scripted: Scripted, prometheus: Prometheus) -> None:

@@ -92,6 +92,7 @@ class FakeObjects:
     forbidden: set[str] = field(default_factory=set)  # the same
     broken: set[str] = field(default_factory=set)  # answered with 500
     garbage: str = ""  # what everything is answered with
+    status: int = 200  # of garbage
     before_write: Callable[[str], None] | None = None  # receives what is to be written
     answers: asyncio.Event = field(default_factory=asyncio.Event)  # cleared: requests wait
     _versions: "itertools.count[int]" = field(default_factory=lambda: itertools.count(100))
@@ -178,7 +179,9 @@ class FakeObjects:
         if f"{verb} {resource}" in self.broken:
             return _refuse(500, "etcdserver: leader changed")
         if self.garbage:
-            return web.Response(text=self.garbage, content_type="application/json")
+            return web.Response(
+                text=self.garbage, status=self.status, content_type="application/json"
+            )
         body = await request.json() if request.can_read_body else {}
         if verb not in ("get", "list") and self.before_write is not None:
             self.before_write(f"{verb} {resource}")

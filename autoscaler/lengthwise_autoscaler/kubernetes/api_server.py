@@ -8,8 +8,8 @@ Nothing here retries; the next round asks anew.
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -21,6 +21,7 @@ from kubernetes_asyncio.config import (
     load_incluster_config,
     load_kube_config,
 )
+from pydantic_core import from_json
 
 from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
@@ -32,6 +33,9 @@ Verb = Literal["get", "list", "create", "update", "patch"]
 
 ANSWER_SECONDS = 5.0
 """For a whole answer. A healthy API server lists hundreds of pods in less than 0.1 s."""
+
+MAX_ANSWER_BYTES = 64 << 20
+"""A pod with everything that controllers write to it is 10 kB; this is six thousand of them."""
 
 LOGIN_SECONDS = 30.0
 """For programs that a kubeconfig may name to log in with."""
@@ -98,7 +102,13 @@ class ApiServer:
 
     async def list(self, resource: str, label_selector: str) -> list[Object]:
         answer = await self.ask("list", resource, query={"labelSelector": label_selector})
-        return cast(list[Object], answer.get("items") or [])
+        with reading(f"the list of {resource}"):
+            if (answer.get("metadata") or {}).get("continue"):
+                raise ValueError("it is a part of the list")
+            items = answer["items"] or []  # null where there are none
+            if not isinstance(items, list):
+                raise TypeError(f"items are a {type(items).__name__}")
+        return items
 
     async def ask(
         self,
@@ -118,7 +128,7 @@ class ApiServer:
         what = f"{verb} {resource}" + (f" {name!r}" if name else "")
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                status, text = await self._send(verb, path, body, query or {})
+                status, answer = await self._send(verb, path, body, query or {})
         # TimeoutError is an OSError; ConfigException: the token's file cannot be read.
         except (aiohttp.ClientError, OSError, ConfigException) as error:
             reason = str(error) or f"no answer within {ANSWER_SECONDS:g} s"
@@ -127,12 +137,12 @@ class ApiServer:
                 f"cannot {what}: {type(error).__name__} {reason}; going on trying",
             ) from error
         if status >= 300:
-            raise self._refusal(what, status, text)
-        return _read(what, text)
+            raise self._refusal(what, status, answer)
+        return _read(what, answer)
 
     async def _send(
         self, verb: Verb, path: str, body: Object | None, query: Mapping[str, str]
-    ) -> tuple[int, str]:
+    ) -> tuple[int, bytes]:
         kind = "merge-patch+json" if verb == "patch" else "json"
         headers = {"Accept": "application/json", "Content-Type": f"application/{kind}"}
         # With `_preload_content` off the method returns another type than its annotation's.
@@ -152,10 +162,17 @@ class ApiServer:
             ),
         )
         async with response:
-            return response.status, (await response.read()).decode("utf-8", "replace")
+            answer = bytearray()
+            async for part in response.content.iter_chunked(1 << 16):
+                answer += part
+                if len(answer) > MAX_ANSWER_BYTES:
+                    raise aiohttp.ClientPayloadError(
+                        f"the answer is larger than {MAX_ANSWER_BYTES} bytes"
+                    )
+            return response.status, bytes(answer)
 
-    def _refusal(self, what: str, status: int, text: str) -> ApiServerRefused:
-        message = _message_of(text)
+    def _refusal(self, what: str, status: int, answer: bytes) -> ApiServerRefused:
+        message = _message_of(answer)
         if status in (401, 403):
             return ApiServerRefused(
                 "forbidden",
@@ -172,21 +189,34 @@ def _own_namespace() -> str:
     return NAMESPACE_FILE.read_text(encoding="utf-8").strip()
 
 
-def _read(what: str, text: str) -> Object:
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """What answers may be no API server: what it raises where it is read is a ScalingError."""
     try:
-        answer = json.loads(text)
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ScalingError(
+            "api_server_unreachable",
+            f"cannot read {what}: {type(error).__name__} {error}; is an API server there?",
+        ) from error
+
+
+def _read(what: str, body: bytes) -> Object:
+    try:
+        answer = from_json(body)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
+        shown = body[:80].decode("utf-8", "replace")
         raise ScalingError(
-            "api_server_unreachable", f"cannot {what}: expected a JSON object, got {text[:80]!r}"
+            "api_server_unreachable", f"cannot {what}: expected a JSON object, got {shown!r}"
         )
     return answer
 
 
-def _message_of(text: str) -> str:
+def _message_of(body: bytes) -> str:
     """The message of the Status object that the API server explains a refusal with."""
     try:
-        return str(json.loads(text)["message"])
+        return str(from_json(body)["message"])
     except (ValueError, KeyError, TypeError):
-        return text[:200]
+        return body[:200].decode("utf-8", "replace")

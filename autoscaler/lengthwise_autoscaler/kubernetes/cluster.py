@@ -6,13 +6,12 @@ read takes out its own pool alone.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lengthwise_autoscaler.config import PoolConfig
 from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
-from lengthwise_autoscaler.kubernetes.api_server import NOT_FOUND, ApiServer
+from lengthwise_autoscaler.kubernetes.api_server import NOT_FOUND, ApiServer, reading
 from lengthwise_autoscaler.kubernetes.pods import (
     RELEASE_LABEL,
     Deployment,
@@ -56,7 +55,7 @@ class Cluster:
         listing = asyncio.create_task(self._api.list("pods", self._selector))
         await asyncio.gather(*(find(pool) for pool in self._pools))
         items = await listing
-        with _read("pods"):
+        with reading("pods"):
             pods = read_pods(items, time.time())
         return ClusterView(deployments=deployments, pods=pods, errors=tuple(errors))
 
@@ -64,8 +63,8 @@ class Cluster:
         """Errors: ScalingError; `unknown_pool` when there is none of that name."""
         try:
             item = await self._api.ask("get", "deployments", pool.deployment)
-            with _read(f"Deployment {pool.deployment!r}"):
-                return read_deployment(item)
+            with reading(f"Deployment {pool.deployment!r}"):
+                return read_deployment(item, pool.deployment)
         except ScalingError as error:
             if isinstance(error, ApiServerRefused) and error.status == NOT_FOUND:
                 raise ScalingError(
@@ -76,15 +75,3 @@ class Cluster:
                 ) from error
             error.pool = pool.name
             raise
-
-
-@contextmanager
-def _read(what: str) -> Iterator[None]:
-    """What answers may be no API server."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ScalingError(
-            "api_server_unreachable",
-            f"cannot read {what}: {type(error).__name__} {error}; is an API server there?",
-        ) from error

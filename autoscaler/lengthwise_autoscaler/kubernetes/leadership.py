@@ -17,10 +17,17 @@ import random
 import secrets
 import socket
 import time
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from lengthwise_autoscaler.errors import ApiServerRefused, ScalingError
-from lengthwise_autoscaler.kubernetes.api_server import CONFLICT, NOT_FOUND, ApiServer, Object
+from lengthwise_autoscaler.kubernetes.api_server import (
+    CONFLICT,
+    NOT_FOUND,
+    ApiServer,
+    Object,
+    reading,
+)
 from lengthwise_autoscaler.kubernetes.reporter import Reporter
 
 logger = logging.getLogger(__name__)
@@ -28,6 +35,7 @@ logger = logging.getLogger(__name__)
 # client-go's, which survive an API server's restart.
 LEASE_SECONDS = 15
 RENEW_SECONDS = 10.0
+MAX_LEASE_SECONDS = 3600
 RETRY_SECONDS = 2.0
 
 RELEASE_SECONDS = 2.0
@@ -71,7 +79,8 @@ class Leadership:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 lease = await self._api.ask("get", "leases", self._lease)
-                spec = lease.get("spec") or {}
+                with self._reading():
+                    spec = dict(lease.get("spec") or {})
                 if spec.get("holderIdentity") != self.identity:
                     return
                 spec |= {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
@@ -100,10 +109,12 @@ class Leadership:
                 raise
             await self._create()
         else:
-            if self._is_held_by_another(lease):
+            with self._reading():
+                is_held = self._is_held_by_another(lease)
+                spec = {} if is_held else self._renewed(lease.get("spec") or {})
+            if is_held:
                 self._leads_until = 0.0
                 return
-            spec = self._renewed(lease.get("spec") or {})
             await self._api.ask("update", "leases", self._lease, {**lease, "spec": spec})
         self._leads_until = began_at + RENEW_SECONDS
 
@@ -116,6 +127,9 @@ class Leadership:
         }
         await self._api.ask("create", "leases", body=body)
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(f"Lease {self._lease!r}")
+
     def _is_held_by_another(self, lease: Object) -> bool:
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
@@ -125,6 +139,10 @@ class Leadership:
         if holder in ("", self.identity):
             return False
         lasts = float(spec.get("leaseDurationSeconds") or LEASE_SECONDS)
+        if not 0 < lasts <= MAX_LEASE_SECONDS:
+            raise ValueError(
+                f"leaseDurationSeconds is {lasts}, expected {MAX_LEASE_SECONDS} at most"
+            )
         return time.monotonic() < self._seen_at + lasts
 
     def _renewed(self, spec: Object) -> Object:

@@ -1,11 +1,13 @@
 """A release's pods and Deployments, read from the API server's JSON.
 
-Reading decides nothing and keeps nothing; what is not there reads as the harmless case.
+Reading decides nothing and keeps nothing; what is not there reads as the harmless case. What no API
+server writes is a KeyError, TypeError, ValueError, AttributeError or OverflowError.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any
 
 from lengthwise_policy.scaling.state import PodPhase
@@ -20,6 +22,12 @@ COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 STUCK_SECONDS = 10.0
 """The scheduler places a pod within a second of there being room, and pulls are tried again after
 ten; what has failed for longer is not about to begin."""
+
+MAX_SKEW_SECONDS = 60.0
+"""Between this machine's clock and the API server's."""
+
+MAX_REPLICAS = 2**31 - 1
+"""Kubernetes writes it in 32 bits, signed."""
 
 _CANNOT_START = frozenset(
     {
@@ -61,25 +69,34 @@ class Deployment:
     paused: bool
 
 
-def read_deployment(item: Object) -> Deployment:
+def read_deployment(item: Object, name: str) -> Deployment:
+    """The Deployment that was asked for by its `name`."""
     metadata, spec = item["metadata"], item.get("spec") or {}
     annotations = metadata.get("annotations") or {}
+    replicas = spec.get("replicas", 1)
+    if _text(metadata, "name") != name:
+        raise ValueError(f"it is {metadata['name']!r}")
+    if type(replicas) is not int or not 0 <= replicas <= MAX_REPLICAS:
+        raise ValueError(f"spec.replicas: expected an integer from 0 on, got {replicas!r}")
     return Deployment(
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        version=metadata["resourceVersion"],
-        replicas=int(spec.get("replicas", 1)),
+        name=name,
+        uid=_text(metadata, "uid", ""),
+        version=_text(metadata, "resourceVersion"),
+        replicas=replicas,
         paused=annotations.get(PAUSE_ANNOTATION) == "paused",
     )
 
 
 def read_pods(items: Iterable[Object], now: float) -> tuple[ReleasePod, ...]:
     """`now`: since the epoch. Pods that have ended (evicted, completed) are left out."""
-    return tuple(
+    pods = tuple(
         _read_pod(item, now)
         for item in items
         if (item.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
     )
+    if len({pod.name for pod in pods}) < len(pods):
+        raise ValueError("two have the same name")
+    return pods
 
 
 def _read_pod(item: Object, now: float) -> ReleasePod:
@@ -87,11 +104,11 @@ def _read_pod(item: Object, now: float) -> ReleasePod:
     labels = metadata.get("labels") or {}
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
     return ReleasePod(
-        name=metadata["name"],
-        component=labels.get(COMPONENT_LABEL, ""),
-        pool=labels.get(POOL_LABEL, ""),
+        name=_text(metadata, "name"),
+        component=_text(labels, COMPONENT_LABEL, ""),
+        pool=_text(labels, POOL_LABEL, ""),
         phase=_phase(metadata, status, conditions, now),
-        ready_at=_instant(conditions.get("Ready", {})),
+        ready_at=_instant(conditions.get("Ready", {}), now),
         address=_address(item.get("spec") or {}, status),
         has_cost=COST_ANNOTATION in (metadata.get("annotations") or {}),
     )
@@ -106,8 +123,8 @@ def _phase(
         return "ready"
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return "unschedulable" if now - _instant(scheduled) > STUCK_SECONDS else "starting"
-    created_at = _time(metadata.get("creationTimestamp"))
+        return "unschedulable" if now - _instant(scheduled, now) > STUCK_SECONDS else "starting"
+    created_at = _time(metadata.get("creationTimestamp"), now)
     if now - created_at > STUCK_SECONDS and _cannot_start(status):
         return "unschedulable"
     return "starting"
@@ -119,13 +136,23 @@ def _cannot_start(status: Object) -> bool:
     return any((state.get("waiting") or {}).get("reason") in _CANNOT_START for state in states)
 
 
-def _instant(condition: Object) -> float:
-    return _time(condition.get("lastTransitionTime"))
+def _instant(condition: Object, now: float) -> float:
+    return _time(condition.get("lastTransitionTime"), now)
 
 
-def _time(text: str | None) -> float:
+def _time(text: str | None, now: float) -> float:
     """Since the epoch; 0, long ago, where it is not given."""
-    return datetime.fromisoformat(text).timestamp() if text else 0.0
+    at = datetime.fromisoformat(text).timestamp() if text else 0.0
+    if at > now + MAX_SKEW_SECONDS:
+        raise ValueError(f"{text} has not come yet; is a clock wrong?")
+    return at
+
+
+def _text(fields: Object, key: str, default: str | None = None) -> str:
+    value = fields.get(key, default)
+    if not isinstance(value, str):
+        raise TypeError(f"{key}: expected a string, got {value!r:.80}")
+    return value
 
 
 def _address(spec: Object, status: Object) -> str:
@@ -133,5 +160,5 @@ def _address(spec: Object, status: Object) -> str:
     for container in spec.get("containers") or ():
         for port in container.get("ports") or ():
             if port.get("name") == "grpc" and ip:
-                return str(Address(ip, port["containerPort"]))
+                return str(Address(str(ip_address(ip)), int(port["containerPort"])))
     return ""

@@ -75,10 +75,11 @@ class Reporter:
 
     def event(self, pool: str, reason: EventReason, message: str) -> None:
         """Written soon, if it can be."""
-        if not self._writes_events:
+        deployment = self._deployments.get(pool)  # a fixed pool need not have one
+        if not self._writes_events or deployment is None:
             return
         event = _Event(
-            deployment=self._deployments[pool],
+            deployment=deployment,
             uid=self._uids.get(pool, ""),
             reason=reason,
             message=message,

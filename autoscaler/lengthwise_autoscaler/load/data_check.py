@@ -56,14 +56,17 @@ class DataCheck:
         self._oldest = SETTLE_SCRAPES * scrape_interval_seconds
 
     def workers(
-        self, table: Table, settled: Sequence[Settled]
+        self, table: Table, settled: Sequence[Settled], most: Mapping[str, float]
     ) -> tuple[list[ScalingError], set[Group]]:
-        """What is wrong with the workers' data, and the groups whose load is unknown for it."""
+        """What is wrong with the workers' data, and the groups whose load is unknown for it.
+
+        `most`: workers that each pool can have.
+        """
         errors: list[ScalingError] = []
         blind: set[Group] = set()
         for name, pool in self._pools.items():
             try:
-                table.require_numbers(name)
+                table.require_plausible(most, name)
             except ScalingError as error:
                 errors.append(error)
                 blind |= groups_of([pool])
@@ -74,6 +77,8 @@ class DataCheck:
                 try:
                     self._require_scraped(table, pods, name)
                     table.require(_WORKER_QUERIES[role], name, role)
+                    if role == "decode":
+                        _require_counted(table, pods, name)
                 except ScalingError as error:
                     errors.append(error)
                     blind.add(group_of(pool, role))
@@ -116,6 +121,7 @@ class DataCheck:
     def routers(self, table: Table, pods: Sequence[Settled]) -> None:
         """Errors: ScalingError naming a query without the series that routers have from their
         start, or a router that is not scraped."""
+        table.require_distinct()
         self._require_scraped(table, pods, "")
         for name in _BY_LENGTH:
             found = table.by(name, "length_class")
@@ -125,7 +131,7 @@ class DataCheck:
         for name in _TOTALS:
             if not table.values(name):
                 raise missing(name, "the routers")
-        table.require_numbers()
+        table.require_plausible({})
 
 
 _BY_LENGTH: tuple[QueryName, ...] = ("arrived_requests", "arrived_tokens", "recent_tokens", "ttft")
@@ -145,6 +151,19 @@ _WORKER_QUERIES: Mapping[Role, tuple[QueryName, ...]] = {
     ),
 }
 """Of which each pool with a settled worker of the role has to have rows."""
+
+
+def _require_counted(table: Table, pods: Sequence[Settled], pool: str) -> None:
+    """Errors: ScalingError where fewer workers report than have long been ready."""
+    counted = table.sum("decode_workers", [pool])
+    if counted < len(pods):
+        raise ScalingError(
+            "data_implausible",
+            f"{counted:g} decode workers report, but {len(pods)} have been ready for long; does"
+            " Prometheus scrape all of them?",
+            pool=pool,
+            query="decode_workers",
+        )
 
 
 def _some(names: Sequence[str]) -> str:

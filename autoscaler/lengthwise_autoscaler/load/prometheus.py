@@ -5,13 +5,15 @@ that is no vector. Tokens are read anew for each round and never logged.
 """
 
 import asyncio
-import json
 import logging
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+from pydantic_core import from_json
 
 from lengthwise_autoscaler.config import PrometheusConfig
 from lengthwise_autoscaler.errors import ScalingError
@@ -23,6 +25,10 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 MAX_ANSWER_BYTES = 4 << 20
 """A thousand pods, named one by one, are 0.1 MB."""
+
+MAX_SKEW_SECONDS = 60.0
+"""Between this machine's clock and that of Prometheus. An answer that was made longer ago is a
+cache's."""
 
 MAX_CONNECTIONS = 4
 """Queries are cheap; this keeps a round from taking more than its share of Prometheus' 20."""
@@ -74,6 +80,7 @@ class Prometheus:
 
     def _open(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity"},
             base_url=self._config.url.rstrip("/"),
             verify=self._context,
             timeout=self._config.timeout_seconds,
@@ -124,13 +131,14 @@ class Prometheus:
             async with self._client.stream(
                 "GET", "/api/v1/query", params=parameters, headers=headers
             ) as response:
-                async for part in response.aiter_bytes():
+                # Not decompressed, which could make a thousand times as much of it.
+                async for part in response.aiter_raw():
                     body += part
                     if len(body) > MAX_ANSWER_BYTES:
                         raise _failed(name, f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreachable(f"{type(error).__name__} {error}".strip()) from error
-        return _vector(name, response.status_code, bytes(body))
+        return read_vector(name, response.status_code, bytes(body))
 
     def _unreachable(self, what: str) -> ScalingError:
         return ScalingError("prometheus_unreachable", f"Prometheus at {self._config.url}: {what}")
@@ -140,9 +148,10 @@ def _failed(name: QueryName, what: str) -> ScalingError:
     return ScalingError("query_failed", what, query=name)
 
 
-def _vector(name: QueryName, status: int, body: bytes) -> Vector:
+def read_vector(name: QueryName, status: int, body: bytes) -> Vector:
+    """Errors: ScalingError."""
     try:
-        answer = json.loads(body)
+        answer = from_json(body)
         if answer["status"] != "success":
             raise _failed(
                 name, f"Prometheus answered {answer.get('errorType')}: {answer.get('error')}"
@@ -150,15 +159,29 @@ def _vector(name: QueryName, status: int, body: bytes) -> Vector:
         data = answer["data"]
         if data["resultType"] != "vector":
             raise _failed(name, f"expected a vector, got a {data['resultType']}")
-        # Prometheus writes numbers as strings: "NaN" and "+Inf" among them.
-        return tuple(
-            Row(labels=dict(item["metric"]), value=float(item["value"][1]))
-            for item in data["result"]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return tuple(_row(name, item["metric"], *item["value"]) for item in data["result"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         shown = body[:120].decode("utf-8", "replace")
         raise _failed(
             name,
             f"HTTP {status}, expected Prometheus' JSON ({type(error).__name__}), got {shown!r};"
             " is prometheus.url right?",
         ) from error
+
+
+def _row(name: QueryName, labels: Any, at: Any, value: Any) -> Row:
+    """Errors: ScalingError for what was evaluated at another time than now, TypeError and
+    ValueError for what is no row."""
+    if not all(isinstance(text, str) for text in (*labels.keys(), *labels.values(), value)):
+        raise TypeError
+    number = float(value)
+    skew = time.time() - at
+    if not abs(skew) <= MAX_SKEW_SECONDS:
+        raise ScalingError(
+            "data_stale",
+            f"evaluated {skew:.0f} s ago by this machine's clock, expected at most"
+            f" {MAX_SKEW_SECONDS:g}; does a cache answer, or is a clock wrong?",
+            query=name,
+        )
+    # Prometheus writes numbers as strings: "NaN" and "+Inf" among them.
+    return Row(labels=labels, value=number)

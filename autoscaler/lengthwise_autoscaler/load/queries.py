@@ -5,6 +5,7 @@ each pod. Rates are over the configured window. Only the release's own series ar
 """
 
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 QueryName = Literal[
@@ -34,6 +35,30 @@ QueryName = Literal[
     "pod_requests",
     "pod_cached",
 ]
+
+_BY: Mapping[str, tuple[QueryName, ...]] = {
+    "pod": ("sample_age", "scraped", "pod_requests", "pod_cached"),
+    "length_class": ("arrived_requests", "arrived_tokens", "recent_tokens", "ttft"),
+    "pool": (
+        "decode_running",
+        "decode_context",
+        "decode_queued",
+        "decode_predicted",
+        "decode_blocks",
+        "decode_workers",
+        "generated_tokens",
+    ),
+    "pool length_class": ("prefill_tokens", "prefill_busy", "queue_seconds"),
+    "role pool": ("mean_workers",),
+    "role pool length_class": ("queued_tokens",),
+    "role pool coefficient": ("cost",),
+    "": ("output_tokens", "waiting_requests", "tpot", "block_tokens"),
+}
+
+LABELS: Mapping[QueryName, frozenset[str]] = {
+    name: frozenset(labels.split()) for labels, names in _BY.items() for name in names
+}
+"""That the rows of a query's result may have; no two rows have the same."""
 
 PERCENTILE = 0.9
 

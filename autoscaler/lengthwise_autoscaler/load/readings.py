@@ -5,12 +5,13 @@ there are those last measured, or those of the cost model's prior.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from statistics import median
 
 from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.load.data_check import DECODE, DataCheck, Settled, group_of, groups_of
+from lengthwise_autoscaler.load.plausibility import SECONDS_OF_TOKEN
 from lengthwise_autoscaler.load.prometheus import Vector
 from lengthwise_autoscaler.load.queries import QueryName
 from lengthwise_autoscaler.load.table import Table
@@ -37,6 +38,9 @@ class Reading:
 
     loads: Mapping[Group, Load]
     errors: tuple[ScalingError, ...]
+    # By pod; nothing where it cannot be believed.
+    requests: Mapping[str, float] = field(default_factory=dict)
+    cached_blocks: Mapping[str, float] = field(default_factory=dict)
 
 
 class LoadReader:
@@ -48,8 +52,16 @@ class LoadReader:
         self._check = DataCheck(pools, scrape_interval_seconds)
         self._token_seconds: dict[tuple[Group, LengthClass], float] = {}
 
-    def read(self, vectors: Mapping[QueryName, Vector], settled: Sequence[Settled]) -> Reading:
-        """`settled`: all of them; without a router among them no group's load is known."""
+    def read(
+        self,
+        vectors: Mapping[QueryName, Vector],
+        settled: Sequence[Settled],
+        most: Mapping[str, float],
+    ) -> Reading:
+        """`settled`: all of them; without a router among them no group's load is known.
+
+        `most`: workers that each pool can have.
+        """
         routers = [pod for pod in settled if pod.role is None]
         if not routers:
             return Reading(loads={}, errors=())
@@ -58,11 +70,21 @@ class LoadReader:
             self._check.routers(table, routers)
         except ScalingError as error:
             return Reading(loads={}, errors=(error,))
-        errors, blind = self._check.workers(table, settled)
+        errors, blind = self._check.workers(table, settled, most)
         loads: dict[Group, Load] = {}
         for group in self._groups - blind:
-            loads[group] = self._decode(table) if group == DECODE else self._prefill(table, group)
-        return Reading(loads=loads, errors=tuple(errors))
+            try:
+                loads[group] = (
+                    self._decode(table) if group == DECODE else self._prefill(table, group)
+                )
+            except ScalingError as error:
+                errors.append(error)
+        return Reading(
+            loads=loads,
+            errors=tuple(errors),
+            requests=table.by("pod_requests", "pod"),
+            cached_blocks=table.by("pod_cached", "pod"),
+        )
 
     def _prefill(self, table: Table, group: Group) -> PrefillLoad:
         classes = self._classes(group)
@@ -95,7 +117,6 @@ class LoadReader:
         pools = [name for name, pool in self._pools.items() if self._serves(pool, DECODE)]
         workers = table.sum("decode_workers", pools)
         blocks = table.sum("decode_blocks", pools)
-        (tpot,) = table.values("tpot")
         sizes = [value for value in table.values("block_tokens") if value >= 1]
         return DecodeLoad(
             running_requests=table.sum("decode_running", pools),
@@ -106,7 +127,7 @@ class LoadReader:
             blocks_per_worker=blocks / workers if workers else 0.0,
             block_size=int(sizes[0]) if sizes else BLOCK_TOKENS,
             generated_tokens=table.sum("generated_tokens", pools),
-            tpot_seconds=_known([tpot]),
+            tpot_seconds=_known(table.values("tpot")),
             cost=_cost(table, pools, "decode"),
             waiting_requests=table.sum("waiting_requests"),
             mean_workers=_mean(table, pools, "decode"),
@@ -132,6 +153,14 @@ class LoadReader:
         tokens = table.sum("prefill_tokens", pools, length_class=length)
         busy = table.sum("prefill_busy", pools, length_class=length)
         if tokens > 0 and busy > 0:
+            if busy / tokens > SECONDS_OF_TOKEN:
+                raise ScalingError(
+                    "data_implausible",
+                    f"{tokens:g} {length} tokens took {busy:g} s of a worker, expected at most"
+                    f" {SECONDS_OF_TOKEN:g} s for one",
+                    pool=next((name for name in pools if self._pools[name].role == "prefill"), ""),
+                    query="prefill_busy",
+                )
             self._token_seconds[group, length] = busy / tokens
             return busy / tokens
         cost = _cost(table, pools, "prefill")

@@ -1,15 +1,12 @@
 """A round's data: a row that has to be there and is not is an error that names the query."""
 
-from collections.abc import Mapping, Sequence
-from math import isfinite
+from collections.abc import Mapping, Sequence, Set
 
 from lengthwise_autoscaler.errors import ScalingError
+from lengthwise_autoscaler.load.plausibility import expected_of
 from lengthwise_autoscaler.load.prometheus import Vector
-from lengthwise_autoscaler.load.queries import QueryName
+from lengthwise_autoscaler.load.queries import LABELS, QueryName
 from lengthwise_policy.types import Role
-
-_OBSERVED: frozenset[QueryName] = frozenset({"ttft", "tpot", "queue_seconds", "output_tokens"})
-"""NaN there means that nothing was observed within the window."""
 
 
 class Table:
@@ -43,15 +40,34 @@ class Table:
             if not rows:
                 raise missing(name, f"the {role} workers of pool {pool}", pool)
 
-    def require_numbers(self, pool: str = "") -> None:
-        """Errors: ScalingError naming a query that gave a pool, or the rest, what is no amount."""
+    def require_distinct(self) -> None:
+        """Errors: ScalingError naming a query with two rows of the same labels, or with others than
+        it asked for."""
+        for name, rows in self._vectors.items():
+            seen = {frozenset(row.labels.items()) for row in rows}
+            others = {label for row in rows for label in row.labels} - LABELS[name]
+            if len(seen) < len(rows) or others:
+                got = f"the labels {_some(others)}" if others else "the same labels twice"
+                raise ScalingError(
+                    "data_implausible",
+                    f"expected rows that differ in {_some(LABELS[name]) or 'nothing'}, got {got}",
+                    query=name,
+                )
+
+    def require_plausible(self, workers: Mapping[str, float], pool: str = "") -> None:
+        """Errors: ScalingError naming a query that gave a pool, or the rest, what no release has.
+
+        `workers`: the most that each pool can have.
+        """
         for name, rows in self._vectors.items():
             for row in rows:
-                is_amount = isfinite(row.value) and row.value >= 0
-                if row.label("pool") == pool and not (is_amount or name in _OBSERVED):
+                if row.label("pool") != pool:
+                    continue
+                expected = expected_of(name, row.value, workers.get(pool))
+                if expected:
                     raise ScalingError(
-                        "data_missing",
-                        f"expected a number of at least 0, got {row.value} for {dict(row.labels)}",
+                        "data_implausible",
+                        f"expected {expected}, got {row.value} for {dict(row.labels)}",
                         pool=pool,
                         query=name,
                     )
@@ -65,3 +81,7 @@ def missing(name: QueryName, what: str, pool: str = "") -> ScalingError:
         pool=pool,
         query=name,
     )
+
+
+def _some(labels: Set[str]) -> str:
+    return ", ".join(sorted(labels)[:3])

@@ -148,7 +148,7 @@ def look(
     pool = state.pool
     held = _held(now, state, memory, has_demand)
     replicas = state.replicas
-    if held is None:
+    if held is None or held.rule == "data missing":
         replicas = min(max(replicas, pool.min_replicas), pool.max_replicas)
     there = [pod for pod in state.pods if pod.phase != "leaving" or pod.name in flipping]
     there.sort(key=cheapness)

@@ -36,6 +36,7 @@ from lengthwise_policy.scaling.window import DemandWindow
 from lengthwise_policy.types import Role
 
 NO_CAPACITY = GroupCapacity(ready=(), coming=0, unschedulable=0)
+NO_DEMAND = Reason("data missing", "no demand is known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,8 @@ class Scaler:
     ) -> list[Action]:
         """Flips, then one Scale or Hold per pool, in the order of `pools`.
 
-        `now` never decreases. A group that is not in `demands` lacks data: its pools are held.
+        `now` never decreases. A group that is not in `demands` lacks data: its pools are held, but
+        for replicas outside their bounds.
         """
         self._see(now, pools, demands)
         self._flips.follow(now, pools)
@@ -98,9 +100,10 @@ class Scaler:
             memory = self._memories.setdefault(pool.name, PoolMemory(state.replicas))
             if memory.see_replicas(now, state.replicas, self._policy):
                 edited.add((pool.role, pool.length_class))
-        for group in (*self._windows, *edited):
-            if group in edited or group not in demands:
-                self._window(group).restart()
+        for group in edited:
+            self._window(group).restart()
+        for group in self._windows.keys() - demands.keys():
+            self._windows[group].miss(now)
         for group, demand in demands.items():
             self._window(group).see(now, demand)
 
@@ -205,8 +208,10 @@ class Scaler:
 
     def _action(self, now: float, view: PoolView, change: _Change | None) -> Action:
         pool, replicas = view.state.pool, view.state.replicas
-        if view.held is not None or change is None:
-            return _hold(view, view.held or Reason("data missing", "no demand is known"))
+        if view.held is not None and view.replicas == replicas:
+            return _hold(view, view.held)
+        if change is None:
+            change = _Change(reason=NO_DEMAND, num_pools=1)  # its bounds need none
         memory = self._memories[pool.name]
         leaving = change.leaving.get(pool.name)
         wanted = view.replicas + change.added.get(pool.name, 0) - (leaving.count if leaving else 0)

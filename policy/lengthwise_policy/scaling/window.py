@@ -1,13 +1,17 @@
 """What a group of pools needed lately, in whole workers.
 
-Scaling in trusts only a time that was watched without a gap, so missing data, a manual
-edit and a change of leader all begin it anew.
+Scaling in trusts only a time that was watched, so data that was missing for long, a manual edit and
+a change of leader all begin it anew.
 """
 
 from collections import deque
 from math import ceil, inf
 
 from lengthwise_policy.scaling.state import Demand, Reason
+
+MAX_GAP_SECONDS = 30.0
+"""Without a demand. What came in a shorter gap is in the rates after it, which are taken over a
+minute."""
 
 ROUNDING = 1e-9
 """Workers; so that arithmetic on floats never makes one more."""
@@ -31,6 +35,11 @@ class DemandWindow:
         self._since = inf
         self._idle_since = None
         self._last = None
+
+    def miss(self, now: float) -> None:
+        """The demand of this instant is not known."""
+        if now - self._now > MAX_GAP_SECONDS:
+            self.restart()
 
     def see(self, now: float, demand: Demand) -> None:
         if now - self._now > self._seconds:

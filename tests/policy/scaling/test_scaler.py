@@ -86,19 +86,32 @@ def test_replicas_outside_the_bounds_are_brought_back_at_once(replicas: int, wan
     assert (action.replicas, rule(action)) == (wanted, "bounds")
 
 
-def test_a_group_without_demand_is_held_whatever_its_bounds(scaler: Scaler) -> None:
+@pytest.mark.parametrize(("replicas", "wanted"), [(1, 3), (3, None), (4, None), (6, 4)])
+def test_a_group_without_demand_is_held_within_its_bounds(
+    scaler: Scaler, replicas: int, wanted: int | None
+) -> None:
     decode = Pool(name="d", role="decode", min_replicas=3, max_replicas=4)
-    actions = scaler.decide(0.0, [ready(POOL, 1), ready(decode, 1)], {PREFILL: need(2.0)})
-    assert scales(actions) == {"a": 2}
-    assert holds(actions) == {"d": "data missing"}
+    actions = scaler.decide(0.0, [ready(POOL, 1), ready(decode, replicas)], {PREFILL: need(2.0)})
+    assert scales(actions) == {"a": 2} | ({"d": wanted} if wanted else {})
+    assert holds(actions) == ({} if wanted else {"d": "data missing"})
+    assert rule(actions[1]) == ("bounds" if wanted else "data missing")
 
 
-def test_missing_data_begins_the_window_anew(scaler: Scaler) -> None:
+def test_data_missing_for_long_begins_the_window_anew(scaler: Scaler) -> None:
     pools, demand = [ready(POOL, 4)], {PREFILL: need(1.0)}
     watch(scaler, 0.0, 280.0, pools, demand)
-    scaler.decide(285.0, pools, {})
-    assert scales(watch(scaler, 290.0, 295.0, pools, demand)) == {}
-    assert scales(scaler.decide(590.0, pools, demand)) == {"a": 2}
+    watch(scaler, 285.0, 30.0, pools, {})
+    assert scales(watch(scaler, 320.0, 295.0, pools, demand)) == {}
+    assert scales(scaler.decide(620.0, pools, demand)) == {"a": 2}
+
+
+def test_data_missing_for_a_moment_is_no_gap_in_the_window(scaler: Scaler) -> None:
+    """What came meanwhile is in the rates after it."""
+    pools, demand = [ready(POOL, 4)], {PREFILL: need(1.0)}
+    watch(scaler, 0.0, 255.0, pools, demand)
+    assert holds(watch(scaler, 260.0, 25.0, pools, {})) == {"a": "data missing"}
+    assert scales(watch(scaler, 290.0, 5.0, pools, demand)) == {}
+    assert scales(scaler.decide(300.0, pools, demand)) == {"a": 2}
 
 
 def test_a_time_without_a_decision_is_no_stable_window(scaler: Scaler) -> None:
