@@ -6,8 +6,11 @@ expected; nothing is coerced.
 
 import json
 import math
+import os
 import reprlib
-from collections.abc import Mapping
+import stat
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +18,11 @@ from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 
 MAX_INTEGER: Final = 2**31 - 1
 """Every count and token id fits in 32 bits, signed."""
+
+MAX_FILE_BYTES: Final = 32 << 20
+"""Of a JSON file or a template; the largest published ones have a few megabytes."""
+
+_EXPECTED: Final = "expected a Hugging Face checkpoint folder"
 
 _repr = reprlib.Repr()
 _repr.maxstring = 80
@@ -46,10 +54,14 @@ class ConfigJson:
     @classmethod
     def read_optional(cls, path: Path) -> "ConfigJson":
         """The same; an empty object where there is no file."""
-        return cls.read(path) if path.exists() else cls(path, {})
+        return cls.read(path) if is_there(path) else cls(path, {})
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """Through all keys, those with a null value too."""
+        return iter(self._values)
 
     def keys(self) -> list[str]:
         """All keys, those with a null value too."""
@@ -122,6 +134,14 @@ class ConfigJson:
             raise self._unexpected(key, value, "an integer >= 0 or a list of them")
         return tuple(items)
 
+    def listed(self, key: str) -> "ConfigJson":
+        """The list under `key`, empty if the key is absent; its places are the keys, from 0 on."""
+        value = self._get(key, [])
+        if not isinstance(value, list):
+            raise self._unexpected(key, value, "a list")
+        items = {str(place): item for place, item in enumerate(value)}
+        return ConfigJson(self.path, items, f"{self._where}{key}.")
+
     def object(self, key: str) -> "ConfigJson":
         """The object under `key`, empty if the key is absent."""
         value = self._get(key, {})
@@ -146,17 +166,36 @@ class ConfigJson:
         return self.error(key, f"expected {expected}, got {_repr.repr(value)}")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, max_bytes: int = MAX_FILE_BYTES) -> str:
     """A regular file's UTF-8 text. Raises `CheckpointError`."""
-    if not path.is_file():
-        found = "not a regular file" if path.exists() else "not found"
-        raise CheckpointError(f"{path}: {found}; expected a Hugging Face checkpoint folder")
     try:
-        return path.read_text(encoding="utf-8")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path}: not a regular file; {_EXPECTED}")
+        if found.st_size > max_bytes:
+            raise CheckpointError(
+                f"{path}: got {found.st_size} bytes, expected at most {max_bytes}; {_EXPECTED}"
+            )
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: not found; {_EXPECTED}") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: not UTF-8: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if text.startswith("\ufeff"):
+        raise CheckpointError(f"{path}: begins with a byte order mark, expected plain UTF-8")
+    return text
+
+
+def is_there(path: Path) -> bool:
+    """Whether the folder has an entry of this name, be it a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def shorten(message: str) -> str:
+    """Another library's message as part of ours: one line, not too long."""
+    return textwrap.shorten(message, 300, placeholder=" …")
 
 
 def _is_integer(value: object) -> bool:

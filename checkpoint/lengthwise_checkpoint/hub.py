@@ -14,6 +14,7 @@ TEXT_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
 )
 """What a router reads."""
 

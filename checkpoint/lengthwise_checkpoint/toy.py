@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.rope import read_context_length, read_rope
 from lengthwise_checkpoint.spec import MAX_LAYERS, ModelSpec
 
 MODEL_TYPE: Final = "lengthwise_toy"
@@ -37,7 +38,7 @@ def read_toy_spec(config: ConfigJson) -> ToySpec:
     """The spec of a config.json that `write_toy_checkpoint` wrote."""
     return ToySpec(
         model_type=MODEL_TYPE,
-        context_length=config.integer("max_position_embeddings"),
+        context_length=read_context_length(config, read_rope(config)),
         vocab_size=config.integer("vocab_size", default=VOCAB_SIZE, minimum=VOCAB_SIZE),
         num_layers=config.integer("num_hidden_layers", maximum=MAX_LAYERS),
         num_kv_heads=NUM_KV_HEADS,

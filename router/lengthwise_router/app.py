@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.config import RouterConfig
@@ -23,7 +24,7 @@ from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
-from lengthwise_runtime.config import Address
+from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.metrics import serve_metrics
 from lengthwise_wire.announcement import Announcement
 
@@ -50,7 +51,10 @@ class RouterApplication:
 
     async def _join(self, registry: CollectorRegistry) -> None:
         config = self._config
-        checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
+        try:
+            checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
+        except CheckpointError as error:
+            raise ConfigError(str(error)) from error
         self._wakeups = Wakeups()
         strategy = make_strategy(config.strategy, config.placement, random.random)
         metrics = RouterMetrics(

@@ -14,8 +14,6 @@ from router.deployment import Answer, Deployment
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 AS_SHIPPED: Mapping[str, Mapping[str, Any]] = {
     "nulls": dict.fromkeys(("do_sample", "temperature", "top_k", "eos_token_id")),
     "whole numbers": {
@@ -62,7 +60,6 @@ def test_a_worker_starts_with_top_k_of_minus_one(
         pass
 
 
-@HARD_EDGES
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -40,7 +40,6 @@ SPOILT: Mapping[str, tuple[Spoil, str]] = {
 }
 
 
-@HARD_EDGES
 @pytest.mark.parametrize(("spoil", "told"), SPOILT.values(), ids=SPOILT.keys())
 async def test_what_is_wrong_with_a_file_is_told_by_its_name(
     toy: Path, serve: Serve, spoil: Spoil, told: str

@@ -54,7 +54,6 @@ def greedy(**fields: Any) -> dict[str, Any]:
     return {"max_tokens": 8, "sampling": common_pb2.SamplingParams(temperature=0), **fields}
 
 
-@HARD_EDGES
 async def test_prompt_and_answer_are_the_text_of_all_tokens_where_words_begin_with_spaces(
     toy: Path, llama2: Tokenizer, serve: Serve
 ) -> None:
@@ -65,7 +64,6 @@ async def test_prompt_and_answer_are_the_text_of_all_tokens_where_words_begin_wi
     assert "the" + answer.text == whole
 
 
-@HARD_EDGES
 async def test_a_stop_string_that_begins_with_the_first_tokens_space_is_found(
     toy: Path, llama2: Tokenizer, serve: Serve
 ) -> None:
@@ -85,7 +83,6 @@ async def test_a_resumed_stream_goes_on_in_the_middle_of_the_text(
     assert answer.text == " sat here"
 
 
-@HARD_EDGES
 async def test_a_character_that_the_prompt_began_is_ended_by_the_answer(
     toy: Path, answers: dict[int, int], serve: Serve
 ) -> None:

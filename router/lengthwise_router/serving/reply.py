@@ -4,8 +4,8 @@ import time
 
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.generation import Generation, Tokens
-from lengthwise_router.text.detokenizer import Detokenizer
-from lengthwise_router.text.stop_strings import StopStrings
+from lengthwise_router.text.answer_text import AnswerText
+from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 STOP = common_pb2.FINISH_REASON_STOP
@@ -15,12 +15,16 @@ class Reply:
     """The responses to one request."""
 
     def __init__(
-        self, generation: Generation, detokenizer: Detokenizer, metrics: RouterMetrics
+        self, generation: Generation, vocabulary: Vocabulary, metrics: RouterMetrics
     ) -> None:
         self._generation = generation
-        self._detokenizer = detokenizer
-        strings = generation.request.stop_strings
-        self._stop_strings = StopStrings(strings) if strings else None
+        request = generation.request
+        self._text = AnswerText(
+            vocabulary,
+            generation.token_ids[: generation.num_prompt_tokens],
+            request.stop_strings,
+            request.sampling.min_tokens,
+        )
         self._metrics = metrics
         self._arrived_at = generation.deadline.arrived_at
         self._first_at = 0.0
@@ -30,14 +34,12 @@ class Reply:
     def resume(self) -> inference_pb2.GenerateResponse | None:
         """Takes in what the client has received already; gives the last message if that is all."""
         generation = self._generation
-        resumed = list(generation.request.resumed_token_ids)
+        resumed = generation.request.resumed_token_ids
         if not resumed:
             return None
-        self._text_of(resumed)
+        self._text.resume(resumed)
         self._num_tokens = len(resumed)
-        finish_reason = generation.finish_reason
-        if self._stop_strings is not None and self._stop_strings.hit:
-            finish_reason = STOP
+        finish_reason = STOP if self._text.is_stopped else generation.finish_reason
         if not finish_reason:
             return None
         self._first_at = self._last_at = time.monotonic()
@@ -51,9 +53,9 @@ class Reply:
         a stop string's."""
         now = time.monotonic()
         token_ids = tokens.token_ids
-        num_tokens, text = self._text_of(token_ids)
+        num_tokens, text = self._text.append(token_ids)
         finish_reason = tokens.finish_reason
-        if num_tokens < len(token_ids) or (self._stop_strings and self._stop_strings.hit):
+        if self._text.is_stopped:
             finish_reason = STOP
             token_ids = token_ids[:num_tokens]
         response = inference_pb2.GenerateResponse(
@@ -77,25 +79,6 @@ class Reply:
             self._close(response, finish_reason)
         return response
 
-    def _text_of(self, token_ids: list[int]) -> tuple[int, str]:
-        """How many of the tokens count, and the text that is certain after them."""
-        stop_strings = self._stop_strings
-        if stop_strings is None:
-            return len(token_ids), self._detokenizer.append(token_ids)
-        # One by one: the tokens after a stop string do not count.
-        pieces = []
-        for count, token_id in enumerate(token_ids, 1):
-            text = self._detokenizer.append((token_id,))
-            may_end = self._may_end(self._num_tokens + count)
-            pieces.append(stop_strings.append(text, may_end=may_end))
-            if stop_strings.hit:
-                return count, "".join(pieces)
-        return len(token_ids), "".join(pieces)
-
-    def _may_end(self, num_tokens: int) -> bool:
-        """Whether a stop string that completes in this token ends the text."""
-        return num_tokens > self._generation.request.sampling.min_tokens
-
     def _open(self, response: inference_pb2.GenerateResponse) -> None:
         request = self._generation.request
         response.request_id = request.request_id
@@ -106,15 +89,9 @@ class Reply:
     ) -> None:
         """Adds what was held back, and what only the last message carries."""
         generation = self._generation
-        stop_strings = self._stop_strings
-        held = self._detokenizer.finish()
-        if stop_strings is None:
-            response.text += held
-        elif not stop_strings.hit:
-            response.text += stop_strings.append(held, may_end=self._may_end(self._num_tokens))
-            if stop_strings.hit:
-                finish_reason = STOP
-            response.text += stop_strings.finish()
+        response.text += self._text.finish()
+        if self._text.is_stopped:
+            finish_reason = STOP
         response.finish_reason = finish_reason
         usage = response.usage
         usage.prompt_tokens = generation.num_prompt_tokens

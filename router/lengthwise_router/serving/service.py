@@ -16,9 +16,9 @@ from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.text.checkpoint import Checkpoint
-from lengthwise_router.text.detokenizer import Vocabulary
 from lengthwise_router.text.request import Request, check_model, fit, read_request
 from lengthwise_router.text.tokenization import PromptEncoder
+from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.convert import sampling_to_wire
@@ -95,7 +95,7 @@ class InferenceService:
                 record=record,
             )
             await self._count_arrival(generation)
-            reply = Reply(generation, self._vocabulary.detokenizer(), self._metrics)
+            reply = Reply(generation, self._vocabulary, self._metrics)
             ticket = await self._gate.enter(generation)
             try:
                 response = reply.resume()

@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.families import read_config, read_spec
 from lengthwise_checkpoint.generation import read_generation_defaults
 from lengthwise_checkpoint.hub import TEXT_FILES, find_checkpoint
 from lengthwise_checkpoint.tokenizer import read_text_files
 from lengthwise_policy.sampling import SamplingParameters
+from lengthwise_wire.convert import sampling_to_wire
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +42,25 @@ def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
     spec = read_spec(config)
     generation = read_generation_defaults(folder, config)
     text = read_text_files(folder)
+    _check_defaults(folder, generation.sampling)
     own = () if text.eos_token_id is None else (text.eos_token_id,)
+    ends = dict.fromkeys((*generation.eos_token_ids, *own))
     return Checkpoint(
         name=served_name or model.rstrip("/").rpartition("/")[2],
         context_length=spec.context_length,
         vocab_size=spec.vocab_size,
-        eos_token_ids=tuple(dict.fromkeys((*generation.eos_token_ids, *own))),
+        eos_token_ids=tuple(token_id for token_id in ends if token_id < spec.vocab_size),
         default_sampling=generation.sampling,
         tokenizer=text.tokenizer,
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
     )
+
+
+def _check_defaults(folder: Path, sampling: SamplingParameters) -> None:
+    """What is the default must be what a request could ask for."""
+    for field, value in sampling_to_wire(sampling).ListFields():
+        try:
+            SAMPLING_PARAMETERS[field.name].check(field.name, value)
+        except InvalidRequest as error:
+            raise CheckpointError(f"{folder / 'generation_config.json'}: {error}") from error

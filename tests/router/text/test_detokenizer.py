@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from lengthwise_router.text.detokenizer import Vocabulary, WindowDetokenizer
+from lengthwise_router.text.detokenizer import WindowDetokenizer, detokenizer_after
+from lengthwise_router.text.vocabulary import Vocabulary
 
 _PIECES = ("a", "b", "the", "é", "日本", "🙂", "👩‍🚀", ".", "\n", "don't", " ")
 
@@ -75,9 +76,45 @@ def _plain_metaspace() -> Tokenizer:
     return tokenizer
 
 
+def _word_piece() -> Tokenizer:
+    """As BERT: a space before every piece that does not go on a word."""
+    vocab = ["[UNK]", "the", "##a", "##b", ".", "'s", "n't", "日", "##本", "do", "[", "##"]
+    tokenizer = Tokenizer(
+        models.WordPiece({piece: index for index, piece in enumerate(vocab)}, unk_token="[UNK]")
+    )
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    return _with_added_tokens(tokenizer)
+
+
+def _word_ends() -> Tokenizer:
+    """As the first GPT: a suffix says that a word ends, and the last word has no space after it."""
+    vocab = ["<unk>", "the</w>", "a", "b</w>", "</w>", "日", "本</w>"]
+    tokenizer = Tokenizer(
+        models.BPE({piece: index for index, piece in enumerate(vocab)}, [], unk_token="<unk>")
+    )
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    return _with_added_tokens(tokenizer)
+
+
+def _no_decoder() -> Tokenizer:
+    """A space between any two tokens."""
+    tokenizer = _llama_2()
+    tokenizer.decoder = None
+    return tokenizer
+
+
+def _wide_strip() -> Tokenizer:
+    """Up to three spaces stripped from the start."""
+    tokenizer = _llama_2()
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 3, 0)])
+    return tokenizer
+
+
 def _with_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
     tokenizer.add_tokens([AddedToken("<tool>", special=False), AddedToken("日 ", special=False)])
+    tokenizer.add_tokens([AddedToken("é!", special=False)])
     return tokenizer
 
 
@@ -87,6 +124,10 @@ TOKENIZERS = {
     "gemma": _gemma(),
     "metaspace with byte fallback": _metaspace(),
     "metaspace": _plain_metaspace(),
+    "word pieces": _word_piece(),
+    "word ends": _word_ends(),
+    "no decoder": _no_decoder(),
+    "three spaces stripped": _wide_strip(),
 }
 VOCABULARIES = {name: Vocabulary(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 
@@ -108,17 +149,32 @@ def grouped_tokens(draw: st.DrawFn) -> list[list[int]]:
     return [ids[start:end] for start, end in pairwise(cuts)]
 
 
-def stream(name: str, groups: Sequence[Sequence[int]]) -> list[str]:
-    detokenizer = VOCABULARIES[name].detokenizer()
+def flat(groups: Sequence[Sequence[int]]) -> list[int]:
+    return [token_id for group in groups for token_id in group]
+
+
+def stream(name: str, groups: Sequence[Sequence[int]], prompt_ids: Sequence[int] = ()) -> list[str]:
+    detokenizer = detokenizer_after(prompt_ids, VOCABULARIES[name])
     return [*(detokenizer.append(group) for group in groups), detokenizer.finish()]
 
 
 @by_tokenizer
 @given(groups=grouped_tokens())
 def test_the_pieces_joined_are_the_one_shot_decode(name: str, groups: list[list[int]]) -> None:
-    token_ids = [token_id for group in groups for token_id in group]
-    whole = TOKENIZERS[name].decode(token_ids, skip_special_tokens=True)
+    whole = TOKENIZERS[name].decode(flat(groups), skip_special_tokens=True)
     assert "".join(stream(name, groups)) == whole
+
+
+@by_tokenizer
+@given(prompt_ids=grouped_tokens().map(flat), groups=grouped_tokens())
+def test_an_answer_is_what_all_tokens_say_beyond_the_prompt(
+    name: str, prompt_ids: list[int], groups: list[list[int]]
+) -> None:
+    tokenizer = TOKENIZERS[name]
+    prompt = tokenizer.decode(prompt_ids, skip_special_tokens=True)
+    whole = tokenizer.decode([*prompt_ids, *flat(groups)], skip_special_tokens=True)
+    shared = max(size for size in range(len(prompt) + 1) if whole.startswith(prompt[:size]))
+    assert "".join(stream(name, groups, prompt_ids)) == whole[shared:]
 
 
 @by_tokenizer
@@ -128,7 +184,7 @@ def test_how_far_text_lags_depends_on_the_tokens_alone(name: str, groups: list[l
     pieces = stream(name, groups)
     seen = 0
     for count in range(1, len(groups) + 1):
-        ids = [token_id for group in groups[:count] for token_id in group]
+        ids = flat(groups[:count])
         seen += len(pieces[count - 1])
         one_by_one = stream(name, [[token_id] for token_id in ids])
         assert len("".join(one_by_one[:-1])) == seen
@@ -159,12 +215,36 @@ def test_special_tokens_have_no_text_and_added_ones_have_their_own() -> None:
 
 
 def test_a_byte_level_tokenizer_takes_the_fast_way() -> None:
-    assert not isinstance(VOCABULARIES["byte level"].detokenizer(), WindowDetokenizer)
-    assert isinstance(VOCABULARIES["llama 2"].detokenizer(), WindowDetokenizer)
+    assert not isinstance(detokenizer_after((), VOCABULARIES["byte level"]), WindowDetokenizer)
+    assert isinstance(detokenizer_after((), VOCABULARIES["llama 2"]), WindowDetokenizer)
+
+
+class CountedVocabulary(Vocabulary):
+    """Counts the tokens that it decodes."""
+
+    num_decoded = 0
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        self.num_decoded += len(token_ids)
+        return super().decode(token_ids)
+
+
+@pytest.mark.parametrize("name", ["llama 2", "metaspace", "metaspace with byte fallback"])
+@pytest.mark.parametrize("token", ["▁the", "▁", "▁▁", "<0xF0>", "<|end|>", "<unk>"])
+def test_the_work_per_token_is_bounded(name: str, token: str) -> None:
+    """After a long prompt and within a long stream of one token, be it without text of its own."""
+    vocabulary = CountedVocabulary(TOKENIZERS[name])
+    ids = TOKENIZERS[name].get_vocab()
+    detokenizer = detokenizer_after([ids[token], ids["▁the"], ids["."]] * 20_000, vocabulary)
+    assert vocabulary.num_decoded < 100
+    for _ in range(2_000):
+        detokenizer.append([ids[token]])
+    detokenizer.append([ids["a"]])
+    assert vocabulary.num_decoded < 20_000
 
 
 def test_a_long_stream_keeps_only_its_end() -> None:
-    detokenizer = VOCABULARIES["llama 2"].detokenizer()
+    detokenizer = detokenizer_after((), VOCABULARIES["llama 2"])
     assert isinstance(detokenizer, WindowDetokenizer)
     token = TOKENIZERS["llama 2"].get_vocab()["▁the"]
     for _ in range(1000):

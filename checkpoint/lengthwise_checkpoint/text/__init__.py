@@ -1,0 +1,1 @@
+"""What stands beside tokenizer.json: its special tokens, its class, the chat template."""
