@@ -50,12 +50,12 @@ async def run(arguments: argparse.Namespace, model: Path) -> Report:
     with LocalCluster(
         model=model,
         device="cpu",
-        prefill=2,
+        prefill=1,
         decode=2,
         routers=3,
         configs={"prefill": WORKER, "decode": WORKER, "router": ROUTER},
     ) as cluster:
-        flexible = flexible_worker(cluster, model, "decode", **WORKER)
+        flexible = flexible_worker(cluster, model, "prefill", **WORKER)
         flexible.start()
         flexible.wait_ready(60)
         fleet = Fleet.of(cluster, [flexible])

@@ -37,7 +37,7 @@ class Fleet:
     @classmethod
     def of(cls, cluster: LocalCluster, flexible: Iterable[Process] = ()) -> "Fleet":
         """The last router is for callers without the SDK; it and the first worker of each role are
-        never ended. Flexible workers begin as decode workers."""
+        never ended."""
         flexible = tuple(flexible)
         *routers, raw_router = (process.name for process in cluster.routers)
         prefill, decode = (
@@ -52,7 +52,8 @@ class Fleet:
             steady=frozenset((prefill[0], decode[0], raw_router)),
         )
         processes = {process.name: process for process in (*cluster.processes, *flexible)}
-        return cls(processes, roster, is_decode={*decode, *roster.flexible})
+        is_decode = {process.name for process in processes.values() if process.role == "decode"}
+        return cls(processes, roster, is_decode=is_decode)
 
     @property
     def workers(self) -> list[Process]:
@@ -102,18 +103,19 @@ class Fleet:
         if process.pid not in self.told_to_end:
             self.ends.append(process.how_it_ended())
         self.leaving.discard(process.name)
-        if process.name in self.roster.flexible:
+        if process.role == "decode":
             self.is_decode.add(process.name)
+        else:
+            self.is_decode.discard(process.name)
         process.start()
 
     def _look(self) -> None:
         now, live = time.monotonic(), self.live()
-        decode = {*self.roster.decode, *self.roster.flexible} & self.is_decode
         for timeline, routers in (
             (self.sdk, self.roster.routers),
             (self.raw, (self.roster.raw_router,)),
         ):
-            timeline.look(now, has_path(live, self.cut, routers=routers, decode=decode))
+            timeline.look(now, has_path(live, self.cut, routers=routers, decode=self.is_decode))
 
 
 def _is_frozen(pid: int) -> bool:

@@ -25,7 +25,7 @@ ENDS: frozenset[Kind] = frozenset({"kill", "crash loop", "drain"})
 
 CRASH_LOOP_SECONDS = (3.0, 15.0)
 CUT_SECONDS = (0.0, 10.0)
-SHARE_WITH_COMPANY = 0.25
+SHARE_WITH_COMPANY = 0.4
 """Of the moments at which several faults happen at once: two or three."""
 
 
@@ -85,7 +85,7 @@ def make_schedule(
     seconds: float,
     roster: Roster,
     *,
-    every_seconds: float = 9.0,
+    every_seconds: float = 6.0,
     freeze_seconds: tuple[float, float] = (3.0, 40.0),
 ) -> tuple[Fault, ...]:
     """Faults from the start until `seconds`, about one in `every_seconds`, every kind as often as
