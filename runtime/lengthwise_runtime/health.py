@@ -19,6 +19,8 @@ class Liveness:
 
     def __init__(self) -> None:
         self.serving = False
+        self.num_tasks = 0
+        """That have not ended, at the last beat. A number that only grows is a leak."""
         self._beat_at: float | None = None
 
     def start(self) -> None:
@@ -28,6 +30,7 @@ class Liveness:
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._beat_at = time.monotonic()
+        self.num_tasks = len(asyncio.all_tasks(loop))
         loop.call_later(BEAT_SECONDS, self._beat, loop)
 
     def stuck(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from wsgiref.simple_server import WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
 
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Liveness
@@ -46,6 +46,8 @@ def serve_metrics(
         return None
     address = Address.parse(listen)
     ProcessCollector(registry=registry)
+    tasks = Gauge("lengthwise_tasks", "asyncio tasks that have not ended", registry=registry)
+    tasks.set_function(lambda: liveness.num_tasks)
     try:
         server, _ = start_http_server(address.port, address.host, registry)
     except OSError as error:

@@ -8,9 +8,9 @@ Series = tuple[str, frozenset[tuple[str, str]]]
 """Name and labels."""
 
 
-def samples_of(address: str) -> dict[Series, float]:
+def samples_of(address: str, seconds: float = 5.0) -> dict[Series, float]:
     """All series that the process at host:port serves, with their values."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=seconds) as reply:
         text = reply.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value

@@ -37,7 +37,7 @@ def main() -> None:
             Path(folder), step_seconds=0.005, prefill_seconds_per_token=0.0001
         )
         report = asyncio.run(run(arguments, model))
-    print(report.line)
+    tell(report.line)
     for trouble in report.troubles:
         print(trouble)
     if report.troubles:

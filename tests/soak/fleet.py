@@ -13,7 +13,7 @@ from soak.timeline import Timeline, has_path
 from lengthwise_local import LocalCluster, Process
 from lengthwise_policy.types import Role
 
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 FLIP_SECONDS = 60.0
 """A change of role ends within 55 s, or the process does."""
 
@@ -58,6 +58,10 @@ class Fleet:
     @property
     def workers(self) -> list[Process]:
         return [self.processes[name] for name in self.roster.workers]
+
+    @property
+    def steady(self) -> list[Process]:
+        return [self.processes[name] for name in sorted(self.roster.steady)]
 
     @property
     def routers(self) -> list[Process]:

@@ -6,49 +6,51 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psutil
+from harness.samples import samples_of
 
-from lengthwise_local import Process
+from lengthwise_local import LocalClusterError, Process
 
-TOLERATED: Mapping[str, float] = {"fds": 8.0, "threads": 4.0, "rss_mib": 24.0}
+TOLERATED: Mapping[str, float] = {"fds": 8.0, "threads": 4.0, "tasks": 8.0, "rss_mib": 24.0}
 """Growth over a whole soak that is no leak: requests and connections come and go, and allocators
 keep what they had."""
 
 WARM_UP = 1 / 3
 """The part of a process's samples that is left out: pools, caches and allocators fill."""
 
-MIN_SAMPLES = 20
+MIN_SAMPLES = 60
+"""Five minutes: in less there is no trend but that of the load."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """Samples of each process that has never ended, in the order of their times."""
+    """Samples of processes that never end, in the order of their times."""
 
-    samples: dict[tuple[str, int], list[tuple[float, Mapping[str, float]]]] = field(
-        default_factory=dict
-    )
-    """By name and number of the process: seconds, and what was counted."""
+    samples: dict[str, list[tuple[float, Mapping[str, float]]]] = field(default_factory=dict)
+    """By the process: seconds, and what was counted."""
 
     def take(self, processes: Iterable[Process], now: float) -> None:
         for process in processes:
-            with suppress(psutil.Error):
+            # One that is frozen has no answer.
+            with suppress(psutil.Error, OSError, LocalClusterError):
                 counted = psutil.Process(process.pid)
-                with counted.oneshot():
-                    sample = {
-                        "fds": float(counted.num_fds()),
-                        "threads": float(counted.num_threads()),
-                        "rss_mib": counted.memory_info().rss / 2**20,
-                    }
-                self.samples.setdefault((process.name, process.pid), []).append((now, sample))
+                metrics = samples_of(process.metrics_address, seconds=1.0)
+                sample = {
+                    "fds": float(counted.num_fds()),
+                    "threads": float(counted.num_threads()),
+                    "tasks": metrics["lengthwise_tasks", frozenset()],
+                    "rss_mib": counted.memory_info().rss / 2**20,
+                }
+                self.samples.setdefault(process.name, []).append((now, sample))
 
-    def growths(self, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    def growths(self) -> dict[str, dict[str, float]]:
         """By process and by what was counted: how much more there is at the end than after the
         warm-up, by the trend. Empty for a process with too few samples."""
         return {
             name: {
                 what: growth([(now, sample[what]) for now, sample in samples]) for what in TOLERATED
             }
-            for (name, _), samples in self.samples.items()
-            if name in names and len(samples) >= MIN_SAMPLES
+            for name, samples in self.samples.items()
+            if len(samples) >= MIN_SAMPLES
         }
 
 

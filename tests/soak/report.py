@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soak.callers import SILENT_SECONDS, Outcome, Route
-from soak.leaks import leaks
+from soak.leaks import TOLERATED, leaks
 from soak.schedule import Fault
 
 ROUTES: tuple[Route, ...] = ("sdk", "raw")
@@ -91,7 +91,7 @@ class Report:
         """As `python -m rows soak FILE` takes them, one for each way of calling."""
         grown = {
             what: max((growths[what] for growths in self.growths.values()), default=0.0)
-            for what in ("fds", "threads", "rss_mib")
+            for what in TOLERATED
         }
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
         return [

@@ -62,7 +62,7 @@ async def soak(
 
     async def count() -> None:
         while True:
-            counts.take(fleet.processes.values(), time.monotonic())
+            await asyncio.to_thread(counts.take, fleet.steady, time.monotonic())
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async with ways(fleet) as each, asyncio.TaskGroup() as group:
@@ -78,7 +78,7 @@ async def soak(
             callers.stop.set()
         await load
         report.held += await held(fleet)
-        report.ends, report.growths = fleet.ends, counts.growths(fleet.roster.steady)
+        report.ends, report.growths = fleet.ends, counts.growths()
         for route, timeline in timelines.items():
             report.out_seconds[route] = timeline.out_seconds(report.began_at, time.monotonic())
         for task in background:
