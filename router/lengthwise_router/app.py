@@ -25,7 +25,7 @@ from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_runtime.config import Address, ConfigError
-from lengthwise_runtime.metrics import serve_metrics
+from lengthwise_runtime.metrics import count_refused_calls, serve_metrics
 from lengthwise_wire.announcement import Announcement
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class RouterApplication:
     async def _listen(self, registry: CollectorRegistry) -> None:
         """Serves clients, health probes and scrapes; then announces the address."""
         config = self._config
-        self._server = grpc_server(self._service, config)
+        self._server = grpc_server(self._service, config, count_refused_calls(registry))
         self.address = await self._server.start()
         self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.liveness)
         await self._server.set_serving(True)

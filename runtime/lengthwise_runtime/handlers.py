@@ -1,16 +1,23 @@
-"""Servicers → gRPC handlers that turn our errors into statuses and refuse malformed messages.
+"""Servicers → gRPC handlers that turn our errors into statuses, refuse malformed messages, and hold
+every call within the limits of `calls`.
 
-The wrapping happens once, when a servicer is registered, not in an interceptor on every call.
+The wrapping happens once, when a servicer is registered, not in an interceptor on every call. For
+gRPC every method is one of streams: only so a handler runs before its request has arrived, and
+writes what it answers itself.
 """
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from lengthwise_runtime.calls.bounded_call import BoundedCall
+from lengthwise_runtime.calls.places import Count, Places, YieldingPlaces
 from lengthwise_wire.errors import (
     ERROR_KEY,
     RETRY_AFTER_KEY,
@@ -21,8 +28,19 @@ from lengthwise_wire.errors import (
 
 logger = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
+
+Answer = Callable[[Any, BoundedCall], Awaitable[None]]
+"""Writes what a method answers to a request, or to an iterator of them."""
+
+REQUEST_SECONDS = 20.0
+"""A call's (first) request has arrived by then: 5 MB do so at 2 Mbit/s."""
+
+MAX_CALLS = 4096
+"""Of each service, and of calls whose request has not arrived, which hold 13 KB each."""
+
+MAX_PROBES = 256
+"""Calls of health and reflection, which can be streams that last."""
 
 
 class _Malformed:
@@ -32,40 +50,85 @@ class _Malformed:
         self.error = error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Method:
+    """How its calls are answered."""
+
+    answer: Answer
+    takes_stream: bool
+    places: Places | YieldingPlaces
+
+
 class GuardedServer:
     """What generated `add_…Servicer_to_server` functions are given in a server's place."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: Any, count: Count, max_calls: int = MAX_CALLS) -> None:
         self._server = server
+        self._count = count
+        self._max_calls = max_calls
+        self._waiting = YieldingPlaces(max_calls, "no_request", count)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Ignored: the same handlers come by name in the next call."""
 
     def add_registered_method_handlers(self, service: str, handlers: Handlers) -> None:
-        guarded = {name: _guarded(handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, guarded),)
+        places: Places | YieldingPlaces
+        if service.startswith("grpc."):
+            places = YieldingPlaces(MAX_PROBES, "too_many", self._count)
+        else:
+            places = Places(self._max_calls, self._count)
+        guarded = {name: self._guarded(handler, places) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, guarded)
+
+    def _guarded(self, handler: Any, places: Places | YieldingPlaces) -> Any:
+        if handler.request_streaming and not handler.response_streaming:
+            raise InternalError("client-streaming methods are not in use; got one to register")
+        behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
+        method = _Method(
+            answer=_answer(behaviour, handler.response_streaming),
+            takes_stream=handler.request_streaming,
+            places=places,
         )
 
+        async def serve(requests: AsyncIterator[Any], context: Any) -> None:
+            call = BoundedCall(context, self._count)
+            try:
+                await self._serve(method, requests, call)
+            except Exception as error:
+                await _abort(call, error)
 
-def _guarded(handler: Any) -> Any:
-    deserializer = _checked(handler.request_deserializer)
-    serializer = handler.response_serializer
-    if handler.unary_unary:
-        return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary), deserializer, serializer
-        )
-    if handler.unary_stream:
-        behaviour = handler.unary_stream
-        # A handler is a generator, or a coroutine that calls `context.write`: that one notices at
-        # once, and not only when it is collected, that its call was cancelled during a write.
-        guard = _unary if inspect.iscoroutinefunction(behaviour) else _stream
-        return grpc.unary_stream_rpc_method_handler(guard(behaviour), deserializer, serializer)
-    if handler.stream_stream:
         return grpc.stream_stream_rpc_method_handler(
-            _stream(handler.stream_stream), handler.request_deserializer, serializer
+            serve, _checked(handler.request_deserializer), handler.response_serializer
         )
-    raise InternalError("client-streaming methods are not in use; got one to register")
+
+    async def _serve(
+        self, method: _Method, requests: AsyncIterator[Any], call: BoundedCall
+    ) -> None:
+        async with self._waiting.taken(REQUEST_SECONDS):
+            first = await anext(requests, None)
+        if first is None:
+            raise InvalidRequest("the call ended without a request")
+        async with method.places.taken():
+            request = _Requests(first, requests) if method.takes_stream else _parsed(first)
+            await method.answer(request, call)
+
+
+def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
+    """A servicer's method answers by its result, as a generator, or calls `context.write`: the
+    last notices at once, and not only when it is collected, that its call was cancelled during a
+    write."""
+    if is_stream and inspect.iscoroutinefunction(behaviour):
+        return behaviour
+
+    async def answer_all(request: Any, call: BoundedCall) -> None:
+        async with aclosing(behaviour(request, call)) as messages:
+            async for message in messages:
+                await call.write(message)
+
+    async def answer_once(request: Any, call: BoundedCall) -> None:
+        await call.write(await behaviour(request, call))
+
+    return answer_all if is_stream else answer_once
 
 
 def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -84,35 +147,30 @@ def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse
 
 
-def _unary(behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
-    async def call(request: Any, context: Context) -> Any:
-        try:
-            if isinstance(request, _Malformed):
-                raise request.error
-            return await behaviour(request, context)
-        except Exception as error:
-            await _abort(context, error)
-
-    return call
+def _parsed(request: Any) -> Any:
+    """Errors: InvalidRequest."""
+    if isinstance(request, _Malformed):
+        raise request.error
+    return request
 
 
-def _stream(
-    behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            if isinstance(request, _Malformed):
-                raise request.error
-            async for response in behaviour(request, context):
-                yield response
-        except Exception as error:
-            await _abort(context, error)
+class _Requests:
+    """The requests of a stream. Errors: InvalidRequest for one that is malformed."""
 
-    return call
+    def __init__(self, first: Any, others: AsyncIterator[Any]) -> None:
+        self._first = first
+        self._others = others
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        request, self._first = self._first, None
+        return _parsed(request or await anext(self._others))
 
 
-async def _abort(context: Context, error: Exception) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError):
+async def _abort(call: BoundedCall, error: Exception) -> NoReturn:
+    if isinstance(error, grpc.aio.BaseError):
         raise error
     if not isinstance(error, LengthwiseError):
         logger.exception("unexpected error in a handler")
@@ -120,5 +178,5 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
     metadata = [(ERROR_KEY, type(error).__name__)]
     if error.retry_after_seconds is not None:
         metadata.append((RETRY_AFTER_KEY, f"{error.retry_after_seconds:.3f}"))
-    await context.abort(error.status, str(error), tuple(metadata))
+    await call.abort(error.status, str(error), tuple(metadata))
     raise AssertionError("abort returns never")

@@ -1,4 +1,4 @@
-"""Whether a process lives and serves, as probes ask that cannot ask by gRPC.
+"""Whether a process lives and serves, as probes ask over HTTP and by gRPC.
 
 The kubelet's gRPC probes speak no TLS, and not every process has a gRPC server: these are answered
 over HTTP, beside the metrics, by another thread than the event loop's, so that a loop that is stuck
@@ -7,6 +7,11 @@ is reported and not merely silent.
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 BEAT_SECONDS = 0.5
 
@@ -43,3 +48,49 @@ class Liveness:
     def trouble(self) -> str:
         """Why no work should be sent here; empty while there is no reason. Safe in any thread."""
         return self.stuck() or ("" if self.serving else "not serving: it starts or drains")
+
+
+_Response = health_pb2.HealthCheckResponse
+
+
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # has no types
+    """The protocol of gRPC's health checks. Why not the servicer of its package: there, a watcher
+    that reads nothing holds a lock that every change of its service's status waits for."""
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def set(self, statuses: Mapping[str, bool]) -> None:
+        """Whether each of these services serves; the others stay as they are."""
+        for service, is_serving in statuses.items():
+            self._statuses[service] = _Response.SERVING if is_serving else _Response.NOT_SERVING
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return _Response(status=status)
+
+    async def List(
+        self, request: health_pb2.HealthListRequest, context: Any
+    ) -> health_pb2.HealthListResponse:
+        return health_pb2.HealthListResponse(
+            statuses={name: _Response(status=status) for name, status in self._statuses.items()}
+        )
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        told: int | None = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(request.service, _Response.SERVICE_UNKNOWN)
+            if status != told:
+                yield _Response(status=status)
+                told = status
+            await changed.wait()

@@ -4,11 +4,19 @@ Names, meanings and labels are written down in docs/metrics.md; a test compares 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 from wsgiref.simple_server import WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    ProcessCollector,
+    start_http_server,
+)
 
+from lengthwise_runtime.calls.places import CallRefusal, Count
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Liveness
 
@@ -31,6 +39,18 @@ STEP_GAP_BUCKETS = (
 
 TOKEN_BUCKETS = tuple(float(2**power) for power in range(18))
 """Tokens: 1 to 131,072."""
+
+
+def count_refused_calls(registry: CollectorRegistry) -> Count:
+    """For a `Server`."""
+    refused = Counter(
+        "lengthwise_refused_calls_total",
+        "Calls that the gRPC server refused or ended itself",
+        ("reason",),
+        registry=registry,
+    )
+    children = {reason: refused.labels(reason) for reason in get_args(CallRefusal)}
+    return lambda reason: children[reason].inc()
 
 
 def serve_metrics(

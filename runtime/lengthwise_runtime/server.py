@@ -1,21 +1,26 @@
-"""A process's gRPC server: health, reflection, keepalive, TLS, drain."""
+"""A process's gRPC server: health, reflection, limits, keepalive, TLS, drain."""
 
 import logging
 from collections.abc import Sequence
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from lengthwise_runtime.calls.acceptor import accepting_server
+from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.channel import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS
 from lengthwise_runtime.config import Address, ConfigError, TlsConfig
-from lengthwise_runtime.handlers import GuardedServer
-from lengthwise_runtime.health import Liveness
+from lengthwise_runtime.handlers import MAX_CALLS, GuardedServer
+from lengthwise_runtime.health import HealthService, Liveness
 
 logger = logging.getLogger(__name__)
 
 LIVE = "live"
 """What liveness probes ask health for: serving until the process stops, draining or not."""
+
+MAX_CONNECTIONS = 4096
+"""Of all callers of one port; one more is closed."""
 
 _SERVER_OPTIONS = (
     *KEEPALIVE_OPTIONS,
@@ -25,7 +30,23 @@ _SERVER_OPTIONS = (
     ("grpc.http2.max_ping_strikes", 0),
     # Two processes must never share a port unnoticed.
     ("grpc.so_reuseport", 0),
+    # A connection that does not get as far as HTTP/2 is closed; gRPC's default is 120 s.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
+
+
+def _limits(max_calls: int) -> tuple[tuple[str, int], ...]:
+    """gRPC's own lie above ours: what it refuses itself is a bare CANCELLED, and counted nowhere.
+
+    Clients that keep to the protocol hold back calls beyond those of one connection. A stopped or
+    busy event loop finds all that came meanwhile, which gRPC's default begins to refuse at 1000.
+    """
+    return (
+        ("grpc.max_concurrent_streams", max_calls),
+        ("grpc.server.max_pending_requests", 4 * max_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * max_calls),
+    )
 
 
 class Server:
@@ -37,19 +58,25 @@ class Server:
         tls: TlsConfig | None,
         services: Sequence[str],
         liveness: Liveness | None = None,
+        *,
+        count: Count = lambda _: None,
+        max_calls: int = MAX_CALLS,
     ) -> None:
         """`services`: full names, for reflection and health. `liveness`: of a process that outlives
-        this server."""
+        this server. `count`: called for each call that the server itself refuses or ends;
+        `max_calls` of each service may run at once."""
         self._listen = Address.parse(listen)
         self._tls = tls
         self._services = tuple(services)
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        self._server = accepting_server((*_SERVER_OPTIONS, *_limits(max_calls)))
+        self.guarded = GuardedServer(self._server, count, max_calls)
+        self._health = HealthService()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.guarded)
+        names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]  # not in __all__
+            self.guarded,
         )
-        self.guarded = GuardedServer(self._server)
         self.liveness = liveness or Liveness()
 
     async def start(self) -> Address:
@@ -64,25 +91,19 @@ class Server:
             raise ConfigError(
                 f"cannot listen on {self._listen}: {error}; is the port in use?"
             ) from error
-        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set({LIVE: True})
         await self._server.start()
         self.liveness.start()
         return Address(self._listen.host, port)
 
     async def set_serving(self, serving: bool) -> None:
         """The answer to health probes, for the process and each service."""
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if serving
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for name in ("", *self._services):
-            await self._health.set(name, status)
+        self._health.set(dict.fromkeys(("", *self._services), serving))
         self.liveness.serving = serving
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuses new calls at once and ends running ones after the grace period."""
-        await self._health.enter_graceful_shutdown()
+        self._health.set(dict.fromkeys(("", LIVE, *self._services), False))
         await self._server.stop(grace_seconds)
 
 

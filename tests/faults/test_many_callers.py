@@ -41,7 +41,6 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield router
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_of_thousands_of_calls_at_once_each_gets_an_answer_and_is_counted(
     router: Process,
@@ -73,14 +72,12 @@ async def test_of_thousands_of_calls_at_once_each_gets_an_answer_and_is_counted(
     assert sum(counted) == count
 
 
-@HARD_EDGES
 def test_a_connection_is_told_how_many_calls_it_may_have(router: Process) -> None:
     connection = Connection(router.address)
     with contextlib.closing(connection):
         assert connection.settings().get(MAX_CONCURRENT_STREAMS, MOST_STREAMS) < MOST_STREAMS
 
 
-@HARD_EDGES
 def test_an_error_that_quotes_too_much_stays_the_error_it_is(router: Process) -> None:
     wanted = pytest.raises(lengthwise.ModelNotFound)
     with lengthwise.Client(router.address) as client, wanted as caught:
@@ -103,7 +100,6 @@ async def test_idle_connections_to_the_metrics_port_take_few_threads(router: Pro
         assert process.num_threads() < before + 32
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_calls_that_are_never_read_make_room_for_one_that_is(toy: Path, serve: Serve) -> None:
     deployment = await serve(toy, max_requests_in_flight=8, max_queued=0)
@@ -113,7 +109,7 @@ async def test_calls_that_are_never_read_make_room_for_one_that_is(toy: Path, se
         for _ in range(8):
             connection.call(GENERATE, message, seconds=86_000)
         await eventually(lambda: deployment.in_flight == 8)
-        for _ in range(80):
+        for _ in range(250):
             await asyncio.sleep(0.1)
             connection.answer_pings()
             if deployment.in_flight < 8:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from lengthwise_policy.types import Role
 from lengthwise_runtime.block_log import BlockLog
 from lengthwise_runtime.config import Address
+from lengthwise_runtime.metrics import count_refused_calls
 from lengthwise_runtime.server import Server
 from lengthwise_runtime.status import StatusBoard
 from lengthwise_wire.announcement import Announcement
@@ -41,7 +42,11 @@ class WorkerServer:
         self.block_log = BlockLog()
         self.board = StatusBoard(status, self.block_log, endpoint.set_role)
         self._server = Server(
-            endpoint.listen, config.tls, (WORKER_SERVICE, service), endpoint.liveness
+            endpoint.listen,
+            config.tls,
+            (WORKER_SERVICE, service),
+            endpoint.liveness,
+            count=count_refused_calls(self.registry),
         )
         self.guarded = self._server.guarded
         worker_pb2_grpc.add_WorkerServicer_to_server(self.board, self.guarded)

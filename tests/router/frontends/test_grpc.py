@@ -8,7 +8,8 @@ import pytest
 from harness.waiting import eventually
 
 from lengthwise_router.frontends.grpc.servicer import InferenceServicer
-from lengthwise_wire.errors import DeadlineExceeded
+from lengthwise_runtime.calls.bounded_call import BoundedCall
+from lengthwise_wire.errors import Overloaded
 from lengthwise_wire.v1 import inference_pb2
 
 
@@ -18,6 +19,7 @@ class EndlessService:
     def __init__(self) -> None:
         self.deadline_seconds = 0.0
         self.is_closed = False
+        self.error: BaseException | None = None
 
     async def generate(
         self, _: object, *, deadline_seconds: float, keepalive: object
@@ -26,6 +28,9 @@ class EndlessService:
         try:
             while True:
                 yield inference_pb2.GenerateResponse(token_ids=[1])
+        except BaseException as error:
+            self.error = error
+            raise
         finally:
             self.is_closed = True
 
@@ -46,14 +51,18 @@ class UnreadContext:
         self.num_written += 1
 
 
-async def test_a_write_that_is_never_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lengthwise_router.frontends.grpc.servicer.UNREAD_SECONDS", 0.1)
+async def test_a_write_that_is_never_taken_ends_the_request_by_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lengthwise_runtime.calls.bounded_call.UNREAD_SECONDS", 0.1)
     service, context = EndlessService(), UnreadContext(None)
     servicer: Any = InferenceServicer(service, 0.2)  # type: ignore[arg-type]
-    with pytest.raises(DeadlineExceeded, match=r"0.2 s passed, and the client reads nothing"):
-        await asyncio.wait_for(servicer.Generate(inference_pb2.GenerateRequest(), context), 5)
+    call = BoundedCall(context, lambda _: None)
+    with pytest.raises(Overloaded, match="took no message"):
+        await asyncio.wait_for(servicer.Generate(inference_pb2.GenerateRequest(), call), 5)
     assert context.num_written == 2
     assert service.is_closed
+    assert isinstance(service.error, Overloaded)
 
 
 async def test_a_call_cancelled_during_a_write_closes_the_request_at_once() -> None:

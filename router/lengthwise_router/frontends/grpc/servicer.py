@@ -1,7 +1,6 @@
 """The Inference service over gRPC: an adapter of `InferenceService`. Errors become statuses in the
 runtime's handlers."""
 
-import asyncio
 from contextlib import aclosing
 from typing import Any
 
@@ -9,16 +8,15 @@ import grpc
 
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.service import InferenceService
+from lengthwise_runtime.calls.places import Count
+from lengthwise_runtime.handlers import MAX_CALLS
 from lengthwise_runtime.server import Server
-from lengthwise_wire.errors import DeadlineExceeded
+from lengthwise_wire.errors import Overloaded
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = "lengthwise.v1.Inference"
-
-UNREAD_SECONDS = 5.0
-"""A message that a client does not take for so long after the deadline is given up."""
 
 KEEPALIVE = inference_pb2.GenerateResponse()
 
@@ -33,24 +31,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def Generate(self, message: inference_pb2.GenerateRequest, context: Context) -> None:
         """A coroutine that writes, and no generator: cancelled during a write, it notices at once.
 
-        gRPC cancels it when the client hangs up, and at the client's deadline.
+        gRPC cancels it when the client hangs up, and at the client's deadline. A client that takes
+        nothing ends it, see `BoundedCall`.
         """
         given = context.time_remaining()
         seconds = self._default_deadline_seconds if given is None else given
         responses = self._service.generate(
             message, deadline_seconds=seconds, keepalive=lambda: context.write(KEEPALIVE)
         )
-        # The service keeps the deadline itself. It cannot while a client reads nothing: then gRPC
-        # cancels at a client's own deadline, and else this does.
-        give_up_after = seconds + UNREAD_SECONDS if given is None else None
-        try:
-            async with asyncio.timeout(give_up_after), aclosing(responses):
-                async for response in responses:
+        async with aclosing(responses):
+            async for response in responses:
+                try:
                     await context.write(response)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the deadline of {seconds:.3g} s passed, and the client reads nothing"
-            ) from error
+                except Overloaded as unread:
+                    await responses.athrow(unread)  # so that the request is counted as ended by it
 
     async def GetModel(
         self, message: inference_pb2.GetModelRequest, context: Context
@@ -73,9 +67,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         return self._service.status()
 
 
-def grpc_server(service: InferenceService, config: RouterConfig) -> Server:
-    """To be started."""
-    server = Server(config.listen, config.tls, [SERVICE])
+def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -> Server:
+    """To be started. `count`: of calls that never reach the service, or that it cannot answer."""
+    most = config.max_requests_in_flight + config.max_queued
+    server = Server(
+        config.listen, config.tls, [SERVICE], count=count, max_calls=max(MAX_CALLS, 2 * most)
+    )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(service, config.default_deadline_seconds), server.guarded
     )
