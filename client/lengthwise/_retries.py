@@ -54,12 +54,15 @@ class Retries:
         self._endpoint = 0
         self._failures = 0
         self._resuming = False
+        self._reasons: list[str] = []  # why attempts failed: the first, and the last
 
     def begin(self, now: float) -> Attempt:
         """Errors: DeadlineExceeded."""
         remaining = self._deadline - now
         if remaining <= 0:
-            raise DeadlineExceeded(f"the request did not finish within {self._timeout.total:g} s")
+            raise self._with_reason(
+                DeadlineExceeded(f"the request did not finish within {self._timeout.total:g} s")
+            )
         self._endpoint = self._rotation.current
         return Attempt(endpoint=self._endpoint, patience=replace(self._timeout, total=remaining))
 
@@ -73,8 +76,11 @@ class Retries:
 
         Errors: the given one, when it is final, or there is no try or no time left.
         """
+        if isinstance(error, DeadlineExceeded):
+            raise self._with_reason(error)
         if not error.retryable:
             raise error
+        self._reasons = [*self._reasons[:1], str(error)]
         self._failures += 1
         self._rotation.leave(self._endpoint)
         rounds, failed_in_round = divmod(self._failures, self._rotation.num_endpoints)
@@ -85,6 +91,11 @@ class Retries:
         if now + delay >= self._deadline:
             raise error
         return delay
+
+    def _with_reason(self, error: DeadlineExceeded) -> DeadlineExceeded:
+        """Says what took the time before the last attempt."""
+        reasons = "; then ".join(dict.fromkeys(self._reasons))
+        return DeadlineExceeded(f"{error}; before: {reasons}") if reasons else error
 
     def _backoff(self, rounds: int) -> float:
         ceiling = min(self._retry.max_delay, self._retry.first_delay * 2.0 ** min(rounds - 1, 62))

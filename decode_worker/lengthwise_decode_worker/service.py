@@ -20,11 +20,14 @@ from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_worker.engine import Engine
-from lengthwise_worker.requests import check_tokens, sampling_state
+from lengthwise_worker.requests import check_request, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_LEASE_SECONDS = 86_400.0
+
+MAX_RELEASED = 1 << 16
+"""Reservations in one call: routers keep no more of them."""
 
 HELLO_SECONDS = 5.0
 """A control stream that is silent for so long is not a prefill worker's."""
@@ -69,6 +72,10 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: Context
     ) -> decode_pb2.ReleaseResponse:
+        if len(request.reservations) > MAX_RELEASED:
+            raise InvalidRequest(
+                f"reservations: got {len(request.reservations)}, expected at most {MAX_RELEASED}"
+            )
         for reservation in request.reservations:
             self._reservations.release(_request_id(request.router_id, reservation))
         return decode_pb2.ReleaseResponse()
@@ -77,8 +84,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         self, request: decode_pb2.TokensRequest, context: Context
     ) -> AsyncIterator[decode_pb2.TokenBatch]:
         router_id = request.router_id
-        if not 1 <= len(router_id) <= 128:
-            raise InvalidRequest(f"router_id: got {len(router_id)} characters, expected 1 to 128")
+        _check_router_id(router_id)
         # What an earlier stream of this router reserved is not this stream's.
         self._reservations.cancel_router(router_id)
         try:
@@ -128,7 +134,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
 
     def _check(self, request: decode_pb2.ReserveRequest) -> None:
-        check_tokens(request, self._spec)
+        _check_router_id(request.router_id)
+        check_request(request, self._spec)
         num_tokens, limit = len(request.token_ids), self._spec.context_length
         if not 1 <= request.max_tokens <= limit - num_tokens:
             raise InvalidRequest(
@@ -168,6 +175,11 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             sampling=sampling_state(request, token_ids),
             stop_token_ids=frozenset(request.stop_token_ids),
         )
+
+
+def _check_router_id(router_id: str) -> None:
+    if not 1 <= len(router_id) <= 128:
+        raise InvalidRequest(f"router_id: got {len(router_id)} characters, expected 1 to 128")
 
 
 def _request_id(router_id: str, reservation: int) -> RequestId:

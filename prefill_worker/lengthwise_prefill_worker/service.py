@@ -26,7 +26,7 @@ from lengthwise_wire.errors import (
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
-from lengthwise_worker.requests import check_tokens, refuse, sampling_state
+from lengthwise_worker.requests import check_request, refuse, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -70,7 +70,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     ) -> prefill_pb2.PrefillResponse:
         if self.draining:
             raise NoWorkerAvailable("this prefill worker is draining; try another one")
-        check_tokens(request, self._spec)
+        check_request(request, self._spec)
         check_destination(request.destination, len(request.token_ids), self._block_size)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")

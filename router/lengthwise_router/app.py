@@ -77,6 +77,7 @@ class RouterApplication:
         self._encoder = PromptEncoder(
             checkpoint, threads=config.tokenizer_threads, max_waiting=config.max_requests_in_flight
         )
+        await self._encoder.start()
         self._admission = Admission(
             AdmissionPolicy(
                 max_requests_in_flight=config.max_requests_in_flight,
@@ -111,6 +112,7 @@ class RouterApplication:
     def _run(self) -> None:
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
+            asyncio.create_task(self._encoder.run(), name="chat templates"),
             asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
         ]
 
@@ -159,7 +161,7 @@ class RouterApplication:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fleet.close()
-        self._encoder.close()
+        await self._encoder.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server[0].shutdown)
             self._metrics_server[0].server_close()

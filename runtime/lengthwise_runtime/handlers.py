@@ -25,6 +25,7 @@ from lengthwise_wire.errors import (
     InvalidRequest,
     LengthwiseError,
 )
+from lengthwise_wire.field_count import check_num_fields
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +132,16 @@ def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
     return answer_all if is_stream else answer_once
 
 
-def _checked(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _checked(deserialize: Any) -> Callable[[bytes], Any]:
+    """`deserialize`: `FromString` of a message's class."""
+    descriptor = deserialize.__self__.DESCRIPTOR
+
     def parse(data: bytes) -> Any:
         try:
+            check_num_fields(data, descriptor)
             return deserialize(data)
+        except InvalidRequest as error:
+            return _Malformed(error)
         except DecodeError as error:
             return _Malformed(
                 InvalidRequest(

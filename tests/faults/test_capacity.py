@@ -43,7 +43,6 @@ async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
     return deployment
 
 
-@HARD_EDGES
 @pytest.mark.parametrize(
     ("num_prompt_tokens", "max_tokens", "local"),
     [
@@ -70,7 +69,6 @@ async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serv
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
-@HARD_EDGES
 async def test_a_deadline_in_a_later_attempt_keeps_the_reason_of_the_one_before(
     toy: Path, serve: Serve
 ) -> None:

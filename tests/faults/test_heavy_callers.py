@@ -17,10 +17,7 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import Process
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xfail(strict=True, reason="mended by: Hard edges"),
-]
+pytestmark = pytest.mark.slow
 
 OTHERS_WAIT_SECONDS = 0.25
 """50 ms are right; machines that run tests are busy."""

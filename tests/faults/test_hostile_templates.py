@@ -16,8 +16,6 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import Process
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 MEMORY_BYTES = 4 << 30
 """A router gets no more, so that a template that takes all cannot hurt the machine."""
 
@@ -123,7 +121,6 @@ def router(started: Process) -> Process:
     return started
 
 
-@HARD_EDGES
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["loops in loops", "a power"])
 async def test_others_are_served_while_a_template_does_not_end(router: Process, name: str) -> None:
@@ -137,7 +134,6 @@ async def test_others_are_served_while_a_template_does_not_end(router: Process, 
         hung.cancel()
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_a_template_that_takes_600_mb_takes_them_not_of_the_router(router: Process) -> None:
     async with grpc.aio.insecure_channel(router.address) as channel:

@@ -107,7 +107,6 @@ def conversation(**message: str) -> inference_pb2.Prompt:
     return inference_pb2.Prompt(conversation=inference_pb2.Conversation(messages=[turn]))
 
 
-@HARD_EDGES
 @pytest.mark.parametrize("special", [True, False])
 async def test_text_with_a_token_that_the_model_has_no_row_for_is_refused_as_text(
     toy: Path, serve: Serve, special: bool
@@ -138,7 +137,6 @@ EMPTY: Mapping[str, tuple[inference_pb2.Prompt, str]] = {
 }
 
 
-@HARD_EDGES
 @pytest.mark.parametrize(("prompt", "field"), EMPTY.values(), ids=EMPTY.keys())
 async def test_a_prompt_that_comes_to_no_tokens_is_refused_by_its_field(
     toy: Path, serve: Serve, prompt: inference_pb2.Prompt, field: str

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, PerToken, Range, Real, Whole
+from lengthwise_wire.v1 import common_pb2
 
 _FIRST_PARAMETERS: Mapping[str, Range] = {
     "temperature": Real(0, 100),
@@ -27,3 +28,9 @@ LATER_PARAMETERS: Mapping[str, Range] = {
 """Those that workers of the first version do not know: each is a capability of the same name."""
 
 SAMPLING_PARAMETERS = {**_FIRST_PARAMETERS, **LATER_PARAMETERS}
+
+
+def check_sampling(params: common_pb2.SamplingParams) -> None:
+    """What came over the wire. Errors: InvalidRequest."""
+    for field, value in params.ListFields():
+        SAMPLING_PARAMETERS[field.name].check(f"sampling.{field.name}", value)

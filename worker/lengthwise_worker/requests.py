@@ -5,26 +5,46 @@ from typing import Any
 
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_wire import limits
 from lengthwise_wire.convert import sampling_from_wire
 from lengthwise_wire.errors import InvalidRequest, LengthwiseError
+from lengthwise_wire.sampling_parameters import check_sampling
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2
 
 RequestMessage = prefill_pb2.PrefillRequest | decode_pb2.ReserveRequest
 
 
-def check_tokens(request: RequestMessage, spec: ModelSpec) -> None:
+MAX_ID_CHARACTERS = 256
+"""Of the names that routers give; theirs have half as many at most."""
+
+MAX_STOP_TOKEN_IDS = 2 * limits.MAX_STOP_TOKEN_IDS
+"""A request's own and those of its model."""
+
+
+def check_request(request: RequestMessage, spec: ModelSpec) -> None:
     """Routers have checked this; a worker does not rely on it. Errors: InvalidRequest."""
+    if len(request.request_id) > MAX_ID_CHARACTERS:
+        raise InvalidRequest(
+            f"request_id: got {len(request.request_id)} characters, expected at most"
+            f" {MAX_ID_CHARACTERS}"
+        )
     num_tokens = len(request.token_ids)
     if not 1 <= num_tokens <= spec.context_length:
         raise InvalidRequest(f"token_ids: got {num_tokens}, expected 1 to {spec.context_length}")
-    if max(request.token_ids) >= spec.vocab_size:
-        raise InvalidRequest(
-            f"token_ids: got {max(request.token_ids)}, expected below {spec.vocab_size}"
-        )
+    highest = max(request.token_ids)
+    if highest >= spec.vocab_size:
+        raise InvalidRequest(f"token_ids: got {highest}, expected below {spec.vocab_size}")
     if not 1 <= request.num_prompt_tokens <= num_tokens:
         raise InvalidRequest(
             f"num_prompt_tokens: got {request.num_prompt_tokens}, expected 1 to {num_tokens}"
         )
+    if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise InvalidRequest(
+            f"stop_token_ids: got {len(request.stop_token_ids)}, expected at most"
+            f" {MAX_STOP_TOKEN_IDS}"
+        )
+    limits.REQUEST_NUMBERS["top_logprobs"].check("top_logprobs", request.top_logprobs)
+    check_sampling(request.sampling)
 
 
 def sampling_state(request: RequestMessage, token_ids: list[int]) -> SamplingState:

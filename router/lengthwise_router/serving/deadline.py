@@ -25,6 +25,8 @@ class RequestDeadline:
         """`seconds` from now; `keepalive` is awaited when nothing was sent for
         `keepalive_seconds`."""
         self.wakeup = wakeup
+        self.reason = ""
+        """What the request has waited for last, or why an attempt at it failed."""
         self.arrived_at = self._sent_at = time.monotonic()
         self._ends_at = self.arrived_at + seconds
         self._keepalive_seconds = keepalive_seconds
@@ -50,7 +52,10 @@ class RequestDeadline:
         now = time.monotonic()
         if now >= self._ends_at:
             seconds = self._ends_at - self.arrived_at
-            raise DeadlineExceeded(f"the deadline of {seconds:.3g} s passed before the last token")
+            reason = f": {self.reason}" if self.reason else ""
+            raise DeadlineExceeded(
+                f"the deadline of {seconds:.3g} s passed before the last token{reason}"
+            )
         if now >= keepalive_at:
             await self._keepalive()
             self._sent_at = now

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
+from lengthwise_policy.placement.capacity import exceeded_capacity
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
@@ -21,7 +22,7 @@ from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
-from lengthwise_wire.errors import NotSupported, NoWorkerAvailable
+from lengthwise_wire.errors import NotSupported, NoWorkerAvailable, PromptTooLong
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,11 @@ class Dispatch:
             if reservation is not None:
                 reservation.close()
 
+    async def check_capacity(self, generation: Generation) -> None:
+        """Errors: PromptTooLong for what could never be placed, however long it waited."""
+        if self._fleet.is_complete:  # what is not connected yet may be larger
+            self._check_capacity(await self._request(generation, frozenset(), None))
+
     async def preview(self, generation: Generation) -> Placement | None:
         """Where the request would be placed now for the sake of its first token; None while no
         worker could take it. No strategy's state changes, and nothing is counted."""
@@ -136,17 +142,28 @@ class Dispatch:
         self, generation: Generation, excluded: frozenset[WorkerId]
     ) -> _Choice:
         """Errors: when no worker could take the request for too long, NotSupported where those
-        there are too old for it, NoWorkerAvailable otherwise."""
+        there are too old for it, NoWorkerAvailable otherwise; PromptTooLong where none is large
+        enough."""
         now = time.monotonic()
         give_up_at = now + self._config.no_worker_seconds
         while True:
             choice = await self._choose(generation, excluded, None)
             if isinstance(choice, _Choice):
                 return choice
+            generation.deadline.reason = str(choice)
+            if now >= give_up_at or self._fleet.is_complete:
+                self._check_capacity(await self._request(generation, frozenset(), None))
             if now >= give_up_at:
                 refusal = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
                 raise refusal(f"{choice}; waited {self._config.no_worker_seconds:g} s")
             now = await generation.deadline.wait(now + RETRY_PLACEMENT_SECONDS)
+
+    def _check_capacity(self, request: PlacementRequest) -> None:
+        exceeded = exceeded_capacity(
+            request, *self._fleet.views(), local_prefill=self._config.local_prefill
+        )
+        if exceeded is not None:
+            raise PromptTooLong(f"prompt and max_tokens: got {exceeded}")
 
     async def _choose(
         self,
@@ -190,6 +207,7 @@ class Dispatch:
         """Counts a failure; waits a while before the next attempt, but not before the second."""
         self._metrics.retries.labels(failure.phase, failure.reason).inc()
         generation.timings.retries += 1
+        generation.deadline.reason = f"attempt failed in phase {failure.phase}: {failure.error}"
         retries = generation.timings.retries
         logger.warning(
             "attempt %d failed in phase %s, %s: %s",

@@ -94,6 +94,7 @@ class InferenceService:
                 deadline=deadline,
                 record=record,
             )
+            await self._dispatch.check_capacity(generation)
             await self._count_arrival(generation)
             reply = Reply(generation, self._vocabulary, self._metrics)
             ticket = await self._gate.enter(generation)

@@ -2,7 +2,7 @@
 
 Templates come with checkpoints, so they are code from elsewhere: they run in jinja2's immutable
 sandbox, with the few names that templates made for `transformers` expect, and their output is
-bounded.
+bounded. What they take of time and memory is bounded by the process that they run in.
 """
 
 import json
@@ -15,9 +15,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lengthwise_runtime.config import ConfigError
-from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.limits import MAX_PROMPT_BYTES
+
+class TemplateRefuses(Exception):
+    """The template does not compile, or does not render a conversation; the message says why."""
 
 
 class _Generation(Extension):
@@ -30,30 +30,39 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    # Not while compiling: only conversations that come that far shall pay for what is too much.
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+
 class ChatTemplate:
     """A compiled chat template."""
 
     def __init__(
         self,
-        source: str,
+        template: str,
         special_tokens: Mapping[str, str],
+        max_characters: int,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """Errors: ConfigError when the template does not compile."""
-        environment = ImmutableSandboxedEnvironment(
+        """`max_characters`: the most that it may render. Errors: TemplateRefuses."""
+        environment = _Environment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = lambda form: now().strftime(form)
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ConfigError(f"the chat template does not compile: {error}") from error
+            self._template = environment.from_string(template)
+        # Compiling computes what is constant, which can fail in any way.
+        except Exception as error:
+            raise TemplateRefuses(_reason(error)) from error
         self._names = dict(special_tokens)
+        self._max_characters = max_characters
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Errors: InvalidRequest when the template refuses the conversation or fails on it."""
+        """Errors: TemplateRefuses when it fails on the conversation, or raises an exception;
+        MemoryError."""
         pieces = []
         size = 0
         try:
@@ -66,20 +75,21 @@ class ChatTemplate:
             ):
                 pieces.append(piece)
                 size += len(piece)
-                if size > MAX_PROMPT_BYTES:
-                    raise InvalidRequest(
-                        f"prompt.conversation: rendered to more than {MAX_PROMPT_BYTES} characters,"
-                        " the most that is accepted"
+                if size > self._max_characters:
+                    raise TemplateRefuses(
+                        f"it renders more than {self._max_characters} characters, the most that is"
+                        " accepted"
                     )
-        except InvalidRequest:
+        except (TemplateRefuses, MemoryError):
             raise
         # A template is a program: it can fail in any way, and the conversation made it fail.
         except Exception as error:
-            raise InvalidRequest(
-                "prompt.conversation: the model's chat template refuses it:"
-                f" {str(error) or type(error).__name__}"
-            ) from error
+            raise TemplateRefuses(_reason(error)) from error
         return "".join(pieces)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _raise_exception(message: str) -> NoReturn:

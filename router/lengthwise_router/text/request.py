@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.text.checkpoint import Checkpoint
-from lengthwise_router.text.tokenization import check_vocabulary
+from lengthwise_router.text.tokenization import check_context, check_vocabulary
 from lengthwise_wire.capabilities import needed_capabilities
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, ModelNotFound, PromptTooLong
 from lengthwise_wire.limits import (
+    MAX_MESSAGES,
     REQUEST_NUMBERS,
     check_num_stop_token_ids,
     check_request_id,
     check_stop_strings,
     check_tenant,
 )
-from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
+from lengthwise_wire.sampling_parameters import check_sampling
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 # Seeds and names need be no secret, only different in every router.
@@ -74,12 +75,8 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
 
     Errors: PromptTooLong.
     """
+    check_context(num_prompt_tokens, model.context_length, "prompt")
     room = model.context_length - num_prompt_tokens
-    if room < 1:
-        raise PromptTooLong(
-            f"prompt: got {num_prompt_tokens} tokens; the context of {model.context_length} tokens"
-            f" holds at most {model.context_length - 1} and one of output"
-        )
     max_tokens = room if request.max_tokens is None else request.max_tokens
     if max_tokens > room:
         raise PromptTooLong(
@@ -98,13 +95,14 @@ def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
 
 
 def _sampling(params: common_pb2.SamplingParams, model: Checkpoint) -> common_pb2.SamplingParams:
+    check_sampling(params)
+    if params.logit_bias:
+        check_vocabulary(list(params.logit_bias), model.vocab_size, "sampling.logit_bias")
     resolved = common_pb2.SamplingParams()
     resolved.CopyFrom(_defaults(model.default_sampling))
     resolved.MergeFrom(params)
     if not params.HasField("seed"):
         resolved.seed = _random.getrandbits(64)
-    if params.ByteSize():
-        _check_sampling(params, model.vocab_size)
     return resolved
 
 
@@ -112,13 +110,6 @@ def _sampling(params: common_pb2.SamplingParams, model: Checkpoint) -> common_pb
 def _defaults(sampling: SamplingParameters) -> common_pb2.SamplingParams:
     """Made once, for making it costs as much as all else here; to be copied."""
     return sampling_to_wire(sampling)
-
-
-def _check_sampling(params: common_pb2.SamplingParams, vocab_size: int) -> None:
-    for field, value in params.ListFields():
-        SAMPLING_PARAMETERS[field.name].check(f"sampling.{field.name}", value)
-    if params.logit_bias:
-        check_vocabulary(list(params.logit_bias), vocab_size, "sampling.logit_bias")
 
 
 def _number(message: inference_pb2.GenerateRequest, name: str) -> int | None:
@@ -132,6 +123,8 @@ def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:
     if message.HasField("conversation_returns"):
         return message.conversation_returns
     messages = message.prompt.conversation.messages
+    if len(messages) > MAX_MESSAGES:
+        return False  # it will be refused
     return any(turn.role == "assistant" for turn in reversed(messages))
 
 
@@ -145,12 +138,13 @@ def _stop_token_ids(stop: inference_pb2.StopConditions, model: Checkpoint) -> tu
 
 
 def _resumed(message: inference_pb2.GenerateRequest, model: Checkpoint) -> tuple[int, ...]:
-    token_ids = list(message.resume.token_ids)
-    if not token_ids:
+    if not message.resume.token_ids:
         return ()
+    check_context(len(message.resume.token_ids), model.context_length, "resume.token_ids")
     if not message.sampling.HasField("seed"):
         raise InvalidRequest(
             "sampling.seed: got none with resume, expected the seed of the request's first response"
         )
+    token_ids = tuple(message.resume.token_ids)
     check_vocabulary(token_ids, model.vocab_size, "resume.token_ids")
-    return tuple(token_ids)
+    return token_ids

@@ -78,6 +78,16 @@ class Fleet:
         """Addresses that discovery proposes."""
         return len(self._addresses)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known of every address that discovery proposes which worker is there."""
+        known = {
+            address
+            for address, worker in self._workers.items()
+            if worker.is_usable or worker.condition == "incompatible"
+        }
+        return self._addresses <= known
+
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
         """The prefill and the decode workers that policies may choose from. One that discovery has
         withdrawn is as good as draining: it goes on with what it has."""

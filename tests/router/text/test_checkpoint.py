@@ -1,5 +1,6 @@
 """The served model as the router puts it together; tests/checkpoint reads the files one by one."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def test_context_vocabulary_and_ends_come_from_config(checkpoint: Path) -> None:
     assert loaded.eos_token_ids == (257,)
 
 
-def test_conversations_are_rendered_and_encoded_without_more_special_tokens(
+async def test_conversations_are_rendered_and_encoded_without_more_special_tokens(
     checkpoint: Path,
 ) -> None:
     (checkpoint / "chat_template.jinja").write_text(
@@ -42,10 +43,14 @@ def test_conversations_are_rendered_and_encoded_without_more_special_tokens(
     )
     edit(checkpoint / "tokenizer_config.json", bos_token={"content": "<|begin|>"})
     encoder = PromptEncoder(load_checkpoint(str(checkpoint)), threads=1, max_waiting=1)
+    running = asyncio.create_task(encoder.run())
     messages = [inference_pb2.ChatMessage(role="user", content="hi")]
     prompt = inference_pb2.Prompt(conversation=inference_pb2.Conversation(messages=messages))
-    assert encoder.encode(prompt) == [256, *b"user:hi"]
-    encoder.close()
+    rendered = encoder.encode(prompt)
+    assert isinstance(rendered, asyncio.Future)
+    assert await rendered == [256, *b"user:hi"]
+    running.cancel()
+    await encoder.close()
 
 
 def test_a_token_that_only_the_tokenizer_names_ends_a_text_too(checkpoint: Path) -> None:

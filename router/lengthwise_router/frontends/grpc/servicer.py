@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from lengthwise_router.config import RouterConfig
+from lengthwise_router.serving.deadline import SLACK_SECONDS
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.handlers import MAX_CALLS
@@ -35,7 +36,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         nothing ends it, see `BoundedCall`.
         """
         given = context.time_remaining()
-        seconds = self._default_deadline_seconds if given is None else given
+        seconds = self._default_deadline_seconds
+        if given is not None:
+            # A client that gives up first learns no reason.
+            seconds = given - min(SLACK_SECONDS, given / 10)
         responses = self._service.generate(
             message, deadline_seconds=seconds, keepalive=lambda: context.write(KEEPALIVE)
         )

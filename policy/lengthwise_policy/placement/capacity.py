@@ -1,0 +1,45 @@
+"""What no worker could ever hold, whatever it has to do meanwhile.
+
+A worker that drains is no hope; one that is too old for the request is none either.
+"""
+
+from collections.abc import Sequence
+
+from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import Role
+
+
+def exceeded_capacity(
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    decode: Sequence[WorkerView],
+    *,
+    local_prefill: bool,
+) -> str | None:
+    """Why the workers that are there cannot hold the request even when they are empty; None when
+    some can, or when a role that could has no worker at all."""
+    prefill, decode = _lasting(request, prefill), _lasting(request, decode)
+    if request.needs_decode and _is_too_small(decode, request.kv_tokens):
+        return f"{request.kv_tokens} tokens of prompt and output; {_largest('decode', decode)}"
+    if not _is_too_small(prefill, request.num_tokens):
+        return None
+    if local_prefill and not _is_too_small(decode, request.kv_tokens):
+        return None
+    return f"{request.num_tokens} tokens of prompt; {_largest('prefill', prefill)}"
+
+
+def _lasting(request: PlacementRequest, views: Sequence[WorkerView]) -> list[WorkerView]:
+    return [view for view in views if not view.draining and request.needs <= view.capabilities]
+
+
+def _is_too_small(views: Sequence[WorkerView], num_tokens: int) -> bool:
+    return bool(views) and all(view.capacity_tokens < num_tokens for view in views)
+
+
+def _largest(role: Role, views: Sequence[WorkerView]) -> str:
+    view = max(views, key=lambda view: view.capacity_tokens)
+    return (
+        f"the largest {role} worker holds {view.capacity_tokens} tokens of KV"
+        f" ({view.blocks_total} blocks of {view.block_size})"
+    )

@@ -1,0 +1,114 @@
+"""How many fields a message has, counted before it is parsed.
+
+Parsing makes an object of each message within a message, so that 8 MiB can become 4.2 million
+objects. Numbers are cheap: a packed list of them is one field.
+"""
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.limits import MAX_PROMPT_TOKENS
+
+UNCOUNTED_BYTES = 1 << 16
+"""Smaller messages have few enough fields, whatever they hold."""
+
+MAX_FIELDS = 16_384
+"""A conversation of the most messages, 4,096, has three for each of them, and few besides."""
+
+MAX_NUMBERS = MAX_PROMPT_TOKENS
+"""In one packed list."""
+
+_CONTINUED = bytes(range(128, 256))
+_NUMBERS = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+
+
+def check_num_fields(data: bytes, descriptor: Descriptor) -> None:
+    """Errors: InvalidRequest when the encoded message has more than `MAX_FIELDS` fields, those of
+    messages within it included, or groups. What is no message is left to the parser."""
+    if len(data) <= UNCOUNTED_BYTES:
+        return
+    try:
+        _count(data, descriptor)
+    except (IndexError, _Malformed):
+        return
+
+
+class _Malformed(Exception):
+    pass
+
+
+def _count(data: bytes, descriptor: Descriptor) -> None:
+    position, end = 0, len(data)
+    fields = descriptor.fields_by_number
+    outer: list[tuple[Any, int]] = []  # the messages around this one: their fields and ends
+    count = 0
+    while True:
+        while position == end:
+            if not outer:
+                return
+            fields, end = outer.pop()
+        tag = data[position]
+        position += 1
+        if tag >= 128:
+            tag, position = _varint(data, position - 1)
+        count += 1
+        if count > MAX_FIELDS:
+            raise InvalidRequest(
+                f"the message of {len(data)} bytes has more than {MAX_FIELDS} fields, the most that"
+                " are accepted in all; send fewer and longer ones (numbers packed)"
+            )
+        kind = tag & 7
+        if kind == _LENGTH:
+            length = data[position]
+            position += 1
+            if length >= 128:
+                length, position = _varint(data, position - 1)
+            if position + length > end:
+                raise _Malformed
+            field = fields.get(tag >> 3)
+            if length > MAX_NUMBERS and field is not None and field.cpp_type in _NUMBERS:
+                _check_packed(data[position : position + length], field.name)
+            if field is not None and field.message_type is not None:
+                outer.append((fields, end))
+                fields, end = field.message_type.fields_by_number, position + length
+            else:
+                position += length
+        elif kind == _VARINT:
+            _, position = _varint(data, position)
+        elif kind == _FIXED64:
+            position += 8
+        elif kind == _FIXED32:
+            position += 4
+        else:
+            raise InvalidRequest("the message has groups, which no method takes")
+        if position > end:
+            raise _Malformed
+
+
+def _check_packed(packed: bytes, name: str) -> None:
+    # The last byte of each number is the one below 128.
+    num_numbers = len(packed.translate(None, _CONTINUED))
+    if num_numbers > MAX_NUMBERS:
+        raise InvalidRequest(f"{name}: got {num_numbers} numbers, expected at most {MAX_NUMBERS}")
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number there, and where it ends."""
+    byte = data[position]
+    position += 1
+    if byte < 128:
+        return byte, position
+    number, shift = byte & 127, 7
+    while True:
+        byte = data[position]
+        position += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, position
+        shift += 7
+        if shift > 63:
+            raise _Malformed
