@@ -74,4 +74,4 @@ async def test_a_call_cancelled_during_a_write_closes_the_request_at_once() -> N
     await asyncio.gather(call, return_exceptions=True)
     assert call.cancelled()
     assert service.is_closed
-    assert service.deadline_seconds == 60.0
+    assert 59.9 < service.deadline_seconds < 60.0  # so that its reason comes in time
