@@ -64,7 +64,7 @@ async def _joined(config: RouterConfig) -> AsyncIterator[RouterApplication]:
             task.cancel()
         await asyncio.gather(*app._tasks, return_exceptions=True)
         await app._fleet.close()
-        app._encoder.close()
+        await app._encoder.close()
 
 
 def ended(service: InferenceService, request_id: str = "r1") -> str:
