@@ -134,11 +134,11 @@ def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
 
 def _checked(deserialize: Any) -> Callable[[bytes], Any]:
     """`deserialize`: `FromString` of a message's class."""
-    descriptor = deserialize.__self__.DESCRIPTOR
+    message = deserialize.__self__
 
     def parse(data: bytes) -> Any:
         try:
-            check_num_fields(data, descriptor)
+            check_num_fields(data, message)
             return deserialize(data)
         except InvalidRequest as error:
             return _Malformed(error)

@@ -6,7 +6,8 @@ objects. Numbers are cheap: a packed list of them is one field.
 
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.limits import MAX_PROMPT_TOKENS
@@ -26,24 +27,24 @@ _NUMBERS = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def check_num_fields(data: bytes, descriptor: Descriptor) -> None:
+def check_num_fields(data: bytes, message: type[Message]) -> None:
     """Errors: InvalidRequest when the encoded message has more than `MAX_FIELDS` fields, those of
     messages within it included, or groups. What is no message is left to the parser."""
     if len(data) <= UNCOUNTED_BYTES:
         return
     try:
-        _count(data, descriptor)
-    except (IndexError, _Malformed):
+        _count(data, message.DESCRIPTOR.fields_by_number)
+    except (IndexError, _NotProtobuf):
         return
 
 
-class _Malformed(Exception):
+class _NotProtobuf(Exception):
     pass
 
 
-def _count(data: bytes, descriptor: Descriptor) -> None:
+def _count(data: bytes, fields: Any) -> None:
+    """`fields`: by their numbers."""
     position, end = 0, len(data)
-    fields = descriptor.fields_by_number
     outer: list[tuple[Any, int]] = []  # the messages around this one: their fields and ends
     count = 0
     while True:
@@ -68,7 +69,7 @@ def _count(data: bytes, descriptor: Descriptor) -> None:
             if length >= 128:
                 length, position = _varint(data, position - 1)
             if position + length > end:
-                raise _Malformed
+                raise _NotProtobuf
             field = fields.get(tag >> 3)
             if length > MAX_NUMBERS and field is not None and field.cpp_type in _NUMBERS:
                 _check_packed(data[position : position + length], field.name)
@@ -86,7 +87,7 @@ def _count(data: bytes, descriptor: Descriptor) -> None:
         else:
             raise InvalidRequest("the message has groups, which no method takes")
         if position > end:
-            raise _Malformed
+            raise _NotProtobuf
 
 
 def _check_packed(packed: bytes, name: str) -> None:
@@ -111,4 +112,4 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return number, position
         shift += 7
         if shift > 63:
-            raise _Malformed
+            raise _NotProtobuf

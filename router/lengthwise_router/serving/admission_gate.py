@@ -88,6 +88,7 @@ class AdmissionGate:
     async def _wait(self, wait: Wait, generation: Generation, asked_at: float) -> Admit | Refuse:
         waiting = self._waiting[wait.ticket] = _Waiting(generation.deadline.wakeup)
         generation.record.admission(wait.reason, 0.0)
+        generation.deadline.reason = wait.reason
         if wait.displaced is not None:
             self._notify(wait.displaced.ticket, wait.displaced.refusal)
         try:

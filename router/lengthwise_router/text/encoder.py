@@ -1,5 +1,5 @@
-"""Texts → token ids: short ones at once, longer ones in a thread, very long ones in another thread
-that nothing shorter waits for.
+"""Texts → token ids: short ones at once, longer ones in threads, where no text waits for one of
+another size.
 
 Always by `encode_batch_fast`, which releases the interpreter lock; `encode` holds it.
 """
@@ -16,34 +16,64 @@ INLINE_CHARACTERS = 2_048
 """Shorter texts are encoded on the event loop: at most half a millisecond, where handing them to a
 thread costs 0.08 ms of CPU by itself (600 characters: 0.11 ms inline, 0.19 ms through the pool)."""
 
-LONG_CHARACTERS = 1 << 16
-"""Longer texts are long: encoding so many takes 20 to 60 ms and at most 25 MB."""
+USUAL_CHARACTERS = 1 << 14
+"""Encoding so many takes 5 to 15 ms."""
 
-MAX_LONG_CHARACTERS = 16 << 20
-"""Of the long texts that wait, in all."""
+LONG_CHARACTERS = 1 << 18
+"""Encoding so many takes 0.1 to 0.25 s. Longer texts are very long."""
+
+PIECE_CHARACTERS = 1 << 16
+"""Encoding so many takes 25 MB at most."""
+
+MAX_WAITING_CHARACTERS = 16 << 20
+"""Of the texts of one size that wait."""
+
+
+class _Lane:
+    """Threads for texts of one size."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"tokenizer-{name}")
+        self._characters = 0
+
+    def run(
+        self, encode: Callable[[str, str, bool], list[int]], text: str, field: str, special: bool
+    ) -> asyncio.Future[list[int]]:
+        """Errors: Overloaded."""
+        size = len(text)
+        if self._characters + size > MAX_WAITING_CHARACTERS:
+            raise Overloaded(
+                f"{self._name} texts of {self._characters} characters wait to be tokenised, and"
+                f" {MAX_WAITING_CHARACTERS} are the most that may"
+            )
+
+        def encoded(_: object) -> None:
+            self._characters -= size
+
+        self._characters += size
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pool, encode, text, field, special)
+        future.add_done_callback(encoded)
+        return future
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class TextEncoder:
     """The tokenizer of one model, and its threads."""
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        vocab_size: int,
-        context_length: int,
-        threads: int,
-        max_waiting: int,
+        self, tokenizer: Tokenizer, *, vocab_size: int, context_length: int, threads: int
     ) -> None:
-        """`threads`: for texts that are not long, of which at most `max_waiting` wait."""
+        """`threads`: for texts of usual length."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._context_length = context_length
-        self._usual = ThreadPoolExecutor(threads, thread_name_prefix="tokenizer")
-        self._long = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-long")
-        self._max_waiting = max_waiting
-        self._num_waiting = 0
-        self._long_characters = 0
+        self._usual = _Lane("usual", threads)
+        self._long = _Lane("long", 1)
+        self._very_long = _Lane("very long", 1)
 
     def encode(
         self, text: str, field: str, *, special: bool
@@ -53,59 +83,35 @@ class TextEncoder:
 
         Errors: InvalidRequest naming the field, PromptTooLong, Overloaded; the future's too.
         """
-        if len(text) <= INLINE_CHARACTERS:
-            return self._encode(text, field, special)
-        loop = asyncio.get_running_loop()
-        if len(text) <= LONG_CHARACTERS:
-            if self._num_waiting >= self._max_waiting:
-                raise Overloaded(
-                    f"{self._num_waiting} texts wait to be tokenised, the most that may"
-                )
-            self._num_waiting += 1
-            usual = loop.run_in_executor(self._usual, self._encode, text, field, special)
-            usual.add_done_callback(self._encoded)
-            return usual
         size = len(text)
-        if self._long_characters + size > MAX_LONG_CHARACTERS:
-            raise Overloaded(
-                f"texts of {self._long_characters} characters wait to be tokenised, and"
-                f" {MAX_LONG_CHARACTERS} are the most that may"
-            )
-        self._long_characters += size
-        long = loop.run_in_executor(self._long, self._encode_long, text, field, special)
-        long.add_done_callback(self._long_encoded(size))
-        return long
+        if size <= INLINE_CHARACTERS:
+            return self._encode(text, field, special)
+        if size <= USUAL_CHARACTERS:
+            return self._usual.run(self._encode, text, field, special)
+        lane = self._long if size <= LONG_CHARACTERS else self._very_long
+        return lane.run(self._encode_long, text, field, special)
 
     def close(self) -> None:
-        for pool in (self._usual, self._long):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _encoded(self, _: object) -> None:
-        self._num_waiting -= 1
-
-    def _long_encoded(self, num_characters: int) -> Callable[[object], None]:
-        def encoded(_: object) -> None:
-            self._long_characters -= num_characters
-
-        return encoded
+        for lane in (self._usual, self._long, self._very_long):
+            lane.close()
 
     def _encode_long(self, text: str, field: str, special: bool) -> list[int]:
         """A text of more than four characters for each token of the context is encoded in pieces
         first, to see whether it can fit: encoding 4 MiB of digits at once takes 1.3 GB.
 
         A cut changes the tokens beside it only, so pieces that come to twice the context belong to
-        a text that does not fit. White space at a cut is left out: some tokens swallow any number
-        of spaces beside them.
+        a text that does not fit. White space at cuts is left out: some tokenizers have tokens that
+        swallow any number of spaces beside them.
         """
         if len(text) > 4 * self._context_length:
             num_tokens = 0
-            for start in range(0, len(text), LONG_CHARACTERS):
-                piece = text[start : start + LONG_CHARACTERS].strip()
+            for start in range(0, len(text), PIECE_CHARACTERS):
+                piece = text[start : start + PIECE_CHARACTERS].strip()
                 num_tokens += len(self._encoding(piece, field, False))
                 if num_tokens > 2 * self._context_length:
                     raise PromptTooLong(
                         f"{field}: got {len(text)} characters; the first"
-                        f" {start + LONG_CHARACTERS} of them come to more than {num_tokens} tokens,"
+                        f" {start + PIECE_CHARACTERS} of them come to more than {num_tokens} tokens,"
                         f" and the context holds {self._context_length} in all"
                     )
         return self._encode(text, field, special)

@@ -11,7 +11,13 @@ import sys
 from asyncio.subprocess import PIPE, Process
 
 from lengthwise_router.text.chat import TemplateRefuses
-from lengthwise_router.text.template_process import CPU_SECONDS, DONE, LENGTH, MEMORY_BYTES, Setup
+from lengthwise_router.text.template_process import (
+    CPU_SECONDS,
+    DONE,
+    LENGTH,
+    MEMORY_BYTES,
+    TemplateSetup,
+)
 from lengthwise_runtime.config import ConfigError
 from lengthwise_wire.errors import InternalError, InvalidRequest, Overloaded
 from lengthwise_wire.v1 import inference_pb2
@@ -36,7 +42,7 @@ class _ProcessEnded(Exception):
 class Renderer:
     """A chat template. Life: construct, `start`, `run` for ever; `close`."""
 
-    def __init__(self, setup: Setup, max_waiting: int) -> None:
+    def __init__(self, setup: TemplateSetup, max_waiting: int) -> None:
         self._setup = setup
         self._max_waiting = max_waiting
         self._waiting: asyncio.Queue[tuple[bytes, asyncio.Future[str]]] = asyncio.Queue()
@@ -114,7 +120,7 @@ class Renderer:
         if self._process is not None and self._process.returncode is None:
             return self._process
         process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "lengthwise_router.text.template_process"),
+            *(sys.executable, "-P", "-m", "lengthwise_router.text.template_process"),
             stdin=PIPE,
             stdout=PIPE,
         )

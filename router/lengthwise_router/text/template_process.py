@@ -1,8 +1,8 @@
 """The process in which chat templates run: they are programs from elsewhere, so their time and
 memory are bounded, and nothing but text goes in and out.
 
-Frames are a length of four bytes and a body. The first one in is `Setup` as JSON, and each further
-one a Conversation; each one out begins with `DONE` or `REFUSED`, and a text in UTF-8 follows.
+Frames are a length of four bytes and a body. The first one in is a `TemplateSetup` as JSON, each
+further one a Conversation; each one out is `DONE` or `REFUSED`, and a text in UTF-8.
 """
 
 import json
@@ -27,7 +27,7 @@ MAX_REASON = 1_000
 """Characters: a template may raise an exception of any length."""
 
 
-class Setup(TypedDict):
+class TemplateSetup(TypedDict):
     """What to compile, and the names that templates expect."""
 
     template: str
@@ -41,7 +41,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     questions = sys.stdin.buffer
-    setup: Setup = json.loads(_read(questions))
+    setup: TemplateSetup = json.loads(_read(questions))
     template: ChatTemplate | None = None
     body = b""
     while True:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.encoder import TextEncoder
 from lengthwise_router.text.renderer import Renderer
-from lengthwise_router.text.template_process import Setup
+from lengthwise_router.text.template_process import TemplateSetup
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_BYTES
 from lengthwise_wire.v1 import common_pb2, inference_pb2
@@ -30,12 +30,11 @@ class PromptEncoder:
             vocab_size=checkpoint.vocab_size,
             context_length=checkpoint.context_length,
             threads=threads,
-            max_waiting=max_waiting,
         )
         self._short: Renderer | None = None
         self._long: Renderer | None = None
         if checkpoint.chat_template is not None:
-            setup = Setup(
+            setup = TemplateSetup(
                 template=checkpoint.chat_template,
                 special_tokens=dict(checkpoint.special_tokens),
                 max_characters=MAX_PROMPT_BYTES,
