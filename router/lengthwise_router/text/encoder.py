@@ -111,7 +111,7 @@ class TextEncoder:
                 if num_tokens > 2 * self._context_length:
                     raise PromptTooLong(
                         f"{field}: got {len(text)} characters; the first"
-                        f" {start + PIECE_CHARACTERS} of them come to more than {num_tokens} tokens,"
+                        f" {start + len(piece)} come to {num_tokens} tokens already,"
                         f" and the context holds {self._context_length} in all"
                     )
         return self._encode(text, field, special)
