@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Literal, get_args
 
-from grafana_foundation_sdk.builders import common, heatmap, prometheus, timeseries
+from grafana_foundation_sdk.builders import common, heatmap, prometheus, stat, timeseries
 from grafana_foundation_sdk.builders.dashboard import (
     Dashboard,
+    DashboardLink,
     DatasourceVariable,
     QueryVariable,
     Row,
 )
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.common import (
+    BigValueColorMode,
+    BigValueGraphMode,
     LegendDisplayMode,
     LegendPlacement,
     SortOrder,
@@ -27,6 +30,7 @@ from grafana_foundation_sdk.models.common import (
 )
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
+    DashboardLinkType,
     DataSourceRef,
     VariableRefresh,
 )
@@ -40,12 +44,25 @@ Unit = GrafanaUnit | Literal["cores", "tokens", "tokens/s", "blocks"]
 WIDTH, HEIGHT = 8, 8
 """Three panels in a row of 24 columns."""
 
+NUMBER_WIDTH, NUMBER_HEIGHT = 4, 4
+"""Six numbers in a row."""
+
+TAG = "lengthwise"
+
+OF_RELEASE = 'job="lengthwise",namespace="$namespace",release="$release"'
+
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def of(metric: str, **labels: str) -> str:
-    """A selector of the release's series. A label's value with a bar is alternatives."""
+    """A selector of the release's series. A label's value with a bar is alternatives.
+
+    What a pod reports is also of the pools and pods that are chosen. Pods of no pool, such as
+    routers, are of every choice.
+    """
     matchers = {"namespace": "$namespace", "release": "$release", **labels}
+    if ":" not in metric:  # no recording rule's
+        matchers |= {"pool": "$pool|", "pod": "$pod|"}
     selectors = (
         f'{name}{"=~" if "|" in value else "="}"{value}"' for name, value in matchers.items()
     )
@@ -88,6 +105,20 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Number:
+    """One value now, and how it came there."""
+
+    title: str
+    description: str
+    unit: Unit
+    expression: str
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        return (Query(expression=self.expression, legend=self.title),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
     """A histogram over time."""
 
@@ -107,7 +138,7 @@ class Buckets:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     title: str
-    panels: tuple[Lines | Buckets, ...]
+    panels: tuple[Lines | Buckets | Number, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +169,15 @@ def to_json(board: Board) -> str:
         Dashboard(f"Lengthwise / {board.title}")
         .uid(f"lengthwise-{board.name}")
         .description(board.description)
-        .tags(["lengthwise"])
+        .tags([TAG])
+        .link(
+            DashboardLink("Lengthwise")
+            .type(DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .as_dropdown(True)
+            .include_vars(True)
+            .keep_time(True)
+        )
         .time("now-1h", "now")
         .refresh("30s")
         .timezone("browser")
@@ -146,6 +185,8 @@ def to_json(board: Board) -> str:
         .with_variable(DatasourceVariable("datasource").type("prometheus").label("Data source"))
         .with_variable(_variable("namespace", 'up{job="lengthwise"}'))
         .with_variable(_variable("release", 'up{job="lengthwise",namespace="$namespace"}'))
+        .with_variable(_choice("pool", f"up{{{OF_RELEASE}}}"))
+        .with_variable(_choice("pod", f'up{{{OF_RELEASE},pool=~"$pool|"}}'))
     )
     number = 0
     for section in board.sections:
@@ -153,8 +194,7 @@ def to_json(board: Board) -> str:
         dashboard.with_row(Row(section.title).id(number))
         for panel in section.panels:
             number += 1
-            built = _lines(panel) if isinstance(panel, Lines) else _buckets(panel)
-            dashboard.with_panel(built.id(number))
+            dashboard.with_panel(_panel(panel).id(number))
     return json.dumps(dashboard.build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
 
 
@@ -165,6 +205,38 @@ def _variable(name: str, series: str) -> QueryVariable:
         .datasource(SOURCE)
         .query(f"label_values({series}, {name})")
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+    )
+
+
+def _choice(name: str, series: str) -> QueryVariable:
+    """A variable of which several values may be chosen, at first all."""
+    return _variable(name, series).multi(True).include_all(True).all_value(".*")
+
+
+def _panel(panel: Lines | Buckets | Number) -> timeseries.Panel | heatmap.Panel | stat.Panel:
+    match panel:
+        case Lines():
+            return _lines(panel)
+        case Buckets():
+            return _buckets(panel)
+        case Number():
+            return _number(panel)
+
+
+def _number(panel: Number) -> stat.Panel:
+    return (
+        stat.Panel()
+        .title(panel.title)
+        .description(panel.description)
+        .datasource(SOURCE)
+        .unit(_grafana_unit(panel.unit))
+        .span(NUMBER_WIDTH)
+        .height(NUMBER_HEIGHT)
+        .graph_mode(BigValueGraphMode.AREA)
+        .color_mode(BigValueColorMode.NONE)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .no_value("no traffic")
+        .with_target(_target(panel.queries[0], "A"))
     )
 
 

@@ -3,12 +3,64 @@
 from dashboards.board import (
     Board,
     Lines,
+    Number,
     Query,
     Section,
     of,
     per_second,
+    quantile,
     quantiles,
     rate,
+)
+
+NOW = Section(
+    title="Now",
+    panels=(
+        Number(
+            title="Requests",
+            description="Ended, however they did.",
+            unit="reqps",
+            expression=of("release:lengthwise_requests:rate5m"),
+        ),
+        Number(
+            title="Available",
+            description="Of the requests of the last hour, the part that did not fail through our"
+            " fault.",
+            unit="percentunit",
+            expression="1 - "
+            + of("release_slo:lengthwise_slo_errors:ratio_rate1h", slo="availability"),
+        ),
+        Number(
+            title="Good",
+            description="Of the requests that ended well, the part that met its objectives of TTFT"
+            " and TPOT.",
+            unit="percentunit",
+            expression=f"{of('release:lengthwise_goodput:rate5m')}"
+            f" / {of('release:lengthwise_requests:rate5m')}",
+        ),
+        Number(
+            title="TTFT of short prompts",
+            description="The 90th percentile.",
+            unit="s",
+            expression=quantile(
+                0.9, "", "lengthwise_time_to_first_token_seconds", length_class="short"
+            ),
+        ),
+        Number(
+            title="TTFT of long prompts",
+            description="The 90th percentile.",
+            unit="s",
+            expression=quantile(
+                0.9, "", "lengthwise_time_to_first_token_seconds", length_class="long"
+            ),
+        ),
+        Number(
+            title="KV blocks used",
+            description="At the decode workers.",
+            unit="percentunit",
+            expression=of("release_role:lengthwise_kv_blocks_used:ratio", role="decode"),
+        ),
+    ),
 )
 
 REQUESTS = Section(
@@ -41,11 +93,12 @@ REQUESTS = Section(
         ),
         Lines(
             title="Goodput",
-            description="Requests whose first token came within its objective, of all that ended.",
+            description="Requests that ended well and met their objectives of TTFT and TPOT, of all"
+            " that ended.",
             unit="reqps",
             queries=(
                 Query(
-                    expression=of("release:lengthwise_goodput:rate5m"), legend="within objective"
+                    expression=of("release:lengthwise_goodput:rate5m"), legend="within objectives"
                 ),
                 Query(expression=of("release:lengthwise_requests:rate5m"), legend="all"),
             ),
@@ -206,5 +259,5 @@ BOARD = Board(
     name="overview",
     title="Overview",
     description="Requests, objectives, latency and workers of one release.",
-    sections=(REQUESTS, LATENCY, WORKERS),
+    sections=(NOW, REQUESTS, LATENCY, WORKERS),
 )

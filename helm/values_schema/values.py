@@ -210,6 +210,20 @@ class Labelled(TypedDict, total=False):
 
 
 @with_config(STRICT)
+class Severities(TypedDict):
+    critical: str
+    warning: str
+
+
+@with_config(STRICT)
+class PrometheusRule(TypedDict, total=False):
+    enabled: bool
+    labels: Strings
+    severities: Severities
+    runbookUrl: str
+
+
+@with_config(STRICT)
 class ServiceAccount(TypedDict, total=False):
     annotations: Strings
 
@@ -229,6 +243,6 @@ class Values(TypedDict, total=False):
     networkPolicy: NetworkPolicy
     podDisruptionBudget: Switch
     podMonitor: PodMonitor
-    prometheusRule: Labelled
+    prometheusRule: PrometheusRule
     dashboards: Labelled
     serviceAccount: ServiceAccount

@@ -154,6 +154,12 @@ class RouterMetrics:
             for name in OBJECTIVES
             for met in (True, False)
         }
+        good = self._counter(
+            "lengthwise_good_requests_total",
+            "Requests that ended well and met their objectives of TTFT and TPOT: goodput",
+            "length_class",
+        )
+        self._good = {name: good.labels(name) for name in LENGTH_CLASSES}
 
     def _add_discovery(self, num_discovered: Callable[[], int]) -> None:
         discovered = self._gauge(
@@ -218,12 +224,17 @@ class RouterMetrics:
         self._residual_ratio.observe(1 - num_cached / num_tokens)
         self._cached_prompt_tokens.inc(num_cached)
 
-    def finished(self, length_class: LengthClass, output_tokens: int, tpot: float) -> None:
+    def finished(
+        self, length_class: LengthClass, output_tokens: int, *, ttft: float, tpot: float
+    ) -> None:
         """A request ended well; `tpot` is 0 for a single token."""
         self._output_tokens.observe(output_tokens)
+        tpot_met = tpot <= self._objectives.tpot_seconds
         if output_tokens > 1:
             self._tpot[length_class].observe(tpot)
-            self._met["tpot", tpot <= self._objectives.tpot_seconds].inc()
+            self._met["tpot", tpot_met].inc()
+        if tpot_met and ttft <= self._objectives.ttft_seconds(length_class):
+            self._good[length_class].inc()
 
 
 def _buckets(histogram: Histogram) -> tuple[list[float], list[int]]:

@@ -233,11 +233,19 @@ def test_prometheus_labels_what_rules_and_the_autoscaler_select_by(everything: R
         assert selected <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
+def _expressions(rules: dict[str, Any]) -> list[str]:
+    return [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
 def test_rules_and_dashboards_arrive_as_they_are(everything: Rendered, bare: Rendered) -> None:
     rules = {path.stem: path for path in (CHART / "rules").glob("*.yaml")}
     for name, path in rules.items():
         found = everything.one("PrometheusRule", name)
-        assert found["spec"] == yaml.safe_load(path.read_text(encoding="utf-8"))
+        committed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert [group["name"] for group in found["spec"]["groups"]] == [
+            group["name"] for group in committed["groups"]
+        ]
+        assert _expressions(found["spec"]) == _expressions(committed)
         assert found["metadata"]["labels"]["team"] == "serving"
     dashboards = {path.stem: path for path in (CHART / "dashboards").glob("*.json")}
     for name, path in dashboards.items():
@@ -250,3 +258,19 @@ def test_rules_and_dashboards_arrive_as_they_are(everything: Rendered, bare: Ren
     assert dashboards
     assert not bare.of("PrometheusRule")
     assert not [each for each in bare.of("ConfigMap") if "dashboard" in each["metadata"]["name"]]
+
+
+def test_alerts_call_as_their_readers_are_used_to(everything: Rendered, bare: Rendered) -> None:
+    rules = [
+        rule
+        for each in everything.of("PrometheusRule")
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert {rule["labels"]["severity"] for rule in rules} == {"page", "critical"}
+    for rule in rules:
+        place = f"https://wiki.example/lengthwise#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == place
+        assert "{{ $labels.namespace }}" in rule["annotations"]["summary"]
+    assert not bare.of("PrometheusRule")

@@ -88,5 +88,5 @@ ARRIVALS = {metric("arrived_requests_total", length_class="short"): "0+10x60"}
 REQUESTS = {metric("requests_total", code="OK", model="m"): "0+10x90"}
 ROUTER_UP = {series("up", job="lengthwise", component="router"): "1x60"}
 LEADS = {metric("autoscaler_leader"): "1x60"}
-PAGE, TICKET = {"severity": "page"}, {"severity": "ticket"}
+CRITICAL, WARNING = {"severity": "critical"}, {"severity": "warning"}
 WORKER = {"job": "lengthwise", "component": "worker", "pool": "decode", "pod": "a"}

@@ -55,7 +55,13 @@ def selectors(expression: str) -> list[str]:
 def all_queries(*, namespace: str, release: str, window: str = "5m") -> Iterator[Asked]:
     """`window` stands for the interval that Grafana would choose."""
     yield from _of_panels(
-        {"$namespace": namespace, "$release": release, "$__rate_interval": window}
+        {
+            "$namespace": namespace,
+            "$release": release,
+            "$pool": ".*",
+            "$pod": ".*",
+            "$__rate_interval": window,
+        }
     )
     of_release = f'namespace="{namespace}",release="{release}"'
     for path in sorted(RULES.glob("*.yaml")):

@@ -107,7 +107,7 @@ def test_every_alert_has_its_section_and_every_section_its_alert() -> None:
     assert sorted(sections) == sorted({variant.alert for variant in alerts()})
     for variant, rule in alerts().items():
         annotations = rule["annotations"]
-        assert annotations["runbook"] == f"docs/alerts.md#{variant.alert.lower()}"
+        assert annotations["runbook_url"] == f"docs/alerts.md#{variant.alert.lower()}"
         assert annotations["summary"]
         assert annotations["description"]
-        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule["labels"]["severity"] in ("critical", "warning")

@@ -54,6 +54,9 @@ async def test_latency_objectives_are_counted_as_met_and_missed(deploy: Deploy) 
     assert await deployment.metric(name, slo="ttft_short", met="false") == 0
     assert await deployment.metric(name, slo="ttft_long", met="false") == 1
     assert await deployment.metric(name, slo="tpot", met="true") == 1
+    name = "lengthwise_good_requests_total"
+    assert await deployment.metric(name, **SHORT) == 1
+    assert await deployment.metric(name, **LONG) == 0
 
 
 async def test_cached_prompts_are_counted(deploy: Deploy) -> None:

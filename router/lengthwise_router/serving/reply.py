@@ -99,7 +99,10 @@ class Reply:
         usage.cached_prompt_tokens = generation.cached_prompt_tokens or 0
         response.timings.CopyFrom(self._timings())
         self._metrics.finished(
-            generation.length_class, self._num_fresh, response.timings.time_per_output_token_seconds
+            generation.length_class,
+            self._num_fresh,
+            ttft=response.timings.time_to_first_token_seconds,
+            tpot=response.timings.time_per_output_token_seconds,
         )
 
     def record(self) -> None:
