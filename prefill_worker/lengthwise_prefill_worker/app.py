@@ -74,6 +74,10 @@ class PrefillWorker(RoleWorker):
     def _is_idle(self) -> bool:
         return not self._service.num_pending and not self._send.num_unfinished
 
+    def _is_ready(self) -> bool:
+        """It computes for decode workers, which have to receive what it computes."""
+        return self._engine.transfer.is_up
+
     def _on_step(self, report: PrefillReport) -> None:
         """Runs on the event loop."""
         self._service.on_outcomes(report.outcomes)

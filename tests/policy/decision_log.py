@@ -21,6 +21,7 @@ from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache, block_hashes
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
@@ -148,7 +149,7 @@ def placement_decisions(random: Random) -> list[object]:
             )
             asked = replace(
                 request,
-                excluded=frozenset(tried),
+                blame=Blame.of(*tried),
                 cached_tokens=dict.fromkeys(caching, 16 * random.randrange(1, 6)),
             )
             log.append(

@@ -8,7 +8,7 @@ import torch
 
 from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
-from lengthwise_engine.transfer.base import OnEvent, TransferEvent
+from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 from lengthwise_policy.kv.prefix_cache import PrefixCache
@@ -37,6 +37,8 @@ class Engine:
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._on_event: OnEvent | None = None
+        self.transfer_changed = asyncio.Event()
+        """Set, and replaced by a new one, when `transfer.is_up` changes."""
         self.transfer = TransferProcess(
             model.shards,
             TransferConfig(
@@ -87,6 +89,9 @@ class Engine:
     def _receive(self, event: TransferEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
+        if isinstance(event, ProcessLost | ProcessReady):
+            changed, self.transfer_changed = self.transfer_changed, asyncio.Event()
+            changed.set()
 
 
 async def start_engine(config: WorkerConfig) -> Engine:

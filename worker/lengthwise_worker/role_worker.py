@@ -69,6 +69,7 @@ class RoleWorker(ABC):
         self._thread = StepThread(self._loop.step)
         self._thread.start()
         self.address = await self._server.open()
+        self._readiness = asyncio.create_task(self._follow_transfer(), name="readiness")
         logger.info("%s worker %s listens on %s", self.role, self._server.worker_id, self.address)
 
     @abstractmethod
@@ -85,8 +86,21 @@ class RoleWorker(ABC):
         """First part of a drain: refuses new requests, and waits for the others within
         `drain_seconds`."""
         self._service.draining = True
+        self._readiness.cancel()
+        await asyncio.wait((self._readiness,))
         await self._server.withdraw()
         await wait_until(self._is_idle, self._config.drain_seconds)
+
+    def _is_ready(self) -> bool:
+        """Whether it can do any of its work, as its health reports it while it serves."""
+        return True
+
+    async def _follow_transfer(self) -> None:
+        """Until cancelled: reports when KV can no longer be moved, and when it can again."""
+        while True:
+            changed = self._engine.transfer_changed
+            await self._server.set_ready(self._is_ready())
+            await changed.wait()
 
     async def _stop_thread(self) -> bool:
         """Last part of a drain: whether the engine thread has ended."""
@@ -125,6 +139,7 @@ class RoleWorker(ABC):
             cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
             short_tokens=snapshot.short_tokens,
             capabilities=CAPABILITIES,
+            transfer_down=not self._engine.transfer.is_up,
             draining=self._service.draining,
             flexible=self._endpoint.is_flexible,
             length_class=self._length_class,

@@ -74,6 +74,11 @@ class WorkerServer:
             self._note = await asyncio.to_thread(announcement.write, self._config.announce_folder)
         return address
 
+    async def set_ready(self, ready: bool) -> None:
+        """What health reports while it serves; watchers are notified of what else has changed."""
+        await self._server.set_serving(ready)
+        self.board.changed()
+
     async def withdraw(self) -> None:
         """First step of a drain: unhealthy, no longer announced, watchers notified."""
         await self._server.set_serving(False)

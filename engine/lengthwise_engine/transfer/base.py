@@ -90,7 +90,11 @@ class ProcessLost(Framed, frozen=True, kw_only=True):
     reason: str
 
 
-TransferEvent = LinkUp | LinkDown | Sent | Received | Discarded | ProcessLost
+class ProcessReady(Framed, frozen=True, kw_only=True):
+    """A transfer process serves: the first one, or one that replaces a lost one."""
+
+
+TransferEvent = LinkUp | LinkDown | Sent | Received | Discarded | ProcessLost | ProcessReady
 OnEvent = Callable[[TransferEvent], None]
 
 

@@ -25,6 +25,7 @@ from lengthwise_engine.transfer.base import (
     OnEvent,
     Piece,
     ProcessLost,
+    ProcessReady,
     Received,
     Sent,
     TransferEvent,
@@ -94,7 +95,7 @@ class LocalTransfer:
         with self._lock:
             if isinstance(event, ProcessLost):
                 self._outstanding.clear()
-            else:
+            elif not isinstance(event, ProcessReady):
                 self._outstanding.settle(event, time.monotonic())
         self._on_event(event)
 

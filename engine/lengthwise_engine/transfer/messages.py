@@ -51,7 +51,11 @@ class Close(Framed, frozen=True, kw_only=True):
     link: str
 
 
-Command = Connect | Accept | Send | Receive | Discard | Close
+class Ping(Framed, frozen=True, kw_only=True):
+    """Answered with `Pong` at once, whatever the links are doing."""
+
+
+Command = Connect | Accept | Send | Receive | Discard | Close | Ping
 
 
 class Ready(Framed, frozen=True, kw_only=True):
@@ -64,7 +68,11 @@ class Progress(Framed, frozen=True, kw_only=True):
     link: str
 
 
-Report = LinkUp | LinkDown | Sent | Received | Discarded | Ready | Progress
+class Pong(Framed, frozen=True, kw_only=True):
+    """The process lives."""
+
+
+Report = LinkUp | LinkDown | Sent | Received | Discarded | Ready | Progress | Pong
 
 
 class MemoryOffer(Framed, frozen=True, kw_only=True):

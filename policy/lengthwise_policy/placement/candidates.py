@@ -2,20 +2,21 @@
 
 A prefill and a decode worker are paired only if they serve the same model and lay out KV alike, so
 that in a rolling update each generation keeps to itself, and only workers that have every
-capability the request needs are candidates. A worker that just failed the request is one only if
-there is no pair without it, and a prefill worker meant for prompts of the other length class only
-if there is no pair with another one; one that drains never is, unless it holds the request's
-reservation.
+capability the request needs are candidates, where KV has to come across only those that can
+transfer. A worker that just failed the request is one only if there is no pair without it, nor is a
+pair whose link failed it; the ends of such a link only if there is no pair with neither of them. A
+prefill worker meant for prompts of the other length class is one only if there is no pair with
+another one; one that drains never is, unless it holds the request's reservation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
 from lengthwise_policy.placement.worker_view import Kind, WorkerView
-from lengthwise_policy.types import Role
+from lengthwise_policy.types import Role, WorkerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +41,11 @@ def find_candidates(asked: PlacementInput) -> Candidates:
     ]
     if needs:
         able_prefill = [view for view in able_prefill if needs <= view.capabilities]
-    able_decode = able_to_decode(request, decode) if request.needs_decode else []
-    excluded = request.excluded
-    fresh_prefill, fresh_decode = able_prefill, able_decode
-    if excluded:
-        fresh_prefill = [view for view in able_prefill if view.worker_id not in excluded]
-        fresh_decode = [view for view in able_decode if view.worker_id not in excluded]
-    for prefill_views, decode_views, note in (
-        (fresh_prefill, fresh_decode, ""),
-        (fresh_prefill, able_decode, "; only decode workers that failed this request are left"),
-        (able_prefill, fresh_decode, "; only prefill workers that failed this request are left"),
-        (able_prefill, able_decode, "; only workers that failed this request are left"),
-    ):
+    able_decode: list[WorkerView] = []
+    if request.needs_decode:
+        able_prefill = [view for view in able_prefill if view.transfers]
+        able_decode = [view for view in able_to_decode(request, decode) if view.transfers]
+    for prefill_views, decode_views, note in _by_standing(request, able_prefill, able_decode):
         if not request.needs_decode:
             found = Candidates(prefill=prefill_views, partners={}, note=note)
         else:
@@ -65,6 +59,40 @@ def find_candidates(asked: PlacementInput) -> Candidates:
     if request.needs_decode:
         _check_capabilities(request, "decode", decode)
     raise NoCandidates(_what_lacks(request, prefill, decode, able_prefill, able_decode))
+
+
+Views = Sequence[WorkerView]
+
+
+def _by_standing(
+    request: PlacementRequest, prefill: Views, decode: Views
+) -> Iterator[tuple[Views, Views, str]]:
+    """Among which workers to look for pairs, those with the least blame first."""
+    blame = request.blame
+    if not blame:
+        yield prefill, decode, ""
+        return
+    doubtful = blame.doubtful
+    fresh_prefill, fresh_decode = _without(blame.workers, prefill), _without(blame.workers, decode)
+    sound_prefill, sound_decode = (
+        _without(doubtful, fresh_prefill),
+        _without(doubtful, fresh_decode),
+    )
+    yield sound_prefill, sound_decode, ""
+    if request.needs_decode:
+        yield sound_prefill, fresh_decode, "; KV did not reach this decode worker from another"
+        yield fresh_prefill, sound_decode, "; KV of this prefill worker did not reach another"
+        for view in fresh_prefill:
+            failed = {decode_id for one, decode_id in blame.links if one == view.worker_id}
+            yield [view], _without(failed, fresh_decode), "; links of both have failed this request"
+        yield fresh_prefill, fresh_decode, "; only links that failed this request are left"
+    yield fresh_prefill, decode, "; only decode workers that failed this request are left"
+    yield prefill, fresh_decode, "; only prefill workers that failed this request are left"
+    yield prefill, decode, "; only workers that failed this request are left"
+
+
+def _without(worker_ids: Collection[WorkerId], views: Views) -> list[WorkerView]:
+    return [view for view in views if view.worker_id not in worker_ids]
 
 
 def _old_workers(
@@ -160,9 +188,11 @@ def _what_lacks(
 
 def _why_unable(views: Sequence[WorkerView], num_tokens: int) -> str:
     draining = sum(view.draining for view in views)
+    cut_off = sum(not view.transfers and not view.draining for view in views)
     return (
-        f"for {num_tokens} tokens: of {len(views)} known, {draining} drain and "
-        f"{len(views) - draining} are too small"
+        f"for {num_tokens} tokens: of {len(views)} known, {draining} drain"
+        f"{f', {cut_off} cannot transfer KV' * bool(cut_off)} and"
+        f" {len(views) - draining - cut_off} are too small"
     )
 
 

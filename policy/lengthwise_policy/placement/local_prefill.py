@@ -11,8 +11,9 @@ CPU cores had its first tokens in half the time and all others in 1.4 times thei
 
 Locally where the first token is predicted to come sooner by more than the others are
 delayed in all, and none of them misses its TPOT SLO; and locally, whatever it takes, where no
-prefill worker is there. A request that holds a reservation filled by prefill workers stays with
-them as long as there are any.
+prefill worker is there, or where every one failed the request or is an end of a link that did: of
+all paths that are left this one needs least of what has just failed. A request that holds a
+reservation filled by prefill workers stays with them as long as there are any.
 """
 
 from collections.abc import Sequence
@@ -57,12 +58,12 @@ class LocalPrefill:
         try:
             placement = self._remote(asked)
         except NoCandidates as lacking:
-            fallback = self._without_prefill_workers(request, decode, allow_excluded=True)
+            fallback = self._without_prefill_workers(request, decode, allow_failed=True)
             if fallback is None:
                 raise
             return replace(fallback, reason=f"{fallback.reason}; {lacking.reason}")
-        if placement.prefill in request.excluded:
-            fallback = self._without_prefill_workers(request, decode, allow_excluded=False)
+        if request.blame.standing(placement.prefill, placement.decode):
+            fallback = self._without_prefill_workers(request, decode, allow_failed=False)
             return placement if fallback is None else fallback
         if request.reserved_decode is not None or placement.decode is None:
             return placement
@@ -111,12 +112,13 @@ class LocalPrefill:
         )
 
     def _without_prefill_workers(
-        self, request: PlacementRequest, decode: Sequence[WorkerView], *, allow_excluded: bool
+        self, request: PlacementRequest, decode: Sequence[WorkerView], *, allow_failed: bool
     ) -> Placement | None:
         able = able_to_decode(request, decode)
-        views = [view for view in able if view.worker_id not in request.excluded]
-        note = ""
-        if not views and allow_excluded:
+        views = [view for view in able if view.worker_id not in request.blame.workers]
+        sound = [view for view in views if view.worker_id not in request.blame.doubtful]
+        views, note = sound or views, ""
+        if not views and allow_failed:
             views = able
             note = "; only decode workers that failed this request are left"
         if not views:
@@ -190,8 +192,9 @@ def _with_holders(
     if not cached:
         return [partner]
     holders = [view for view in views if view.worker_id in cached and view is not partner]
-    if request.excluded:
-        holders = [view for view in holders if view.worker_id not in request.excluded]
+    failed = request.blame.workers
+    if failed:
+        holders = [view for view in holders if view.worker_id not in failed]
     # Tuples instead of a key: half the time where every worker holds something.
     ranked = [
         (-cached[view.worker_id], view.next_step_seconds, view.worker_id, view)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lengthwise_policy.kv.blocks import kv_slots
+from lengthwise_policy.placement.blame import NO_BLAME, Blame
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import WorkerId
 
@@ -17,9 +18,7 @@ class PlacementRequest:
 
     num_tokens: int  # prompt tokens (and, when a request resumes, the tokens generated before)
     max_new_tokens: int
-    excluded: frozenset[WorkerId] = (
-        frozenset()
-    )  # they failed this request: only if nothing else is left
+    blame: Blame = NO_BLAME  # what failed this request: only if nothing else is left
     reserved_decode: WorkerId | None = None  # holds this request's reservation already: it is kept
     # Prompt tokens whose KV a worker is known to have, in whole blocks; workers with none are left
     # out.

@@ -48,6 +48,7 @@ class WorkerView:
     outstanding_local_tokens: int = 0  # of prompts placed here to be computed here (decode)
     length_class: LengthClass | None = None  # of the prompts meant for it (prefill); None: all
     capabilities: frozenset[str] = frozenset()  # what older workers cannot do
+    transfers: bool = True  # whether KV can leave it (prefill) or reach it (decode) now
     kind: Kind = field(init=False, repr=False, compare=False)
     capacity_tokens: int = field(init=False, repr=False, compare=False)
     tokens_ahead: int = field(init=False, repr=False, compare=False)

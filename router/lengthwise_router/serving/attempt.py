@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 from lengthwise_policy.length_class import length_class
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.generation import Generation, Tokens, WrongEnd
@@ -75,9 +76,7 @@ class WorkerAttempt:
                 self._pair.phase = "decode"
             give_up_at = max(stream.alive_at, self._silent_since) + self._silence_seconds()
             if now >= give_up_at:
-                raise self._pair.failure(
-                    "timeout", "no tokens come", self._pair.both_unless_decoding()
-                )
+                raise self._pair.failure("timeout", "no tokens come", self._pair.transfer_blame())
             if stream.token_ids:
                 stream.ring_when_due()
             now = await self._generation.deadline.wait(give_up_at)
@@ -97,7 +96,7 @@ class WorkerAttempt:
                 "malformed",
                 f"the decode worker reported {response.num_cached_tokens} cached tokens, the prompt"
                 f" has {len(generation.token_ids)} and the last is never cached",
-                {reservation.worker_id},
+                Blame.of(reservation.worker_id),
             )
         reservation.num_cached_tokens = response.num_cached_tokens
 
@@ -156,7 +155,9 @@ class WorkerAttempt:
             return self._generation.append(token_ids, logprobs, reservation.stream.ended)
         except WrongEnd as error:
             raise self._pair.failure(
-                "wrong_end", f"the decode worker {error}", {reservation.worker_id}
+                "wrong_end",
+                f"the decode worker {error}",
+                Blame.of(reservation.worker_id),
             ) from error
 
     def _silence_seconds(self) -> float:

@@ -1,5 +1,5 @@
 """Requests → workers: places a request, attempts it, and attempts it again elsewhere when a worker
-fails, until it is done, its deadline passes, or it has failed too often."""
+or a link fails, until it is done, its deadline passes, or there has been no way for too long."""
 
 import logging
 import random
@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
+from lengthwise_policy.placement.attempts import Attempts
+from lengthwise_policy.placement.blame import NO_BLAME, Blame, Standing
 from lengthwise_policy.placement.capacity import exceeded_capacity
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
@@ -22,15 +24,14 @@ from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
-from lengthwise_wire.errors import NotSupported, NoWorkerAvailable, PromptTooLong
+from lengthwise_wire.errors import (
+    LengthwiseError,
+    NotSupported,
+    NoWorkerAvailable,
+    PromptTooLong,
+)
 
 logger = logging.getLogger(__name__)
-
-FIRST_PAUSE_SECONDS = 0.05
-MAX_PAUSE_SECONDS = 1.0
-
-RETRY_PLACEMENT_SECONDS = 0.05
-"""Between two placements of a request for which there is no worker."""
 
 
 class _Choice(NamedTuple):
@@ -38,6 +39,10 @@ class _Choice(NamedTuple):
 
     request: PlacementRequest
     placement: Placement
+
+    @property
+    def standing(self) -> Standing:
+        return self.request.blame.standing(self.placement.prefill, self.placement.decode)
 
 
 class Dispatch:
@@ -67,19 +72,22 @@ class Dispatch:
         LengthwiseError.
         """
         reservation: DecodeReservation | None = None
-        excluded: frozenset[WorkerId] = frozenset()
+        attempts = Attempts(
+            max_attempts=self._config.max_attempts, patience_seconds=self._config.no_worker_seconds
+        )
+        last: AttemptFailed | None = None
         try:
             while True:
-                choice = await self._choose(generation, excluded, reservation)
-                # A reservation made for a prefill worker to fill is of no use without one.
-                if reservation is not None and (
-                    isinstance(choice, NoCandidates) or choice.placement.prefill is None
-                ):
-                    reservation.close()
-                    reservation = None
-                if isinstance(choice, NoCandidates):
-                    choice = await self._wait_for_choice(generation, excluded)
+                choice = None
+                if reservation is not None:
+                    choice = await self._choose_prefill(generation, attempts, reservation)
+                    if choice is None:
+                        reservation.close()
+                        reservation = None
+                if choice is None:
+                    choice = await self._choose_path(generation, attempts, last)
                 placement = choice.placement
+                self._metrics.placements.labels(placement.rule).inc()
                 if reservation is None and placement.decode is not None:
                     reservation = self._reservation(generation, choice, placement.decode)
                 generation.placed(placement)
@@ -90,15 +98,18 @@ class Dispatch:
                         yield tokens
                         while not tokens.finish_reason:
                             tokens = await attempt.next_tokens()
+                            attempts.progressed()
                             yield tokens
                     return
                 except AttemptFailed as failure:
-                    excluded |= failure.blamed
+                    last = failure
                     generation.record.failed(failure)
                     if reservation is not None and not failure.keeps_reservation:
                         reservation.close()
                         reservation = None
-                    await self._pause(generation, failure)
+                    self._count(generation, failure)
+                    if not attempts.failed(failure.blame, time.monotonic()):
+                        raise failure.error from failure
         finally:
             if reservation is not None:
                 reservation.close()
@@ -111,7 +122,7 @@ class Dispatch:
     async def preview(self, generation: Generation) -> Placement | None:
         """Where the request would be placed now for the sake of its first token; None while no
         worker could take it. No strategy's state changes, and nothing is counted."""
-        request = await self._request(generation, frozenset(), None)
+        request = await self._request(generation, NO_BLAME, None)
         try:
             return self._forecast(self._input(request))
         except NoCandidates:
@@ -138,25 +149,51 @@ class Dispatch:
         residual_tokens = choice.request.residual_tokens(pair.prefill_id)
         return WorkerAttempt(generation, pair, self._config, residual_tokens=residual_tokens)
 
-    async def _wait_for_choice(
-        self, generation: Generation, excluded: frozenset[WorkerId]
+    async def _choose_prefill(
+        self, generation: Generation, attempts: Attempts, reservation: DecodeReservation
+    ) -> _Choice | None:
+        """Another prefill worker to fill a reservation; None where none is left that has not failed
+        this request: without the reservation there may be a better path."""
+        choice = await self._choose(generation, attempts.blame, reservation)
+        if isinstance(choice, NoCandidates) or choice.placement.prefill is None:
+            return None
+        return choice if choice.standing < Standing.FAILED else None
+
+    async def _choose_path(
+        self, generation: Generation, attempts: Attempts, last: AttemptFailed | None
     ) -> _Choice:
-        """Errors: when no worker could take the request for too long, NotSupported where those
-        there are too old for it, NoWorkerAvailable otherwise; PromptTooLong where none is large
-        enough."""
-        now = time.monotonic()
-        give_up_at = now + self._config.no_worker_seconds
-        while True:
-            choice = await self._choose(generation, excluded, None)
-            if isinstance(choice, _Choice):
-                return choice
-            generation.deadline.reason = str(choice)
-            if now >= give_up_at or self._fleet.is_complete:
-                self._check_capacity(await self._request(generation, frozenset(), None))
-            if now >= give_up_at:
-                refusal = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
-                raise refusal(f"{choice}; waited {self._config.no_worker_seconds:g} s")
-            now = await generation.deadline.wait(now + RETRY_PLACEMENT_SECONDS)
+        """The best path, as soon as there is one that an attempt may begin on.
+
+        Errors: PromptTooLong where no worker is large enough; when there has been no path for too
+        long, why the `last` attempt failed; where there are no workers, NotSupported if those there
+        are too old for the request, NoWorkerAvailable otherwise.
+        """
+        wakeup = generation.deadline.wakeup
+        with self._fleet.notifying(wakeup):
+            while True:
+                choice = await self._choose(generation, attempts.blame, None)
+                now = time.monotonic()
+                standing = choice.standing if isinstance(choice, _Choice) else None
+                begin_at = attempts.begin_at(standing, now)
+                if isinstance(choice, NoCandidates):
+                    generation.deadline.reason = str(choice)
+                    if begin_at is None or self._fleet.is_complete:
+                        self._check_capacity(await self._request(generation, NO_BLAME, None))
+                if begin_at is None:
+                    raise self._refusal(choice, last)
+                if isinstance(choice, _Choice) and begin_at <= now:
+                    return choice
+                await generation.deadline.wait(begin_at)
+
+    def _refusal(
+        self, choice: _Choice | NoCandidates, last: AttemptFailed | None
+    ) -> LengthwiseError:
+        """Why a request is not attempted any more."""
+        if isinstance(choice, _Choice):
+            assert last is not None  # the path has failed
+            return last.error
+        kind = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
+        return kind(f"{choice}; waited {self._config.no_worker_seconds:g} s")
 
     def _check_capacity(self, request: PlacementRequest) -> None:
         exceeded = exceeded_capacity(
@@ -166,20 +203,15 @@ class Dispatch:
             raise PromptTooLong(f"prompt and max_tokens: got {exceeded}")
 
     async def _choose(
-        self,
-        generation: Generation,
-        excluded: frozenset[WorkerId],
-        reservation: DecodeReservation | None,
+        self, generation: Generation, blame: Blame, reservation: DecodeReservation | None
     ) -> _Choice | NoCandidates:
         """Asks the policy, now; a reservation keeps its decode worker. What is returned holds until
         the next await."""
-        request = await self._request(generation, excluded, reservation)
+        request = await self._request(generation, blame, reservation)
         try:
-            placement = self._strategy(self._input(request))
+            return _Choice(request, self._strategy(self._input(request)))
         except NoCandidates as error:
             return error
-        self._metrics.placements.labels(placement.rule).inc()
-        return _Choice(request, placement)
 
     def _input(self, request: PlacementRequest) -> PlacementInput:
         prefill, decode = self._fleet.views()
@@ -188,7 +220,7 @@ class Dispatch:
     async def _request(
         self,
         generation: Generation,
-        excluded: frozenset[WorkerId],
+        blame: Blame,
         reservation: DecodeReservation | None,
     ) -> PlacementRequest:
         cached_tokens = await self._fleet.prefixes.cached_tokens(
@@ -197,28 +229,18 @@ class Dispatch:
         return PlacementRequest(
             num_tokens=len(generation.token_ids),
             max_new_tokens=generation.num_remaining,
-            excluded=excluded,
+            blame=blame,
             reserved_decode=reservation.worker_id if reservation is not None else None,
             cached_tokens=cached_tokens,
             needs=generation.request.needs,
         )
 
-    async def _pause(self, generation: Generation, failure: AttemptFailed) -> None:
-        """Counts a failure; waits a while before the next attempt, but not before the second."""
+    def _count(self, generation: Generation, failure: AttemptFailed) -> None:
         self._metrics.retries.labels(failure.phase, failure.reason).inc()
         generation.timings.retries += 1
         generation.deadline.reason = f"attempt failed in phase {failure.phase}: {failure.error}"
-        retries = generation.timings.retries
         logger.warning(
             "attempt %d failed in phase %s, %s: %s",
-            *(retries, failure.phase, failure.reason, failure.error),
+            *(generation.timings.retries, failure.phase, failure.reason, failure.error),
             extra={"request_id": generation.request.request_id},
         )
-        if retries >= self._config.max_attempts:
-            raise failure.error
-        if retries == 1:
-            return
-        pause = min(FIRST_PAUSE_SECONDS * 2 ** (retries - 2), MAX_PAUSE_SECONDS)
-        until = time.monotonic() + pause
-        while time.monotonic() < until:
-            await generation.deadline.wait(until)

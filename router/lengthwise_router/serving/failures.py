@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lengthwise_policy.types import WorkerId
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_router.labels import CallFailure, FailureReason, Phase
 from lengthwise_wire.errors import (
     DeadlineExceeded,
@@ -20,7 +20,7 @@ class AttemptFailed(Exception):
     phase: Phase
     reason: FailureReason
     error: LengthwiseError
-    blamed: frozenset[WorkerId]
+    blame: Blame
     keeps_reservation: bool = False
 
 

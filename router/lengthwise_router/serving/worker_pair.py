@@ -3,6 +3,7 @@ blame for a failure."""
 
 from typing import Self
 
+from lengthwise_policy.placement.blame import NO_BLAME, Blame
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.labels import FailureReason, LossReason, Phase
 from lengthwise_router.serving.failures import AttemptFailed, reason_of
@@ -60,39 +61,45 @@ class WorkerPair:
                 reason,
                 f"{'prefill' if is_prefill else 'decode'} worker at {worker.address} was lost:"
                 f" {reason}",
-                {self.prefill_id if is_prefill or reservation is None else reservation.worker_id},
+                Blame.of(
+                    self.prefill_id if is_prefill or reservation is None else reservation.worker_id
+                ),
                 keeps_reservation=is_prefill,
             )
-        stream = reservation.stream if reservation is not None else None
-        if stream is not None and stream.failure is not None:
+        if reservation is not None and reservation.stream.failure is not None:
+            stream = reservation.stream
             details = f"decode worker: {stream.failure_details}"
-            raise self.failure(stream.failure, details, self.both_unless_decoding())
+            has_ended = stream.failure == "ended_with_error"
+            blame = self.transfer_blame() if has_ended else Blame.of(reservation.worker_id)
+            raise self.failure(reservation.stream.failure, details, blame)
 
     def call_failure(self, error: LengthwiseError, callee: WorkerId) -> AttemptFailed:
         """A worker has answered with an error."""
         reason = reason_of(error)
         if reason == "overloaded":
-            return self.failure(reason, error, {callee})
+            return self.failure(reason, error, Blame.of(callee))
         if reason == "transfer_failed" and self.reservation is not None:
-            return self.failure(reason, error, self.both_unless_decoding())
+            return self.failure(reason, error, self.transfer_blame())
         if reason == "stale":
             # The reservation failed before this router noticed: a new one may well succeed there.
-            return self.failure(reason, str(error), set())
+            return self.failure(reason, str(error), NO_BLAME)
         details = f"worker {callee}: {error.status.name}: {error}"
-        return self.failure(reason, details, {callee}, keeps_reservation=True)
+        return self.failure(reason, details, Blame.of(callee), keeps_reservation=True)
 
-    def both_unless_decoding(self) -> set[WorkerId]:
-        """The workers to blame at the decode worker's end: either may have broken a transfer."""
+    def transfer_blame(self) -> Blame:
+        """For what has gone wrong at the decode worker's end: until its tokens come, it may be that
+        KV did not come across."""
         assert self.reservation is not None
         decode_id = self.reservation.worker_id
-        is_alone = self.prefill is None or self.phase == "decode"
-        return {decode_id} if is_alone else {decode_id, self.prefill_id}
+        if self.prefill is None or self.phase == "decode":
+            return Blame.of(decode_id)
+        return Blame(links=frozenset({(self.prefill_id, decode_id)}))
 
     def failure(
         self,
         reason: FailureReason,
         cause: LengthwiseError | str,
-        blamed: set[WorkerId],
+        blame: Blame,
         *,
         keeps_reservation: bool = False,
     ) -> AttemptFailed:
@@ -103,7 +110,7 @@ class WorkerPair:
             phase=self.phase,
             reason=reason,
             error=cause,
-            blamed=frozenset(blamed),
+            blame=blame,
             keeps_reservation=keeps_reservation
             and self.phase == "prefill"
             and self.reservation is not None

@@ -10,7 +10,8 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from statistics import median_low
 
 import grpc
@@ -21,6 +22,7 @@ from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition
 from lengthwise_router.workers.prefixes import Prefixes
+from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_router.workers.worker import Worker
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import TlsConfig
@@ -62,6 +64,7 @@ class Fleet:
         self._addresses: frozenset[str] = frozenset()
         self._workers: dict[str, Worker] = {}
         self._swept_at = time.monotonic()
+        self._notified: set[Wakeup] = set()
         self.prefixes = Prefixes()
         self.short_tokens = DEFAULT_SHORT_TOKENS
         """Where most prefill workers draw the line between the length classes."""
@@ -108,6 +111,19 @@ class Fleet:
                 return worker
         raise KeyError(worker_id)
 
+    @contextmanager
+    def notifying(self, wakeup: Wakeup) -> Iterator[None]:
+        """Within, it rings whenever a request may find a worker that it did not find before."""
+        self._notified.add(wakeup)
+        try:
+            yield
+        finally:
+            self._notified.discard(wakeup)
+
+    def _notify(self) -> None:
+        for wakeup in self._notified:
+            wakeup.ring()
+
     @property
     def model_fingerprint(self) -> str:
         """Of the weights that most workers serve; empty while there is none."""
@@ -124,6 +140,7 @@ class Fleet:
             try:
                 async for addresses in self._discovered:
                     self._addresses = addresses
+                    self._notify()
                     for address in addresses - self._workers.keys():
                         worker = Worker(address, open_channel(address, self._tls), self.router_id)
                         self._workers[address] = worker
@@ -207,7 +224,10 @@ class Fleet:
             async for status in watch:
                 if self._is_duplicate(worker, status):
                     raise _ConnectionEnded
+                before = worker.offers
                 worker.received(status, self._model, self._step_stall_seconds)
+                if worker.offers != before:
+                    self._notify()
                 if worker.condition == "incompatible":
                     continue
                 worker_id = worker.worker_id
@@ -224,7 +244,9 @@ class Fleet:
         stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
         batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self.router_id))
         async for batch in batches:
-            worker.is_streaming = True  # which is all that the first, empty batch means
+            if not worker.is_streaming:  # which is all that the first, empty batch means
+                worker.is_streaming = True
+                self._notify()
             try:
                 worker.streams.deliver(batch)
             except ValueError as error:

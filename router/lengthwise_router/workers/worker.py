@@ -74,6 +74,11 @@ class Worker:
         )
 
     @property
+    def offers(self) -> tuple[bool, bool]:
+        """What a request that waits hopes for: that it may be used, and that KV can come across."""
+        return self.is_usable, self.status is not None and not self.status.transfer_down
+
+    @property
     def worker_id(self) -> WorkerId:
         return WorkerId(self.status.worker_id if self.status is not None else "")
 
@@ -215,4 +220,5 @@ class Worker:
             kv_bytes_per_second=status.kv_bytes_per_second,
             length_class=_LENGTH_CLASSES.get(status.length_class),
             capabilities=frozenset(status.capabilities),
+            transfers=not status.transfer_down,
         )

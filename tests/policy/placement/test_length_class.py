@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policy.placement.views import asking, cached, decode, pair, prefill, request
 
 from lengthwise_policy.length_class import length_class
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.length_pools import LengthPools
 from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.policy import PlacementPolicy, Strategy
@@ -124,7 +125,7 @@ def test_a_worker_that_failed_the_request_comes_after_one_for_other_lengths() ->
         prefill("p1", length_class="short", **BIG),
         prefill("p2", length_class="long", **BIG),
     ]
-    asked = request(num_tokens=SHORT, excluded=frozenset({prefills[0].worker_id}))
+    asked = request(num_tokens=SHORT, blame=Blame.of(prefills[0].worker_id))
     placement = strategy_of("least_loaded")(asking(asked, prefills, [decode("d1", **BIG)], 0.0))
     assert pair(placement) == ("p2", "d1")
     assert placement.reason.endswith("; only prefill workers for other lengths are left")

@@ -11,6 +11,7 @@ from policy.placement.views import COST, asking, cached, decode, large, pair, pr
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.candidates import find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import Placement, PlacementRequest
@@ -203,7 +204,7 @@ def test_the_choice_is_the_best_of_all_pairs(
     views = [*prefills, *decodes]
     asked = request(
         num_tokens=num_tokens,
-        excluded=frozenset(map(WorkerId, failed)),
+        blame=Blame.of(*map(WorkerId, failed)),
         cached_tokens={
             view.worker_id: 16 * blocks
             for view, blocks in zip(views, held, strict=False)

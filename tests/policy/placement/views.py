@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import Role, WorkerId
@@ -74,7 +75,7 @@ def cached(**tokens: int) -> dict[WorkerId, int]:
 
 
 def excluded(*worker_ids: str) -> PlacementRequest:
-    return request(excluded=frozenset(map(WorkerId, worker_ids)))
+    return request(blame=Blame.of(*map(WorkerId, worker_ids)))
 
 
 def pair(placement: Placement) -> tuple[str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from router.generations import placement
 
+from lengthwise_policy.placement.blame import NO_BLAME
 from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_router.serving.records import (
     MAX_ATTEMPTS,
@@ -22,7 +23,7 @@ def record(request_id: str = "r1", prompt_tokens: int = 1000) -> RequestRecord:
 
 def failure(text: str) -> AttemptFailed:
     return AttemptFailed(
-        phase="prefill", reason="timeout", error=NoWorkerAvailable(text), blamed=frozenset()
+        phase="prefill", reason="timeout", error=NoWorkerAvailable(text), blame=NO_BLAME
     )
 
 

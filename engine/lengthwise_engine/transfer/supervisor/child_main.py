@@ -37,6 +37,8 @@ from lengthwise_engine.transfer.messages import (
     Command,
     Connect,
     Discard,
+    Ping,
+    Pong,
     Ready,
     Receive,
     Report,
@@ -108,6 +110,8 @@ class TransferChild:
                     if isinstance(link, ReceiveLink):
                         link.discard(key)
                 self._tell(Discarded(key=key))
+            case Ping():
+                self._tell(Pong())
             case Close(link=name):
                 link = self._links.get(name)
                 if link is not None:

@@ -15,12 +15,15 @@ from lengthwise_engine.transfer.base import (
     Sent,
     TransferBusy,
 )
-from lengthwise_engine.transfer.messages import Progress, Report
+from lengthwise_engine.transfer.messages import Pong, Progress, Report
 
 # Far more than a pipeline needs (two messages move at a time), little enough to bound memory.
 MAX_OUTSTANDING: Final = 1024
 # The process's own limits come first; this much later it counts as stalled itself.
 MARGIN_SECONDS: Final = 2.0
+# How long a process may leave a ping unanswered. Its main thread never waits; requests wait for a
+# frozen one so long, and then for another way.
+PING_SECONDS: Final = 2.5
 
 Direction = Literal["send", "receive"]
 
@@ -47,6 +50,7 @@ class OutstandingOps:
         self._connect_seconds = connect_seconds
         self._links: dict[str, _OpenLink] = {}
         self._discards: dict[str, _Discards] = {}
+        self._pinged_at: float | None = None
 
     @property
     def num_links(self) -> int:
@@ -98,6 +102,22 @@ class OutstandingOps:
         discards = self._discards.setdefault(key, _Discards(num_outstanding=0, since=now))
         discards.num_outstanding += 1
 
+    def ping(self, now: float) -> bool:
+        """Whether it is time to ask for a sign of life: the last one was answered."""
+        if self._pinged_at is not None:
+            return False
+        self._pinged_at = now
+        return True
+
+    def stood_still(self, seconds: float) -> None:
+        """This process did, so that for so long nothing can have been noticed."""
+        for link in self._links.values():
+            link.since += seconds
+        for discards in self._discards.values():
+            discards.since += seconds
+        if self._pinged_at is not None:
+            self._pinged_at += seconds
+
     def settle(self, report: Report, now: float) -> None:
         """Strike out what this report answers."""
         match report:
@@ -111,6 +131,8 @@ class OutstandingOps:
                 self._links[link].since = now
             case Progress(link=link):
                 self._links[link].since = now
+            case Pong():
+                self._pinged_at = None
             case Discarded(key=key):
                 self._discards[key].num_outstanding -= 1
                 if self._discards[key].num_outstanding == 0:
@@ -125,12 +147,15 @@ class OutstandingOps:
         for key, discards in self._discards.items():
             if now - discards.since > self._stall_seconds + MARGIN_SECONDS:
                 return f"the discard of {key!r} was not done after {now - discards.since:.1f} s"
+        if self._pinged_at is not None and now - self._pinged_at > PING_SECONDS:
+            return f"it did not answer for {now - self._pinged_at:.1f} s"
         return None
 
     def clear(self) -> None:
         """The transfer process is gone, and every answer with it."""
         self._links.clear()
         self._discards.clear()
+        self._pinged_at = None
 
     def _limit(self, link: _OpenLink) -> float | None:
         if link.is_closing:

@@ -19,6 +19,7 @@ from lengthwise_engine.transfer.base import (
     OnEvent,
     Piece,
     ProcessLost,
+    ProcessReady,
     TransferEvent,
     check_piece,
     check_receive,
@@ -31,6 +32,8 @@ from lengthwise_engine.transfer.messages import (
     Command,
     Connect,
     Discard,
+    Ping,
+    Pong,
     Progress,
     Ready,
     Receive,
@@ -45,6 +48,7 @@ from lengthwise_engine.waker import Waker
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.25
+_OWN_PAUSE_SECONDS: Final = 1.0  # a turn that took longer: this process itself stood still
 _PAUSE_STEP_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 2.0
 _FIRST_BACKOFF_SECONDS: Final = 0.1
@@ -92,6 +96,11 @@ class TransferProcess:
         """The running transfer process, if one is running."""
         with self._lock:
             return None if self._child is None else self._child.pid
+
+    @property
+    def is_up(self) -> bool:
+        """Whether KV can be moved now."""
+        return self._child is not None
 
     @property
     def num_links(self) -> int:
@@ -239,7 +248,9 @@ class TransferProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._waker.readable, selectors.EVENT_READ)
             selector.register(child.socket, selectors.EVENT_READ)
+            turned_at = time.monotonic()
             while not self._stopping.is_set():
+                turned_at = self._turn(child, turned_at)
                 wants = selectors.EVENT_WRITE if child.wants_to_write else 0
                 selector.modify(child.socket, selectors.EVENT_READ | wants)
                 readable = [key.fileobj for key, _ in selector.select(_TICK_SECONDS)]
@@ -254,6 +265,16 @@ class TransferProcess:
                 if reason is not None:
                     return reason
         return "stopped"
+
+    def _turn(self, child: ChildHandle, last: float) -> float:
+        """Asks for a sign of life where one is due; `last`: when it did so before. Returns now."""
+        now = time.monotonic()
+        with self._lock:
+            if now - last > _OWN_PAUSE_SECONDS:
+                self._outstanding.stood_still(now - last)
+            if self._child is not None and self._outstanding.ping(now):
+                child.write(frame(Ping()))
+        return now
 
     def _read(self, child: ChildHandle) -> str | None:
         """Why the process is lost, if it is."""
@@ -271,10 +292,11 @@ class TransferProcess:
             with self._lock:
                 self._child = child
             self._ready.set()
+            self._on_event(ProcessReady())
             return
         with self._lock:
             self._outstanding.settle(report, time.monotonic())
-        if not isinstance(report, Progress):
+        if not isinstance(report, Progress | Pong):
             self._on_event(report)
 
     def _overdue(self, ready_deadline: float) -> str | None:
