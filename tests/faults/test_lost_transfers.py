@@ -24,14 +24,12 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import LocalCluster, Process
 from lengthwise_wire.v1 import common_pb2, inference_pb2_grpc
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 pytestmark = pytest.mark.timeout(180)  # a whole cluster starts
 
 NUM_TOKENS = 12
 
 
-@pytest.mark.parametrize("num_decode", [pytest.param(1, marks=HARD_EDGES), 2])
+@pytest.mark.parametrize("num_decode", [1, 2])
 async def test_where_no_transfer_succeeds_a_decode_worker_computes_the_prompt(
     toy: Path, serve: Serve, num_decode: int
 ) -> None:
@@ -42,7 +40,6 @@ async def test_where_no_transfer_succeeds_a_decode_worker_computes_the_prompt(
     assert answer.last.timings.retries <= num_decode
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_attempts_are_not_burnt_while_the_only_way_is_down_for_a_while(
     toy: Path, serve: Serve
@@ -108,7 +105,6 @@ async def ask(cluster: LocalCluster, model: Path, number: int) -> None:
     assert answer == oracle(prompt, NUM_TOKENS, spec)
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_no_request_fails_while_a_decode_worker_has_no_transfer_process(
     cluster: LocalCluster, model: Path
@@ -118,7 +114,6 @@ async def test_no_request_fails_while_a_decode_worker_has_no_transfer_process(
         await asyncio.gather(*(ask(cluster, model, number) for number in range(2, 8)))
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_a_prefill_worker_without_a_transfer_process_does_not_say_that_it_is_ready(
     cluster: LocalCluster,
@@ -132,7 +127,7 @@ async def test_a_prefill_worker_without_a_transfer_process_does_not_say_that_it_
     async def is_not_ready() -> bool:
         return not await is_ready()
 
-    await eventually(is_ready, 15)
+    await eventually(is_ready, 60)
     async with without_transfer_process(cluster.prefill[0]):
         await eventually(is_not_ready, 3)
-    await eventually(is_ready, 15)
+    await eventually(is_ready, 60)
