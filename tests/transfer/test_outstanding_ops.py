@@ -5,8 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from lengthwise_engine.transfer.base import Discarded, LinkDown, LinkUp, Received, Sent
-from lengthwise_engine.transfer.messages import Progress
-from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, OutstandingOps
+from lengthwise_engine.transfer.messages import Pong, Progress
+from lengthwise_engine.transfer.supervisor.outstanding_ops import (
+    MARGIN_SECONDS,
+    PING_SECONDS,
+    OutstandingOps,
+)
 
 STALL, CONNECT = 5.0, 3.0
 
@@ -123,3 +127,33 @@ def test_a_link_counts_until_its_end_is_reported(outstanding: OutstandingOps) ->
     sending(outstanding)
     outstanding.clear()
     assert outstanding.num_links == 0
+
+
+def turns(outstanding: OutstandingOps, start: float, end: float) -> int:
+    """How often the process is asked for a sign of life, in turns of a quarter of a second."""
+    quarters = range(round(4 * start), round(4 * end))
+    return sum(outstanding.turn(quarter / 4) for quarter in quarters)
+
+
+def test_a_process_that_leaves_a_ping_unanswered_is_overdue(outstanding: OutstandingOps) -> None:
+    assert turns(outstanding, 0.0, PING_SECONDS + 0.25) == 1
+    assert outstanding.overdue(PING_SECONDS) is None
+    assert "did not answer" in (outstanding.overdue(PING_SECONDS + 0.01) or "")
+
+
+def test_a_process_that_answers_is_asked_again(outstanding: OutstandingOps) -> None:
+    for second in range(10):
+        assert turns(outstanding, second, second + 1) == 1
+        outstanding.settle(Pong(), second + 0.9)
+        assert outstanding.overdue(second + 0.9) is None
+
+
+def test_nothing_is_overdue_for_the_time_that_this_process_itself_stood_still(
+    outstanding: OutstandingOps,
+) -> None:
+    for ask in (opening, discarding):
+        ask(outstanding)
+    turns(outstanding, 0.0, 1.0)
+    outstanding.turn(60.0)
+    assert outstanding.overdue(60.0 + PING_SECONDS - 1.5) is None
+    assert outstanding.overdue(60.0 + PING_SECONDS + 0.5) is not None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lengthwise_engine.errors import EngineError
+from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.transfer.messages import Setup
 
 
 class TransferStartError(EngineError):
@@ -49,3 +51,14 @@ class TransferConfig:
         """host:port where peers reach the listener."""
         host = self.advertise_host or self.listen_host
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def setup(self, shards: KVShards, listener: socket.socket) -> Setup:
+        """For a process that serves these caches, and takes links at this listener."""
+        return Setup(
+            shards=shards,
+            listen_file_descriptor=listener.fileno(),
+            backend=self.backend,
+            stall_seconds=self.stall_seconds,
+            connect_seconds=self.connect_seconds,
+            shared_memory=self.shared_memory,
+        )

@@ -24,6 +24,8 @@ MARGIN_SECONDS: Final = 2.0
 # How long a process may leave a ping unanswered. Its main thread never waits; requests wait for a
 # frozen one so long, and then for another way.
 PING_SECONDS: Final = 2.5
+# Turns are taken four times a second: when they lie further apart, this process itself stood still.
+_OWN_PAUSE_SECONDS: Final = 1.0
 
 Direction = Literal["send", "receive"]
 
@@ -51,6 +53,7 @@ class OutstandingOps:
         self._links: dict[str, _OpenLink] = {}
         self._discards: dict[str, _Discards] = {}
         self._pinged_at: float | None = None
+        self._turned_at: float | None = None
 
     @property
     def num_links(self) -> int:
@@ -102,21 +105,16 @@ class OutstandingOps:
         discards = self._discards.setdefault(key, _Discards(num_outstanding=0, since=now))
         discards.num_outstanding += 1
 
-    def ping(self, now: float) -> bool:
-        """Whether it is time to ask for a sign of life: the last one was answered."""
+    def turn(self, now: float) -> bool:
+        """To be called a few times a second. True: the process is to be asked for a sign of life, and
+        is expected to answer."""
+        last, self._turned_at = self._turned_at or now, now
+        if now - last > _OWN_PAUSE_SECONDS:
+            self._stood_still(now - last)
         if self._pinged_at is not None:
             return False
         self._pinged_at = now
         return True
-
-    def stood_still(self, seconds: float) -> None:
-        """This process did, so that for so long nothing can have been noticed."""
-        for link in self._links.values():
-            link.since += seconds
-        for discards in self._discards.values():
-            discards.since += seconds
-        if self._pinged_at is not None:
-            self._pinged_at += seconds
 
     def settle(self, report: Report, now: float) -> None:
         """Strike out what this report answers."""
@@ -155,7 +153,16 @@ class OutstandingOps:
         """The transfer process is gone, and every answer with it."""
         self._links.clear()
         self._discards.clear()
-        self._pinged_at = None
+        self._pinged_at = self._turned_at = None
+
+    def _stood_still(self, seconds: float) -> None:
+        """This process did, so that for so long nothing can have been noticed."""
+        for link in self._links.values():
+            link.since += seconds
+        for discards in self._discards.values():
+            discards.since += seconds
+        if self._pinged_at is not None:
+            self._pinged_at += seconds
 
     def _limit(self, link: _OpenLink) -> float | None:
         if link.is_closing:

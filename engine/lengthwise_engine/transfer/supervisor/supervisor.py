@@ -39,7 +39,6 @@ from lengthwise_engine.transfer.messages import (
     Receive,
     Report,
     Send,
-    Setup,
 )
 from lengthwise_engine.transfer.supervisor.child_handle import ChildHandle
 from lengthwise_engine.transfer.supervisor.outstanding_ops import MARGIN_SECONDS, OutstandingOps
@@ -48,7 +47,6 @@ from lengthwise_engine.waker import Waker
 _log = logging.getLogger(__name__)
 
 _TICK_SECONDS: Final = 0.25
-_OWN_PAUSE_SECONDS: Final = 1.0  # a turn that took longer: this process itself stood still
 _PAUSE_STEP_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 2.0
 _FIRST_BACKOFF_SECONDS: Final = 0.1
@@ -209,7 +207,7 @@ class TransferProcess:
     def _run_once(self) -> None:
         """One life of the process: from its start to its death, or to `stop`."""
         try:
-            child = ChildHandle(self._setup())
+            child = ChildHandle(self._config.setup(self._shards, self._listener))
         except OSError as error:
             self._lost(f"it cannot be started: {error}")
             return
@@ -232,25 +230,14 @@ class TransferProcess:
         _log.error("transfer process lost: %s", reason)
         self._on_event(ProcessLost(reason=reason))
 
-    def _setup(self) -> Setup:
-        return Setup(
-            shards=self._shards,
-            listen_file_descriptor=self._listener.fileno(),
-            backend=self._config.backend,
-            stall_seconds=self._config.stall_seconds,
-            connect_seconds=self._config.connect_seconds,
-            shared_memory=self._config.shared_memory,
-        )
-
     def _serve(self, child: ChildHandle) -> str:
         """Deliver what the process reports until it is lost; why it was."""
         deadline = time.monotonic() + self._config.start_seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._waker.readable, selectors.EVENT_READ)
             selector.register(child.socket, selectors.EVENT_READ)
-            turned_at = time.monotonic()
             while not self._stopping.is_set():
-                turned_at = self._turn(child, turned_at)
+                self._ask_for_sign_of_life(child)
                 wants = selectors.EVENT_WRITE if child.wants_to_write else 0
                 selector.modify(child.socket, selectors.EVENT_READ | wants)
                 readable = [key.fileobj for key, _ in selector.select(_TICK_SECONDS)]
@@ -266,15 +253,10 @@ class TransferProcess:
                     return reason
         return "stopped"
 
-    def _turn(self, child: ChildHandle, last: float) -> float:
-        """Asks for a sign of life where one is due; `last`: when it did so before. Returns now."""
-        now = time.monotonic()
+    def _ask_for_sign_of_life(self, child: ChildHandle) -> None:
         with self._lock:
-            if now - last > _OWN_PAUSE_SECONDS:
-                self._outstanding.stood_still(now - last)
-            if self._child is not None and self._outstanding.ping(now):
+            if self._child is not None and self._outstanding.turn(time.monotonic()):
                 child.write(frame(Ping()))
-        return now
 
     def _read(self, child: ChildHandle) -> str | None:
         """Why the process is lost, if it is."""
