@@ -106,8 +106,8 @@ class OutstandingOps:
         discards.num_outstanding += 1
 
     def turn(self, now: float) -> bool:
-        """To be called a few times a second. True: the process is to be asked for a sign of life, and
-        is expected to answer."""
+        """To be called a few times a second; whether the process is to be asked for a sign of
+        life, which it is expected to give."""
         last, self._turned_at = self._turned_at or now, now
         if now - last > _OWN_PAUSE_SECONDS:
             self._stood_still(now - last)

@@ -237,7 +237,9 @@ class TransferProcess:
             selector.register(self._waker.readable, selectors.EVENT_READ)
             selector.register(child.socket, selectors.EVENT_READ)
             while not self._stopping.is_set():
-                self._ask_for_sign_of_life(child)
+                with self._lock:
+                    if self._child is not None and self._outstanding.turn(time.monotonic()):
+                        child.write(frame(Ping()))
                 wants = selectors.EVENT_WRITE if child.wants_to_write else 0
                 selector.modify(child.socket, selectors.EVENT_READ | wants)
                 readable = [key.fileobj for key, _ in selector.select(_TICK_SECONDS)]
@@ -252,11 +254,6 @@ class TransferProcess:
                 if reason is not None:
                     return reason
         return "stopped"
-
-    def _ask_for_sign_of_life(self, child: ChildHandle) -> None:
-        with self._lock:
-            if self._child is not None and self._outstanding.turn(time.monotonic()):
-                child.write(frame(Ping()))
 
     def _read(self, child: ChildHandle) -> str | None:
         """Why the process is lost, if it is."""
