@@ -117,7 +117,7 @@ class Dispatch:
     async def check_capacity(self, generation: Generation) -> None:
         """Errors: PromptTooLong for what could never be placed, however long it waited."""
         if self._fleet.is_complete:  # what is not connected yet may be larger
-            self._check_capacity(await self._request(generation, frozenset(), None))
+            self._check_capacity(await self._request(generation, NO_BLAME, None))
 
     async def preview(self, generation: Generation) -> Placement | None:
         """Where the request would be placed now for the sake of its first token; None while no
