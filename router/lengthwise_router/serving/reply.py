@@ -25,25 +25,20 @@ class Reply:
             request.stop_strings,
             request.sampling.min_tokens,
         )
+        self._text.resume(request.resumed_token_ids)
         self._metrics = metrics
         self._arrived_at = generation.deadline.arrived_at
         self._first_at = 0.0
         self._last_at = 0.0
-        self._num_tokens = 0  # in responses, those resumed included
+        self._num_tokens = len(request.resumed_token_ids)  # in responses, those resumed included
 
     def resume(self) -> inference_pb2.GenerateResponse | None:
-        """Takes in what the client has received already; gives the last message if that is all."""
-        generation = self._generation
-        resumed = generation.request.resumed_token_ids
-        if not resumed:
-            return None
-        self._text.resume(resumed)
-        self._num_tokens = len(resumed)
-        finish_reason = STOP if self._text.is_stopped else generation.finish_reason
+        """The last message, if what the client has received already is all."""
+        finish_reason = STOP if self._text.is_stopped else self._generation.finish_reason
         if not finish_reason:
             return None
         self._first_at = self._last_at = time.monotonic()
-        response = inference_pb2.GenerateResponse(index=len(resumed))
+        response = inference_pb2.GenerateResponse(index=self._num_tokens)
         self._open(response)
         self._close(response, finish_reason)
         return response

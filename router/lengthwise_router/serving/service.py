@@ -36,6 +36,10 @@ from lengthwise_wire.v1 import inference_pb2
 MAX_DEADLINE_SECONDS = 86_000.0
 """Leases at decode workers last a day at most."""
 
+INLINE_TOKENS = 4_096
+"""Where an answer begins after more tokens is found in a thread: a prompt that ends with 131,072
+byte tokens takes 0.3 s."""
+
 
 class InferenceService:
     """What clients ask for, however they are connected. Errors: LengthwiseError, everywhere."""
@@ -96,7 +100,7 @@ class InferenceService:
             )
             await self._dispatch.check_capacity(generation)
             await self._count_arrival(generation)
-            reply = Reply(generation, self._vocabulary, self._metrics)
+            reply = await self._new_reply(generation)
             ticket = await self._gate.enter(generation)
             try:
                 response = reply.resume()
@@ -205,6 +209,11 @@ class InferenceService:
             await deadline.until_done(token_ids)
             return token_ids.result()
         return token_ids
+
+    async def _new_reply(self, generation: Generation) -> Reply:
+        if len(generation.token_ids) <= INLINE_TOKENS:
+            return Reply(generation, self._vocabulary, self._metrics)
+        return await asyncio.to_thread(Reply, generation, self._vocabulary, self._metrics)
 
     async def _count_arrival(self, generation: Generation) -> None:
         """Demand is measured before anything holds a request back: what is served saturates."""
