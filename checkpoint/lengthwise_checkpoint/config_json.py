@@ -45,6 +45,8 @@ class ConfigJson:
         text = read_text(path)
         try:
             values = json.loads(text)
+            if "\\ud" in text.lower():
+                json.dumps(values, ensure_ascii=False).encode()  # fails for half a character
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: not valid JSON: {error}") from error
         if not isinstance(values, dict):

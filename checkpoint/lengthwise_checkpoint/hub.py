@@ -1,9 +1,11 @@
 """Where a checkpoint lies: a folder on this machine, or a repository of the Hugging Face hub."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from lengthwise_checkpoint.config_json import shorten
 from lengthwise_checkpoint.errors import CheckpointError
 
 TEXT_FILES: Final = (
@@ -32,7 +34,7 @@ def find_checkpoint(name: str, files: Sequence[str]) -> Path:
 
     Raises `CheckpointError`.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # leaves what it cannot expand
     if folder.is_dir():
         return folder
     if not is_hub_id(name):
@@ -45,4 +47,5 @@ def find_checkpoint(name: str, files: Sequence[str]) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     # The hub raises errors of a dozen families; the operator has to mend every one of them.
     except Exception as error:
-        raise CheckpointError(f"model: cannot fetch {name!r} from the hub: {error}") from error
+        reason = shorten(str(error))
+        raise CheckpointError(f"model: cannot fetch {name!r} from the hub: {reason}") from error

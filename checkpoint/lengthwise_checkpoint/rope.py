@@ -64,6 +64,9 @@ def read_rope(config: ConfigJson) -> RopeSpec:
     scaling = config.object("rope_scaling")
     if not scaling.keys():
         scaling = config.object("rope_parameters")
+    for key in scaling:
+        if isinstance(scaling.value(key), dict):
+            raise scaling.unsupported(key, "rotary parameters of a kind of layer are not supported")
     theta = scaling.number("rope_theta", config.number("rope_theta", 10_000.0), minimum=1.0)
     for part in (config, scaling):
         if part.number("partial_rotary_factor", 1.0) != 1.0:

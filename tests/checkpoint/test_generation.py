@@ -82,6 +82,41 @@ def test_values_are_those_that_transformers_reads(toy_folder: Path) -> None:
         assert getattr(ours.sampling, name) == getattr(theirs, name), name
 
 
+AS_SHIPPED: dict[str, dict[str, Any]] = {
+    "llama 2": {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "bos_token_id": 1},
+    "llama 3": {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [3, 4]},
+    "qwen": {"repetition_penalty": 1.1, "temperature": 0.7, "top_p": 0.8, "top_k": 20},
+    "greedy": {"do_sample": False, "top_k": 50},
+    "temperature alone": {"temperature": 0.3},
+    "min_p": {"do_sample": True, "min_p": 0.05},
+    "whole numbers": {"do_sample": True, "temperature": 1, "top_p": 1, "repetition_penalty": 1},
+    "nulls": dict.fromkeys(("do_sample", "temperature", "top_k", "top_p", "eos_token_id")),
+    "much else": {"max_length": 4096, "num_beams": 1, "pad_token_id": 0, "use_cache": True},
+    "one end": {"eos_token_id": 5},
+    "ends twice": {"eos_token_id": [5, 5]},
+    "no end": {"eos_token_id": []},
+}
+
+
+@pytest.mark.parametrize("generation", AS_SHIPPED.values(), ids=AS_SHIPPED)
+def test_files_as_people_ship_them_are_read_as_transformers_reads_them(
+    toy_folder: Path, generation: dict[str, Any]
+) -> None:
+    """What it leaves open is neutral here."""
+    ours = _read(toy_folder, generation)
+    theirs = GenerationConfig.from_pretrained(toy_folder)
+    neutral = SamplingParameters()
+    for name in ("top_k", "top_p", "min_p", "repetition_penalty"):
+        stated = getattr(theirs, name)
+        expected = getattr(neutral, name) if stated is None else stated
+        assert getattr(ours.sampling, name) == expected, name
+    temperature = 1.0 if theirs.temperature is None else theirs.temperature
+    assert ours.sampling.temperature == (0.0 if theirs.do_sample is False else temperature)
+    ends = theirs.eos_token_id
+    stated_ends = ends if isinstance(ends, list) else [end for end in (ends,) if end is not None]
+    assert list(ours.eos_token_ids) == (stated_ends or [257])
+
+
 @pytest.mark.parametrize(
     ("generation", "message"),
     [

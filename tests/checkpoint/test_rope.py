@@ -65,6 +65,7 @@ def test_old_and_new_spellings_give_the_same_spec(
         ({"type": "yarn", "factor": 4.0}, 4096),
         ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 1024),
         ({"type": "linear", "factor": 4.0}, 4096),
+        ({"rope_type": "linear", "factor": 2.5}, 2560),
         ({"type": "linear", "factor": 4.0, "original_max_position_embeddings": 256}, 1024),
         (
             {
@@ -85,6 +86,8 @@ def test_the_trained_length_is_stretched_by_the_factor(
     """1,024 is max_position_embeddings."""
     spec = _read(config_of("qwen2", {"rope_scaling": scaling}))
     assert spec.context_length == context_length
+    renamed = {"rope_type": scaling.get("type", "default"), **scaling, "rope_theta": 10_000.0}
+    assert spec == _read(config_of("qwen2", {"rope_scaling": None, "rope_parameters": renamed}))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[CheckpointError], str]] = {
@@ -92,6 +95,19 @@ REFUSED: dict[str, tuple[dict[str, Any], type[CheckpointError], str]] = {
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
         UnsupportedModel,
         r"rope_scaling.rope_type: type 'dynamic'.*linear, llama3, yarn",
+    ),
+    **{
+        kind: (
+            {"rope_scaling": {"rope_type": kind, "factor": 2.0}},
+            UnsupportedModel,
+            f"rope_scaling.rope_type: type '{kind}'",
+        )
+        for kind in ("longrope", "su", "proportional", "mrope")
+    },
+    "by kind of layer": (
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 4.0}}},
+        UnsupportedModel,
+        "rope_parameters.full_attention: rotary parameters of a kind of layer",
     ),
     "partial": (
         {"partial_rotary_factor": 0.5},

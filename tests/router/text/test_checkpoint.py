@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_router.text.checkpoint import load_checkpoint
 from lengthwise_router.text.tokenization import PromptEncoder
@@ -56,3 +57,18 @@ async def test_conversations_are_rendered_and_encoded_without_more_special_token
 def test_a_token_that_only_the_tokenizer_names_ends_a_text_too(checkpoint: Path) -> None:
     edit(checkpoint / "tokenizer_config.json", eos_token="<|assistant|>")
     assert load_checkpoint(str(checkpoint)).eos_token_ids == (257, 259)
+
+
+def test_an_end_that_the_model_has_no_row_for_is_none(checkpoint: Path) -> None:
+    edit(checkpoint / "generation_config.json", eos_token_id=[257, 100_000])
+    edit(checkpoint / "tokenizer_config.json", eos_token="<|new|>")
+    assert load_checkpoint(str(checkpoint)).eos_token_ids == (257,)
+
+
+@pytest.mark.parametrize(("key", "value"), [("temperature", 101), ("repetition_penalty", 1e39)])
+def test_defaults_that_no_request_might_bring_are_refused(
+    checkpoint: Path, key: str, value: float
+) -> None:
+    edit(checkpoint / "generation_config.json", **{key: value})
+    with pytest.raises(CheckpointError, match=rf"generation_config.json: {key}: got .*, expected"):
+        load_checkpoint(str(checkpoint))
