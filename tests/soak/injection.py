@@ -68,8 +68,13 @@ class Injection:
         await _frozen([psutil.Process(self._victim(fault).pid)], fault.seconds)
 
     async def _kill_transfer(self, fault: Fault) -> None:
+        victim = self._victim(fault)
+
         def kill() -> None:
-            for child in family(self._victim(fault).pid)[1:]:
+            if victim.running and victim.announcement is None:
+                # One that cannot start its transfer process ends.
+                self._fleet.told_to_end.add(victim.pid)
+            for child in family(victim.pid)[1:]:
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
 

@@ -11,11 +11,7 @@ from harness.samples import samples_of
 from lengthwise_local import LocalClusterError, Process
 
 TOLERATED: Mapping[str, float] = {"fds": 8.0, "threads": 4.0, "tasks": 8.0, "rss_mib": 24.0}
-"""Growth over a whole soak that is no leak: requests and connections come and go, and allocators
-keep what they had."""
-
-WARM_UP = 1 / 3
-"""The part of a process's samples that is left out: pools, caches and allocators fill."""
+"""Growth that is no leak: connections come and go, and allocators keep what they had."""
 
 MIN_SAMPLES = 60
 """Five minutes: in less there is no trend but that of the load."""
@@ -25,10 +21,10 @@ MIN_SAMPLES = 60
 class Counts:
     """Samples of processes that never end, in the order of their times."""
 
-    samples: dict[str, list[tuple[float, Mapping[str, float]]]] = field(default_factory=dict)
-    """By the process: seconds, and what was counted."""
+    samples: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
+    """By the process."""
 
-    def take(self, processes: Iterable[Process], now: float) -> None:
+    def take(self, processes: Iterable[Process]) -> None:
         for process in processes:
             # One that is frozen has no answer.
             with suppress(psutil.Error, OSError, LocalClusterError):
@@ -40,30 +36,27 @@ class Counts:
                     "tasks": metrics["lengthwise_tasks", frozenset()],
                     "rss_mib": counted.memory_info().rss / 2**20,
                 }
-                self.samples.setdefault(process.name, []).append((now, sample))
+                self.samples.setdefault(process.name, []).append(sample)
 
     def growths(self) -> dict[str, dict[str, float]]:
-        """By process and by what was counted: how much more there is at the end than after the
-        warm-up, by the trend. Empty for a process with too few samples."""
+        """By process, where there are enough samples, and by what was counted."""
         return {
-            name: {
-                what: growth([(now, sample[what]) for now, sample in samples]) for what in TOLERATED
-            }
+            name: {what: growth([sample[what] for sample in samples]) for what in TOLERATED}
             for name, samples in self.samples.items()
             if len(samples) >= MIN_SAMPLES
         }
 
 
-def growth(samples: Sequence[tuple[float, float]]) -> float:
-    """By the median of the slopes between all pairs of samples after the warm-up (Theil and Sen),
-    which passing peaks do not move, times the seconds between the first and the last."""
-    kept = samples[int(len(samples) * WARM_UP) :]
-    slopes = [
-        (later - earlier) / (end - begin)
-        for index, (begin, earlier) in enumerate(kept)
-        for end, later in kept[index + 1 :]
-    ]
-    return statistics.median(slopes) * (kept[-1][0] - kept[0][0])
+def growth(samples: Sequence[float]) -> float:
+    """How much higher its floor, the tenth percentile, is in the last third than in the second:
+    faults make peaks, leaks lift what is there between them. The first third warms up."""
+    third = len(samples) // 3
+    before, after = samples[third : 2 * third], samples[2 * third :]
+    return _floor(after) - _floor(before)
+
+
+def _floor(samples: Sequence[float]) -> float:
+    return statistics.quantiles(samples, n=10)[0]
 
 
 def leaks(growths: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -62,7 +62,7 @@ async def soak(
 
     async def count() -> None:
         while True:
-            await asyncio.to_thread(counts.take, fleet.steady, time.monotonic())
+            await asyncio.to_thread(counts.take, fleet.steady)
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async with ways(fleet) as each, asyncio.TaskGroup() as group:
