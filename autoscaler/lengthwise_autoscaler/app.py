@@ -84,7 +84,10 @@ class AutoscalerApplication:
         """Says that it lives, then starts the background tasks."""
         liveness = Liveness()
         liveness.start()
-        self._metrics_server = serve_metrics(self._config.metrics_listen, registry, liveness)
+        config = self._config
+        self._metrics_server = serve_metrics(
+            config.metrics_listen, registry, liveness, config.metrics_tls
+        )
         self._looping = asyncio.create_task(self._loop.run(), name="loop")
         self._tasks = [asyncio.create_task(self._reporter.run(), name="reporter")]
         if not self._config.dry_run:
@@ -100,7 +103,7 @@ class AutoscalerApplication:
     @property
     def metrics_address(self) -> str:
         """host:port of /metrics; empty where it is not served."""
-        return str(self._metrics_server[1]) if self._metrics_server is not None else ""
+        return str(self._metrics_server.address) if self._metrics_server is not None else ""
 
     @property
     def last_decision(self) -> float:
@@ -126,6 +129,5 @@ class AutoscalerApplication:
         await self._prometheus.close()
         await self._api.close()
         if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server[0].shutdown)
-            self._metrics_server[0].server_close()
+            await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None

@@ -115,6 +115,7 @@ class AutoscalerConfig:
     dry_run: bool = False  # decide and report, and change nothing
     metrics_listen: str = "127.0.0.1:9090"  # /metrics and /healthz; port 0: any; empty: none
     tls: TlsConfig | None = None  # towards workers
+    metrics_tls: TlsConfig | None = None  # with `authority`, probes need a certificate too
 
     @property
     def sized_pools(self) -> tuple[PoolConfig, ...]:

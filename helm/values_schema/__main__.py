@@ -19,7 +19,7 @@ from values_schema.values import Values
 
 COMMON = (
     "model", "served_name", "listen", "metrics_listen", "tls", "drain_seconds", "advertise_host",
-    "announce_folder", "objectives",
+    "announce_folder", "objectives", "metrics_tls",
 )  # fmt: skip
 WORKER = (*COMMON, "device")
 
@@ -32,7 +32,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
     PrefillSettings: ("length_class",),
     AutoscalerConfig: (
         "release", "lease", "pools", "namespace", "identity", "kubeconfig", "metrics_listen", "tls",
-        "dry_run", "objectives",
+        "dry_run", "objectives", "metrics_tls",
     ),
     PrometheusConfig: ("url", "authority", "bearer_token"),
 }  # fmt: skip

@@ -121,7 +121,9 @@ class RouterApplication:
         config = self._config
         self._server = grpc_server(self._service, config, count_refused_calls(registry))
         self.address = await self._server.start()
-        self._metrics_server = serve_metrics(config.metrics_listen, registry, self._server.liveness)
+        self._metrics_server = serve_metrics(
+            config.metrics_listen, registry, self._server.liveness, config.metrics_tls
+        )
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(
@@ -137,7 +139,7 @@ class RouterApplication:
     @property
     def metrics_address(self) -> str:
         """host:port of /metrics; empty where it is not served."""
-        return str(self._metrics_server[1]) if self._metrics_server is not None else ""
+        return str(self._metrics_server.address) if self._metrics_server is not None else ""
 
     async def failed(self) -> BaseException:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -163,8 +165,7 @@ class RouterApplication:
         await self._fleet.close()
         await self._encoder.close()
         if self._metrics_server is not None:
-            await asyncio.to_thread(self._metrics_server[0].shutdown)
-            self._metrics_server[0].server_close()
+            await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None
 
     def _host(self) -> str:

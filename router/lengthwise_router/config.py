@@ -61,6 +61,7 @@ class RouterConfig:
     announce_folder: Path | None = None
     advertise_host: str = "127.0.0.1"  # what is announced where `listen` names all interfaces
     tls: TlsConfig | None = None
+    metrics_tls: TlsConfig | None = None  # with `authority`, probes need a certificate too
 
     strategy: str = DEFAULT_STRATEGY
     local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner

@@ -3,10 +3,8 @@
 Names, meanings and labels are written down in docs/metrics.md; a test compares both.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import ssl
 from typing import get_args
-from wsgiref.simple_server import WSGIServer
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,12 +12,12 @@ from prometheus_client import (
     Gauge,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 
 from lengthwise_runtime.calls.places import CallRefusal, Count
-from lengthwise_runtime.config import Address, ConfigError
+from lengthwise_runtime.config import Address, ConfigError, TlsConfig
 from lengthwise_runtime.health import Liveness
+from lengthwise_runtime.metrics_server import MetricsServer
 
 # A quarter of the series, which say when each counter was made: nobody asks.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -58,42 +56,35 @@ def count_refused_calls(registry: CollectorRegistry) -> Count:
 
 
 def serve_metrics(
-    listen: str, registry: CollectorRegistry, liveness: Liveness
-) -> tuple[WSGIServer, Address] | None:
+    listen: str, registry: CollectorRegistry, liveness: Liveness, tls: TlsConfig | None = None
+) -> MetricsServer | None:
     """Serves /metrics in a thread of its own, with the kernel's numbers of this process, and what
     probes ask: /healthz (is it fit for work?) and /livez (does its event loop turn?),
     200 or 503 with the reason. None where `listen` is empty.
 
-    Errors: ConfigError when the address cannot be bound.
+    Errors: ConfigError when the address cannot be bound, or a file of `tls` be used.
     """
     if not listen:
         return None
     address = Address.parse(listen)
+    context = None if tls is None else _server_context(tls)
     ProcessCollector(registry=registry)
     tasks = Gauge("lengthwise_tasks", "asyncio tasks that have not ended", registry=registry)
     tasks.set_function(lambda: liveness.num_tasks)
+    probes = {"/healthz": liveness.trouble, "/livez": liveness.stuck}
     try:
-        server, _ = start_http_server(address.port, address.host, registry)
+        return MetricsServer(address, registry, probes, context)
     except OSError as error:
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
-    probes = {"/healthz": liveness.trouble, "/livez": liveness.stuck}
-    server.set_app(_with_probes(probes, server.get_app()))
-    return server, Address(address.host, server.server_port)
 
 
-def _with_probes(
-    probes: Mapping[str, Callable[[], str]], metrics: WSGIApplication | None
-) -> WSGIApplication:
-    """Answers probes by path, and everything else with the metrics."""
-    assert metrics is not None  # start_http_server has set it
-
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        probe = probes.get(environ["PATH_INFO"])
-        if probe is None:
-            return metrics(environ, start_response)
-        reason = probe()
-        status = "503 Service Unavailable" if reason else "200 OK"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{reason or 'ok'}\n".encode()]
-
-    return answer
+def _server_context(tls: TlsConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+        if tls.authority is not None:
+            context.load_verify_locations(tls.authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"cannot use the files of metrics_tls: {error}") from error
+    return context

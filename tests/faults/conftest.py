@@ -1,6 +1,5 @@
 """Routers over stub workers, for checkpoints of a test's own."""
 
-import socketserver
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,14 +12,6 @@ from router.deployment import Deployment, deployed
 from router.stub_workers import MODEL
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _metrics_servers_stop_at_once() -> Iterator[None]:
-    """Their threads look every 0.02 s whether they are to end, not every 0.5 s."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

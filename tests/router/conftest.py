@@ -1,7 +1,6 @@
 """A checkpoint that only routers need, and deployments of stub workers."""
 
-import socketserver
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 def stub_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Named as the stubs' model is; 512 tokens of context; tokens are bytes."""
     return write_toy_checkpoint(tmp_path_factory.mktemp("models") / MODEL, context_length=512)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _metrics_servers_stop_at_once() -> Iterator[None]:
-    """Their threads look every 0.02 s whether they are to end, not every 0.5 s."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
-        yield
 
 
 @pytest.fixture

@@ -39,9 +39,8 @@ def address(liveness: Liveness) -> Iterator[Address]:
     Counter("steps", "Steps", registry=registry).inc(3)
     served = serve_metrics("127.0.0.1:0", registry, liveness)
     assert served is not None
-    yield served[1]
-    served[0].shutdown()
-    served[0].server_close()
+    yield served.address
+    served.close()
 
 
 async def test_a_process_that_serves_is_healthy_and_alive(

@@ -51,6 +51,8 @@ class WorkerConfig:
     """Of torch on CPU, in each rank; 0: torch's own choice, shared by the ranks."""
     announce_folder: Path | None = None
     tls: TlsConfig | None = None
+    metrics_tls: TlsConfig | None = None
+    """With `authority`, probes need a certificate too."""
     stall_seconds: float = 5.0
     """A KV transfer that moves nothing for so long is given up; so is a worker of several ranks
     when one keeps the others waiting."""

@@ -21,7 +21,7 @@ class WorkerEndpoint:
         self.liveness = Liveness()
         self.registry = CollectorRegistry()
         """Of the process; those of roles come and go in it."""
-        self._metrics_listen = config.metrics_listen
+        self._config = config
         self._metrics_address: str | None = None
 
     @property
@@ -32,6 +32,9 @@ class WorkerEndpoint:
         """Until the process ends; returns the address, empty where none is configured. Safe to call
         again. Errors: ConfigError."""
         if self._metrics_address is None:
-            served = serve_metrics(self._metrics_listen, self.registry, self.liveness)
-            self._metrics_address = str(served[1]) if served else ""
+            config = self._config
+            served = serve_metrics(
+                config.metrics_listen, self.registry, self.liveness, config.metrics_tls
+            )
+            self._metrics_address = str(served.address) if served else ""
         return self._metrics_address
