@@ -127,13 +127,14 @@ def load_runner(
         toy = _toy_spec(config, tensor_parallel_size, quantization)
         cache = budget.allocate(toy, torch.float32, target)
         toy_runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        return _one_rank(checkpoint, toy, cache, toy_runner(cache, toy), StepCounts())
+        return _one_rank(cache, toy_runner(cache, toy), toy, model_fingerprint(checkpoint))
     if tensor_parallel_size == 1:
         with loading_weights(checkpoint, target):
             model = load_model(checkpoint, target, dtype, quantization)
         cache = budget.allocate(model.spec, model.dtype, target)
         runner = _torch_runner(model, cache, graph_memory_bytes)
-        return _one_rank(checkpoint, model.spec, cache, runner, runner.counts)
+        fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
+        return _one_rank(cache, runner, model.spec, fingerprint, runner.counts)
     shard = ModelShard(whole=read_spec(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
     return _all_ranks(checkpoint, shard, budget, target, kind, quantization, stall_seconds)
@@ -150,15 +151,19 @@ def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quant
 
 
 def _one_rank(
-    checkpoint: Path, spec: ModelSpec, cache: KVCache, runner: ModelRunner, steps: StepCounts
+    cache: KVCache,
+    runner: ModelRunner,
+    spec: ModelSpec,
+    fingerprint: str,
+    steps: StepCounts | None = None,
 ) -> LoadedModel:
     return LoadedModel(
         runner=runner,
         caches=(cache,),
         shards=KVShards.of(cache),
         spec=spec,
-        fingerprint=_fingerprint(checkpoint, spec),
-        steps=steps,
+        fingerprint=fingerprint,
+        steps=steps or StepCounts(),
     )
 
 
@@ -199,15 +204,14 @@ def _all_ranks(
         caches=parallel.caches,
         shards=parallel.shards,
         spec=shard.whole,
-        fingerprint=_fingerprint(checkpoint, shard.whole),
+        fingerprint=_fingerprint(checkpoint, shard.whole, parallel.weights_digest),
         steps=parallel.runner.counts,
         ranks=parallel.watch,
     )
 
 
-def _fingerprint(checkpoint: Path, spec: ModelSpec) -> str:
-    rounded = isinstance(spec, DecoderSpec) and spec.projections == "fp8"
-    return model_fingerprint(checkpoint, rounded_to_fp8=rounded)
+def _fingerprint(checkpoint: Path, spec: DecoderSpec, weights_digest: str) -> str:
+    return model_fingerprint(checkpoint, weights_digest, rounded_to_fp8=spec.projections == "fp8")
 
 
 def blocks_in_budget(layout: KVLayout, context_length: int, kv_memory_bytes: int) -> int:

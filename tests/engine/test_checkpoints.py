@@ -1,7 +1,6 @@
 """Weights on disk: how they may be stored, and how damage to them is refused."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from safetensors.torch import load_file, save_file
 
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import DecoderSpec
-from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Linear
 
@@ -169,13 +167,3 @@ def test_stored_rotary_frequencies_are_ignored(copy_of: CopyOf) -> None:
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     _rewrite(folder, lambda tensors: tensors.update({name: torch.ones(8)}))
     assert isinstance(load_model(folder, CPU).spec, DecoderSpec)
-
-
-def test_a_fingerprint_is_of_the_contents_alone(copy_of: CopyOf, tmp_path: Path) -> None:
-    folder = copy_of("llama")
-    fingerprint = model_fingerprint(folder)
-    assert len(fingerprint) == 16
-    assert model_fingerprint(Path(shutil.copytree(folder, tmp_path / "copy"))) == fingerprint
-    _rewrite(folder, lambda tensors: tensors[NORM].mul_(2))
-    assert model_fingerprint(folder) != fingerprint
-    assert model_fingerprint(copy_of("llama", {"rms_norm_eps": 1e-4})) != fingerprint

@@ -10,15 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from workers.worker_pair import greedy_tokens, worker_pair
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 8}
 EDITED = "model.layers.1.mlp.down_proj.weight"
 NUM_TOKENS = 24
 PROMPT = list(b"The capital of a country is where its government sits, and so")
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_in_a_rolling_update_an_answer_is_one_models_or_none(
     make_checkpoint: Callable[..., Path], tmp_path: Path

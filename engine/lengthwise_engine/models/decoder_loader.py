@@ -47,7 +47,7 @@ def load_model(
     """Load a checkpoint folder, to compute in `compute_dtype`."""
     spec = read_spec(checkpoint, quantization)
     weights = load_weights(
-        SafetensorsFiles(checkpoint),
+        SafetensorsFiles(checkpoint, hashed=True),
         ModelShard(whole=spec),
         device=device,
         dtype=compute_dtype(spec, device, dtype),

@@ -39,12 +39,16 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderWeights:
-    """A model, or one rank's part of it; `head` is a view of `embedding` where the two are tied."""
+    """A model, or one rank's part of it; `head` is a view of `embedding` where the two are tied.
+
+    `digest` is of all weights of the checkpoint, on rank 0; empty on the others.
+    """
 
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
     head: torch.Tensor
+    digest: str
 
 
 def load_weights(
@@ -69,7 +73,9 @@ def load_weights(
     else:
         head = reader.tensor("lm_head.weight", vocabulary, rows=shard.vocabulary)
     reader.check_all_used()
-    return DecoderWeights(embedding=embedding, layers=layers, norm=norm, head=head)
+    return DecoderWeights(
+        embedding=embedding, layers=layers, norm=norm, head=head, digest=files.digest()
+    )
 
 
 def _load_layer(reader: "_Reader", shard: ModelShard, layer: int) -> LayerWeights:
@@ -136,6 +142,7 @@ class _Reader:
 
     def tensor(self, name: str, shape: tuple[int, ...], rows: range | None = None) -> torch.Tensor:
         """A whole tensor, or some `rows` of it."""
+        self._files.require(name, shape)
         part = [range(size) for size in shape]
         if rows is not None:
             part[0] = rows
@@ -145,6 +152,8 @@ class _Reader:
 
     def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Projection:
         """The kept outputs of each named projection, one below the other."""
+        for name, cut in outputs.items():
+            self._files.require(f"{name}.weight", (cut.size, in_size))
         count = sum(len(cut.kept) for cut in outputs.values())
         weight, scales = self._matrix(count, in_size)
         biases = self._empty([count]) if bias else None
@@ -164,8 +173,9 @@ class _Reader:
         self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int
     ) -> Projection:
         """The kept inputs of a projection whose results the ranks sum; rank 0 adds the bias."""
-        weight, scales = self._matrix(out_size, len(inputs.kept))
         shape = (out_size, inputs.size)
+        self._files.require(f"{name}.weight", shape)
+        weight, scales = self._matrix(out_size, len(inputs.kept))
         self._fill(weight, f"{name}.weight", shape, (range(out_size), inputs.kept))
         if scales is not None:
             part = (range(out_size), range(1))

@@ -3,6 +3,7 @@
 What is known when a worker starts is reported then, not under a request.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,16 @@ from lengthwise_engine.runner.base import SequenceChunk
 @contextmanager
 def loading_weights(checkpoint: Path, device: torch.device) -> Iterator[None]:
     """Raises `DeviceMemoryError` when the weights of `checkpoint` do not fit."""
+    stored = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors") if file.exists())
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.type == "cpu" and stored > machine:
+        raise DeviceMemoryError(
+            f"{checkpoint}: the weights ({stored} bytes as stored) do not fit this machine's memory"
+            f" of {machine} bytes; use a smaller model, or a GPU"
+        )
     try:
         yield
     except torch.OutOfMemoryError as error:
-        stored = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
         raise DeviceMemoryError(
             f"{checkpoint}: the weights ({stored} bytes as stored) do not fit {device}, which has"
             f" {_free(device)} bytes left: {error}; use quantization: fp8, a larger"

@@ -31,8 +31,9 @@ _BEGIN_SECONDS: Final = 600.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelModel:
     """A runner, and what it needs to live: `caches` are those that this process allocated, rank 0's
-    first, `shards` all ranks'."""
+    first, `shards` all ranks'; `weights_digest` is of the whole model."""
 
+    weights_digest: str
     runner: ParallelRunner
     caches: tuple[KVCache, ...]
     shards: KVShards
@@ -121,4 +122,10 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
     runner = ParallelRunner(
         own, loaded.ranks, loaded.watch, spec=spec, shards=shards, stall_seconds=plan.stall_seconds
     )
-    return ParallelModel(runner=runner, caches=loaded.caches, shards=shards, watch=loaded.watch)
+    return ParallelModel(
+        weights_digest=loaded.weights.digest,
+        runner=runner,
+        caches=loaded.caches,
+        shards=shards,
+        watch=loaded.watch,
+    )

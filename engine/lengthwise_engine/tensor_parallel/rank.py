@@ -56,7 +56,7 @@ class RankPlan:
         checkpoint = Path(self.checkpoint)
         with loading_weights(checkpoint, self.device):
             return load_weights(
-                SafetensorsFiles(checkpoint),
+                SafetensorsFiles(checkpoint, hashed=self.rank == 0),
                 self.shard(),
                 device=self.device,
                 dtype=getattr(torch, self.dtype),
