@@ -7,9 +7,9 @@ export PYTHONSAFEPATH := 1
 # Tests start hundreds of processes: each would compile the code again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Two tests at a time, which mostly wait: more would disturb the bounds on time that they check.
+# Three tests at a time, which mostly wait: more would disturb the bounds on time that they check.
 # Tests of one file stay together and share its processes; tests/conftest.py orders the files.
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
@@ -55,7 +55,7 @@ lint: setup proto-check schema-check dashboards-check  ## Format, lint, types, i
 test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 	@$(BIN)/pytest -q $(PARALLEL)
 
-test-quick: setup  ## The tests that take less than two seconds each
+test-quick: setup  ## The tests that take less than a second each
 	@$(BIN)/pytest -q $(PARALLEL) --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
 
 test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)

@@ -59,6 +59,7 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
     assert all(pattern.fullmatch(name) for name in exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["lengthwise", "lengthwise_policy", "lengthwise_router.app", "lengthwise_autoscaler.app"],

@@ -119,6 +119,7 @@ async def test_a_leader_that_ends_well_is_followed_at_once(
     assert objects.get("leases", LEASE)["spec"]["leaseTransitions"] >= 1
 
 
+@pytest.mark.slow
 async def test_a_leader_that_crashes_is_followed_once_its_lease_has_expired(
     compete: Compete,
 ) -> None:
@@ -133,6 +134,7 @@ async def test_a_leader_that_crashes_is_followed_once_its_lease_has_expired(
     assert not first.leads
 
 
+@pytest.mark.slow
 async def test_two_processes_of_one_name_do_not_both_lead(compete: Compete) -> None:
     first = await compete("same")
     await eventually(lambda: first.leads)
@@ -142,6 +144,7 @@ async def test_two_processes_of_one_name_do_not_both_lead(compete: Compete) -> N
     assert not second.leads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["stopped", "silent", "broken", "forbidden"])
 async def test_a_leader_that_cannot_renew_stops_leading_before_its_lease_can_be_taken(
     compete: Compete, server: Server, objects: FakeObjects, fault: str
@@ -169,6 +172,7 @@ async def test_a_leader_that_cannot_renew_stops_leading_before_its_lease_can_be_
     await eventually(lambda: first.leads, 3.0)
 
 
+@pytest.mark.slow
 async def test_a_leader_that_was_frozen_knows_at_once_that_it_leads_no_more(
     compete: Compete,
 ) -> None:
@@ -179,6 +183,7 @@ async def test_a_leader_that_was_frozen_knows_at_once_that_it_leads_no_more(
     assert not first.leads
 
 
+@pytest.mark.slow
 async def test_of_two_that_take_an_expired_lease_one_gets_it(
     compete: Compete, objects: FakeObjects, caplog: pytest.LogCaptureFixture
 ) -> None:

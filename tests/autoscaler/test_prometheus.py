@@ -219,6 +219,7 @@ async def test_an_endless_answer_is_cut_off(scripted: Scripted, prometheus: Prom
     assert sent < 8 * MAX_ANSWER_BYTES  # of two connections, with what lies in buffers
 
 
+@pytest.mark.slow
 async def test_silence_ends_in_time(scripted: Scripted, prometheus: Prometheus) -> None:
     async def silent(_: web.Request) -> web.Response:
         await asyncio.sleep(30)

@@ -75,6 +75,7 @@ def test_bursts_do_not_make_pods_come_and_go() -> None:
     assert turns(outcome, "decode") <= 3
 
 
+@pytest.mark.slow
 def test_flips_serve_changing_work_better_with_fewer_workers() -> None:
     requests = poisson(lambda _: 4.0, 4, 1500, phases(300), SEED)
     flexible = play(scaler(), requests, 1500, flexible=True)

@@ -102,6 +102,7 @@ def test_transformers_computes_the_same_tokens_from_the_same_memory(engine: Engi
     assert weight.data_ptr() == engine.model.tensors[name].data_ptr()
 
 
+@pytest.mark.slow
 def test_every_task_of_the_engine_yields_a_row_with_numbers() -> None:
     torch.set_num_threads(1)
     rows = [row for task in engine_tasks(TINY) for row in task.run(Deadline.after(60))]

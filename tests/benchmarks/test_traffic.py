@@ -119,6 +119,7 @@ def test_two_seeds_bring_about_the_same_work(rows: list[Lengths]) -> None:
     assert max(totals) / min(totals) < 1.15
 
 
+@pytest.mark.slow
 def test_the_open_loop_brings_the_rate_asked_for(rows: list[Lengths]) -> None:
     def planned(mix: Mix, seed: int) -> list[Conversation]:
         return open_loop(mix, rows, context_length=CONTEXT, seed=seed, rate=10.0, seconds=60.0)

@@ -21,6 +21,7 @@ def run(script: str, *, without: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "without", "extra"),
     [
@@ -41,6 +42,7 @@ def test_a_command_without_its_extra_names_it(script: str, without: str, extra: 
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_command_has_a_help(script: str) -> None:
     result = run(script, without="no_such_module")

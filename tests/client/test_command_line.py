@@ -104,6 +104,7 @@ def test_an_error_is_one_line_and_exit_code_1(
     assert capsys.readouterr() == ("", "lengthwise: prompt: not for this model\n")
 
 
+@pytest.mark.slow
 def test_no_router_is_one_line_and_exit_code_1(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

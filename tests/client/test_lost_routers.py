@@ -108,6 +108,7 @@ def test_a_router_that_never_answers_is_left(
     assert text_of(chunks) == "a"
 
 
+@pytest.mark.slow
 def test_signs_of_life_keep_a_stream_that_waits(router: Router, caller: Caller) -> None:
     def queued(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
         for _ in range(8):
@@ -122,6 +123,7 @@ def test_signs_of_life_keep_a_stream_that_waits(router: Router, caller: Caller) 
     assert len(router.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_stream_waits_for_its_only_router_to_come_back(caller: Caller) -> None:
     router, reborn = Router(), Router()
 

@@ -36,6 +36,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "size", "vocabulary"), CASES)
 def test_ranks_sample_the_tokens_of_one_from_its_logits(
     variant: str,

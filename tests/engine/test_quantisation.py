@@ -65,6 +65,7 @@ def _difference(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / (expected - expected.mean()).norm())
 
 
+@pytest.mark.slow
 def test_every_family_computes_what_rounding_by_hand_computes(any_checkpoint: Path) -> None:
     """Where sums differ in their last place, a number may be rounded to its other neighbour, now
     and then; then little of the result changes."""

@@ -263,6 +263,7 @@ async def test_answers_that_are_no_vectors_are_held(release: Release) -> None:
     await release.holds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", BELIEVED.values(), ids=BELIEVED.keys())
 async def test_numbers_that_no_release_has_are_held(release: Release, lie: Lie) -> None:
     release.prometheus.lie = lie

@@ -43,6 +43,7 @@ async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
     return deployment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_prompt_tokens", "max_tokens", "local"),
     [
@@ -61,6 +62,7 @@ async def test_what_can_never_fit_is_refused_at_once(
     assert "tokens" in error.details()
 
 
+@pytest.mark.slow
 @USERS_WORLD
 async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serve) -> None:
     deployment = await small(serve, toy)
@@ -69,6 +71,7 @@ async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serv
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
+@pytest.mark.slow
 async def test_a_deadline_in_a_later_attempt_keeps_the_reason_of_the_one_before(
     toy: Path, serve: Serve
 ) -> None:

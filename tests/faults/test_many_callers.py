@@ -78,6 +78,7 @@ def test_a_connection_is_told_how_many_calls_it_may_have(router: Process) -> Non
         assert connection.settings().get(MAX_CONCURRENT_STREAMS, MOST_STREAMS) < MOST_STREAMS
 
 
+@pytest.mark.slow
 def test_an_error_that_quotes_too_much_stays_the_error_it_is(router: Process) -> None:
     wanted = pytest.raises(lengthwise.ModelNotFound)
     with lengthwise.Client(router.address) as client, wanted as caught:

@@ -41,6 +41,7 @@ MIXES = {
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
 @pytest.mark.parametrize("window", [None, 1, 24], ids=lambda window: f"window-{window}")
 def test_every_query_sees_exactly_its_past(device: str, mix: Mix, window: int | None) -> None:
@@ -67,6 +68,7 @@ def test_blocks_may_have_any_size(device: str, block_size: int) -> None:
     _check([(1, 120), (20, 80)], None, (2, 1), 16, torch.float32, device, block_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_programs", [1, 5, 64])
 @pytest.mark.parametrize("window", [None, 100], ids=["whole", "window"])
 def test_decode_does_not_depend_on_how_the_work_is_shared_out(

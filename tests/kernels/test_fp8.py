@@ -128,6 +128,7 @@ def test_gating_and_quantising_in_one_pass_is_doing_one_after_the_other(
     _same_rows(quantise_rows.silu_mul_fp8(gate_up), expected, FUSED_SHARE)
 
 
+@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_a_number_errs_by_a_sixteenth_or_by_little_of_its_heads_largest() -> Non
     assert back[:, [1, 2, 4, 5]].eq(0).all()
 
 
+@pytest.mark.slow
 @DTYPES
 @SHAPES
 def test_blocks_are_packed_and_unpacked_as_by_the_truth(

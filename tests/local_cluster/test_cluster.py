@@ -58,6 +58,7 @@ def test_a_process_that_ends_while_starting_is_an_error_with_its_last_words(
     assert not any(process.running for process in cluster.processes)
 
 
+@pytest.mark.slow
 def test_a_process_that_never_becomes_ready_is_named_after_the_deadline(
     make_cluster: MakeCluster,
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_process_that_never_becomes_ready_is_named_after_the_deadline(
     assert not any(process.running for process in cluster.processes)
 
 
+@pytest.mark.slow
 def test_waiting_reports_what_is_missing(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(configs={"prefill": {"behaviour": "mute"}}, start_seconds=1.0)
     seen: list[set[str]] = []

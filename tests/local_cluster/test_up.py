@@ -89,6 +89,7 @@ def test_it_says_how_to_call_it_and_drains_when_asked(model: Path, signum: int) 
         assert "logs:" not in up.output
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_comes_back(model: Path) -> None:
     with running(model) as up:
         up.read_until(r"Ctrl-C stops it")
@@ -135,6 +136,7 @@ def test_an_interrupt_between_a_start_and_its_bookkeeping_leaves_nothing_behind(
     assert not processes_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_a_dead_process_is_started_again_leaves_nothing_behind(
     model: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name("decision_log.py")
 
 
@@ -19,6 +21,7 @@ def digest(hash_seed: str) -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.slow
 def test_decisions_do_not_depend_on_the_hashing_of_the_process() -> None:
     first = digest("1")
     assert len(first) == 64

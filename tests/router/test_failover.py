@@ -207,6 +207,7 @@ def chosen_first(deployment: Deployment) -> tuple[StubPrefill, StubDecode]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "phase"), FAULTS)
 async def test_the_answer_is_the_same_whatever_fails(
     deploy: Deploy, fault: Fault, phase: str | None, caplog: pytest.LogCaptureFixture

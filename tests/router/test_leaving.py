@@ -120,6 +120,7 @@ async def test_a_client_that_cancels_frees_its_request(
     await _all_is_given_back(deployment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrange", "reached"), PHASES)
 async def test_a_deadline_frees_its_request(
     deploy: Deploy, arrange: Arrange, reached: Reached
@@ -134,6 +135,7 @@ async def test_a_deadline_frees_its_request(
     await _all_is_given_back(deployment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrange", "reached"), PHASES)
 async def test_a_call_without_a_deadline_is_given_one(
     deploy: Deploy, arrange: Arrange, reached: Reached

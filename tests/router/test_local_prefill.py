@@ -170,6 +170,7 @@ async def _reports_more_than_the_prompt(decode: StubDecode) -> None:
     decode.num_cached_tokens = len(PROMPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "phase"),
     [
@@ -223,6 +224,7 @@ async def test_times_of_a_prompt_that_was_not_to_be_computed_there_are_malformed
     assert any(", malformed:" in record.message for record in caplog.records)
 
 
+@pytest.mark.slow
 async def test_a_preempted_request_is_waited_for_anew(deploy: Deploy) -> None:
     deployment = await deploy(token_timeout_seconds=0.6)
     decode = deployment.decode[0]

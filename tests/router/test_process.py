@@ -28,6 +28,7 @@ async def start(config: dict[str, Any], folder: Path) -> asyncio.subprocess.Proc
     )
 
 
+@pytest.mark.slow
 async def test_it_announces_itself_serves_drains_and_exits_with_0(
     stub_checkpoint: Path, tmp_path: Path, running: Running
 ) -> None:

@@ -98,6 +98,7 @@ async def test_an_old_prefill_worker_is_passed_over_for_a_new_decode_worker(depl
     assert [reserve.local for reserve in deployment.decode[0].reserves] == [True]
 
 
+@pytest.mark.slow
 async def test_min_tokens_survive_the_loss_of_the_only_new_worker(deploy: Deploy) -> None:
     """What remains is too old: the request fails rather than end too early."""
     deployment = await deploy(1, 2)

@@ -94,6 +94,7 @@ async def test_all_watchers_learn_of_the_same_blocks_whenever_they_come() -> Non
     assert [task.result() for task in late] == [1, 1]
 
 
+@pytest.mark.slow
 async def test_the_parts_of_everything_do_not_wait_for_heartbeats() -> None:
     """24 parts, which would take 12 s at one per heartbeat."""
     log = BlockLog(1)
@@ -156,6 +157,7 @@ def _busy(_role: Role) -> Role:
     raise RoleRefused("it is busy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("board", "role", "code", "expected"),
     [

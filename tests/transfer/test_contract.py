@@ -39,6 +39,7 @@ def move(ends: Ends, link: str, source: Piece, target: Piece, sequence: int = 0)
     ends.sender.transfer.send(link, sequence, source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_layers", "num_blocks"),
     [
@@ -202,12 +203,14 @@ def test_connecting_to_no_peer_ends_in_link_down(ends: Ends) -> None:
     ends.sender.wait(LinkDown, 3.0, link=link)
 
 
+@pytest.mark.slow
 def test_accepting_from_no_peer_ends_in_link_down(ends: Ends) -> None:
     link = new_name()
     ends.receiver.transfer.accept(link)
     ends.receiver.wait(LinkDown, 3.0, link=link)
 
 
+@pytest.mark.slow
 def test_connecting_to_one_who_does_not_accept_ends_in_link_down(ends: Ends) -> None:
     link = new_name()
     ends.sender.transfer.connect(link, ends.receiver.transfer.rendezvous)
@@ -226,6 +229,7 @@ def test_either_end_may_come_first(ends: Ends, first: str) -> None:
         end.wait(LinkUp, link=link)
 
 
+@pytest.mark.slow
 def test_a_receive_without_an_answer_takes_the_link_down(ends: Ends) -> None:
     link = ends.link()
     piece = random_piece(10, 1)

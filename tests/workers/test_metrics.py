@@ -106,6 +106,7 @@ def test_nothing_counted_yet_is_reported_as_zero(
     assert not silent
 
 
+@pytest.mark.slow
 def test_a_scrape_reports_how_steps_reached_the_device() -> None:
     registry, steps = CollectorRegistry(), StepCounts()
     WorkerMetrics(registry, "decode").watch_steps(steps)

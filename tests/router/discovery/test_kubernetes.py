@@ -166,6 +166,7 @@ async def test_an_event_that_never_came_is_made_good_by_the_next_list(
     await follower.until("10.0.0.2")
 
 
+@pytest.mark.slow
 async def test_a_dropped_watch_is_taken_up_again_and_loses_nothing(
     api: FakeApi, follow: Follow
 ) -> None:
@@ -211,6 +212,7 @@ async def test_the_last_known_workers_stay_while_the_api_server_is_away(
     assert set(follower.failures) == {"unreachable"}, "each time, unlike the log"
 
 
+@pytest.mark.slow
 async def test_a_broken_api_server_is_asked_less_and_less_often(
     api: FakeApi, follow: Follow
 ) -> None:
@@ -222,6 +224,7 @@ async def test_a_broken_api_server_is_asked_less_and_less_often(
     assert time.monotonic() - began_at > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["list", "watch"])
 async def test_missing_rights_are_reported_with_verb_and_resource(
     api: FakeApi, follow: Follow, caplog: pytest.LogCaptureFixture, verb: str

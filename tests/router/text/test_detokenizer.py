@@ -158,6 +158,7 @@ def stream(name: str, groups: Sequence[Sequence[int]], prompt_ids: Sequence[int]
     return [*(detokenizer.append(group) for group in groups), detokenizer.finish()]
 
 
+@pytest.mark.slow
 @by_tokenizer
 @given(groups=grouped_tokens())
 def test_the_pieces_joined_are_the_one_shot_decode(name: str, groups: list[list[int]]) -> None:
