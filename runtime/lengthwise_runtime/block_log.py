@@ -15,7 +15,7 @@ from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_wire.v1 import worker_pb2
 
 DEFAULT_MAX_ENTRIES = 65_536
-"""512 KiB in a message, of the 8 MiB that a channel takes; a million blocks take 16."""
+"""512 KiB in a message, of the 5 MiB that a channel takes; a million blocks take 16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ import grpc
 
 from lengthwise_runtime.config import TlsConfig
 
-MAX_MESSAGE_BYTES = 8 << 20
-"""A prompt of a million token ids needs at most 5 MB."""
+MAX_MESSAGE_BYTES = 5 << 20
+"""A text of the most bytes that are accepted needs 4 MiB, and so do a million token ids at most.
+gRPC refuses more by the length that it comes with, before it takes any of it."""
 
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 3_000),

@@ -141,7 +141,8 @@ def _checked(deserialize: Any) -> Callable[[bytes], Any]:
             check_num_fields(data, message)
             return deserialize(data)
         except InvalidRequest as error:
-            return _Malformed(error)
+            # Its traceback would keep the bytes.
+            return _Malformed(error.with_traceback(None))
         except DecodeError as error:
             return _Malformed(
                 InvalidRequest(

@@ -7,7 +7,12 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.field_count import MAX_FIELDS, UNCOUNTED_BYTES, check_num_fields
+from lengthwise_wire.field_count import (
+    MAX_FREE_FIELDS,
+    MAX_INNER_MESSAGES,
+    UNCOUNTED_BYTES,
+    check_num_fields,
+)
 from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
@@ -78,11 +83,18 @@ def test_too_many_fields_are_refused(data: bytes) -> None:
         check(data)
 
 
-def test_the_bound_is_exact() -> None:
-    head = field(3, field(1, b"a" * UNCOUNTED_BYTES))  # two fields
-    check(head + b"\x78\x05" * (MAX_FIELDS - 2))
-    with pytest.raises(InvalidRequest, match=f"more than {MAX_FIELDS} fields"):
-        check(head + b"\x78\x05" * (MAX_FIELDS - 1))
+@pytest.mark.parametrize(
+    ("extra", "most"),
+    [
+        pytest.param(b"\x78\x05", MAX_FREE_FIELDS - 1, id="unknown numbers"),
+        pytest.param(b"\x1a\x00", MAX_INNER_MESSAGES - 1, id="prompts"),
+    ],
+)
+def test_the_bounds_are_exact(extra: bytes, most: int) -> None:
+    head = field(3, field(1, b"a" * UNCOUNTED_BYTES))  # a message, and one field
+    check(head + extra * most)
+    with pytest.raises(InvalidRequest, match="has more than"):
+        check(head + extra * (most + 3))
 
 
 def test_bytes_that_are_no_message_are_left_to_the_parser() -> None:

@@ -1,6 +1,6 @@
 """How many fields a message has, counted before it is parsed.
 
-Parsing makes an object of each message within a message, so that 8 MiB can become 4.2 million
+Parsing makes an object of each message within a message, so that 5 MiB can become 2.6 million
 objects. Numbers are cheap: a packed list of them is one field.
 """
 
@@ -10,13 +10,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.limits import MAX_PROMPT_TOKENS
+from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS
 
 UNCOUNTED_BYTES = 1 << 16
 """Smaller messages have few enough fields, whatever they hold."""
 
-MAX_FIELDS = 16_384
-"""A conversation of the most messages, 4,096, has three for each of them, and few besides."""
+MAX_INNER_MESSAGES = MAX_MESSAGES + 1024
+"""Messages within a message: those of the longest conversation, and entries of maps."""
+
+MAX_FREE_FIELDS = 1024
+"""Fields besides two for each message within the message."""
 
 MAX_NUMBERS = MAX_PROMPT_TOKENS
 """In one packed list."""
@@ -28,8 +31,8 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def check_num_fields(data: bytes, message: type[Message]) -> None:
-    """Errors: InvalidRequest when the encoded message has more than `MAX_FIELDS` fields, those of
-    messages within it included, or groups. What is no message is left to the parser."""
+    """Errors: InvalidRequest when the encoded message has more messages, other fields or numbers
+    than any has that is accepted, or groups. What is no message is left to the parser."""
     if len(data) <= UNCOUNTED_BYTES:
         return
     try:
@@ -46,7 +49,8 @@ def _count(data: bytes, fields: Any) -> None:
     """`fields`: by their numbers."""
     position, end = 0, len(data)
     outer: list[tuple[Any, int]] = []  # the messages around this one: their fields and ends
-    count = 0
+    free = MAX_FREE_FIELDS
+    inner = 0
     while True:
         while position == end:
             if not outer:
@@ -56,13 +60,8 @@ def _count(data: bytes, fields: Any) -> None:
         position += 1
         if tag >= 128:
             tag, position = _varint(data, position - 1)
-        count += 1
-        if count > MAX_FIELDS:
-            raise InvalidRequest(
-                f"the message of {len(data)} bytes has more than {MAX_FIELDS} fields, the most that"
-                " are accepted in all; send fewer and longer ones (numbers packed)"
-            )
         kind = tag & 7
+        free -= 1
         if kind == _LENGTH:
             length = data[position]
             position += 1
@@ -71,12 +70,14 @@ def _count(data: bytes, fields: Any) -> None:
             if position + length > end:
                 raise _NotProtobuf
             field = fields.get(tag >> 3)
-            if length > MAX_NUMBERS and field is not None and field.cpp_type in _NUMBERS:
-                _check_packed(data[position : position + length], field.name)
             if field is not None and field.message_type is not None:
+                inner += 1
+                free += 3
                 outer.append((fields, end))
                 fields, end = field.message_type.fields_by_number, position + length
             else:
+                if length > MAX_NUMBERS and field is not None and field.cpp_type in _NUMBERS:
+                    _check_packed(data[position : position + length], field.name)
                 position += length
         elif kind == _VARINT:
             _, position = _varint(data, position)
@@ -86,15 +87,22 @@ def _count(data: bytes, fields: Any) -> None:
             position += 4
         else:
             raise InvalidRequest("the message has groups, which no method takes")
+        if inner > MAX_INNER_MESSAGES or free < 0:
+            raise InvalidRequest(
+                f"the message of {len(data)} bytes has more than {MAX_INNER_MESSAGES} messages in"
+                f" it, or more than {MAX_FREE_FIELDS} other fields; send numbers packed"
+            )
         if position > end:
             raise _NotProtobuf
 
 
 def _check_packed(packed: bytes, name: str) -> None:
-    # The last byte of each number is the one below 128.
-    num_numbers = len(packed.translate(None, _CONTINUED))
-    if num_numbers > MAX_NUMBERS:
-        raise InvalidRequest(f"{name}: got {num_numbers} numbers, expected at most {MAX_NUMBERS}")
+    # The last byte of each number is the one below 128. Token ids have four bytes at most.
+    is_long = len(packed) > 4 * MAX_NUMBERS
+    if is_long or len(packed.translate(None, _CONTINUED)) > MAX_NUMBERS:
+        raise InvalidRequest(
+            f"{name}: got {len(packed)} bytes of numbers, expected at most {MAX_NUMBERS} numbers"
+        )
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from lengthwise_wire.errors import (
 
 DEFAULT_ENDPOINT = "localhost:50051"
 
-MAX_MESSAGE_BYTES = 8 << 20
+MAX_MESSAGE_BYTES = 5 << 20
 """What the servers accept; the largest prompt and the tokens of a resumed request fit."""
 
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -99,6 +99,8 @@ def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
         return from_status(call.code(), details, metadata)
     if call.code() is grpc.StatusCode.UNAVAILABLE:
         return NoWorkerAvailable(f"cannot reach {target}: {details}")
+    if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return InvalidRequest(f"the request is too large: {details}")
     # Our servers name their errors. An unnamed end that this client did not ask for is a server or
     # a proxy that went away.
     if call.code() is grpc.StatusCode.CANCELLED or "RST_STREAM" in details:
