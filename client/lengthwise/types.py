@@ -88,8 +88,8 @@ class Timeout:
     """
 
     total: float = 600.0
-    connect: float = 5.0
-    silence: float = 5.0
+    connect: float = 3.0
+    silence: float = 3.0
 
     def __post_init__(self) -> None:
         for name in ("total", "connect", "silence"):

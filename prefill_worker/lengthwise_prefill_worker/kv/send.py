@@ -23,6 +23,7 @@ from lengthwise_engine.transfer.base import (
 )
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.link import Announced, DecodeLink
+from lengthwise_prefill_worker.kv.links import DecodeLinks, WorkerKey
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
 from lengthwise_runtime.config import TlsConfig
@@ -75,15 +76,11 @@ class KVSend:
         self._sender = sender
         self._layout = layout
         self._tls = tls
-        self._connect_seconds = connect_seconds
         self._metrics = metrics
         self._release = release
         self._pushes: dict[RequestId, _Push] = {}
-        self._links: dict[str, DecodeLink] = {}
-        self._opening: dict[tuple[str, str], asyncio.Task[DecodeLink]] = {}
-        self._by_worker: dict[tuple[str, str], DecodeLink] = {}
+        self._links = DecodeLinks(self._new_link, connect_seconds)
         self._committing: dict[tuple[str, int, int], _Push] = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self._epochs = itertools.count()
         self.rate = TransferRate()
         """From the last piece of a request to its commit, of what was not sent by then: what left
@@ -102,9 +99,7 @@ class KVSend:
         on_failed: Callable[[LengthwiseError], None],
     ) -> None:
         """Makes sure that the link is up before anything is computed. Errors: TransferFailed."""
-        link = await self._link_to(destination)
-        if link.down_reason is not None:  # it came up and went down before this caller resumed
-            raise TransferFailed(f"no KV link to {destination.address}: {link.down_reason}")
+        link = await self._links.to((destination.address, destination.worker_id))
         self._pushes[request_id] = _Push(
             request_id=request_id,
             link=link,
@@ -173,10 +168,9 @@ class KVSend:
     def on_event(self, event: TransferEvent) -> None:
         """From the transfer process."""
         if isinstance(event, ProcessLost):
-            for link in list(self._links.values()):
-                link.close(event.reason)
+            self._links.close_all(event.reason)
         elif isinstance(event, LinkUp | LinkDown | Sent):
-            found = self._links.get(event.link)
+            found = self._links.named(event.link)
             if found is None:
                 return
             if isinstance(event, LinkUp):
@@ -189,28 +183,11 @@ class KVSend:
 
     async def close(self) -> None:
         """Ends every link."""
-        for task in self._opening.values():
-            task.cancel()
-        for link in list(self._links.values()):
-            link.close("this worker is going away")
-        await asyncio.gather(*self._opening.values(), *self._closing, return_exceptions=True)
+        await self._links.close()
 
-    async def _link_to(self, destination: prefill_pb2.KVDestination) -> DecodeLink:
-        key = (destination.address, destination.worker_id)
-        link = self._by_worker.get(key)
-        if link is not None:
-            return link
-        opening = self._opening.get(key)
-        if opening is None:
-            opening = asyncio.create_task(self._open_link(key), name=f"open {key}")
-            self._opening[key] = opening
-            opening.add_done_callback(lambda task: self._opened(key, task))
-        # One caller's cancellation must not end what others wait for.
-        return await asyncio.shield(opening)
-
-    async def _open_link(self, key: tuple[str, str]) -> DecodeLink:
+    def _new_link(self, key: WorkerKey) -> DecodeLink:
         address, worker_id = key
-        link = DecodeLink(
+        return DecodeLink(
             f"{self._identity.worker_id}/{worker_id}/{next(self._epochs)}",
             address,
             identity=self._identity,
@@ -220,20 +197,9 @@ class KVSend:
             on_committed=self._committed,
             on_down=lambda link, reason: self._link_down(key, link, reason),
         )
-        self._links[link.name] = link
-        await link.open(self._connect_seconds)
-        self._by_worker[key] = link
-        return link
 
-    def _opened(self, key: tuple[str, str], task: asyncio.Task[DecodeLink]) -> None:
-        del self._opening[key]
-        if not task.cancelled() and task.exception() is not None:
-            logger.warning("%s", task.exception())
-
-    def _link_down(self, key: tuple[str, str], link: DecodeLink, reason: str) -> None:
-        del self._links[link.name]
-        if self._by_worker.get(key) is link:
-            del self._by_worker[key]
+    def _link_down(self, key: WorkerKey, link: DecodeLink, reason: str) -> None:
+        self._links.down(key, link)
         for push in [push for push in self._pushes.values() if push.link is link]:
             push.outstanding = 0
             if push.cancelled:
@@ -246,9 +212,6 @@ class KVSend:
         for commit in [c for c, push in self._committing.items() if push.link is link]:
             del self._committing[commit]
             self._metrics.transfer_failed("link_down")
-        closing = asyncio.create_task(link.closed(), name=f"close {link.name}")
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
 
     def _piece_done(self, push: _Push) -> None:
         push.outstanding -= 1

@@ -1,0 +1,103 @@
+"""Links to decode workers: who waits for one that does not come up, and for how long."""
+
+import asyncio
+import itertools
+import time
+from typing import Any
+
+import pytest
+from harness.waiting import eventually
+
+from lengthwise_prefill_worker.kv import links as module
+from lengthwise_prefill_worker.kv.links import DecodeLinks, WorkerKey
+from lengthwise_wire.errors import TransferFailed
+
+KEY = ("10.0.0.1:50051", "decode-1")
+
+
+class Link:
+    """One that comes up after a while, or fails after it."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, seconds: float, *, works: bool) -> None:
+        self.name = f"link-{next(self._numbers)}"
+        self._seconds = seconds
+        self._works = works
+
+    async def open(self, timeout_seconds: float) -> None:
+        await asyncio.sleep(self._seconds)
+        if not self._works:
+            raise TransferFailed("no route")
+
+    async def closed(self) -> None: ...
+
+    def close(self, reason: str) -> None: ...
+
+
+class Network:
+    """The ways to decode workers, and how often each was tried."""
+
+    def __init__(self) -> None:
+        self.works = False
+        self.seconds = 0.3
+        self.tried = 0
+        self.links = DecodeLinks(self._new, 5.0)
+
+    def _new(self, _: WorkerKey) -> Any:
+        self.tried += 1
+        return Link(self.seconds, works=self.works)
+
+    async def fails_after(self) -> float:
+        began_at = time.monotonic()
+        with pytest.raises(TransferFailed, match="no route"):
+            await self.links.to(KEY)
+        return time.monotonic() - began_at
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    monkeypatch.setattr(module, "REOPEN_SECONDS", 0.02)
+    monkeypatch.setattr(module, "FORGET_SECONDS", 0.5)
+    return Network()
+
+
+async def test_all_that_ask_at_first_wait_for_one_try(network: Network) -> None:
+    network.works = True
+    links = await asyncio.gather(*(network.links.to(KEY) for _ in range(5)))
+    assert len(set(map(id, links))) == 1
+    assert network.tried == 1
+
+
+async def test_a_way_that_is_known_not_to_work_keeps_no_request_waiting_and_is_tried_again(
+    network: Network,
+) -> None:
+    assert await network.fails_after() >= 0.3
+    assert await network.fails_after() < 0.2
+    network.works = True
+
+    async def is_up() -> bool:
+        try:
+            return bool(await network.links.to(KEY))
+        except TransferFailed:
+            return False
+
+    await eventually(is_up, 10)
+
+
+async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(network: Network) -> None:
+    network.seconds = 0.01
+    await network.fails_after()
+    await eventually(lambda: not network.links._opening, 10)
+    tried = network.tried
+    await asyncio.sleep(0.1)
+    assert network.tried == tried
+
+
+async def test_closing_ends_what_is_tried(network: Network) -> None:
+    await network.fails_after()
+    await network.links.close()
+    with pytest.raises(TransferFailed):
+        await asyncio.wait_for(network.links.to(KEY), 10)
+    await network.links.close()
+    assert not network.links._opening
