@@ -14,7 +14,8 @@ from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.scaling.policy import ScalingPolicy
 from lengthwise_policy.scaling.state import Pool
 from lengthwise_policy.types import Role
-from lengthwise_runtime.config import STRICT, TlsConfig
+from lengthwise_runtime.config import STRICT
+from lengthwise_runtime.tls.config import TlsConfig
 
 SCRAPES_IN_WINDOW = 4
 """A rate needs two samples; with four, one missed scrape and unlucky edges leave two."""

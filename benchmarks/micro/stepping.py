@@ -53,6 +53,7 @@ def work(number: int) -> DecodeWork:
             deadline_at=time.monotonic() + 600,
             local=True,
         ),
+        salt=b"",
         router_id="router",
         number=number,
         token_ids=token_ids,
@@ -82,7 +83,6 @@ def measure(model: LoadedModel, host_seconds: float) -> float:
         runner=model.runner,
         scheduler=scheduler,
         blocks=blocks,
-        salt=b"",
         mailbox=mailbox,
         publish=publish,
     )

@@ -22,6 +22,7 @@ WIDTH_WITHOUT_TERMINAL = 160
 def explain(
     request_id: Annotated[str, Argument(help="As --stats and --json print it.")],
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    tenant: option.Tenant = None,
     as_json: option.AsJson = False,
     tls_authority: option.Authority = None,
     tls_certificate: option.Certificate = None,
@@ -29,7 +30,7 @@ def explain(
 ) -> None:
     """Tell the life of a request: where it was sent and why, and where its time went."""
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        explanation = client.explain(request_id)
+        explanation = client.explain(request_id, tenant=tenant)
     if as_json:
         print(json.dumps(dataclasses.asdict(explanation), ensure_ascii=False))
         return

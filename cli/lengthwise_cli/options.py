@@ -34,6 +34,14 @@ AsJson = Annotated[bool, Option("--json", help="Print one JSON value.")]
 Stats = Annotated[bool, Option("--stats", help="Say on standard error where the time went.")]
 Priority = Annotated[int | None, Option(help="Served before lower ones; -100 to 100.")]
 Tenant = Annotated[str | None, Option(help="Whom the request counts for.")]
+CacheSalt = Annotated[
+    str | None,
+    Option(
+        envvar="LENGTHWISE_CACHE_SALT",
+        help="A secret: only requests with the same one share what is cached. The environment's"
+        " variable hides it from those who list processes.",
+    ),
+]
 
 
 def open_client(

@@ -26,6 +26,7 @@ def generate(
     stop: option.Stop = None,
     priority: option.Priority = None,
     tenant: option.Tenant = None,
+    cache_salt: option.CacheSalt = None,
     request_id: option.RequestId = None,
     timeout: option.Seconds = None,
     as_json: option.AsJson = False,
@@ -45,6 +46,7 @@ def generate(
         "stop": stop,
         "priority": priority,
         "tenant": tenant,
+        "cache_salt": cache_salt,
         "request_id": request_id,
         "timeout": timeout,
     }
@@ -67,6 +69,7 @@ def chat(
     seed: option.Seed = None,
     priority: option.Priority = None,
     tenant: option.Tenant = None,
+    cache_salt: option.CacheSalt = None,
     stats: option.Stats = False,
     tls_authority: option.Authority = None,
     tls_certificate: option.Certificate = None,
@@ -79,6 +82,7 @@ def chat(
         "seed": seed,
         "priority": priority,
         "tenant": tenant,
+        "cache_salt": cache_salt,
         "conversation_returns": message is None,
     }
     messages = [Message("system", system)] if system else []

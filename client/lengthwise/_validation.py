@@ -74,6 +74,11 @@ def check_tenant(tenant: str) -> str:
     return limits.check_tenant(tenant)
 
 
+def check_cache_salt(salt: str) -> str:
+    utf8_bytes("cache_salt", salt)
+    return limits.check_cache_salt(salt)
+
+
 def check_flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{field}: got {value!r}, expected True or False")

@@ -49,6 +49,7 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
     given = {name: value for name, value in options.items() if value is not None}
     request_id = options.get("request_id")
     returns = options.get("conversation_returns")
+    salt = options.get("cache_salt")
     return pb.GenerateRequest(
         request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
         model=_model_name(options.get("model")),
@@ -56,6 +57,7 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
         sampling=common_pb2.SamplingParams(**_checked(given, SAMPLING_PARAMETERS)),
         stop=_stop_conditions(options),
         tenant=valid.check_tenant(options.get("tenant") or ""),
+        cache_salt=None if salt is None else valid.check_cache_salt(salt),
         conversation_returns=(
             None if returns is None else valid.check_flag("conversation_returns", returns)
         ),
@@ -68,9 +70,11 @@ def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:
     return pb.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
 
 
-def explain_request(request_id: str) -> pb.ExplainRequest:
+def explain_request(request_id: str, tenant: str | None) -> pb.ExplainRequest:
     """Errors: InvalidRequest."""
-    return pb.ExplainRequest(request_id=valid.check_request_id(request_id))
+    return pb.ExplainRequest(
+        request_id=valid.check_request_id(request_id), tenant=valid.check_tenant(tenant or "")
+    )
 
 
 def wire_prompt(prompt: Prompt) -> pb.Prompt:

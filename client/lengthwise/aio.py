@@ -106,14 +106,16 @@ class AsyncClient:
         self,
         request_id: str,
         *,
+        tenant: str | None = None,
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
+        `tenant`: as the request's.
 
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id)
+        request = _wire.explain_request(request_id, tenant)
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = await self._unary(
             inquiry, lambda transport, left: transport.explain(request, left)

@@ -102,13 +102,16 @@ class Client:
         response = self._unary(retries, lambda transport, left: transport.get_model(request, left))
         return _wire.model(response)
 
-    def explain(self, request_id: str, *, timeout: Timeout | float | None = None) -> Explanation:
+    def explain(
+        self, request_id: str, *, tenant: str | None = None, timeout: Timeout | float | None = None
+    ) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
+        `tenant`: as the request's.
 
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id)
+        request = _wire.explain_request(request_id, tenant)
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = self._unary(inquiry, lambda transport, left: transport.explain(request, left))
         return _wire.explanation(response)

@@ -73,7 +73,7 @@ class _Script:
 
     def _explained(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
         for seen in self.requests:
-            if seen.request_id == request.request_id:
+            if (seen.tenant, seen.request_id) == (request.tenant, request.request_id):
                 return _explanation(seen)
         raise RequestNotFound(
             f"request_id: got {request.request_id!r}, expected one of the"

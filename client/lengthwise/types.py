@@ -66,14 +66,20 @@ class Options(TypedDict, total=False):
     """Requests of higher priority are served first; -100 to 100, 0 where absent."""
     tenant: str | None
     """The tenant that the request counts for where tenants share fairly; at most 128 printable
-    characters. Absent: the tenant without a name."""
+    characters. Absent: the tenant without a name. Certificates, where clients show them, name it
+    instead."""
+    cache_salt: str | None
+    """What is cached of this prompt is used for requests with the same salt alone, so that callers
+    who do not know it cannot find out what was sent. A secret of 1 to 256 characters, for example
+    `secrets.token_urlsafe(32)`. Absent: shared with all requests that have none."""
     conversation_returns: bool | None
     """Whether the conversation will go on, so that its state is worth keeping. Absent: the router
     expects it of conversations that have come back before."""
     model: str | None
     """Refuse to be served by any other model."""
     request_id: str | None
-    """Names the request in the server's logs; at most 128 characters. Absent: a random one."""
+    """Names the request in the server's logs; at most 128 printable characters. Absent:
+    a random one."""
     timeout: "Timeout | float | None"
     """Replaces the client's; a number is `Timeout(total=number)`."""
 

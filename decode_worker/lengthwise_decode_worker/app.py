@@ -66,7 +66,6 @@ class DecodeWorker(RoleWorker):
                 config.policy, config.objectives, blocks, layout.block_size, Random(SEED).random
             ),
             blocks=blocks,
-            salt=model.fingerprint.encode(),
             mailbox=mailbox,
             publish=on_event_loop(self._on_step),
         )

@@ -14,6 +14,8 @@ class DecodeWork:
     """A request as the engine needs it."""
 
     reservation: Reservation
+    salt: bytes
+    """What the names of its blocks begin with."""
     router_id: str
     number: int
     """Names the reservation at its router."""

@@ -20,7 +20,7 @@ from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_worker.engine import Engine
-from lengthwise_worker.requests import check_request, sampling_state
+from lengthwise_worker.requests import check_request, salt_of, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,7 +46,6 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
     ) -> None:
         self._spec = engine.model.spec
         self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
-        self._salt = engine.model.fingerprint.encode()
         self._block_size = engine.model.shards.layout.block_size
         self._reservations = reservations
         self._receive = receive
@@ -158,17 +157,19 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
 
     def _work(self, request: decode_pb2.ReserveRequest) -> DecodeWork:
         token_ids = list(request.token_ids)
+        salt = salt_of(request, self._fingerprints[0])
         return DecodeWork(
             reservation=Reservation(
                 request_id=_request_id(request.router_id, request.reservation),
                 num_tokens=len(token_ids),
                 max_new_tokens=request.max_tokens,
                 deadline_at=time.monotonic() + request.lease_seconds,
-                hashes=block_hashes(token_ids, self._block_size, self._salt),
+                hashes=block_hashes(token_ids, self._block_size, salt),
                 local=request.local,
                 returning=request.conversation_returns,
                 priority=request.priority,
             ),
+            salt=salt,
             router_id=request.router_id,
             number=request.reservation,
             token_ids=token_ids,

@@ -24,7 +24,7 @@ COMMON = (
 WORKER = (*COMMON, "device")
 
 SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
-    RouterConfig: (*COMMON, "discovery"),
+    RouterConfig: (*COMMON, "discovery", "client_tls"),
     WorkerConfig: WORKER,
     PrefillWorkerConfig: (*WORKER, "length_class"),
     DecodeWorkerConfig: WORKER,

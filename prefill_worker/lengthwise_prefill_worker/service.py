@@ -26,7 +26,7 @@ from lengthwise_wire.errors import (
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
-from lengthwise_worker.requests import check_request, refuse, sampling_state
+from lengthwise_worker.requests import check_request, refuse, salt_of, sampling_state
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -56,7 +56,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         self._send = send
         self._metrics = metrics
         self._block_size = engine.model.shards.layout.block_size
-        self._salt = engine.model.fingerprint.encode()
+        self._fingerprint = engine.model.fingerprint
         self._pending: dict[RequestId, _PendingCall] = {}
         self._numbers = itertools.count()
         self.draining = False
@@ -139,6 +139,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     ) -> PrefillWork:
         now = time.monotonic()
         token_ids = list(request.token_ids)
+        salt = salt_of(request, self._fingerprint)
         sent = request.HasField("destination")
         return PrefillWork(
             job=PrefillJob(
@@ -146,7 +147,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
                 num_tokens=len(token_ids),
                 arrived_at=now,
                 deadline_at=now + seconds,
-                hashes=tuple(block_hashes(token_ids, self._block_size, self._salt)),
+                hashes=tuple(block_hashes(token_ids, self._block_size, salt)),
                 priority=request.priority,
                 returning=request.conversation_returns,
             ),

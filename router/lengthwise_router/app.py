@@ -26,6 +26,7 @@ from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.metrics import count_refused_calls, serve_metrics
+from lengthwise_runtime.tls.credentials import channel_credentials
 from lengthwise_wire.announcement import Announcement
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class RouterApplication:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
+        if self._config.tls is not None:
+            channel_credentials(self._config.tls)  # what workers will be shown is refused now
         registry = CollectorRegistry()
         await self._join(registry)
         self._run()

@@ -10,7 +10,8 @@ from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
-from lengthwise_runtime.config import STRICT, TlsConfig
+from lengthwise_runtime.config import STRICT
+from lengthwise_runtime.tls.config import TlsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,14 @@ class RouterConfig:
     advertise_host: str = "127.0.0.1"  # what is announced where `listen` names all interfaces
     tls: TlsConfig | None = None
     metrics_tls: TlsConfig | None = None  # with `authority`, probes need a certificate too
+    # Of the port that clients call, where it differs: another certificate, another authority of
+    # theirs, or none, so that they need no certificate.
+    client_tls: TlsConfig | None = None
+    # Names in certificates of callers that speak for others, such as an HTTP gateway: their
+    # requests count for the tenant that they declare. Any other certificate is a tenant itself.
+    gateways: tuple[str, ...] = ()
+    # Callers with different certificates share no cached prefixes.
+    separate_tenants: bool = True
 
     strategy: str = DEFAULT_STRATEGY
     local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner

@@ -6,7 +6,8 @@ the workers' own heartbeats are faster still.
 
 import grpc
 
-from lengthwise_runtime.config import TlsConfig
+from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tls.credentials import channel_credentials
 
 MAX_MESSAGE_BYTES = 5 << 20
 """A text of the most bytes that are accepted needs 4 MiB, and so do a million token ids at most.
@@ -42,14 +43,10 @@ _CHANNEL_OPTIONS = (
 
 
 def open_channel(address: str, tls: TlsConfig | None) -> grpc.aio.Channel:
-    """Opens a channel to host:port; connecting happens on first use."""
+    """Opens a channel to host:port; connecting happens on first use. Errors: ConfigError for files
+    of TLS that cannot be used."""
     if tls is None:
         return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-    authority = tls.authority.read_bytes() if tls.authority else None
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=authority,
-        private_key=tls.private_key.read_bytes(),
-        certificate_chain=tls.certificate.read_bytes(),
-    )
     name = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
-    return grpc.aio.secure_channel(address, credentials, options=(*_CHANNEL_OPTIONS, *name))
+    options = (*_CHANNEL_OPTIONS, *name)
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options=options)

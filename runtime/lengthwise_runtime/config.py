@@ -4,7 +4,7 @@ types and contradicting values are refused with the path of the field."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -18,21 +18,6 @@ STRICT = ConfigDict(extra="forbid")
 
 class ConfigError(Exception):
     """The configuration file cannot be used; the message lists every field that is wrong."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsConfig:
-    """Files of PEM text. With `authority` set, both sides must show a certificate it signed
-    (mTLS)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-    certificate: Path
-    private_key: Path
-    authority: Path | None = None
-    server_name: str = ""
-    """What the certificates of workers name; empty: the host they are reached at. Pods are reached
-    at addresses that no certificate can know beforehand."""
 
 
 def load_config(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:

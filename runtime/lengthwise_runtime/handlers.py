@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from lengthwise_runtime.calls.bounded_call import BoundedCall
 from lengthwise_runtime.calls.places import Count, Places, YieldingPlaces
+from lengthwise_runtime.tls.callers import CallerCheck, Check
 from lengthwise_wire.errors import (
     ERROR_KEY,
     RETRY_AFTER_KEY,
@@ -55,6 +56,7 @@ class _Malformed:
 class _Method:
     """How its calls are answered."""
 
+    check: Check
     answer: Answer
     takes_stream: bool
     places: Places | YieldingPlaces
@@ -63,8 +65,11 @@ class _Method:
 class GuardedServer:
     """What generated `add_…Servicer_to_server` functions are given in a server's place."""
 
-    def __init__(self, server: Any, count: Count, max_calls: int = MAX_CALLS) -> None:
+    def __init__(
+        self, server: Any, callers: CallerCheck, count: Count, max_calls: int = MAX_CALLS
+    ) -> None:
         self._server = server
+        self._callers = callers
         self._count = count
         self._max_calls = max_calls
         self._waiting = YieldingPlaces(max_calls, "no_request", count)
@@ -78,14 +83,18 @@ class GuardedServer:
             places = YieldingPlaces(MAX_PROBES, "too_many", self._count)
         else:
             places = Places(self._max_calls, self._count)
-        guarded = {name: self._guarded(handler, places) for name, handler in handlers.items()}
+        guarded = {
+            name: self._guarded(handler, self._callers.of(service, name), places)
+            for name, handler in handlers.items()
+        }
         self._server.add_registered_method_handlers(service, guarded)
 
-    def _guarded(self, handler: Any, places: Places | YieldingPlaces) -> Any:
+    def _guarded(self, handler: Any, check: Check, places: Places | YieldingPlaces) -> Any:
         if handler.request_streaming and not handler.response_streaming:
             raise InternalError("client-streaming methods are not in use; got one to register")
         behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
         method = _Method(
+            check=check,
             answer=_answer(behaviour, handler.response_streaming),
             takes_stream=handler.request_streaming,
             places=places,
@@ -105,6 +114,7 @@ class GuardedServer:
     async def _serve(
         self, method: _Method, requests: AsyncIterator[Any], call: BoundedCall
     ) -> None:
+        method.check(call)
         async with self._waiting.taken(REQUEST_SECONDS):
             first = await anext(requests, None)
         if first is None:

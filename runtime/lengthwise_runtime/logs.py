@@ -1,23 +1,49 @@
 """One line per event on stderr, the same shape in every process: time, level, process, message, and
-the request's id where there is one. Prompts, tokens and secrets are never logged."""
+the request's id where there is one. Prompts, tokens and secrets are never logged.
+
+Callers, peers and files have words in these lines. What would end a line or command a terminal is
+escaped, and a line ends somewhere, whatever they are.
+"""
 
 import logging
 import sys
+from typing import Any
+
+MAX_LINE_CHARACTERS = 8192
+
+_INDENT = "    | "
+"""Of the lines of a traceback, so that none looks like an event of its own."""
 
 
-class _RequestFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+class LineFormatter(logging.Formatter):
+    """Of all handlers of a process."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s.%(msecs)03d %(levelname)s {process} %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        text = super().formatMessage(record)
         request_id = getattr(record, "request_id", None)
-        return f"{text} request_id={request_id}" if request_id else text
+        return printable(f"{text} request_id={request_id}" if request_id else text)
+
+    def formatException(self, ei: Any) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(_INDENT + printable(line) for line in lines)
+
+
+def printable(text: str) -> str:
+    """One line without control characters, of at most MAX_LINE_CHARACTERS."""
+    if len(text) > MAX_LINE_CHARACTERS:
+        text = f"{text[: MAX_LINE_CHARACTERS - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def configure_logging(process: str, level: str) -> None:
     """Sends the root logger to stderr. `process` names the role in each line."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _RequestFormatter(
-            f"%(asctime)s.%(msecs)03d %(levelname)s {process} %(message)s", "%H:%M:%S"
-        )
-    )
+    handler.setFormatter(LineFormatter(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)

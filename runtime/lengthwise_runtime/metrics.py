@@ -15,9 +15,10 @@ from prometheus_client import (
 )
 
 from lengthwise_runtime.calls.places import CallRefusal, Count
-from lengthwise_runtime.config import Address, ConfigError, TlsConfig
+from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics_server import MetricsServer
+from lengthwise_runtime.tls.config import TlsConfig
 
 # A quarter of the series, which say when each counter was made: nobody asks.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -67,7 +67,8 @@ def run_process(
         application = build(config)
         sys.exit(asyncio.run(_serve(application)))
     except operator_errors as error:
-        logger.error("%s", error)
+        for line in str(error).splitlines():
+            logger.error("%s", line)
         sys.exit(2)
 
 

@@ -3,16 +3,18 @@
 import logging
 from collections.abc import Sequence
 
-import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from lengthwise_runtime.calls.acceptor import accepting_server
 from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.channel import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS
-from lengthwise_runtime.config import Address, ConfigError, TlsConfig
+from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.handlers import MAX_CALLS, GuardedServer
 from lengthwise_runtime.health import HealthService, Liveness
+from lengthwise_runtime.tls.callers import CallerCheck
+from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tls.credentials import server_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,8 @@ class Server:
         self._tls = tls
         self._services = tuple(services)
         self._server = accepting_server((*_SERVER_OPTIONS, *_limits(max_calls)))
-        self.guarded = GuardedServer(self._server, count, max_calls)
+        callers = CallerCheck(tls.callers if tls is not None else None)
+        self.guarded = GuardedServer(self._server, callers, count, max_calls)
         self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.guarded)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -81,12 +84,13 @@ class Server:
 
     async def start(self) -> Address:
         """Binds and serves; returns the bound address. Errors: ConfigError when the port is
-        taken."""
+        taken, or files of TLS cannot be used."""
+        credentials = server_credentials(self._tls) if self._tls is not None else None
         try:
-            if self._tls is None:
+            if credentials is None:
                 port = self._server.add_insecure_port(str(self._listen))
             else:
-                port = self._server.add_secure_port(str(self._listen), _credentials(self._tls))
+                port = self._server.add_secure_port(str(self._listen), credentials)
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {self._listen}: {error}; is the port in use?"
@@ -105,12 +109,3 @@ class Server:
         """Refuses new calls at once and ends running ones after the grace period."""
         self._health.set(dict.fromkeys(("", LIVE, *self._services), False))
         await self._server.stop(grace_seconds)
-
-
-def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    authority = tls.authority.read_bytes() if tls.authority else None
-    return grpc.ssl_server_credentials(
-        [(tls.private_key.read_bytes(), tls.certificate.read_bytes())],
-        root_certificates=authority,
-        require_client_auth=authority is not None,
-    )

@@ -56,7 +56,6 @@ class SteppedEngine:
             runner=model.runner,
             scheduler=self.scheduler,
             blocks=self.blocks,
-            salt=b"",
             mailbox=self.mailbox,
             publish=self.publish,
         )
@@ -89,6 +88,7 @@ class SteppedEngine:
                 deadline_at=time.monotonic() + 60,
                 local=True,
             ),
+            salt=b"",
             router_id="router",
             number=number,
             token_ids=token_ids,

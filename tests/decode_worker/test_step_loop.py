@@ -38,6 +38,7 @@ def work(request_id: RequestId, reservation: int) -> DecodeWork:
             deadline_at=time.monotonic() + 60,
             local=True,
         ),
+        salt=b"",
         router_id="router",
         number=reservation,
         token_ids=token_ids,
@@ -113,7 +114,6 @@ def test_a_reservation_is_answered_during_a_step_and_a_release_after_it(
         blocks=blocks,
         mailbox=mailbox,
         publish=publish,
-        salt=b"",
     )
     mailbox.post(work(A, 1))
     loop.step()

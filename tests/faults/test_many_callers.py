@@ -117,7 +117,6 @@ async def test_calls_that_are_never_read_make_room_for_one_that_is(toy: Path, se
         assert (await deployment.generate(max_tokens=1)).token_ids
 
 
-@HARD_EDGES
 @pytest.mark.parametrize("request_id", ["x\n23:59:59 CRITICAL forged", "\x1b[2J", "\u202e"])
 async def test_a_request_id_that_would_forge_a_log_is_refused(
     toy: Path, serve: Serve, request_id: str

@@ -39,6 +39,7 @@ def make_generation(
         resumed_token_ids=(),
         priority=priority,
         tenant=tenant,
+        cache_salt=b"",
         conversation_returns=False,
     )
     return Generation(
@@ -51,7 +52,7 @@ def make_generation(
             keepalive_seconds=60.0,
             keepalive=keepalive,
         ),
-        record=RequestRecord(request_id=name, model="stub", priority=priority),
+        record=RequestRecord(request_id=name, tenant=tenant, model="stub", priority=priority),
     )
 
 

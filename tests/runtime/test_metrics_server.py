@@ -20,9 +20,10 @@ from harness.waiting import until
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from lengthwise_runtime import metrics_server
-from lengthwise_runtime.config import Address, ConfigError, TlsConfig
+from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics import serve_metrics
+from lengthwise_runtime.tls.config import TlsConfig
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.sampling_parameters import LATER_PARAMETERS
 from lengthwise_wire.v1 import common_pb2
 
-CAPABILITIES = tuple(LATER_PARAMETERS)
+CACHE_SALT = "cache_salt"
+"""Of requests with a salt: an older worker would share their blocks."""
+
+CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT)
 """In every worker's status. Names are never changed."""
 
 _NEUTRAL = {

@@ -7,6 +7,7 @@ LengthwiseError
 ├─ ModelNotFound           NOT_FOUND             not retryable
 ├─ RequestNotFound         NOT_FOUND             not retryable
 ├─ Unauthenticated         UNAUTHENTICATED       not retryable
+├─ PermissionDenied        PERMISSION_DENIED     not retryable
 ├─ NotSupported            UNIMPLEMENTED         not retryable
 ├─ Overloaded              RESOURCE_EXHAUSTED    retryable, after retry_after_seconds
 ├─ NoWorkerAvailable       UNAVAILABLE           retryable
@@ -34,6 +35,7 @@ __all__ = [
     "NoWorkerAvailable",
     "NotSupported",
     "Overloaded",
+    "PermissionDenied",
     "PromptTooLong",
     "RequestNotFound",
     "Stale",
@@ -87,6 +89,12 @@ class Unauthenticated(LengthwiseError):
     """The peer's certificate or credentials were refused."""
 
     status = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(LengthwiseError):
+    """The peer is known, and may not call this."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class NotSupported(LengthwiseError):

@@ -22,6 +22,8 @@ MAX_REQUEST_ID_CHARACTERS = 128
 
 MAX_TENANT_CHARACTERS = 128
 
+MAX_CACHE_SALT_CHARACTERS = 256
+
 MAX_STOP_STRINGS = 16
 
 MAX_STOP_STRING_CHARACTERS = 256
@@ -43,7 +45,7 @@ def check_request_id(request_id: str) -> str:
             f"request_id: got {len(request_id)} characters,"
             f" expected 1 to {MAX_REQUEST_ID_CHARACTERS}"
         )
-    return request_id
+    return _printable("request_id", request_id)
 
 
 def check_tenant(tenant: str) -> str:
@@ -51,9 +53,23 @@ def check_tenant(tenant: str) -> str:
         raise InvalidRequest(
             f"tenant: got {len(tenant)} characters, expected at most {MAX_TENANT_CHARACTERS}"
         )
-    if not tenant.isprintable():
-        raise InvalidRequest(f"tenant: got {tenant!r}, expected printable characters")
-    return tenant
+    return _printable("tenant", tenant)
+
+
+def check_cache_salt(salt: str) -> str:
+    """An empty one is refused: a secret that was left empty protects nothing."""
+    if not 1 <= len(salt) <= MAX_CACHE_SALT_CHARACTERS:
+        raise InvalidRequest(
+            f"cache_salt: got {len(salt)} characters, expected 1 to {MAX_CACHE_SALT_CHARACTERS}"
+        )
+    return salt
+
+
+def _printable(field: str, name: str) -> str:
+    """Names go into logs: there, other characters would end a line, or command a terminal."""
+    if not name.isprintable():
+        raise InvalidRequest(f"{field}: got {name!r}, expected printable characters")
+    return name
 
 
 def check_stop_strings(field: str, strings: Sequence[str]) -> Sequence[str]:

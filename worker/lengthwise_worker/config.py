@@ -8,7 +8,8 @@ from pydantic import ConfigDict
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
-from lengthwise_runtime.config import STRICT, TlsConfig
+from lengthwise_runtime.config import STRICT
+from lengthwise_runtime.tls.config import TlsConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_policy.kv.salts import block_salt
 from lengthwise_wire import limits
 from lengthwise_wire.convert import sampling_from_wire
 from lengthwise_wire.errors import InvalidRequest, LengthwiseError
@@ -12,6 +13,9 @@ from lengthwise_wire.sampling_parameters import check_sampling
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2
 
 RequestMessage = prefill_pb2.PrefillRequest | decode_pb2.ReserveRequest
+
+MAX_SALT_BYTES = 64
+"""Twice what routers of this version send."""
 
 
 MAX_ID_CHARACTERS = 256
@@ -43,8 +47,17 @@ def check_request(request: RequestMessage, spec: ModelSpec) -> None:
             f"stop_token_ids: got {len(request.stop_token_ids)}, expected at most"
             f" {MAX_STOP_TOKEN_IDS}"
         )
+    if len(request.cache_salt) > MAX_SALT_BYTES:
+        raise InvalidRequest(
+            f"cache_salt: got {len(request.cache_salt)} bytes, expected at most {MAX_SALT_BYTES}"
+        )
     limits.REQUEST_NUMBERS["top_logprobs"].check("top_logprobs", request.top_logprobs)
     check_sampling(request.sampling)
+
+
+def salt_of(request: RequestMessage, model_fingerprint: str) -> bytes:
+    """What the names of its blocks begin with."""
+    return block_salt(model_fingerprint, request.cache_salt)
 
 
 def sampling_state(request: RequestMessage, token_ids: list[int]) -> SamplingState:

@@ -17,6 +17,7 @@ import grpc
 from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_policy.types import Role
+from lengthwise_runtime.config import ConfigError
 from lengthwise_wire.convert import ROLES, ROLES_ON_WIRE
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
@@ -28,6 +29,9 @@ ASK_SECONDS = 2.0
 SET_SECONDS = 5.0
 
 MAX_ASKED_AT_ONCE = 32
+
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""By a worker, of the autoscaler's certificate."""
 
 _OTHER: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
 
@@ -66,8 +70,8 @@ class FlexibleWorkers:
         try:
             stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
             await stub.SetRole(request, timeout=SET_SECONDS)
-        # OSError: the files of TLS.
-        except (grpc.aio.AioRpcError, OSError) as error:
+        # ConfigError: the files of TLS.
+        except (grpc.aio.AioRpcError, ConfigError) as error:
             raise ScalingError(
                 "flip_failed",
                 f"pod {pod.name} does not become a {role} worker: {_status_text(error)}; the next"
@@ -105,14 +109,18 @@ class FlexibleWorkers:
     async def _first_status(self, pod: ReleasePod) -> worker_pb2.WorkerStatus | None:
         try:
             stub = worker_pb2_grpc.WorkerStub(self._channel(pod))
-        except OSError as error:
-            logger.warning("pod %s cannot be asked: %s", pod.name, error)
+        except ConfigError as error:
+            logger.error("pod %s cannot be asked: %s", pod.name, error)
             return None
         call = stub.Watch(worker_pb2.WatchRequest(), timeout=ASK_SECONDS)
         try:
             status = await call.read()
         except grpc.aio.AioRpcError as error:
-            logger.debug("pod %s cannot be asked: %s", pod.name, _status_text(error))
+            refused = error.code() in REFUSALS
+            level = logging.ERROR if refused else logging.DEBUG
+            logger.log(level, "pod %s cannot be asked: %s", pod.name, _status_text(error))
+            # The next channel is opened with the certificate as it is by then.
+            await self._channels.pop(pod.name).close(None)
             return None
         finally:
             call.cancel()
@@ -120,7 +128,7 @@ class FlexibleWorkers:
         return status if isinstance(status, worker_pb2.WorkerStatus) else None
 
 
-def _status_text(error: grpc.aio.AioRpcError | OSError) -> str:
+def _status_text(error: grpc.aio.AioRpcError | ConfigError) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name} {error.details()}"
     return str(error)

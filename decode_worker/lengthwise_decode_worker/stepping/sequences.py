@@ -31,17 +31,10 @@ class DecodeSequences:
     """Owns the works; shares the scheduler with the step loop."""
 
     def __init__(
-        self,
-        scheduler: DecodeScheduler,
-        *,
-        block_size: int,
-        salt: bytes,
-        clock: Callable[[], float],
+        self, scheduler: DecodeScheduler, *, block_size: int, clock: Callable[[], float]
     ) -> None:
-        """`salt` is that of block hashes."""
         self._scheduler = scheduler
         self._block_size = block_size
-        self._salt = salt
         self._clock = clock
         self._works: dict[RequestId, DecodeWork] = {}
         self._local = LocalPrefills()
@@ -162,7 +155,7 @@ class DecodeSequences:
     def _name_full_block(self, work: DecodeWork) -> None:
         """Names the last block if the step has filled it: all tokens but the newest have KV."""
         if (len(work.token_ids) - 1) % self._block_size == 0:
-            work.hashes[:] = block_hashes(work.token_ids, self._block_size, self._salt, work.hashes)
+            work.hashes[:] = block_hashes(work.token_ids, self._block_size, work.salt, work.hashes)
             self._scheduler.named(work.request_id, work.hashes)
 
     def _finish(

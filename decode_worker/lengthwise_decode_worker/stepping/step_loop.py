@@ -43,17 +43,16 @@ class DecodeLoop:
         runner: ModelRunner,
         scheduler: DecodeScheduler,
         blocks: PrefixCache,
-        salt: bytes,
         mailbox: Mailbox[Command],
         publish: Callable[[DecodeReport], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`publish` is called on the engine thread, once per turn that did anything, and before and
-        during it where requests were granted or refused. `salt` is that of block hashes."""
+        during it where requests were granted or refused."""
         self._runner = runner
         self._scheduler = scheduler
         self._sequences = DecodeSequences(
-            scheduler, block_size=runner.layout.block_size, salt=salt, clock=clock
+            scheduler, block_size=runner.layout.block_size, clock=clock
         )
         self._blocks = blocks
         self._mailbox = mailbox

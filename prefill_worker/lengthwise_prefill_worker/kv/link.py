@@ -16,7 +16,8 @@ import grpc
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import KVSender, Piece
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.config import TlsConfig
+from lengthwise_runtime.config import ConfigError
+from lengthwise_runtime.tls.config import TlsConfig
 from lengthwise_wire.errors import TransferFailed
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 
@@ -54,14 +55,18 @@ class DecodeLink:
         on_committed: Callable[[decode_pb2.Committed], None],
         on_down: Callable[["DecodeLink", str], None],
     ) -> None:
-        """`identity`: this worker's part of the handshake; the link's name is added."""
+        """`identity`: this worker's part of the handshake; the link's name is added.
+        Errors: TransferFailed when files of TLS cannot be used."""
         self.name = name
         self.down_reason: str | None = None
         self._address = address
         self._identity = identity
         self._sender = sender
         self._layout = layout
-        self._channel = open_channel(address, tls)
+        try:
+            self._channel = open_channel(address, tls)
+        except ConfigError as error:
+            raise TransferFailed(f"no KV link to {address}: {error}") from error
         self._on_committed = on_committed
         self._on_down = on_down
         self._decided = asyncio.Event()  # whether the link is up or down

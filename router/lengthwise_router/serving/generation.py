@@ -40,7 +40,7 @@ class Generation:
     ) -> None:
         self.request = request
         self.record = record
-        self.prefix = PromptPrefix()
+        self.prefix = PromptPrefix(request.cache_salt)
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = max_tokens

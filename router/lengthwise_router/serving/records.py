@@ -5,6 +5,8 @@ Invariant: a record is bounded, whatever clients and workers do (requests, attem
 candidates of each attempt, lengths of texts), and holds nothing of a prompt or an output.
 """
 
+from collections import OrderedDict
+
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.placement.placement import Candidate, Placement
 from lengthwise_router.serving.failures import AttemptFailed
@@ -14,6 +16,9 @@ MAX_ATTEMPTS = 8
 """The first and the last ones of a request are kept."""
 
 MAX_CANDIDATES = 5
+
+MAX_SHARE = 0.25
+"""A tenant with more of the records than this forgets its own first, and no other tenant's."""
 
 MAX_TEXT_CHARACTERS = 200
 """Of a reason or an error message."""
@@ -36,9 +41,10 @@ class _AttemptRecord:
 class RequestRecord:
     """The life of one request, written down while it goes on."""
 
-    __slots__ = ("_attempts", "_message")
+    __slots__ = ("_attempts", "_message", "tenant")
 
-    def __init__(self, *, request_id: str, model: str, priority: int) -> None:
+    def __init__(self, *, request_id: str, tenant: str, model: str, priority: int) -> None:
+        self.tenant = tenant
         self._message = inference_pb2.ExplainResponse(
             request_id=request_id, model=model, priority=priority, length_class="short"
         )
@@ -125,23 +131,39 @@ class RequestRecord:
 
 
 class RequestRecords:
-    """The records of the last requests."""
+    """The records of the last requests, each its tenant's own."""
 
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
-        self._by_id: dict[str, RequestRecord] = {}
+        # By tenant and id, and the ids of each tenant; both the oldest first.
+        self._records: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
+        self._ids: dict[str, OrderedDict[str, None]] = {}
 
     def add(self, record: RequestRecord) -> None:
-        """Of several requests with one id the last is kept."""
-        kept = self._by_id
-        kept.pop(record.request_id, None)
-        kept[record.request_id] = record
-        if len(kept) > self._max_requests:
-            del kept[next(iter(kept))]
+        """Of several requests of one tenant with one id the last is kept."""
+        key = record.tenant, record.request_id
+        if key in self._records:
+            self._forget(key)
+        self._records[key] = record
+        own = self._ids.setdefault(record.tenant, OrderedDict())
+        own[record.request_id] = None
+        if len(self._records) <= self._max_requests:
+            return
+        if len(own) > MAX_SHARE * self._max_requests:
+            self._forget((record.tenant, next(iter(own))))
+        else:
+            self._forget(next(iter(self._records)))
 
-    def find(self, request_id: str) -> inference_pb2.ExplainResponse | None:
-        record = self._by_id.get(request_id)
+    def find(self, tenant: str, request_id: str) -> inference_pb2.ExplainResponse | None:
+        record = self._records.get((tenant, request_id))
         return record.explanation() if record is not None else None
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        del self._records[key]
+        tenant, request_id = key
+        del self._ids[tenant][request_id]
+        if not self._ids[tenant]:
+            del self._ids[tenant]
 
 
 def _candidate(candidate: Candidate) -> inference_pb2.ExplainCandidate:

@@ -15,6 +15,7 @@ from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.serving.status import StatusReport
+from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.request import Request, check_model, fit, read_request
 from lengthwise_router.text.tokenization import PromptEncoder
@@ -30,7 +31,7 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
     RequestNotFound,
 )
-from lengthwise_wire.limits import check_request_id
+from lengthwise_wire.limits import check_request_id, check_tenant
 from lengthwise_wire.v1 import inference_pb2
 
 MAX_DEADLINE_SECONDS = 86_000.0
@@ -67,6 +68,7 @@ class InferenceService:
         self._status = StatusReport(model=checkpoint.name, fleet=fleet, metrics=metrics)
         self._config = config
         self._records = RequestRecords(config.explained_requests)
+        self._tenants = Tenants(gateways=config.gateways, separate=config.separate_tenants)
         self.draining = False
 
     async def generate(
@@ -75,6 +77,7 @@ class InferenceService:
         *,
         deadline_seconds: float,
         keepalive: Keepalive,
+        caller: Caller = UNKNOWN,
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """The responses to one request, each as soon as the one before it is taken; the last has a
         finish reason.
@@ -89,7 +92,7 @@ class InferenceService:
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=keepalive,
         )
-        with self._accepted(message, deadline) as (request, record):
+        with self._accepted(message, caller, deadline) as (request, record):
             prompt_ids = await self._tokenised(message.prompt, deadline)
             generation = Generation(
                 request=request,
@@ -142,14 +145,17 @@ class InferenceService:
             default_sampling=sampling,
         )
 
-    def explain(self, message: inference_pb2.ExplainRequest) -> inference_pb2.ExplainResponse:
-        check_request_id(message.request_id)
-        response = self._records.find(message.request_id)
+    def explain(
+        self, message: inference_pb2.ExplainRequest, caller: Caller = UNKNOWN
+    ) -> inference_pb2.ExplainResponse:
+        request_id = check_request_id(message.request_id)
+        tenant = self._tenants.of(caller, check_tenant(message.tenant))
+        response = self._records.find(tenant.name, request_id)
         if response is None:
             raise RequestNotFound(
                 f"request_id: got {message.request_id!r}, expected one of the last"
-                f" {self._config.explained_requests} requests of this router; other routers"
-                " remember their own"
+                f" {self._config.explained_requests} requests of this router, and of the tenant"
+                " that asks; other routers remember their own"
             )
         return response
 
@@ -168,7 +174,7 @@ class InferenceService:
 
     @contextmanager
     def _accepted(
-        self, message: inference_pb2.GenerateRequest, deadline: RequestDeadline
+        self, message: inference_pb2.GenerateRequest, caller: Caller, deadline: RequestDeadline
     ) -> Iterator[tuple[Request, RequestRecord]]:
         """Reads a request; counts it, and how it ends."""
         code = "OK"
@@ -177,9 +183,11 @@ class InferenceService:
         try:
             if self.draining:
                 raise NoWorkerAvailable("this router is draining; try another one")
-            request = read_request(message, self._checkpoint)
+            tenant = self._tenants.of(caller, check_tenant(message.tenant))
+            request = read_request(message, self._checkpoint, tenant)
             record = RequestRecord(
                 request_id=request.request_id,
+                tenant=request.tenant,
                 model=self._checkpoint.name,
                 priority=request.priority,
             )

@@ -55,4 +55,5 @@ def _common(generation: Generation) -> dict[str, Any]:
         "top_logprobs": request.top_logprobs,
         "priority": request.priority,
         "conversation_returns": request.conversation_returns,
+        "cache_salt": request.cache_salt,
     }

@@ -1,24 +1,26 @@
 """A client's message → a request that can be served, or an error that names the field, what was got
 and what is accepted. Nothing behind this checks again."""
 
+import dataclasses
 import functools
 import os
 import random
 from dataclasses import dataclass
 
 from lengthwise_policy.sampling import SamplingParameters
+from lengthwise_router.tenants import Tenant
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_context, check_vocabulary
-from lengthwise_wire.capabilities import needed_capabilities
+from lengthwise_wire.capabilities import CACHE_SALT, needed_capabilities
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, ModelNotFound, PromptTooLong
 from lengthwise_wire.limits import (
     MAX_MESSAGES,
     REQUEST_NUMBERS,
+    check_cache_salt,
     check_num_stop_token_ids,
     check_request_id,
     check_stop_strings,
-    check_tenant,
 )
 from lengthwise_wire.sampling_parameters import check_sampling
 from lengthwise_wire.v1 import common_pb2, inference_pb2
@@ -41,25 +43,33 @@ class Request:
     resumed_token_ids: tuple[int, ...]
     priority: int
     tenant: str
+    # Empty: prefixes are shared with other requests that have none. Never logged.
+    cache_salt: bytes = dataclasses.field(repr=False)
     conversation_returns: bool
 
 
-def read_request(message: inference_pb2.GenerateRequest, model: Checkpoint) -> Request:
+def read_request(
+    message: inference_pb2.GenerateRequest, model: Checkpoint, tenant: Tenant
+) -> Request:
     """Checks everything but the prompt. Errors: InvalidRequest, ModelNotFound."""
     check_model(message.model, model)
     sampling = _sampling(message.sampling, model)
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
+    chosen = check_cache_salt(message.cache_salt) if message.HasField("cache_salt") else ""
+    cache_salt = tenant.salt(chosen)
+    needs = needed_capabilities(sampling)
     return Request(
         request_id=check_request_id(request_id),
         sampling=sampling,
-        needs=needed_capabilities(sampling),
+        needs=needs | {CACHE_SALT} if cache_salt else needs,
         top_logprobs=_number(message, "top_logprobs"),
         stop_strings=tuple(check_stop_strings("stop.strings", message.stop.strings)),
         stop_token_ids=_stop_token_ids(message.stop, model),
         max_tokens=_number(message, "max_tokens"),
         resumed_token_ids=_resumed(message, model) if message.HasField("resume") else (),
         priority=REQUEST_NUMBERS["priority"].check("priority", message.priority),
-        tenant=check_tenant(message.tenant),
+        tenant=tenant.name,
+        cache_salt=cache_salt,
         conversation_returns=_conversation_returns(message),
     )
 

@@ -25,13 +25,18 @@ from lengthwise_router.workers.prefixes import Prefixes
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_router.workers.worker import Worker
 from lengthwise_runtime.channel import open_channel
-from lengthwise_runtime.config import TlsConfig
+from lengthwise_runtime.config import ConfigError
+from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tls.credentials import file_versions
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 MIN_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 1.0
+
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+"""By a worker, of this router's certificate."""
 
 OWN_PAUSE_SECONDS = 0.5
 """When sweeps lie further apart, this process itself stood still, and silence means nothing."""
@@ -142,7 +147,7 @@ class Fleet:
                     self._addresses = addresses
                     self._notify()
                     for address in addresses - self._workers.keys():
-                        worker = Worker(address, open_channel(address, self._tls), self.router_id)
+                        worker = Worker(address, await self._open(address), self.router_id)
                         self._workers[address] = worker
                         group.create_task(self._follow(worker), name=f"follow {address}")
             finally:
@@ -190,6 +195,7 @@ class Fleet:
         """Keeps a worker connected while discovery proposes it, and then to the connection's own
         end: a worker that drains leaves discovery first."""
         pause = MIN_PAUSE_SECONDS
+        files = file_versions(self._tls)
         while worker.address in self._addresses:
             began_at = time.monotonic()
             try:
@@ -199,8 +205,21 @@ class Fleet:
             lasted = time.monotonic() - began_at
             pause = MIN_PAUSE_SECONDS if lasted > 1.0 else min(2 * pause, MAX_PAUSE_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            if files != (files := file_versions(self._tls)):
+                await worker.channel.close(None)
+                worker.call_through(await self._open(worker.address))
         del self._workers[worker.address]
         await worker.channel.close(None)
+
+    async def _open(self, address: str) -> grpc.aio.Channel:
+        """With the certificate as it is now, which the channel then keeps. While its files cannot
+        be used, as they may be for a moment while they are replaced, it waits."""
+        while True:
+            try:
+                return open_channel(address, self._tls)
+            except ConfigError as error:
+                logger.error("%s is not called: %s", address, error)
+                await asyncio.sleep(MAX_PAUSE_SECONDS)
 
     async def _connect(self, worker: Worker) -> None:
         """One connection, from its first call to its end."""
@@ -211,6 +230,9 @@ class Fleet:
                 await self._watch(worker, connection)
         except* (grpc.aio.AioRpcError, _ConnectionEnded) as errors:
             logger.debug("%r: connection ended: %s", worker, errors.exceptions)
+            for error in errors.exceptions:
+                if isinstance(error, grpc.aio.AioRpcError) and error.code() in REFUSALS:
+                    worker.refused(error.details() or error.code().name)
 
     async def _end_when_lost(self, worker: Worker) -> None:
         await worker.lost.wait()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from lengthwise_policy.kv.prefix_cache import BlockHash, block_hashes, short_hash
 from lengthwise_policy.kv.prefix_index import PrefixIndex
+from lengthwise_policy.kv.salts import block_salt
 from lengthwise_policy.types import WorkerId
 from lengthwise_wire.v1 import worker_pb2
 
@@ -25,9 +26,11 @@ Naming = tuple[str, int]
 class PromptPrefix:
     """Of one request: its blocks' names as far as computed, and what the last walk found."""
 
-    __slots__ = ("_hashes", "_short", "cached_tokens", "walked")
+    __slots__ = ("_hashes", "_salt", "_short", "cached_tokens", "walked")
 
-    def __init__(self) -> None:
+    def __init__(self, salt: bytes = b"") -> None:
+        """`salt`: the request's."""
+        self._salt = salt
         self.walked: tuple[int, int] | None = None  # (changes of the index, tokens), at the walk
         self.cached_tokens: Mapping[WorkerId, int] = {}
         self._hashes: dict[Naming, list[BlockHash]] = {}
@@ -37,13 +40,14 @@ class PromptPrefix:
         """Short hashes of the full blocks, the one with the last token excepted: that token is
         computed in any case."""
         fingerprint, block_size = naming
+        salt = block_salt(fingerprint, self._salt)
         hashes = self._hashes.setdefault(naming, [])
         short = self._short.setdefault(naming, [])
         num_tokens = (len(token_ids) - 1) // block_size * block_size
         while len(hashes) * block_size < num_tokens:
             known = len(hashes)
             end = min(num_tokens, (known + SLICE_TOKENS // block_size) * block_size)
-            named = block_hashes(token_ids[:end], block_size, fingerprint.encode(), hashes)
+            named = block_hashes(token_ids[:end], block_size, salt, hashes)
             hashes += named[known:]
             short += map(short_hash, named[known:])
             if end < num_tokens:

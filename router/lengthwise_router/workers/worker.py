@@ -43,7 +43,6 @@ class Worker:
     def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str) -> None:
         self.address = address
         self.router_id = router_id
-        self.channel = channel
         self.streams = TokenFanOut()
         self.is_streaming = False  # a decode worker whose Tokens stream to this router is open
         self.lost = asyncio.Event()
@@ -56,12 +55,18 @@ class Worker:
         self.received_at = time.monotonic()
         self.presumed_cost: CostModel | None = None  # its peers', until it reports its own
         self._stepped_at = 0.0
+        self._refusal = ""
         self._view: WorkerView | None = None
+        self.call_through(channel)
+
+    def call_through(self, channel: grpc.aio.Channel) -> None:
+        """From now on it is called over this channel; nothing runs over the one before."""
+        self.channel = channel
         # Made once: making one costs as much as a call.
         self.prefill = prefill_pb2_grpc.PrefillWorkerStub(channel).Prefill
         decode = decode_pb2_grpc.DecodeWorkerStub(channel)
         self.reserve = decode.Reserve
-        self.releases = Releases(decode.Release, router_id)
+        self.releases = Releases(decode.Release, self.router_id)
 
     def __repr__(self) -> str:
         return f"<{self.role} worker {self.worker_id or self.address} {self.condition}>"
@@ -142,6 +147,12 @@ class Worker:
         self.condition = condition
         if condition == "stalled":
             self._notify("stalled")
+
+    def refused(self, details: str) -> None:
+        """The worker does not take this router for one. Said once for each reason."""
+        if details != self._refusal:
+            self._refusal = details
+            logger.error("%r refuses this router: %s", self, details)
 
     def lose(self, reason: LossReason) -> None:
         """The connection is gone, or worth nothing."""

@@ -22,7 +22,7 @@ class EndlessService:
         self.error: BaseException | None = None
 
     async def generate(
-        self, _: object, *, deadline_seconds: float, keepalive: object
+        self, _: object, *, deadline_seconds: float, keepalive: object, caller: object
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         self.deadline_seconds = deadline_seconds
         try:
@@ -44,6 +44,9 @@ class UnreadContext:
 
     def time_remaining(self) -> float | None:
         return self._remaining_seconds
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {}
 
     async def write(self, _: object) -> None:
         if self.num_written == 2:

@@ -16,7 +16,7 @@ from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
 
 
 def record(request_id: str = "r1", prompt_tokens: int = 1000) -> RequestRecord:
-    life = RequestRecord(request_id=request_id, model="stub", priority=0)
+    life = RequestRecord(request_id=request_id, tenant="", model="stub", priority=0)
     life.measured(prompt_tokens, 10, "long")
     return life
 
@@ -81,4 +81,4 @@ def test_whatever_happens_a_life_is_short() -> None:
 def test_none_are_kept_where_none_are_wanted() -> None:
     kept = RequestRecords(0)
     kept.add(record())
-    assert kept.find("r1") is None
+    assert kept.find("", "r1") is None

@@ -9,9 +9,11 @@ import grpc
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.deadline import SLACK_SECONDS
 from lengthwise_router.serving.service import InferenceService
+from lengthwise_router.tenants import Caller
 from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.handlers import MAX_CALLS
 from lengthwise_runtime.server import Server
+from lengthwise_runtime.tls.callers import certificate_names
 from lengthwise_wire.errors import Overloaded
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
@@ -41,7 +43,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             # A client that gives up first learns no reason.
             seconds = given - min(SLACK_SECONDS, given / 10)
         responses = self._service.generate(
-            message, deadline_seconds=seconds, keepalive=lambda: context.write(KEEPALIVE)
+            message,
+            deadline_seconds=seconds,
+            keepalive=lambda: context.write(KEEPALIVE),
+            caller=_caller(context),
         )
         async with aclosing(responses):
             async for response in responses:
@@ -63,7 +68,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def Explain(
         self, message: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
-        return self._service.explain(message)
+        return self._service.explain(message, _caller(context))
 
     async def GetStatus(
         self, message: inference_pb2.GetStatusRequest, context: Context
@@ -71,11 +76,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         return self._service.status()
 
 
+def _caller(context: Context) -> Caller:
+    return Caller(certificate_names(context))
+
+
 def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -> Server:
     """To be started. `count`: of calls that never reach the service, or that it cannot answer."""
     most = config.max_requests_in_flight + config.max_queued
     server = Server(
-        config.listen, config.tls, [SERVICE], count=count, max_calls=max(MAX_CALLS, 2 * most)
+        config.listen,
+        config.client_tls or config.tls,
+        [SERVICE],
+        count=count,
+        max_calls=max(MAX_CALLS, 2 * most),
     )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(service, config.default_deadline_seconds), server.guarded
