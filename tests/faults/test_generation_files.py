@@ -112,3 +112,14 @@ async def test_a_special_token_can_be_a_stop_string(chat: Deployment) -> None:
 async def test_a_special_token_can_be_a_stop_token(chat: Deployment) -> None:
     answer = await hi(chat, token_ids=[261])
     assert (answer.text, answer.last.finish_reason) == ("ok", common_pb2.FINISH_REASON_STOP)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("<|im_end|>", ("ok", 3)), ("k<|im_end|>X", ("o", 4))]
+)
+async def test_a_special_token_that_ends_nothing_itself_can_be_part_of_a_stop_string(
+    chat: Deployment, stop: str, expected: tuple[str, int]
+) -> None:
+    answer = await hi(chat, strings=["<|im_start|>", stop], ignore_eos=True)
+    assert (answer.text, len(answer.token_ids)) == expected
+    assert answer.last.finish_reason == common_pb2.FINISH_REASON_STOP

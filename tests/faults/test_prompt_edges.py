@@ -83,6 +83,23 @@ async def test_a_resumed_stream_goes_on_in_the_middle_of_the_text(
     assert answer.text == " sat here"
 
 
+async def test_a_stream_taken_up_after_any_token_gives_the_unbroken_text(
+    toy: Path, llama2: Tokenizer, serve: Serve
+) -> None:
+    deployment = await serve(toy)
+    sampling = common_pb2.SamplingParams(temperature=0, seed=1)
+    prompt_ids = llama2.encode("the").ids
+    whole = await deployment.generate(prompt="the", **greedy())
+    for count in range(1, len(whole.token_ids)):
+        begun = whole.token_ids[:count]
+        answer = await deployment.generate(
+            prompt="the",
+            **greedy(resume=inference_pb2.Resume(token_ids=begun), sampling=sampling),
+        )
+        before = llama2.decode([*prompt_ids, *begun]).removeprefix("the")
+        assert before + answer.text == whole.text
+
+
 async def test_a_character_that_the_prompt_began_is_ended_by_the_answer(
     toy: Path, answers: dict[int, int], serve: Serve
 ) -> None:
