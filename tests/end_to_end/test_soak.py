@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SEED, SECONDS = 4, 14.0
 
 
-@pytest.mark.xfail(strict=False, reason="mended by: Hard edges")
 async def test_faults_of_every_kind_cost_no_request(
     cluster: LocalCluster, toy_spec: ToySpec
 ) -> None:

@@ -13,8 +13,8 @@ from lengthwise_local import LocalClusterError, Process
 TOLERATED: Mapping[str, float] = {"fds": 8.0, "threads": 4.0, "tasks": 8.0, "rss_mib": 24.0}
 """Growth that is no leak: connections come and go, and allocators keep what they had."""
 
-MIN_SAMPLES = 60
-"""Five minutes: in less there is no trend but that of the load."""
+MIN_SAMPLES = 100
+"""Four minutes: in less there is no trend but that of the load."""
 
 
 @dataclass(slots=True)

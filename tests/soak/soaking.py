@@ -31,7 +31,7 @@ from lengthwise_local import Process
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import inference_pb2_grpc
 
-SAMPLE_SECONDS = 5.0
+SAMPLE_SECONDS = 2.5
 BACK_SECONDS = 60.0
 """After the last fault every process is ready again."""
 FREE_SECONDS = 20.0
