@@ -1,6 +1,7 @@
 """Probes over HTTP and gRPC: what they answer of a process that starts, serves, drains, hangs."""
 
 import asyncio
+import re
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +51,16 @@ async def test_a_process_that_serves_is_healthy_and_alive(
     liveness.serving = True
     assert await asyncio.to_thread(_get, address, "/healthz") == (200, "ok\n")
     assert await asyncio.to_thread(_get, address, "/livez") == (200, "ok\n")
+
+
+async def test_a_process_says_how_many_tasks_it_has(liveness: Liveness, address: Address) -> None:
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(5)]
+    liveness.start()
+    _, text = await asyncio.to_thread(_get, address, "/metrics")
+    (count,) = re.findall(r"^lengthwise_tasks (\S+)$", text, re.MULTILINE)
+    assert float(count) > len(tasks)
+    for task in tasks:
+        task.cancel()
 
 
 async def test_a_process_that_starts_or_drains_is_alive_but_not_healthy(
