@@ -33,13 +33,13 @@ class Report:
         self.faults[fault.kind] += 1
 
     def ended(self, outcome: Outcome) -> str:
-        """What should not have been, in a line; empty if nothing."""
+        """What is to be told of it, in a line; empty if nothing."""
         self.outcomes[outcome.route].append(outcome)
         at = f"{outcome.began_at - self.began_at:7.1f} s  soak-{outcome.number} ({outcome.route})"
         if outcome.wrong:
             return f"{at} is wrong: {outcome.wrong}"
-        if outcome.error and not outcome.unservable:
-            return f"{at} failed: {outcome.error}"
+        if outcome.error:
+            return f"{at} {'had no path' if outcome.unservable else 'failed'}: {outcome.error}"
         if outcome.silence > SILENT_SECONDS:
             return f"{at} was silent for {outcome.silence:.1f} s"
         return ""
