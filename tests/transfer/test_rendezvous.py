@@ -3,11 +3,13 @@
 import errno
 import selectors
 import socket
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
+from lengthwise_engine.transfer.frames import frame
 from lengthwise_engine.transfer.links import rendezvous
 
 
@@ -34,3 +36,29 @@ def test_attempts_that_find_no_file_descriptor_log_one_line_in_ten_seconds(
                 clock.now += 0.5
                 receiver.expire()
     assert len(caplog.records) == 2, "at 0 and after 10 of 15 seconds"
+
+
+def test_callers_that_wait_keep_out_none_that_names_its_link() -> None:
+    with (
+        selectors.DefaultSelector() as selector,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ExitStack() as stack,
+    ):
+        receiver = rendezvous.Rendezvous(selector, listener, wait_seconds=0.0)
+        stack.callback(receiver.expire)  # closes those that wait
+
+        def connected(data: bytes) -> socket.socket:
+            caller = stack.enter_context(socket.create_connection(listener.getsockname()))
+            caller.sendall(data)
+            while ready := selector.select(0.0):
+                for key, _ in ready:
+                    key.data()
+            return caller
+
+        awaited = receiver.expect("a link")
+        for number in range(300):
+            connected(b"" if number % 2 else frame(f"stranger {number}"))
+        for _ in range(260):
+            connected(b"")
+        connected(frame("a link"))
+        stack.enter_context(awaited.get(timeout=5))

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import cache
 
 import grpc
 
@@ -67,6 +68,7 @@ class DecodeLink:
             self._channel = open_channel(address, tls)
         except ConfigError as error:
             raise TransferFailed(f"no KV link to {address}: {error}") from error
+        self._is_secure = tls is not None
         self._on_committed = on_committed
         self._on_down = on_down
         self._decided = asyncio.Event()  # whether the link is up or down
@@ -96,8 +98,11 @@ class DecodeLink:
     def commit(self, commit: decode_pb2.Commit) -> None:
         self._send_frame(decode_pb2.TransferFrame(commit=commit))
 
-    def link_up(self) -> None:
-        """From the transfer process: the data link is up."""
+    def link_up(self, path: str) -> None:
+        """From the transfer process: the data link is up, and how its bytes go."""
+        logger.info("link %s is up: %s", self.name, path)
+        if self._is_secure and not path.startswith("shared memory"):
+            _warn_of_plain_bytes()
         self._decided.set()
 
     def sent(self, checksum: int) -> None:
@@ -172,3 +177,12 @@ class DecodeLink:
             return
         logger.info("link %s is down: %s", self.name, reason)
         self.close(reason)
+
+
+@cache
+def _warn_of_plain_bytes() -> None:
+    """Once: where TLS is on, it is expected to cover them."""
+    logger.warning(
+        "KV goes to other machines unencrypted: tls covers gRPC, and with it who may open a link;"
+        " encrypt the network between workers, see docs/operations.md"
+    )

@@ -5,8 +5,8 @@ them any more: all its pieces are sent or dropped, or its link is down.
 """
 
 import asyncio
-import itertools
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 CANCEL_SECONDS = 0.5
 """A cancelled request whose sends are still outstanding after this loses its link: a healthy link
 takes a piece in milliseconds, and blocks must be free within a second of the cancel."""
+
+LINK_SECRET_BYTES = 16
+"""Of a link's name, which the control stream carries and the sender shows at the rendezvous: what
+mutual TLS keeps off the stream cannot know it, and it serves once."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -81,7 +85,6 @@ class KVSend:
         self._pushes: dict[RequestId, _Push] = {}
         self._links = DecodeLinks(self._new_link, connect_seconds)
         self._committing: dict[tuple[str, int, int], _Push] = {}
-        self._epochs = itertools.count()
         self.rate = TransferRate()
         """From the last piece of a request to its commit, of what was not sent by then: what left
         while the prompt was computed does not measure the link."""
@@ -174,8 +177,7 @@ class KVSend:
             if found is None:
                 return
             if isinstance(event, LinkUp):
-                logger.info("link %s is up: %s", event.link, event.path)
-                found.link_up()
+                found.link_up(event.path)
             elif isinstance(event, Sent):
                 found.sent(event.checksum)
             else:
@@ -188,7 +190,7 @@ class KVSend:
     def _new_link(self, key: WorkerKey) -> DecodeLink:
         address, worker_id = key
         return DecodeLink(
-            f"{self._identity.worker_id}/{worker_id}/{next(self._epochs)}",
+            f"{self._identity.worker_id}/{worker_id}/{secrets.token_hex(LINK_SECRET_BYTES)}",
             address,
             identity=self._identity,
             sender=self._sender,

@@ -1,8 +1,10 @@
 """How the two ends of a link find each other: one TCP connection per link, dialled by the sender.
 
-It first carries the link's name, then the few values a process group exchanges to come up
-(`PairStore`), and then nothing: it stays open as the link's lifeline, so that either end learns at
-once when the other closed the link or died, even when no bytes are moving.
+It first carries the link's name, which is secret until then: workers agree on it over gRPC, behind
+its TLS. Whatever does not know the name of an awaited link gets no further. Then come the few
+values a process group exchanges to come up (`PairStore`), and then nothing: it stays open as the
+link's lifeline, so that either end learns at once when the other closed the link or died, even
+when no bytes are moving.
 
 Why not `TCPStore`, measured with torch 2.13: its constructor waits without limit for a server that
 accepts but does not answer (a frozen peer), and client and server look up every peer's address in
@@ -29,7 +31,8 @@ _log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 4096
 _ACCEPTED: Final = "accepted"
-# Connections that named no link yet, or one that is not accepted yet; further ones are closed.
+# Connections that named no link yet, and those that named one that is not accepted yet: one more
+# closes the oldest, so that callers that only wait keep out none that names its link at once.
 _MAX_WAITING: Final = 256
 # Of a link's name, at most 256 characters, and of a value in a `PairStore`, whose longest are the
 # handles of a GPU's memory; and how many values the peer may set.
@@ -162,9 +165,8 @@ class Rendezvous:
             if error.errno in _EXHAUSTED:
                 self._pause(error)
             return  # or the caller hung up before it was answered
-        if len(self._unnamed) + len(self._named) >= _MAX_WAITING:
-            connection.close()
-            return
+        if len(self._unnamed) >= _MAX_WAITING:
+            self._drop(next(iter(self._unnamed.values())))
         connection.setblocking(False)
         deadline = time.monotonic() + self._wait_seconds
         caller = _Caller(connection, str(address[0]), deadline)
@@ -198,6 +200,8 @@ class Rendezvous:
         elif link in self._named:
             caller.connection.close()  # a second caller under one name: the first one keeps it
         else:
+            if len(self._named) >= _MAX_WAITING:
+                self._named.pop(next(iter(self._named))).connection.close()
             self._named[link] = caller
 
     def _drop(self, caller: _Caller) -> None:
