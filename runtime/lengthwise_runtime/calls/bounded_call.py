@@ -24,6 +24,7 @@ class BoundedCall:
     def __init__(self, context: Any, count: Count) -> None:
         self._context = context
         self._count = count
+        self._is_unread = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -34,6 +35,7 @@ class BoundedCall:
             async with asyncio.timeout(UNREAD_SECONDS):
                 await self._context.write(message)
         except TimeoutError:
+            self._is_unread = True
             self._count("unread")
             raise Overloaded(
                 f"the caller took no message for {UNREAD_SECONDS:g} s; go on where it ended",
@@ -51,8 +53,9 @@ class BoundedCall:
                 await self._context.abort(code, fitting(details), metadata)
         except (TimeoutError, grpc.aio.InternalError):
             # The status waits behind the unread message, or is refused while that one opens the
-            # stream.
-            end_call()
+            # stream; or the caller has hung up.
+            if self._is_unread:
+                end_call()
             raise asyncio.CancelledError from None
 
 
