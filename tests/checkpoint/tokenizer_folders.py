@@ -157,7 +157,7 @@ def _typed(content: str, **flags: bool) -> dict[str, Any]:
 
 
 _ENDS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-Files = Mapping[str, Mapping[str, Any]]
+Files = Mapping[str, dict[str, Any]]
 FILES: Mapping[str, Files] = {
     "nothing": {},
     "names": {"tokenizer_config": {**_ENDS, "chat_template": CHATML}},

@@ -58,11 +58,23 @@ def _step_of_whole_prompts(model: Decoder) -> StepTensors:
     return StepTensors.bind(layout.form, to_device(layout.arrays, model.device))
 
 
-@torch.inference_mode()
 def test_logits_of_a_batch_of_mixed_lengths_equal_those_of_transformers(
     any_checkpoint: Path,
 ) -> None:
-    model, reference = load_model(any_checkpoint, torch.device("cpu")), _reference(any_checkpoint)
+    check_logits(any_checkpoint)
+
+
+def test_linear_scaling_goes_on_beyond_the_trained_length(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    folder = make_checkpoint("llama-linear", max_position_embeddings=160)
+    assert load_model(folder, torch.device("cpu")).spec.context_length == 640
+    check_logits(folder)
+
+
+@torch.inference_mode()
+def check_logits(folder: Path) -> None:
+    model, reference = load_model(folder, torch.device("cpu")), _reference(folder)
     layout = KVLayout.of(model.spec, block_size=16, dtype="float32")
     cache = torch.zeros(
         layout.num_layers, BLOCKS_EACH * len(LENGTHS), 2, 16, layout.num_kv_heads, layout.head_dim

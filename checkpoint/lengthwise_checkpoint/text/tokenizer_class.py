@@ -1,7 +1,8 @@
 """The class that transformers 5 reads a tokenizer with.
 
 Most classes take tokenizer.json as it is. Those in `CLASSES` take its vocabulary, merges, added
-tokens and post-processor, and put the rest around them themselves.
+tokens and post-processor, and put the rest around them themselves, whatever tokenizer.json says. A
+checkpoint that was trained with what its tokenizer.json says declares PreTrainedTokenizerFast.
 """
 
 from collections.abc import Callable, Mapping

@@ -94,11 +94,20 @@ class AnswerText:
         return self._num_tokens > self._min_tokens
 
     def _marked(self, string: str, vocabulary: Vocabulary) -> str:
-        def mark(found: re.Match[str]) -> str:
-            token_id = vocabulary.special_ids[found.group()]
-            return self._marks.setdefault(token_id, chr(_FIRST_MARK + len(self._marks)))
-
-        return vocabulary.special_tokens.sub(mark, string)
+        """The string with marks for its special tokens: of several at one place the longest."""
+        pieces, place = [], 0
+        while place < len(string):
+            for length in vocabulary.special_lengths:
+                token_id = vocabulary.special_ids.get(string[place : place + length])
+                if token_id is not None:
+                    mark = chr(_FIRST_MARK + len(self._marks))
+                    pieces.append(self._marks.setdefault(token_id, mark))
+                    place += length
+                    break
+            else:
+                pieces.append(string[place])
+                place += 1
+        return "".join(pieces)
 
     def _without_marks(self, text: str) -> str:
         return _MARKS.sub("", text) if self._marks else text

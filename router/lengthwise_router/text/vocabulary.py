@@ -29,8 +29,7 @@ class Vocabulary:
             if token.special
         }
         """Of the tokens that have no text in an answer, by what the tokenizer reads as them."""
-        longest_first = sorted(self.special_ids, key=len, reverse=True)
-        self.special_tokens: Final = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self.special_lengths: Final = sorted(set(map(len, self.special_ids)), reverse=True)
         self._special = frozenset(self.special_ids.values())
         self._bytes: dict[int, bytes] = {}
         self._is_shown: dict[int, bool] = {}
