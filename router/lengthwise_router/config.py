@@ -80,7 +80,7 @@ class RouterConfig:
     # Requests predicted to get their first token later than so many times the objective are
     # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
-    max_attempts: int = 8  # of one request, the first included
+    max_attempts: int = 8  # of one request, the first included; failed links do not count
     tokenizer_threads: int = 2
     # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
@@ -89,7 +89,7 @@ class RouterConfig:
 
     # A request's phases. Lost workers are noticed much earlier than these end.
     default_deadline_seconds: float = 600.0  # of calls that bring none
-    no_worker_seconds: float = 10.0  # a request waits this long for any worker that could take it
+    no_worker_seconds: float = 10.0  # a request waits this long for a path that has not failed it
     reserve_timeout_seconds: float = 60.0  # waiting for blocks at one decode worker
     prefill_timeout_seconds: float = 120.0  # queue and computation at one prefill worker
     transfer_timeout_seconds: float = 5.0  # from the first token to the decode worker's first

@@ -14,7 +14,7 @@ from harness.waiting import until
 from transfer.ends import End, new_cache, start_processes
 
 from lengthwise_engine.kv.shards import KVShards
-from lengthwise_engine.transfer.base import TransferEvent
+from lengthwise_engine.transfer.base import ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
@@ -71,6 +71,21 @@ def test_a_start_that_fails_says_why_in_bounded_time(
     assert problem in str(caught.value)
     with pytest.raises(TransferStartError):
         process.connect("link", "127.0.0.1:1")
+    process.stop()
+
+
+def test_a_process_that_was_killed_before_it_was_ready_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where memory is short: the worker would only be started anew itself."""
+    mark = tmp_path / "mark"
+    script = f"[ -e {mark} ] && exec {sys.executable} $*; touch {mark}; kill -9 $$"
+    monkeypatch.setattr(sys, "executable", executable(tmp_path, script))
+    events: list[TransferEvent] = []
+    process = TransferProcess(SHARDS, TransferConfig(), events.append)
+    process.start()
+    process.wait_ready()
+    until(lambda: [type(event) for event in events] == [ProcessLost, ProcessReady])
     process.stop()
 
 

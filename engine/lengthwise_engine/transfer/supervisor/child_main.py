@@ -83,7 +83,10 @@ class TransferChild:
             self._rendezvous.expire()
 
     def _read_parent(self, reader: FrameReader[Setup | Command]) -> None:
-        data = self._parent.recv(_READ_BYTES)
+        try:
+            data = self._parent.recv(_READ_BYTES)
+        except ConnectionResetError:  # it died with reports unread
+            data = b""
         if not data:
             _leave()
         for command in reader.feed(data):

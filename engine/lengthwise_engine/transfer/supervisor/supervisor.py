@@ -7,6 +7,7 @@ worker's that every run of the process inherits: its address holds for the worke
 
 import logging
 import selectors
+import signal
 import threading
 import time
 from collections import deque
@@ -111,11 +112,10 @@ class TransferProcess:
 
     def wait_ready(self) -> None:
         """Raises TransferStartError when the first start failed or took too long."""
-        # The thread keeps the time and knows the reason; killing takes a moment more.
         is_decided = self._ready.wait(self._config.start_seconds + 2 * MARGIN_SECONDS)
         self._check()
         if not is_decided:
-            raise TransferStartError("the transfer process could not even be killed")
+            raise TransferStartError("the transfer process was killed again and again")
 
     def stop(self) -> None:
         """End the process and the thread within a few seconds; no event is delivered afterwards."""
@@ -166,8 +166,7 @@ class TransferProcess:
         self._check()
         with self._lock:
             if self._child is None:
-                reason = "the transfer process is not running"
-                self._answer(LinkDown(link=command.link, reason=reason))
+                self._answer(LinkDown(link=command.link, reason="no transfer process is running"))
                 return
             self._outstanding.open(command.link, direction, time.monotonic())
             self._write(command)
@@ -221,11 +220,12 @@ class TransferProcess:
                 self._child = None
                 self._outstanding.clear()
         if not self._stopping.is_set():
-            self._lost(f"{reason} (exit status {status})")
+            was_killed = reason == "it died" and status == -signal.SIGKILL
+            self._lost(f"{reason} (exit status {status})", may_pass=was_killed)
 
-    def _lost(self, reason: str) -> None:
-        """The process is lost. Raises TransferStartError when it has never been ready."""
-        if not self._ready.is_set():
+    def _lost(self, reason: str, *, may_pass: bool = False) -> None:
+        """The process is lost. Raises TransferStartError when none was ever ready, nor may be."""
+        if not (may_pass or self._ready.is_set()):
             raise TransferStartError(f"the transfer process did not start: {reason}")
         _log.error("transfer process lost: %s", reason)
         self._on_event(ProcessLost(reason=reason))
