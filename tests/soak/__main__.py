@@ -41,9 +41,7 @@ def main() -> None:
     for trouble in report.troubles:
         print(trouble)
     if report.troubles:
-        sys.exit(
-            f"failed; again: python -m soak --seed {arguments.seed} --seconds {arguments.seconds:g}"
-        )
+        sys.exit(f"failed; again: python -m soak {' '.join(sys.argv[1:])}")
 
 
 async def run(arguments: argparse.Namespace, model: Path) -> Report:
@@ -60,7 +58,13 @@ async def run(arguments: argparse.Namespace, model: Path) -> Report:
         flexible.wait_ready(60)
         fleet = Fleet.of(cluster, [flexible])
         schedule = chosen(
-            make_schedule(arguments.seed, arguments.seconds, fleet.roster), arguments.only
+            make_schedule(
+                arguments.seed,
+                arguments.seconds,
+                fleet.roster,
+                every_seconds=arguments.every,
+            ),
+            arguments.only,
         )
         report = Report(arguments.seed, arguments.seconds, time.monotonic())
         progress = asyncio.create_task(tell_progress(report))
@@ -103,6 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--rate", type=float, default=10.0, help="requests a second")
+    parser.add_argument("--every", type=float, default=6.0, help="seconds for each fault")
     parser.add_argument("--only", default="", help="numbers of faults, or kinds, with commas")
     parser.add_argument("--csv", type=Path, help="where to write rows of the result")
     parser.add_argument("--label", default="", help="names the code in these rows")

@@ -1,6 +1,7 @@
 """What a soak found: tallies, the lines that tell of them, and rows of a table."""
 
 import csv
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ class Report:
     held: list[str] = field(default_factory=list)
     """What was not given back in the end."""
     growths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
+    """Of the machine: processes that ran or would have, at times; more than there are cores means that
+    time passed without any fault of what is tried."""
     ends: list[str] = field(default_factory=list)
     """How processes ended that no fault had ended."""
 
@@ -111,6 +115,7 @@ class Report:
                 "silence_p50_ms": f"{1000 * self.silence(0.5, route):.0f}",
                 "silence_p99_ms": f"{1000 * self.silence(0.99, route):.0f}",
                 "silence_max_ms": f"{1000 * self.silence(1.0, route):.0f}",
+                "machine_load": f"{statistics.fmean(self.loads or [0.0]):.1f}",
                 "held": len(self.held),
                 "ended_by_themselves": len(self.ends),
                 **{f"{what}_grown": f"{growth:.1f}" for what, growth in grown.items()},

@@ -1,6 +1,7 @@
 """A soak: load on a fleet while a schedule of faults is played, and what is held afterwards."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -63,6 +64,7 @@ async def soak(
     async def count() -> None:
         while True:
             await asyncio.to_thread(counts.take, fleet.steady)
+            report.loads.append(os.getloadavg()[0])
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async with ways(fleet) as each, asyncio.TaskGroup() as group:
