@@ -28,8 +28,7 @@ class Report:
     """What was not given back in the end."""
     growths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
-    """Of the machine: processes that ran or would have, at times; more than there are cores means that
-    time passed without any fault of what is tried."""
+    """Of the machine: processes that ran or would have. With fewer cores it was silent itself."""
     ends: list[str] = field(default_factory=list)
     """How processes ended that no fault had ended."""
 
