@@ -15,7 +15,6 @@ NAMES = (
     "micro.stepping",
     "micro.router_cpu",
     "micro.startup",
-    "micro.hostile_callers",
     "micro.fingerprint",
 )
 

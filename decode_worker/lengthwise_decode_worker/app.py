@@ -51,12 +51,14 @@ class DecodeWorker(RoleWorker):
             publisher=self._publisher,
             post=mailbox.post,
             block_size=layout.block_size,
+            max_per_router=config.max_reservations_per_router,
         )
         self._service = DecodeService(
             engine,
             reservations=self._reservations,
             receive=self._receive,
             publisher=self._publisher,
+            max_seconds=config.max_request_seconds,
         )
         decode_pb2_grpc.add_DecodeWorkerServicer_to_server(self._service, self._server.guarded)
         blocks = engine.take_over(self._receive.on_event)

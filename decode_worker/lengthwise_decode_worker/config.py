@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
+from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_runtime.config import STRICT
 from lengthwise_worker.config import WorkerConfig
@@ -18,8 +19,17 @@ class DecodeSettings:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     policy: DecodePolicy = field(default_factory=DecodePolicy)
+    max_reservations_per_router: int = 2048
+    """Twice what a router has in flight by default."""
+
+    def __post_init__(self) -> None:
+        require_at_least("max_reservations_per_router", self.max_reservations_per_router, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeWorkerConfig(WorkerConfig, DecodeSettings):
     """Keys of both stand side by side."""
+
+    def __post_init__(self) -> None:
+        WorkerConfig.__post_init__(self)
+        DecodeSettings.__post_init__(self)

@@ -8,7 +8,7 @@ arrivals that fill them, and the streams of routers.
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import RequestId
-from lengthwise_wire.errors import DeadlineExceeded, NoWorkerAvailable, Stale
+from lengthwise_wire.errors import DeadlineExceeded, NoWorkerAvailable, Overloaded, Stale
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.requests import refuse
 
@@ -56,11 +56,14 @@ class Reservations:
         publisher: Publisher,
         post: Callable[[Command], None],
         block_size: int,
+        max_per_router: int,
     ) -> None:
         self._receive = receive
         self._publisher = publisher
         self._post = post
         self._block_size = block_size
+        self._max_per_router = max_per_router
+        self._by_router: Counter[str] = Counter()
         self._held: dict[RequestId, _Held] = {}
         self._failed: OrderedDict[RequestId, None] = OrderedDict()
         self._draining: dict[str, RequestId | asyncio.Future[None]] = {}
@@ -77,6 +80,12 @@ class Reservations:
             raise Stale(f"reservation {work.number} has failed; reserve under a new number")
         if not self._publisher.is_open(work.router_id):
             raise NoWorkerAvailable(f"router {work.router_id} has no Tokens stream here; open one")
+        if self._by_router[work.router_id] >= self._max_per_router:
+            raise Overloaded(
+                f"router {work.router_id} holds {self._max_per_router} reservations here, which is"
+                " all that one router may"
+            )
+        self._by_router[work.router_id] += 1
         held = self._held[work.request_id] = _Held(
             work=work, epoch=epoch, answer=asyncio.get_running_loop().create_future()
         )
@@ -89,7 +98,7 @@ class Reservations:
 
     def release(self, request_id: RequestId) -> None:
         """Ends a reservation in any state; unknown ones are gone already."""
-        held = self._held.pop(request_id, None)
+        held = self._forget(request_id)
         if held is None:
             return
         arrival = None if held.decoding else held.arrival
@@ -137,7 +146,7 @@ class Reservations:
             elif isinstance(outcome, RequestRefused):
                 refuse(held.answer, outcome.as_error())
             elif isinstance(outcome, Finished):
-                del self._held[outcome.request_id]
+                self._forget(outcome.request_id)
             elif isinstance(outcome, RequestExpired):
                 refuse(held.answer, DeadlineExceeded("the lease ran out before blocks were free"))
                 self.fail(outcome.request_id, "the lease ran out")
@@ -161,6 +170,15 @@ class Reservations:
                 waiting.set_result(None)
         else:
             self._post(Drained(request_id=waiting))
+
+    def _forget(self, request_id: RequestId) -> _Held | None:
+        held = self._held.pop(request_id, None)
+        if held is not None:
+            router_id = held.work.router_id
+            self._by_router[router_id] -= 1
+            if not self._by_router[router_id]:
+                del self._by_router[router_id]
+        return held
 
     def _on_granted(self, held: _Held, grant: Grant) -> None:
         if held.work.reservation.local:

@@ -43,13 +43,16 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         reservations: Reservations,
         receive: KVReceive,
         publisher: Publisher,
+        max_seconds: float,
     ) -> None:
+        """`max_seconds`: the longest lease."""
         self._spec = engine.model.spec
         self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
         self._block_size = engine.model.shards.layout.block_size
         self._reservations = reservations
         self._receive = receive
         self._publisher = publisher
+        self._max_seconds = max_seconds
         self.draining = False
 
     async def Reserve(
@@ -58,10 +61,11 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         if self.draining:
             raise NoWorkerAvailable("this decode worker is draining; try another one")
         self._check(request)
-        seconds = min(context.time_remaining() or request.lease_seconds, request.lease_seconds)
+        lease = min(request.lease_seconds, self._max_seconds)
+        seconds = min(context.time_remaining() or lease, lease)
         try:
             async with asyncio.timeout(seconds):
-                grant = await self._reservations.reserve(self._work(request), request.epoch)
+                grant = await self._reservations.reserve(self._work(request, lease), request.epoch)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
         return decode_pb2.ReserveResponse(
@@ -155,7 +159,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 f" worker {ours}; they cannot exchange KV"
             )
 
-    def _work(self, request: decode_pb2.ReserveRequest) -> DecodeWork:
+    def _work(self, request: decode_pb2.ReserveRequest, lease_seconds: float) -> DecodeWork:
         token_ids = list(request.token_ids)
         salt = salt_of(request, self._fingerprints[0])
         return DecodeWork(
@@ -163,7 +167,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 request_id=_request_id(request.router_id, request.reservation),
                 num_tokens=len(token_ids),
                 max_new_tokens=request.max_tokens,
-                deadline_at=time.monotonic() + request.lease_seconds,
+                deadline_at=time.monotonic() + lease_seconds,
                 hashes=block_hashes(token_ids, self._block_size, salt),
                 local=request.local,
                 returning=request.conversation_returns,

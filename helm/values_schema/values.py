@@ -176,11 +176,21 @@ class CertManager(TypedDict, total=False):
     issuerRef: dict[str, Any]
 
 
+@with_config(STRICT)
+class ClientTls(TypedDict, total=False):
+    secretName: str
+    mutual: bool
+
+
 @with_config(where_enabled(secretName={"minLength": 1}))
 class Tls(TypedDict, total=False):
     enabled: bool
     secretName: str
+    workerSecretName: str
+    autoscalerSecretName: str
     mutual: bool
+    clients: ClientTls
+    metrics: bool
     certManager: CertManager
 
 

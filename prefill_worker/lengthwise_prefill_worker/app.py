@@ -49,7 +49,11 @@ class PrefillWorker(RoleWorker):
             release=self._release,
         )
         self._service = PrefillService(
-            engine, mailbox=self._mailbox, send=self._send, metrics=self._metrics
+            engine,
+            mailbox=self._mailbox,
+            send=self._send,
+            metrics=self._metrics,
+            max_seconds=config.max_request_seconds,
         )
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(self._service, self._server.guarded)
         blocks = engine.take_over(self._send.on_event)

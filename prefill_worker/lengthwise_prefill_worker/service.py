@@ -30,9 +30,6 @@ from lengthwise_worker.requests import check_request, refuse, salt_of, sampling_
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_SECONDS = 3600.0
-"""For calls without a deadline: nothing here waits for ever."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PendingCall:
@@ -49,8 +46,16 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
     """Checks, opens the link, hands the work to the engine, and waits for the first token."""
 
     def __init__(
-        self, engine: Engine, *, mailbox: Mailbox[Command], send: KVSend, metrics: PrefillMetrics
+        self,
+        engine: Engine,
+        *,
+        mailbox: Mailbox[Command],
+        send: KVSend,
+        metrics: PrefillMetrics,
+        max_seconds: float,
     ) -> None:
+        """`max_seconds`: the longest deadline."""
+        self._max_seconds = max_seconds
         self._spec = engine.model.spec
         self._mailbox = mailbox
         self._send = send
@@ -74,7 +79,8 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         check_destination(request.destination, len(request.token_ids), self._block_size)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
-        seconds = min(context.time_remaining() or MAX_SECONDS, MAX_SECONDS)
+        most = self._max_seconds
+        seconds = min(context.time_remaining() or most, most)
         pending = _PendingCall(
             computed=asyncio.get_running_loop().create_future(),
             stop_token_ids=frozenset(request.stop_token_ids),

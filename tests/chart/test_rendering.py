@@ -209,24 +209,78 @@ def test_probes_see_more_than_an_open_port_with_tls_too(
     everything: Rendered, bare: Rendered
 ) -> None:
     for _, _, container in everything.containers():
-        assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
-        assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
+        port = {"port": "metrics", "scheme": "HTTPS"}
+        assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", **port}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/livez", **port}
     for _, _, container in bare.containers():
         assert container["readinessProbe"]["grpc"] == {"port": 50051}
         assert container["livenessProbe"]["grpc"] == {"port": 50051, "service": "live"}
 
 
+def test_each_part_shows_a_certificate_of_its_own(everything: Rendered) -> None:
+    secrets = {"router": "certificate", "worker": "worker-certificate"}
+    for deployment in everything.of("Deployment"):
+        template = deployment["spec"]["template"]
+        component = template["metadata"]["labels"]["app.kubernetes.io/component"]
+        (volume,) = [each for each in template["spec"]["volumes"] if each["name"] == "tls"]
+        expected = secrets.get(component, "autoscaler-certificate")
+        assert volume["secret"]["secretName"] == expected
+    named = {
+        each["spec"]["secretName"]: each["spec"]["dnsNames"][0]
+        for each in everything.of("Certificate")
+    }
+    assert named == {
+        "certificate": "demo-lengthwise",
+        "worker-certificate": "demo-lengthwise-workers",
+        "autoscaler-certificate": "demo-lengthwise-autoscaler",
+    }
+
+
+def test_workers_are_told_the_names_in_those_certificates(
+    everything: Rendered, tmp_path: Path
+) -> None:
+    loaded = _loaded(everything, tmp_path)
+    for name, config in loaded.items():
+        names = config.tls.callers
+        assert (names.routers, names.workers, names.autoscalers) == (
+            ("demo-lengthwise",),
+            ("demo-lengthwise-workers",),
+            ("demo-lengthwise-autoscaler",),
+        ), name
+        assert config.metrics_tls.authority is None, "probes show no certificate"
+    router: Any = loaded["router"]
+    assert str(router.client_tls.authority) == "/etc/lengthwise/client-tls/ca.crt"
+
+
+def test_one_secret_is_enough(helm: str, tmp_path: Path) -> None:
+    values = ["--set=tls.enabled=true,tls.secretName=one,tls.certManager.enabled=true"]
+    rendered = Rendered(helm, *values, "--set=tls.certManager.issuerRef.name=internal")
+    (certificate,) = rendered.of("Certificate")
+    for config in _loaded(rendered, tmp_path).values():
+        names = config.tls.callers
+        known = {*names.routers, *names.workers, *names.autoscalers}
+        assert known <= set(certificate["spec"]["dnsNames"])
+
+
 def test_prometheus_labels_what_rules_and_the_autoscaler_select_by(everything: Rendered) -> None:
     (monitor,) = everything.of("PodMonitor")
-    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    assert (endpoint["port"], endpoint["honorLabels"]) == ("metrics", True)
-    labels = {each["targetLabel"]: each.get("sourceLabels") for each in endpoint["relabelings"]}
     prefix = "__meta_kubernetes_pod_label_"
-    assert labels == {
-        "job": None,
-        "release": [f"{prefix}app_kubernetes_io_instance"],
-        "component": [f"{prefix}app_kubernetes_io_component"],
-        "pool": [f"{prefix}lengthwise_pool"],
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    for endpoint in endpoints:
+        assert (endpoint["port"], endpoint["honorLabels"]) == ("metrics", True)
+        kept, *relabelings = endpoint["relabelings"]
+        assert kept["sourceLabels"] == [f"{prefix}app_kubernetes_io_component"]
+        assert {each["targetLabel"]: each.get("sourceLabels") for each in relabelings} == {
+            "job": None,
+            "release": [f"{prefix}app_kubernetes_io_instance"],
+            "component": [f"{prefix}app_kubernetes_io_component"],
+            "pool": [f"{prefix}lengthwise_pool"],
+        }
+    names = {each["relabelings"][0]["regex"]: each["tlsConfig"]["serverName"] for each in endpoints}
+    assert names == {
+        "router": "demo-lengthwise",
+        "worker": "demo-lengthwise-workers",
+        "autoscaler": "demo-lengthwise-autoscaler",
     }
     selected = monitor["spec"]["selector"]["matchLabels"].items()
     for deployment in everything.of("Deployment"):

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 SALT = "xLq2mV9s-what-the-victim-alone-knows"
 PIN = 4711
-GUESSES = (*range(4705, 4717), 1234, 9999)
+GUESSES = (1234, 4710, PIN, 4712, 9999)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def secret(account: str, pin: int) -> str:
 
 
 def cached(caller: lengthwise.Client, prompt: str, **options: str) -> int:
-    completion = caller.generate(prompt, max_tokens=20, temperature=0, ignore_eos=True, **options)  # type: ignore[arg-type]
+    completion = caller.generate(prompt, max_tokens=2, temperature=0, ignore_eos=True, **options)  # type: ignore[arg-type]
     return completion.usage.cached_prompt_tokens
 
 

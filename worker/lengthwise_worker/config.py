@@ -57,12 +57,16 @@ class WorkerConfig:
     stall_seconds: float = 5.0
     """A KV transfer that moves nothing for so long is given up; so is a worker of several ranks
     when one keeps the others waiting."""
+    max_request_seconds: float = 3600.0
+    """Nothing is held for longer than this for a caller, whatever it asks for: no reservation (its
+    lease), no prompt that waits (its deadline). A request that takes longer goes on elsewhere, as
+    after the loss of a worker."""
     drain_seconds: float = 30.0
     objectives: Objectives = field(default_factory=Objectives)
     """The same as the routers': schedulers aim at them."""
 
     def __post_init__(self) -> None:
-        for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds"):
+        for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds", "max_request_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)

@@ -10,9 +10,31 @@ tls:
   private_key: /etc/lengthwise/tls/tls.key
   {{- if .Values.tls.mutual }}
   authority: /etc/lengthwise/tls/ca.crt
+  # Without a Secret of its own, the autoscaler shows what the routers show.
+  callers:
+    routers: [{{ include "lengthwise.fullname" . }}]
+    workers: [{{ include "lengthwise.workersService" . }}]
+    autoscalers: [{{ include (ternary "lengthwise.autoscaler" "lengthwise.fullname" (not (empty .Values.tls.autoscalerSecretName))) . }}]
   {{- end }}
   # Pods are reached at addresses: this is the name their certificates are checked against.
   server_name: {{ include "lengthwise.workersService" . }}
+{{- if .Values.tls.metrics }}
+metrics_tls:
+  certificate: /etc/lengthwise/tls/tls.crt
+  private_key: /etc/lengthwise/tls/tls.key
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* What clients meet at the routers' port, where it is something else. */}}
+{{- define "lengthwise.clientTlsConfig" -}}
+{{- if and .Values.tls.enabled .Values.tls.clients.secretName -}}
+client_tls:
+  certificate: /etc/lengthwise/client-tls/tls.crt
+  private_key: /etc/lengthwise/client-tls/tls.key
+  {{- if .Values.tls.clients.mutual }}
+  authority: /etc/lengthwise/client-tls/ca.crt
+  {{- end }}
 {{- end -}}
 {{- end -}}
 
@@ -31,7 +53,8 @@ metrics_listen: 0.0.0.0:9090
   "objectives" .Values.objectives
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
-{{- toYaml (merge $own $base .Values.router.config) -}}
+{{- $clients := include "lengthwise.clientTlsConfig" . | fromYaml -}}
+{{- toYaml (merge $own $clients $base .Values.router.config) -}}
 {{- end -}}
 
 {{- define "lengthwise.workerConfig" -}}

@@ -24,8 +24,15 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if .root.Values.tls.enabled }}
 - name: tls
-  secret: {secretName: {{ .root.Values.tls.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ include "lengthwise.tlsSecret" . }}, defaultMode: 0440}
 {{- end }}
+{{- end -}}
+
+{{/* Of the `part` of `root`: worker, autoscaler; else a router. */}}
+{{- define "lengthwise.tlsSecret" -}}
+{{- $tls := .root.Values.tls -}}
+{{- $own := get (dict "worker" $tls.workerSecretName "autoscaler" $tls.autoscalerSecretName) (.part | default "router") -}}
+{{- $own | default $tls.secretName -}}
 {{- end -}}
 
 {{- define "lengthwise.mounts" -}}
@@ -47,8 +54,9 @@ readiness, not life. The kubelet's gRPC probes speak no TLS: with it, they ask o
 {{- $ready := "grpc: {port: 50051}" -}}
 {{- $alive := "grpc: {port: 50051, service: live}" -}}
 {{- if .root.Values.tls.enabled -}}
-{{- $ready = "httpGet: {path: /healthz, port: metrics}" -}}
-{{- $alive = "httpGet: {path: /livez, port: metrics}" -}}
+{{- $scheme := include "lengthwise.metricsScheme" .root -}}
+{{- $ready = printf "httpGet: {path: /healthz, port: metrics, scheme: %s}" $scheme -}}
+{{- $alive = printf "httpGet: {path: /livez, port: metrics, scheme: %s}" $scheme -}}
 {{- end -}}
 startupProbe:
   {{ $ready }}
@@ -64,6 +72,10 @@ livenessProbe:
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 6
+{{- end -}}
+
+{{- define "lengthwise.metricsScheme" -}}
+{{- ternary "HTTPS" "HTTP" (and .Values.tls.enabled .Values.tls.metrics) -}}
 {{- end -}}
 
 {{/* Where a pod may run, for all kinds of pods. */}}

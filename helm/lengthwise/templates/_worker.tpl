@@ -2,7 +2,7 @@
 {{- define "lengthwise.worker" -}}
 {{- $root := .root -}}
 {{- $pool := .pool -}}
-{{- $from := dict "root" $root "model" $pool.model -}}
+{{- $from := dict "root" $root "model" $pool.model "part" "worker" -}}
 # It asks the API server for nothing.
 automountServiceAccountToken: false
 enableServiceLinks: false
