@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     min_p: float | None
     """Keep tokens at least min_p times as likely as the likeliest; 0 to 1."""
     repetition_penalty: float | None
-    """Divides the logits of tokens seen in prompt or output; above 0."""
+    """Divides the logits of tokens seen in prompt or output; 0.001 to 1000."""
     presence_penalty: float | None
     """Subtracted from the logits of tokens seen in the output; -2 to 2."""
     frequency_penalty: float | None

@@ -3,15 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+MIN_TEMPERATURE = 1e-5
+"""Below it sampling is greedy: logits over it would leave float32, and no other token than the best
+had a chance."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParameters:
     """Sampling parameters of one request, resolved and validated by the router.
 
-    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave the support whole.
-    `seed` is an unsigned 64-bit number. `logit_bias` maps token ids to what is added to their
-    logits. `top_logprobs` None asks for no log-probabilities, 0 for the chosen token's alone, k for
-    those of the k best tokens as well.
+    `temperature` below MIN_TEMPERATURE is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 leave the
+    support whole. `seed` is an unsigned 64-bit number. `logit_bias` maps token ids to what is added
+    to their logits. `top_logprobs` None asks for no log-probabilities, 0 for the chosen token's
+    alone, k for those of the k best tokens as well.
 
     `stop_token_ids` end the request. They are not sampled before `min_tokens` were generated, those
     of earlier attempts included; one that is sampled afterwards counts as a generated token.
@@ -49,7 +53,12 @@ class SamplingParameters:
     @property
     def takes_best(self) -> bool:
         """Whether the token is the one with the largest raw logit, and nothing else is asked."""
-        return self.temperature == 0.0 and not self.may_change_logits and self.top_logprobs is None
+        return self.greedy and not self.may_change_logits and self.top_logprobs is None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is drawn."""
+        return self.temperature < MIN_TEMPERATURE
 
     @property
     def narrowed(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
@@ -19,6 +20,7 @@ from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_wire.convert import logprobs_to_wire
 from lengthwise_wire.errors import (
     DeadlineExceeded,
+    InternalError,
     InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
@@ -111,7 +113,9 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             if pending is None or pending.computed.done():
                 # The caller is gone, or the link failed; either has released the request.
                 continue
-            if isinstance(outcome, Computed):
+            if isinstance(outcome, Computed) and outcome.token.token_id == NO_TOKEN:
+                pending.fail(InternalError(NO_TOKEN_TEXT))
+            elif isinstance(outcome, Computed):
                 pending.computed.set_result(outcome)
                 if outcome.token.token_id not in pending.stop_token_ids:
                     self._send.computed(outcome.request_id, outcome.token.token_id)

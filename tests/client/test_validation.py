@@ -31,7 +31,10 @@ def refused(prompt: Any, **options: Any) -> LengthwiseError:
         ({"top_p": 0}, r"top_p: got 0, expected a number in \(0, 1\]"),
         ({"top_p": 1.1}, "top_p: got 1.1"),
         ({"min_p": 1.5}, r"min_p: got 1.5, expected a number in \[0, 1\]"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty: got 0.0, expected a finite number"),
+        (
+            {"repetition_penalty": 0.0},
+            "repetition_penalty: got 0.0, expected a number in .0.001, 1000.",
+        ),
         ({"presence_penalty": 2.5}, r"presence_penalty: got 2.5, expected a number in \[-2, 2\]"),
         ({"frequency_penalty": -3}, "frequency_penalty: got -3"),
         ({"seed": -1}, "seed: got -1"),

@@ -100,6 +100,29 @@ def test_more_than_one_block_of_scores_is_searched(device: str) -> None:
     _check(scores, [50], [0.9], [0.0], device)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's numpy
+@pytest.mark.parametrize("odd", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(("top_k", "top_p", "min_p"), [(0, 1.0, 0.0), (3, 0.9, 0.0), (0, 0.5, 0.1)])
+def test_a_row_that_is_broken_shows_a_token_that_is(
+    device: str, odd: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    """Whoever looks at its score finds it out."""
+    scores = torch.randn(2, 333)
+    scores[0] = odd
+    if odd != -torch.inf:
+        scores[1, 7] = odd
+    first, second = sample_tokens(
+        scores.to(device),
+        seeds=torch.arange(2, device=device),
+        positions=torch.full((2,), 5, device=device),
+        top_k=torch.full((2,), top_k, device=device),
+        top_p=torch.full((2,), top_p, device=device),
+        min_p=torch.full((2,), min_p, device=device),
+    ).tolist()
+    assert 0 <= first < 333
+    assert odd == -torch.inf or second == 7
+
+
 def test_what_is_no_score_is_refused(device: str) -> None:
     row = torch.zeros(1, dtype=torch.int64, device=device)
     part = torch.zeros(1, device=device)

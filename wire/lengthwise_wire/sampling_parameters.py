@@ -4,7 +4,6 @@ SDK, router and conversion go by this table. Neutral values are the defaults of
 `lengthwise_policy.sampling.SamplingParameters`, whose fields have the same names.
 """
 
-import math
 from collections.abc import Mapping
 
 from lengthwise_wire.ranges import UINT32_MAX, UINT64_MAX, PerToken, Range, Real, Whole
@@ -15,7 +14,8 @@ _FIRST_PARAMETERS: Mapping[str, Range] = {
     "top_k": Whole(0, UINT32_MAX),
     "top_p": Real(0, 1, above=True),
     "min_p": Real(0, 1),
-    "repetition_penalty": Real(0, math.inf, above=True),
+    # Beyond them logits of some thousands would leave float32.
+    "repetition_penalty": Real(0.001, 1000),
     "presence_penalty": Real(-2, 2),
     "frequency_penalty": Real(-2, 2),
     "seed": Whole(0, UINT64_MAX),

@@ -16,7 +16,7 @@ from lengthwise_decode_worker.stepping.launched import LaunchedStep
 from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken
+from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT, SampledToken
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
@@ -141,6 +141,11 @@ class DecodeSequences:
 
     def _append(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:
         rows = report.rows_of(work.router_id)
+        if token.token_id == NO_TOKEN:
+            rows.fail(work.number, NO_TOKEN_TEXT)
+            self._local.forget(work.request_id)
+            self._forget(work, report)
+            return
         prefill = self._local.ended(work, self._clock())
         if prefill is not None:
             rows.local_prefills.append(prefill)
@@ -162,6 +167,9 @@ class DecodeSequences:
         self, work: DecodeWork, reason: common_pb2.FinishReason, report: DecodeReport
     ) -> None:
         report.rows_of(work.router_id).end(work.number, reason)
+        self._forget(work, report)
+
+    def _forget(self, work: DecodeWork, report: DecodeReport) -> None:
         report.outcomes.append(Finished(request_id=work.request_id))
         self._scheduler.finish(work.request_id)
         del self._works[work.request_id]

@@ -9,6 +9,7 @@ device but `sample`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,6 +17,14 @@ import torch
 from lengthwise_kernels.dispatch import sample_tokens
 from lengthwise_kernels.staging import Arrays, to_device
 from lengthwise_policy.sampling import SamplingParameters as SamplingParameters
+
+NO_TOKEN: Final = -1
+"""In a row whose best logit is not finite: what was computed is broken, or no token is allowed."""
+
+NO_TOKEN_TEXT: Final = (
+    "no token can be chosen: the logits are NaN or infinite, or stop_token_ids leave none below"
+    " min_tokens; are the weights whole?"
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,8 +51,8 @@ class SamplingState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledToken:
-    """A chosen token; log-probabilities are of the raw logits, before biases, penalties and
-    temperature.
+    """A chosen token, or NO_TOKEN; log-probabilities are of the raw logits, before biases,
+    penalties and temperature.
 
     `logprob` is None and `top_logprobs` (best first) empty unless they were asked for.
     """
@@ -55,7 +64,8 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class ChosenTokens:
-    """Tokens on their way to the host: `numbers` int32 are the tokens, then what is reported."""
+    """Tokens on their way to the host: `numbers` int32 are the tokens, then the bits of the logits
+    that they were chosen for, then what is reported."""
 
     numbers: torch.Tensor
     states: Sequence[SamplingState]
@@ -64,15 +74,18 @@ class ChosenTokens:
     def read(self, numbers: torch.Tensor) -> list[SampledToken]:
         """`numbers`, which are on the host now, as tokens."""
         rows = len(self.states)
+        are_finite = numbers[rows : 2 * rows].view(torch.float32).isfinite().tolist()
         tokens = [
-            SampledToken(token_id=token_id, logprob=None, top_logprobs=())
-            for token_id in numbers[:rows].tolist()
+            SampledToken(
+                token_id=token_id if is_finite else NO_TOKEN, logprob=None, top_logprobs=()
+            )
+            for token_id, is_finite in zip(numbers[:rows].tolist(), are_finite, strict=True)
         ]
         asked = _asked(self.states)
         if not asked:
             return tokens
         count = len(asked) * self.num_best
-        ids, values = numbers[rows : rows + count], numbers[rows + count :]
+        ids, values = numbers[2 * rows : 2 * rows + count], numbers[2 * rows + count :]
         best_ids = ids.view(len(asked), -1).tolist()
         best_values = values[:count].view(torch.float32).view(len(asked), -1).tolist()
         of_chosen = values[count:].view(torch.float32).tolist()
@@ -90,7 +103,8 @@ def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[Sample
     """One token for each row of `logits` [rows, vocab_size], float32, which stay as they are."""
     positions = [len(state.token_ids) for state in states]
     draws = to_device(draw_arrays(states, positions), logits.device)
-    chosen = report(logits, choose(adjusted(logits, states, positions), draws), states)
+    scores = adjusted(logits, states, positions)
+    chosen = report(logits, choose(scores, draws), states, scores)
     return chosen.read(chosen.numbers.cpu())
 
 
@@ -102,7 +116,7 @@ def draw_arrays(
     With `room` they are padded to so many rows; a row of padding draws for row `room`, which
     nothing reads.
     """
-    rows = [row for row, state in enumerate(states) if state.sampling.temperature > 0.0]
+    rows = [row for row, state in enumerate(states) if not state.sampling.greedy]
     if not rows:
         return {}
     samplings = [states[row].sampling for row in rows]
@@ -202,22 +216,26 @@ def _penalise(values: torch.Tensor, state: SamplingState) -> None:
 
 
 def report(
-    logits: torch.Tensor, chosen: torch.Tensor, states: Sequence[SamplingState]
+    logits: torch.Tensor,
+    chosen: torch.Tensor,
+    states: Sequence[SamplingState],
+    scores: torch.Tensor,
 ) -> ChosenTokens:
     """The chosen tokens [rows] with the log-probabilities that `states` ask for, on the device.
 
-    Log-probabilities are of `logits`, before biases and penalties.
+    Log-probabilities are of `logits`, before biases and penalties; `scores` are after them.
     """
     asked = _asked(states)
+    chosen_for = scores.gather(1, chosen.unsqueeze(1)).squeeze(1).view(torch.int32)
     if not asked:
-        return ChosenTokens(chosen.int(), states, 0)
+        return ChosenTokens(torch.cat((chosen.int(), chosen_for)), states, 0)
     index = _on(logits.device, asked)
     logprobs = logits[index].log_softmax(-1)
     most = max(states[row].sampling.top_logprobs or 0 for row in asked)
     best = logprobs.topk(min(most, logits.shape[1]), dim=-1)
     of_chosen = logprobs.gather(1, chosen[index].unsqueeze(1))
     floats = torch.cat((best.values.flatten(), of_chosen.flatten())).view(torch.int32)
-    numbers = torch.cat((chosen.int(), best.indices.int().flatten(), floats))
+    numbers = torch.cat((chosen.int(), chosen_for, best.indices.int().flatten(), floats))
     return ChosenTokens(numbers, states, best.indices.shape[1])
 
 

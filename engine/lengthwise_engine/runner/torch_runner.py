@@ -165,7 +165,7 @@ class TorchRunner:
         self._tokens_before = tokens = self._model.agree(tokens)
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
-        chosen = report(logits, tokens, sampling)
+        chosen = report(logits, tokens, sampling, scores)
         step = DeviceStep(states, chosen, self._model.device)
         if events is not None:
             events.finish()

@@ -12,7 +12,8 @@ arXiv:1411.0030.)
 A program takes a row, which stays in the L2 cache. A threshold is found by bisection over the bits
 of a float32, read as an integer of the same order: 31 passes at most, each of which sums what lies
 above the middle. Rows pay for what they ask for: without top-k and top-p there is no search, and
-the noise is computed for blocks that hold a kept token.
+the noise is computed for blocks that hold a kept token. Of a row with
+NaN or inf the result is the token of one.
 """
 
 from typing import Final
@@ -133,12 +134,13 @@ def _sample_kernel(
     for first in range(0, vocab_size, BLOCK):
         token = first + tl.arange(0, BLOCK)
         score = tl.load(scores_ptr + token, mask=token < vocab_size, other=float("-inf"))
-        kept = (_ordered(score) >= least.to(tl.int32)) & (token < vocab_size)
+        kept = (_ordered(score) >= least.to(tl.int32)) & (token < vocab_size) | (score != score)
         if tl.max(kept.to(tl.int32), 0) > 0:
             quad = first // 4 + tl.arange(0, BLOCK // 4)
             w0, w1, w2, w3 = philox_words(seed, position, quad)
             word = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
             noisy = tl.where(kept, score + gumbel(word), float("-inf"))
+            noisy = tl.where(score != score, float("inf"), noisy)
             chosen = tl.where(noisy > best, token, chosen)
             best = tl.maximum(best, noisy)
     winners = tl.where(best == tl.max(best, 0), chosen, vocab_size)

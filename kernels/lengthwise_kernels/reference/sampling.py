@@ -85,7 +85,8 @@ def sample_tokens(
 
     Kept are the `top_k` (0: all) best tokens, of them the fewest whose mass reaches `top_p`, of
     those the ones at least `min_p` times as likely as the best; ties at a threshold all stay. All
-    other arguments are [rows], seeds 64 bits as int64. The result is int64 [rows].
+    other arguments are [rows], seeds 64 bits as int64. The result is int64 [rows]. Of a row with
+    NaN or inf it is the token of one.
     """
     tokens = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
     narrowed = (top_k > 0) | (top_p < 1.0) | (min_p > 0.0)
@@ -102,7 +103,8 @@ def sample_tokens(
         noisy = torch.full_like(part, float("-inf"))
         noisy[row_of, token_of] = part[row_of, token_of] + noise
         tokens[rows] = noisy.argmax(-1)
-    return tokens
+    # No threshold can be had of them; argmax takes NaN for the largest.
+    return torch.where(scores.amax(-1).isfinite(), tokens, scores.argmax(-1))
 
 
 def _threshold(
