@@ -15,6 +15,7 @@ NAMES = (
     "micro.stepping",
     "micro.router_cpu",
     "micro.startup",
+    "micro.hostile_callers",
     "micro.fingerprint",
 )
 

@@ -194,6 +194,7 @@ def model(message: pb.GetModelResponse) -> Model:
         has_chat_template=message.has_chat_template,
         fingerprint=message.model_fingerprint,
         default_sampling=_sampling(message.default_sampling),
+        capacity_tokens=message.capacity_tokens,
     )
 
 

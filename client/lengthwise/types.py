@@ -269,3 +269,5 @@ class Model:
     fingerprint: str
     """Equal on every worker that serves these very weights."""
     default_sampling: Sampling
+    capacity_tokens: int = 0
+    """The most tokens, prompt and output together, that a decode worker holds; 0: none is there."""

@@ -19,7 +19,7 @@ from workers.worker_pair import greedy_tokens
 
 import lengthwise
 from lengthwise_local import LocalCluster
-from lengthwise_wire.v1 import common_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 USERS_WORLD = pytest.mark.xfail(strict=True, reason="mended by: The user's world")
@@ -59,7 +59,32 @@ async def test_what_can_never_fit_is_refused_at_once(
     prompt = PROMPT[:num_prompt_tokens]
     error = await deployment.refused(prompt=prompt, max_tokens=max_tokens, seconds=1.0)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "tokens" in error.details()
+    assert "tokens of KV" in error.details()
+    model = await deployment.stub.GetModel(inference_pb2.GetModelRequest(), timeout=5)
+    assert model.capacity_tokens == CAPACITY
+
+
+async def test_what_only_the_larger_of_two_workers_holds_goes_there(
+    toy: Path, serve: Serve
+) -> None:
+    deployment = await serve(toy, num_decode=2, no_worker_seconds=10.0, local_prefill=True)
+    deployment.decode[0].blocks_total = DECODE_BLOCKS
+    views = deployment.app._fleet.views
+    await eventually(lambda: min(view.capacity_tokens for view in views()[1]) == CAPACITY)
+    answer = await deployment.generate(prompt=PROMPT[:100], max_tokens=60, seconds=10.0)
+    assert answer.last.finish_reason
+    assert not deployment.decode[0].reserves
+
+
+async def test_a_larger_worker_that_is_away_is_waited_for(toy: Path, serve: Serve) -> None:
+    deployment = await serve(toy, num_decode=2, no_worker_seconds=10.0, local_prefill=True)
+    deployment.decode[0].blocks_total = DECODE_BLOCKS
+    await deployment.decode[1].stop()
+    views = deployment.app._fleet.views
+    await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])
+    error = await deployment.refused(prompt=PROMPT[:100], max_tokens=60, seconds=0.5)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "too small" in error.details()
 
 
 @pytest.mark.slow

@@ -143,6 +143,7 @@ class InferenceService:
             has_chat_template=self._encoder.has_chat_template,
             model_fingerprint=self._fleet.model_fingerprint,
             default_sampling=sampling,
+            capacity_tokens=self._fleet.capacity_tokens,
         )
 
     def explain(

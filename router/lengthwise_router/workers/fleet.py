@@ -96,6 +96,12 @@ class Fleet:
         }
         return self._addresses <= known
 
+    @property
+    def capacity_tokens(self) -> int:
+        """Of the largest decode worker that takes new requests; 0 while there is none."""
+        _, decode = self.views()
+        return max((view.capacity_tokens for view in decode if not view.draining), default=0)
+
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
         """The prefill and the decode workers that policies may choose from. One that discovery has
         withdrawn is as good as draining: it goes on with what it has."""
