@@ -28,6 +28,9 @@ from lengthwise_wire.v1 import common_pb2, inference_pb2
 # Seeds and names need be no secret, only different in every router.
 _random = random.Random(os.urandom(16))
 
+MAX_NAME_CHARACTERS = 256
+"""Longer names of models are not repeated."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -77,7 +80,8 @@ def read_request(
 def check_model(name: str, model: Checkpoint) -> None:
     """Errors: ModelNotFound unless the name is empty or the served model's."""
     if name and name != model.name:
-        raise ModelNotFound(f"model: got {name!r}, this router serves {model.name!r}")
+        shown = repr(name) if len(name) <= MAX_NAME_CHARACTERS else f"{len(name)} characters"
+        raise ModelNotFound(f"model: got {shown}, this router serves {model.name!r}")
 
 
 def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
