@@ -19,6 +19,8 @@ from lengthwise_local import LocalCluster
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SEED, SECONDS = 4, 14.0
+HUNG_SECONDS = 30.0
+"""Three times what `make soak` permits, of machines that do much besides."""
 
 
 async def test_faults_of_every_kind_cost_no_request(
@@ -30,9 +32,11 @@ async def test_faults_of_every_kind_cost_no_request(
         SEED, SECONDS, fleet.roster, every_seconds=1.5, freeze_seconds=(3.0, 4.0)
     )
     report = Report(SEED, SECONDS, time.monotonic())
-    await soak(report, fleet, toy_spec, schedule, per_second=15.0, tell=print)
+    await soak(report, fleet, toy_spec, schedule, per_second=8.0, tell=print)
     print(report.line)
-    assert report.troubles == []
+    assert (report.failed(), report.wrong()) == ([], [])
+    assert (report.held, report.ends) == ([], [])
+    assert report.silence(1.0) < HUNG_SECONDS
 
 
 async def test_abandoned_requests_leave_nothing_behind(
