@@ -1,12 +1,10 @@
 """The command that explains the life of a request: what was predicted beside what came of it."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Annotated
 
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer import Argument
@@ -14,9 +12,28 @@ from typer import Argument
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, Explanation
 from lengthwise_cli import options as option
+from lengthwise_cli import timeline
+from lengthwise_cli.requests import as_json_text
+from lengthwise_cli.status.view import short_id
+from lengthwise_cli.terminal import (
+    Column,
+    fit_encoding,
+    fitted,
+    harmless,
+    knows_unicode,
+    make_console,
+)
 
-WIDTH_WITHOUT_TERMINAL = 160
-"""Characters a line, where the output goes to a file or another program."""
+CANDIDATE = (
+    Column("", is_number=False, rank=1),
+    Column("workers", is_number=False),
+    Column("compute", rank=3),
+    Column("queue", rank=2),
+    Column("prefill", rank=2),
+    Column("transfer", rank=4),
+    Column("TTFT"),
+)
+"""Tokens to compute; the rest in milliseconds."""
 
 
 def explain(
@@ -32,39 +49,47 @@ def explain(
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         explanation = client.explain(request_id, tenant=tenant)
     if as_json:
-        print(json.dumps(dataclasses.asdict(explanation), ensure_ascii=False))
+        print(as_json_text(dataclasses.asdict(explanation)))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = WIDTH_WITHOUT_TERMINAL
-    for part in _life(explanation):
+    console = make_console()
+    for part in _life(explanation, console):
         console.print(part)
 
 
-def _life(explained: Explanation) -> Iterator[RenderableType]:
-    yield _line("request", explained.request_id)
-    yield _line("model", explained.model)
-    yield _line("tokens", _tokens(explained))
-    yield _line("class", f"{explained.length_class}, priority {explained.priority}")
-    yield _line("admission", _timed(explained.admission_seconds, explained.admission_reason))
+def _life(explained: Explanation, console: Console) -> Iterator[RenderableType]:
+    def line(name: str, text: str) -> Table:
+        grid = Table.grid()
+        grid.add_column(width=timeline.NAME_WIDTH, style="bold", no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(name), Text(fit_encoding(_clean(text), console.file)))
+        return grid
+
+    yield line("request", explained.request_id)
+    yield line("model", explained.model)
+    yield line("tokens", _tokens(explained))
+    yield line("class", f"{explained.length_class}, priority {explained.priority}")
+    yield line("admission", _timed(explained.admission_seconds, explained.admission_reason))
     first_token = None
     if explained.end is not None:
         first_token = explained.end.timings.time_to_first_token_seconds or None
     for number, attempt in enumerate(explained.attempts, 1):
         yield ""
-        yield _line(f"attempt {number}", _where(attempt.prefill_worker, attempt.decode_worker))
-        yield _line("placement", attempt.placement_reason)
+        yield line(f"attempt {number}", _where(attempt.prefill_worker, attempt.decode_worker))
+        yield line("placement", attempt.placement_reason)
+        if attempt.decode_worker:
+            yield line("reserved", _timed(attempt.reserve_seconds, attempt.reserve_reason))
+        yield line("prefill", attempt.prefill_reason or "no answer")
+        yield line("cached", _cached(attempt))
+        if attempt.failure:
+            yield line("failed", attempt.failure)
         is_only = len(explained.attempts) == 1
         actual = _actual(attempt, explained.prompt_tokens, first_token if is_only else None)
-        yield Padding(_predictions(attempt, actual), (0, 0, 0, 12), expand=False)
-        if attempt.decode_worker:
-            yield _line("reserved", _timed(attempt.reserve_seconds, attempt.reserve_reason))
-        yield _line("prefill", attempt.prefill_reason or "no answer")
-        yield _line("cached", _cached(attempt))
-        if attempt.failure:
-            yield _line("failed", attempt.failure)
+        yield ""
+        yield _predictions(attempt, actual, console)
     yield ""
-    yield _line("end", _end(explained))
+    yield line("end", _end(explained))
+    block = "█" if knows_unicode(console.file) else "#"
+    yield from timeline.draw(timeline.spans_of(explained), console.width, block)
 
 
 def _tokens(explained: Explanation) -> str:
@@ -100,26 +125,19 @@ def _actual(
     return computed, queue, prefill, "", first_token
 
 
-def _predictions(attempt: ExplainedAttempt, actual: tuple[str, ...]) -> Table:
+def _predictions(attempt: ExplainedAttempt, actual: tuple[str, ...], console: Console) -> Table:
     """The candidates, the chosen one marked; beneath, what it was in fact. In milliseconds."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column("workers", overflow="fold")
-    for name in ("computed tokens", "queue ms", "prefill ms", "transfer ms", "first token ms"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for candidate in attempt.candidates:
-        table.add_row(
+    rows: list[tuple[str | Text, ...]] = [
+        (
             "chosen" if candidate == attempt.chosen else "",
-            _clean(_where(candidate.prefill_worker, candidate.decode_worker)),
+            _where(short_id(candidate.prefill_worker), short_id(candidate.decode_worker)),
             *_predicted(candidate),
         )
-    table.add_row(
-        "actual",
-        _clean(_where(attempt.prefill_worker, attempt.decode_worker)),
-        *actual,
-        style="bold",
-    )
-    return table
+        for candidate in attempt.candidates
+    ]
+    where = _where(short_id(attempt.prefill_worker), short_id(attempt.decode_worker))
+    rows.append(tuple(Text(_clean(cell), "bold") for cell in ("actual", where, *actual)))
+    return fitted(CANDIDATE, rows, console)
 
 
 def _predicted(candidate: ExplainedCandidate) -> tuple[str, ...]:
@@ -158,10 +176,5 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f}"
 
 
-def _line(name: str, text: str) -> Text:
-    return Text.assemble((f"{name:<12}", "bold"), _clean(text))
-
-
-def _clean(text: str) -> Text:
-    """Without what would command the terminal: parts of it are others' texts."""
-    return Text("".join(character if character.isprintable() else "·" for character in text))
+def _clean(text: str) -> str:
+    return harmless(text.replace("\n", " "))

@@ -1,35 +1,67 @@
 """The command line. What went wrong is one line on standard error and exit code 1, never a
-traceback; Ctrl-C is quiet and 130."""
+traceback; a wrong command line is 2; Ctrl-C is quiet and 130; a closed pipe is quiet too."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
-from lengthwise_cli import explain, requests, up
+from lengthwise_cli import chat, explain, requests, up
+from lengthwise_cli.bench import command as bench
+from lengthwise_cli.errors import CommandError
+from lengthwise_cli.status import command as status
+from lengthwise_cli.terminal import prepare_streams, say
 from lengthwise_local import LocalClusterError
 from lengthwise_wire.errors import LengthwiseError
 
 app = typer.Typer(
     help="Length-aware, disaggregated LLM serving.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # Boxes do not fit narrow terminals, nor ASCII.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command()(up.up)
 app.command()(requests.generate)
-app.command()(requests.chat)
+app.command()(chat.chat)
+app.command()(status.status)
+app.command()(explain.explain)
+app.command()(bench.bench)
 app.command()(requests.tokenize)
 app.command()(requests.model)
-app.command()(explain.explain)
-app.command()(up.up)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"lengthwise {version('lengthwise')}")
+        except PackageNotFoundError:
+            print("lengthwise, not installed: it runs from its source")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Length-aware, disaggregated LLM serving."""
 
 
 def main() -> None:
+    prepare_streams()
     # Not a KeyboardInterrupt: raised while gRPC runs a callback, it is lost. All that was printed
     # is flushed, and routers notice the closed connection. `up` drains, with handlers of its own.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    # `lengthwise model | head -1` ends quietly, as every Unix command.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     reported(lambda: app(prog_name="lengthwise"))
 
 
@@ -37,8 +69,8 @@ def reported(command: Callable[[], object]) -> None:
     """Runs a command; an error becomes one line on standard error."""
     try:
         command()
-    except (LengthwiseError, LocalClusterError) as error:
-        print(f"lengthwise: {error}", file=sys.stderr)
+    except (LengthwiseError, LocalClusterError, CommandError, OSError) as error:
+        say(f"lengthwise: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,15 +1,28 @@
 """Options that several commands have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
 from lengthwise.client import Client
-from lengthwise.types import Tls
+from lengthwise.types import Retry, Timeout, Tls
+from lengthwise_cli.diagnosis import in_words, is_from_router
+from lengthwise_cli.errors import CommandError
+from lengthwise_wire.errors import LengthwiseError
+
+ENDPOINT_VARIABLE = "LENGTHWISE_ENDPOINT"
 
 Endpoints = Annotated[
-    list[str], Option("--endpoint", "-e", help="A router, host:port; repeat to name several.")
+    list[str],
+    Option(
+        "--endpoint",
+        "-e",
+        envvar=ENDPOINT_VARIABLE,
+        help="A router, host:port; repeat to name several (in the variable: with blanks between).",
+    ),
 ]
 Authority = Annotated[
     Path | None,
@@ -43,12 +56,43 @@ CacheSalt = Annotated[
     ),
 ]
 
+CONNECT_SECONDS = 2.0
+TRIES = Retry(attempts=3)
+"""Rounds through the endpoints for a request that has received nothing: a person waits for an
+answer or for what is wrong, 0.3 s where nothing listens and 6 s where nothing is said."""
 
-def open_client(
+
+def make_tls(authority: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
+    """None where no file is named. Errors: InvalidRequest."""
+    if not (authority or certificate or key):
+        return None
+    return Tls(authority=authority, certificate=certificate, private_key=key)
+
+
+def make_client(
     endpoints: list[str], authority: Path | None, certificate: Path | None, key: Path | None
 ) -> Client:
     """Errors: InvalidRequest."""
-    tls = None
-    if authority or certificate or key:
-        tls = Tls(authority=authority, certificate=certificate, private_key=key)
-    return Client(endpoints, tls=tls)
+    tls = make_tls(authority, certificate, key)
+    return Client(endpoints, tls=tls, timeout=Timeout(connect=CONNECT_SECONDS), retry=TRIES)
+
+
+@contextmanager
+def open_client(
+    endpoints: list[str], authority: Path | None, certificate: Path | None, key: Path | None
+) -> Iterator[Client]:
+    """Errors: InvalidRequest, CommandError."""
+    with make_client(endpoints, authority, certificate, key) as client, named(endpoints):
+        yield client
+
+
+@contextmanager
+def named(endpoints: list[str]) -> Iterator[None]:
+    """Errors: CommandError in the place of what gRPC says of a router that cannot be reached, or of
+    what is no router."""
+    try:
+        yield
+    except LengthwiseError as error:
+        if is_from_router(error):
+            raise
+        raise CommandError(in_words(error, endpoints)) from error

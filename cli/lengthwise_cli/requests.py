@@ -1,17 +1,18 @@
-"""Commands that talk to a router: generate, chat, tokenize, model."""
+"""Commands that ask a router once: generate, tokenize, model; and what `chat` has in common."""
 
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, cast
 
-from typer import Argument, Option
+from typer import Argument
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
-from lengthwise.types import Chunk, Completion, Message, Options
+from lengthwise.types import Chunk, Completion, Options
 from lengthwise_cli import options as option
+from lengthwise_cli.terminal import harmless, knows_unicode, say
 
 
 def generate(
@@ -36,63 +37,13 @@ def generate(
     tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Continue a text, and print it as it comes."""
-    options: Options = {
-        "max_tokens": max_tokens,
-        "min_tokens": min_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-        "stop": stop,
-        "priority": priority,
-        "tenant": tenant,
-        "cache_salt": cache_salt,
-        "request_id": request_id,
-        "timeout": timeout,
-    }
+    options = as_options(locals())
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        completion = _show(client.stream(_text(prompt), **options), echo=not as_json)
+        completion = show(client.stream(read_text(prompt), **options), echo=not as_json)
     if as_json:
-        print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False))
+        print(as_json_text(dataclasses.asdict(completion)))
     if stats:
-        print(statistics(completion), file=sys.stderr)
-
-
-def chat(
-    message: Annotated[
-        str | None, Argument(help='One message; "-" reads standard input; none: a conversation.')
-    ] = None,
-    system: Annotated[str | None, Option(help="The system message.")] = None,
-    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
-    max_tokens: option.MaxTokens = None,
-    temperature: option.Temperature = None,
-    seed: option.Seed = None,
-    priority: option.Priority = None,
-    tenant: option.Tenant = None,
-    cache_salt: option.CacheSalt = None,
-    stats: option.Stats = False,
-    tls_authority: option.Authority = None,
-    tls_certificate: option.Certificate = None,
-    tls_private_key: option.PrivateKey = None,
-) -> None:
-    """Talk with the model, if it has a chat template. Ctrl-D ends the conversation."""
-    options: Options = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "priority": priority,
-        "tenant": tenant,
-        "cache_salt": cache_salt,
-        "conversation_returns": message is None,
-    }
-    messages = [Message("system", system)] if system else []
-    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        for text in _turns() if message is None else [_text(message)]:
-            messages.append(Message("user", text))
-            completion = _show(client.stream(messages, **options), echo=True)
-            messages.append(Message("assistant", completion.text))
-            if stats:
-                print(statistics(completion), file=sys.stderr)
+        say(statistics(completion))
 
 
 def tokenize(
@@ -105,7 +56,7 @@ def tokenize(
 ) -> None:
     """Print the token ids of a text."""
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        ids = client.tokenize(_text(prompt))
+        ids = client.tokenize(read_text(prompt))
     print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
 
 
@@ -120,12 +71,47 @@ def model(
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         values = dataclasses.asdict(client.model())
     if as_json:
-        print(json.dumps(values))
+        print(as_json_text(values))
         return
     sampling = values.pop("default_sampling")
     for name, value in {**values, **{f"default {key}": sampling[key] for key in sampling}}.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
         print(f"{name.replace('_', ' '):<28}{shown}")
+
+
+def as_options(arguments: Mapping[str, object]) -> Options:
+    """Those of a command's arguments that are options of a generation."""
+    names = arguments.keys() & Options.__annotations__.keys()
+    return cast(Options, {name: arguments[name] for name in names})
+
+
+def as_json_text(value: object) -> str:
+    """On one line; in ASCII where the output knows nothing else."""
+    return json.dumps(value, ensure_ascii=not knows_unicode(sys.stdout))
+
+
+def read_text(argument: str) -> str:
+    return sys.stdin.read() if argument == "-" else argument
+
+
+def show(stream: Iterable[Chunk], *, echo: bool, said: list[str] | None = None) -> Completion:
+    """Prints the text as it comes, if `echo`; `said` gets it piece by piece.
+
+    On a terminal control characters are shown as dots: models and users of other models must not
+    command it.
+    """
+    chunks = []
+    tame = harmless if sys.stdout.isatty() else str
+    for chunk in stream:
+        chunks.append(chunk)
+        if said is not None:
+            said.append(chunk.text)
+        if echo:
+            print(tame(chunk.text), end="", flush=True)
+    completion = join(chunks)
+    if echo and not completion.text.endswith("\n"):
+        print(flush=True)
+    return completion
 
 
 def statistics(completion: Completion) -> str:
@@ -144,33 +130,3 @@ def statistics(completion: Completion) -> str:
         f" · {timings.total_seconds:.2f} s in all · {timings.retries} retries"
         f" · seed {completion.seed} · {completion.finish_reason} · request {completion.request_id}"
     )
-
-
-def _show(stream: Iterable[Chunk], *, echo: bool) -> Completion:
-    chunks = []
-    for chunk in stream:
-        chunks.append(chunk)
-        if echo:
-            print(chunk.text, end="", flush=True)
-    completion = join(chunks)
-    if echo and not completion.text.endswith("\n"):
-        print(flush=True)
-    return completion
-
-
-def _turns() -> Iterable[str]:
-    """What a person types, line by line, until the end of input."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    if prompt:
-        import readline  # noqa: F401  (its import gives `input` line editing)
-    while True:
-        try:
-            text = input(prompt)
-        except EOFError:
-            return
-        if text.strip():
-            yield text
-
-
-def _text(argument: str) -> str:
-    return sys.stdin.read() if argument == "-" else argument

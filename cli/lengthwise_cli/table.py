@@ -2,25 +2,31 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import grpc
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from lengthwise_cli.status.rates import Rates
+from lengthwise_cli.status.view import as_state
+from lengthwise_cli.terminal import Column, fitted
 from lengthwise_local import LocalCluster, Process
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 STATUS_SECONDS = 0.5
 """A worker that reports no status within this time is shown as silent."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Rate:
-    """Tokens counted, when, and how many a second since the time before."""
-
-    total: int
-    at: float
-    per_second: float
+PROCESS = (
+    Column("process", is_number=False),
+    Column("address", is_number=False, rank=2),
+    Column("metrics", is_number=False, rank=4),
+    Column("state", is_number=False),
+    Column("running", rank=1),
+    Column("queued", rank=1),
+    Column("blocks used", rank=3),
+    Column("tokens/s"),
+)
 
 
 class ClusterTable:
@@ -30,22 +36,21 @@ class ClusterTable:
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
         self._channels: dict[str, grpc.Channel] = {}
-        self._rates: dict[str, _Rate] = {}
+        self._rates = Rates()
 
     def close(self) -> None:
         for channel in self._channels.values():
             channel.close()
 
-    def draw(self) -> Table:
-        table = Table("process", "address", "state", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for name in ("running", "queued", "free blocks", "tokens/s"):
-            table.add_column(name, justify="right")
+    def draw(self, console: Console) -> Table:
         statuses = self._statuses(self._cluster.workers)
+        rows: list[tuple[str | Text, ...]] = []
         for process in self._cluster.processes:
             note = process.announcement if process.running else None
-            address = note.address if note else ""
-            table.add_row(process.name, address, *self._cells(process, statuses.get(process.name)))
-        return table
+            addresses = (note.address, note.metrics) if note else ("", "")
+            cells = self._cells(process, statuses.get(process.name))
+            rows.append((process.name, *addresses, *cells))
+        return fitted(PROCESS, rows, console)
 
     def _statuses(self, workers: Sequence[Process]) -> dict[str, worker_pb2.WorkerStatus]:
         calls = {}
@@ -71,28 +76,26 @@ class ClusterTable:
 
     def _cells(
         self, process: Process, status: worker_pb2.WorkerStatus | None
-    ) -> tuple[str, str, str, str, str]:
+    ) -> tuple[str | Text, ...]:
+        nothing = ("", "", "", "")
         if not process.running:
-            return ("[red]dead[/]", "", "", "", "")
+            return (as_state("dead"), *nothing)
         if process.announcement is None:
-            return ("[yellow]starting[/]", "", "", "", "")
+            return (as_state("starting"), *nothing)
         if process.role == "router":
-            return ("[green]ready[/]", "", "", "", "")
+            return (as_state("ready"), *nothing)
         if status is None:
-            return ("[red]silent[/]", "", "", "", "")
+            return (as_state("silent"), *nothing)
         return (
-            "[yellow]draining[/]" if status.draining else "[green]ready[/]",
+            as_state("draining" if status.draining else "ready"),
             str(status.running_requests),
             str(sum(queue.requests for queue in status.queues)),
-            f"{status.blocks_free:,} / {status.blocks_total:,}",
+            f"{status.blocks_total - status.blocks_free:,}/{status.blocks_total:,}",
             f"{self._rate(status):,.0f}",
         )
 
     def _rate(self, status: worker_pb2.WorkerStatus) -> float:
-        now = time.monotonic()
         prefills = status.role == worker_pb2.ROLE_PREFILL
         total = status.prompt_tokens_total if prefills else status.output_tokens_total
-        last = self._rates.get(status.worker_id, _Rate(total, now - 1.0, 0.0))
-        rate = _Rate(total, now, (total - last.total) / max(now - last.at, 1e-3))
-        self._rates[status.worker_id] = rate
-        return rate.per_second
+        self._rates.count(status.worker_id, total, time.monotonic())
+        return self._rates.per_second(status.worker_id)

@@ -4,29 +4,43 @@ SIGINT or SIGTERM drains everything, a second one cuts the draining short, and n
 behind: see `Interrupts` for what a signal may not cut in two.
 """
 
+import contextlib
+import os
+import re
 import shlex
+import shutil
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from rich.live import Live
+from rich.status import Status
 from typer import Option
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.client import Client
+from lengthwise_cli.errors import CommandError
 from lengthwise_cli.interrupts import Interrupts
 from lengthwise_cli.requests import statistics
 from lengthwise_cli.table import ClusterTable
+from lengthwise_cli.terminal import fit_encoding, knows_unicode
 from lengthwise_local import Died, LocalCluster, Process, Supervisor
 
 LOOK_SECONDS = 0.2
 DRAW_SECONDS = 1.0
 FIRST_PROMPT = "def read_lines(path):"
 """The demo model has read the Python standard library."""
+BASE_PROMPT = "Once upon a time"
 FIRST_TOKENS = 64
+MODEL_SECONDS = 10.0
+PIPE_CLOSED = 128 + signal.SIGPIPE
+"""Exit code of a shell's command that SIGPIPE ended."""
 
 
 def up(
@@ -37,8 +51,21 @@ def up(
     decode: Annotated[int, Option(help="Decode workers.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[
+        str | None, Option(help="auto, float32, bfloat16 or float16: what is computed in.")
+    ] = None,
+    kv_memory: Annotated[
+        str | None, Option(help="Of each worker's KV cache: bytes, or 512Mi, 4Gi, 4G.")
+    ] = None,
+    host: Annotated[
+        str, Option(help="Where routers listen; 0.0.0.0: on every interface.")
+    ] = "127.0.0.1",
     port: Annotated[int, Option(help="Of the first router; others count up. 0: any.")] = 50051,
     metrics_port: Annotated[int, Option(help="The same for Prometheus metrics.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        Option("--set", help="KEY=VALUE of all processes that have KEY, or ROLE.KEY=VALUE."),
+    ] = None,
     say: Annotated[
         str | None, Option(help="Stream a first completion of this text when all is ready.")
     ] = None,
@@ -56,20 +83,34 @@ def up(
         decode=decode,
         routers=routers,
         device=device,
+        host=host,
         port=port,
         metrics_port=metrics_port,
+        settings=[*_settings(dtype, kv_memory), *(settings or ())],
         start_seconds=start_timeout,
     )
-    run(cluster, say=say, once=once)
+    run(cluster, say=say, once=once, is_demo=model is None)
 
 
-def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) -> None:
+def _settings(dtype: str | None, kv_memory: str | None) -> Iterator[str]:
+    """Errors: CommandError."""
+    if dtype is not None:
+        yield f"dtype={dtype}"
+    if kv_memory is not None:
+        yield f"kv_memory_bytes={parse_bytes(kv_memory)}"
+
+
+def run(
+    cluster: LocalCluster, *, say: str | None = None, once: bool = False, is_demo: bool = True
+) -> None:
     """Starts a cluster, watches over it until a signal comes, and drains it.
 
     Errors: LocalClusterError when it cannot start or a process keeps dying; nothing runs any more
     then.
     """
-    session = _Up(cluster, Console(highlight=False, soft_wrap=True), Interrupts())
+    # A closed pipe is an error of a print then, and no end without draining.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    session = _Up(cluster, Console(highlight=False, soft_wrap=True), Interrupts(), is_demo)
     try:
         session.start()
         if say is not None or once:
@@ -80,6 +121,9 @@ def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) ->
         print()
         if once:
             raise
+    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
+        session.silence()
+        sys.exit(PIPE_CLOSED)
     except BaseException:
         session.failed = True
         raise
@@ -90,8 +134,11 @@ def run(cluster: LocalCluster, *, say: str | None = None, once: bool = False) ->
 class _Up:
     """One run of the command."""
 
-    def __init__(self, cluster: LocalCluster, console: Console, interrupts: Interrupts) -> None:
+    def __init__(
+        self, cluster: LocalCluster, console: Console, interrupts: Interrupts, is_demo: bool
+    ) -> None:
         self.failed = False
+        self._is_demo = is_demo
         self._cluster = cluster
         self._console = console
         self._interrupts = interrupts
@@ -101,7 +148,7 @@ class _Up:
         with self._interrupts.held():
             self._cluster.launch()
         terminal = self._console.is_terminal
-        with self._console.status("starting") if terminal else nullcontext() as status:
+        with self._status("starting") if terminal else nullcontext() as status:
 
             def on_wait(missing: Sequence[Process]) -> None:
                 if status is not None:
@@ -111,7 +158,10 @@ class _Up:
             self._cluster.wait_ready(on_wait)
         if not terminal:
             for process in self._cluster.processes:
-                self._console.print(f"{process.name} is ready on {process.address}")
+                self._console.print(
+                    f"{process.name} is ready on {process.address},"
+                    f" metrics on {process.metrics_address}"
+                )
         self._console.print(self._how_to_call(time.monotonic() - started_at), markup=False)
 
     def say(self, prompt: str) -> None:
@@ -122,7 +172,8 @@ class _Up:
                 chunks.append(chunk)
                 print(chunk.text, end="", flush=True)
         print()
-        self._console.print(statistics(join(chunks)), style="dim", end="\n\n")
+        told = fit_encoding(statistics(join(chunks)), self._console.file)
+        self._console.print(told, style="dim", end="\n\n")
 
     def watch(self) -> None:
         """Supervises until interrupted. Errors: LocalClusterError when a process keeps dying."""
@@ -145,14 +196,14 @@ class _Up:
                             f"{event.process.name} is ready again on {event.process.address}"
                         )
                 if live is not None and time.monotonic() >= draw_at:
-                    live.update(table.draw(), refresh=True)
+                    live.update(table.draw(self._console), refresh=True)
                     draw_at = time.monotonic() + DRAW_SECONDS
                 time.sleep(LOOK_SECONDS)
 
     def stop(self) -> None:
         """Drains; a second interrupt kills. Says where the logs are when something failed."""
         try:
-            with self._console.status("draining") if self._console.is_terminal else nullcontext():
+            with self._status("draining") if self._console.is_terminal else nullcontext():
                 killed = self._cluster.stop(keep_folder=self.failed)
         except KeyboardInterrupt:
             self._interrupts.ignore()
@@ -163,24 +214,76 @@ class _Up:
         if killed or self.failed:
             self._console.print(f"logs: {self._cluster.folder}")
 
+    def _status(self, text: str) -> Status:
+        spinner = "dots" if knows_unicode(self._console.file) else "line"
+        return self._console.status(text, spinner=spinner)
+
     def _live(self) -> "Live | nullcontext[None]":
         if not self._console.is_terminal:
             return nullcontext()
         return Live(console=self._console, auto_refresh=False, transient=True)
+
+    def silence(self) -> None:
+        """Nobody reads any more."""
+        self._console.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _how_to_call(self, seconds: float) -> str:
         endpoints = self._cluster.endpoints
         options = "".join(f" --endpoint {endpoint}" for endpoint in endpoints)
         if endpoints == [DEFAULT_ENDPOINT.replace("localhost", "127.0.0.1")]:
             options = ""
+        command = _own_name()
+        request = f"generate {shlex.quote(FIRST_PROMPT)}"
+        call = "generate('class A:', max_tokens=64)"
+        if not self._is_demo:
+            request, call = self._suggestion()
         target = repr(endpoints[0] if len(endpoints) == 1 else endpoints)
-        metrics = ", ".join(
-            f"{process.name} {process.metrics_address}" for process in self._cluster.processes
-        )
+        lines = [
+            f"\nready after {seconds:.1f} s on {', '.join(endpoints)}\n",
+            f"  {command} {request}{options}",
+            f"  {command} status{options}",
+            f"  Python: Client({target}).{call}.text\n",
+        ]
+        if not is_loopback(self._cluster.host):
+            lines.append(f"No TLS, no passwords: whoever reaches {self._cluster.host} may use it.")
+        lines.append("Ctrl-C stops it.\n")
+        return "\n".join(lines)
+
+    def _suggestion(self) -> tuple[str, str]:
+        """How to talk to this model, for a shell and for Python."""
+        with Client(self._cluster.endpoints) as client:
+            chats = client.model(timeout=MODEL_SECONDS).has_chat_template
+        if chats:
+            return "chat", "chat([Message('user', 'Hello')])"
         return (
-            f"\nready after {seconds:.1f} s on {', '.join(endpoints)}\n\n"
-            f"  lengthwise generate {shlex.quote(FIRST_PROMPT)}{options}\n\n"
-            "  from lengthwise import Client\n"
-            f"  print(Client({target}).generate({FIRST_PROMPT!r}, max_tokens=64).text)\n\n"
-            f"metrics: {metrics}\nCtrl-C stops it.\n"
+            f"generate {shlex.quote(BASE_PROMPT)} --max-tokens 64",
+            f"generate({BASE_PROMPT!r}, max_tokens=64)",
         )
+
+
+def _own_name() -> str:
+    """As this command can be typed again."""
+    started_as = Path(sys.argv[0])
+    found = shutil.which("lengthwise")
+    if started_as.name != "lengthwise" or (found and Path(found).samefile(started_as)):
+        return "lengthwise"
+    with contextlib.suppress(ValueError):
+        return str(started_as.absolute().relative_to(Path.cwd()))
+    return str(started_as)
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def parse_bytes(text: str) -> int:
+    """A Kubernetes quantity: bytes, or k, M, G, T (of 1000) or Ki, Mi, Gi, Ti (of 1024); with B
+    after it or not. Errors: CommandError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?))?b?", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise CommandError(
+            f"--kv-memory: got {text!r}, expected bytes above 0, such as 512Mi or 4G"
+        )
+    power = "kmgt".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

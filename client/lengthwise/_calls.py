@@ -38,4 +38,4 @@ class Calls:
     def _timeout_of(self, timeout: Timeout | float | None) -> Timeout:
         if timeout is None:
             return self._timeout
-        return timeout if isinstance(timeout, Timeout) else Timeout(total=timeout)
+        return Timeout.of(timeout)

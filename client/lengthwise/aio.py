@@ -38,17 +38,17 @@ class AsyncClient:
         endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
         *,
         tls: Tls | None = None,
-        timeout: Timeout | None = None,
+        timeout: Timeout | float | None = None,
         retry: Retry | None = None,
         transports: Sequence[AsyncTransport] | None = None,
     ) -> None:
         """As `Client`; needs no running event loop yet."""
-        timeout = timeout or Timeout()
+        timeout, retry = Timeout.of(timeout), Retry.of(retry)
         self._transports = transports or [
             GrpcAioTransport(target, tls=tls, connect_seconds=timeout.connect)
             for target in parse_endpoints(endpoints)
         ]
-        self._calls = Calls(len(self._transports), timeout, retry or Retry())
+        self._calls = Calls(len(self._transports), timeout, retry)
 
     async def __aenter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ class Client:
         endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
         *,
         tls: Tls | None = None,
-        timeout: Timeout | None = None,
+        timeout: Timeout | float | None = None,
         retry: Retry | None = None,
         transports: Sequence[Transport] | None = None,
     ) -> None:
@@ -49,12 +49,12 @@ class Client:
         transports: instead of endpoints; `lengthwise.fake.FakeTransport` serves tests.
         Errors: InvalidRequest.
         """
-        timeout = timeout or Timeout()
+        timeout, retry = Timeout.of(timeout), Retry.of(retry)
         self._transports = transports or [
             GrpcTransport(target, tls=tls, connect_seconds=timeout.connect)
             for target in parse_endpoints(endpoints)
         ]
-        self._calls = Calls(len(self._transports), timeout, retry or Retry())
+        self._calls = Calls(len(self._transports), timeout, retry)
 
     def __enter__(self) -> Self:
         return self

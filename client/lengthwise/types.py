@@ -97,6 +97,15 @@ class Timeout:
     connect: float = 3.0
     silence: float = 3.0
 
+    @classmethod
+    def of(cls, value: "Timeout | float | None") -> "Timeout":
+        """Itself, seconds in all, or the default. Errors: InvalidRequest."""
+        if value is None or isinstance(value, Timeout):
+            return value or cls()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidRequest(f"timeout: got {value!r}, expected seconds or a Timeout")
+        return cls(total=value)
+
     def __post_init__(self) -> None:
         for name in ("total", "connect", "silence"):
             value = getattr(self, name)
@@ -117,6 +126,13 @@ class Retry:
     back."""
     first_delay: float = 0.1
     max_delay: float = 3.0
+
+    @classmethod
+    def of(cls, value: "Retry | None") -> "Retry":
+        """Itself, or the default. Errors: InvalidRequest."""
+        if not isinstance(value, Retry | None):
+            raise InvalidRequest(f"retry: got {value!r}, expected a Retry")
+        return value or cls()
 
     def __post_init__(self) -> None:
         for name in ("attempts", "resume_attempts"):

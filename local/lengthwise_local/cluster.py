@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from lengthwise_local.errors import LocalClusterError
-from lengthwise_local.preflight import MODULES, find_model, require_extras, require_free_port
+from lengthwise_local.preflight import MODULES, find_model, require_extras, require_free_ports
 from lengthwise_local.process import POLL_SECONDS, Process, Role
+from lengthwise_local.settings import settings_by_role
 
 KILL_SECONDS = 5.0
 """A killed process is gone at once; a machine that swaps may need longer to report it."""
@@ -38,8 +39,10 @@ class LocalCluster:
         decode: int = 1,
         routers: int = 1,
         device: str = "auto",
+        host: str = "127.0.0.1",
         port: int = 0,
         metrics_port: int = 0,
+        settings: Sequence[str] = (),
         configs: Mapping[Role, Mapping[str, object]] | None = None,
         env: Mapping[str, str] | None = None,
         commands: Mapping[Role, Sequence[str]] | None = None,
@@ -50,7 +53,9 @@ class LocalCluster:
         """Checks what can be checked; starts nothing.
 
         model: checkpoint folder or hub id; None: the demo model.
+        host: where routers listen; workers and metrics stay on loopback.
         port, metrics_port: of the first router, the others count up; 0: any free ones.
+        settings: "KEY=VALUE" and "ROLE.KEY=VALUE", see `settings_by_role`.
         configs: keys that replace or join a role's configuration.
         commands: runs these instead of a role's process, with `--config FILE` added.
         drain_seconds: what routers, and then workers, get to end before they are killed; their own
@@ -70,7 +75,7 @@ class LocalCluster:
         self._device = device
         self._model = find_model(model)
         self._counts: dict[Role, int] = {"prefill": prefill, "decode": decode, "router": routers}
-        self._ports = (port, metrics_port)
+        self.host = host
         self._configs = dict(configs or {})
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
         self._commands = dict(commands or {})
@@ -81,9 +86,13 @@ class LocalCluster:
         self.routers: tuple[Process, ...] = ()
         if self._counts.keys() - self._commands.keys():
             require_extras()
-        for index in range(routers):
-            for first in self._ports:
-                require_free_port(first + index if first else 0)
+        self._settings = settings_by_role(settings) if settings else {}
+        self._ports = require_free_ports("--port", host, port, routers)
+        self._metrics_ports = require_free_ports(
+            "--metrics-port", "127.0.0.1", metrics_port, routers
+        )
+        if set(self._ports) & set(self._metrics_ports):
+            raise LocalClusterError(f"--port {port} and --metrics-port {metrics_port} overlap")
 
     def __enter__(self) -> Self:
         try:
@@ -185,7 +194,7 @@ class LocalCluster:
             yield Process(
                 name=f"{role}-{index}",
                 role=role,
-                command=command,
+                command=(*command, *_as_options(self._settings.get(role, ()))),
                 config={**self._default_config(role, index), **self._configs.get(role, {})},
                 folder=self.folder,
                 # NCCL refuses two workers on one GPU unless each names a host of its own.
@@ -196,9 +205,15 @@ class LocalCluster:
         announced = str(self.folder / "announced")
         config: dict[str, object] = {"model": self._model, "announce_folder": announced}
         if role == "router":
-            listen, metrics = (f"127.0.0.1:{port + index if port else 0}" for port in self._ports)
-            discovery = {"folder": announced}
-            return {**config, "listen": listen, "metrics_listen": metrics, "discovery": discovery}
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            port = self._ports[index] if self._ports else 0
+            metrics_port = self._metrics_ports[index] if self._metrics_ports else 0
+            return {
+                **config,
+                "listen": f"{host}:{port}",
+                "metrics_listen": f"127.0.0.1:{metrics_port}",
+                "discovery": {"folder": announced},
+            }
         num_workers = self._counts["prefill"] + self._counts["decode"]
         return {
             **config,
@@ -221,6 +236,11 @@ def _end(processes: Sequence[Process], drain_seconds: float) -> list[Process]:
         process.kill()
         process.wait(KILL_SECONDS)
     return killed
+
+
+def _as_options(settings: Sequence[str]) -> Iterator[str]:
+    for setting in settings:
+        yield from ("--set", setting)
 
 
 def _num_cores() -> int:

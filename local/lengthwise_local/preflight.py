@@ -21,6 +21,8 @@ _REQUIRED = (
 )
 """What the extras `router` and `worker` bring, under the names that are imported."""
 
+MAX_PORT = 65_535
+
 _INSTALL = 'pip install "lengthwise[cli,router,worker]"'
 
 
@@ -34,18 +36,35 @@ def require_extras() -> None:
         )
 
 
-def require_free_port(port: int) -> None:
-    """Errors: LocalClusterError when something listens on the loopback port. 0 is any free port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the server will bind: a port in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise LocalClusterError(
-                f"port {port} cannot be used ({os.strerror(error.errno or 0)});"
-                " choose another with --port"
-            ) from error
+def require_free_ports(option: str, host: str, first: int, count: int) -> range:
+    """The ports from `first` on, which `option` named; none where that is 0: any free ones.
+
+    Errors: LocalClusterError when one does not exist, or cannot be listened on.
+    """
+    ports = range(first, first + count if first else first)
+    if not 0 <= first <= MAX_PORT or max(ports, default=0) > MAX_PORT:
+        raise LocalClusterError(
+            f"{option}: got {first} for {count} router(s), expected ports up to {MAX_PORT}, or 0"
+        )
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise LocalClusterError(
+            f"--host: got {host!r}, expected an address of this machine ({error.strerror})"
+        ) from error
+    for port in ports or (0,):
+        with socket.socket(family, kind) as probe:
+            # As the server will bind: a port in TIME_WAIT is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address[0], port))
+            except OSError as error:
+                remedy = f"choose another with {option}" if port else "choose another with --host"
+                raise LocalClusterError(
+                    f"{host}, port {port} cannot be used ({os.strerror(error.errno or 0)});"
+                    f" {remedy}"
+                ) from error
+    return ports
 
 
 def find_model(model: str | Path | None) -> str:
@@ -62,12 +81,15 @@ def find_model(model: str | Path | None) -> str:
 
 
 def _checkpoint(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        found = "which holds no config.json" if folder.is_dir() else "which is no folder"
-        raise LocalClusterError(
-            f"no model in {folder}, {found}; expected a checkpoint folder or a hub id (owner/name)"
-        )
-    return folder.resolve()
+    if (folder / "config.json").is_file():
+        return folder.resolve()
+    expected = "expected a folder with config.json and .safetensors, or a hub id (owner/name)"
+    if folder.suffix == ".gguf" or (folder.is_dir() and any(folder.glob("*.gguf"))):
+        raise LocalClusterError(f"{folder}: GGUF is not supported; {expected}")
+    if folder.is_dir():
+        raise LocalClusterError(f"no model in {folder}, which holds no config.json; {expected}")
+    found = "is a file" if folder.exists() else "does not exist"
+    raise LocalClusterError(f"no model in {folder}, which {found}; {expected}")
 
 
 def _demo_model() -> Path:

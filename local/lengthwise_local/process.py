@@ -6,6 +6,7 @@ started itself, so nothing outlives the cluster.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,9 @@ from lengthwise_local.errors import LocalClusterError
 from lengthwise_wire.announcement import Announcement
 
 Role = Literal["prefill", "decode", "router"]
+
+OPERATOR_ERROR = 2
+"""Exit code of a process whose configuration, model or port cannot be used."""
 
 POLL_SECONDS = 0.02
 """How often a state that the kernel does not signal is looked at."""
@@ -182,13 +186,24 @@ class Process:
             return "".join(deque(log, maxlen=lines)).rstrip() or "(empty log)"
 
     def how_it_ended(self) -> str:
-        """How it ended, and the last lines of its log."""
+        """How it ended, and the last lines of its log; or what it says that its operator should
+        mend."""
         code = self.exit_code
+        if code == OPERATOR_ERROR and (told := self._last_error()):
+            return f"{self.name}: {told}"
         if code is not None and code < 0:
             end = f"was killed by {signal.Signals(-code).name}"
         else:
             end = f"ended with exit code {code}"
         return f"{self.name} {end}; its log ends:\n{self.log_tail()}"
+
+    def _last_error(self) -> str:
+        """The message of the last error in the log's end, of any number of lines."""
+        lines = self.log_tail().splitlines()
+        for index in reversed(range(len(lines))):
+            if match := re.match(r"[\d:.]+ ERROR \S+ (.*)", lines[index]):
+                return "\n".join([match[1], *lines[index + 1 :]])
+        return ""
 
     @property
     def _announced(self) -> Path:

@@ -34,7 +34,14 @@ def load_config(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not YAML: {error}") from error
-    data = {} if data is None else data
+    return make_config({} if data is None else data, cls, overrides, f"configuration {path}")
+
+
+def make_config(data: Any, cls: type[T], overrides: Sequence[str], source: str) -> T:
+    """What `load_config` makes of a file's content. `source` is what messages call it.
+
+    Errors: ConfigError.
+    """
     for override in overrides:
         _set(data, override)
     try:
@@ -45,7 +52,7 @@ def load_config(path: Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
             + (f", got {item['input']!r}" if _is_worth_showing(item) else "")
             for item in error.errors()
         ]
-        raise ConfigError("\n".join([f"configuration {path} is invalid:", *lines])) from error
+        raise ConfigError("\n".join([f"{source} is invalid:", *lines])) from error
 
 
 def _is_worth_showing(item: ErrorDetails) -> bool:

@@ -23,6 +23,8 @@ Run = Callable[..., int]
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command in this process and returns its exit code."""
 
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process is not the command's
+
     def run(*arguments: str, stdin: str = "") -> int:
         monkeypatch.setattr(sys, "argv", ["lengthwise", *arguments])
         monkeypatch.setattr(sys, "stdin", StringIO(stdin))
@@ -110,7 +112,8 @@ def test_no_router_is_one_line_and_exit_code_1(
 ) -> None:
     assert run("model", "-e", "127.0.0.1:1") == 1
     output = capsys.readouterr()
-    assert output.err.startswith("lengthwise: cannot reach 127.0.0.1:1: ")
+    assert output.err.startswith("lengthwise: no router answers at 127.0.0.1:1: nothing listens")
+    assert "`lengthwise up`" in output.err
     assert output.err.count("\n") == 1
 
 

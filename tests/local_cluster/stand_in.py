@@ -16,6 +16,9 @@ print(f"behaviour: {behaviour or 'good'}", flush=True)
 
 if behaviour == "crash":
     sys.exit("cannot allocate the cache")
+if behaviour == "refuse":
+    print("12:00:00.000 ERROR decode-worker device: got cuda, but torch finds no GPU", flush=True)
+    sys.exit(2)
 started_before = Path(f"{config_file.stem}.started").exists()
 Path(f"{config_file.stem}.started").touch()
 if behaviour == "crash-later" and started_before:

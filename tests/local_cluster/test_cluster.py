@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -181,9 +182,11 @@ def test_a_port_in_use_is_one_line_before_anything_starts(make_cluster: MakeClus
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        pytest.param("/nowhere/at/all", "which is no folder", id="missing"),
+        pytest.param("/nowhere/at/all", "which does not exist", id="missing"),
+        pytest.param(__file__, "which is a file", id="file"),
+        pytest.param("/nowhere/model.gguf", "GGUF is not supported", id="gguf"),
         pytest.param("/", "holds no config.json", id="no-checkpoint"),
-        pytest.param("llama", "expected a checkpoint folder or a hub id", id="neither"),
+        pytest.param("llama", "expected a folder with config.json", id="neither"),
     ],
 )
 def test_a_model_that_is_not_there_is_one_line(
@@ -192,6 +195,74 @@ def test_a_model_that_is_not_there_is_one_line(
     with pytest.raises(LocalClusterError, match=message) as caught:
         make_cluster(model=model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param({"port": 99_999}, r"--port: got 99999 .* ports up to 65535", id="port"),
+        pytest.param({"port": -1}, "--port: got -1", id="below 0"),
+        pytest.param({"port": 65_535, "routers": 2}, "--port: got 65535 for 2", id="the second"),
+        pytest.param({"metrics_port": 70_000}, "--metrics-port: got 70000", id="metrics"),
+        pytest.param({"port": 4_000, "metrics_port": 4_000}, "overlap", id="overlap"),
+        pytest.param({"host": "no.such.host.invalid"}, "--host: got 'no.such.host", id="host"),
+        pytest.param({"host": "192.0.2.1"}, "choose another with --host", id="foreign host"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line_with_its_option(
+    make_cluster: MakeCluster, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LocalClusterError, match=message) as caught:
+        make_cluster(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_taken_metrics_port_names_its_own_option(make_cluster: MakeCluster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalClusterError, match="choose another with --metrics-port"):
+            make_cluster(metrics_port=port)
+
+
+def test_settings_reach_the_roles_that_have_them(make_cluster: MakeCluster) -> None:
+    settings = ["num_blocks=64", "router.max_queued=3", "objectives.tpot_seconds=0.2"]
+    with make_cluster(settings=settings) as cluster:
+        lines = {
+            process.role: psutil.Process(process.pid).cmdline() for process in cluster.processes
+        }
+    assert "num_blocks=64" in lines["prefill"]
+    assert "num_blocks=64" in lines["decode"]
+    assert "num_blocks=64" not in lines["router"]
+    assert "max_queued=3" in lines["router"]
+    assert all("objectives.tpot_seconds=0.2" in line for line in lines.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        pytest.param("num_blocks", "expected KEY=VALUE", id="no value"),
+        pytest.param("blocks=1", "no process has key blocks", id="no such key"),
+        pytest.param("router.num_blocks=1", "router processes have no key num_blocks", id="role"),
+        pytest.param("num_blocks=many", "num_blocks: Input should be a valid integer", id="type"),
+        pytest.param("dtype=int4", "dtype: Input should be 'auto'", id="choice"),
+        pytest.param("kv_memory_bytes=0", "kv_memory_bytes must be above 0", id="range"),
+        pytest.param("listen=0.0.0.0:1", "use --host and --port", id="our own"),
+        pytest.param("announce_folder=/tmp", "set by `lengthwise up` itself", id="no option"),
+    ],
+)
+def test_a_setting_that_no_process_takes_is_one_line(
+    make_cluster: MakeCluster, setting: str, message: str
+) -> None:
+    with pytest.raises(LocalClusterError, match=message) as caught:
+        make_cluster(settings=[setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_operator_should_mend_is_told_without_the_log(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(configs={"decode": {"behaviour": "refuse"}})
+    with pytest.raises(LocalClusterError) as caught, cluster:
+        pass
+    assert str(caught.value) == "decode-0: device: got cuda, but torch finds no GPU"
 
 
 def test_a_role_without_processes_is_refused(make_cluster: MakeCluster) -> None:

@@ -64,7 +64,7 @@ def drawn(table: ClusterTable) -> dict[str, list[str]]:
     """Cells by process."""
     console = Console(width=200, color_system=None)
     with console.capture() as capture:
-        console.print(table.draw())
+        console.print(table.draw(console))
     rows = [line.split() for line in capture.get().splitlines()]
     return {row[0]: row[1:] for row in rows}
 
@@ -75,10 +75,11 @@ def test_every_process_has_its_row(make_cluster: MakeCluster, worker: Worker) ->
         closing(ClusterTable(cluster)) as table,
     ):
         cells = drawn(table)["decode-0"]
-        assert cells == [worker.address, "ready", "3", "7", "2,000", "/", "2,048", "0"]
-        assert drawn(table)["router-0"] == [cluster.endpoint, "ready"]
+        assert cells == [worker.address, "127.0.0.1:9", "ready", "3", "7", "48/2,048", "0"]
+        assert drawn(table)["router-0"] == [cluster.endpoint, "127.0.0.1:9", "ready"]
         # Nothing serves at the address that the stand-in announced.
-        assert drawn(table)["prefill-0"] == [cluster.prefill[0].address, "silent"]
+        prefill = cluster.prefill[0]
+        assert drawn(table)["prefill-0"] == [prefill.address, "127.0.0.1:9", "silent"]
         assert int(drawn(table)["decode-0"][-1].replace(",", "")) > 0
 
 
@@ -88,9 +89,9 @@ def test_what_is_wrong_is_distinguished(make_cluster: MakeCluster, worker: Worke
         closing(ClusterTable(cluster)) as table,
     ):
         worker.draining = True
-        assert drawn(table)["decode-0"][1] == "draining"
+        assert drawn(table)["decode-0"][2] == "draining"
         worker.silent = True
-        assert drawn(table)["decode-0"][1] == "silent"
+        assert drawn(table)["decode-0"][2] == "silent"
         cluster.decode[0].kill()
         cluster.decode[0].wait(5.0)
         assert drawn(table)["decode-0"] == ["dead"]

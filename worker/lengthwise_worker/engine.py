@@ -12,7 +12,7 @@ from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, 
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 from lengthwise_policy.kv.prefix_cache import PrefixCache
-from lengthwise_runtime.config import Address
+from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
 
@@ -132,6 +132,10 @@ def _load(config: WorkerConfig) -> LoadedModel:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device: got cuda, but torch {torch.__version__} finds no GPU; expected auto or cpu"
+        )
     return load_runner(
         find_checkpoint(config.model, MODEL_FILES),
         device=device,

@@ -35,7 +35,7 @@ class GrpcAioTransport:
             while True:
                 try:
                     async with asyncio.timeout(seconds):
-                        response = await self._translated(call.read())
+                        response = await self._translated(call.read(), patience)
                 except TimeoutError as error:
                     raise silent(self._target, seconds) from error
                 if response is EOF:
@@ -48,18 +48,26 @@ class GrpcAioTransport:
     async def get_model(
         self, request: pb.GetModelRequest, patience: Timeout
     ) -> pb.GetModelResponse:
-        return await self._translated(self._stub().GetModel(request, timeout=patience.total))
+        return await self._translated(
+            self._stub().GetModel(request, timeout=patience.total), patience
+        )
 
     async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
-        return await self._translated(self._stub().Tokenize(request, timeout=patience.total))
+        return await self._translated(
+            self._stub().Tokenize(request, timeout=patience.total), patience
+        )
 
     async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
-        return await self._translated(self._stub().Explain(request, timeout=patience.total))
+        return await self._translated(
+            self._stub().Explain(request, timeout=patience.total), patience
+        )
 
     async def get_status(
         self, request: pb.GetStatusRequest, patience: Timeout
     ) -> pb.GetStatusResponse:
-        return await self._translated(self._stub().GetStatus(request, timeout=patience.total))
+        return await self._translated(
+            self._stub().GetStatus(request, timeout=patience.total), patience
+        )
 
     async def close(self) -> None:
         """Cancels what still runs."""
@@ -79,11 +87,11 @@ class GrpcAioTransport:
                 )
         return inference_pb2_grpc.InferenceStub(self._channel)
 
-    async def _translated(self, call: Awaitable[T]) -> T:
+    async def _translated(self, call: Awaitable[T], patience: Timeout) -> T:
         try:
             return await call
         except grpc.RpcError as error:
-            raise self._error(error) from error
+            raise self._error(error, patience) from error
         except asyncio.CancelledError:
             # grpc.aio also raises this for a call that the *server* cancelled; the task knows
             # better.
@@ -94,5 +102,7 @@ class GrpcAioTransport:
                 raise Cancelled("the client was closed") from None
             raise NoWorkerAvailable(f"{self._target} cut the call") from None
 
-    def _error(self, error: grpc.RpcError) -> LengthwiseError:
-        return Cancelled("the client was closed") if self._closed else error_of(self._target, error)
+    def _error(self, error: grpc.RpcError, patience: Timeout) -> LengthwiseError:
+        if self._closed:
+            return Cancelled("the client was closed")
+        return error_of(self._target, error, patience)

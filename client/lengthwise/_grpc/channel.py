@@ -7,9 +7,10 @@ from typing import Any, Protocol, cast
 
 import grpc
 
-from lengthwise.types import Tls
+from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import (
     ERROR_KEY,
+    DeadlineExceeded,
     InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
@@ -30,11 +31,17 @@ def parse_endpoints(endpoints: str | Sequence[str]) -> list[str]:
 
     Errors: InvalidRequest.
     """
+    if not isinstance(endpoints, str | Sequence):
+        raise InvalidRequest(f"endpoints: got {endpoints!r}, expected host:port, or a list of them")
     targets = [endpoints] if isinstance(endpoints, str) else list(endpoints)
     if not targets:
         raise InvalidRequest("endpoints: got none, expected at least one host:port")
     for target in targets:
-        if not target or target.startswith(("http://", "https://")):
+        if (
+            not isinstance(target, str)
+            or ":" not in target
+            or target.startswith(("http://", "https://"))
+        ):
             raise InvalidRequest(
                 f"endpoints: got {target!r}, expected host:port or a gRPC target such as"
                 " dns:///service:port"
@@ -89,7 +96,7 @@ class _FailedCall(Protocol):
     def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
 
 
-def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
+def error_of(target: str, error: grpc.RpcError, patience: Timeout) -> LengthwiseError:
     """The error that the server raised, or what gRPC reports of the connection to it."""
     call = cast(_FailedCall, error)
     trailing = call.trailing_metadata() or ()
@@ -101,6 +108,10 @@ def error_of(target: str, error: grpc.RpcError) -> LengthwiseError:
         return NoWorkerAvailable(f"cannot reach {target}: {details}")
     if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         return InvalidRequest(f"the request is too large: {details}")
+    if call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(
+            f"{target} did not finish the request within {patience.total:.3g} s"
+        )
     # Our servers name their errors. An unnamed end that this client did not ask for is a server or
     # a proxy that went away.
     if call.code() is grpc.StatusCode.CANCELLED or "RST_STREAM" in details:

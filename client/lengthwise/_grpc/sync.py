@@ -43,7 +43,7 @@ class GrpcTransport:
                     except grpc.RpcError as error:
                         if watch.expired:
                             raise silent(self._target, seconds) from error
-                        raise self._error(error) from error
+                        raise self._error(error, patience) from error
                     if response is None:
                         return
                     seconds = patience.silence
@@ -77,10 +77,12 @@ class GrpcTransport:
         try:
             return method(request, timeout=patience.total)
         except grpc.RpcError as error:
-            raise self._error(error) from error
+            raise self._error(error, patience) from error
 
-    def _error(self, error: grpc.RpcError) -> LengthwiseError:
-        return Cancelled("the client was closed") if self._closed else error_of(self._target, error)
+    def _error(self, error: grpc.RpcError, patience: Timeout) -> LengthwiseError:
+        if self._closed:
+            return Cancelled("the client was closed")
+        return error_of(self._target, error, patience)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,0 +1,1 @@
+"""Load as from many clients, and what they saw."""

@@ -1,0 +1,50 @@
+"""Where the results of a benchmark go."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from lengthwise_cli.bench import report
+from lengthwise_cli.bench.run import Run
+from lengthwise_cli.errors import CommandError
+from lengthwise_cli.terminal import make_console
+from lengthwise_policy.objectives import Objectives
+
+FORMATS = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Standard output, and files where they are named. Checked before anything is loaded.
+
+    Errors: CommandError.
+    """
+
+    objectives: Objectives
+    csv: Path | None
+    plot: Path | None
+
+    def __post_init__(self) -> None:
+        for name, path in (("--csv", self.csv), ("--plot", self.plot)):
+            if path is not None and (path.is_dir() or not path.parent.is_dir()):
+                raise CommandError(f"{name}: got {path}, expected a file in a folder that exists")
+        if self.plot is not None and self.plot.suffix not in FORMATS:
+            expected = ", ".join(FORMATS)
+            raise CommandError(f"--plot: got {self.plot}, expected a name that ends in {expected}")
+        if self.plot is not None and find_spec("matplotlib") is None:
+            raise CommandError('--plot needs matplotlib: pip install "lengthwise[plot]"')
+
+    def write(self, run: Run, before: Run | None) -> None:
+        """Errors: OSError."""
+        console = make_console()
+        report.show(run, self.objectives, console)
+        if before is not None:
+            console.print()
+            report.compare(before, run, self.objectives, console)
+        if self.csv is not None:
+            run.write(self.csv)
+        if self.plot is not None:
+            from lengthwise_cli.bench.plot import draw  # matplotlib takes a second, and an extra
+
+            runs = {"before": before, "now": run} if before is not None else {"requests": run}
+            draw(runs, self.objectives, self.plot)
