@@ -15,13 +15,16 @@ GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak bench bench-scheduling up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup:  ## Make .venv with everything in it
-	@scripts/setup
+	@scripts/setup develop
+
+serving:  # Make .venv with what serving needs
+	@scripts/setup serve
 
 proto: setup  ## Generate the wire's Python code
 	@scripts/generate-wire $(GENERATED)
@@ -82,7 +85,7 @@ bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m scheduling.live $(ARGUMENTS)
 
-up: setup  ## Serve the demo model here and stream a first completion
+up: serving  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"
 
 clean:  ## Remove .venv and caches

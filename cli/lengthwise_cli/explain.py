@@ -130,12 +130,12 @@ def _predictions(attempt: ExplainedAttempt, actual: tuple[str, ...], console: Co
     rows: list[tuple[str | Text, ...]] = [
         (
             "chosen" if candidate == attempt.chosen else "",
-            _where(short_id(candidate.prefill_worker), short_id(candidate.decode_worker)),
+            _where(short_id(candidate.prefill_worker, 4), short_id(candidate.decode_worker, 4)),
             *_predicted(candidate),
         )
         for candidate in attempt.candidates
     ]
-    where = _where(short_id(attempt.prefill_worker), short_id(attempt.decode_worker))
+    where = _where(short_id(attempt.prefill_worker, 4), short_id(attempt.decode_worker, 4))
     rows.append(tuple(Text(_clean(cell), "bold") for cell in ("actual", where, *actual)))
     return fitted(CANDIDATE, rows, console)
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from lengthwise_local.errors import LocalClusterError
-from lengthwise_local.preflight import MODULES, find_model, require_extras, require_free_ports
+from lengthwise_local.preflight import MODULES, find_model, require_extras, require_ports
 from lengthwise_local.process import POLL_SECONDS, Process, Role
 from lengthwise_local.settings import settings_by_role
 
@@ -87,12 +87,7 @@ class LocalCluster:
         if self._counts.keys() - self._commands.keys():
             require_extras()
         self._settings = settings_by_role(settings) if settings else {}
-        self._ports = require_free_ports("--port", host, port, routers)
-        self._metrics_ports = require_free_ports(
-            "--metrics-port", "127.0.0.1", metrics_port, routers
-        )
-        if set(self._ports) & set(self._metrics_ports):
-            raise LocalClusterError(f"--port {port} and --metrics-port {metrics_port} overlap")
+        self._ports, self._metrics_ports = require_ports(host, port, metrics_port, routers)
 
     def __enter__(self) -> Self:
         try:

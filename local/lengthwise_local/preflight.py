@@ -36,7 +36,17 @@ def require_extras() -> None:
         )
 
 
-def require_free_ports(option: str, host: str, first: int, count: int) -> range:
+def require_ports(host: str, port: int, metrics_port: int, routers: int) -> tuple[range, range]:
+    """The routers' ports and their metrics' on loopback, as `_free_ports`. Errors: as it, and where
+    they overlap."""
+    ports = _free_ports("--port", host, port, routers)
+    metrics_ports = _free_ports("--metrics-port", "127.0.0.1", metrics_port, routers)
+    if set(ports) & set(metrics_ports):
+        raise LocalClusterError(f"--port {port} and --metrics-port {metrics_port} overlap")
+    return ports, metrics_ports
+
+
+def _free_ports(option: str, host: str, first: int, count: int) -> range:
     """The ports from `first` on, which `option` named; none where that is 0: any free ones.
 
     Errors: LocalClusterError when one does not exist, or cannot be listened on.

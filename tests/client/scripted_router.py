@@ -112,6 +112,8 @@ class Router(inference_pb2_grpc.InferenceServicer):
         self.unary_errors: deque[LengthwiseError] = deque()
         self.explanations: dict[str, inference_pb2.ExplainResponse] = {}
         self.explain_hangs = False
+        self.status = inference_pb2.GetStatusResponse(router_id="r", model="toy", short_tokens=64)
+        self.vocab_size = 256
         self.address = ""
 
     def freeze(self) -> None:
@@ -131,7 +133,11 @@ class Router(inference_pb2_grpc.InferenceServicer):
             fail(context, self.unary_errors.popleft())
         sampling = common_pb2.SamplingParams(temperature=0.7, top_p=0.95, repetition_penalty=1.0)
         return inference_pb2.GetModelResponse(
-            model="toy", context_length=128, eos_token_ids=[2], default_sampling=sampling
+            model="toy",
+            context_length=128,
+            vocab_size=self.vocab_size,
+            eos_token_ids=[2],
+            default_sampling=sampling,
         )
 
     def Tokenize(
@@ -150,6 +156,11 @@ class Router(inference_pb2_grpc.InferenceServicer):
             message = f"request_id: got {request.request_id!r}, expected another"
             fail(context, RequestNotFound(message))
         return self.explanations[request.request_id]
+
+    def GetStatus(
+        self, request: inference_pb2.GetStatusRequest, context: Any
+    ) -> inference_pb2.GetStatusResponse:
+        return self.status
 
 
 @contextmanager

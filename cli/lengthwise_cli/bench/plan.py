@@ -99,7 +99,7 @@ def read_trace(
             key: next((name for name in names if name in (reader.fieldnames or ())), None)
             for key, names in _COLUMNS.items()
         }
-        needed = ["prompt", "output"] if times is not None else list(_COLUMNS)
+        needed = ["prompt", "output"] if times is not None else ["prompt", "output", "at"]
         for key in needed:
             if columns[key] is None:
                 remedy = "; --rate makes do without times" if key == "at" else ""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lengthwise_cli.bench.run import RequestResult, Run, ttfts
 from lengthwise_policy.length_class import LENGTH_CLASSES
@@ -23,6 +24,9 @@ def draw(runs: Mapping[str, Run], objectives: Objectives, path: Path) -> None:
             axes.step(seconds, shares, where="post", label=f"{label} ({len(seconds)} requests)")
         axes.axvline(objectives.ttft_seconds(name), linestyle=":", color="grey", label="objective")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0.0, 1.02)
         axes.set_title(f"{name} requests")
         axes.set_xlabel("time to first token, s")

@@ -123,7 +123,7 @@ class StatusView:
             yield Text(fit_encoding(f"… and {more:,} more; --json has them", self._console.file))
 
     def _worker(self, worker: WorkerState) -> Iterator[str | Text]:
-        yield short_id(worker.worker_id) or worker.address
+        yield short_id(worker.worker_id, 6) or worker.address
         yield worker.address
         yield as_state(worker.condition)
         if not worker.worker_id:
@@ -147,10 +147,10 @@ class StatusView:
         return sorted(found.values(), key=lambda worker: (worker.role, worker.address))
 
 
-def short_id(worker_id: str) -> str:
-    """decode-1a2b3c4d5e6f → decode-1a2b: enough to tell a deployment's workers apart."""
+def short_id(worker_id: str, digits: int) -> str:
+    """decode-1a2b3c4d5e6f → decode-1a2b: enough to tell workers apart."""
     kind, dash, number = worker_id.rpartition("-")
-    return f"{kind}{dash}{number[:4]}"
+    return f"{kind}{dash}{number[:digits]}"
 
 
 def as_state(name: str) -> Text:
