@@ -24,6 +24,8 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
 """Why a worker was given up."""
 
+LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
+
 StreamFailure = Literal["gap", "ended_with_error", "malformed"]
 """What was wrong with a decode worker's tokens."""
 

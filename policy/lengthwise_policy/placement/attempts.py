@@ -5,7 +5,8 @@ is none, waiting costs less than trying: a lost worker or transfer process is ba
 waits for another path, and tries a failed one again after pauses that double; after
 `patience_seconds` without any other path it has failed. So it has after `max_attempts` failures of
 workers, for the request itself may be what breaks them; failed links do not count, for no request
-breaks a link, and each of them leaves fewer paths.
+breaks a link, and each of them leaves fewer paths. Nor does a worker count that is lost again: it is
+back as it was, so that only the connection to it has failed.
 """
 
 from lengthwise_policy.placement.blame import Blame, Standing
@@ -33,13 +34,14 @@ class Attempts:
         self._lacking_since = None
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
-    def failed(self, blame: Blame, now: float) -> bool:
-        """An attempt has; whether another may follow."""
+    def failed(self, blame: Blame, now: float, *, lost: bool = False) -> bool:
+        """An attempt has; whether another may follow. `lost`: the connection to the worker ended."""
+        is_lost_again = lost and blame.workers <= self.blame.workers
         self.blame |= blame
         self._paused_until = now + self._pause_seconds
         if self._lacking_since is not None:
             self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
-        if not blame.links:
+        if not (blame.links or is_lost_again):
             self._num_worker_failures += 1
         return self._num_worker_failures < self._max_attempts
 

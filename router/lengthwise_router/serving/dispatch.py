@@ -108,7 +108,8 @@ class Dispatch:
                         reservation.close()
                         reservation = None
                     self._count(generation, failure)
-                    if not attempts.failed(failure.blame, time.monotonic()):
+                    now = time.monotonic()
+                    if not attempts.failed(failure.blame, now, lost=failure.is_loss):
                         raise failure.error from failure
         finally:
             if reservation is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lengthwise_policy.placement.blame import Blame
-from lengthwise_router.labels import CallFailure, FailureReason, Phase
+from lengthwise_router.labels import LOSS_REASONS, CallFailure, FailureReason, Phase
 from lengthwise_wire.errors import (
     DeadlineExceeded,
     LengthwiseError,
@@ -22,6 +22,11 @@ class AttemptFailed(Exception):
     error: LengthwiseError
     blame: Blame
     keeps_reservation: bool = False
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the connection to a worker ended."""
+        return self.reason in LOSS_REASONS
 
 
 def reason_of(error: LengthwiseError) -> CallFailure:

@@ -166,6 +166,14 @@ def test_a_request_that_breaks_every_worker_ends_after_its_attempts() -> None:
     assert simulation.num_tried == 3
 
 
+def test_a_worker_that_is_lost_and_back_time_and_again_is_waited_for() -> None:
+    attempts = Attempts(max_attempts=3, patience_seconds=SECONDS)
+    flapping = Blame.of(WorkerId("d1"))
+    assert all(attempts.failed(flapping, now, lost=True) for now in range(20))
+    assert attempts.failed(Blame.of(WorkerId("d2")), 20.0, lost=True)
+    assert not attempts.failed(Blame.of(WorkerId("d3")), 21.0, lost=True)
+
+
 @given(
     standings=st.lists(st.sampled_from([None, *Standing]), min_size=1, max_size=60),
     step=st.floats(0.0, 3.0),
