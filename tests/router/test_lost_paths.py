@@ -13,6 +13,9 @@ from lengthwise_wire.errors import TransferFailed
 NUM_TOKENS = 12
 DOWN = {"transfer_down": True}
 
+PATIENT = {"heartbeat_timeout_seconds": 9.0, "step_stall_seconds": 9.0, "no_worker_seconds": 20.0}
+"""Of a machine so busy that stubs seem lost; what is not about losses does not see any."""
+
 
 async def seen(deployment: Deployment, worker: StubWorker, *, down: bool) -> None:
     """Returns when the router knows whether the worker's transfer process is down."""
@@ -31,7 +34,7 @@ async def seen(deployment: Deployment, worker: StubWorker, *, down: bool) -> Non
 async def test_a_decode_worker_without_transfer_process_computes_prompts_itself(
     deploy: Deploy,
 ) -> None:
-    deployment = await deploy(local_prefill=True)
+    deployment = await deploy(local_prefill=True, **PATIENT)
     decode = deployment.decode[0]
     await seen(deployment, decode, down=True)
     answer = await deployment.generate(max_tokens=NUM_TOKENS)
@@ -44,7 +47,7 @@ async def test_a_decode_worker_without_transfer_process_computes_prompts_itself(
 async def test_what_has_to_be_transferred_goes_to_workers_that_can(
     deploy: Deploy, role: str
 ) -> None:
-    deployment = await deploy(2, 2)
+    deployment = await deploy(2, 2, **PATIENT)
     workers: list[StubWorker] = [*getattr(deployment, role)]
     await seen(deployment, workers[0], down=True)
     for _ in range(5):
@@ -58,7 +61,7 @@ async def test_what_has_to_be_transferred_goes_to_workers_that_can(
 
 
 async def test_one_token_needs_no_transfer(deploy: Deploy) -> None:
-    deployment = await deploy()
+    deployment = await deploy(**PATIENT)
     await seen(deployment, deployment.prefill[0], down=True)
     answer = await deployment.generate(max_tokens=1)
     assert answer.token_ids == stub_answer(PROMPT, 1)
@@ -68,7 +71,7 @@ async def test_one_token_needs_no_transfer(deploy: Deploy) -> None:
 async def test_a_request_waits_for_the_only_transfer_process_and_goes_on_when_it_is_back(
     deploy: Deploy, role: str
 ) -> None:
-    deployment = await deploy(no_worker_seconds=20.0)
+    deployment = await deploy(**PATIENT)
     worker: StubWorker = getattr(deployment, role)[0]
     await seen(deployment, worker, down=True)
     call = asyncio.create_task(deployment.generate(max_tokens=NUM_TOKENS, seconds=30.0))
@@ -86,7 +89,7 @@ async def test_a_link_that_is_cut_costs_neither_of_its_workers_their_other_reque
 ) -> None:
     """Both links of one decode worker: the other one serves, whichever prefill worker computes."""
 
-    deployment = await deploy(2, 2)
+    deployment = await deploy(2, 2, **PATIENT)
     cut = min(deployment.decode, key=lambda worker: worker.worker_id)
 
     def cutting(prefill: StubPrefill) -> None:

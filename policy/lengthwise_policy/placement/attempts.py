@@ -5,7 +5,7 @@ is none, waiting costs less than trying: a lost worker or transfer process is ba
 waits for another path, and tries a failed one again after pauses that double; after
 `patience_seconds` without any other path it has failed. So it has after `max_attempts` failures of
 workers, for the request itself may be what breaks them; failed links do not count, for no request
-breaks a link, and each of them leaves fewer paths. Nor does a worker count that is lost again: it is
+breaks a link, and each of them leaves fewer paths. Nor does a worker that is lost again: it is
 back as it was, so that only the connection to it has failed.
 """
 
@@ -35,7 +35,7 @@ class Attempts:
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
     def failed(self, blame: Blame, now: float, *, lost: bool = False) -> bool:
-        """An attempt has; whether another may follow. `lost`: the connection to the worker ended."""
+        """An attempt has; whether another may follow. `lost`: the worker's connection ended."""
         is_lost_again = lost and blame.workers <= self.blame.workers
         self.blame |= blame
         self._paused_until = now + self._pause_seconds
