@@ -2,6 +2,7 @@
 that are left, and wait where none is."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from harness.waiting import eventually
@@ -13,7 +14,11 @@ from lengthwise_wire.errors import TransferFailed
 NUM_TOKENS = 12
 DOWN = {"transfer_down": True}
 
-PATIENT = {"heartbeat_timeout_seconds": 9.0, "step_stall_seconds": 9.0, "no_worker_seconds": 20.0}
+PATIENT: dict[str, Any] = {
+    "heartbeat_timeout_seconds": 9.0,
+    "step_stall_seconds": 9.0,
+    "no_worker_seconds": 20.0,
+}
 """Of a machine so busy that stubs seem lost; what is not about losses does not see any."""
 
 
