@@ -15,7 +15,7 @@ GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak bench bench-scheduling up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench bench-scheduling up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -77,6 +77,14 @@ soak: setup  ## Half an hour of faults under load; rows go to benchmarks/data/so
 	PYTHONPATH=tests $(BIN)/python -m soak --seed $(SEED) --seconds $(SECONDS) --csv "$$rows" $(ARGUMENTS); \
 	code=$$?; \
 	[[ ! -s $$rows ]] || PYTHONPATH=benchmarks $(BIN)/python -m rows soak "$$rows" || code=1; \
+	exit $$code
+
+MESSAGES ?= 100000
+fuzz: setup  ## Messages made to break what reads them, to every method and port; rows go to benchmarks/data/fuzz.csv
+	@rows=$$(mktemp) && trap 'rm -f "$$rows"' EXIT; \
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seed $(SEED) --messages $(MESSAGES) --csv "$$rows" $(ARGUMENTS); \
+	code=$$?; \
+	[[ ! -s $$rows ]] || PYTHONPATH=benchmarks $(BIN)/python -m rows fuzz "$$rows" || code=1; \
 	exit $$code
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv

@@ -42,12 +42,14 @@ def _limits(max_calls: int) -> tuple[tuple[str, int], ...]:
     """gRPC's own lie above ours: what it refuses itself is a bare CANCELLED, and counted nowhere.
 
     Clients that keep to the protocol hold back calls beyond those of one connection. A stopped or
-    busy event loop finds all that came meanwhile, which gRPC's default begins to refuse at 1000.
+    busy event loop finds all that came meanwhile, which gRPC's default begins to refuse at 1000, or
+    after 30 s.
     """
     return (
         ("grpc.max_concurrent_streams", max_calls),
         ("grpc.server.max_pending_requests", 4 * max_calls),
         ("grpc.server.max_pending_requests_hard_limit", 4 * max_calls),
+        ("grpc.server_max_unrequested_time_in_server", 600),
     )
 
 

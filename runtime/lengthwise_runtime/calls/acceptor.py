@@ -23,6 +23,10 @@ from typing import Any, NoReturn
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # absent from the stubs
 
+AT_ONCE = 16
+"""Calls of a method that a turn of the event loop takes. Of 2000 that came together gRPC's one at a
+time took 36 s, on two busy cores, while those that it had taken ran."""
+
 _drop: ContextVar[Callable[[], None] | None] = ContextVar("drop", default=None)
 """Of the call that the running task serves."""
 
@@ -41,8 +45,11 @@ class Acceptor(cygrpc.AioServer):  # type: ignore[misc]  # has no types
         self._handlers.update(handlers)
         super().add_registered_method_handlers(handlers)
 
-    def _make_request_call_future(self, method: bytes | None) -> "asyncio.Task[NoReturn]":
-        return self._event_loop.create_task(self._accept(method))
+    def _make_request_call_future(self, method: bytes | None) -> "asyncio.Task[None]":
+        return self._event_loop.create_task(self._accept_many(method))
+
+    async def _accept_many(self, method: bytes | None) -> None:
+        await asyncio.gather(*(self._accept(method) for _ in range(AT_ONCE)))
 
     async def _accept(self, method: bytes | None) -> NoReturn:
         """Takes calls of this method, or of none that there is, until the server stops, which gRPC
