@@ -169,7 +169,7 @@ async def test_watchers_of_health_keep_no_probe_out_and_no_change_waiting(
         for watcher in (connection, other):
             for _ in range(4):
                 watcher.call(WATCH, b"", seconds=60)
-        await eventually(lambda: running.refused["too_many"] >= 4)
+        await eventually(lambda: running.refused.total() >= 4)
         await asyncio.wait_for(running.server.set_serving(True), 0.4)
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", LIVE):

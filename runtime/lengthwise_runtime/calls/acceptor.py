@@ -15,6 +15,7 @@ watches whether its caller hangs up.
 
 import asyncio
 import gc
+import logging
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
@@ -29,6 +30,14 @@ time took 36 s, on two busy cores, while those that it had taken ran."""
 
 _drop: ContextVar[Callable[[], None] | None] = ContextVar("drop", default=None)
 """Of the call that the running task serves."""
+
+
+def _is_of_one_that_stays(record: logging.LogRecord) -> bool:
+    """gRPC logs a traceback where a caller hangs up while the status is on its way."""
+    return not (record.exc_info and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError))
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_one_that_stays)
 
 
 class Acceptor(cygrpc.AioServer):  # type: ignore[misc]  # has no types
