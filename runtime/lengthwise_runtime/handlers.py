@@ -192,6 +192,10 @@ async def _abort(call: BoundedCall, error: Exception) -> NoReturn:
         raise error
     if not isinstance(error, LengthwiseError):
         logger.exception("unexpected error in a handler")
+    # gRPC keeps what ended the call, and so this error, until the garbage collector comes: without
+    # the frames that it was raised in, the request's message goes at once.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    if not isinstance(error, LengthwiseError):
         error = InternalError(f"a defect in the server ({type(error).__name__}); see its log")
     metadata = [(ERROR_KEY, type(error).__name__)]
     if error.retry_after_seconds is not None:
