@@ -112,3 +112,16 @@ async def test_min_tokens_survive_the_loss_of_the_only_new_worker(deploy: Deploy
         async for _ in call:
             pass
     assert not deployment.decode[0].reserves
+
+
+async def test_a_salt_reaches_only_workers_that_know_salts(deploy: Deploy) -> None:
+    deployment = await deploy(2, 2)
+    await _old(deployment, prefill=1, decode=1, has="min_tokens")
+    for _ in range(4):
+        await deployment.generate(max_tokens=3, cache_salt="a secret")
+    assert not deployment.prefill[0].requests
+    assert not deployment.decode[0].reserves
+    salts = {each.cache_salt for each in deployment.decode[1].reserves}
+    assert salts == {each.cache_salt for each in deployment.prefill[1].requests}
+    assert len(salts) == 1
+    assert b"a secret" not in salts.pop()
