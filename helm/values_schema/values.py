@@ -16,6 +16,7 @@ from lengthwise_policy.objectives import Objectives
 from lengthwise_prefill_worker.config import PrefillWorkerConfig
 from lengthwise_router.config import RouterConfig
 from lengthwise_runtime.config import STRICT
+from lengthwise_runtime.logs import LogFormat
 from lengthwise_worker.config import WorkerConfig
 from values_schema.demands import config_by_role, strict_and, weights_by_source, where_enabled
 
@@ -42,6 +43,12 @@ class Image(TypedDict, total=False):
     tag: str
     pullPolicy: Literal["IfNotPresent", "Always", "Never"]
     pullSecrets: list[str]
+
+
+@with_config(STRICT)
+class Logs(TypedDict, total=False):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    format: LogFormat
 
 
 @with_config(STRICT)
@@ -244,6 +251,7 @@ class Values(TypedDict, total=False):
     image: Image
     model: Model
     objectives: Objectives
+    logs: Logs
     router: Router
     pools: Annotated[list[Pool], Field(min_length=1)]
     poolDefaults: PoolDefaults

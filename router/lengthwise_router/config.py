@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -12,6 +12,8 @@ from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.tls.config import TlsConfig
+
+RequestLogLevel = Literal["OFF", "DEBUG", "INFO", "WARNING"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,8 @@ class RouterConfig:
     tokenizer_threads: int = 2
     # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
+    # Of the one line per request that has ended, without its text: OFF, DEBUG, INFO or WARNING.
+    request_log_level: RequestLogLevel = "INFO"
 
     objectives: Objectives = field(default_factory=Objectives)  # metrics count what met them
 

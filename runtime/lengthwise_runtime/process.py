@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_args
 
 from lengthwise_runtime.config import ConfigError, load_config
-from lengthwise_runtime.logs import configure_logging
+from lengthwise_runtime.logs import LogFormat, configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,12 @@ def run_process(
             dest="overrides", help=meaning,
         )  # fmt: skip
     parser.add_argument("--log-level", default="INFO", help="DEBUG, INFO, WARNING or ERROR")
+    parser.add_argument(
+        "--log-format", default="text", choices=get_args(LogFormat),
+        help="lines for readers, or a JSON object each",
+    )  # fmt: skip
     arguments = parser.parse_args()
-    configure_logging(name, arguments.log_level.upper())
+    configure_logging(name, arguments.log_level.upper(), arguments.log_format)
     operator_errors: tuple[type[Exception], ...] = (ConfigError, *expected)
     try:
         config = load_config(arguments.config, config_class, arguments.overrides)

@@ -52,7 +52,9 @@ def _loaded(rendered: Rendered, folder: Path) -> dict[str, Any]:
         path = folder / f"{name}-{file}"
         path.write_text(source["data"][str(file)], encoding="utf-8")
         overrides = [
-            each.removeprefix("--set=").replace("$(POD_IP)", "fd00::1:2:3") for each in more
+            each.removeprefix("--set=").replace("$(POD_IP)", "fd00::1:2:3")
+            for each in more
+            if each.startswith("--set=")
         ]
         configs[name.removeprefix("demo-lengthwise-")] = load_config(
             path, CONFIGS[program], overrides

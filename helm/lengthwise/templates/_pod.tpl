@@ -9,6 +9,11 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{- define "lengthwise.logArguments" -}}
+- --log-level={{ .Values.logs.level }}
+- --log-format={{ .Values.logs.format }}
+{{- end -}}
+
 {{- define "lengthwise.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

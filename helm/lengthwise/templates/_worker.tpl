@@ -21,6 +21,7 @@ containers:
       - lengthwise-{{ ternary "flexible" $pool.role $pool.flexible }}-worker
       - --config=/etc/lengthwise/config/worker.yaml
       - --set=advertise_host=$(POD_IP)
+      {{- include "lengthwise.logArguments" $root | nindent 6 }}
     env:
       - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
       {{- with include "lengthwise.modelEnv" $pool.model | trim }}

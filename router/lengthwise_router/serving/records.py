@@ -27,9 +27,10 @@ MAX_TEXT_CHARACTERS = 200
 class _AttemptRecord:
     """What was decided, and what the workers reported of it."""
 
-    __slots__ = ("candidates", "message")
+    __slots__ = ("candidates", "message", "rule")
 
     def __init__(self, placement: Placement) -> None:
+        self.rule = placement.rule
         self.candidates = placement.candidates[:MAX_CANDIDATES]
         self.message = inference_pb2.ExplainAttempt(
             prefill_worker=placement.prefill or "",
@@ -53,6 +54,11 @@ class RequestRecord:
     @property
     def request_id(self) -> str:
         return self._message.request_id
+
+    @property
+    def rule(self) -> str:
+        """That placed the last attempt; empty before the first."""
+        return self._attempts[-1].rule if self._attempts else ""
 
     def measured(self, prompt_tokens: int, max_tokens: int, length_class: LengthClass) -> None:
         """The prompt has been tokenised."""

@@ -14,6 +14,7 @@ from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.reply import Reply
+from lengthwise_router.serving.request_log import RequestLog
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
 from lengthwise_router.text.checkpoint import Checkpoint
@@ -68,6 +69,7 @@ class InferenceService:
         self._status = StatusReport(model=checkpoint.name, fleet=fleet, metrics=metrics)
         self._config = config
         self._records = RequestRecords(config.explained_requests)
+        self._log = RequestLog(config.request_log_level)
         self._tenants = Tenants(gateways=config.gateways, separate=config.separate_tenants)
         self.draining = False
 
@@ -209,6 +211,7 @@ class InferenceService:
             self._metrics.request_ended(code)
             if record is not None:
                 record.ended(code, time.monotonic() - deadline.arrived_at)
+                self._log.ended(record)
 
     async def _tokenised(
         self, prompt: inference_pb2.Prompt, deadline: RequestDeadline

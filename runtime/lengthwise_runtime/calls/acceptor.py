@@ -24,6 +24,9 @@ from typing import Any, NoReturn
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # absent from the stubs
 
+# At DEBUG gRPC logs a server while it is freed: who keeps that record keeps a pointer to nothing.
+logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)
+
 AT_ONCE = 16
 """Calls of a method that a turn of the event loop takes. Of 2000 that came together gRPC's one at a
 time took 36 s, on two busy cores, while those that it had taken ran."""
