@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
@@ -39,22 +40,35 @@ def run() -> Run:
     return run
 
 
+CONTROLLING = (
+    "import fcntl, runpy, sys, termios\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "runpy.run_module('lengthwise_cli.main', run_name='__main__', alter_sys=True)\n"
+)
+"""Without it Ctrl-C on the terminal would be no signal."""
+
+
 class Terminal:
     """The command on a pseudo-terminal of its own."""
 
     def __init__(self, *arguments: str, columns: int = 80) -> None:
         self.output = ""
-        self._pid, self._file = pty.fork()
-        if self._pid == 0:
-            os.environ["TERM"] = "xterm"
-            os.execv(sys.executable, [*COMMAND, *arguments])
-        size = struct.pack("HHHH", 24, columns, 0, 0)
-        fcntl.ioctl(self._file, termios.TIOCSWINSZ, size)
+        self._file, other = pty.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        # No fork of this process: it has threads of gRPC.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CONTROLLING, *arguments],
+            stdin=other, stdout=other, stderr=other, start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(other)
 
-    def read_until(self, text: str, seconds: float = 30.0) -> None:
+    def read_until(self, text: str, seconds: float = 40.0) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.output:
-            assert time.monotonic() < deadline, self.output
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._file], [], [], max(left, 0.0))
+            assert ready, f"got no {text!r} within {seconds:g} s:\n{self.output}"
             assert self._read(), f"ended without {text!r}:\n{self.output}"
 
     def type(self, keys: str) -> None:
@@ -64,8 +78,8 @@ class Terminal:
         """The exit code, once the command has ended."""
         while self._read():
             pass
-        _, status = os.waitpid(self._pid, 0)
-        return os.waitstatus_to_exitcode(status)
+        os.close(self._file)
+        return self._process.wait(10)
 
     def _read(self) -> bool:
         try:
