@@ -110,7 +110,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=6.0, help="seconds for each fault")
     parser.add_argument("--only", default="", help="numbers of faults, or kinds, with commas")
     parser.add_argument("--csv", type=Path, help="where to write rows of the result")
-    parser.add_argument("--label", default="", help="names the code in these rows")
+    parser.add_argument("--label", default="this commit", help="names the code in these rows")
     return parser.parse_args()
 
 
