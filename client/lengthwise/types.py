@@ -53,7 +53,7 @@ class Options(TypedDict, total=False):
     """Added to the logits of these token ids, before penalties and temperature; -100 to 100, at
     most 300 of them."""
     max_tokens: int | None
-    """At least 1. Absent: as many as the context holds."""
+    """At least 1. Absent: as many as the context and the largest decode worker hold."""
     stop: str | Sequence[str] | None
     """The text ends before the first of these: at most 16, each of 1 to 256 characters."""
     stop_token_ids: Sequence[int] | None

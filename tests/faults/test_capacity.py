@@ -21,7 +21,6 @@ import lengthwise
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
 USERS_WORLD = pytest.mark.xfail(strict=True, reason="mended by: The user's world")
 
 pytestmark = pytest.mark.timeout(180)  # whole clusters start
@@ -37,9 +36,7 @@ async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
     deployment.decode[0].blocks_total = DECODE_BLOCKS
     deployment.prefill[0].blocks_total = PREFILL_BLOCKS
     views = deployment.app._fleet.views
-    await eventually(
-        lambda: all(view.capacity_tokens <= CAPACITY for role in views() for view in role)
-    )
+    await eventually(lambda: all(role and role[0].capacity_tokens <= CAPACITY for role in views()))
     return deployment
 
 
@@ -88,12 +85,35 @@ async def test_a_larger_worker_that_is_away_is_waited_for(toy: Path, serve: Serv
 
 
 @pytest.mark.slow
-@USERS_WORLD
 async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serve) -> None:
     deployment = await small(serve, toy)
     answer = await deployment.generate(prompt=PROMPT[:40], seconds=1.0)
     assert 0 < len(answer.token_ids) <= CAPACITY - 40
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
+
+
+async def test_without_max_tokens_the_largest_worker_of_now_decides(
+    toy: Path, serve: Serve
+) -> None:
+    deployment = await small(serve, toy, num_decode=2)
+    views = deployment.app._fleet.views
+    assert max(view.capacity_tokens for view in views()[1]) > CAPACITY
+    await deployment.decode[1].stop()
+    await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])
+    answer = await deployment.generate(prompt=PROMPT[:40], request_id="open", seconds=5.0)
+    assert len(answer.token_ids) == CAPACITY - 40
+    async with lengthwise.AsyncClient(str(deployment.app.address)) as client:
+        assert (await client.explain("open")).max_tokens == CAPACITY - 40
+
+
+async def test_without_max_tokens_a_least_number_that_does_not_fit_is_refused(
+    toy: Path, serve: Serve
+) -> None:
+    deployment = await small(serve, toy)
+    sampling = common_pb2.SamplingParams(min_tokens=CAPACITY)
+    error = await deployment.refused(prompt=PROMPT[:40], sampling=sampling, seconds=5.0)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{CAPACITY} tokens of KV" in error.details()
 
 
 @pytest.mark.slow
@@ -150,7 +170,6 @@ def test_what_fits_is_answered_to_the_last_block(client: lengthwise.Client, mode
         assert list(answer.token_ids) == truth, (num_prompt_tokens, max_tokens)
 
 
-@HARD_EDGES
 @pytest.mark.slow
 def test_a_temperature_too_small_to_divide_by_is_greedy_or_refused(
     client: lengthwise.Client,

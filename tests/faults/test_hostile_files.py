@@ -12,8 +12,6 @@ from faults.processes import NOBODY, Serve, alone
 from lengthwise_router.config import DiscoveryConfig
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 Spoil = Callable[[Path], object]
 
 NOBODY_THERE = DiscoveryConfig(endpoints=(NOBODY,))
@@ -50,7 +48,6 @@ async def test_what_is_wrong_with_a_file_is_told_by_its_name(
     assert type(caught.value).__name__ == "ConfigError"
 
 
-@HARD_EDGES
 @pytest.mark.slow
 async def test_a_tokenizer_whose_regular_expression_panics_is_the_requests_error(
     toy: Path, tmp_path: Path

@@ -24,8 +24,6 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import Process
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 GENERATE = "/lengthwise.v1.Inference/Generate"
 MOST_STREAMS = 1 << 20
 """gRPC says as many as it can count where nothing was set."""

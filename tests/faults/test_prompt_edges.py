@@ -24,8 +24,6 @@ from tokenizers import Tokenizer, normalizers
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
-HARD_EDGES = pytest.mark.xfail(strict=True, reason="mended by: Hard edges")
-
 WORDS = ("▁the", "▁cat", "▁sat", "▁here")
 SMILE = list("🙂".encode())
 

@@ -1,4 +1,4 @@
-"""What no worker could ever hold, whatever it has to do meanwhile.
+"""What workers can hold at most, whatever they have to do meanwhile.
 
 A worker that drains is no hope; one that is too old for the request is none either.
 """
@@ -19,7 +19,7 @@ def exceeded_capacity(
 ) -> str | None:
     """Why the workers that are there cannot hold the request even when they are empty; None when
     some can, or when a role that could has no worker at all."""
-    prefill, decode = _lasting(request, prefill), _lasting(request, decode)
+    prefill, decode = _lasting(request.needs, prefill), _lasting(request.needs, decode)
     if request.needs_decode and _is_too_small(decode, request.kv_tokens):
         return f"{request.kv_tokens} tokens of prompt and output; {_largest('decode', decode)}"
     if not _is_too_small(prefill, request.num_tokens):
@@ -29,8 +29,19 @@ def exceeded_capacity(
     return f"{request.num_tokens} tokens of prompt; {_largest('prefill', prefill)}"
 
 
-def _lasting(request: PlacementRequest, views: Sequence[WorkerView]) -> list[WorkerView]:
-    return [view for view in views if not view.draining and request.needs <= view.capabilities]
+def most_new_tokens(
+    num_tokens: int, needs: frozenset[str], decode: Sequence[WorkerView]
+) -> int | None:
+    """How many tokens the largest decode worker with these capabilities can add to those that there
+    are; None while there is no such worker. Any worker can sample one."""
+    lasting = _lasting(needs, decode)
+    if not lasting:
+        return None
+    return max(max(view.capacity_tokens for view in lasting) - num_tokens, 1)
+
+
+def _lasting(needs: frozenset[str], views: Sequence[WorkerView]) -> list[WorkerView]:
+    return [view for view in views if not view.draining and needs <= view.capabilities]
 
 
 def _is_too_small(views: Sequence[WorkerView], num_tokens: int) -> bool:

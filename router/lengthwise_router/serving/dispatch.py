@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.blame import NO_BLAME, Blame, Standing
-from lengthwise_policy.placement.capacity import exceeded_capacity
+from lengthwise_policy.placement.capacity import exceeded_capacity, most_new_tokens
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.strategies import make_strategy
@@ -179,6 +179,8 @@ class Dispatch:
                 if isinstance(choice, NoCandidates):
                     generation.deadline.reason = str(choice)
                     if begin_at is None or self._fleet.is_complete:
+                        if self._limit(generation):
+                            continue
                         self._check_capacity(await self._request(generation, NO_BLAME, None))
                 if begin_at is None:
                     raise self._refusal(choice, last)
@@ -195,6 +197,13 @@ class Dispatch:
             return last.error
         kind = NotSupported if isinstance(choice, LacksCapability) else NoWorkerAvailable
         return kind(f"{choice}; waited {self._config.no_worker_seconds:g} s")
+
+    def _limit(self, generation: Generation) -> bool:
+        """Holds an open request to what the largest decode worker of now can hold; returns whether
+        that changed its limit."""
+        _, decode = self._fleet.views()
+        most = most_new_tokens(len(generation.token_ids), generation.request.needs, decode)
+        return most is not None and generation.limit(most)
 
     def _check_capacity(self, request: PlacementRequest) -> None:
         exceeded = exceeded_capacity(
@@ -227,6 +236,8 @@ class Dispatch:
         cached_tokens = await self._fleet.prefixes.cached_tokens(
             generation.token_ids, generation.prefix
         )
+        if reservation is None and not generation.has_begun:
+            self._limit(generation)  # later only where there is no path otherwise
         return PlacementRequest(
             num_tokens=len(generation.token_ids),
             max_new_tokens=generation.num_remaining,

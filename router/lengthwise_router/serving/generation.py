@@ -43,7 +43,7 @@ class Generation:
         self.prefix = PromptPrefix(request.cache_salt)
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
-        self.max_tokens = max_tokens
+        self.max_tokens = self._max_tokens = max_tokens
         self.deadline = deadline
         self.timings = inference_pb2.PhaseTimings()  # of all attempts together
         self.length_class: LengthClass = length_class(len(prompt_ids))
@@ -52,6 +52,22 @@ class Generation:
         """Of the attempt that gave the first token; whatever is computed later was computed for
         this request before."""
         record.measured(len(prompt_ids), max_tokens, self.length_class)
+
+    def limit(self, new_tokens: int) -> bool:
+        """No more than so many further tokens fit, which a request that leaves `max_tokens` open
+        takes for its limit. Not while an attempt runs. Returns whether that changed it."""
+        if self.request.max_tokens is not None:
+            return False
+        before = self.max_tokens
+        most = min(self._max_tokens, self.num_generated + new_tokens)
+        self.max_tokens = max(most, self.request.sampling.min_tokens)
+        self.record.limited(self.max_tokens)
+        return self.max_tokens != before
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has tokens that were not resumed."""
+        return self.num_generated > len(self.request.resumed_token_ids)
 
     @property
     def num_generated(self) -> int:

@@ -66,6 +66,10 @@ class RequestRecord:
         self._message.max_tokens = max_tokens
         self._message.length_class = length_class
 
+    def limited(self, max_tokens: int) -> None:
+        """No more than so many tokens fit."""
+        self._message.max_tokens = max_tokens
+
     def classified(self, length_class: LengthClass) -> None:
         """The first attempt has shown how much of the prompt is cached."""
         self._message.length_class = length_class

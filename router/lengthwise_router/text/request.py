@@ -42,7 +42,7 @@ class Request:
     top_logprobs: int | None
     stop_strings: tuple[str, ...]
     stop_token_ids: tuple[int, ...]  # the model's own, unless ignored, and the request's
-    max_tokens: int | None  # None: as many as the context holds
+    max_tokens: int | None  # None: as many as fit
     resumed_token_ids: tuple[int, ...]
     priority: int
     tenant: str
@@ -85,7 +85,8 @@ def check_model(name: str, model: Checkpoint) -> None:
 
 
 def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
-    """How many tokens the request may generate in all, those resumed included.
+    """How many tokens the request may generate in all as far as the context goes, those resumed
+    included; an open request may have to do with less, see `Generation.limit`.
 
     Errors: PromptTooLong.
     """

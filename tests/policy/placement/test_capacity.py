@@ -6,13 +6,15 @@ from collections.abc import Sequence
 import pytest
 from policy.placement.views import decode, prefill, request
 
-from lengthwise_policy.placement.capacity import exceeded_capacity
+from lengthwise_policy.placement.capacity import exceeded_capacity, most_new_tokens
 from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.worker_view import WorkerView
 
 SMALL = {"blocks_total": 50, "blocks_free": 50}
 OLD = {"capabilities": frozenset[str]()}
 NEEDS = frozenset({"min_tokens"})
+ANY = frozenset[str]()
+NEW = {"capabilities": NEEDS}
 
 
 def why(
@@ -79,3 +81,22 @@ def test_a_larger_worker_that_is_too_old_for_the_request_is_no_hope() -> None:
     decoders = [decode("d", **SMALL, **new), decode("e", **OLD)]
     asked = request(num_tokens=900, needs=NEEDS)
     assert why(asked, [prefill("p", **new)], decoders) is not None
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "needs", "decoders", "most"),
+    [
+        pytest.param(700, ANY, [decode("d", **SMALL), decode("e")], 900, id="larger"),
+        pytest.param(
+            700, ANY, [decode("d", **SMALL), decode("e", draining=True)], 100, id="draining"
+        ),
+        pytest.param(700, NEEDS, [decode("d", **SMALL, **NEW), decode("e", **OLD)], 100, id="old"),
+        pytest.param(800, ANY, [decode("d", **SMALL)], 1, id="full with the prompt"),
+        pytest.param(900, ANY, [decode("d", **SMALL)], 1, id="full before"),
+        pytest.param(700, ANY, [], None, id="none yet"),
+    ],
+)
+def test_what_the_largest_decode_worker_can_add_is_known_while_there_is_one(
+    num_tokens: int, needs: frozenset[str], decoders: Sequence[WorkerView], most: int | None
+) -> None:
+    assert most_new_tokens(num_tokens, needs, decoders) == most
