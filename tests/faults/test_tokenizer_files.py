@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.checkpoints import CHATML, add_tokens, llama2_tokenizer, write_json
+from faults.checkpoints import CHATML, add_tokens, change_config, llama2_tokenizer, write_json
 from faults.processes import Serve
 from transformers import AutoTokenizer
 
@@ -48,6 +48,7 @@ async def same_as_transformers(
 
 
 async def test_added_tokens_that_only_the_configuration_has(toy: Path, serve: Serve) -> None:
+    change_config(toy, vocab_size=262)
     tokens = {"260": added("<|im_start|>"), "261": added("<|im_end|>")}
     config = {**FAST, "eos_token": "<|im_end|>", "chat_template": CHATML}
     write_json(toy, "tokenizer_config.json", {**config, "added_tokens_decoder": tokens})

@@ -8,11 +8,11 @@ import pytest
 
 from lengthwise.types import Options, Sampling
 from lengthwise_policy.sampling import SamplingParameters
-from lengthwise_wire.capabilities import CAPABILITIES, needed_capabilities
+from lengthwise_wire.capabilities import needed_capabilities
 from lengthwise_wire.convert import sampling_from_wire, sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.ranges import PerToken, Range, Real, Whole
-from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
+from lengthwise_wire.sampling_parameters import LATER_PARAMETERS, SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, decode_pb2, prefill_pb2
 
 RESOLVED = {"top_logprobs", "stop_token_ids", "may_change_logits"}
@@ -62,7 +62,7 @@ def test_what_a_worker_reads_is_what_the_router_wrote(message: Any) -> None:
 def test_a_request_needs_what_it_sets() -> None:
     assert needed_capabilities(sampling_to_wire(SamplingParameters())) == frozenset()
     values: Mapping[str, Any] = {"min_tokens": 1, "logit_bias": {4: 1.0}}
-    assert set(values) == set(CAPABILITIES)
+    assert set(values) == set(LATER_PARAMETERS)
     for name, value in values.items():
         sampling = SamplingParameters(**{name: value})
         assert needed_capabilities(sampling_to_wire(sampling)) == {name}
