@@ -7,6 +7,7 @@ FROM ${BASE_IMAGE} AS base
 # Bytecode is written while installing; at run time the root file system is read-only.
 ENV PATH=/opt/lengthwise/bin:$PATH \
     HOME=/tmp \
+    USER=lengthwise \
     PYTHONDONTWRITEBYTECODE=1
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lengthwise && \
     python3 -m venv /opt/lengthwise

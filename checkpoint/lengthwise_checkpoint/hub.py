@@ -25,7 +25,8 @@ MODEL_FILES: Final = ("*.json", "*.safetensors")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name."""
+    """Whether `name` has the form owner/name or owner/name@revision."""
+    name, _, _ = name.partition("@")
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
@@ -39,12 +40,15 @@ def find_checkpoint(name: str, files: Sequence[str]) -> Path:
         return folder
     if not is_hub_id(name):
         raise CheckpointError(
-            f"model: got {name!r}, expected a checkpoint folder or a hub id (owner/name)"
+            f"model: got {name!r}, expected a checkpoint folder or a hub id (owner/name,"
+            " owner/name@revision)"
         )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        repository, _, revision = name.partition("@")
+        found = snapshot_download(repository, revision=revision or None, allow_patterns=list(files))
+        return Path(found)
     # The hub raises errors of a dozen families; the operator has to mend every one of them.
     except Exception as error:
         reason = shorten(str(error))

@@ -6,7 +6,7 @@ values mean together is checked in templates/_checks.tpl, where it can be put in
 
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from lengthwise_autoscaler.config import AutoscalerConfig
@@ -31,16 +31,22 @@ Size = Annotated[str, Field(pattern=rf"^{QUANTITY}$")]
 OptionalSize = Annotated[str, Field(pattern=rf"^({QUANTITY})?$")]
 OptionalUrl = Annotated[str, Field(pattern="^(https?://[^ ]+)?$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?$")]
+NameOverride = Annotated[str, Field(pattern="^([a-z]([-a-z0-9]{0,38}[a-z0-9])?)?$")]
 Strings = dict[str, str]
 # Kubernetes knows these better, and checks them when it gets them.
 Peer = dict[str, Any]
 Toleration = dict[str, Any]
+Affinity = dict[str, Any]
+Relabeling = dict[str, Any]
+SecurityContext = dict[str, Any]
+EnvironmentSource = dict[str, Any]
 
 
 @with_config(STRICT)
 class Image(TypedDict, total=False):
     repository: Text
     tag: str
+    digest: Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64})?$")]
     pullPolicy: Literal["IfNotPresent", "Always", "Never"]
     pullSecrets: list[str]
 
@@ -60,6 +66,8 @@ class Claim(TypedDict, total=False):
 @with_config(STRICT)
 class Hub(TypedDict, total=False):
     id: str
+    revision: Annotated[str, Field(pattern="^[^@ ]*$")]
+    endpoint: OptionalUrl
     tokenSecret: str
 
 
@@ -111,21 +119,68 @@ class Autoscale(TypedDict, total=False):
     max: AtLeastOne
 
 
+@with_config(STRICT)
+class EnvironmentVariable(TypedDict, total=False):
+    name: Required[Text]
+    value: str
+    valueFrom: dict[str, Any]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Named(TypedDict):
+    name: Text
+
+
+@with_config(ConfigDict(extra="allow"))
+class Mount(TypedDict):
+    name: Text
+    mountPath: Text
+
+
+@with_config(STRICT)
+class ServiceAccount(TypedDict, total=False):
+    create: bool
+    name: str
+    annotations: Strings
+
+
 class PodSettings(TypedDict, total=False):
-    resources: Resources
+    """What means the same for every kind of pods."""
+
+    env: list[EnvironmentVariable]
+    envFrom: list[EnvironmentSource]
+    extraVolumes: list[Named]
+    extraVolumeMounts: list[Mount]
+    initContainers: list[Named]
+    extraContainers: list[Named]
     nodeSelector: Strings
     tolerations: list[Toleration]
+    affinity: Affinity
+    topologySpread: list[Spread]
     priorityClassName: str
+    runtimeClassName: str
+    podLabels: Strings
     podAnnotations: Strings
+    podSecurityContext: SecurityContext
+    securityContext: SecurityContext
+    serviceAccount: ServiceAccount
 
 
-class WorkerSettings(PodSettings, total=False):
+@with_config(STRICT)
+class PodDefaults(PodSettings, total=False):
+    pass
+
+
+class ComponentSettings(PodSettings, total=False):
+    image: Image
+    resources: Resources
+
+
+class WorkerSettings(ComponentSettings, total=False):
     device: Literal["cpu", "cuda"]
     drainSeconds: AtLeastOne
     startSeconds: AtLeastOne
-    topologySpread: list[Spread]
     rollout: Rollout
-    runtimeClassName: str
     sharedMemory: OptionalSize
     autoscale: Autoscale
     model: Weights
@@ -140,16 +195,17 @@ class PoolDefaults(WorkerSettings, total=False):
 class Pool(WorkerSettings, total=False):
     name: Required[Name]
     role: Required[Literal["prefill", "decode"]]
-    replicas: Required[Count]
+    replicas: Required[Count | None]
     lengthClass: Literal["", "short", "long"]
     flexible: bool
     config: PrefillWorkerConfig | DecodeWorkerConfig | FlexibleWorkerConfig
 
 
 @with_config(STRICT)
-class Router(PodSettings, total=False):
-    replicas: AtLeastOne
+class Router(ComponentSettings, total=False):
+    replicas: AtLeastOne | None
     drainSeconds: AtLeastOne
+    startSeconds: AtLeastOne
     config: RouterConfig
 
 
@@ -161,7 +217,7 @@ class Prometheus(TypedDict, total=False):
 
 
 @with_config(STRICT)
-class Autoscaler(PodSettings, total=False):
+class Autoscaler(ComponentSettings, total=False):
     enabled: bool
     replicas: AtLeastOne
     dryRun: bool
@@ -174,6 +230,41 @@ class Autoscaler(PodSettings, total=False):
 class Service(TypedDict, total=False):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"]
     port: Port
+    loadBalancerClass: str
+    annotations: Strings
+
+
+@with_config(STRICT)
+class IngressPath(TypedDict, total=False):
+    path: Text
+    pathType: Literal["Prefix", "Exact", "ImplementationSpecific"]
+
+
+@with_config(STRICT)
+class IngressHost(TypedDict, total=False):
+    host: Required[Text]
+    paths: list[IngressPath]
+
+
+@with_config(where_enabled(hosts={"minItems": 1}))
+class Ingress(TypedDict, total=False):
+    enabled: bool
+    className: str
+    annotations: Strings
+    hosts: list[IngressHost]
+    tls: list[dict[str, Any]]
+
+
+@with_config(STRICT)
+class Persistence(TypedDict, total=False):
+    enabled: bool
+    existingClaim: str
+    size: Size
+    storageClass: str
+    accessModes: Annotated[
+        list[Literal["ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"]],
+        Field(min_length=1),
+    ]
     annotations: Strings
 
 
@@ -216,14 +307,19 @@ class Switch(TypedDict, total=False):
 @with_config(STRICT)
 class PodMonitor(TypedDict, total=False):
     enabled: bool
+    namespace: str
     interval: Interval
+    scrapeTimeout: Annotated[str, Field(pattern="^([0-9]+(ms|s|m))?$")]
     labels: Strings
+    relabelings: list[Relabeling]
+    metricRelabelings: list[Relabeling]
 
 
 @with_config(STRICT)
-class Labelled(TypedDict, total=False):
+class Dashboards(TypedDict, total=False):
     enabled: bool
     labels: Strings
+    annotations: Strings
 
 
 @with_config(STRICT)
@@ -241,26 +337,27 @@ class PrometheusRule(TypedDict, total=False):
 
 
 @with_config(STRICT)
-class ServiceAccount(TypedDict, total=False):
-    annotations: Strings
-
-
-@with_config(STRICT)
 class Values(TypedDict, total=False):
     global_: Annotated[dict[str, Any], Field(alias="global")]  # Helm's own
+    nameOverride: NameOverride
+    fullnameOverride: NameOverride
+    commonLabels: Strings
     image: Image
     model: Model
+    persistence: Persistence
     objectives: Objectives
     logs: Logs
+    podDefaults: PodDefaults
     router: Router
     pools: Annotated[list[Pool], Field(min_length=1)]
     poolDefaults: PoolDefaults
     autoscaler: Autoscaler
     service: Service
+    ingress: Ingress
     tls: Tls
     networkPolicy: NetworkPolicy
     podDisruptionBudget: Switch
     podMonitor: PodMonitor
     prometheusRule: PrometheusRule
-    dashboards: Labelled
-    serviceAccount: ServiceAccount
+    dashboards: Dashboards
+    extraObjects: list[dict[str, Any] | str]

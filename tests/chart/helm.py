@@ -26,13 +26,13 @@ def helm_or_skip(name: str) -> str:
     return name
 
 
-def template(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def template(helm: str, *arguments: str, chart: Path = CHART) -> subprocess.CompletedProcess[str]:
     """`helm template` of a release named demo in the namespace somewhere."""
     # Without a cluster Helm assumes an old one.
     given = ("--namespace=somewhere", "--kube-version=1.35.0", *arguments)
     environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
     return subprocess.run(
-        [helm, "template", "demo", str(CHART), *given],
+        [helm, "template", "demo", str(chart), *given],
         capture_output=True, text=True, timeout=60, env=environment, check=False,
     )  # fmt: skip
 
@@ -40,8 +40,8 @@ def template(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 class Rendered:
     """The objects of a chart."""
 
-    def __init__(self, helm: str, *arguments: str) -> None:
-        done = template(helm, *arguments)
+    def __init__(self, helm: str, *arguments: str, chart: Path = CHART) -> None:
+        done = template(helm, *arguments, chart=chart)
         assert done.returncode == 0, done.stderr
         self.objects: list[Manifest] = [
             each for each in yaml.safe_load_all(done.stdout) if each is not None
@@ -51,15 +51,16 @@ class Rendered:
         return [each for each in self.objects if each["kind"] == kind]
 
     def one(self, kind: str, name: str) -> Manifest:
-        """`name`: without the release's, which all names begin with."""
+        """`name`: without the release's, which all names begin with; empty: that alone."""
         (found,) = [
-            each for each in self.of(kind) if each["metadata"]["name"] == f"demo-lengthwise-{name}"
+            each
+            for each in self.of(kind)
+            if each["metadata"]["name"] == f"demo-lengthwise-{name}".rstrip("-")
         ]
         return found
 
     def containers(self) -> Iterator[tuple[str, Manifest, Manifest]]:
-        """Name of the Deployment, pod, container."""
+        """Name of the Deployment, pod, container of its process; sidecars are values' own."""
         for deployment in self.of("Deployment"):
             pod = deployment["spec"]["template"]["spec"]
-            for container in pod["containers"]:
-                yield deployment["metadata"]["name"], pod, container
+            yield deployment["metadata"]["name"], pod, pod["containers"][0]

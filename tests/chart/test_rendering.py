@@ -80,7 +80,7 @@ def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path
     assert (mixed.role, mixed.prefix_caching, mixed.prefill.layerwise_tokens) == (
         "prefill", True, 12,
     )  # fmt: skip
-    assert (decode.model, decode.served_name) == ("owner/weights", configs["router"].served_name)
+    assert (decode.model, decode.served_name) == ("owner/weights@v2", configs["router"].served_name)
     assert short.model == configs["router"].model == "/opt/lengthwise/demo_model"
     assert configs["router"].local_prefill is False
 
@@ -126,8 +126,8 @@ def test_the_autoscaler_knows_all_pools_and_which_it_sizes(
         ("short", "demo-lengthwise-short", "short", 2, 6),
         ("mixed", "demo-lengthwise-mixed", None, 0, 4),
     ]
-    assert [pool.flexible for pool in config.pools] == [False, True, False]
-    assert [(pool.name, pool.role) for pool in config.pools if pool.fixed] == [("decode", "decode")]
+    assert [pool.flexible for pool in config.pools] == [False, True, False, False]
+    assert [pool.name for pool in config.pools if pool.fixed] == ["decode", "download"]
     assert (config.release, config.namespace, config.dry_run) == ("demo", "somewhere", True)
     assert config.scaling.flip_seconds == 60
     prometheus = config.prometheus
@@ -179,8 +179,8 @@ def _may_reach_workers(rendered: Rendered) -> set[str]:
     }
 
 
-def test_pods_need_no_shell_and_no_rights(everything: Rendered) -> None:
-    for _, pod, container in everything.containers():
+def test_pods_need_no_shell_and_no_rights(bare: Rendered) -> None:
+    for _, pod, container in bare.containers():
         assert container["command"][0] in CONFIGS
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

@@ -62,9 +62,69 @@ WRONG = [
         id="one name twice",
     ),
     pytest.param(
-        [pools({**PREFILL, "replicas": None}, DECODE)],
-        "at '/pools/0/replicas': got null, want integer",
+        [pools({"name": "a", "role": "prefill"}, DECODE)],
+        "at '/pools/0': missing property 'replicas'",
         id="no number of replicas",
+    ),
+    pytest.param(
+        [*AUTOSCALER, pools(PREFILL, {**DECODE, **AUTOSCALED, "replicas": None})],
+        "pool b: got autoscale.enabled and no replicas, expected how many there are at first",
+        id="autoscaled twice",
+    ),
+    pytest.param(
+        ["--set=fullnameOverride=Not_A_Name"],
+        "at '/fullnameOverride': 'Not_A_Name' does not match",
+        id="no name",
+    ),
+    pytest.param(
+        ["--set-string=commonLabels.lengthwise/pool=x"],
+        "commonLabels: got lengthwise/pool, expected other labels",
+        id="a label that pods are found by",
+    ),
+    pytest.param(
+        [pools({**PREFILL, "podLabels": {"app.kubernetes.io/name": "x"}}, DECODE)],
+        "pool a: podLabels: got app.kubernetes.io/name, expected other labels",
+        id="a label that pods are found by, of a pool",
+    ),
+    pytest.param(
+        ['--set-json=podDefaults.podLabels={"app.kubernetes.io/component": "x"}'],
+        "podDefaults.podLabels: got app.kubernetes.io/component, expected other labels",
+        id="a label that pods are found by, of all",
+    ),
+    pytest.param(
+        ["--set=image.digest=sha256:abc"],
+        "at '/image/digest': 'sha256:abc' does not match",
+        id="no digest",
+    ),
+    pytest.param(
+        ['--set-json=podDefaults.env=[{"name": "A", "value": 1}]'],
+        "at '/podDefaults/env/0/value': got number, want string",
+        id="a number in the environment",
+    ),
+    pytest.param(
+        ['--set-json=router.extraVolumeMounts=[{"name": "a", "mountPath": "/a"}]'],
+        "router: extraVolumeMounts: got a, expected the name of one of extraVolumes",
+        id="a mount of nothing",
+    ),
+    pytest.param(
+        ['--set-json=poolDefaults.extraVolumes=[{"name": "tmp", "emptyDir": {}}]'],
+        "pool prefill: extraVolumes: got a volume named tmp, expected another name",
+        id="a volume of the chart's name",
+    ),
+    pytest.param(
+        ["--set=persistence.enabled=true"],
+        "persistence.enabled: got model.source demo, expected hub",
+        id="nothing to keep",
+    ),
+    pytest.param(
+        ["--set=ingress.enabled=true"],
+        "at '/ingress/hosts': minItems: got 0, want 1",
+        id="an Ingress of no host",
+    ),
+    pytest.param(
+        ["--set=service.loadBalancerClass=a/b"],
+        "service.loadBalancerClass: got a/b and service.type ClusterIP, expected LoadBalancer",
+        id="a load balancer's class without one",
     ),
     pytest.param(
         [pools(PREFILL, {**DECODE, "lengthClass": "long"})],

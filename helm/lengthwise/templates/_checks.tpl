@@ -1,6 +1,15 @@
 {{/* Contradictions between values that the schema cannot put into one clear line. */}}
 {{- define "lengthwise.check" -}}
 {{- $pools := include "lengthwise.pools" . | fromJsonArray -}}
+{{- include "lengthwise.checkLabels" (dict "place" "commonLabels" "labels" .Values.commonLabels) -}}
+{{- range $component := list "podDefaults" "router" "poolDefaults" "autoscaler" -}}
+{{- $own := get $.Values $component -}}
+{{- include "lengthwise.checkLabels" (dict "place" (printf "%s.podLabels" $component) "labels" $own.podLabels) -}}
+{{- end -}}
+{{- range $component := list "router" "autoscaler" -}}
+{{- $settings := include "lengthwise.settings" (dict "root" $ "own" (get $.Values $component)) | fromJson -}}
+{{- include "lengthwise.checkMounts" (dict "place" $component "settings" $settings) -}}
+{{- end -}}
 {{- $names := dict -}}
 {{- range $pools -}}
 {{- if hasKey $names .name -}}
@@ -9,9 +18,13 @@
 {{- $_ := set $names .name true -}}
 {{- include "lengthwise.checkPool" . -}}
 {{- include "lengthwise.checkModel" . -}}
+{{- include "lengthwise.checkLabels" (dict "place" (printf "pool %s: podLabels" .name) "labels" .podLabels) -}}
+{{- include "lengthwise.checkMounts" (dict "place" (printf "pool %s" .name) "settings" .) -}}
 {{- end -}}
 {{- include "lengthwise.checkRoles" (dict "root" . "pools" $pools) -}}
 {{- include "lengthwise.checkAutoscaler" (dict "root" . "pools" $pools) -}}
+{{- include "lengthwise.checkPersistence" (dict "root" . "pools" $pools) -}}
+{{- include "lengthwise.checkEntry" . -}}
 {{- end -}}
 
 {{- define "lengthwise.checkPool" -}}
@@ -26,6 +39,9 @@
 {{- if gt (int .min) (int .max) -}}
 {{- fail (printf "%s: got autoscale.min %d above autoscale.max %d" $pool (int .min) (int .max)) -}}
 {{- end -}}
+{{- end -}}
+{{- if and .autoscale.enabled (kindIs "invalid" .replicas) -}}
+{{- fail (printf "%s: got autoscale.enabled and no replicas, expected how many there are at first" $pool) -}}
 {{- end -}}
 {{- if and .autoscale.enabled (or (lt (int .replicas) (int .autoscale.min)) (gt (int .replicas) (int .autoscale.max))) -}}
 {{- fail (printf "%s: got replicas %d, expected autoscale.min %d to autoscale.max %d: it begins with them" $pool (int .replicas) (int .autoscale.min) (int .autoscale.max)) -}}
@@ -45,11 +61,14 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A role has workers where a pool has replicas, or is given them as requests arrive. */}}
+{{/*
+A role has workers where a pool has replicas, or is given them as requests arrive, or where something else
+than this chart says how many there are.
+*/}}
 {{- define "lengthwise.checkRoles" -}}
 {{- $staffed := dict -}}
 {{- range .pools -}}
-{{- if or (gt (int .replicas) 0) .autoscale.enabled -}}
+{{- if or (kindIs "invalid" .replicas) (gt (int .replicas) 0) .autoscale.enabled -}}
 {{- $_ := set $staffed .role true -}}
 {{- end -}}
 {{- end -}}
@@ -78,5 +97,54 @@
 {{- end -}}
 {{- if and $autoscaler.enabled (not $autoscaler.prometheus.url) -}}
 {{- fail "autoscaler.prometheus.url: got none, expected http://HOST:PORT: the autoscaler decides by what Prometheus knows" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that objects are found by are the chart's. */}}
+{{- define "lengthwise.checkLabels" -}}
+{{- $place := .place -}}
+{{- range $label, $_ := .labels -}}
+{{- if or (hasPrefix "lengthwise/" $label) (has $label (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component")) -}}
+{{- fail (printf "%s: got %s, expected other labels: pods are found by this one (nameOverride changes app.kubernetes.io/name)" $place $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Each extra mount is of a volume that is there. */}}
+{{- define "lengthwise.checkMounts" -}}
+{{- $place := .place -}}
+{{- $own := list "tmp" "config" "models" "tls" "shared-memory" "client-tls" "prometheus" -}}
+{{- $names := $own -}}
+{{- range .settings.extraVolumes -}}
+{{- if has .name $own -}}
+{{- fail (printf "%s: extraVolumes: got a volume named %s, expected another name: the chart has one of this" $place .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- range .settings.extraVolumeMounts -}}
+{{- if not (has .name $names) -}}
+{{- fail (printf "%s: extraVolumeMounts: got %s, expected the name of one of extraVolumes" $place .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What is kept in the claim is what pods download from the hub. */}}
+{{- define "lengthwise.checkPersistence" -}}
+{{- if .root.Values.persistence.enabled -}}
+{{- $sources := list .root.Values.model.source -}}
+{{- range .pools -}}
+{{- $sources = append $sources .model.source -}}
+{{- end -}}
+{{- if not (has "hub" $sources) -}}
+{{- fail (printf "persistence.enabled: got model.source %s, expected hub: what is kept is what pods download from it" .root.Values.model.source) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The ways in: Service and Ingress. */}}
+{{- define "lengthwise.checkEntry" -}}
+{{- $service := .Values.service -}}
+{{- if and $service.loadBalancerClass (ne $service.type "LoadBalancer") -}}
+{{- fail (printf "service.loadBalancerClass: got %s and service.type %s, expected LoadBalancer" $service.loadBalancerClass $service.type) -}}
 {{- end -}}
 {{- end -}}

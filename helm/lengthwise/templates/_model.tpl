@@ -21,6 +21,9 @@ demo
 /opt/lengthwise/demo_model
 {{- else if eq .source "hub" -}}
 {{- .hub.id -}}
+{{- with .hub.revision -}}
+@{{ . }}
+{{- end -}}
 {{- else if eq .source "claim" -}}
 {{- printf "/models/%s" .claim.path | trimSuffix "/" -}}
 {{- else -}}
@@ -28,13 +31,22 @@ demo
 {{- end -}}
 {{- end -}}
 
+{{/* The claim that keeps what the hub sent, so that a new pod need not download it again. */}}
+{{- define "lengthwise.persistentClaim" -}}
+{{- .Values.persistence.existingClaim | default (printf "%s-models" (include "lengthwise.fullname" .)) -}}
+{{- end -}}
+
+{{/* Of `root` and `model`. */}}
 {{- define "lengthwise.modelVolume" -}}
-{{- if eq .source "claim" }}
+{{- if eq .model.source "claim" }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ .claim.name }}, readOnly: true}
-{{- else if ne .source "demo" }}
+  persistentVolumeClaim: {claimName: {{ .model.claim.name }}, readOnly: true}
+{{- else if and (eq .model.source "hub") .root.Values.persistence.enabled }}
 - name: models
-  emptyDir: {sizeLimit: {{ .volumeSize }}}
+  persistentVolumeClaim: {claimName: {{ include "lengthwise.persistentClaim" .root }}}
+{{- else if ne .model.source "demo" }}
+- name: models
+  emptyDir: {sizeLimit: {{ .model.volumeSize }}}
 {{- end }}
 {{- end -}}
 
@@ -45,46 +57,53 @@ demo
 {{- end -}}
 
 {{- define "lengthwise.modelEnv" -}}
-{{- if eq .source "hub" }}
+{{- if eq .source "hub" -}}
 - {name: HF_HOME, value: /models}
+{{- with .hub.endpoint }}
+- {name: HF_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
 {{- with .hub.tokenSecret }}
 - name: HF_TOKEN
   valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
 {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.downloadEnv" -}}
+- {name: URL, value: {{ .download.url | quote }}}
+{{- with .download.tokenSecret }}
+- name: TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
 {{- end }}
 {{- end -}}
 
-{{/* Of `root` and `model`. */}}
-{{- define "lengthwise.modelInit" -}}
-{{- if eq .model.source "download" }}
-initContainers:
-  - name: download
-    image: {{ include "lengthwise.image" .root }}
-    imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-    command: [python3, -c]
-    args:
-      - |
-        import os, tarfile, urllib.request
-        request = urllib.request.Request(os.environ["URL"])
-        if token := os.environ.get("TOKEN"):
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-        # Python 3.11.4 brought the filter; without it, too, /models is all that can be written to.
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        with urllib.request.urlopen(request, timeout=60) as response:
-            with tarfile.open(fileobj=response, mode="r|*") as archive:
-                archive.extractall("/models", **safely)
-    env:
-      - {name: URL, value: {{ .model.download.url | quote }}}
-      {{- with .model.download.tokenSecret }}
-      - name: TOKEN
-        valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
-      {{- end }}
-    securityContext:
-      {{- include "lengthwise.containerSecurity" . | nindent 6 }}
-    resources:
-      requests: {cpu: 100m, memory: 128Mi}
-      limits: {memory: 512Mi}
-    volumeMounts:
-      - {name: models, mountPath: /models}
-{{- end }}
+{{/* An init container, of what lengthwise.pod is given: proxies and authorities are those of its pod. */}}
+{{- define "lengthwise.download" -}}
+- name: download
+  {{- include "lengthwise.containerSettings" . | nindent 2 }}
+  command: [python3, -c]
+  args:
+    - |
+      import os, tarfile, urllib.request
+      request = urllib.request.Request(os.environ["URL"])
+      if token := os.environ.get("TOKEN"):
+          request.add_unredirected_header("Authorization", f"Bearer {token}")
+      # Python 3.11.4 brought the filter; without it, too, /models is all that can be written to.
+      safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+      with urllib.request.urlopen(request, timeout=60) as response:
+          with tarfile.open(fileobj=response, mode="r|*") as archive:
+              archive.extractall("/models", **safely)
+  {{- include "lengthwise.env" (concat (.settings.env | default list) (include "lengthwise.downloadEnv" .model | fromYamlArray)) | nindent 2 }}
+  {{- with .settings.envFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  resources:
+    requests: {cpu: 100m, memory: 128Mi}
+    limits: {memory: 512Mi}
+  volumeMounts:
+    - {name: models, mountPath: /models}
+    {{- with .settings.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}

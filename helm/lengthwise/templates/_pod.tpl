@@ -1,108 +1,159 @@
-{{/* What all pods have in common. They satisfy the Pod Security level `restricted`. */}}
+{{/*
+A Deployment's template of pods, for every kind of pods. `part` has
 
-{{- define "lengthwise.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+  root, component, pool   as labels have them
+  settings                lengthwise.settings of these pods
+  name, config            the ConfigMap, and its text
+  model                   what it reads weights or a tokenizer of; routers and workers
+  seconds                 for the process to end in
+  container, env, mounts, volumes  text: what is this component's alone
+*/}}
+{{- define "lengthwise.pod" -}}
+{{- $settings := .settings -}}
+metadata:
+  labels:
+    {{- include "lengthwise.podLabels" (merge (dict "extra" $settings.podLabels) .) | nindent 4 }}
+  annotations:
+    checksum/config: {{ .config | sha256sum }}
+    {{- with $settings.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "lengthwise.serviceAccountName" . }}
+  {{- /* Workers ask the API server for nothing. */}}
+  automountServiceAccountToken: {{ ne .component "worker" }}
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ .seconds }}
+  {{- include "lengthwise.podSettings" . | nindent 2 }}
+  {{- with include "lengthwise.initContainers" . | trim }}
+  initContainers:
+    {{- . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ .component }}
+      {{- include "lengthwise.containerSettings" . | nindent 6 }}
+      {{- .container | nindent 6 }}
+        - --log-level={{ .root.Values.logs.level }}
+        - --log-format={{ .root.Values.logs.format }}
+      {{- with include "lengthwise.podEnv" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      resources:
+        {{- toYaml $settings.resources | nindent 8 }}
+      volumeMounts:
+        - {name: config, mountPath: /etc/lengthwise/config, readOnly: true}
+        {{- include "lengthwise.mounts" . | nindent 8 }}
+    {{- with $settings.extraContainers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  volumes:
+    - name: config
+      configMap: {name: {{ .name }}}
+    {{- include "lengthwise.volumes" . | nindent 4 }}
+  {{- with $settings.topologySpread }}
+  topologySpreadConstraints:
+    {{- range . }}
+    - {{- toYaml . | nindent 6 }}
+      labelSelector:
+        matchLabels:
+          {{- include "lengthwise.selector" $ | nindent 10 }}
+    {{- end }}
+  {{- end }}
 {{- end -}}
 
-{{- define "lengthwise.logArguments" -}}
-- --log-level={{ .Values.logs.level }}
-- --log-format={{ .Values.logs.format }}
+{{/* Where a pod may run and as whom, for all kinds of pods and that of `helm test`. */}}
+{{- define "lengthwise.podSettings" -}}
+{{- $settings := .settings -}}
+securityContext:
+  {{- include "lengthwise.withoutNulls" $settings.podSecurityContext | nindent 2 }}
+{{- with $settings.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- range $key := list "nodeSelector" "tolerations" "affinity" "priorityClassName" "runtimeClassName" }}
+{{- with get $settings $key }}
+{{ toYaml (dict $key .) }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
-{{- define "lengthwise.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities: {drop: [ALL]}
+{{- define "lengthwise.containerSettings" -}}
+image: {{ include "lengthwise.image" (dict "root" .root "image" .settings.image) }}
+imagePullPolicy: {{ .settings.image.pullPolicy }}
+securityContext:
+  {{- include "lengthwise.withoutNulls" .settings.securityContext | nindent 2 }}
 {{- end -}}
 
-{{/* Volumes and mounts of `root` and `model`; without a model, none for weights. */}}
+{{- define "lengthwise.podEnv" -}}
+{{- $own := .env | default "[]" | fromYamlArray -}}
+{{- with .model -}}
+{{- $own = concat $own (include "lengthwise.modelEnv" . | fromYamlArray) -}}
+{{- end -}}
+{{- include "lengthwise.env" (concat $own (.settings.env | default list)) -}}
+{{- with .settings.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.initContainers" -}}
+{{- with .model -}}
+{{- if eq .source "download" -}}
+{{- include "lengthwise.download" $ -}}
+{{- end -}}
+{{- end -}}
+{{- with .settings.initContainers }}
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "lengthwise.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
 {{- with .model }}
-{{- include "lengthwise.modelVolume" . }}
+{{- include "lengthwise.modelVolume" (dict "root" $.root "model" .) }}
 {{- end }}
 {{- if .root.Values.tls.enabled }}
 - name: tls
   secret: {secretName: {{ include "lengthwise.tlsSecret" . }}, defaultMode: 0440}
 {{- end }}
-{{- end -}}
-
-{{/* Of the `part` of `root`: worker, autoscaler; else a router. */}}
-{{- define "lengthwise.tlsSecret" -}}
-{{- $tls := .root.Values.tls -}}
-{{- $own := get (dict "worker" $tls.workerSecretName "autoscaler" $tls.autoscalerSecretName) (.part | default "router") -}}
-{{- $own | default $tls.secretName -}}
+{{- with .volumes }}
+{{ . }}
+{{- end }}
+{{- with .settings.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "lengthwise.mounts" -}}
 - {name: tmp, mountPath: /tmp}
-- {name: config, mountPath: /etc/lengthwise/config, readOnly: true}
 {{- with .model }}
 {{- include "lengthwise.modelMount" . }}
 {{- end }}
 {{- if .root.Values.tls.enabled }}
 - {name: tls, mountPath: /etc/lengthwise/tls, readOnly: true}
 {{- end }}
+{{- with .mounts }}
+{{ . }}
+{{- end }}
+{{- with .settings.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Of the `component` of `root`. */}}
+{{- define "lengthwise.tlsSecret" -}}
+{{- $tls := .root.Values.tls -}}
+{{- $own := get (dict "worker" $tls.workerSecretName "autoscaler" $tls.autoscalerSecretName) .component -}}
+{{- $own | default $tls.secretName -}}
 {{- end -}}
 
 {{/*
-Probes of routers and workers, once a second while they start for `.seconds` at most. Draining takes
-readiness, not life. The kubelet's gRPC probes speak no TLS: with it, they ask over HTTP.
+A rollout that gets no further for so long has failed. Kubernetes' own 600 s are for finding a node and
+pulling the image; weights are loaded after that, and where there is no room for a surge, the old pod ends before.
 */}}
-{{- define "lengthwise.probes" -}}
-{{- $ready := "grpc: {port: 50051}" -}}
-{{- $alive := "grpc: {port: 50051, service: live}" -}}
-{{- if .root.Values.tls.enabled -}}
-{{- $scheme := include "lengthwise.metricsScheme" .root -}}
-{{- $ready = printf "httpGet: {path: /healthz, port: metrics, scheme: %s}" $scheme -}}
-{{- $alive = printf "httpGet: {path: /livez, port: metrics, scheme: %s}" $scheme -}}
-{{- end -}}
-startupProbe:
-  {{ $ready }}
-  periodSeconds: 1
-  failureThreshold: {{ int .seconds }}
-readinessProbe:
-  {{ $ready }}
-  periodSeconds: 2
-  timeoutSeconds: 2
-  failureThreshold: 2
-livenessProbe:
-  {{ $alive }}
-  periodSeconds: 5
-  timeoutSeconds: 3
-  failureThreshold: 6
-{{- end -}}
-
-{{- define "lengthwise.metricsScheme" -}}
-{{- ternary "HTTPS" "HTTP" (and .Values.tls.enabled .Values.tls.metrics) -}}
-{{- end -}}
-
-{{/* Where a pod may run, for all kinds of pods. */}}
-{{- define "lengthwise.placement" -}}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- end -}}
-
-{{- define "lengthwise.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
+{{- define "lengthwise.progressDeadline" -}}
+progressDeadlineSeconds: {{ add 600 .startSeconds .drainSeconds }}
 {{- end -}}
