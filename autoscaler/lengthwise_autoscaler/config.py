@@ -101,7 +101,7 @@ class AutoscalerConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    prometheus: PrometheusConfig
+    prometheus: PrometheusConfig  # that scrapes the release
     release: str  # label `release` of the metrics, app.kubernetes.io/instance of the pods
     lease: str  # name of the Lease that makes one of several autoscalers the leader
     pools: tuple[PoolConfig, ...]  # in order of preference: first out, last in
@@ -112,7 +112,7 @@ class AutoscalerConfig:
     objectives: Objectives = field(default_factory=Objectives)  # the same as the routers'
 
     interval_seconds: float = 5.0  # from one decision to the next
-    scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
+    scaling: ScalingPolicy = field(default_factory=ScalingPolicy)  # how it decides
     dry_run: bool = False  # decide and report, and change nothing
     metrics_listen: str = "127.0.0.1:9090"  # /metrics and /healthz; port 0: any; empty: none
     tls: TlsConfig | None = None  # towards workers

@@ -19,6 +19,7 @@ class DecodeSettings:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     policy: DecodePolicy = field(default_factory=DecodePolicy)
+    """Which requests are admitted, and how many decode at once."""
     max_reservations_per_router: int = 2048
     """Twice what a router has in flight by default."""
 

@@ -16,7 +16,9 @@ class FlexibleWorkerConfig(WorkerConfig):
     role: Role
     """The one that it begins with."""
     prefill: PrefillSettings = field(default_factory=PrefillSettings)
+    """While it prefills."""
     decode: DecodeSettings = field(default_factory=DecodeSettings)
+    """While it decodes."""
 
     def as_prefill(self) -> PrefillWorkerConfig:
         """Of the prefill worker that it becomes."""

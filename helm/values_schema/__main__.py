@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,8 +15,12 @@ from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_prefill_worker.config import PrefillSettings, PrefillWorkerConfig
 from lengthwise_router.config import RouterConfig
 from lengthwise_worker.config import WorkerConfig
+from values_schema.comments import of_classes, of_yaml
 from values_schema.demands import Json
+from values_schema.descriptions import describe
 from values_schema.values import Values
+
+VALUES = Path(__file__).parents[1] / "lengthwise" / "values.yaml"
 
 COMMON = (
     "model", "served_name", "listen", "metrics_listen", "tls", "drain_seconds", "advertise_host",
@@ -55,17 +60,19 @@ def main() -> None:
         definition["required"] = [n for n in definition.get("required", ()) if n not in given]
     definitions["RouterConfig"]["properties"]["strategy"]["enum"] = sorted(STRATEGIES)
     schema["$defs"] = _reachable(schema)
+    plain = _plain(schema)
+    describe(plain, of_classes(Values), of_yaml(VALUES))
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Values of the lengthwise chart",
     }
-    json.dump(about | _plain(schema), sys.stdout, indent=2)
+    json.dump(about | plain, sys.stdout, indent=2)
     print()
 
 
 def _plain(part: Any, *, names: bool = False) -> Any:
-    """Without what stands elsewhere: titles, descriptions, defaults. `names`: the keys of `part`
-    are names of values, and not words of JSON Schema."""
+    """Without what stands elsewhere: titles, defaults, what is said of classes. `names`: the keys
+    of `part` are names of values, and not words of JSON Schema."""
     if isinstance(part, list):
         return [_plain(each) for each in part]
     if not isinstance(part, dict):

@@ -44,7 +44,7 @@ EnvironmentSource = dict[str, Any]
 
 @with_config(STRICT)
 class Image(TypedDict, total=False):
-    repository: Text
+    repository: Text  # with its registry
     tag: str
     digest: Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64})?$")]
     pullPolicy: Literal["IfNotPresent", "Always", "Never"]
@@ -95,21 +95,21 @@ class Model(Weights, total=False):
 
 @with_config(STRICT)
 class Resources(TypedDict, total=False):
-    requests: dict[str, Any]
-    limits: dict[str, Any]
+    requests: dict[str, Any]  # what a node needs to have left
+    limits: dict[str, Any]  # what may be used at most; GPUs too
 
 
 @with_config(STRICT)
 class Spread(TypedDict):
-    topologyKey: Text
-    maxSkew: AtLeastOne
-    whenUnsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"]
+    topologyKey: Text  # the label of nodes that tells places apart
+    maxSkew: AtLeastOne  # how many pods more one place may have than another
+    whenUnsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"]  # where that cannot be kept
 
 
 @with_config(STRICT)
 class Rollout(TypedDict, total=False):
-    maxSurge: int | str
-    maxUnavailable: int | str
+    maxSurge: int | str  # pods, or percent of them, that may be there beside `replicas`
+    maxUnavailable: int | str  # that may be missing meanwhile
 
 
 @with_config(STRICT)
@@ -121,20 +121,20 @@ class Autoscale(TypedDict, total=False):
 
 @with_config(STRICT)
 class EnvironmentVariable(TypedDict, total=False):
-    name: Required[Text]
-    value: str
-    valueFrom: dict[str, Any]
+    name: Required[Text]  # of the variable
+    value: str  # as text; numbers in quotes
+    valueFrom: dict[str, Any]  # a key of a ConfigMap or Secret, a field of the pod
 
 
 @with_config(ConfigDict(extra="allow"))
 class Named(TypedDict):
-    name: Text
+    name: Text  # unique in the pod
 
 
 @with_config(ConfigDict(extra="allow"))
 class Mount(TypedDict):
-    name: Text
-    mountPath: Text
+    name: Text  # of the volume
+    mountPath: Text  # in the container
 
 
 @with_config(STRICT)
@@ -172,8 +172,8 @@ class PodDefaults(PodSettings, total=False):
 
 
 class ComponentSettings(PodSettings, total=False):
-    image: Image
-    resources: Resources
+    image: Image  # what differs from the release's image
+    resources: Resources  # of the container
 
 
 class WorkerSettings(ComponentSettings, total=False):
@@ -193,11 +193,13 @@ class PoolDefaults(WorkerSettings, total=False):
 
 @with_config(strict_and(config_by_role))
 class Pool(WorkerSettings, total=False):
-    name: Required[Name]
-    role: Required[Literal["prefill", "decode"]]
+    name: Required[Name]  # of the pool, in its Deployment's name and the label lengthwise/pool
+    role: Required[Literal["prefill", "decode"]]  # what its workers do
     replicas: Required[Count | None]
-    lengthClass: Literal["", "short", "long"]
-    flexible: bool
+    """Where it is not autoscaled, and to begin with where it is; null: an HPA or KEDA says how
+    many."""
+    lengthClass: Literal["", "short", "long"]  # prompts meant for it; default: all. Prefill only
+    flexible: bool  # the autoscaler may have its workers serve the other role; role is their first
     config: PrefillWorkerConfig | DecodeWorkerConfig | FlexibleWorkerConfig
 
 
@@ -236,14 +238,14 @@ class Service(TypedDict, total=False):
 
 @with_config(STRICT)
 class IngressPath(TypedDict, total=False):
-    path: Text
-    pathType: Literal["Prefix", "Exact", "ImplementationSpecific"]
+    path: Text  # of URLs, which for gRPC begin with the name of the service
+    pathType: Literal["Prefix", "Exact", "ImplementationSpecific"]  # how it is compared
 
 
 @with_config(STRICT)
 class IngressHost(TypedDict, total=False):
-    host: Required[Text]
-    paths: list[IngressPath]
+    host: Required[Text]  # name that clients connect to
+    paths: list[IngressPath]  # default: all
 
 
 @with_config(where_enabled(hosts={"minItems": 1}))
@@ -338,7 +340,9 @@ class PrometheusRule(TypedDict, total=False):
 
 @with_config(STRICT)
 class Values(TypedDict, total=False):
-    global_: Annotated[dict[str, Any], Field(alias="global")]  # Helm's own
+    global_: Annotated[
+        dict[str, Any], Field(alias="global")
+    ]  # Helm's own, for charts within charts
     nameOverride: NameOverride
     fullnameOverride: NameOverride
     commonLabels: Strings

@@ -19,9 +19,9 @@ class Objectives:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    ttft_short_seconds: float = 0.4  # LAPS
-    ttft_long_seconds: float = 2.0
-    tpot_seconds: float = 0.1  # DistServe's for chat
+    ttft_short_seconds: float = 0.4  # to the first token of a short prompt; LAPS
+    ttft_long_seconds: float = 2.0  # to that of a long one
+    tpot_seconds: float = 0.1  # for each token after it; DistServe's for chat
 
     def __post_init__(self) -> None:
         for name in ("ttft_short_seconds", "ttft_long_seconds", "tpot_seconds"):

@@ -19,6 +19,7 @@ class PrefillSettings:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     policy: PrefillPolicy = field(default_factory=PrefillPolicy)
+    """In which order prompts are computed, and how many at once."""
     length_class: LengthClass | None = None
     """Prompts meant for this worker; unset: all. Others come only where no worker is meant for
     them."""

@@ -74,16 +74,16 @@ class RouterConfig:
     # Callers with different certificates share no cached prefixes.
     separate_tenants: bool = True
 
-    strategy: str = DEFAULT_STRATEGY
+    strategy: str = DEFAULT_STRATEGY  # how workers are chosen
     local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner
     pools: PoolPolicy = field(default_factory=PoolPolicy)  # of the strategy length_pools
-    max_requests_in_flight: int = 1024
+    max_requests_in_flight: int = 1024  # of all clients together
     max_queued: int = 256  # requests that wait for one of those; 0: all others are refused
     # Requests predicted to get their first token later than so many times the objective are
     # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
     max_attempts: int = 8  # of one request, the first included; failed links do not count
-    tokenizer_threads: int = 2
+    tokenizer_threads: int = 2  # that tokenise prompts
     # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
     # Of the one line per request that has ended, without its text: OFF, DEBUG, INFO or WARNING.

@@ -34,6 +34,7 @@ class WorkerConfig:
     """Whether KV is copied out of the sender's memory where both workers are on one machine. False
     is for measuring and testing `backend` there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of computation; auto: float32 on CPUs, the checkpoint's on GPUs."""
     quantization: Literal["none", "fp8"] = "none"
     """fp8: the projections of a full checkpoint are rounded to FP8 at start. One that stores them
     so is computed so either way."""

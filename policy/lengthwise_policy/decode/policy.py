@@ -34,7 +34,7 @@ class DecodePolicy:
     step_tokens: int = 512  # tokens computed in one step; 512 is Sarathi-Serve's strict budget
     # "worst_case" admits while all could run to their limits at once, for comparison.
     admission: Literal["past_future", "worst_case"] = "past_future"
-    past_future: PastFuturePolicy = field(default_factory=PastFuturePolicy)
+    past_future: PastFuturePolicy = field(default_factory=PastFuturePolicy)  # of that admission
 
     def __post_init__(self) -> None:
         require_at_least("max_running", self.max_running, 1)

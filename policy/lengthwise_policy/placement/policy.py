@@ -32,10 +32,10 @@ class PoolPolicy:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    queue_weight: float = 1.0
-    deviation_weight: float = 1.0
-    utilisation_weight: float = 0.05
-    tolerance: float = 0.5
+    queue_weight: float = 1.0  # of a worker's queue in its pressure
+    deviation_weight: float = 1.0  # of missing the objective in it
+    utilisation_weight: float = 0.05  # taken off it while the worker computes
+    tolerance: float = 0.5  # a pool takes a worker when its pressure is larger by this share
     idle_pressure: float = 0.25  # queues of a quarter of the SLO: no pool is short of workers
     cooldown_seconds: float = 5.0  # between two moves
     drain_seconds: float = 30.0  # a worker that is not empty by then stays where it was

@@ -15,17 +15,16 @@ class PrefillPolicy:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    discipline: DisciplineName = "length_aware"
+    discipline: DisciplineName = "length_aware"  # in which order prompts are computed
     chunk_tokens: int = 512  # tokens of one batch; Sarathi-Serve: chunks of 512 cost up to 25 %
-    max_batch_requests: int = 64
+    max_batch_requests: int = 64  # prompts of one batch
     queue_limit: int = 1024  # requests with tokens still to compute
 
     # All below is for "length_aware".
     max_wait_seconds: float = 0.008  # of the window; LAPS found 6 to 8 ms best
     margin_seconds: float = 0.001  # kept of the slack when a window is opened
-    # Of the device's time, while both classes wait: what each gets at least.
-    short_share: float = 0.1
-    long_share: float = 0.3
+    short_share: float = 0.1  # of the device's time for short prompts, while both classes wait
+    long_share: float = 0.3  # likewise for long ones
     max_age_seconds: float = 0.5  # a long prompt that waited so long is overtaken no more
     chunk_seconds: float = 0.2  # of a chunk while short ones wait: half of their objective
     min_chunk_tokens: int = 256  # below it, the launch and the weights cost more than the tokens

@@ -27,7 +27,7 @@ class ScalingPolicy:
     # One decision adds at most so many times what a group has, or `growth_pods` where that is
     # more: a wrong number costs that much, and the right one is reached a decision later.
     growth: float = 2.0
-    growth_pods: int = 4
+    growth_pods: int = 4  # that one decision may always add
     # After unschedulable pods were given back, before their pool is tried again.
     unschedulable_seconds: float = 300.0
 
