@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from lengthwise_runtime.calls.bounded_call import BoundedCall
+from lengthwise_runtime.calls.large_requests import LargeRequests
 from lengthwise_runtime.calls.places import Count, Places, YieldingPlaces
 from lengthwise_runtime.tls.callers import CallerCheck, Check
 from lengthwise_wire.errors import (
@@ -45,11 +46,8 @@ MAX_PROBES = 256
 """Calls of health and reflection, which can be streams that last."""
 
 
-class _Malformed:
-    """Stands for a request that is not the message it should be."""
-
-    def __init__(self, error: InvalidRequest) -> None:
-        self.error = error
+Parse = Callable[[bytes], Any]
+"""Errors: InvalidRequest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +55,7 @@ class _Method:
     """How its calls are answered."""
 
     check: Check
+    parse: Parse
     answer: Answer
     takes_stream: bool
     places: Places | YieldingPlaces
@@ -73,6 +72,7 @@ class GuardedServer:
         self._count = count
         self._max_calls = max_calls
         self._waiting = YieldingPlaces(max_calls, "no_request", count)
+        self._large = LargeRequests()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Ignored: the same handlers come by name in the next call."""
@@ -95,6 +95,7 @@ class GuardedServer:
         behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
         method = _Method(
             check=check,
+            parse=_parser(handler.request_deserializer),
             answer=_answer(behaviour, handler.response_streaming),
             takes_stream=handler.request_streaming,
             places=places,
@@ -107,21 +108,24 @@ class GuardedServer:
             except Exception as error:
                 await _abort(call, error)
 
-        return grpc.stream_stream_rpc_method_handler(
-            serve, _checked(handler.request_deserializer), handler.response_serializer
-        )
+        # Requests are parsed here, so that gRPC keeps none for as long as its call lasts.
+        return grpc.stream_stream_rpc_method_handler(serve, None, handler.response_serializer)
 
     async def _serve(
         self, method: _Method, requests: AsyncIterator[Any], call: BoundedCall
     ) -> None:
         method.check(call)
         async with self._waiting.taken(REQUEST_SECONDS):
-            first = await anext(requests, None)
-        if first is None:
+            request = await self._large.read(call)
+        if request is None:
             raise InvalidRequest("the call ended without a request")
+        first = [request]
+        del request  # one that waits for its answer costs nothing
         async with method.places.taken():
-            request = _Requests(first, requests) if method.takes_stream else _parsed(first)
-            await method.answer(request, call)
+            if method.takes_stream:
+                await method.answer(_Requests(first, requests, method.parse), call)
+            else:
+                await method.answer(method.parse(first.pop()), call)
 
 
 def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
@@ -142,7 +146,7 @@ def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
     return answer_all if is_stream else answer_once
 
 
-def _checked(deserialize: Any) -> Callable[[bytes], Any]:
+def _parser(deserialize: Any) -> Parse:
     """`deserialize`: `FromString` of a message's class."""
     message = deserialize.__self__
 
@@ -150,41 +154,28 @@ def _checked(deserialize: Any) -> Callable[[bytes], Any]:
         try:
             check_num_fields(data, message)
             return deserialize(data)
-        except InvalidRequest as error:
-            # Its traceback would keep the bytes.
-            return _Malformed(error.with_traceback(None))
         except DecodeError as error:
-            return _Malformed(
-                InvalidRequest(
-                    f"the message is not valid protobuf (text must be UTF-8): got {len(data)}"
-                    f" bytes, {str(error) or 'cannot be parsed'}; expected a message of this"
-                    " method's type"
-                )
-            )
+            raise InvalidRequest(
+                f"the message is not valid protobuf (text must be UTF-8): got {len(data)} bytes,"
+                f" {str(error) or 'cannot be parsed'}; expected a message of this method's type"
+            ) from error
 
     return parse
-
-
-def _parsed(request: Any) -> Any:
-    """Errors: InvalidRequest."""
-    if isinstance(request, _Malformed):
-        raise request.error
-    return request
 
 
 class _Requests:
     """The requests of a stream. Errors: InvalidRequest for one that is malformed."""
 
-    def __init__(self, first: Any, others: AsyncIterator[Any]) -> None:
+    def __init__(self, first: list[bytes], others: AsyncIterator[bytes], parse: Parse) -> None:
         self._first = first
         self._others = others
+        self._parse = parse
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        request, self._first = self._first, None
-        return _parsed(request or await anext(self._others))
+        return self._parse(self._first.pop() if self._first else await anext(self._others))
 
 
 async def _abort(call: BoundedCall, error: Exception) -> NoReturn:

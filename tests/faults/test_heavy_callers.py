@@ -4,7 +4,9 @@ them."""
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -13,6 +15,7 @@ from faults.checkpoints import write_json
 from faults.processes import alone, peak_mib
 from harness.waiting import eventually
 
+import lengthwise
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import Process
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
@@ -72,11 +75,11 @@ MANY_MESSAGES = inference_pb2.GenerateRequest(
 ).SerializeToString()
 
 
-async def send(router: Process, message: bytes) -> grpc.StatusCode:
+async def send(router: Process, message: bytes, seconds: float = 40.0) -> grpc.StatusCode:
     """How a call ends for bytes of a test's own making."""
     async with grpc.aio.insecure_channel(router.address, options=LARGE) as channel:
         call = channel.unary_stream("/lengthwise.v1.Inference/Generate", None, None)(
-            message, timeout=40
+            message, timeout=seconds
         )
         try:
             async for _ in call:
@@ -134,6 +137,26 @@ async def test_nobody_waits_while_a_heavy_message_is_looked_at(
     while await longest_wait() >= OTHERS_WAIT_SECONDS:
         rounds += 1
         assert rounds < 4
+
+
+def is_in_flight(client: lengthwise.Client, count: int) -> bool:
+    return client.status().requests_in_flight == count
+
+
+async def test_requests_that_wait_do_not_keep_the_bytes_they_came_as(tmp_path: Path) -> None:
+    unknown = field(99, bytes(4 * MIB)) + generate(field(1, b"a"))
+    count = 20
+    model = write_toy_checkpoint(tmp_path / "toy")
+    with alone("router", model, tmp_path, no_worker_seconds=60.0) as router:
+        before = peak_mib(router)
+        with ThreadPoolExecutor(count) as callers, lengthwise.Client(router.address) as client:
+            calls = []
+            for number in range(1, count + 1):
+                calls.append(callers.submit(asyncio.run, send(router, unknown, 15.0)))
+                await eventually(partial(is_in_flight, client, number), 15.0)
+            grown = peak_mib(router) - before
+            assert {call.result() for call in calls} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert grown < 3 * count
 
 
 async def test_prompts_of_the_largest_size_leave_memory_and_threads_for_others(

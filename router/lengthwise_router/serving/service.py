@@ -96,6 +96,7 @@ class InferenceService:
         )
         with self._accepted(message, caller, deadline) as (request, record):
             prompt_ids = await self._tokenised(message.prompt, deadline)
+            del message  # up to 5 MiB, that nobody needs any more
             generation = Generation(
                 request=request,
                 prompt_ids=prompt_ids,
@@ -188,6 +189,7 @@ class InferenceService:
                 raise NoWorkerAvailable("this router is draining; try another one")
             tenant = self._tenants.of(caller, check_tenant(message.tenant))
             request = read_request(message, self._checkpoint, tenant)
+            del message
             record = RequestRecord(
                 request_id=request.request_id,
                 tenant=request.tenant,

@@ -48,6 +48,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             keepalive=lambda: context.write(KEEPALIVE),
             caller=_caller(context),
         )
+        del message  # the service lets it go once it has read it
         async with aclosing(responses):
             async for response in responses:
                 try:

@@ -1,0 +1,65 @@
+"""Connections that send large requests take turns; nobody else waits for them."""
+
+import asyncio
+import time
+from typing import Any
+
+from grpc.aio import EOF  # type: ignore[attr-defined]  # absent from the stubs
+
+from lengthwise_runtime.calls.large_requests import (
+    BURST_BYTES,
+    BYTES_PER_SECOND,
+    LargeRequests,
+)
+
+MIB = 1 << 20
+LARGE = bytes(4 * MIB)
+
+
+class _Call:
+    """One whose request is there."""
+
+    def __init__(self, peer: str, request: Any) -> None:
+        self._peer = peer
+        self._request = request
+
+    def peer(self) -> str:
+        return self._peer
+
+    async def read(self) -> Any:
+        return self._request
+
+
+async def test_large_requests_are_read_at_their_pace_after_a_burst() -> None:
+    requests = LargeRequests()
+    began_at = time.monotonic()
+    await asyncio.gather(*(requests.read(_Call("one", LARGE)) for _ in range(2)))
+    assert time.monotonic() - began_at < 1.0
+    await asyncio.gather(*(requests.read(_Call(name, LARGE)) for name in ("one", "one", "one")))
+    least = (5 * len(LARGE) - BURST_BYTES - len(LARGE)) / BYTES_PER_SECOND
+    assert time.monotonic() - began_at >= least
+
+
+async def test_other_connections_do_not_wait_for_those_that_take_turns() -> None:
+    requests = LargeRequests()
+    for _ in range(3):
+        await requests.read(_Call("one", LARGE))
+    waiting = [asyncio.ensure_future(requests.read(_Call("one", LARGE))) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await requests.read(_Call("other", b"small")) == b"small"
+    assert not waiting[-1].done()
+    await asyncio.gather(*waiting)
+
+
+async def test_small_requests_of_a_connection_that_sends_large_ones_cost_it_nothing() -> None:
+    requests = LargeRequests()
+    await requests.read(_Call("one", LARGE))
+    began_at = time.monotonic()
+    for _ in range(100):
+        await requests.read(_Call("one", b"small"))
+    # As large as the last one they would take 12 s.
+    assert time.monotonic() - began_at < 6.0
+
+
+async def test_a_call_without_a_request_has_none() -> None:
+    assert await LargeRequests().read(_Call("one", EOF)) is None
