@@ -4,8 +4,9 @@ Workers call `load_runner` and never ask what kind of model they serve.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -14,10 +15,8 @@ from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
 from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
-from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import (
@@ -26,11 +25,13 @@ from lengthwise_engine.models.decoder_loader import (
     load_model,
     read_spec,
 )
+from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
+from lengthwise_engine.runner.memory_plan import MemoryPlan, MemorySettings, plan_memory
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.tensor_parallel.parallel_model import load_parallel
 from lengthwise_engine.tensor_parallel.rank import RankPlan
@@ -72,32 +73,15 @@ class LoadedModel:
             self.ranks.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _CacheBudget:
-    """How large a cache becomes: `num_blocks`, or when that is None what `memory_bytes` hold."""
-
-    num_blocks: int | None
-    memory_bytes: int
-    block_size: int
-
-    def layout(self, spec: ModelSpec, dtype: torch.dtype) -> KVLayout:
-        name = str(dtype).removeprefix("torch.")
-        return KVLayout.of(spec, block_size=self.block_size, dtype=name)
-
-    def count_blocks(self, spec: ModelSpec, layout: KVLayout) -> int:
-        return self.num_blocks or blocks_in_budget(layout, spec.context_length, self.memory_bytes)
-
-    def allocate(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> KVCache:
-        layout = self.layout(spec, dtype)
-        return KVCache.allocate(layout, self.count_blocks(spec, layout), device)
-
-
 def load_runner(
     checkpoint: Path,
     *,
     device: str,
-    num_blocks: int | None,
-    kv_memory_bytes: int,
+    num_blocks: int | None = None,
+    kv_memory_bytes: int | None = None,
+    max_context: int | None = None,
+    memory_bytes: int = 0,
+    memory_share: float = 0.9,
     block_size: int = 16,
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
@@ -107,7 +91,9 @@ def load_runner(
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
-    The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes` when that is None.
+    The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes`, or into what
+    weights, workspace and graphs leave of a share of the memory: of a GPU's, or on the CPU of
+    `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
     their projections. On a GPU every kernel is compiled before this returns, and steps that come
     again are replayed from CUDA graphs of up to `graph_memory_bytes`.
@@ -117,27 +103,92 @@ def load_runner(
     keeps the others waiting for `stall_seconds` is lost.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
-    `CacheSizeError` for a memory budget that does not hold one sequence of the model's full
-    context, `DeviceMemoryError` for a device that does not hold all of it, and `RankError` when a
-    rank cannot be started.
+    `CacheSizeError` for a cache or context that cannot be had, `DeviceMemoryError` where the memory
+    does not hold all of it, and `RankError` when a rank cannot be started.
     """
     config, target = read_config(checkpoint), torch.device(device)
-    budget = _CacheBudget(num_blocks, kv_memory_bytes, block_size)
+    settings = MemorySettings(
+        num_blocks=num_blocks,
+        kv_memory_bytes=kv_memory_bytes,
+        max_context=max_context,
+        graph_memory_bytes=graph_memory_bytes if tensor_parallel_size == 1 else 0,
+        block_size=block_size,
+    )
+    memory = _Memory(target, int(memory_share * memory_bytes), memory_share, settings)
     if config.text("model_type") == TOY:
         toy = _toy_spec(config, tensor_parallel_size, quantization)
-        cache = budget.allocate(toy, torch.float32, target)
+        plan = memory.plan(toy, torch.float32)
+        cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
         toy_runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        return _one_rank(cache, toy_runner(cache, toy), toy, model_fingerprint(checkpoint))
-    if tensor_parallel_size == 1:
-        with loading_weights(checkpoint, target):
-            model = load_model(checkpoint, target, dtype, quantization)
-        cache = budget.allocate(model.spec, model.dtype, target)
-        runner = _torch_runner(model, cache, graph_memory_bytes)
-        fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
-        return _one_rank(cache, runner, model.spec, fingerprint, runner.counts)
-    shard = ModelShard(whole=read_spec(checkpoint, quantization), size=tensor_parallel_size)
+        fingerprint = model_fingerprint(checkpoint)
+        return _one_rank(cache, toy_runner(cache, toy), _clamped(toy, plan), fingerprint)
+    shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
-    return _all_ranks(checkpoint, shard, budget, target, kind, quantization, stall_seconds)
+    plan = memory.plan(shard, kind)
+    if tensor_parallel_size > 1:
+        return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds)
+    with loading_weights(checkpoint, target):
+        model = load_model(checkpoint, target, kind, quantization)
+    cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
+    runner = _torch_runner(model, cache, graph_memory_bytes)
+    fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
+    return _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint, runner.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The memory of a device, `cpu_bytes` of it where that is the CPU."""
+
+    device: torch.device
+    cpu_bytes: int
+    share: float
+    settings: MemorySettings
+
+    def plan(self, model: ModelShard | ModelSpec, dtype: torch.dtype) -> MemoryPlan:
+        """Of each rank. Logs it."""
+        plan = plan_memory(
+            model,
+            device_type=self.device.type,
+            dtype=str(dtype).removeprefix("torch."),
+            budget_bytes=self._budget_bytes(model.size if isinstance(model, ModelShard) else 1),
+            settings=self.settings,
+        )
+        logger.info("memory: %s", plan)
+        if plan.is_clamped_by_cache:
+            logger.warning(
+                "the KV cache of %d blocks holds requests of up to %d tokens, the model's context"
+                " is %d: longer ones are refused; give the worker more memory, or set max_context",
+                *(plan.num_blocks, plan.context_length, plan.model_context),
+            )
+        if 0 < plan.budget_bytes < plan.total_bytes:
+            logger.warning(
+                "this takes up to %d bytes, beyond the worker's share of %d: lower num_blocks or"
+                " kv_memory_bytes, or leave them unset",
+                *(plan.total_bytes, plan.budget_bytes),
+            )
+        return plan
+
+    def _budget_bytes(self, num_ranks: int) -> int:
+        """Ranks on the CPU divide its memory; what others hold of a GPU cannot be had."""
+        if self.device.type != "cuda":
+            return self.cpu_bytes // num_ranks
+        free, total = torch.cuda.mem_get_info(self.device)
+        return min(int(self.share * total), free)
+
+
+SpecT = TypeVar("SpecT", bound=ModelSpec)
+
+
+def _clamped(spec: SpecT, plan: MemoryPlan) -> SpecT:
+    return replace(spec, context_length=plan.context_length)
+
+
+def _stored(checkpoint: Path, quantization: Quantization) -> DecoderSpec:
+    """As transformers: a stored head wins over a config that says it is tied."""
+    spec = read_spec(checkpoint, quantization)
+    if spec.tied_embeddings and "lm_head.weight" in SafetensorsFiles(checkpoint):
+        return replace(spec, tied_embeddings=False)
+    return spec
 
 
 def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quantization) -> ToySpec:
@@ -180,22 +231,20 @@ def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> To
 def _all_ranks(
     checkpoint: Path,
     shard: ModelShard,
-    budget: _CacheBudget,
+    memory: MemoryPlan,
     device: torch.device,
-    dtype: torch.dtype,
     quantization: Quantization,
     stall_seconds: float,
 ) -> LoadedModel:
-    layout = budget.layout(shard.part, dtype)
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type=device.type,
-        dtype=layout.dtype,
+        dtype=memory.layout.dtype,
         quantization=quantization,
         rank=0,
         size=shard.size,
-        num_blocks=budget.count_blocks(shard.whole, layout),
-        block_size=layout.block_size,
+        num_blocks=memory.num_blocks,
+        block_size=memory.layout.block_size,
         stall_seconds=stall_seconds,
     )
     parallel = load_parallel(plan)
@@ -203,7 +252,7 @@ def _all_ranks(
         runner=parallel.runner,
         caches=parallel.caches,
         shards=parallel.shards,
-        spec=shard.whole,
+        spec=_clamped(shard.whole, memory),
         fingerprint=_fingerprint(checkpoint, shard.whole, parallel.weights_digest),
         steps=parallel.runner.counts,
         ranks=parallel.watch,
@@ -212,17 +261,3 @@ def _all_ranks(
 
 def _fingerprint(checkpoint: Path, spec: DecoderSpec, weights_digest: str) -> str:
     return model_fingerprint(checkpoint, weights_digest, rounded_to_fp8=spec.projections == "fp8")
-
-
-def blocks_in_budget(layout: KVLayout, context_length: int, kv_memory_bytes: int) -> int:
-    """How many blocks of all layers fit, at least one full context's worth."""
-    block_bytes = layout.num_layers * layout.block_bytes
-    num_blocks = kv_memory_bytes // block_bytes
-    needed = layout.num_blocks_for(context_length)
-    if num_blocks < needed:
-        raise CacheSizeError(
-            f"{kv_memory_bytes} bytes hold {num_blocks} KV blocks, but one sequence of"
-            f" {context_length} tokens needs {needed} ({needed * block_bytes} bytes);"
-            " give the cache more memory or set the number of blocks"
-        )
-    return num_blocks

@@ -17,9 +17,13 @@ from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.preflight import MODULES, find_model, require_extras, require_ports
 from lengthwise_local.process import POLL_SECONDS, Process, Role
 from lengthwise_local.settings import settings_by_role
+from lengthwise_runtime.memory import usable_memory_bytes
 
 KILL_SECONDS = 5.0
 """A killed process is gone at once; a machine that swaps may need longer to report it."""
+
+MEMORY_SHARE = 0.9
+"""Of the memory that is there at the start, and of a GPU's: what all workers together take."""
 
 
 class LocalCluster:
@@ -87,6 +91,7 @@ class LocalCluster:
         if self._counts.keys() - self._commands.keys():
             require_extras()
         self._settings = settings_by_role(settings) if settings else {}
+        self._memory_bytes = usable_memory_bytes()
         self._ports, self._metrics_ports = require_ports(host, port, metrics_port, routers)
 
     def __enter__(self) -> Self:
@@ -217,6 +222,8 @@ class LocalCluster:
             "metrics_listen": "127.0.0.1:0",
             "device": self._device,
             "threads": max(1, _num_cores() // num_workers),
+            "memory_share": MEMORY_SHARE / num_workers,
+            "memory_bytes": self._memory_bytes,
         }
 
 

@@ -184,10 +184,15 @@ def test_the_memory_budget_becomes_whole_blocks(tmp_path: Path) -> None:
     assert asked.cache.num_blocks == 3
 
 
-def test_a_budget_below_one_context_is_refused(tmp_path: Path) -> None:
+def test_a_budget_below_one_context_clamps_the_context(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_toy_checkpoint(tmp_path, num_layers=2, context_length=160)
-    with pytest.raises(CacheSizeError, match=r"hold 9 KV blocks, but .* 160 tokens needs 10"):
-        load_runner(tmp_path, device="cpu", num_blocks=None, kv_memory_bytes=10 * 2048 - 1)
+    loaded = load_runner(tmp_path, device="cpu", kv_memory_bytes=10 * 2048 - 1)
+    assert (loaded.cache.num_blocks, loaded.spec.context_length) == (9, 9 * 16 + 1)
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "up to 145 tokens" in warning
+    assert "context is 160" in warning
 
 
 def test_warming_up_leaves_a_runner_and_cache_as_good_as_new(

@@ -181,7 +181,6 @@ def test_a_temperature_too_small_to_divide_by_is_greedy_or_refused(
         assert answer.token_ids == greedy.token_ids
 
 
-@USERS_WORLD
 @pytest.mark.slow
 def test_up_serves_a_model_whose_context_exceeds_the_default_cache(
     make_checkpoint: Callable[..., Path], tmp_path: Path

@@ -41,12 +41,21 @@ class WorkerConfig:
     tensor_parallel_size: int = 1
     """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
     device of its own."""
-    kv_memory_bytes: int = 512 << 20
-    """Of each rank."""
+    memory_share: float = 0.9
+    """The worker takes this share of a GPU's memory, or of `memory_bytes`: weights, workspace, CUDA
+    graphs, and for the KV cache all the rest. Workers on one GPU divide it."""
+    memory_bytes: int | None = None
+    """On a CPU: what `memory_share` is a share of; unset: what the control group's limit, or the
+    machine, leaves."""
+    kv_memory_bytes: int | None = None
+    """Of the KV cache, of each rank; unset: by `memory_share`."""
+    max_context: int | None = None
+    """The most tokens of a request, prompt and output; unset: the model's context, or what the KV
+    cache holds of it."""
     graph_memory_bytes: int = 1 << 30
     """On a GPU: for CUDA graphs of steps that come again. 0: every step is launched."""
     num_blocks: int | None = None
-    """KV blocks; unset: as many as `kv_memory_bytes` holds."""
+    """KV blocks, instead of `kv_memory_bytes`."""
     prefix_caching: bool = True
     """Whether KV of finished requests is kept for requests with the same prefix."""
     threads: int = 0
@@ -67,9 +76,22 @@ class WorkerConfig:
     """The same as the routers': schedulers aim at them."""
 
     def __post_init__(self) -> None:
-        for name in ("kv_memory_bytes", "stall_seconds", "drain_seconds", "max_request_seconds"):
+        for name in ("stall_seconds", "drain_seconds", "max_request_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("memory_bytes", "kv_memory_bytes", "num_blocks", "max_context"):
+            number = getattr(self, name)
+            if number is not None and number <= 0:
+                raise ValueError(
+                    f"{name} must be above 0, got {number}; leave it unset for what fits"
+                )
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"memory_share must be above 0, at most 1, got {self.memory_share}")
+        if self.kv_memory_bytes is not None and self.num_blocks is not None:
+            raise ValueError(
+                f"kv_memory_bytes {self.kv_memory_bytes} and num_blocks {self.num_blocks} both say"
+                " how large the KV cache is; set one of them, or none"
+            )
         require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         require_at_least("threads", self.threads, 0)
         require_at_least("graph_memory_bytes", self.graph_memory_bytes, 0)

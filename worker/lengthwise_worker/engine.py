@@ -13,6 +13,7 @@ from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address, ConfigError
+from lengthwise_runtime.memory import usable_memory_bytes
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
 
@@ -143,6 +144,9 @@ def _load(config: WorkerConfig) -> LoadedModel:
         quantization=config.quantization,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
+        max_context=config.max_context,
+        memory_bytes=config.memory_bytes or usable_memory_bytes(),
+        memory_share=config.memory_share,
         graph_memory_bytes=config.graph_memory_bytes,
         tensor_parallel_size=ranks,
         stall_seconds=config.stall_seconds,

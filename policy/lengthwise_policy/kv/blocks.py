@@ -52,11 +52,11 @@ class BlockPool:
         require_at_least("num_blocks", num_blocks, 1)
         self.num_blocks = num_blocks
         self.num_free = 0
-        self._in_use = bytearray(b"\x01") * num_blocks
+        self._in_use = bytearray(num_blocks)
         self._length_at: dict[int, int] = {}  # first id of a free run -> its length
         self._start_before: dict[int, int] = {}  # id after a free run -> its first id
         self._by_length: list[tuple[int, int]] = []  # sorted (length, first id)
-        self.release(range(num_blocks))
+        self._give(0, num_blocks)
 
     def allocate(self, num_blocks: int) -> tuple[int, ...] | None:
         """Hands out blocks in as few runs as possible, or None when fewer are free.

@@ -50,6 +50,8 @@ def _is_too_small(views: Sequence[WorkerView], num_tokens: int) -> bool:
 
 def _largest(role: Role, views: Sequence[WorkerView]) -> str:
     view = max(views, key=lambda view: view.capacity_tokens)
+    if view.capacity_tokens < view.blocks_total * view.block_size:
+        return f"the largest {role} worker takes requests of {view.context_length} tokens in all"
     return (
         f"the largest {role} worker holds {view.capacity_tokens} tokens of KV"
         f" ({view.blocks_total} blocks of {view.block_size})"

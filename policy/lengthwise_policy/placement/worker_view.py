@@ -48,6 +48,7 @@ class WorkerView:
     outstanding_local_tokens: int = 0  # of prompts placed here to be computed here (decode)
     length_class: LengthClass | None = None  # of the prompts meant for it (prefill); None: all
     capabilities: frozenset[str] = frozenset()  # what older workers cannot do
+    context_length: int = 0  # the most tokens of a request, its last one too; 0: unknown
     transfers: bool = True  # whether KV can leave it (prefill) or reach it (decode) now
     kind: Kind = field(init=False, repr=False, compare=False)
     capacity_tokens: int = field(init=False, repr=False, compare=False)
@@ -62,7 +63,10 @@ class WorkerView:
     def __post_init__(self) -> None:
         derive = object.__setattr__
         derive(self, "kind", (self.model_fingerprint, self.layout_fingerprint))
-        derive(self, "capacity_tokens", self.blocks_total * self.block_size)
+        slots = self.blocks_total * self.block_size
+        # The last token of a sequence needs no slot.
+        longest = self.context_length - 1 if self.context_length else slots
+        derive(self, "capacity_tokens", min(slots, longest))
         ahead = self.queued_tokens + self.outstanding_tokens
         derive(self, "tokens_ahead", ahead)
         # A short prompt waits for the short ones and at most for one step of a long one, which

@@ -135,18 +135,19 @@ class InferenceService:
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
 
     def model(self) -> inference_pb2.GetModelResponse:
-        checkpoint = self._checkpoint
+        checkpoint, capacity = self._checkpoint, self._fleet.capacity_tokens
+        context = min(checkpoint.context_length, capacity + 1) if capacity else None
         sampling = sampling_to_wire(checkpoint.default_sampling)
         sampling.ClearField("seed")
         return inference_pb2.GetModelResponse(
             model=checkpoint.name,
-            context_length=checkpoint.context_length,
+            context_length=context or checkpoint.context_length,
             vocab_size=checkpoint.vocab_size,
             eos_token_ids=checkpoint.eos_token_ids,
             has_chat_template=self._encoder.has_chat_template,
             model_fingerprint=self._fleet.model_fingerprint,
             default_sampling=sampling,
-            capacity_tokens=self._fleet.capacity_tokens,
+            capacity_tokens=capacity,
         )
 
     def explain(

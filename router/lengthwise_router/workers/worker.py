@@ -208,6 +208,7 @@ class Worker:
             blocks_total=status.blocks_total,
             blocks_free=status.blocks_free,
             block_size=status.block_size,
+            context_length=status.context_length,
             running_requests=status.running_requests,
             queued_requests=sum(queue.requests for queue in queues),
             queued_tokens=sum(queue.tokens for queue in queues),

@@ -1,0 +1,182 @@
+"""What a worker's memory is used for, worked out from shapes before anything is loaded.
+
+A plan is for one rank, which is all of a worker without tensor parallelism.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
+from lengthwise_engine.kv.layout import ITEM_BYTES, KVLayout
+from lengthwise_engine.models.shard import ModelShard
+from lengthwise_policy.types import STEP_TOKENS
+
+MAX_BLOCKS: Final = 1 << 20
+"""Of a cache whose size is not asked for: 16 million tokens, whose hashes and free lists take a
+worker 0.3 GB."""
+
+SAMPLED_ROWS: Final = 256
+"""Requests in one step by default."""
+
+PROCESS_BYTES: Final = {"cpu": 384 << 20, "cuda": 1 << 30}
+"""Of a worker and its transfer process before the model. On CPUs 180 MB and 130 MB were measured
+with gloo (anonymous memory, a model of 2 MB); on GPUs it is a CUDA context of each, not measured
+here: others report 300 to 500 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemorySettings:
+    """What an operator asked for, of each rank. Of `num_blocks` and `kv_memory_bytes` the first
+    one that is set is the size of the cache; where neither is, it gets what is left."""
+
+    num_blocks: int | None = None
+    kv_memory_bytes: int | None = None
+    max_context: int | None = None
+    graph_memory_bytes: int = 0
+    block_size: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """`layout` is the rank's share of the cache. `budget_bytes` is what the rank should take in
+    all; a cache of a size that was asked for may exceed it."""
+
+    budget_bytes: int
+    weight_bytes: int
+    workspace_bytes: int
+    graph_bytes: int
+    layout: KVLayout
+    num_blocks: int
+    model_context: int
+    context_length: int
+
+    @property
+    def cache_bytes(self) -> int:
+        return self.num_blocks * self.layout.num_layers * self.layout.block_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weight_bytes + self.workspace_bytes + self.graph_bytes + self.cache_bytes
+
+    @property
+    def cache_tokens(self) -> int:
+        return self.num_blocks * self.layout.block_size
+
+    @property
+    def is_clamped_by_cache(self) -> bool:
+        """Whether the cache, and not `max_context`, is why the context is what it is."""
+        return self.context_length == self.cache_tokens + 1 < self.model_context
+
+    def __str__(self) -> str:
+        return (
+            f"{_mib(self.weight_bytes)} MiB of weights in {self.layout.dtype},"
+            f" {_mib(self.workspace_bytes)} MiB of workspace,"
+            f" {_mib(self.graph_bytes)} MiB for graphs, {_mib(self.cache_bytes)} MiB of KV cache:"
+            f" {self.num_blocks:,} blocks of {self.layout.block_size}, {self.cache_tokens:,}"
+            f" tokens; a request has up to {self.context_length:,}"
+        )
+
+
+def plan_memory(
+    model: ModelShard | ModelSpec,
+    *,
+    device_type: str,
+    dtype: str,
+    budget_bytes: int,
+    settings: MemorySettings,
+) -> MemoryPlan:
+    """A rank's memory; a spec that is no shard is of a model without weights, the toy.
+
+    The context is clamped to `max_context` and to what the cache holds, which is a token more than
+    it has slots: nothing reads the KV of a sequence's last token.
+
+    Raises `DeviceMemoryError` where the budget leaves no room for a block, `CacheSizeError` for
+    settings that no cache can have.
+    """
+    part = model.part if isinstance(model, ModelShard) else model
+    layout = KVLayout.of(part, block_size=settings.block_size, dtype=dtype)
+    weights = weight_bytes(model, dtype) if isinstance(model, ModelShard) else 0
+    workspace = PROCESS_BYTES[device_type]
+    if isinstance(model, ModelShard):
+        workspace += step_bytes(model, dtype)
+    graphs = settings.graph_memory_bytes if device_type == "cuda" else 0
+    fixed = weights + workspace + graphs
+    num_blocks = _count_blocks(layout, budget_bytes, fixed, settings)
+    asked = settings.max_context
+    if asked is not None and not settings.block_size <= asked <= part.context_length:
+        raise CacheSizeError(
+            f"max_context: got {asked}, expected {settings.block_size} (one block) to"
+            f" {part.context_length} (the model's context)"
+        )
+    return MemoryPlan(
+        budget_bytes=budget_bytes,
+        weight_bytes=weights,
+        workspace_bytes=workspace,
+        graph_bytes=graphs,
+        layout=layout,
+        num_blocks=num_blocks,
+        model_context=part.context_length,
+        context_length=min(asked or part.context_length, num_blocks * settings.block_size + 1),
+    )
+
+
+def _count_blocks(
+    layout: KVLayout, budget_bytes: int, fixed_bytes: int, settings: MemorySettings
+) -> int:
+    block_bytes = layout.num_layers * layout.block_bytes
+    if settings.num_blocks is not None:
+        return settings.num_blocks
+    if settings.kv_memory_bytes is not None:
+        num_blocks = settings.kv_memory_bytes // block_bytes
+        if num_blocks < 1:
+            raise CacheSizeError(
+                f"kv_memory_bytes: got {settings.kv_memory_bytes}, but one KV block has"
+                f" {block_bytes} bytes; leave it unset, or set it higher"
+            )
+        return num_blocks
+    num_blocks = min((budget_bytes - fixed_bytes) // block_bytes, MAX_BLOCKS)
+    if num_blocks < 1:
+        raise DeviceMemoryError(
+            f"the worker may take {_mib(budget_bytes)} MiB, but weights in {layout.dtype},"
+            f" workspace and graphs need {_mib(fixed_bytes)} MiB, which leaves no KV block of"
+            f" {block_bytes} bytes; run fewer workers here, raise memory_share, choose a smaller"
+            " dtype or model, or set kv_memory_bytes, which is not held against that"
+        )
+    return num_blocks
+
+
+def weight_bytes(shard: ModelShard, dtype: str) -> int:
+    """Of a rank's weights as they are computed with, in `dtype` but for 8-bit projections."""
+    part, item = shard.part, ITEM_BYTES[dtype]
+    heads, kv = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
+    hidden, inner = part.hidden_size, part.intermediate_size
+    projections = (  # inputs, outputs, whether it has a bias
+        (hidden, heads + 2 * kv, part.qkv_bias),
+        (heads, hidden, part.output_bias),
+        (hidden, 2 * inner, part.mlp_bias),
+        (inner, hidden, part.mlp_bias),
+    )
+    layer = item * (2 * hidden + 2 * part.head_dim * part.qk_norm)
+    for inputs, outputs, has_bias in projections:
+        layer += item * outputs * has_bias
+        if part.projections == "full":
+            layer += item * inputs * outputs
+        else:
+            layer += inputs * outputs + 4 * outputs  # a float32 scale for each output
+    head = 0 if part.tied_embeddings else len(shard.vocabulary) * hidden
+    return part.num_layers * layer + item * (part.vocab_size * hidden + hidden + head)
+
+
+def step_bytes(shard: ModelShard, dtype: str) -> int:
+    """Of a full step, at most: one layer's tensors, and float32 logits before and after they are
+    adjusted."""
+    part = shard.part
+    heads = (part.num_heads + 2 * part.num_kv_heads) * part.head_dim
+    each = 4 * part.hidden_size + 2 * heads + 3 * part.intermediate_size
+    logits = 2 * 4 * SAMPLED_ROWS * part.vocab_size
+    return STEP_TOKENS * each * ITEM_BYTES[dtype] + logits
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f}"
