@@ -29,18 +29,17 @@ CHECKPOINT = Path(__file__).parents[2] / "engine/lengthwise_engine/demo_model"
 
 def tensors(weights: DecoderWeights) -> dict[int, torch.Tensor]:
     """By where they lie: a tied head is a view of the embedding."""
-    found = [weights.embedding, weights.norm, weights.head]
+    found: list[torch.Tensor | None] = [weights.embedding, weights.norm, weights.head]
     for layer in weights.layers:
         for field in fields(layer):
             value = getattr(layer, field.name)
             if isinstance(value, Linear):
-                found += [value.weight] + [value.bias] * (value.bias is not None)
+                found += [value.weight, value.bias]
             elif isinstance(value, Fp8Linear):
-                found += [value.weight.values, value.weight.scales]
-                found += [value.bias] * (value.bias is not None)
-            elif value is not None:
+                found += [value.weight.values, value.weight.scales, value.bias]
+            else:
                 found.append(value)
-    return {tensor.data_ptr(): tensor for tensor in found}
+    return {tensor.data_ptr(): tensor for tensor in found if tensor is not None}
 
 
 @pytest.mark.parametrize("variant", CHECKPOINT_VARIANTS)

@@ -21,8 +21,6 @@ import lengthwise
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
-USERS_WORLD = pytest.mark.xfail(strict=True, reason="mended by: The user's world")
-
 pytestmark = pytest.mark.timeout(180)  # whole clusters start
 
 DECODE_BLOCKS, PREFILL_BLOCKS = 8, 6
