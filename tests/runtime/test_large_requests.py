@@ -57,7 +57,7 @@ async def test_small_requests_of_a_connection_that_sends_large_ones_cost_it_noth
     began_at = time.monotonic()
     for _ in range(100):
         await requests.read(_Call("one", b"small"))
-    # As large as the last one they would take 12 s.
+    # As large as the last one they would take 25 s.
     assert time.monotonic() - began_at < 6.0
 
 

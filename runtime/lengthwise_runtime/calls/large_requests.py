@@ -8,8 +8,8 @@ from typing import Any
 
 LARGE_BYTES = 1 << 16
 
-BYTES_PER_SECOND = 32 << 20
-"""Of all large requests: a tenth of the event loop's time."""
+BYTES_PER_SECOND = 16 << 20
+"""Of all large requests: a tenth of the event loop's time, and four million tokens of text."""
 
 BURST_BYTES = 8 << 20
 """So many may come at once."""
