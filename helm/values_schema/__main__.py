@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import TypeAdapter
 
 from lengthwise_autoscaler.config import AutoscalerConfig, PrometheusConfig
@@ -18,6 +19,7 @@ from lengthwise_worker.config import WorkerConfig
 from values_schema.comments import of_classes, of_yaml
 from values_schema.demands import Json
 from values_schema.descriptions import describe
+from values_schema.required import require_defaults
 from values_schema.values import Values
 
 VALUES = Path(__file__).parents[1] / "lengthwise" / "values.yaml"
@@ -62,6 +64,7 @@ def main() -> None:
     schema["$defs"] = _reachable(schema)
     plain = _plain(schema)
     describe(plain, of_classes(Values), of_yaml(VALUES))
+    require_defaults(plain, yaml.safe_load(VALUES.read_text(encoding="utf-8")))
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Values of the lengthwise chart",

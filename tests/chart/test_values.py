@@ -217,6 +217,16 @@ WRONG = [
         id="no size",
     ),
     pytest.param(
+        ["--set=podDefaults=null"],
+        "at '': missing property 'podDefaults'",
+        id="defaults taken away",
+    ),
+    pytest.param(
+        ["--set=tls.clients=null"],
+        "at '/tls': missing property 'clients'",
+        id="defaults of a section taken away",
+    ),
+    pytest.param(
         ["--set=modle.source=hub"],
         "at '': additional properties 'modle' not allowed",
         id="typing error",

@@ -70,7 +70,7 @@ the chart restarts no pod that is otherwise as before.
 {{/* Of `settings`, or `name` where they have the chart create one. */}}
 {{- define "lengthwise.serviceAccountName" -}}
 {{- $account := .settings.serviceAccount -}}
-{{- $account.name | default (ternary .name "default" $account.create) -}}
+{{- $account.name | default (ternary .name "default" (not (not $account.create))) -}}
 {{- end -}}
 
 {{/* Of the component of `root` with `own` settings. */}}
