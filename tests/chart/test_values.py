@@ -217,6 +217,19 @@ WRONG = [
         id="no size",
     ),
     pytest.param(
+        [
+            pools(
+                {**PREFILL, "serviceAccount": {"create": True, "name": "w"}},
+                {
+                    **DECODE,
+                    "serviceAccount": {"create": True, "name": "w", "annotations": {"x": "y"}},
+                },
+            )
+        ],
+        'serviceAccount w: got annotations {} and {"x":"y"}, expected the same',
+        id="one account with two sets of annotations",
+    ),
+    pytest.param(
         ["--set=podDefaults=null"],
         "at '': missing property 'podDefaults'",
         id="defaults taken away",
