@@ -18,6 +18,7 @@ from router.deployment import Deployment
 from workers.worker_pair import greedy_tokens
 
 import lengthwise
+import lengthwise_local
 from lengthwise_local import LocalCluster
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
@@ -34,7 +35,12 @@ async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
     deployment.decode[0].blocks_total = DECODE_BLOCKS
     deployment.prefill[0].blocks_total = PREFILL_BLOCKS
     views = deployment.app._fleet.views
-    await eventually(lambda: all(role and role[0].capacity_tokens <= CAPACITY for role in views()))
+
+    def are_seen() -> bool:
+        """In whatever order they were found."""
+        return all(any(view.capacity_tokens <= CAPACITY for view in role) for role in views())
+
+    await eventually(are_seen)
     return deployment
 
 
@@ -86,7 +92,7 @@ async def test_a_larger_worker_that_is_away_is_waited_for(toy: Path, serve: Serv
 async def test_without_max_tokens_the_output_is_what_fits(toy: Path, serve: Serve) -> None:
     deployment = await small(serve, toy)
     answer = await deployment.generate(prompt=PROMPT[:40], seconds=1.0)
-    assert 0 < len(answer.token_ids) <= CAPACITY - 40
+    assert 0 < len(answer.token_ids) <= CAPACITY - 40 + 1
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
@@ -99,9 +105,9 @@ async def test_without_max_tokens_the_largest_worker_of_now_decides(
     await deployment.decode[1].stop()
     await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])
     answer = await deployment.generate(prompt=PROMPT[:40], request_id="open", seconds=5.0)
-    assert len(answer.token_ids) == CAPACITY - 40
+    assert len(answer.token_ids) == CAPACITY - 40 + 1
     async with lengthwise.AsyncClient(str(deployment.app.address)) as client:
-        assert (await client.explain("open")).max_tokens == CAPACITY - 40
+        assert (await client.explain("open")).max_tokens == CAPACITY - 40 + 1
 
 
 async def test_without_max_tokens_a_least_number_that_does_not_fit_is_refused(
@@ -159,7 +165,7 @@ def client(model: Path) -> Iterator[lengthwise.Client]:
 
 @pytest.mark.slow
 def test_what_fits_is_answered_to_the_last_block(client: lengthwise.Client, model: Path) -> None:
-    for num_prompt_tokens, max_tokens in ((40, 8), (40, 88), (100, 8), (120, 8), (127, 1)):
+    for num_prompt_tokens, max_tokens in ((40, 8), (40, 89), (100, 8), (120, 8), (127, 1)):
         prompt = PROMPT[:num_prompt_tokens]
         answer = client.generate(
             prompt, max_tokens=max_tokens, temperature=0, ignore_eos=True, timeout=10.0
@@ -202,3 +208,54 @@ def test_up_serves_a_model_whose_context_exceeds_the_default_cache(
     )
     assert done.returncode == 0, done.stderr[-500:]
     assert "ok" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_worker_under_a_small_limit_serves_what_it_holds_and_tells_so(model: Path) -> None:
+    """As in a container of 640 MiB, of which the processes themselves take most."""
+    limit = {"memory_share": 0.9, "memory_bytes": 640 << 20}
+    with (
+        LocalCluster(
+            model=model,
+            device="cpu",
+            configs={"decode": {**limit, "max_context": 200}, "prefill": limit},
+        ) as cluster,
+        lengthwise.Client(cluster.endpoints) as client,
+    ):
+        assert client.generate("once", max_tokens=2).token_ids
+        told = client.model()
+        assert (told.context_length, told.capacity_tokens) == (200, 199)
+        answer = client.generate(
+            PROMPT[:150], max_tokens=50, temperature=0, ignore_eos=True, timeout=10.0
+        )
+        (truth,) = greedy_tokens(model, [PROMPT[:150]], 50)
+        assert list(answer.token_ids) == truth
+        assert len(client.generate(PROMPT[:150], ignore_eos=True).token_ids) == 50
+        with pytest.raises(lengthwise.PromptTooLong, match="200 tokens in all"):
+            client.generate(PROMPT[:150], max_tokens=51, timeout=1.0)
+        log = cluster.decode[0].log_tail(200)
+        assert "MiB of KV cache" in log
+        assert "a request has up to 200" in log
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        pytest.param({"memory_bytes": 100 << 20}, "may take 45 MiB, but", id="too little"),
+        pytest.param({"max_context": 15}, "max_context: got 15, expected 16", id="no block"),
+        pytest.param({"max_context": 257}, "expected 16 .one block. to 256", id="beyond the model"),
+        pytest.param(
+            {"kv_memory_bytes": 1 << 20, "num_blocks": 9}, "set one of them, or none", id="both"
+        ),
+        pytest.param({"memory_share": 0}, "memory_share must be above 0, at most 1", id="no share"),
+        pytest.param({"memory_share": 1.01}, "memory_share must be above 0, at most 1", id="above"),
+    ],
+)
+@pytest.mark.slow
+def test_memory_that_cannot_be_had_ends_a_worker_with_one_line(
+    model: Path, config: dict[str, Any], message: str
+) -> None:
+    cluster = LocalCluster(model=model, device="cpu", configs={"decode": config})
+    with pytest.raises(lengthwise_local.LocalClusterError, match=message) as caught, cluster:
+        pass
+    assert "Traceback" not in str(caught.value)

@@ -37,7 +37,8 @@ def most_new_tokens(
     lasting = _lasting(needs, decode)
     if not lasting:
         return None
-    return max(max(view.capacity_tokens for view in lasting) - num_tokens, 1)
+    # The last token takes no slot.
+    return max(max(view.capacity_tokens for view in lasting) - num_tokens + 1, 1)
 
 
 def _lasting(needs: frozenset[str], views: Sequence[WorkerView]) -> list[WorkerView]:

@@ -86,13 +86,14 @@ def test_a_larger_worker_that_is_too_old_for_the_request_is_no_hope() -> None:
 @pytest.mark.parametrize(
     ("num_tokens", "needs", "decoders", "most"),
     [
-        pytest.param(700, ANY, [decode("d", **SMALL), decode("e")], 900, id="larger"),
+        pytest.param(700, ANY, [decode("d", **SMALL), decode("e")], 901, id="larger"),
         pytest.param(
-            700, ANY, [decode("d", **SMALL), decode("e", draining=True)], 100, id="draining"
+            700, ANY, [decode("d", **SMALL), decode("e", draining=True)], 101, id="draining"
         ),
-        pytest.param(700, NEEDS, [decode("d", **SMALL, **NEW), decode("e", **OLD)], 100, id="old"),
+        pytest.param(700, NEEDS, [decode("d", **SMALL, **NEW), decode("e", **OLD)], 101, id="old"),
         pytest.param(800, ANY, [decode("d", **SMALL)], 1, id="full with the prompt"),
         pytest.param(900, ANY, [decode("d", **SMALL)], 1, id="full before"),
+        pytest.param(700, ANY, [decode("d", context_length=1000)], 300, id="context"),
         pytest.param(700, ANY, [], None, id="none yet"),
     ],
 )
@@ -100,3 +101,13 @@ def test_what_the_largest_decode_worker_can_add_is_known_while_there_is_one(
     num_tokens: int, needs: frozenset[str], decoders: Sequence[WorkerView], most: int | None
 ) -> None:
     assert most_new_tokens(num_tokens, needs, decoders) == most
+
+
+def test_a_worker_serves_its_context_even_where_it_has_more_memory() -> None:
+    decoders = [decode("d", context_length=1000)]
+    assert why(request(num_tokens=700, max_new_tokens=300), [prefill("p")], decoders) is None
+    told = why(request(num_tokens=700, max_new_tokens=301), [prefill("p")], decoders)
+    assert told is not None
+    assert "takes requests of 1000 tokens in all" in told
+    larger = [*decoders, decode("e")]
+    assert why(request(num_tokens=700, max_new_tokens=301), [prefill("p")], larger) is None
