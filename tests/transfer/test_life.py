@@ -28,7 +28,7 @@ from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 
 layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=16, dtype="float32")
 cache = KVCache.allocate(layout, 4, torch.device("cpu"))
-process = TransferProcess(KVShards.of(cache), TransferConfig(), print)
+process = TransferProcess(KVShards.of(cache), TransferConfig(), lambda event: None)
 process.start()
 process.wait_ready()
 print(process.pid, flush=True)
