@@ -157,3 +157,15 @@ def test_nothing_is_overdue_for_the_time_that_this_process_itself_stood_still(
     outstanding.turn(60.0)
     assert outstanding.overdue(60.0 + PING_SECONDS - 1.5) is None
     assert outstanding.overdue(60.0 + PING_SECONDS + 0.5) is not None
+
+
+def test_a_process_that_answers_at_once_is_asked_four_times_a_second(
+    outstanding: OutstandingOps,
+) -> None:
+    pings = 0
+    for turn in range(10_000):
+        now = turn / 1000
+        if outstanding.turn(now):
+            pings += 1
+            outstanding.settle(Pong(), now)
+    assert pings == 40

@@ -24,6 +24,7 @@ MARGIN_SECONDS: Final = 2.0
 # How long a process may leave a ping unanswered. Its main thread never waits; requests wait for a
 # frozen one so long, and then for another way.
 PING_SECONDS: Final = 2.5
+PING_PAUSE_SECONDS: Final = 0.25  # from one ping to the next
 # Turns are taken four times a second: when they lie further apart, this process itself stood still.
 _OWN_PAUSE_SECONDS: Final = 1.0
 
@@ -53,6 +54,7 @@ class OutstandingOps:
         self._links: dict[str, _OpenLink] = {}
         self._discards: dict[str, _Discards] = {}
         self._pinged_at: float | None = None
+        self._next_ping_at = 0.0
         self._turned_at: float | None = None
 
     @property
@@ -106,14 +108,16 @@ class OutstandingOps:
         discards.num_outstanding += 1
 
     def turn(self, now: float) -> bool:
-        """To be called a few times a second; whether the process is to be asked for a sign of
-        life, which it is expected to give."""
+        """To be called a few times a second or more often; whether the process is to be asked for a
+        sign of life, which it is expected to give."""
         last, self._turned_at = self._turned_at or now, now
         if now - last > _OWN_PAUSE_SECONDS:
             self._stood_still(now - last)
-        if self._pinged_at is not None:
+        # An answer is a turn too, which must not ask at once again.
+        if self._pinged_at is not None or now < self._next_ping_at:
             return False
         self._pinged_at = now
+        self._next_ping_at = now + PING_PAUSE_SECONDS
         return True
 
     def settle(self, report: Report, now: float) -> None:
