@@ -33,7 +33,7 @@ from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
 from lengthwise_engine.runner.memory_plan import MemoryPlan, MemorySettings, plan_memory
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_engine.tensor_parallel.parallel_model import load_parallel
+from lengthwise_engine.tensor_parallel.parallel_model import check_devices, load_parallel
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
@@ -169,7 +169,9 @@ class _Memory:
         return plan
 
     def _budget_bytes(self, num_ranks: int) -> int:
-        """Ranks on the CPU divide its memory; what others hold of a GPU cannot be had."""
+        """Ranks on the CPU divide its memory; what others hold of a GPU cannot be had. Errors:
+        RankError."""
+        check_devices(self.device.type, num_ranks)
         if self.device.type != "cuda":
             return self.cpu_bytes // num_ranks
         free, total = torch.cuda.mem_get_info(self.device)

@@ -40,7 +40,8 @@ def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> Non
     terminal.type("half a line\x03")
     terminal.read_until("^C\r\n> ")
     terminal.type("and now?\n")
-    terminal.read_until("Hello world.")
+    # Typed before the command reads its next line, it would be lost.
+    terminal.read_until("Hello world.\r\n> ")
     terminal.type("\x04")
     assert terminal.finish() == 0
     assert said(router.requests[1]) == [
@@ -61,7 +62,8 @@ def test_an_error_ends_a_turn_alone(router: Router) -> None:
     terminal.type("first\n")
     terminal.read_until("lengthwise: prompt: not for this model")
     terminal.type("second\n")
-    terminal.read_until("Hello world.")
+    # Typed before the command reads its next line, it would be lost.
+    terminal.read_until("Hello world.\r\n> ")
     terminal.type("\x04")
     assert terminal.finish() == 0
     assert said(router.requests[1]) == [("user", "second")]

@@ -51,7 +51,7 @@ async def test_predictions_and_what_came_of_them_stand_side_by_side(
         completion = await client.generate(
             [7] * 600, max_tokens=8, temperature=0, ignore_eos=True, tenant="t", priority=3
         )
-        life = await client.explain(completion.request_id)
+        life = await client.explain(completion.request_id, tenant="t")
     assert life.end is not None
     assert life.end.code == "OK"
     assert life.end.timings == completion.timings

@@ -40,18 +40,22 @@ class ParallelModel:
     watch: RankWatch
 
 
+def check_devices(device_type: str, num_ranks: int) -> None:
+    """Raises `RankError` when there are too few devices."""
+    if device_type == "cuda" and torch.cuda.device_count() < num_ranks:
+        raise RankError(
+            f"tensor_parallel_size {num_ranks} needs as many CUDA devices, got"
+            f" {torch.cuda.device_count()}; lower it, or give the worker more GPUs"
+        )
+
+
 def load_parallel(plan: RankPlan) -> ParallelModel:
     """Start the other ranks of rank 0's `plan` and load all shares.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
-    `RankError` when there are too few devices or a rank does not come up.
+    `RankError` when a rank does not come up.
     """
     plan.shard()
-    if plan.device_type == "cuda" and torch.cuda.device_count() < plan.size:
-        raise RankError(
-            f"tensor_parallel_size {plan.size} needs as many CUDA devices, got"
-            f" {torch.cuda.device_count()}; lower it, or give the worker more GPUs"
-        )
     rendezvous = os.memfd_create("lengthwise-ranks")
     try:
         loaded = _load_shares(plan, rendezvous)
