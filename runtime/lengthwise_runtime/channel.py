@@ -8,10 +8,7 @@ import grpc
 
 from lengthwise_runtime.tls.config import TlsConfig
 from lengthwise_runtime.tls.credentials import channel_credentials
-
-MAX_MESSAGE_BYTES = 5 << 20
-"""A text of the most bytes that are accepted needs 4 MiB, and so do a million token ids at most.
-gRPC refuses more by the length that it comes with, before it takes any of it."""
+from lengthwise_wire.limits import MAX_MESSAGE_BYTES
 
 KEEPALIVE_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 3_000),

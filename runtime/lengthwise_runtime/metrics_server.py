@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import h11
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -96,7 +97,11 @@ class MetricsServer:
                 oldest.cancel()
             task = self._loop.create_task(self._serve(connection))
             self._oldest_first[task] = None
-            task.add_done_callback(lambda task: self._oldest_first.pop(task, None))
+            task.add_done_callback(partial(self._served, connection))
+
+    def _served(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        self._oldest_first.pop(task, None)
+        connection.close()  # a task that was cancelled before it began has not
 
     async def _serve(self, connection: socket.socket) -> None:
         """One request, one answer."""
@@ -116,16 +121,19 @@ class MetricsServer:
         except (OSError, TimeoutError) as error:
             logger.debug("a caller of /metrics is gone: %s", error)
         finally:
-            connection.close() if writer is None else writer.transport.abort()
+            if writer is not None:
+                writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         """The bytes of a whole answer."""
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
+        is_head = False
         try:
             while (request := http.next_event()) is h11.NEED_DATA:
                 http.receive_data(await reader.read(MAX_REQUEST_BYTES))
             if not isinstance(request, h11.Request):
                 return b""  # hung up before it asked
+            is_head = request.method == b"HEAD"
             status, content_type, body = await self._content(request)
         except h11.RemoteProtocolError as error:
             status, content_type = error.error_status_hint, "text/plain; charset=utf-8"
@@ -137,13 +145,15 @@ class MetricsServer:
         ]
         parts = [
             http.send(h11.Response(status_code=status, headers=headers)),
-            http.send(h11.Data(data=body)),
+            http.send(h11.Data(data=b"" if is_head else body)),
             http.send(h11.EndOfMessage()),
         ]
         return b"".join(part or b"" for part in parts)
 
     async def _content(self, request: h11.Request) -> tuple[int, str, bytes]:
         """Status, type and body."""
+        if request.method not in (b"GET", b"HEAD"):
+            return 405, "text/plain; charset=utf-8", b"expected GET or HEAD\n"
         probe = self._probes.get(request.target.split(b"?")[0].decode(errors="replace"))
         if probe is None:
             return 200, CONTENT_TYPE_PLAIN_0_0_4, await asyncio.shield(self._rendering())

@@ -101,3 +101,14 @@ async def test_closing_ends_what_is_tried(network: Network) -> None:
         await asyncio.wait_for(network.links.to(KEY), 10)
     await network.links.close()
     assert not network.links._opening
+
+
+async def test_a_link_that_cannot_be_made_fails_with_its_own_reason() -> None:
+    def refuse(_: WorkerKey) -> Any:
+        raise TransferFailed("the certificate cannot be read")
+
+    links = DecodeLinks(refuse, 5.0)
+    for _ in range(2):
+        with pytest.raises(TransferFailed, match="certificate cannot be read"):
+            await links.to(KEY)
+    await links.close()

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.ranges import UINT32_MAX, Whole
 
+MAX_MESSAGE_BYTES = 5 << 20
+"""On every channel. A text of the most bytes that are accepted needs 4 MiB, and so do a million
+token ids at most. gRPC refuses more by the length that it comes with, before it takes any of it."""
+
 MAX_PROMPT_BYTES = 4 << 20
 """UTF-8 bytes of prompt text, in all messages of a conversation together; checked before anything
 is tokenised. A million-token context needs about as many."""
 
 MAX_PROMPT_TOKENS = 1 << 20
-"""Of a prompt given as token ids; 5 MiB on the wire at most."""
+"""Of a prompt given as token ids; 4 MiB on the wire at most."""
 
 MAX_MESSAGES = 4096
 """Messages of one conversation."""

@@ -1,7 +1,7 @@
 """`AsyncTransport` over a grpc.aio channel."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -48,26 +48,18 @@ class GrpcAioTransport:
     async def get_model(
         self, request: pb.GetModelRequest, patience: Timeout
     ) -> pb.GetModelResponse:
-        return await self._translated(
-            self._stub().GetModel(request, timeout=patience.total), patience
-        )
+        return await self._unary(self._stub().GetModel, request, patience)
 
     async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
-        return await self._translated(
-            self._stub().Tokenize(request, timeout=patience.total), patience
-        )
+        return await self._unary(self._stub().Tokenize, request, patience)
 
     async def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse:
-        return await self._translated(
-            self._stub().Explain(request, timeout=patience.total), patience
-        )
+        return await self._unary(self._stub().Explain, request, patience)
 
     async def get_status(
         self, request: pb.GetStatusRequest, patience: Timeout
     ) -> pb.GetStatusResponse:
-        return await self._translated(
-            self._stub().GetStatus(request, timeout=patience.total), patience
-        )
+        return await self._unary(self._stub().GetStatus, request, patience)
 
     async def close(self) -> None:
         """Cancels what still runs."""
@@ -86,6 +78,11 @@ class GrpcAioTransport:
                     self._target, self._credentials, self._options
                 )
         return inference_pb2_grpc.InferenceStub(self._channel)
+
+    async def _unary(
+        self, method: Callable[..., Awaitable[T]], request: object, patience: Timeout
+    ) -> T:
+        return await self._translated(method(request, timeout=patience.total), patience)
 
     async def _translated(self, call: Awaitable[T], patience: Timeout) -> T:
         try:

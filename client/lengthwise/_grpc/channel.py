@@ -16,11 +16,9 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
     from_status,
 )
+from lengthwise_wire.limits import MAX_MESSAGE_BYTES
 
 DEFAULT_ENDPOINT = "localhost:50051"
-
-MAX_MESSAGE_BYTES = 5 << 20
-"""What the servers accept; the largest prompt and the tokens of a resumed request fit."""
 
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 """A name that resolves to several routers spreads over them, and goes round one that is down."""

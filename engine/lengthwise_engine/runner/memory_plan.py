@@ -20,9 +20,9 @@ SAMPLED_ROWS: Final = 256
 """Requests in one step by default."""
 
 PROCESS_BYTES: Final = {"cpu": 384 << 20, "cuda": 1 << 30}
-"""Of a worker and its transfer process before the model. On CPUs 180 MB and 130 MB were measured
-with gloo (anonymous memory, a model of 2 MB); on GPUs it is a CUDA context of each, not measured
-here: others report 300 to 500 MB."""
+"""Of a worker and its transfer process before the model. On CPUs 179 MB and 152 MB were measured
+with gloo (anonymous memory in `lengthwise up`, a model of 5 MB); on GPUs it is a CUDA context of
+each, not measured here: others report 300 to 500 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

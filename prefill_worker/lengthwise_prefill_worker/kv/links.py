@@ -40,7 +40,8 @@ class DecodeLinks:
     """Runs on the event loop."""
 
     def __init__(self, new_link: Callable[[WorkerKey], DecodeLink], connect_seconds: float) -> None:
-        """`new_link` makes one under a new name; it has `connect_seconds` to come up."""
+        """`new_link` makes one under a new name, or raises TransferFailed; it has `connect_seconds`
+        to come up."""
         self._new_link = new_link
         self._connect_seconds = connect_seconds
         self._by_name: dict[str, DecodeLink] = {}
@@ -92,9 +93,9 @@ class DecodeLinks:
     async def _open(self, key: WorkerKey, opening: _Opening) -> None:
         try:
             while key not in self._up:
-                link = self._new_link(key)
-                self._by_name[link.name] = link
                 try:
+                    link = self._new_link(key)
+                    self._by_name[link.name] = link
                     await link.open(self._connect_seconds)
                     self._up[key] = link
                 except TransferFailed as failure:

@@ -101,8 +101,8 @@ class Renderer:
         await process.communicate()  # to the end of its pipes
 
     async def _answer(self, body: bytes) -> str:
-        process = await self._started()
         try:
+            process = await self._started()
             return await _ask(process, body, ANSWER_SECONDS)
         except TemplateRefuses as error:
             raise InvalidRequest(
@@ -119,14 +119,14 @@ class Renderer:
     async def _started(self) -> Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "lengthwise_router.text.template_process"),
-            stdin=PIPE,
-            stdout=PIPE,
-        )
         try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "lengthwise_router.text.template_process"),
+                stdin=PIPE,
+                stdout=PIPE,
+            )
             await _ask(process, json.dumps(self._setup).encode(), START_SECONDS)
-        except (_ProcessEnded, TimeoutError) as error:
+        except (_ProcessEnded, OSError, TimeoutError) as error:
             await self.close()
             raise InternalError("the process that renders chat templates does not start") from error
         return process

@@ -12,7 +12,7 @@ from lengthwise_router.text import renderer as module
 from lengthwise_router.text.renderer import Renderer
 from lengthwise_router.text.template_process import TemplateSetup
 from lengthwise_runtime.config import ConfigError
-from lengthwise_wire.errors import InvalidRequest, Overloaded
+from lengthwise_wire.errors import InternalError, InvalidRequest, Overloaded
 from lengthwise_wire.v1 import inference_pb2
 
 ECHO = (
@@ -94,6 +94,21 @@ async def test_a_process_that_is_frozen_is_replaced(
         await renderer.render(conversation("one"))
     monkeypatch.undo()
     assert await renderer.render(conversation("two")) == "two"
+
+
+async def test_a_process_that_cannot_be_started_costs_this_conversation(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    renderer = await start(ECHO)
+    await renderer.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", refuse)
+        with pytest.raises(InternalError, match="does not start"):
+            await renderer.render(conversation("hello"))
+    assert await renderer.render(conversation("hello")) == "hello"
 
 
 async def test_conversations_whose_callers_have_gone_are_not_rendered(start: Start) -> None:
