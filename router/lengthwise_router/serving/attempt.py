@@ -14,6 +14,8 @@ the next one goes on from there.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lengthwise_policy.length_class import length_class
@@ -52,7 +54,9 @@ class WorkerAttempt:
     async def first_token(self) -> Tokens:
         """Reserves and prefills. Errors: AttemptFailed, InvalidRequest."""
         if self._pair.reservation is not None:
-            await self._reserve(self._pair.reservation)
+            # Counted from now on: others that are placed before it has its blocks go elsewhere.
+            with self._placed():
+                await self._reserve(self._pair.reservation)
         self._pair.phase = "prefill"
         if self._pair.prefill is None:
             self._silent_since = time.monotonic()
@@ -102,20 +106,13 @@ class WorkerAttempt:
 
     async def _prefill_at(self, worker: Worker) -> Tokens:
         generation = self._generation
-        short = length_class(self._residual_tokens, worker.short_tokens) == "short"
-        placed = Placed(
-            tokens=self._residual_tokens, short_tokens=self._residual_tokens if short else 0
-        )
-        worker.place(placed)
-        try:
+        with self._placed():
             response = await self._call(
                 worker.prefill,
                 prefill_request(generation, self._pair.reservation),
                 self._config.prefill_timeout_seconds,
                 self._pair.prefill_id,
             )
-        finally:
-            worker.unplace(placed)
         generation.prefilled(response)
         self._pair.phase = "transfer"
         self._silent_since = time.monotonic()
@@ -124,6 +121,23 @@ class WorkerAttempt:
             [response.token_id], [response.logprobs] if has_logprobs else [], None
         )
         return tokens._replace(finish_reason=generation.finish_reason)
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Counts the prompt at the prefill worker, where there is one."""
+        worker = self._pair.prefill
+        if worker is None:
+            yield
+            return
+        short = length_class(self._residual_tokens, worker.short_tokens) == "short"
+        placed = Placed(
+            tokens=self._residual_tokens, short_tokens=self._residual_tokens if short else 0
+        )
+        worker.place(placed)
+        try:
+            yield
+        finally:
+            worker.unplace(placed)
 
     async def _call(self, method: Any, message: Any, seconds: float, callee: WorkerId) -> Any:
         """Calls a worker. Errors: AttemptFailed, InvalidRequest when that is the response."""
