@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+import lengthwise
 from lengthwise_cli import chat, explain, requests, up
 from lengthwise_cli.bench import command as bench
 from lengthwise_cli.errors import CommandError
@@ -38,10 +38,7 @@ app.command()(requests.model)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            print(f"lengthwise {version('lengthwise')}")
-        except PackageNotFoundError:
-            print("lengthwise, not installed: it runs from its source")
+        print(f"lengthwise {lengthwise.__version__}")
         raise typer.Exit
 
 

@@ -3,6 +3,8 @@
 Importing it needs grpcio and protobuf alone.
 """
 
+from importlib import metadata as _metadata
+
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
 from lengthwise.errors import (
@@ -89,3 +91,9 @@ __all__ = [
     "WorkerQueue",
     "WorkerState",
 ]
+
+try:
+    __version__ = _metadata.version("lengthwise")
+except _metadata.PackageNotFoundError:
+    # On the path, but not installed.
+    __version__ = "0+source"

@@ -42,6 +42,7 @@ def test_every_folder_holds_one_package_named_after_it() -> None:
         expected = "lengthwise" if folder == "client" else f"lengthwise_{folder}"
         packages = [path.parent.name for path in (ROOT / folder).glob("*/__init__.py")]
         assert packages == [expected]
+        assert (ROOT / folder / expected / "py.typed").exists()
 
 
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:

@@ -4,6 +4,8 @@ import importlib
 import inspect
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,23 @@ def test_every_public_name_is_exported() -> None:
     defined = (set(errors.__all__) - PRIVATE) | values | {"FinishReason", "Prompt"}
     clients = {"AsyncClient", "AsyncTransport", "Client", "Transport"}
     assert set(lengthwise.__all__) == defined | clients
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert lengthwise.__version__ == project["version"]
+
+
+def test_without_an_installation_the_import_works_and_has_a_version() -> None:
+    script = (
+        "import sys, importlib.metadata as metadata\n"
+        "def version(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = version\n"
+        "import lengthwise\n"
+        "print(lengthwise.__version__)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert run.stdout == "0+source\n"
 
 
 def test_the_errors_are_those_of_the_wire() -> None:
