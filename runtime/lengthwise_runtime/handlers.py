@@ -28,6 +28,7 @@ from lengthwise_wire.errors import (
     LengthwiseError,
 )
 from lengthwise_wire.field_count import check_num_fields
+from lengthwise_wire.limits import MAX_PROMPT_TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +66,19 @@ class GuardedServer:
     """What generated `add_…Servicer_to_server` functions are given in a server's place."""
 
     def __init__(
-        self, server: Any, callers: CallerCheck, count: Count, max_calls: int = MAX_CALLS
+        self,
+        server: Any,
+        callers: CallerCheck,
+        count: Count,
+        max_calls: int = MAX_CALLS,
+        max_tokens: int = MAX_PROMPT_TOKENS,
     ) -> None:
+        """`max_tokens`: in one list of a request."""
         self._server = server
         self._callers = callers
         self._count = count
         self._max_calls = max_calls
+        self._max_tokens = max_tokens
         self._waiting = YieldingPlaces(max_calls, "no_request", count)
         self._large = LargeRequests()
 
@@ -95,7 +103,7 @@ class GuardedServer:
         behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
         method = _Method(
             check=check,
-            parse=_parser(handler.request_deserializer),
+            parse=_parser(handler.request_deserializer, self._max_tokens),
             answer=_answer(behaviour, handler.response_streaming),
             takes_stream=handler.request_streaming,
             places=places,
@@ -146,13 +154,13 @@ def _answer(behaviour: Callable[[Any, Any], Any], is_stream: bool) -> Answer:
     return answer_all if is_stream else answer_once
 
 
-def _parser(deserialize: Any) -> Parse:
+def _parser(deserialize: Any, max_tokens: int) -> Parse:
     """`deserialize`: `FromString` of a message's class."""
     message = deserialize.__self__
 
     def parse(data: bytes) -> Any:
         try:
-            check_num_fields(data, message)
+            check_num_fields(data, message, max_tokens)
             return deserialize(data)
         except DecodeError as error:
             raise InvalidRequest(

@@ -6,7 +6,7 @@ import random
 import pytest
 from google.protobuf.message import DecodeError
 
-from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.field_count import (
     MAX_FREE_FIELDS,
     MAX_INNER_MESSAGES,
@@ -37,6 +37,11 @@ def conversation(num_messages: int) -> inference_pb2.Prompt:
     return inference_pb2.Prompt(
         conversation=inference_pb2.Conversation(messages=[turn] * num_messages)
     )
+
+
+def ids(token_ids: list[int]) -> bytes:
+    prompt = inference_pb2.Prompt(token_ids=common_pb2.TokenIds(ids=token_ids))
+    return Request(prompt=prompt).SerializeToString()
 
 
 LARGEST = {
@@ -95,6 +100,14 @@ def test_the_bounds_are_exact(extra: bytes, most: int) -> None:
     check(head + extra * most)
     with pytest.raises(InvalidRequest, match="has more than"):
         check(head + extra * (most + 3))
+
+
+def test_packed_numbers_are_bounded_exactly() -> None:
+    most = UNCOUNTED_BYTES
+    for number in (5, 300_000):
+        check_num_fields(ids([number] * most), Request, most)
+        with pytest.raises(PromptTooLong, match=f"ids: .* at most {most} token ids"):
+            check_num_fields(ids([number] * (most + 1)), Request, most)
 
 
 def test_bytes_that_are_no_message_are_left_to_the_parser() -> None:

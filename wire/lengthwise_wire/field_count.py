@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS
 
 UNCOUNTED_BYTES = 1 << 16
@@ -21,22 +21,22 @@ MAX_INNER_MESSAGES = MAX_MESSAGES + 1024
 MAX_FREE_FIELDS = 1024
 """Fields besides two for each message within the message."""
 
-MAX_NUMBERS = MAX_PROMPT_TOKENS
-"""In one packed list."""
-
 _CONTINUED = bytes(range(128, 256))
 _NUMBERS = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-def check_num_fields(data: bytes, message: type[Message]) -> None:
-    """Errors: InvalidRequest when the encoded message has more messages, other fields or numbers
-    than any has that is accepted, or groups. What is no message is left to the parser."""
+def check_num_fields(
+    data: bytes, message: type[Message], max_numbers: int = MAX_PROMPT_TOKENS
+) -> None:
+    """Errors: InvalidRequest when the encoded message has more messages or other fields than any
+    has that is accepted, or groups; PromptTooLong when it has a packed list of more than
+    `max_numbers`. What is no message is left to the parser."""
     if len(data) <= UNCOUNTED_BYTES:
         return
     try:
-        _count(data, message.DESCRIPTOR.fields_by_number)
+        _count(data, message.DESCRIPTOR.fields_by_number, max_numbers)
     except (IndexError, _NotProtobuf):
         return
 
@@ -45,7 +45,7 @@ class _NotProtobuf(Exception):
     pass
 
 
-def _count(data: bytes, fields: Any) -> None:
+def _count(data: bytes, fields: Any, max_numbers: int) -> None:
     """`fields`: by their numbers."""
     position, end = 0, len(data)
     outer: list[tuple[Any, int]] = []  # the messages around this one: their fields and ends
@@ -76,8 +76,8 @@ def _count(data: bytes, fields: Any) -> None:
                 outer.append((fields, end))
                 fields, end = field.message_type.fields_by_number, position + length
             else:
-                if length > MAX_NUMBERS and field is not None and field.cpp_type in _NUMBERS:
-                    _check_packed(data[position : position + length], field.name)
+                if length > max_numbers and field is not None and field.cpp_type in _NUMBERS:
+                    _check_packed(data[position : position + length], field.name, max_numbers)
                 position += length
         elif kind == _VARINT:
             _, position = _varint(data, position)
@@ -96,12 +96,11 @@ def _count(data: bytes, fields: Any) -> None:
             raise _NotProtobuf
 
 
-def _check_packed(packed: bytes, name: str) -> None:
+def _check_packed(packed: bytes, name: str, most: int) -> None:
     # The last byte of each number is the one below 128. Token ids have four bytes at most.
-    is_long = len(packed) > 4 * MAX_NUMBERS
-    if is_long or len(packed.translate(None, _CONTINUED)) > MAX_NUMBERS:
-        raise InvalidRequest(
-            f"{name}: got {len(packed)} bytes of numbers, expected at most {MAX_NUMBERS} numbers"
+    if len(packed) > 4 * most or len(packed.translate(None, _CONTINUED)) > most:
+        raise PromptTooLong(
+            f"{name}: got {len(packed)} bytes of token ids, expected at most {most} token ids"
         )
 
 

@@ -134,6 +134,11 @@ class InferenceService:
             token_ids = await token_ids
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
 
+    @property
+    def context_length(self) -> int:
+        """In tokens: no list of them that is accepted has more."""
+        return self._checkpoint.context_length
+
     def model(self) -> inference_pb2.GetModelResponse:
         checkpoint, capacity = self._checkpoint, self._fleet.capacity_tokens
         context = min(checkpoint.context_length, capacity + 1) if capacity else None

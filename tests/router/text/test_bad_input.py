@@ -40,6 +40,7 @@ BAD = [
     ("text of 5 MB in UTF-8", {"prompt": "é" * 2_500_000}, "prompt.text: got 5000000 bytes"),
     ("conversation of 5 MB", {"prompt": _conversation("x" * 5_000_000)}, "no chat template"),
     ("prompt fills context", {"prompt": [1] * 512}, "got 512 tokens; the context of 512 tokens"),
+    ("far too many ids", {"prompt": [1] * 70_000}, "ids: got 70000 bytes of token ids, expected"),
     ("max_tokens 0", {"max_tokens": 0}, "max_tokens: got 0, expected an integer in [1, "),
     ("max_tokens too many", {"max_tokens": 497}, "max_tokens: got 497 after a prompt of 16"),
     ("temperature below 0", _sampling(temperature=-0.5), "sampling.temperature: got -0.5, expect"),

@@ -15,6 +15,7 @@ from lengthwise_runtime.handlers import MAX_CALLS
 from lengthwise_runtime.server import Server
 from lengthwise_runtime.tls.callers import certificate_names
 from lengthwise_wire.errors import Overloaded
+from lengthwise_wire.limits import MAX_PROMPT_TOKENS
 from lengthwise_wire.v1 import inference_pb2, inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -90,6 +91,7 @@ def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -
         [SERVICE],
         count=count,
         max_calls=max(MAX_CALLS, 2 * most),
+        max_tokens=min(service.context_length, MAX_PROMPT_TOKENS),
     )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(service, config.default_deadline_seconds), server.guarded
