@@ -5,8 +5,10 @@ Always by `encode_batch_fast`, which releases the interpreter lock; `encode` hol
 """
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 from tokenizers import Encoding, Tokenizer
 
@@ -24,6 +26,18 @@ LONG_CHARACTERS = 1 << 18
 
 PIECE_CHARACTERS = 1 << 16
 """Encoding so many takes 25 MB at most."""
+
+LONG_SPACE_CHARACTERS = 1 << 13
+"""So much white space, and more, is looked at by itself."""
+
+_SPACE: Final = re.compile(r"[^\S\x1c-\x1f]+")
+"""White space as tokenizers know it; Python's has four characters more."""
+
+_BESIDE = 1_024
+"""So many characters on either side show what becomes of white space: tokens are shorter."""
+
+_LARGEST_CHARACTER = "\ufdfa"
+"""Compatibility decomposition makes 18 characters of it, and less of any other."""
 
 MAX_WAITING_CHARACTERS = 16 << 20
 """Of the texts of one size that wait."""
@@ -69,6 +83,7 @@ class TextEncoder:
     ) -> None:
         """`threads`: for texts of usual length."""
         self._tokenizer = tokenizer
+        self._growth = _growth(tokenizer)
         self._vocab_size = vocab_size
         self._context_length = context_length
         self._usual = _Lane("usual", threads)
@@ -83,7 +98,7 @@ class TextEncoder:
 
         Errors: InvalidRequest naming the field, PromptTooLong, Overloaded; the future's too.
         """
-        size = len(text)
+        size = len(text) * self._growth_of(text)
         if size <= INLINE_CHARACTERS:
             return self._encode(text, field, special)
         if size <= USUAL_CHARACTERS:
@@ -95,26 +110,51 @@ class TextEncoder:
         for lane in (self._usual, self._long, self._very_long):
             lane.close()
 
+    def _growth_of(self, text: str) -> int:
+        """How many characters the normaliser can make of one."""
+        return 1 if text.isascii() else self._growth
+
     def _encode_long(self, text: str, field: str, special: bool) -> list[int]:
         """A text of more than four characters for each token of the context is encoded in pieces
         first, to see whether it can fit: encoding 4 MiB of digits at once takes 1.3 GB.
 
         A cut changes the tokens beside it only, so pieces that come to twice the context belong to
-        a text that does not fit. White space at cuts is left out: some tokenizers have tokens that
-        swallow any number of spaces beside them.
+        a text that does not fit.
         """
-        if len(text) > 4 * self._context_length:
+        if len(text) * self._growth_of(text) > 4 * self._context_length:
             num_tokens = 0
-            for start in range(0, len(text), PIECE_CHARACTERS):
-                piece = text[start : start + PIECE_CHARACTERS].strip()
+            for piece, end in self._pieces(text, field):
                 num_tokens += len(self._encoding(piece, field, False))
                 if num_tokens > 2 * self._context_length:
                     raise PromptTooLong(
-                        f"{field}: got {len(text)} characters; the first"
-                        f" {start + len(piece)} come to {num_tokens} tokens already,"
-                        f" and the context holds {self._context_length} in all"
+                        f"{field}: got {len(text)} characters; the first {end} come to"
+                        f" {num_tokens} tokens already, and the context holds"
+                        f" {self._context_length} in all"
                     )
         return self._encode(text, field, special)
+
+    def _pieces(self, text: str, field: str) -> Iterator[tuple[str, int]]:
+        """Pieces of a text, and where they end in it. White space at cuts is left out, and so is
+        what an end of the text or a token beside it swallows: any number of spaces."""
+        size = PIECE_CHARACTERS // self._growth_of(text)
+        done = 0
+        for start, end in (*_long_spaces(text), (len(text), len(text))):
+            for piece, at in _cut(text, done, start, size):
+                yield piece.strip(), at
+            if start < end and not self._is_swallowed(text, start, end, field):
+                for piece, at in _cut(text, start, end, PIECE_CHARACTERS):
+                    yield f"x{piece}x", at
+            done = end
+
+    def _is_swallowed(self, text: str, start: int, end: int, field: str) -> bool:
+        """Whether more of this white space comes to no more tokens than its first character."""
+        before = text[max(start - LONG_SPACE_CHARACTERS - _BESIDE, 0) : start].rstrip()[-_BESIDE:]
+        after = text[end : end + _BESIDE]
+        short, longer = (
+            len(self._encoding(before + text[start : start + size] + after, field, False))
+            for size in (1, _BESIDE)
+        )
+        return longer <= short
 
     def _encode(self, text: str, field: str, special: bool) -> list[int]:
         token_ids = self._encoding(text, field, special).ids
@@ -137,3 +177,30 @@ class TextEncoder:
                 f"{field}: the model's tokenizer fails on it: {error or type(error).__name__}"
             ) from error
         return encoding
+
+
+def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[str, int]]:
+    for at in range(start, end, size):
+        stop = min(at + size, end)
+        yield text[at:stop], stop
+
+
+def _long_spaces(text: str) -> Iterator[tuple[int, int]]:
+    """Where white space is and ends: all that is twice as long as is looked at, but for its first
+    characters. Little at a time, for the interpreter's lock is held."""
+    start = 0
+    while start < len(text):
+        end = start
+        while space := _SPACE.match(text, end, end + PIECE_CHARACTERS):
+            end = space.end()
+        if end - start >= LONG_SPACE_CHARACTERS:
+            yield start, end
+        start = max(end, start + LONG_SPACE_CHARACTERS)
+
+
+def _growth(tokenizer: Tokenizer) -> int:
+    normalizer = tokenizer.normalizer
+    try:
+        return 1 if normalizer is None else len(normalizer.normalize_str(_LARGEST_CHARACTER)) or 1
+    except BaseException:  # as in `_encoding`
+        return 1

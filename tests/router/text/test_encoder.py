@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from lengthwise_router.text.encoder import LONG_CHARACTERS, MAX_WAITING_CHARACTERS, TextEncoder
 from lengthwise_wire.errors import InvalidRequest, Overloaded, PromptTooLong
@@ -49,6 +49,18 @@ def words() -> Tokenizer:
     return tokenizer
 
 
+def collapsing() -> Tokenizer:
+    tokenizer = byte_tokenizer()
+    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), " ")
+    return tokenizer
+
+
+def decomposing() -> Tokenizer:
+    tokenizer = byte_tokenizer()
+    tokenizer.normalizer = normalizers.NFKC()
+    return tokenizer
+
+
 @asynccontextmanager
 async def encoder(tokenizer: Tokenizer) -> AsyncIterator[TextEncoder]:
     encoder = TextEncoder(
@@ -71,9 +83,17 @@ async def ids(encoder: TextEncoder, text: str) -> list[int]:
     [
         pytest.param(byte_tokenizer, " " * 64 * 3_000, id="long tokens"),
         pytest.param(byte_tokenizer, ("x" + " " * 511) * 200, id="words far apart"),
-        pytest.param(swallowing, "hi" + " " * 4_000_000 + "<m>", id="swallowed spaces"),
-        pytest.param(stripping, " " * 4_000_000 + "hi", id="stripped spaces"),
-        pytest.param(words, "x" * 4_000_000, id="an unknown word"),
+        pytest.param(swallowing, "hi" + " " * 1_000_000 + "<m>", id="swallowed spaces"),
+        pytest.param(stripping, " " * 1_000_000 + "hi", id="stripped spaces"),
+        pytest.param(
+            swallowing, "hi\x1c" + " " * 400_000 + "<m>", id="swallowed after a separator"
+        ),
+        pytest.param(
+            stripping, "\u3000" * 400_000 + "hi" + "\n" * 400_000, id="stripped at both ends"
+        ),
+        pytest.param(collapsing, "\nhi" + " " * 400_000 + "you", id="collapsed spaces"),
+        pytest.param(byte_tokenizer, "hi" + " " * 64 * 4_000, id="one long run of spaces"),
+        pytest.param(words, "x" * 1_000_000, id="an unknown word"),
         pytest.param(words, "a" + " " * 1_000_000 + "a", id="spaces that are no tokens"),
     ],
 )
@@ -88,11 +108,26 @@ async def test_a_long_text_of_few_tokens_is_encoded_as_by_the_tokenizer(
         assert await ids(texts, text) == truth
 
 
-async def test_a_text_that_cannot_fit_is_refused_before_all_of_it_is_encoded() -> None:
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        pytest.param(byte_tokenizer, "0123456789" * 400_000, id="digits"),
+        pytest.param(byte_tokenizer, " \t" * 2_000_000, id="spaces and tabs"),
+        pytest.param(byte_tokenizer, "\n" * 4_000_000, id="lines"),
+        pytest.param(byte_tokenizer, "hi" + "\u2003" * 1_300_000 + "you", id="wide spaces"),
+        pytest.param(stripping, "hi" + "\n" * 4_000_000 + "you", id="lines between words"),
+        pytest.param(swallowing, "<m>" + "\n" * 4_000_000 + "hi", id="lines after a token"),
+        pytest.param(decomposing, "\ufdfa" * 1_300_000, id="characters that become many"),
+        pytest.param(decomposing, "\ufdfa" * 6 * CONTEXT, id="a few of them"),
+    ],
+)
+async def test_a_text_that_cannot_fit_is_refused_before_all_of_it_is_encoded(
+    make: Callable[[], Tokenizer], text: str
+) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with encoder(byte_tokenizer()) as texts:
+    async with encoder(make()) as texts:
         with pytest.raises(PromptTooLong, match="context holds 4096"):
-            await ids(texts, "0123456789" * 400_000)
+            await ids(texts, text)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
 
 
@@ -117,6 +152,8 @@ async def test_a_tokenizer_that_panics_refuses_the_text() -> None:
         pass
 
     class Panicking:
+        normalizer = None
+
         def encode_batch_fast(self, *_: object, **__: object) -> list[object]:
             raise PanicException("index out of bounds")
 
