@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from autoscaler.release import DECODE, PREFILL, Pools, Release, Start
+from autoscaler.release import DECODE, PREFILL, Pools, Release, Releases, Start
 from harness.kubernetes_api import Server, api_server
 from harness.kubernetes_objects import FakeObjects
 from harness.prometheus import NAMESPACE, SCRAPE_SECONDS, PrometheusServer
@@ -18,15 +18,23 @@ from lengthwise_autoscaler.config import AutoscalerConfig
 from lengthwise_runtime.config import load_config
 
 
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releases]:
+    releases = Releases(tmp_path_factory.mktemp)
+    yield releases
+    releases.close()
+
+
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[PrometheusServer]:
-    """Started, without targets."""
-    folder = tmp_path / "prometheus"
-    folder.mkdir()
-    server = PrometheusServer(folder)
-    server.start()
-    yield server
-    server.stop()
+def release(releases: Releases, objects: FakeObjects) -> Iterator[Release]:
+    release = releases.take()
+    yield release.placed(objects)
+    release.close()
+
+
+@pytest.fixture
+def prometheus(release: Release) -> PrometheusServer:
+    return release.prometheus
 
 
 @pytest.fixture
@@ -38,13 +46,6 @@ async def server() -> AsyncIterator[Server]:
 @pytest.fixture
 def objects(server: Server) -> FakeObjects:
     return server.objects
-
-
-@pytest.fixture
-def release(prometheus: PrometheusServer, objects: FakeObjects) -> Iterator[Release]:
-    release = Release(prometheus, objects)
-    yield release
-    release.close()
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def write_config(
                 "url": prometheus.url,
                 "timeout_seconds": 4.0,
                 "scrape_interval_seconds": SCRAPE_SECONDS,
-                "window_seconds": 10.0,
+                "window_seconds": 10 * SCRAPE_SECONDS,
             },
             "release": RELEASE,
             "lease": "demo-lengthwise-autoscaler",

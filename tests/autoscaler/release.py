@@ -2,8 +2,10 @@
 API server's stand-in."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from harness.kubernetes_objects import FakeObjects, deployment, pod
@@ -38,18 +40,29 @@ QUICK = {"scale_in_seconds": 3.0, "scale_to_zero_seconds": 3.0, "manual_hold_sec
 
 
 class Release:
-    """A router, a prefill pod and a decode pod to begin with, each with its exporter."""
+    """A router, a prefill pod and a decode pod to begin with, each with its exporter; and their
+    objects, once it is `placed`."""
 
-    def __init__(self, prometheus: PrometheusServer, objects: FakeObjects) -> None:
-        self.prometheus = prometheus
-        self.objects = objects
+    def __init__(self, folder: Path) -> None:
+        self.prometheus = PrometheusServer(folder)
+        self.objects: FakeObjects | None = None
         self.exporters: dict[str, Exporter] = {}
+        self.router = RouterExporter("router-0")
+        self.prefill = PrefillExporter("prefill-0", "prefill")
+        self.decode = DecodeExporter("decode-0", "decode")
+        for exporter in (self.router, self.prefill, self.decode):
+            self.exporters[exporter.pod] = exporter
+        self.scrape()
+        self.prometheus.launch()
+
+    def placed(self, objects: FakeObjects) -> "Release":
         for pool in (PREFILL, DECODE):
             objects.put("deployments", deployment(str(pool["deployment"]), 1))
-        self.router = RouterExporter("router-0")
-        self._add(self.router, pod("router-0", component="router"))
-        self.prefill = self.add_prefill("prefill-0")
-        self.decode = self.add_decode("decode-0")
+        objects.put("pods", pod("router-0", component="router"))
+        objects.put("pods", pod("prefill-0", pool="prefill"))
+        objects.put("pods", pod("decode-0", pool="decode"))
+        self.objects = objects
+        return self
 
     def add_prefill(self, name: str, pool: str = "prefill", **how: Any) -> PrefillExporter:
         exporter = PrefillExporter(name, pool)
@@ -63,6 +76,7 @@ class Release:
 
     def drop(self, name: str) -> None:
         """The pod goes."""
+        assert self.objects is not None
         if name in self.objects.objects["pods"]:
             self.objects.remove("pods", name)
         self.exporters.pop(name).close()
@@ -82,13 +96,34 @@ class Release:
                 await asyncio.sleep(0.1)
 
     def close(self) -> None:
+        self.prometheus.stop()
         for exporter in self.exporters.values():
             exporter.close()
 
     def _add(self, exporter: Exporter, item: dict[str, Any]) -> None:
+        assert self.objects is not None
         self.exporters[exporter.pod] = exporter
         self.objects.put("pods", item)
         self.scrape()
+
+
+class Releases:
+    """Two ahead of the tests: Prometheus looks for targets only every 5 s, and so the next releases
+    are being scraped while a test uses one."""
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        self._make_folder = make_folder
+        self._ahead = deque(Release(make_folder("release")) for _ in range(2))
+
+    def take(self) -> Release:
+        self._ahead.append(Release(self._make_folder("release")))
+        taken = self._ahead.popleft()
+        taken.prometheus.until_ready()
+        return taken
+
+    def close(self) -> None:
+        for release in self._ahead:
+            release.close()
 
 
 @asynccontextmanager

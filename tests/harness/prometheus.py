@@ -19,7 +19,7 @@ import yaml
 
 NAMESPACE = "llm"
 
-SCRAPE_SECONDS = 1.0
+SCRAPE_SECONDS = 0.5
 
 
 class PrometheusServer:
@@ -37,9 +37,9 @@ class PrometheusServer:
         self.scrape([])
         config = {
             "global": {
-                "scrape_interval": f"{SCRAPE_SECONDS:g}s",
+                "scrape_interval": f"{1000 * SCRAPE_SECONDS:.0f}ms",
                 "scrape_timeout": "500ms",
-                "evaluation_interval": f"{SCRAPE_SECONDS:g}s",
+                "evaluation_interval": f"{1000 * SCRAPE_SECONDS:.0f}ms",
             },
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [
@@ -47,7 +47,7 @@ class PrometheusServer:
                     "job_name": "lengthwise",
                     "honor_labels": True,
                     "file_sd_configs": [
-                        {"files": [str(self._targets)], "refresh_interval": "500ms"}
+                        {"files": [str(self._targets)], "refresh_interval": "200ms"}
                     ],
                 }
             ],
@@ -66,6 +66,10 @@ class PrometheusServer:
         new.rename(self._targets)
 
     def start(self) -> None:
+        self.launch()
+        self.until_ready()
+
+    def launch(self) -> None:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -78,6 +82,9 @@ class PrometheusServer:
                 stderr=log,
                 env={**os.environ, "GOMAXPROCS": "1"},
             )
+
+    def until_ready(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + 20
         while not self._is_ready():
             assert time.monotonic() < deadline, (self._folder / "log").read_text()
