@@ -28,6 +28,7 @@ def chat(
     ] = None,
     system: Annotated[str | None, Option(help="The system message.")] = None,
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    model: option.ModelName = None,
     max_tokens: Annotated[
         int | None,
         Option(help=f"Of each answer, at most; not given: {DEFAULT_MAX_TOKENS}, or what fits."),
@@ -56,7 +57,7 @@ def chat(
     options["conversation_returns"] = message is None
 
     def connect() -> Client:
-        return option.make_client(endpoint, tls_authority, tls_certificate, tls_private_key)
+        return option.make_client(endpoint, tls_authority, tls_certificate, tls_private_key, model)
 
     with option.named(endpoint):
         conversation = _Conversation(connect, options, system, as_json=as_json, stats=stats)

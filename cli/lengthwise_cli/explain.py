@@ -39,6 +39,7 @@ CANDIDATE = (
 def explain(
     request_id: Annotated[str, Argument(help="As --stats and --json print it.")],
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    model: option.ModelName = None,
     tenant: option.Tenant = None,
     as_json: option.AsJson = False,
     tls_authority: option.Authority = None,
@@ -46,7 +47,9 @@ def explain(
     tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Tell the life of a request: where it was sent and why, and where its time went."""
-    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with option.open_client(
+        endpoint, tls_authority, tls_certificate, tls_private_key, model
+    ) as client:
         explanation = client.explain(request_id, tenant=tenant)
     if as_json:
         print(as_json_text(dataclasses.asdict(explanation)))

@@ -34,6 +34,7 @@ app.command()(explain.explain)
 app.command()(bench.bench)
 app.command()(requests.tokenize)
 app.command()(requests.model)
+app.command()(requests.models)
 
 
 def _show_version(wanted: bool) -> None:

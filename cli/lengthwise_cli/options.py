@@ -32,6 +32,9 @@ Authority = Annotated[
 ]
 Certificate = Annotated[Path | None, Option(help="PEM file that this client shows.")]
 PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]
+ModelName = Annotated[
+    str | None, Option("--model", help="Which one; needed where several are served.")
+]
 MaxTokens = Annotated[int | None, Option(help="At most so many tokens.")]
 MinTokens = Annotated[int | None, Option(help="At least so many tokens.")]
 Temperature = Annotated[float | None, Option(help="0 is greedy; not given: the model's default.")]
@@ -70,19 +73,28 @@ def make_tls(authority: Path | None, certificate: Path | None, key: Path | None)
 
 
 def make_client(
-    endpoints: list[str], authority: Path | None, certificate: Path | None, key: Path | None
+    endpoints: list[str],
+    authority: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    model: str | None = None,
 ) -> Client:
     """Errors: InvalidRequest."""
     tls = make_tls(authority, certificate, key)
-    return Client(endpoints, tls=tls, timeout=Timeout(connect=CONNECT_SECONDS), retry=TRIES)
+    timeout = Timeout(connect=CONNECT_SECONDS)
+    return Client(endpoints, tls=tls, timeout=timeout, retry=TRIES, model=model)
 
 
 @contextmanager
 def open_client(
-    endpoints: list[str], authority: Path | None, certificate: Path | None, key: Path | None
+    endpoints: list[str],
+    authority: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    model: str | None = None,
 ) -> Iterator[Client]:
     """Errors: InvalidRequest, CommandError."""
-    with make_client(endpoints, authority, certificate, key) as client, named(endpoints):
+    with make_client(endpoints, authority, certificate, key, model) as client, named(endpoints):
         yield client
 
 

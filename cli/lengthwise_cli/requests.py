@@ -1,4 +1,4 @@
-"""Commands that ask a router once: generate, tokenize, model; and what `chat` has in common."""
+"""Commands that ask a router once: generate, tokenize, model(s); and what `chat` shares."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from lengthwise_cli.terminal import harmless, knows_unicode, say
 def generate(
     prompt: Annotated[str, Argument(help='The text to continue; "-" reads standard input.')],
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    model: option.ModelName = None,
     max_tokens: option.MaxTokens = None,
     min_tokens: option.MinTokens = None,
     temperature: option.Temperature = None,
@@ -49,27 +50,31 @@ def generate(
 def tokenize(
     prompt: Annotated[str, Argument(help='A text; "-" reads standard input.')],
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    model: option.ModelName = None,
     as_json: option.AsJson = False,
     tls_authority: option.Authority = None,
     tls_certificate: option.Certificate = None,
     tls_private_key: option.PrivateKey = None,
 ) -> None:
     """Print the token ids of a text."""
-    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+    with option.open_client(
+        endpoint, tls_authority, tls_certificate, tls_private_key, model
+    ) as client:
         ids = client.tokenize(read_text(prompt))
     print(json.dumps(ids) if as_json else " ".join(map(str, ids)))
 
 
 def model(
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    name: option.ModelName = None,
     as_json: option.AsJson = False,
     tls_authority: option.Authority = None,
     tls_certificate: option.Certificate = None,
     tls_private_key: option.PrivateKey = None,
 ) -> None:
-    """Say what is served."""
+    """Say what is served: one model in full."""
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
-        values = dataclasses.asdict(client.model())
+        values = dataclasses.asdict(client.model(name))
     if as_json:
         print(as_json_text(values))
         return
@@ -77,6 +82,23 @@ def model(
     for name, value in {**values, **{f"default {key}": sampling[key] for key in sampling}}.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
         print(f"{name.replace('_', ' '):<28}{shown}")
+
+
+def models(
+    endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    as_json: option.AsJson = False,
+    tls_authority: option.Authority = None,
+    tls_certificate: option.Certificate = None,
+    tls_private_key: option.PrivateKey = None,
+) -> None:
+    """List the names of all models that are served."""
+    with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
+        found = client.models()
+    if as_json:
+        print(as_json_text([dataclasses.asdict(each) for each in found]))
+        return
+    for each in found:
+        print(each.name)
 
 
 def as_options(arguments: Mapping[str, object]) -> Options:

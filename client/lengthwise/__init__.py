@@ -25,7 +25,7 @@ from lengthwise.errors import (
     Unauthenticated,
 )
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
-from lengthwise.status import LatencyHistogram, RouterStatus, WorkerQueue, WorkerState
+from lengthwise.status import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.transport import AsyncTransport, Transport
 from lengthwise.types import (
     Chunk,
@@ -67,6 +67,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelNotFound",
+    "ModelStatus",
     "NoWorkerAvailable",
     "NotSupported",
     "Options",

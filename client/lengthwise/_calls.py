@@ -12,16 +12,25 @@ from lengthwise_wire.errors import InvalidRequest
 class Calls:
     """Makes the state machine of each call, at a time given. Errors: InvalidRequest, TypeError."""
 
-    def __init__(self, num_endpoints: int, timeout: Timeout, retry: Retry) -> None:
+    def __init__(
+        self, num_endpoints: int, timeout: Timeout, retry: Retry, model: str | None
+    ) -> None:
+        """`model`: of the calls that name none."""
         if num_endpoints < 1:
             raise InvalidRequest("transports: got none, expected at least one")
         self._rotation = Rotation(num_endpoints)
         self._timeout = timeout
         self._retry = retry
+        self._model = model
 
     def session(self, prompt: Prompt, options: Options, now: float) -> Session:
-        request = _wire.generate_request(prompt, options)
+        request = _wire.generate_request(
+            prompt, {**options, "model": self.model(options.get("model"))}
+        )
         return Session(request, self.retries(options.get("timeout"), now))
+
+    def model(self, named: str | None) -> str | None:
+        return self._model if named is None else named
 
     def retries(self, timeout: Timeout | float | None, now: float) -> Retries:
         return Retries(

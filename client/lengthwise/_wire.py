@@ -10,7 +10,7 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from lengthwise import _validation as valid
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
-from lengthwise.status import LatencyHistogram, RouterStatus, WorkerQueue, WorkerState
+from lengthwise.status import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.types import (
     FinishReason,
     Logprob,
@@ -70,10 +70,17 @@ def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:
     return pb.TokenizeRequest(model=_model_name(model), prompt=wire_prompt(prompt))
 
 
-def explain_request(request_id: str, tenant: str | None) -> pb.ExplainRequest:
+def model_request(model: str | None) -> pb.GetModelRequest:
+    """Errors: InvalidRequest."""
+    return pb.GetModelRequest(model=_model_name(model))
+
+
+def explain_request(request_id: str, tenant: str | None, model: str | None) -> pb.ExplainRequest:
     """Errors: InvalidRequest."""
     return pb.ExplainRequest(
-        request_id=valid.check_request_id(request_id), tenant=valid.check_tenant(tenant or "")
+        request_id=valid.check_request_id(request_id),
+        tenant=valid.check_tenant(tenant or ""),
+        model=_model_name(model),
     )
 
 
@@ -203,9 +210,14 @@ def status(message: pb.GetStatusResponse) -> RouterStatus:
         **{
             **_fields(message),
             "workers": tuple(map(_worker_state, message.workers)),
-            "latencies": tuple(map(_latencies, message.latencies)),
+            "models": tuple(map(_model_status, message.models)),
         }
     )
+
+
+def _model_status(message: pb.ModelStatus) -> ModelStatus:
+    latencies = tuple(map(_latencies, message.latencies))
+    return ModelStatus(**{**_fields(message), "latencies": latencies})
 
 
 def _worker_state(message: pb.WorkerState) -> WorkerState:
@@ -214,6 +226,7 @@ def _worker_state(message: pb.WorkerState) -> WorkerState:
         address=message.address,
         condition=message.condition,
         worker_id=status.worker_id,
+        model=status.model,
         role=_ROLES.get(status.role, ""),
         length_class=status.length_class,
         running_requests=status.running_requests,

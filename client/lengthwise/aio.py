@@ -40,6 +40,7 @@ class AsyncClient:
         tls: Tls | None = None,
         timeout: Timeout | float | None = None,
         retry: Retry | None = None,
+        model: str | None = None,
         transports: Sequence[AsyncTransport] | None = None,
     ) -> None:
         """As `Client`; needs no running event loop yet."""
@@ -48,7 +49,7 @@ class AsyncClient:
             GrpcAioTransport(target, tls=tls, connect_seconds=timeout.connect)
             for target in parse_endpoints(endpoints)
         ]
-        self._calls = Calls(len(self._transports), timeout, retry)
+        self._calls = Calls(len(self._transports), timeout, retry, model)
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +83,7 @@ class AsyncClient:
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> list[int]:
         """The token ids that `generate` would compute."""
-        request = _wire.tokenize_request(prompt, model)
+        request = _wire.tokenize_request(prompt, self._calls.model(model))
         retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
             retries, lambda transport, left: transport.tokenize(request, left)
@@ -91,31 +92,47 @@ class AsyncClient:
 
     async def model(
         self,
+        name: str | None = None,
         *,
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Model:
-        """What is served."""
-        request = pb.GetModelRequest()
+        """A served model: by its name, or the only one."""
+        request = _wire.model_request(self._calls.model(name))
         retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
             retries, lambda transport, left: transport.get_model(request, left)
         )
         return _wire.model(response)
 
+    async def models(
+        self,
+        *,
+        timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
+    ) -> list[Model]:
+        """All that is served, by name."""
+        request = pb.ListModelsRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = await self._unary(
+            retries, lambda transport, left: transport.list_models(request, left)
+        )
+        return [_wire.model(each) for each in response.models]
+
     async def explain(
         self,
         request_id: str,
         *,
         tenant: str | None = None,
+        model: str | None = None,
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
-        `tenant`: as the request's.
+        `tenant`, `model`: as the request's; the model may be left out unless requests to several
+        had this id.
 
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id, tenant)
+        request = _wire.explain_request(request_id, tenant, self._calls.model(model))
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = await self._unary(
             inquiry, lambda transport, left: transport.explain(request, left)

@@ -40,12 +40,14 @@ class Client:
         tls: Tls | None = None,
         timeout: Timeout | float | None = None,
         retry: Retry | None = None,
+        model: str | None = None,
         transports: Sequence[Transport] | None = None,
     ) -> None:
         """Connects on first use.
 
         endpoints: host:port of each router, or one name that resolves to all, such as
             dns:///service:port.
+        model: of the calls that name none; needed where several are served.
         transports: instead of endpoints; `lengthwise.fake.FakeTransport` serves tests.
         Errors: InvalidRequest.
         """
@@ -54,7 +56,7 @@ class Client:
             GrpcTransport(target, tls=tls, connect_seconds=timeout.connect)
             for target in parse_endpoints(endpoints)
         ]
-        self._calls = Calls(len(self._transports), timeout, retry)
+        self._calls = Calls(len(self._transports), timeout, retry, model)
 
     def __enter__(self) -> Self:
         return self
@@ -90,28 +92,43 @@ class Client:
         self, prompt: Prompt, *, model: str | None = None, timeout: Timeout | float | None = None
     ) -> list[int]:
         """The token ids that `generate` would compute."""
-        request = _wire.tokenize_request(prompt, model)
+        request = _wire.tokenize_request(prompt, self._calls.model(model))
         retries = self._calls.retries(timeout, time.monotonic())
         response = self._unary(retries, lambda transport, left: transport.tokenize(request, left))
         return list(response.token_ids)
 
-    def model(self, *, timeout: Timeout | float | None = None) -> Model:
-        """What is served."""
-        request = pb.GetModelRequest()
+    def model(self, name: str | None = None, *, timeout: Timeout | float | None = None) -> Model:
+        """A served model: by its name, or the only one."""
+        request = _wire.model_request(self._calls.model(name))
         retries = self._calls.retries(timeout, time.monotonic())
         response = self._unary(retries, lambda transport, left: transport.get_model(request, left))
         return _wire.model(response)
 
+    def models(self, *, timeout: Timeout | float | None = None) -> list[Model]:
+        """All that is served, by name."""
+        request = pb.ListModelsRequest()
+        retries = self._calls.retries(timeout, time.monotonic())
+        response = self._unary(
+            retries, lambda transport, left: transport.list_models(request, left)
+        )
+        return [_wire.model(each) for each in response.models]
+
     def explain(
-        self, request_id: str, *, tenant: str | None = None, timeout: Timeout | float | None = None
+        self,
+        request_id: str,
+        *,
+        tenant: str | None = None,
+        model: str | None = None,
+        timeout: Timeout | float | None = None,
     ) -> Explanation:
         """The life of a request that one of the routers served lately; each is asked in turn.
-        `tenant`: as the request's.
+        `tenant`, `model`: as the request's; the model may be left out unless requests to several
+        had this id.
 
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id, tenant)
+        request = _wire.explain_request(request_id, tenant, self._calls.model(model))
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = self._unary(inquiry, lambda transport, left: transport.explain(request, left))
         return _wire.explanation(response)

@@ -96,6 +96,11 @@ class FakeTransport(_Script):
     def get_model(self, request: pb.GetModelRequest, patience: Timeout) -> pb.GetModelResponse:
         return _model()
 
+    def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[_model()])
+
     def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return self._tokenized(request)
 
@@ -103,7 +108,7 @@ class FakeTransport(_Script):
         return self._explained(request)
 
     def get_status(self, request: pb.GetStatusRequest, patience: Timeout) -> pb.GetStatusResponse:
-        return pb.GetStatusResponse(router_id="fake", model="fake")
+        return pb.GetStatusResponse(router_id="fake", models=[pb.ModelStatus(model="fake")])
 
     def close(self) -> None:
         """Nothing is open."""
@@ -126,6 +131,11 @@ class AsyncFakeTransport(_Script):
     ) -> pb.GetModelResponse:
         return _model()
 
+    async def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=[_model()])
+
     async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return self._tokenized(request)
 
@@ -135,7 +145,7 @@ class AsyncFakeTransport(_Script):
     async def get_status(
         self, request: pb.GetStatusRequest, patience: Timeout
     ) -> pb.GetStatusResponse:
-        return pb.GetStatusResponse(router_id="fake", model="fake")
+        return pb.GetStatusResponse(router_id="fake", models=[pb.ModelStatus(model="fake")])
 
     async def close(self) -> None:
         """Nothing is open."""

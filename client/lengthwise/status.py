@@ -24,6 +24,7 @@ class WorkerState:
     condition: str
     """connecting, ready, draining, stalled, lost or incompatible."""
     worker_id: str
+    model: str
     role: Literal["prefill", "decode", ""]
     length_class: str
     """The only prompts meant for it; empty: all."""
@@ -70,21 +71,32 @@ class LatencyHistogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouterStatus:
-    """What `Client.status` gives."""
+class ModelStatus:
+    """A served model."""
 
-    router_id: str
-    """Unique for each start."""
     model: str
-    uptime_seconds: float
-    draining: bool
     requests_in_flight: int
     """Those that wait for admission included."""
     requests_waiting: int
     short_tokens: int
     """Tokens to compute up to which a prompt is of class short."""
+    latencies: tuple[LatencyHistogram, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStatus:
+    """What `Client.status` gives."""
+
+    router_id: str
+    """Unique for each start."""
+    uptime_seconds: float
+    draining: bool
+    requests_in_flight: int
+    """Those that wait for admission included."""
+    requests_waiting: int
     workers: tuple[WorkerState, ...]
     """At most 512."""
     num_workers: int
     """With those that `workers` has no room for."""
-    latencies: tuple[LatencyHistogram, ...]
+    models: tuple[ModelStatus, ...]
+    """In the order of their names."""

@@ -21,6 +21,10 @@ class Transport(Protocol):
 
     def get_model(self, request: pb.GetModelRequest, patience: Timeout) -> pb.GetModelResponse: ...
 
+    def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse: ...
+
     def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse: ...
 
     def explain(self, request: pb.ExplainRequest, patience: Timeout) -> pb.ExplainResponse: ...
@@ -43,6 +47,10 @@ class AsyncTransport(Protocol):
     async def get_model(
         self, request: pb.GetModelRequest, patience: Timeout
     ) -> pb.GetModelResponse: ...
+
+    async def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse: ...
 
     async def tokenize(
         self, request: pb.TokenizeRequest, patience: Timeout

@@ -76,7 +76,7 @@ class Options(TypedDict, total=False):
     """Whether the conversation will go on, so that its state is worth keeping. Absent: the router
     expects it of conversations that have come back before."""
     model: str | None
-    """Refuse to be served by any other model."""
+    """The name of a served model, exactly. Absent: the client's, or the only one that is served."""
     request_id: str | None
     """Names the request in the server's logs; at most 128 printable characters. Absent:
     a random one."""

@@ -14,12 +14,16 @@ from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery.sources import discovery_of
+from lengthwise_router.fleet_metrics import FleetMetrics
 from lengthwise_router.frontends.grpc.servicer import grpc_server
+from lengthwise_router.metric_families import MetricFamilies
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.dispatch import Dispatch
+from lengthwise_router.serving.models.served_model import ServedModel
+from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.service import InferenceService
-from lengthwise_router.text.checkpoint import load_checkpoint
+from lengthwise_router.text.checkpoint import Checkpoint, load_checkpoint
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
@@ -54,34 +58,46 @@ class RouterApplication:
 
     async def _join(self, registry: CollectorRegistry) -> None:
         config = self._config
-        try:
-            checkpoint = await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
-        except CheckpointError as error:
-            raise ConfigError(str(error)) from error
-        self._wakeups = Wakeups()
-        strategy = make_strategy(config.strategy, config.placement, random.random)
-        metrics = RouterMetrics(
-            registry,
-            model=checkpoint.name,
-            placement_rules=strategy.rules,
-            objectives=config.objectives,
-            num_workers=lambda role, condition: self._fleet.num_workers(role, condition),
+        models = [config.of(served) for served in config.served]
+        checkpoints = [await _checkpoint(model) for model in models]
+        families = MetricFamilies(registry)
+        metrics = FleetMetrics(
+            families,
+            num_unknown=lambda role, condition: self._fleet.num_unknown(role, condition),
             num_discovered=lambda: self._fleet.num_discovered,
-            num_waiting=lambda: self._admission.num_waiting,
         )
+        self._wakeups = Wakeups()
+        self._pacer = Pacer(config.message_interval_seconds)
         self._fleet = Fleet(
             addresses=discovery_of(config.discovery, metrics.discovery_failed).addresses(),
             tls=config.tls,
-            model=checkpoint.name,
+            models=[checkpoint.name for checkpoint in checkpoints],
             router_id=self._router_id,
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
             step_stall_seconds=config.step_stall_seconds,
         )
-        self._encoder = PromptEncoder(
+        self._models = ServedModels(
+            self._served(checkpoint, model, families)
+            for checkpoint, model in zip(checkpoints, models, strict=True)
+        )
+        for model in self._models:
+            await model.encoder.start()
+        self._service = InferenceService(
+            models=self._models,
+            fleet=self._fleet,
+            wakeups=self._wakeups,
+            metrics=metrics,
+            config=config,
+        )
+
+    def _served(
+        self, checkpoint: Checkpoint, config: RouterConfig, families: MetricFamilies
+    ) -> ServedModel:
+        """One model, by the configuration of a router for it alone."""
+        encoder = PromptEncoder(
             checkpoint, threads=config.tokenizer_threads, max_waiting=config.max_requests_in_flight
         )
-        await self._encoder.start()
-        self._admission = Admission(
+        admission = Admission(
             AdmissionPolicy(
                 max_requests_in_flight=config.max_requests_in_flight,
                 max_queued=config.max_queued,
@@ -89,34 +105,42 @@ class RouterApplication:
                 max_prompt_tokens=checkpoint.context_length,
             )
         )
-        dispatch = Dispatch(
-            fleet=self._fleet,
-            strategy=strategy,
-            pacer=Pacer(config.message_interval_seconds),
-            metrics=metrics,
-            config=config,
+        workers = self._fleet.models[checkpoint.name]
+        strategy = make_strategy(config.strategy, config.placement, random.random)
+        metrics = RouterMetrics(
+            families,
+            model=checkpoint.name,
+            placement_rules=strategy.rules,
+            objectives=config.objectives,
+            num_workers=workers.num_workers,
+            num_waiting=lambda: admission.num_waiting,
         )
-        self._service = InferenceService(
-            checkpoint=checkpoint,
-            encoder=self._encoder,
-            gate=AdmissionGate(
-                admission=self._admission,
-                metrics=metrics,
-                objectives=config.objectives,
-                preview=dispatch.preview if config.shed_factor else None,
-            ),
-            dispatch=dispatch,
-            fleet=self._fleet,
-            wakeups=self._wakeups,
+        dispatch = Dispatch(
+            workers=workers, strategy=strategy, pacer=self._pacer, metrics=metrics, config=config
+        )
+        gate = AdmissionGate(
+            admission=admission,
             metrics=metrics,
-            config=config,
+            objectives=config.objectives,
+            preview=dispatch.preview if config.shed_factor else None,
+        )
+        return ServedModel(
+            checkpoint=checkpoint,
+            encoder=encoder,
+            gate=gate,
+            dispatch=dispatch,
+            workers=workers,
+            metrics=metrics,
         )
 
     def _run(self) -> None:
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
-            asyncio.create_task(self._encoder.run(), name="chat templates"),
             asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
+            *(
+                asyncio.create_task(model.encoder.run(), name=f"chat templates of {model.name}")
+                for model in self._models
+            ),
         ]
 
     async def _listen(self, registry: CollectorRegistry) -> None:
@@ -166,7 +190,8 @@ class RouterApplication:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fleet.close()
-        await self._encoder.close()
+        for model in self._models:
+            await model.encoder.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None
@@ -174,3 +199,11 @@ class RouterApplication:
     def _host(self) -> str:
         host = self.address.host
         return self._config.advertise_host if host in ("0.0.0.0", "::") else host
+
+
+async def _checkpoint(config: RouterConfig) -> Checkpoint:
+    """Errors: ConfigError."""
+    try:
+        return await asyncio.to_thread(load_checkpoint, config.model, config.served_name)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error

@@ -1,6 +1,6 @@
 """RouterConfig: everything an operator may set on a router."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,6 +12,9 @@ from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.tls.config import TlsConfig
+
+MAX_NAME_CHARACTERS = 128
+"""Of a model: it is a label of metrics, and refusals list all."""
 
 RequestLogLevel = Literal["OFF", "DEBUG", "INFO", "WARNING"]
 
@@ -51,14 +54,38 @@ class DiscoveryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModelConfig:
+    """One of several models."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    model: str  # checkpoint folder or hub id: tokenizer, chat template and limits come from it
+    served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
+    objectives: Objectives | None = None  # not given: the router's
+
+    @property
+    def name(self) -> str:
+        return self.served_name or self.model.rstrip("/").rpartition("/")[2]
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not 1 <= len(self.name) <= MAX_NAME_CHARACTERS:
+            raise ValueError(
+                f"served_name: got {self.name[:MAX_NAME_CHARACTERS]!r}, expected 1 to"
+                f" {MAX_NAME_CHARACTERS} printable characters"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     """Keys of the router's configuration file."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    model: str  # checkpoint folder or hub id: tokenizer, chat template and limits come from it
     discovery: DiscoveryConfig
-    served_name: str = ""  # empty: the last part of `model`
+    # Checkpoint folder or hub id: tokenizer, chat template and limits come from it.
+    model: str = ""
+    served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
+    models: tuple[ServedModelConfig, ...] = ()  # instead of `model`, where several are served
     listen: str = "127.0.0.1:50051"
     metrics_listen: str = "127.0.0.1:9090"  # port 0: any; empty: no metrics
     announce_folder: Path | None = None
@@ -77,13 +104,14 @@ class RouterConfig:
     strategy: str = DEFAULT_STRATEGY  # how workers are chosen
     local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner
     pools: PoolPolicy = field(default_factory=PoolPolicy)  # of the strategy length_pools
-    max_requests_in_flight: int = 1024  # of all clients together
+    # Of all clients together, for each served model: none takes another's places.
+    max_requests_in_flight: int = 1024
     max_queued: int = 256  # requests that wait for one of those; 0: all others are refused
     # Requests predicted to get their first token later than so many times the objective are
     # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
     max_attempts: int = 8  # of one request, the first included; failed links do not count
-    tokenizer_threads: int = 2  # that tokenise prompts
+    tokenizer_threads: int = 2  # that tokenise the prompts of one model
     # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
     # Of the one line per request that has ended, without its text: OFF, DEBUG, INFO or WARNING.
@@ -114,7 +142,36 @@ class RouterConfig:
             local_prefill=self.local_prefill, objectives=self.objectives, pools=self.pools
         )
 
+    @property
+    def served(self) -> tuple[ServedModelConfig, ...]:
+        """One or several."""
+        if self.models:
+            return self.models
+        return (ServedModelConfig(model=self.model, served_name=self.served_name),)
+
+    def of(self, served: ServedModelConfig) -> "RouterConfig":
+        """As a router that serves this model alone would be configured."""
+        return replace(
+            self,
+            model=served.model,
+            served_name=served.name,
+            models=(),
+            objectives=served.objectives or self.objectives,
+        )
+
     def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.models) or (self.models and self.served_name):
+            raise ValueError(
+                f"expected either model or models, got model={self.model!r},"
+                f" served_name={self.served_name!r} and {len(self.models)} models"
+            )
+        names = [served.name for served in self.served]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"models: got {name!r} {names.count(name)} times, expected each name once; give"
+                    " all but one another served_name"
+                )
         if self.strategy not in STRATEGIES:
             raise ValueError(
                 f"strategy: got {self.strategy!r}, expected one of {', '.join(sorted(STRATEGIES))}"

@@ -1,28 +1,21 @@
-"""What a router reports to Prometheus. TTFT and TPOT are measured here, where tokens leave for the
-client; names, meanings and labels are written down in docs/metrics.md."""
+"""What a router reports to Prometheus of one model. TTFT and TPOT are measured here, where tokens
+leave for the client; names, meanings and labels are written down in docs/metrics.md."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise, product
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Histogram
 
 from lengthwise_policy.admission.admission import RefusalRule
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.placement import PlacementRule
 from lengthwise_policy.types import Role
-from lengthwise_router.labels import (
-    CODES,
-    CONDITIONS,
-    DISCOVERY_FAILURES,
-    FAILURE_REASONS,
-    PHASES,
-    ROLES,
-    Condition,
-    DiscoveryFailure,
-)
+from lengthwise_router.fleet_metrics import RequestEndings, report_workers
+from lengthwise_router.labels import FAILURE_REASONS, PHASES, Condition
+from lengthwise_router.metric_families import MetricFamilies
 from lengthwise_runtime.metrics import LATENCY_BUCKETS, TOKEN_BUCKETS, TOKEN_LATENCY_BUCKETS
 
 OBJECTIVES = (*(f"ttft_{name}" for name in LENGTH_CLASSES), "tpot")
@@ -36,23 +29,20 @@ class RouterMetrics:
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        families: MetricFamilies,
         *,
         model: str,
         placement_rules: Iterable[PlacementRule],
         objectives: Objectives,
         num_workers: Callable[[Role, Condition], int],
-        num_discovered: Callable[[], int],
         num_waiting: Callable[[], int],
     ) -> None:
-        """`num_workers`, `num_discovered` and `num_waiting` are asked at every scrape, in another
-        thread."""
-        self._registry = registry
+        """`num_workers` and `num_waiting` are asked at every scrape, in another thread."""
+        self._counter = partial(families.counter, model)
+        self._gauge = partial(families.gauge, model)
+        self._histogram = partial(families.histogram, model)
         self._objectives = objectives
-        requests = self._counter(
-            "lengthwise_requests_total", "Requests ended, by gRPC status code", "code", "model"
-        )
-        self._requests = {code: requests.labels(code, model) for code in CODES}
+        self.requests = RequestEndings(families, model)
         self._ttft = self._by_length_class(
             "lengthwise_time_to_first_token_seconds",
             "From a request's arrival to its first token",
@@ -67,14 +57,13 @@ class RouterMetrics:
             "lengthwise_inter_token_latency_seconds",
             "Between consecutive messages to a client, by the tokens in the later one",
             TOKEN_LATENCY_BUCKETS,
-        )
+        )()
         self._add_placement(placement_rules)
         self._add_admission(num_waiting)
         self._add_arrivals()
         self._add_tokens()
         self._add_objectives()
-        self._add_discovery(num_discovered)
-        self._add_workers(num_workers)
+        report_workers(families, model, num_workers)
 
     def _add_placement(self, placement_rules: Iterable[PlacementRule]) -> None:
         self.placements = self._counter(
@@ -83,31 +72,31 @@ class RouterMetrics:
             "reason",
         )
         for rule in placement_rules:
-            self.placements.labels(rule)
+            self.placements(rule)
         self.retries = self._counter(
             "lengthwise_retries_total",
             "Attempts that failed and were, if any were left, followed by another",
             *("phase", "reason"),
         )
         for phase, failure in product(PHASES, FAILURE_REASONS):
-            self.retries.labels(phase, failure)
+            self.retries(phase, failure)
 
     def _add_admission(self, num_waiting: Callable[[], int]) -> None:
-        self.in_flight = self._gauge("lengthwise_requests_in_flight", "Requests in this router")
+        self.in_flight = self._gauge("lengthwise_requests_in_flight", "Requests in this router")()
         waiting = self._gauge("lengthwise_requests_waiting", "Requests that wait for admission")
-        waiting.set_function(num_waiting)
+        waiting().set_function(num_waiting)
         self.admission_seconds = self._histogram(
             "lengthwise_admission_seconds",
             "From a tokenised request's wish for admission to the admission",
             LATENCY_BUCKETS,
-        )
+        )()
         self.refusals = self._counter(
             "lengthwise_refusals_total",
             "Requests that admission refused, by the rule that did",
             "reason",
         )
         for rule in get_args(RefusalRule):
-            self.refusals.labels(rule)
+            self.refusals(rule)
 
     def _add_arrivals(self) -> None:
         requests = self._counter(
@@ -120,28 +109,26 @@ class RouterMetrics:
             "Prompt tokens of arrived requests that no worker had cached",
             "length_class",
         )
-        self._arrivals = {
-            name: (requests.labels(name), tokens.labels(name)) for name in LENGTH_CLASSES
-        }
+        self._arrivals = {name: (requests(name), tokens(name)) for name in LENGTH_CLASSES}
 
     def _add_tokens(self) -> None:
         self.prompt_tokens = self._histogram(
             "lengthwise_prompt_tokens", "Tokens of an admitted request's prompt", TOKEN_BUCKETS
-        )
+        )()
         self._output_tokens = self._histogram(
             "lengthwise_output_tokens",
             "Tokens generated for a request that ended well",
             TOKEN_BUCKETS,
-        )
+        )()
         self._residual_ratio = self._histogram(
             "lengthwise_residual_ratio",
             "Of a prompt's tokens, the part that had to be computed; the rest was cached",
             RATIO_BUCKETS,
-        )
+        )()
         self._cached_prompt_tokens = self._counter(
             "lengthwise_cached_prompt_tokens_total",
             "Prompt tokens that were cached, and not computed",
-        )
+        )()
 
     def _add_objectives(self) -> None:
         counter = self._counter(
@@ -150,7 +137,7 @@ class RouterMetrics:
             *("slo", "met"),
         )
         self._met = {
-            (name, met): counter.labels(name, str(met).lower())
+            (name, met): counter(name, str(met).lower())
             for name in OBJECTIVES
             for met in (True, False)
         }
@@ -159,43 +146,13 @@ class RouterMetrics:
             "Requests that ended well and met their objectives of TTFT and TPOT: goodput",
             "length_class",
         )
-        self._good = {name: good.labels(name) for name in LENGTH_CLASSES}
-
-    def _add_discovery(self, num_discovered: Callable[[], int]) -> None:
-        discovered = self._gauge(
-            "lengthwise_discovered_workers", "Workers' addresses that discovery proposes"
-        )
-        discovered.set_function(num_discovered)
-        errors = self._counter(
-            "lengthwise_discovery_errors_total",
-            "Times that Kubernetes could not be asked for the workers",
-            "reason",
-        )
-        self._discovery_errors = {reason: errors.labels(reason) for reason in DISCOVERY_FAILURES}
-
-    def _add_workers(self, num_workers: Callable[[Role, Condition], int]) -> None:
-        gauge = self._gauge(
-            "lengthwise_workers", "Workers known to this router, by role and state", "role", "state"
-        )
-        for role, condition in product(ROLES, CONDITIONS):
-            gauge.labels(role, condition).set_function(partial(num_workers, role, condition))
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(name, meaning, labels, registry=self._registry)
-
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(name, meaning, labels, registry=self._registry)
-
-    def _histogram(
-        self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(name, meaning, labels, buckets=buckets, registry=self._registry)
+        self._good = {name: good(name) for name in LENGTH_CLASSES}
 
     def _by_length_class(
         self, name: str, meaning: str, buckets: tuple[float, ...]
     ) -> dict[LengthClass, Histogram]:
         histogram = self._histogram(name, meaning, buckets, "length_class")
-        return {name: histogram.labels(name) for name in LENGTH_CLASSES}
+        return {name: histogram(name) for name in LENGTH_CLASSES}
 
     def latencies(self) -> Iterator[tuple[str, LengthClass, list[float], list[int]]]:
         """(measure, length class, upper bounds of buckets in seconds, requests in each bucket and
@@ -204,16 +161,10 @@ class RouterMetrics:
             for name, histogram in histograms.items():
                 yield measure, name, *_buckets(histogram)
 
-    def discovery_failed(self, reason: DiscoveryFailure) -> None:
-        self._discovery_errors[reason].inc()
-
     def arrived(self, length_class: LengthClass, residual_tokens: int) -> None:
         requests, tokens = self._arrivals[length_class]
         requests.inc()
         tokens.inc(residual_tokens)
-
-    def request_ended(self, code: str) -> None:
-        self._requests[code].inc()
 
     def first_token(self, length_class: LengthClass, seconds: float) -> None:
         self._ttft[length_class].observe(seconds)

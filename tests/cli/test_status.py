@@ -7,14 +7,14 @@ from cli.conftest import Run
 from client.scripted_router import Router
 from rich.console import Console
 
-from lengthwise import LatencyHistogram, RouterStatus, WorkerQueue, WorkerState
+from lengthwise import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise_cli.status.view import Statuses, StatusView
 
 
 def worker(index: int, **values: object) -> WorkerState:
     defaults: dict[str, object] = {
         "address": f"10.0.0.{index}:50051", "condition": "ready",
-        "worker_id": f"decode-{index:012x}", "role": "decode", "length_class": "",
+        "worker_id": f"decode-{index:012x}", "model": "m", "role": "decode", "length_class": "",
         "running_requests": 3, "queues": (WorkerQueue(length_class="", requests=2, tokens=9),),
         "blocks_total": 2_048, "blocks_free": 2_000, "block_size": 16,
         "prompt_tokens_total": 0, "output_tokens_total": 1_000,
@@ -22,15 +22,25 @@ def worker(index: int, **values: object) -> WorkerState:
     return WorkerState(**{**defaults, **values})  # type: ignore[arg-type]
 
 
-def status(workers: tuple[WorkerState, ...], counts: tuple[int, ...] = (0, 4, 0)) -> RouterStatus:
+def model_status(name: str, counts: tuple[int, ...]) -> ModelStatus:
+    latencies = LatencyHistogram(
+        measure="ttft", length_class="short", upper_bounds=(0.1, 0.2), counts=counts
+    )
+    return ModelStatus(
+        model=name, requests_in_flight=5, requests_waiting=1, short_tokens=256,
+        latencies=(latencies,),
+    )  # fmt: skip
+
+
+def status(
+    workers: tuple[WorkerState, ...],
+    counts: tuple[int, ...] = (0, 4, 0),
+    models: tuple[str, ...] = ("m",),
+) -> RouterStatus:
     return RouterStatus(
-        router_id="r", model="m", uptime_seconds=3_725.0, draining=False, requests_in_flight=5,
-        requests_waiting=1, short_tokens=256, workers=workers, num_workers=len(workers),
-        latencies=(
-            LatencyHistogram(
-                measure="ttft", length_class="short", upper_bounds=(0.1, 0.2), counts=counts
-            ),
-        ),
+        router_id="r", uptime_seconds=3_725.0, draining=False, requests_in_flight=5,
+        requests_waiting=1, workers=workers, num_workers=len(workers),
+        models=tuple(model_status(name, counts) for name in models),
     )  # fmt: skip
 
 
@@ -50,6 +60,15 @@ def test_workers_routers_and_latencies_are_shown() -> None:
     assert ["a:1", "m", "ready", "5", "1", "1:02:05"] in rows
     assert ["short", "4", "150", "190", "199"] in rows
     assert ["decode-000000", "ready", "3", "2", "48/2,048", "0"] in rows
+
+
+def test_several_models_are_told_apart() -> None:
+    workers = (worker(1, model="b"), worker(2, model="a"))
+    text = drawn({"r:1": status(workers, models=("a", "b"))}, since_start=True, width=120)
+    rows = [line.split() for line in text.splitlines()]
+    assert ["a", "short", "4", "150", "190", "199"] in rows
+    assert ["b", "short", "4", "150", "190", "199"] in rows
+    assert [row[0] for row in rows if "10.0.0." in " ".join(row)] == ["a", "b"]
 
 
 def test_latencies_on_a_terminal_are_those_since_the_first_look() -> None:

@@ -112,7 +112,9 @@ class Router(inference_pb2_grpc.InferenceServicer):
         self.unary_errors: deque[LengthwiseError] = deque()
         self.explanations: dict[str, inference_pb2.ExplainResponse] = {}
         self.explain_hangs = False
-        self.status = inference_pb2.GetStatusResponse(router_id="r", model="toy", short_tokens=64)
+        self.status = inference_pb2.GetStatusResponse(
+            router_id="r", models=[inference_pb2.ModelStatus(model="toy", short_tokens=64)]
+        )
         self.vocab_size = 256
         self.address = ""
 

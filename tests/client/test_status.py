@@ -31,4 +31,4 @@ def test_a_quantile_is_interpolated_within_its_bucket(
 
 def test_the_fake_has_a_status() -> None:
     with Client(transports=[FakeTransport()]) as client:
-        assert client.status().model == "fake"
+        assert [model.model for model in client.status().models] == ["fake"]

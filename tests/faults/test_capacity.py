@@ -34,7 +34,7 @@ async def small(serve: Serve, checkpoint: Path, **config: Any) -> Deployment:
     deployment = await serve(checkpoint, no_worker_seconds=10.0, **config)
     deployment.decode[0].blocks_total = DECODE_BLOCKS
     deployment.prefill[0].blocks_total = PREFILL_BLOCKS
-    views = deployment.app._fleet.views
+    views = deployment.served.workers.views
 
     def are_seen() -> bool:
         """In whatever order they were found."""
@@ -70,7 +70,7 @@ async def test_what_only_the_larger_of_two_workers_holds_goes_there(
 ) -> None:
     deployment = await serve(toy, num_decode=2, no_worker_seconds=10.0, local_prefill=True)
     deployment.decode[0].blocks_total = DECODE_BLOCKS
-    views = deployment.app._fleet.views
+    views = deployment.served.workers.views
     await eventually(lambda: min(view.capacity_tokens for view in views()[1]) == CAPACITY)
     answer = await deployment.generate(prompt=PROMPT[:100], max_tokens=60, seconds=10.0)
     assert answer.last.finish_reason
@@ -81,7 +81,7 @@ async def test_a_larger_worker_that_is_away_is_waited_for(toy: Path, serve: Serv
     deployment = await serve(toy, num_decode=2, no_worker_seconds=10.0, local_prefill=True)
     deployment.decode[0].blocks_total = DECODE_BLOCKS
     await deployment.decode[1].stop()
-    views = deployment.app._fleet.views
+    views = deployment.served.workers.views
     await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])
     error = await deployment.refused(prompt=PROMPT[:100], max_tokens=60, seconds=0.5)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -100,7 +100,7 @@ async def test_without_max_tokens_the_largest_worker_of_now_decides(
     toy: Path, serve: Serve
 ) -> None:
     deployment = await small(serve, toy, num_decode=2)
-    views = deployment.app._fleet.views
+    views = deployment.served.workers.views
     assert max(view.capacity_tokens for view in views()[1]) > CAPACITY
     await deployment.decode[1].stop()
     await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])

@@ -20,6 +20,7 @@ from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_prefill_worker.metrics import PrefillMetrics
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
+from lengthwise_router.metric_families import MetricFamilies
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_worker.snapshot import EngineSnapshot
 
@@ -66,12 +67,11 @@ class RouterExporter(Exporter):
         super().__init__(pod)
         self.waiting = 0
         self.metrics = RouterMetrics(
-            self.registry,
+            MetricFamilies(self.registry),
             model="toy",
             placement_rules=("round robin",),
             objectives=Objectives(),
             num_workers=lambda role, condition: 0,
-            num_discovered=lambda: 0,
             num_waiting=lambda: self.waiting,
         )
 

@@ -16,6 +16,7 @@ from router.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 
 from lengthwise_router.app import RouterApplication
 from lengthwise_router.config import DiscoveryConfig, RouterConfig
+from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc
 
 PROMPT = tuple(b"once upon a time")
@@ -116,13 +117,21 @@ class Deployment:
         return [worker.worker_id for worker in fleet.workers if worker.is_usable]
 
     @property
+    def served(self) -> ServedModel:
+        """Where one model is served."""
+        return self.app._models.find("")
+
+    @property
     def in_flight(self) -> int:
-        return self.app._admission.in_flight
+        return self.served.gate.in_flight
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A sample's value as a scrape finds it; 0 where there is none."""
+        """The sum of the samples with these labels, as a scrape finds them."""
         samples = await asyncio.to_thread(samples_of, self.app.metrics_address)
-        return samples.get((name, frozenset(labels.items())), 0.0)
+        wanted = labels.items()
+        return sum(
+            value for (each, has), value in samples.items() if each == name and wanted <= has
+        )
 
     async def series(self) -> set[Series]:
         """All that a scrape finds."""

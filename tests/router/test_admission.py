@@ -16,7 +16,7 @@ ONE_BY_ONE: dict[str, Any] = {"max_requests_in_flight": 1}
 
 
 def num_waiting(deployment: Deployment) -> int:
-    return deployment.app._admission.num_waiting
+    return deployment.served.gate.num_waiting
 
 
 async def occupied(deployment: Deployment) -> Any:

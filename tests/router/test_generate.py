@@ -82,7 +82,7 @@ async def test_workers_receive_the_models_own_stop_tokens_unless_they_are_ignore
     deploy: Deploy,
 ) -> None:
     deployment = await deploy()
-    own = deployment.app._service._checkpoint.eos_token_ids
+    own = deployment.served.checkpoint.eos_token_ids
     await deployment.generate(max_tokens=2, stop=inference_pb2.StopConditions(token_ids=[3]))
     await deployment.generate(
         max_tokens=2, stop=inference_pb2.StopConditions(token_ids=[3], ignore_eos=True)

@@ -24,7 +24,7 @@ async def deploy_local(deploy: Deploy, num_prefill: int = 1, num_decode: int = 1
     deployment = await deploy(num_prefill, num_decode, local_prefill=True)
     for worker in deployment.workers:
         worker.status = dict(SLOW_LINK)
-    fleet = deployment.app._fleet
+    fleet = deployment.served.workers
     await eventually(lambda: all(view.is_fitted for views in fleet.views() for view in views))
     return deployment
 
@@ -55,7 +55,7 @@ async def test_local_placements_are_counted_and_explained(deploy: Deploy) -> Non
     deployment = await deploy(local_prefill=True, metrics_listen="127.0.0.1:0")
     for worker in deployment.workers:
         worker.status = dict(SLOW_LINK)
-    fleet = deployment.app._fleet
+    fleet = deployment.served.workers
     await eventually(lambda: all(view.is_fitted for views in fleet.views() for view in views))
     deployment.decode[0].num_cached_tokens = 5
     answer = await deployment.generate(max_tokens=5, request_id="r1")

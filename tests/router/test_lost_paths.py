@@ -80,13 +80,13 @@ async def test_a_request_waits_for_the_only_transfer_process_and_goes_on_when_it
     worker: StubWorker = getattr(deployment, role)[0]
     await seen(deployment, worker, down=True)
     call = asyncio.create_task(deployment.generate(max_tokens=NUM_TOKENS, seconds=30.0))
-    await eventually(lambda: deployment.app._fleet._notified)
+    await eventually(lambda: deployment.served.workers._notified)
     assert not call.done()
     worker.status = {}
     answer = await call
     assert answer.token_ids == stub_answer(PROMPT, NUM_TOKENS)
     assert answer.last.timings.retries == 0
-    assert not deployment.app._fleet._notified
+    assert not deployment.served.workers._notified
 
 
 async def test_a_link_that_is_cut_costs_neither_of_its_workers_their_other_requests(

@@ -130,7 +130,7 @@ async def test_workers_are_counted_by_role_and_state(deploy: Deploy) -> None:
     assert await deployment.metric(workers, role="prefill", state="ready") == 1
     samples = await asyncio.to_thread(samples_of, deployment.app.metrics_address)
     down = [
-        samples[workers, frozenset({("role", "prefill"), ("state", state)})]
+        samples[workers, frozenset({("model", "stub"), ("role", "prefill"), ("state", state)})]
         for state in ("lost", "connecting")
     ]
     assert sum(down) == 1
@@ -140,7 +140,7 @@ async def test_a_model_that_is_not_served_makes_no_label(deploy: Deploy) -> None
     deployment = await deploy(metrics_listen="127.0.0.1:0")
     await deployment.refused(model="x" * 50, max_tokens=1)
     name = "lengthwise_requests_total"
-    assert await deployment.metric(name, code="NOT_FOUND", model="stub") == 1
+    assert await deployment.metric(name, code="NOT_FOUND", model="") == 1
 
 
 async def test_tokenize_is_not_a_request(deploy: Deploy) -> None:
@@ -174,7 +174,7 @@ async def test_demand_is_what_no_worker_has_cached(deploy: Deploy) -> None:
     worker = deployment.decode[0]
     hashes = block_hashes(prompt, 16, worker.fingerprint.encode())
     worker.blocks = [short_hash(each) for each in hashes[:6]]
-    await eventually(lambda: deployment.app._fleet.prefixes._distinct)
+    await eventually(lambda: deployment.served.workers.prefixes._distinct)
     await deployment.generate(prompt=prompt, max_tokens=2)
     assert await deployment.metric("lengthwise_arrived_tokens_total", **SHORT) == 320 - 6 * 16
     assert await deployment.metric("lengthwise_arrived_requests_total", **LONG) == 0
@@ -184,7 +184,7 @@ async def test_length_classes_of_demand_part_where_prefill_workers_say(deploy: D
     deployment = await deploy(3, 1, metrics_listen="127.0.0.1:0")
     for worker, boundary in zip(deployment.prefill, (64, 310, 900), strict=True):
         worker.status = {"short_tokens": boundary}
-    await eventually(lambda: deployment.app._fleet.short_tokens == 310)
+    await eventually(lambda: deployment.served.workers.short_tokens == 310)
     await deployment.generate(prompt=[65] * 310, max_tokens=2)
     await deployment.generate(prompt=[66] * 311, max_tokens=2)
     assert await deployment.metric("lengthwise_arrived_tokens_total", **SHORT) == 310

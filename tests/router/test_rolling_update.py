@@ -17,7 +17,7 @@ async def _old(deployment: Deployment, *, prefill: int, decode: int, has: str = 
     for worker in old:
         worker.capabilities = [has] if has else []
     ids = {worker.worker_id for worker in old}
-    fleet = deployment.app._fleet
+    fleet = deployment.served.workers
 
     def seen() -> bool:
         views = [view for side in fleet.views() for view in side if view.worker_id in ids]

@@ -15,10 +15,11 @@ async def test_a_router_reports_every_worker_as_it_sees_it(deploy: Deploy) -> No
     deployment = await deploy(num_prefill=1, num_decode=2)
     deployment.prefill[0].blocks = list(range(10_000))
     deployment.prefill[0].draining = True
-    await eventually(lambda: len(deployment.app._fleet.views()[0]) == 1)
-    await eventually(lambda: deployment.app._fleet.views()[0][0].draining)
+    await eventually(lambda: len(deployment.served.workers.views()[0]) == 1)
+    await eventually(lambda: deployment.served.workers.views()[0][0].draining)
     status = await status_of(deployment)
-    assert (status.model, status.draining, status.num_workers) == ("stub", False, 3)
+    assert ([model.model for model in status.models], status.draining) == (["stub"], False)
+    assert status.num_workers == 3
     assert [worker.address for worker in status.workers] == sorted(
         worker.address for worker in deployment.workers
     )
@@ -44,7 +45,7 @@ async def test_latencies_count_every_request_once_in_its_class(deploy: Deploy) -
     for _ in range(3):
         await deployment.generate(max_tokens=5)
     await deployment.generate(max_tokens=1)
-    latencies = (await status_of(deployment)).latencies
+    latencies = (await status_of(deployment)).models[0].latencies
     counts = {(each.measure, each.length_class): each.count for each in latencies}
     assert counts == {
         ("ttft", "short"): 4, ("ttft", "long"): 0, ("tpot", "short"): 3, ("tpot", "long"): 0
@@ -56,5 +57,5 @@ async def test_an_idle_router_has_nothing_in_flight(deploy: Deploy) -> None:
     status = await status_of(await deploy())
     assert (status.requests_in_flight, status.requests_waiting) == (0, 0)
     assert status.uptime_seconds > 0
-    assert status.short_tokens > 0
+    assert status.models[0].short_tokens > 0
     assert status.router_id.startswith("router-")

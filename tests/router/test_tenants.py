@@ -60,10 +60,10 @@ def test_one_id_is_one_request_of_each_tenant() -> None:
         life.measured(tokens, 1, "short")
         records.add(life)
     for tenant, tokens in (("alice", 1), ("bob", 2)):
-        found = records.find(tenant, "r")
+        found = records.find(tenant, "stub", "r")
         assert found is not None
         assert found.prompt_tokens == tokens
-    assert records.find("carol", "r") is None
+    assert records.find("carol", "stub", "r") is None
 
 
 def test_a_tenant_with_many_requests_forgets_its_own() -> None:
@@ -72,8 +72,8 @@ def test_a_tenant_with_many_requests_forgets_its_own() -> None:
         records.add(record("alice", f"{number}"))
     for number in range(10_000):
         records.add(record("bob", f"{number}"))
-    assert all(records.find("alice", f"{number}") for number in range(50))
-    kept = [number for number in range(10_000) if records.find("bob", f"{number}")]
+    assert all(records.find("alice", "stub", f"{number}") for number in range(50))
+    kept = [number for number in range(10_000) if records.find("bob", "stub", f"{number}")]
     assert kept == list(range(9_950, 10_000))
 
 
@@ -83,5 +83,7 @@ def test_a_tenant_that_comes_later_has_its_share() -> None:
         records.add(record("alice", f"{number}"))
     for number in range(40):
         records.add(record("bob", f"{number}"))
-    assert sum(records.find("bob", f"{number}") is not None for number in range(40)) == 25
-    assert sum(records.find("alice", f"{number}") is not None for number in range(100)) == 75
+    assert sum(records.find("bob", "stub", f"{number}") is not None for number in range(40)) == 25
+    assert (
+        sum(records.find("alice", "stub", f"{number}") is not None for number in range(100)) == 75
+    )

@@ -20,6 +20,7 @@ OBJECTIVES = Objectives()
 
 def bench(
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
+    model: option.ModelName = None,
     rate: Annotated[
         float | None, Option(help="Requests a second, at random; not given: 5, or as a trace says.")
     ] = None,
@@ -63,7 +64,7 @@ def bench(
     else:
         load = Load(
             rate=rate, num_requests=requests, lengths=lengths, trace=trace, seed=seed,
-            max_in_flight=max_in_flight, timeout=timeout, endpoints=endpoint,
+            max_in_flight=max_in_flight, timeout=timeout, endpoints=endpoint, model=model,
             tls=option.make_tls(tls_authority, tls_certificate, tls_private_key),
         )  # fmt: skip
         run, is_whole = load.run()

@@ -33,6 +33,7 @@ class Load:
     max_in_flight: int
     timeout: float
     endpoints: list[str]
+    model: str | None
     tls: Tls | None
 
     def run(self) -> tuple[Run, bool]:
@@ -43,11 +44,12 @@ class Load:
         plan = self._plan()
         with (
             named(self.endpoints),
-            Client(self.endpoints, tls=self.tls, timeout=self._timeout) as client,
+            Client(self.endpoints, tls=self.tls, timeout=self._timeout, model=self.model) as client,
         ):
-            model, short_tokens = client.model(), client.status().short_tokens
+            model, statuses = client.model(), client.status().models
+        (short_tokens,) = (each.short_tokens for each in statuses if each.model == model.name)
         plan = _fitting(plan, model)
-        results, is_whole = asyncio.run(self._play(plan, model.vocab_size, short_tokens))
+        results, is_whole = asyncio.run(self._play(plan, model, short_tokens))
         if not results:
             raise CommandError("interrupted before any request had ended")
         return Run(tuple(results)), is_whole
@@ -69,7 +71,7 @@ class Load:
         return synthetic(kinds, rate=rate, num_requests=self.num_requests, seed=self.seed)
 
     async def _play(
-        self, plan: list[PlannedRequest], vocab_size: int, short_tokens: int
+        self, plan: list[PlannedRequest], model: Model, short_tokens: int
     ) -> tuple[list[RequestResult], bool]:
         results: list[RequestResult] = []
         shows_progress = sys.stderr.isatty()
@@ -81,11 +83,11 @@ class Load:
 
         retry = Retry(attempts=1)  # another try would hide what is measured
         async with AsyncClient(
-            self.endpoints, tls=self.tls, timeout=self._timeout, retry=retry
+            self.endpoints, tls=self.tls, timeout=self._timeout, retry=retry, model=model.name
         ) as client:
             player = Player(
                 client,
-                vocab_size=vocab_size,
+                vocab_size=model.vocab_size,
                 short_tokens=short_tokens,
                 max_in_flight=self.max_in_flight,
                 seed=self.seed,

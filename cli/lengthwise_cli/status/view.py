@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -13,14 +14,19 @@ from lengthwise.status import LatencyHistogram, RouterStatus, WorkerState
 from lengthwise_cli.status.rates import Rates
 from lengthwise_cli.terminal import Column, fit_encoding, fitted, harmless
 
+T = TypeVar("T")
+
 WINDOW_SECONDS = 60.0
 """Latencies on a terminal are those of the last minute."""
 
 Statuses = dict[str, RouterStatus | str]
 """By endpoint: what its router says, or why it says nothing."""
 
-Key = tuple[str, str]
-"""(measure, length class)"""
+Key = tuple[str, str, str]
+"""(model, measure, length class)"""
+
+MODEL = Column("model", is_number=False, rank=1)
+"""Of tables, where several models are served."""
 
 ROUTER = (
     Column("router", is_number=False),
@@ -93,7 +99,7 @@ class StatusView:
         if isinstance(status, str):
             yield from ("", Text(harmless(status), "red"), "", "", "")
             return
-        yield status.model
+        yield ", ".join(each.model for each in status.models)
         yield as_state("draining" if status.draining else "ready")
         yield f"{status.requests_in_flight:,}"
         yield f"{status.requests_waiting:,}"
@@ -105,17 +111,17 @@ class StatusView:
             for key, histogram in _since(status, before.get(endpoint)).items():
                 found[key] = _sum(found[key], histogram) if key in found else histogram
         rows = []
-        for name in dict.fromkeys(length_class for _, length_class in found):
-            ttft, tpot = found.get(("ttft", name)), found.get(("tpot", name))
-            rows.append((name, f"{ttft.count if ttft else 0:,}", *_percentiles(ttft, 0),
-                         *_percentiles(tpot, 1)))  # fmt: skip
-        return fitted(LATENCY, rows, self._console)
+        for model, name in dict.fromkeys((model, name) for model, _, name in found):
+            ttft, tpot = found.get((model, "ttft", name)), found.get((model, "tpot", name))
+            rows.append((*self._named(model), name, f"{ttft.count if ttft else 0:,}",
+                         *_percentiles(ttft, 0), *_percentiles(tpot, 1)))  # fmt: skip
+        return fitted((*self._named(MODEL), *LATENCY), rows, self._console)
 
     def _worker_table(self, whole: bool) -> Iterator[Table | Text]:
         workers = self._workers()
         room = len(workers) if whole else max(1, self._console.height - 12 - len(self._statuses))
         rows = [tuple(self._worker(worker)) for worker in workers[:room]]
-        yield fitted(WORKER, rows, self._console)
+        yield fitted((*self._named(MODEL), *WORKER), rows, self._console)
         answers = [each for each in self._statuses.values() if isinstance(each, RouterStatus)]
         num_workers = max((each.num_workers for each in answers), default=0)
         if max(num_workers, len(workers)) > len(rows):
@@ -123,6 +129,7 @@ class StatusView:
             yield Text(fit_encoding(f"… and {more:,} more; --json has them", self._console.file))
 
     def _worker(self, worker: WorkerState) -> Iterator[str | Text]:
+        yield from self._named(worker.model)
         yield short_id(worker.worker_id, 6) or worker.address
         yield worker.address
         yield as_state(worker.condition)
@@ -136,6 +143,12 @@ class StatusView:
         yield f"{worker.blocks_total - worker.blocks_free:,}/{worker.blocks_total:,}"
         yield f"{self._rates.per_second(worker.worker_id):,.0f}"
 
+    def _named(self, cell: T) -> tuple[T, ...]:
+        """A table's first column, where there are several models to tell apart."""
+        answers = (each for each in self._statuses.values() if isinstance(each, RouterStatus))
+        names = {model.model for answer in answers for model in answer.models}
+        return (cell,) if len(names) > 1 else ()
+
     def _workers(self) -> list[WorkerState]:
         """Each once, as the first router that is connected to it sees it."""
         found: dict[str, WorkerState] = {}
@@ -144,7 +157,9 @@ class StatusView:
                 for worker in status.workers:
                     if worker.address not in found or not found[worker.address].worker_id:
                         found[worker.address] = worker
-        return sorted(found.values(), key=lambda worker: (worker.role, worker.address))
+        return sorted(
+            found.values(), key=lambda worker: (worker.model, worker.role, worker.address)
+        )
 
 
 def short_id(worker_id: str, digits: int) -> str:
@@ -165,12 +180,19 @@ def _since(
         return {}
     known: dict[Key, LatencyHistogram] = {}
     if isinstance(before, RouterStatus) and before.router_id == status.router_id:
-        known = {(each.measure, each.length_class): each for each in before.latencies}
-    found: dict[Key, LatencyHistogram] = {}
-    for each in status.latencies:
-        key = each.measure, each.length_class
-        found[key] = _sum(each, known[key], -1) if key in known else each
-    return found
+        known = _latencies(before)
+    return {
+        key: _sum(each, known[key], -1) if key in known else each
+        for key, each in _latencies(status).items()
+    }
+
+
+def _latencies(status: RouterStatus) -> dict[Key, LatencyHistogram]:
+    return {
+        (model.model, each.measure, each.length_class): each
+        for model in status.models
+        for each in model.latencies
+    }
 
 
 def _sum(one: LatencyHistogram, other: LatencyHistogram, sign: int = 1) -> LatencyHistogram:

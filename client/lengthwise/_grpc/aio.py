@@ -50,6 +50,11 @@ class GrpcAioTransport:
     ) -> pb.GetModelResponse:
         return await self._unary(self._stub().GetModel, request, patience)
 
+    async def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse:
+        return await self._unary(self._stub().ListModels, request, patience)
+
     async def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         return await self._unary(self._stub().Tokenize, request, patience)
 

@@ -55,6 +55,12 @@ class GrpcTransport:
         response: pb.GetModelResponse = self._unary(self._stub.GetModel, request, patience)
         return response
 
+    def list_models(
+        self, request: pb.ListModelsRequest, patience: Timeout
+    ) -> pb.ListModelsResponse:
+        response: pb.ListModelsResponse = self._unary(self._stub.ListModels, request, patience)
+        return response
+
     def tokenize(self, request: pb.TokenizeRequest, patience: Timeout) -> pb.TokenizeResponse:
         response: pb.TokenizeResponse = self._unary(self._stub.Tokenize, request, patience)
         return response

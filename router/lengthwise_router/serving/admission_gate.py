@@ -69,7 +69,7 @@ class AdmissionGate:
         seconds = time.monotonic() - asked_at
         generation.record.admission(decision.reason, seconds)
         if isinstance(decision, Refuse):
-            self._metrics.refusals.labels(decision.rule).inc()
+            self._metrics.refusals(decision.rule).inc()
             if decision.retry_after_seconds is None:
                 raise PromptTooLong(decision.reason)
             raise Overloaded(decision.reason, decision.retry_after_seconds)

@@ -22,7 +22,7 @@ from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
-from lengthwise_router.workers.fleet import Fleet
+from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_wire.errors import (
     LengthwiseError,
@@ -46,18 +46,18 @@ class _Choice(NamedTuple):
 
 
 class Dispatch:
-    """What all requests of a router share on their way to the workers."""
+    """What all requests for a model share on their way to the workers."""
 
     def __init__(
         self,
         *,
-        fleet: Fleet,
+        workers: ModelWorkers,
         strategy: Strategy,
         pacer: Pacer,
         metrics: RouterMetrics,
         config: RouterConfig,
     ) -> None:
-        self._fleet = fleet
+        self._workers = workers
         self._strategy = strategy
         self._forecast = make_strategy("predicted_ttft", config.placement, random.random)
         self._pacer = pacer
@@ -87,7 +87,7 @@ class Dispatch:
                 if choice is None:
                     choice = await self._choose_path(generation, attempts, last)
                 placement = choice.placement
-                self._metrics.placements.labels(placement.rule).inc()
+                self._metrics.placements(placement.rule).inc()
                 if reservation is None and placement.decode is not None:
                     reservation = self._reservation(generation, choice, placement.decode)
                 generation.placed(placement)
@@ -117,7 +117,7 @@ class Dispatch:
 
     async def check_capacity(self, generation: Generation) -> None:
         """Errors: PromptTooLong for what could never be placed, however long it waited."""
-        if self._fleet.is_complete:  # what is not connected yet may be larger
+        if self._workers.is_complete:  # what is not connected yet may be larger
             self._check_capacity(await self._request(generation, NO_BLAME, None))
 
     async def preview(self, generation: Generation) -> Placement | None:
@@ -133,7 +133,7 @@ class Dispatch:
         self, generation: Generation, choice: _Choice, worker_id: WorkerId
     ) -> DecodeReservation:
         return DecodeReservation(
-            self._fleet.worker(worker_id),
+            self._workers.worker(worker_id),
             generation,
             self._pacer,
             is_local=choice.placement.prefill is None,
@@ -143,7 +143,7 @@ class Dispatch:
     def _pair(
         self, generation: Generation, placement: Placement, reservation: DecodeReservation | None
     ) -> WorkerPair:
-        prefill = self._fleet.worker(placement.prefill) if placement.prefill is not None else None
+        prefill = self._workers.worker(placement.prefill) if placement.prefill is not None else None
         return WorkerPair(prefill, reservation, generation.deadline.wakeup)
 
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
@@ -170,7 +170,7 @@ class Dispatch:
         are too old for the request, NoWorkerAvailable otherwise.
         """
         wakeup = generation.deadline.wakeup
-        with self._fleet.notifying(wakeup):
+        with self._workers.notifying(wakeup):
             while True:
                 choice = await self._choose(generation, attempts.blame, None)
                 now = time.monotonic()
@@ -178,7 +178,7 @@ class Dispatch:
                 begin_at = attempts.begin_at(standing, now)
                 if isinstance(choice, NoCandidates):
                     generation.deadline.reason = str(choice)
-                    if begin_at is None or self._fleet.is_complete:
+                    if begin_at is None or self._workers.is_complete:
                         if self._limit(generation):
                             continue
                         self._check_capacity(await self._request(generation, NO_BLAME, None))
@@ -201,13 +201,13 @@ class Dispatch:
     def _limit(self, generation: Generation) -> bool:
         """Holds an open request to what the largest decode worker of now can hold; returns whether
         that changed its limit."""
-        _, decode = self._fleet.views()
+        _, decode = self._workers.views()
         most = most_new_tokens(len(generation.token_ids), generation.request.needs, decode)
         return most is not None and generation.limit(most)
 
     def _check_capacity(self, request: PlacementRequest) -> None:
         exceeded = exceeded_capacity(
-            request, *self._fleet.views(), local_prefill=self._config.local_prefill
+            request, *self._workers.views(), local_prefill=self._config.local_prefill
         )
         if exceeded is not None:
             raise PromptTooLong(f"prompt and max_tokens: got {exceeded}")
@@ -224,7 +224,7 @@ class Dispatch:
             return error
 
     def _input(self, request: PlacementRequest) -> PlacementInput:
-        prefill, decode = self._fleet.views()
+        prefill, decode = self._workers.views()
         return PlacementInput(request=request, prefill=prefill, decode=decode, now=time.monotonic())
 
     async def _request(
@@ -233,7 +233,7 @@ class Dispatch:
         blame: Blame,
         reservation: DecodeReservation | None,
     ) -> PlacementRequest:
-        cached_tokens = await self._fleet.prefixes.cached_tokens(
+        cached_tokens = await self._workers.prefixes.cached_tokens(
             generation.token_ids, generation.prefix
         )
         if reservation is None and not generation.has_begun:
@@ -248,7 +248,7 @@ class Dispatch:
         )
 
     def _count(self, generation: Generation, failure: AttemptFailed) -> None:
-        self._metrics.retries.labels(failure.phase, failure.reason).inc()
+        self._metrics.retries(failure.phase, failure.reason).inc()
         generation.timings.retries += 1
         generation.deadline.reason = f"attempt failed in phase {failure.phase}: {failure.error}"
         logger.warning(

@@ -56,6 +56,10 @@ class RequestRecord:
         return self._message.request_id
 
     @property
+    def model(self) -> str:
+        return self._message.model
+
+    @property
     def rule(self) -> str:
         """That placed the last attempt; empty before the first."""
         return self._attempts[-1].rule if self._attempts else ""
@@ -145,35 +149,36 @@ class RequestRecords:
 
     def __init__(self, max_requests: int) -> None:
         self._max_requests = max_requests
-        # By tenant and id, and the ids of each tenant; both the oldest first.
-        self._records: OrderedDict[tuple[str, str], RequestRecord] = OrderedDict()
-        self._ids: dict[str, OrderedDict[str, None]] = {}
+        # By tenant, model and id, and the models and ids of each tenant; all the oldest first.
+        self._records: OrderedDict[tuple[str, str, str], RequestRecord] = OrderedDict()
+        self._own: dict[str, OrderedDict[tuple[str, str], None]] = {}
 
     def add(self, record: RequestRecord) -> None:
-        """Of several requests of one tenant with one id the last is kept."""
-        key = record.tenant, record.request_id
-        if key in self._records:
-            self._forget(key)
-        self._records[key] = record
-        own = self._ids.setdefault(record.tenant, OrderedDict())
-        own[record.request_id] = None
+        """Of several requests of one tenant to one model with one id the last is kept."""
+        tenant, name = record.tenant, (record.model, record.request_id)
+        if (tenant, *name) in self._records:
+            self._forget(tenant, *name)
+        self._records[tenant, *name] = record
+        own = self._own.setdefault(tenant, OrderedDict())
+        own[name] = None
         if len(self._records) <= self._max_requests:
             return
         if len(own) > MAX_SHARE * self._max_requests:
-            self._forget((record.tenant, next(iter(own))))
+            self._forget(tenant, *next(iter(own)))
         else:
-            self._forget(next(iter(self._records)))
+            self._forget(*next(iter(self._records)))
 
-    def find(self, tenant: str, request_id: str) -> inference_pb2.ExplainResponse | None:
-        record = self._records.get((tenant, request_id))
+    def find(
+        self, tenant: str, model: str, request_id: str
+    ) -> inference_pb2.ExplainResponse | None:
+        record = self._records.get((tenant, model, request_id))
         return record.explanation() if record is not None else None
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        del self._records[key]
-        tenant, request_id = key
-        del self._ids[tenant][request_id]
-        if not self._ids[tenant]:
-            del self._ids[tenant]
+    def _forget(self, tenant: str, model: str, request_id: str) -> None:
+        del self._records[tenant, model, request_id]
+        del self._own[tenant][model, request_id]
+        if not self._own[tenant]:
+            del self._own[tenant]
 
 
 def _candidate(candidate: Candidate) -> inference_pb2.ExplainCandidate:

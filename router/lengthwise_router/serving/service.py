@@ -5,29 +5,24 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 
-from lengthwise_policy.length_class import length_class
 from lengthwise_router.config import RouterConfig
-from lengthwise_router.metrics import RouterMetrics
-from lengthwise_router.serving.admission_gate import AdmissionGate
+from lengthwise_router.fleet_metrics import FleetMetrics
 from lengthwise_router.serving.deadline import Keepalive, RequestDeadline
-from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.generation import Generation
+from lengthwise_router.serving.models.served_model import ServedModel
+from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
-from lengthwise_router.serving.reply import Reply
 from lengthwise_router.serving.request_log import RequestLog
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
-from lengthwise_router.text.checkpoint import Checkpoint
-from lengthwise_router.text.request import Request, check_model, fit, read_request
-from lengthwise_router.text.tokenization import PromptEncoder
-from lengthwise_router.text.vocabulary import Vocabulary
+from lengthwise_router.text.request import Request, fit, read_request
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
-from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import (
     Cancelled,
     DeadlineExceeded,
     InternalError,
+    InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
     RequestNotFound,
@@ -38,10 +33,6 @@ from lengthwise_wire.v1 import inference_pb2
 MAX_DEADLINE_SECONDS = 86_000.0
 """Leases at decode workers last a day at most."""
 
-INLINE_TOKENS = 4_096
-"""Where an answer begins after more tokens is found in a thread: a prompt that ends with 131,072
-byte tokens takes 0.3 s."""
-
 
 class InferenceService:
     """What clients ask for, however they are connected. Errors: LengthwiseError, everywhere."""
@@ -49,24 +40,16 @@ class InferenceService:
     def __init__(
         self,
         *,
-        checkpoint: Checkpoint,
-        encoder: PromptEncoder,
-        gate: AdmissionGate,
-        dispatch: Dispatch,
+        models: ServedModels,
         fleet: Fleet,
         wakeups: Wakeups,
-        metrics: RouterMetrics,
+        metrics: FleetMetrics,
         config: RouterConfig,
     ) -> None:
-        self._checkpoint = checkpoint
-        self._vocabulary = Vocabulary(checkpoint.tokenizer)
-        self._encoder = encoder
-        self._gate = gate
-        self._dispatch = dispatch
-        self._fleet = fleet
+        self._models = models
         self._wakeups = wakeups
         self._metrics = metrics
-        self._status = StatusReport(model=checkpoint.name, fleet=fleet, metrics=metrics)
+        self._status = StatusReport(models=models, fleet=fleet)
         self._config = config
         self._records = RequestRecords(config.explained_requests)
         self._log = RequestLog(config.request_log_level)
@@ -94,116 +77,120 @@ class InferenceService:
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=keepalive,
         )
-        with self._accepted(message, caller, deadline) as (request, record):
-            prompt_ids = await self._tokenised(message.prompt, deadline)
+        with self._accepted(message, caller, deadline) as (model, request, record):
+            prompt_ids = await model.tokenised(message.prompt, deadline)
             del message  # up to 5 MiB, that nobody needs any more
             generation = Generation(
                 request=request,
                 prompt_ids=prompt_ids,
-                max_tokens=fit(request, len(prompt_ids), self._checkpoint),
+                max_tokens=fit(request, len(prompt_ids), model.checkpoint),
                 deadline=deadline,
                 record=record,
             )
-            await self._dispatch.check_capacity(generation)
-            await self._count_arrival(generation)
-            reply = await self._new_reply(generation)
-            ticket = await self._gate.enter(generation)
+            await model.dispatch.check_capacity(generation)
+            await model.count_arrival(generation)
+            reply = await model.new_reply(generation)
+            ticket = await model.gate.enter(generation)
             try:
                 response = reply.resume()
                 if response is not None:
                     yield response
                     return
-                async with aclosing(self._dispatch.tokens(generation)) as stream:
+                async with aclosing(model.dispatch.tokens(generation)) as stream:
                     async for tokens in stream:
                         response = reply.append(tokens)
-                        self._gate.generated(ticket, len(response.token_ids))
+                        model.gate.generated(ticket, len(response.token_ids))
                         yield response
                         deadline.sent(time.monotonic())
                         if response.finish_reason:
                             return
             finally:
                 reply.record()
-                self._gate.leave(ticket)
+                model.gate.leave(ticket)
 
     async def tokenize(
         self, message: inference_pb2.TokenizeRequest
     ) -> inference_pb2.TokenizeResponse:
-        check_model(message.model, self._checkpoint)
-        token_ids = self._encoder.encode(message.prompt)
+        token_ids = self._models.find(message.model).encoder.encode(message.prompt)
         if isinstance(token_ids, asyncio.Future):
             token_ids = await token_ids
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
 
     @property
     def context_length(self) -> int:
-        """In tokens: no list of them that is accepted has more."""
-        return self._checkpoint.context_length
+        """In tokens, the longest: no list of them that is accepted has more."""
+        return max(model.checkpoint.context_length for model in self._models)
 
-    def model(self) -> inference_pb2.GetModelResponse:
-        checkpoint, capacity = self._checkpoint, self._fleet.capacity_tokens
-        context = min(checkpoint.context_length, capacity + 1) if capacity else None
-        sampling = sampling_to_wire(checkpoint.default_sampling)
-        sampling.ClearField("seed")
-        return inference_pb2.GetModelResponse(
-            model=checkpoint.name,
-            context_length=context or checkpoint.context_length,
-            vocab_size=checkpoint.vocab_size,
-            eos_token_ids=checkpoint.eos_token_ids,
-            has_chat_template=self._encoder.has_chat_template,
-            model_fingerprint=self._fleet.model_fingerprint,
-            default_sampling=sampling,
-            capacity_tokens=capacity,
-        )
+    def model(self, message: inference_pb2.GetModelRequest) -> inference_pb2.GetModelResponse:
+        return self._models.find(message.model).description()
+
+    def models(self) -> inference_pb2.ListModelsResponse:
+        descriptions = [model.description() for model in self._models]
+        return inference_pb2.ListModelsResponse(models=descriptions)
 
     def explain(
         self, message: inference_pb2.ExplainRequest, caller: Caller = UNKNOWN
     ) -> inference_pb2.ExplainResponse:
         request_id = check_request_id(message.request_id)
         tenant = self._tenants.of(caller, check_tenant(message.tenant))
-        response = self._records.find(tenant.name, request_id)
-        if response is None:
+        models = [self._models.find(message.model)] if message.model else self._models
+        found = [
+            record
+            for model in models
+            if (record := self._records.find(tenant.name, model.name, request_id)) is not None
+        ]
+        if not found:
             raise RequestNotFound(
                 f"request_id: got {message.request_id!r}, expected one of the last"
                 f" {self._config.explained_requests} requests of this router, and of the tenant"
                 " that asks; other routers remember their own"
             )
-        return response
+        if len(found) > 1:
+            names = ", ".join(repr(record.model) for record in found)
+            raise InvalidRequest(
+                f"model: got none, expected one of {names}, which all had a request {request_id!r}"
+            )
+        return found[0]
 
     def status(self) -> inference_pb2.GetStatusResponse:
-        return self._status.report(
-            draining=self.draining,
-            in_flight=self._gate.in_flight + self._gate.num_waiting,
-            waiting=self._gate.num_waiting,
-        )
+        return self._status.report(draining=self.draining)
 
     async def idle(self, timeout_seconds: float) -> None:
         """Returns when no request is in flight, or after the time-out."""
         give_up_at = time.monotonic() + timeout_seconds
-        while self._gate.in_flight and time.monotonic() < give_up_at:  # noqa: ASYNC110
+        gates = [model.gate for model in self._models]
+        while any(gate.in_flight for gate in gates):
+            if time.monotonic() >= give_up_at:
+                return
             await asyncio.sleep(0.02)
 
     @contextmanager
     def _accepted(
         self, message: inference_pb2.GenerateRequest, caller: Caller, deadline: RequestDeadline
-    ) -> Iterator[tuple[Request, RequestRecord]]:
+    ) -> Iterator[tuple[ServedModel, Request, RequestRecord]]:
         """Reads a request; counts it, and how it ends."""
+        try:
+            model = self._models.find(message.model)
+        except LengthwiseError as error:
+            self._metrics.unserved.ended(error.status.name)
+            raise
         code = "OK"
         record: RequestRecord | None = None
-        self._metrics.in_flight.inc()
+        model.metrics.in_flight.inc()
         try:
             if self.draining:
                 raise NoWorkerAvailable("this router is draining; try another one")
             tenant = self._tenants.of(caller, check_tenant(message.tenant))
-            request = read_request(message, self._checkpoint, tenant)
+            request = read_request(message, model.checkpoint, tenant)
             del message
             record = RequestRecord(
                 request_id=request.request_id,
                 tenant=request.tenant,
-                model=self._checkpoint.name,
+                model=model.name,
                 priority=request.priority,
             )
             self._records.add(record)
-            yield request, record
+            yield model, request, record
         except LengthwiseError as error:
             code = error.status.name
             raise
@@ -215,29 +202,8 @@ class InferenceService:
             code = InternalError.status.name
             raise
         finally:
-            self._metrics.in_flight.dec()
-            self._metrics.request_ended(code)
+            model.metrics.in_flight.dec()
+            model.metrics.requests.ended(code)
             if record is not None:
                 record.ended(code, time.monotonic() - deadline.arrived_at)
                 self._log.ended(record)
-
-    async def _tokenised(
-        self, prompt: inference_pb2.Prompt, deadline: RequestDeadline
-    ) -> list[int]:
-        token_ids = self._encoder.encode(prompt)
-        if isinstance(token_ids, asyncio.Future):
-            await deadline.until_done(token_ids)
-            return token_ids.result()
-        return token_ids
-
-    async def _new_reply(self, generation: Generation) -> Reply:
-        if len(generation.token_ids) <= INLINE_TOKENS:
-            return Reply(generation, self._vocabulary, self._metrics)
-        return await asyncio.to_thread(Reply, generation, self._vocabulary, self._metrics)
-
-    async def _count_arrival(self, generation: Generation) -> None:
-        """Demand is measured before anything holds a request back: what is served saturates."""
-        token_ids = generation.token_ids
-        cached = await self._fleet.prefixes.cached_tokens(token_ids, generation.prefix)
-        residual = max(len(token_ids) - max(cached.values(), default=0), 1)
-        self._metrics.arrived(length_class(residual, self._fleet.short_tokens), residual)

@@ -2,7 +2,7 @@
 
 import time
 
-from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.worker import Worker
 from lengthwise_wire.v1 import inference_pb2
@@ -14,32 +14,24 @@ MAX_WORKERS = 512
 class StatusReport:
     """Made once, and asked at any time."""
 
-    def __init__(self, *, model: str, fleet: Fleet, metrics: RouterMetrics) -> None:
-        self._model = model
+    def __init__(self, *, models: ServedModels, fleet: Fleet) -> None:
+        self._models = models
         self._fleet = fleet
-        self._metrics = metrics
         self._started_at = time.monotonic()
 
-    def report(
-        self, *, draining: bool, in_flight: int, waiting: int
-    ) -> inference_pb2.GetStatusResponse:
+    def report(self, *, draining: bool) -> inference_pb2.GetStatusResponse:
         workers = sorted(self._fleet.workers, key=lambda worker: worker.address)
-        response = inference_pb2.GetStatusResponse(
+        models = [model.status() for model in self._models]
+        return inference_pb2.GetStatusResponse(
             router_id=self._fleet.router_id,
-            model=self._model,
             uptime_seconds=time.monotonic() - self._started_at,
             draining=draining,
-            requests_in_flight=in_flight,
-            requests_waiting=waiting,
-            short_tokens=self._fleet.short_tokens,
+            requests_in_flight=sum(model.requests_in_flight for model in models),
+            requests_waiting=sum(model.requests_waiting for model in models),
             workers=map(_state, workers[:MAX_WORKERS]),
             num_workers=len(workers),
+            models=models,
         )
-        for measure, length_class, bounds, counts in self._metrics.latencies():
-            response.latencies.add(
-                measure=measure, length_class=length_class, upper_bounds=bounds, counts=counts
-            )
-        return response
 
 
 def _state(worker: Worker) -> inference_pb2.WorkerState:

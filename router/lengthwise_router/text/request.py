@@ -13,7 +13,7 @@ from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_context, check_vocabulary
 from lengthwise_wire.capabilities import CACHE_SALT, needed_capabilities
 from lengthwise_wire.convert import sampling_to_wire
-from lengthwise_wire.errors import InvalidRequest, ModelNotFound, PromptTooLong
+from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.limits import (
     MAX_MESSAGES,
     REQUEST_NUMBERS,
@@ -27,9 +27,6 @@ from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 # Seeds and names need be no secret, only different in every router.
 _random = random.Random(os.urandom(16))
-
-MAX_NAME_CHARACTERS = 256
-"""Longer names of models are not repeated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +51,7 @@ class Request:
 def read_request(
     message: inference_pb2.GenerateRequest, model: Checkpoint, tenant: Tenant
 ) -> Request:
-    """Checks everything but the prompt. Errors: InvalidRequest, ModelNotFound."""
-    check_model(message.model, model)
+    """Checks everything but the prompt and the model's name. Errors: InvalidRequest."""
     sampling = _sampling(message.sampling, model)
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
     chosen = check_cache_salt(message.cache_salt) if message.HasField("cache_salt") else ""
@@ -75,13 +71,6 @@ def read_request(
         cache_salt=cache_salt,
         conversation_returns=_conversation_returns(message),
     )
-
-
-def check_model(name: str, model: Checkpoint) -> None:
-    """Errors: ModelNotFound unless the name is empty or the served model's."""
-    if name and name != model.name:
-        shown = repr(name) if len(name) <= MAX_NAME_CHARACTERS else f"{len(name)} characters"
-        raise ModelNotFound(f"model: got {shown}, this router serves {model.name!r}")
 
 
 def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:

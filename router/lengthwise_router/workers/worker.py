@@ -11,6 +11,7 @@ What depends on a worker registers with it, and is notified the moment it is los
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from typing import Protocol
 
 import grpc
@@ -40,8 +41,10 @@ class Dependent(Protocol):
 class Worker:
     """Changed by the fleet, which watches it; read and called by dispatches."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str, model: str) -> None:
+        """`model`: what it is taken to serve until it says so; empty: nothing."""
         self.address = address
+        self.model = model  # its own once it has reported a served one, also when it is lost
         self.router_id = router_id
         self.streams = TokenFanOut()
         self.is_streaming = False  # a decode worker whose Tokens stream to this router is open
@@ -111,8 +114,10 @@ class Worker:
         self.lost.clear()
         self.received_at = time.monotonic()
 
-    def received(self, status: worker_pb2.WorkerStatus, model: str, stall_seconds: float) -> None:
-        """A status has come. `model` is the name it has to serve."""
+    def received(
+        self, status: worker_pb2.WorkerStatus, models: Collection[str], stall_seconds: float
+    ) -> None:
+        """A status has come. `models` are the names of which it has to serve one."""
         now = time.monotonic()
         last, self.status = self.status, status
         self.received_at = now
@@ -122,20 +127,25 @@ class Worker:
             self._stepped_at = now
         elif not last.running_requests:
             self._stepped_at = now  # it has only just begun
-        self._set_condition(self._condition_now(status, model, now, stall_seconds))
+        self._set_condition(self._condition_now(status, models, now, stall_seconds))
 
     def _condition_now(
-        self, status: worker_pb2.WorkerStatus, model: str, now: float, stall_seconds: float
+        self,
+        status: worker_pb2.WorkerStatus,
+        models: Collection[str],
+        now: float,
+        stall_seconds: float,
     ) -> Condition:
         role = ROLES.get(status.role)
-        if role is None or status.model != model:
+        if role is None or status.model not in models:
             if self.condition != "incompatible":
                 logger.warning(
-                    "worker %s at %s is not used: it serves %r as role %d, expected %r",
-                    *(status.worker_id, self.address, status.model, status.role, model),
+                    "worker %s at %s is not used: it serves %r as role %d, expected %s",
+                    *(status.worker_id, self.address, status.model, status.role),
+                    " or ".join(map(repr, models)),
                 )
             return "incompatible"
-        self.role = role
+        self.role, self.model = role, status.model
         if now - self._stepped_at > stall_seconds:
             return "stalled"
         return "draining" if status.draining else "ready"

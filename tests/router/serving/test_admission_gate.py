@@ -9,6 +9,7 @@ from router.generations import make_generation
 
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
 from lengthwise_policy.objectives import Objectives
+from lengthwise_router.metric_families import MetricFamilies
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.generation import Generation
@@ -26,12 +27,11 @@ class Door:
             AdmissionPolicy(max_requests_in_flight=MAX_IN_FLIGHT, max_queued=MAX_QUEUED)
         )
         metrics = RouterMetrics(
-            CollectorRegistry(),
+            MetricFamilies(CollectorRegistry()),
             model="stub",
             placement_rules=("predicted ttft",),
             objectives=Objectives(ttft_short_seconds=1.0, ttft_long_seconds=1.0),
             num_workers=lambda role, condition: 0,
-            num_discovered=lambda: 0,
             num_waiting=lambda: self.admission.num_waiting,
         )
         self.gate = AdmissionGate(

@@ -81,4 +81,4 @@ def test_whatever_happens_a_life_is_short() -> None:
 def test_none_are_kept_where_none_are_wanted() -> None:
     kept = RequestRecords(0)
     kept.add(record())
-    assert kept.find("", "r1") is None
+    assert kept.find("", "stub", "r1") is None

@@ -64,7 +64,8 @@ async def _joined(config: RouterConfig) -> AsyncIterator[RouterApplication]:
             task.cancel()
         await asyncio.gather(*app._tasks, return_exceptions=True)
         await app._fleet.close()
-        await app._encoder.close()
+        for model in app._models:
+            await model.encoder.close()
 
 
 def ended(service: InferenceService, request_id: str = "r1") -> str:

@@ -195,7 +195,8 @@ async def test_a_worker_that_discovery_withdraws_gets_nothing_new(
     await deployment.ready(3)
     note.unlink()
     await eventually(
-        lambda: any(view.draining for views in deployment.app._fleet.views() for view in views), 1.0
+        lambda: any(view.draining for views in deployment.served.workers.views() for view in views),
+        1.0,
     )
     for _ in range(5):
         await deployment.generate(max_tokens=3)
@@ -209,7 +210,7 @@ async def test_a_newcomer_is_taken_for_one_of_its_peers_until_it_reports_what_it
     deployment = await deploy(num_decode=3)
 
     def costs() -> dict[str, tuple[float, bool]]:
-        _, decode = deployment.app._fleet.views()
+        _, decode = deployment.served.workers.views()
         return {view.worker_id: (view.cost.step_seconds, view.is_fitted) for view in decode}
 
     first, second, newcomer = deployment.decode

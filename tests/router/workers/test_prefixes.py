@@ -29,8 +29,8 @@ async def holding(deployment: Deployment, worker: StubWorker, token_ids: tuple[i
     for each in deployment.workers:
         each.status = {"cost": COST}
     worker.blocks = names(token_ids)
-    prefixes = deployment.app._fleet.prefixes
-    fleet = deployment.app._fleet
+    prefixes = deployment.served.workers.prefixes
+    fleet = deployment.served.workers
     asked = [*token_ids, 1]
 
     async def cached() -> bool:
@@ -96,7 +96,7 @@ async def test_a_lost_worker_is_forgotten(deploy: Deploy) -> None:
     await holding(deployment, worker, LONG[:160])
     await worker.stop()
     await deployment.ready(2)
-    prefixes = deployment.app._fleet.prefixes
+    prefixes = deployment.served.workers.prefixes
     assert await prefixes.cached_tokens(LONG, PromptPrefix()) == {}
     assert (await deployment.generate(prompt=LONG, max_tokens=3)).token_ids
 
@@ -206,11 +206,11 @@ async def test_the_index_is_walked_once_per_request_unless_it_changes(
     first = deployment.call(prompt=LONG, max_tokens=3)
     await eventually(lambda: prefill.running)
     second = asyncio.create_task(deployment.generate(prompt=LONG, max_tokens=3))
-    await eventually(lambda: deployment.app._admission.num_waiting)
+    await eventually(lambda: deployment.served.gate.num_waiting)
     assert len(walks) == 3
-    changes = deployment.app._fleet.prefixes._changes
+    changes = deployment.served.workers.prefixes._changes
     prefill.blocks = names(LONG[:192])
-    await eventually(lambda: deployment.app._fleet.prefixes._changes > changes)
+    await eventually(lambda: deployment.served.workers.prefixes._changes > changes)
     prefill.hangs = False
     first.cancel()
     await second

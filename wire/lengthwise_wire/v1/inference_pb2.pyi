@@ -127,8 +127,10 @@ class PhaseTimings(_message.Message):
     def __init__(self, queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., time_to_first_token_seconds: _Optional[float] = ..., time_per_output_token_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., retries: _Optional[int] = ..., reserve_seconds: _Optional[float] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class GetModelResponse(_message.Message):
     __slots__ = ("model", "context_length", "vocab_size", "eos_token_ids", "has_chat_template", "model_fingerprint", "default_sampling", "capacity_tokens")
@@ -150,6 +152,16 @@ class GetModelResponse(_message.Message):
     capacity_tokens: int
     def __init__(self, model: _Optional[str] = ..., context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., has_chat_template: _Optional[bool] = ..., model_fingerprint: _Optional[str] = ..., default_sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., capacity_tokens: _Optional[int] = ...) -> None: ...
 
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[GetModelResponse]
+    def __init__(self, models: _Optional[_Iterable[_Union[GetModelResponse, _Mapping]]] = ...) -> None: ...
+
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "prompt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -165,12 +177,14 @@ class TokenizeResponse(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("request_id", "tenant")
+    __slots__ = ("request_id", "tenant", "model")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ...) -> None: ...
+    model: str
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
     __slots__ = ("request_id", "model", "priority", "prompt_tokens", "output_tokens", "max_tokens", "length_class", "admission_reason", "admission_seconds", "attempts", "end")
@@ -261,28 +275,38 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("router_id", "model", "uptime_seconds", "draining", "requests_in_flight", "requests_waiting", "short_tokens", "workers", "num_workers", "latencies")
+    __slots__ = ("router_id", "uptime_seconds", "draining", "requests_in_flight", "requests_waiting", "workers", "num_workers", "models")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_WAITING_FIELD_NUMBER: _ClassVar[int]
-    SHORT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
-    LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
     router_id: str
-    model: str
     uptime_seconds: float
     draining: bool
     requests_in_flight: int
     requests_waiting: int
-    short_tokens: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerState]
     num_workers: int
+    models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
+    def __init__(self, router_id: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., requests_in_flight: _Optional[int] = ..., requests_waiting: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., num_workers: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ...) -> None: ...
+
+class ModelStatus(_message.Message):
+    __slots__ = ("model", "requests_in_flight", "requests_waiting", "short_tokens", "latencies")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    SHORT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    requests_in_flight: int
+    requests_waiting: int
+    short_tokens: int
     latencies: _containers.RepeatedCompositeFieldContainer[LatencyHistogram]
-    def __init__(self, router_id: _Optional[str] = ..., model: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., draining: _Optional[bool] = ..., requests_in_flight: _Optional[int] = ..., requests_waiting: _Optional[int] = ..., short_tokens: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerState, _Mapping]]] = ..., num_workers: _Optional[int] = ..., latencies: _Optional[_Iterable[_Union[LatencyHistogram, _Mapping]]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., requests_in_flight: _Optional[int] = ..., requests_waiting: _Optional[int] = ..., short_tokens: _Optional[int] = ..., latencies: _Optional[_Iterable[_Union[LatencyHistogram, _Mapping]]] = ...) -> None: ...
 
 class WorkerState(_message.Message):
     __slots__ = ("address", "condition", "status")

@@ -44,6 +44,11 @@ class InferenceStub:
                 request_serializer=lengthwise_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=lengthwise_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/lengthwise.v1.Inference/ListModels',
+                request_serializer=lengthwise_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=lengthwise_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/lengthwise.v1.Inference/Tokenize',
                 request_serializer=lengthwise_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -72,7 +77,14 @@ class InferenceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the served model.
+        """Describes a served model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModels(self, request, context):
+        """Describes all served models, in the order of their names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +125,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=lengthwise_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
                     response_serializer=lengthwise_dot_v1_dot_inference__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=lengthwise_dot_v1_dot_inference__pb2.ListModelsRequest.FromString,
+                    response_serializer=lengthwise_dot_v1_dot_inference__pb2.ListModelsResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -184,6 +201,33 @@ class Inference:
             '/lengthwise.v1.Inference/GetModel',
             lengthwise_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
             lengthwise_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lengthwise.v1.Inference/ListModels',
+            lengthwise_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
+            lengthwise_dot_v1_dot_inference__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,7 +60,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def GetModel(
         self, message: inference_pb2.GetModelRequest, context: Context
     ) -> inference_pb2.GetModelResponse:
-        return self._service.model()
+        return self._service.model(message)
+
+    async def ListModels(
+        self, message: inference_pb2.ListModelsRequest, context: Context
+    ) -> inference_pb2.ListModelsResponse:
+        return self._service.models()
 
     async def Tokenize(
         self, message: inference_pb2.TokenizeRequest, context: Context
@@ -84,7 +89,7 @@ def _caller(context: Context) -> Caller:
 
 def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -> Server:
     """To be started. `count`: of calls that never reach the service, or that it cannot answer."""
-    most = config.max_requests_in_flight + config.max_queued
+    most = len(config.served) * (config.max_requests_in_flight + config.max_queued)
     server = Server(
         config.listen,
         config.client_tls or config.tls,

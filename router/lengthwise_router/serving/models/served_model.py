@@ -1,0 +1,96 @@
+"""One model as it is served: its texts, its line of requests, its workers. Models share connections
+and nothing else, so that none waits for another."""
+
+import asyncio
+
+from lengthwise_policy.length_class import length_class
+from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.admission_gate import AdmissionGate
+from lengthwise_router.serving.deadline import RequestDeadline
+from lengthwise_router.serving.dispatch import Dispatch
+from lengthwise_router.serving.generation import Generation
+from lengthwise_router.serving.reply import Reply
+from lengthwise_router.text.checkpoint import Checkpoint
+from lengthwise_router.text.tokenization import PromptEncoder
+from lengthwise_router.text.vocabulary import Vocabulary
+from lengthwise_router.workers.model_workers import ModelWorkers
+from lengthwise_wire.convert import sampling_to_wire
+from lengthwise_wire.v1 import inference_pb2
+
+INLINE_TOKENS = 4_096
+"""Where an answer begins after more tokens is found in a thread: a prompt that ends with 131,072
+byte tokens takes 0.3 s."""
+
+
+class ServedModel:
+    """What a request for this model goes through."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Checkpoint,
+        encoder: PromptEncoder,
+        gate: AdmissionGate,
+        dispatch: Dispatch,
+        workers: ModelWorkers,
+        metrics: RouterMetrics,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.gate = gate
+        self.dispatch = dispatch
+        self.metrics = metrics
+        self.encoder = encoder
+        self.workers = workers
+        self._vocabulary = Vocabulary(checkpoint.tokenizer)
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    async def tokenised(self, prompt: inference_pb2.Prompt, deadline: RequestDeadline) -> list[int]:
+        token_ids = self.encoder.encode(prompt)
+        if isinstance(token_ids, asyncio.Future):
+            await deadline.until_done(token_ids)
+            return token_ids.result()
+        return token_ids
+
+    async def new_reply(self, generation: Generation) -> Reply:
+        if len(generation.token_ids) <= INLINE_TOKENS:
+            return Reply(generation, self._vocabulary, self.metrics)
+        return await asyncio.to_thread(Reply, generation, self._vocabulary, self.metrics)
+
+    async def count_arrival(self, generation: Generation) -> None:
+        """Demand is measured before anything holds a request back: what is served saturates."""
+        token_ids = generation.token_ids
+        cached = await self.workers.prefixes.cached_tokens(token_ids, generation.prefix)
+        residual = max(len(token_ids) - max(cached.values(), default=0), 1)
+        self.metrics.arrived(length_class(residual, self.workers.short_tokens), residual)
+
+    def description(self) -> inference_pb2.GetModelResponse:
+        checkpoint, capacity = self.checkpoint, self.workers.capacity_tokens
+        context = min(checkpoint.context_length, capacity + 1) if capacity else None
+        sampling = sampling_to_wire(checkpoint.default_sampling)
+        sampling.ClearField("seed")
+        return inference_pb2.GetModelResponse(
+            model=checkpoint.name,
+            context_length=context or checkpoint.context_length,
+            vocab_size=checkpoint.vocab_size,
+            eos_token_ids=checkpoint.eos_token_ids,
+            has_chat_template=self.encoder.has_chat_template,
+            model_fingerprint=self.workers.fingerprint,
+            default_sampling=sampling,
+            capacity_tokens=capacity,
+        )
+
+    def status(self) -> inference_pb2.ModelStatus:
+        status = inference_pb2.ModelStatus(
+            model=self.name,
+            requests_in_flight=self.gate.in_flight + self.gate.num_waiting,
+            requests_waiting=self.gate.num_waiting,
+            short_tokens=self.workers.short_tokens,
+        )
+        for measure, name, bounds, counts in self.metrics.latencies():
+            status.latencies.add(
+                measure=measure, length_class=name, upper_bounds=bounds, counts=counts
+            )
+        return status

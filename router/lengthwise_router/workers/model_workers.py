@@ -1,0 +1,119 @@
+"""The workers of one served model: which of them requests may use, and what they have in common."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median_low
+
+from lengthwise_policy.cost.model import typical_cost
+from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.types import Role, WorkerId
+from lengthwise_router.labels import Condition
+from lengthwise_router.workers.prefixes import Prefixes
+from lengthwise_router.workers.roster import Roster
+from lengthwise_router.workers.wakeup import Wakeup
+from lengthwise_router.workers.worker import Worker
+
+
+class ModelWorkers:
+    """What placement sees of a fleet."""
+
+    def __init__(self, model: str, roster: Roster) -> None:
+        self.model = model
+        self._roster = roster
+        self._notified: set[Wakeup] = set()
+        self.prefixes = Prefixes()
+        self.short_tokens = DEFAULT_SHORT_TOKENS
+        """Where most prefill workers draw the line between the length classes."""
+
+    @property
+    def all(self) -> list[Worker]:
+        """Those that serve the model now, or did last."""
+        # A copy: metrics look at it from another thread.
+        workers = tuple(self._roster.workers.values())
+        return [worker for worker in workers if worker.model == self.model]
+
+    def num_workers(self, role: Role, condition: Condition) -> int:
+        return sum(worker.role == role and worker.condition == condition for worker in self.all)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known of every address that discovery proposes which worker is there, or
+        that it is none of this model's."""
+        known = {
+            address
+            for address, worker in self._roster.workers.items()
+            if worker.is_usable
+            or worker.condition == "incompatible"
+            or worker.model not in ("", self.model)
+        }
+        return self._roster.addresses <= known
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Of the largest decode worker that takes new requests; 0 while there is none."""
+        _, decode = self.views()
+        return max((view.capacity_tokens for view in decode if not view.draining), default=0)
+
+    def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
+        """The prefill and the decode workers that policies may choose from. One that discovery has
+        withdrawn is as good as draining: it goes on with what it has."""
+        prefill: list[WorkerView] = []
+        decode: list[WorkerView] = []
+        for worker in self._usable():
+            view = worker.view()
+            if worker.address not in self._roster.addresses:
+                view = dataclasses.replace(view, draining=True)
+            (prefill if worker.role == "prefill" else decode).append(view)
+        return prefill, decode
+
+    def worker(self, worker_id: WorkerId) -> Worker:
+        """A worker of the views. Errors: KeyError."""
+        for worker in self._usable():
+            if worker.worker_id == worker_id:
+                return worker
+        raise KeyError(worker_id)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights that most workers serve; empty while there is none."""
+        found = [
+            worker.status.model_fingerprint
+            for worker in self._usable()
+            if worker.status is not None
+        ]
+        return max(found, key=found.count, default="")
+
+    @contextmanager
+    def notifying(self, wakeup: Wakeup) -> Iterator[None]:
+        """Within, it rings whenever a request may find a worker that it did not find before."""
+        self._notified.add(wakeup)
+        try:
+            yield
+        finally:
+            self._notified.discard(wakeup)
+
+    def notify(self) -> None:
+        for wakeup in self._notified:
+            wakeup.ring()
+
+    def compare(self) -> None:
+        """Takes from the workers the boundary of the length classes, and what newcomers' steps may
+        take."""
+        boundaries = [worker.short_tokens for worker in self._usable() if worker.role == "prefill"]
+        if boundaries:
+            self.short_tokens = median_low(boundaries)
+        for newcomer in [worker for worker in self.all if worker.is_newcomer]:
+            peers = [
+                cost
+                for worker in self.all
+                if worker.role == newcomer.role and (cost := worker.measured_cost) is not None
+            ]
+            if peers:
+                newcomer.presume(typical_cost(peers))
+
+    def _usable(self) -> Iterator[Worker]:
+        for worker in self._roster.workers.values():
+            if worker.model == self.model and worker.is_usable:
+                yield worker
