@@ -30,7 +30,7 @@ WIRE_MODULES = [
 ]
 
 METHODS = {
-    "Inference": ["Generate", "GetModel", "Tokenize", "Explain", "GetStatus"],
+    "Inference": ["Generate", "GetModel", "ListModels", "Tokenize", "Explain", "GetStatus"],
     "Worker": ["Watch", "SetRole"],
     "PrefillWorker": ["Prefill"],
     "DecodeWorker": ["Reserve", "Release", "Tokens", "Transfer"],

@@ -34,6 +34,7 @@ KINDS = {
 METHODS: dict[str, tuple[str, Any]] = {
     "Inference/Generate": ("router", inference_pb2.GenerateRequest()),
     "Inference/GetModel": ("router", inference_pb2.GetModelRequest()),
+    "Inference/ListModels": ("router", inference_pb2.ListModelsRequest()),
     "Inference/Tokenize": ("router", inference_pb2.TokenizeRequest()),
     "Inference/Explain": ("router", inference_pb2.ExplainRequest()),
     "PrefillWorker/Prefill": ("prefill", prefill_pb2.PrefillRequest()),
