@@ -97,8 +97,24 @@ def wire_prompt(prompt: Prompt) -> pb.Prompt:
         raise InvalidRequest("prompt: got an empty list, expected at least one token id or Message")
     if isinstance(prompt[0], Message):
         return pb.Prompt(conversation=_conversation(cast(Sequence[Message], prompt)))
+    if isinstance(prompt[0], Mapping):
+        raise InvalidRequest(
+            "prompt[0]: got a mapping, expected a Message: [Message(**each) for each in prompt]"
+        )
     ids = valid.check_prompt_tokens(prompt)
     return pb.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
+
+
+def check_conversation(messages: object) -> None:
+    """That it is no text, nor token ids, which no chat template would render. Errors:
+    InvalidRequest."""
+    if isinstance(messages, str) or (
+        isinstance(messages, Sequence) and messages and isinstance(messages[0], int)
+    ):
+        raise InvalidRequest(
+            f"messages: got {type(messages).__name__}, expected Messages, such as"
+            ' [Message("user", "hi")]; generate continues a text'
+        )
 
 
 def _conversation(messages: Sequence[Message]) -> pb.Conversation:

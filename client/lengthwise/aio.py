@@ -72,7 +72,11 @@ class AsyncClient:
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
     async def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
-        """`generate` with a conversation as its prompt, under its common name."""
+        """`generate` with a conversation as its prompt, under its common name.
+
+        Errors: as `generate`; InvalidRequest for a text.
+        """
+        _wire.check_conversation(messages)
         return await self.generate(messages, **options)
 
     async def tokenize(

@@ -85,7 +85,11 @@ class Client:
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
-        """`generate` with a conversation as its prompt, under its common name."""
+        """`generate` with a conversation as its prompt, under its common name.
+
+        Errors: as `generate`; InvalidRequest for a text.
+        """
+        _wire.check_conversation(messages)
         return self.generate(messages, **options)
 
     def tokenize(

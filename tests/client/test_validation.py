@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from lengthwise import Client, InvalidRequest, LengthwiseError, Message, PromptTooLong, Tls
+from lengthwise import (
+    AsyncClient,
+    Client,
+    InvalidRequest,
+    LengthwiseError,
+    Message,
+    PromptTooLong,
+    Tls,
+)
 from lengthwise.fake import FakeTransport
 
 
@@ -85,6 +93,11 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
         pytest.param("a\ud83d", "got a lone surrogate ('\\ud83d') at character 1", id="surrogate"),
         pytest.param(b"hi", "prompt: got bytes, expected str, token ids or Messages", id="bytes"),
         pytest.param(None, "prompt: got NoneType", id="none"),
+        pytest.param(
+            [{"role": "user", "content": "hi"}],
+            "prompt[0]: got a mapping, expected a Message: [Message(**each) for each in prompt]",
+            id="mapping",
+        ),
         pytest.param([1, 2**32], "prompt[1]: got 4294967296", id="too-large-id"),
         pytest.param([1, -2], "prompt[1]: got -2", id="negative-id"),
         pytest.param([1, 2.5], "prompt[1]: got 2.5", id="fraction"),
@@ -98,6 +111,16 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
 )
 def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, message: str) -> None:
     assert message in str(refused(prompt))
+
+
+@pytest.mark.parametrize("messages", ["hi", [1, 2]])
+async def test_a_chat_is_a_conversation_and_no_text(messages: Any) -> None:
+    expected = r'expected Messages, such as \[Message\("user", "hi"\)\]; generate continues a text'
+    with Client() as client, pytest.raises(InvalidRequest, match=expected):
+        client.chat(messages)
+    async with AsyncClient() as many:
+        with pytest.raises(InvalidRequest, match=expected):
+            await many.chat(messages)
 
 
 @pytest.mark.parametrize(
