@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthwise_cli.status.rates import Rates
-from lengthwise_cli.status.view import as_state
+from lengthwise_cli.status.view import MODEL, as_state
 from lengthwise_cli.terminal import Column, fitted
 from lengthwise_local import LocalCluster, Process
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
@@ -44,13 +44,16 @@ class ClusterTable:
 
     def draw(self, console: Console) -> Table:
         statuses = self._statuses(self._cluster.workers)
+        several = len({worker.model for worker in self._cluster.workers}) > 1
         rows: list[tuple[str | Text, ...]] = []
         for process in self._cluster.processes:
             note = process.announcement if process.running else None
             addresses = (note.address, note.metrics) if note else ("", "")
             cells = self._cells(process, statuses.get(process.name))
-            rows.append((process.name, *addresses, *cells))
-        return fitted(PROCESS, rows, console)
+            named = (process.model,) if several else ()
+            rows.append((process.name, *named, *addresses, *cells))
+        columns = (PROCESS[0], MODEL, *PROCESS[1:]) if several else PROCESS
+        return fitted(columns, rows, console)
 
     def _statuses(self, workers: Sequence[Process]) -> dict[str, worker_pb2.WorkerStatus]:
         calls = {}

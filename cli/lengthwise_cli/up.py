@@ -30,7 +30,7 @@ from lengthwise_cli.interrupts import Interrupts
 from lengthwise_cli.requests import statistics
 from lengthwise_cli.table import ClusterTable
 from lengthwise_cli.terminal import fit_encoding, knows_unicode
-from lengthwise_local import Died, LocalCluster, Process, Supervisor
+from lengthwise_local import Died, LocalCluster, Process, Supervisor, named_models
 
 LOOK_SECONDS = 0.2
 DRAW_SECONDS = 1.0
@@ -45,10 +45,14 @@ PIPE_CLOSED = 128 + signal.SIGPIPE
 
 def up(
     model: Annotated[
-        str | None, Option(help="Checkpoint folder or hub id; not given: the demo model.")
+        list[str] | None,
+        Option(
+            help="Checkpoint folder or hub id, or NAME=ONE; repeat to serve several; not given: the"
+            " demo model."
+        ),
     ] = None,
-    prefill: Annotated[int, Option(help="Prefill workers.")] = 1,
-    decode: Annotated[int, Option(help="Decode workers.")] = 2,
+    prefill: Annotated[int, Option(help="Prefill workers of each model.")] = 1,
+    decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
@@ -78,7 +82,7 @@ def up(
 ) -> None:
     """Run routers, prefill workers and decode workers on this machine."""
     cluster = LocalCluster(
-        model=model,
+        models=named_models(model or ()),
         prefill=prefill,
         decode=decode,
         routers=routers,
@@ -89,7 +93,7 @@ def up(
         settings=[*_settings(dtype, kv_memory), *(settings or ())],
         start_seconds=start_timeout,
     )
-    run(cluster, say=say, once=once, is_demo=model is None)
+    run(cluster, say=say, once=once, is_demo=not model)
 
 
 def _settings(dtype: str | None, kv_memory: str | None) -> Iterator[str]:
@@ -165,15 +169,17 @@ class _Up:
         self._console.print(self._how_to_call(time.monotonic() - started_at), markup=False)
 
     def say(self, prompt: str) -> None:
-        self._console.print(prompt, style="bold", markup=False, emoji=False, end="")
-        chunks = []
+        """A first completion by every model."""
         with Client(self._cluster.endpoints) as client:
-            for chunk in client.stream(prompt, max_tokens=FIRST_TOKENS):
-                chunks.append(chunk)
-                print(chunk.text, end="", flush=True)
-        print()
-        told = fit_encoding(statistics(join(chunks)), self._console.file)
-        self._console.print(told, style="dim", end="\n\n")
+            for model in client.models(timeout=MODEL_SECONDS):
+                self._console.print(prompt, style="bold", markup=False, emoji=False, end="")
+                chunks = []
+                for chunk in client.stream(prompt, max_tokens=FIRST_TOKENS, model=model.name):
+                    chunks.append(chunk)
+                    print(chunk.text, end="", flush=True)
+                print()
+                told = fit_encoding(statistics(join(chunks)), self._console.file)
+                self._console.print(told, style="dim", end="\n\n")
 
     def watch(self) -> None:
         """Supervises until interrupted. Errors: LocalClusterError when a process keeps dying."""
@@ -234,32 +240,36 @@ class _Up:
         if endpoints == [DEFAULT_ENDPOINT.replace("localhost", "127.0.0.1")]:
             options = ""
         command = _own_name()
-        request = f"generate {shlex.quote(FIRST_PROMPT)}"
-        call = "generate('class A:', max_tokens=64)"
-        if not self._is_demo:
-            request, call = self._suggestion()
         target = repr(endpoints[0] if len(endpoints) == 1 else endpoints)
+        demo = f"generate {shlex.quote(FIRST_PROMPT)}", "generate('class A:', max_tokens=64)"
+        calls = [demo] if self._is_demo else list(self._suggestions())
         lines = [
             f"\nready after {seconds:.1f} s on {', '.join(endpoints)}\n",
-            f"  {command} {request}{options}",
+            *(f"  {command} {request}{options}" for request, _ in calls),
             f"  {command} status{options}",
-            f"  Python: Client({target}).{call}.text\n",
+            *(f"  Python: Client({target}).{call}.text" for _, call in calls),
+            "",
         ]
         if not is_loopback(self._cluster.host):
             lines.append(f"No TLS, no passwords: whoever reaches {self._cluster.host} may use it.")
         lines.append("Ctrl-C stops it.\n")
         return "\n".join(lines)
 
-    def _suggestion(self) -> tuple[str, str]:
-        """How to talk to this model, for a shell and for Python."""
+    def _suggestions(self) -> Iterator[tuple[str, str]]:
+        """How to talk to each model, for a shell and for Python."""
         with Client(self._cluster.endpoints) as client:
-            chats = client.model(timeout=MODEL_SECONDS).has_chat_template
-        if chats:
-            return "chat", "chat([Message('user', 'Hello')])"
-        return (
-            f"generate {shlex.quote(BASE_PROMPT)} --max-tokens 64",
-            f"generate({BASE_PROMPT!r}, max_tokens=64)",
-        )
+            models = client.models(timeout=MODEL_SECONDS)
+        for model in models:
+            several = len(models) > 1
+            option = f" --model {shlex.quote(model.name)}" if several else ""
+            argument = f", model={model.name!r}" if several else ""
+            if model.has_chat_template:
+                yield f"chat{option}", f"chat([Message('user', 'Hello')]{argument})"
+            else:
+                yield (
+                    f"generate {shlex.quote(BASE_PROMPT)} --max-tokens 64{option}",
+                    f"generate({BASE_PROMPT!r}, max_tokens=64{argument})",
+                )
 
 
 def _own_name() -> str:

@@ -6,6 +6,7 @@ The processes come from the extras `router` and `worker`; this package itself ne
 
 from lengthwise_local.cluster import LocalCluster
 from lengthwise_local.errors import LocalClusterError
+from lengthwise_local.models import named_models
 from lengthwise_local.process import Process, Role
 from lengthwise_local.supervisor import Died, Restarted, Supervisor
 from lengthwise_wire.announcement import Announcement
@@ -19,4 +20,5 @@ __all__ = [
     "Restarted",
     "Role",
     "Supervisor",
+    "named_models",
 ]

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from lengthwise_local.errors import LocalClusterError
-from lengthwise_local.preflight import MODULES, find_model, require_extras, require_ports
+from lengthwise_local.models import served
+from lengthwise_local.preflight import MODULES, require_counts, require_extras, require_ports
 from lengthwise_local.process import POLL_SECONDS, Process, Role
 from lengthwise_local.settings import settings_by_role
 from lengthwise_runtime.memory import usable_memory_bytes
@@ -39,6 +40,7 @@ class LocalCluster:
         self,
         *,
         model: str | Path | None = None,
+        models: Mapping[str, str | Path] | None = None,
         prefill: int = 1,
         decode: int = 1,
         routers: int = 1,
@@ -57,6 +59,8 @@ class LocalCluster:
         """Checks what can be checked; starts nothing.
 
         model: checkpoint folder or hub id; None: the demo model.
+        models: instead of it, several, by the names that requests call them.
+        prefill, decode: workers of each model.
         host: where routers listen; workers and metrics stay on loopback.
         port, metrics_port: of the first router, the others count up; 0: any free ones.
         settings: "KEY=VALUE" and "ROLE.KEY=VALUE", see `settings_by_role`.
@@ -69,16 +73,15 @@ class LocalCluster:
         Errors: LocalClusterError, one line, for a bad model, a taken port or an extra not
         installed.
         """
-        for name, count in (("prefill", prefill), ("decode", decode), ("routers", routers)):
-            if count < 1:
-                raise LocalClusterError(f"{name}: got {count}, expected at least 1")
+        require_counts(prefill=prefill, decode=decode, routers=routers)
         if device not in ("auto", "cpu", "cuda"):
             raise LocalClusterError(f"device: got {device!r}, expected auto, cpu or cuda")
         self.start_seconds = start_seconds
         self.drain_seconds = drain_seconds
         self._device = device
-        self._model = find_model(model)
+        self._models = served(model, models)
         self._counts: dict[Role, int] = {"prefill": prefill, "decode": decode, "router": routers}
+        self._num_workers = len(self._models) * (prefill + decode)
         self.host = host
         self._configs = dict(configs or {})
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
@@ -190,41 +193,56 @@ class LocalCluster:
         command = self._commands.get(
             role, (sys.executable, "-m", "lengthwise_local.child", MODULES[role])
         )
-        for index in range(self._counts[role]):
+        for index, (name, config) in enumerate(self._default_configs(role)):
             yield Process(
                 name=f"{role}-{index}",
                 role=role,
+                model=name,
                 command=(*command, *_as_options(self._settings.get(role, ()))),
-                config={**self._default_config(role, index), **self._configs.get(role, {})},
+                config={**config, **self._configs.get(role, {})},
                 folder=self.folder,
                 # NCCL refuses two workers on one GPU unless each names a host of its own.
                 env={"NCCL_HOSTID": f"{role}-{index}", **self._env},
             )
 
-    def _default_config(self, role: Role, index: int) -> dict[str, object]:
-        announced = str(self.folder / "announced")
-        config: dict[str, object] = {"model": self._model, "announce_folder": announced}
+    def _default_configs(self, role: Role) -> Iterator[tuple[str, dict[str, object]]]:
+        """Of each process, with the name of its model where there are several."""
         if role == "router":
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            port = self._ports[index] if self._ports else 0
-            metrics_port = self._metrics_ports[index] if self._metrics_ports else 0
-            return {
-                **config,
-                "listen": f"{host}:{port}",
-                "metrics_listen": f"127.0.0.1:{metrics_port}",
-                "discovery": {"folder": announced},
-            }
-        num_workers = self._counts["prefill"] + self._counts["decode"]
+            for index in range(self._counts[role]):
+                yield "", self._router_config(index)
+            return
+        for name, model in self._models.items():
+            for _ in range(self._counts[role]):
+                yield name, {**model, **self._worker_config()}
+
+    def _router_config(self, index: int) -> dict[str, object]:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = self._ports[index] if self._ports else 0
+        metrics_port = self._metrics_ports[index] if self._metrics_ports else 0
+        models = list(self._models.values())
         return {
-            **config,
+            **(models[0] if len(models) == 1 else {"models": models}),
+            "announce_folder": self._announced,
+            "listen": f"{host}:{port}",
+            "metrics_listen": f"127.0.0.1:{metrics_port}",
+            "discovery": {"folder": self._announced},
+        }
+
+    def _worker_config(self) -> dict[str, object]:
+        return {
+            "announce_folder": self._announced,
             "listen": "127.0.0.1:0",
             "advertise_host": "127.0.0.1",
             "metrics_listen": "127.0.0.1:0",
             "device": self._device,
-            "threads": max(1, _num_cores() // num_workers),
-            "memory_share": MEMORY_SHARE / num_workers,
+            "threads": max(1, _num_cores() // self._num_workers),
+            "memory_share": MEMORY_SHARE / self._num_workers,
             "memory_bytes": self._memory_bytes,
         }
+
+    @property
+    def _announced(self) -> str:
+        return str(self.folder / "announced")
 
 
 def _end(processes: Sequence[Process], drain_seconds: float) -> list[Process]:

@@ -26,6 +26,13 @@ MAX_PORT = 65_535
 _INSTALL = 'pip install "lengthwise[cli,router,worker]"'
 
 
+def require_counts(**counts: int) -> None:
+    """Errors: LocalClusterError."""
+    for name, count in counts.items():
+        if count < 1:
+            raise LocalClusterError(f"{name}: got {count}, expected at least 1")
+
+
 def require_extras() -> None:
     """Errors: LocalClusterError naming what is not installed and how to install it."""
     names = (*MODULES.values(), *_REQUIRED)

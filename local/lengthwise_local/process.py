@@ -36,15 +36,17 @@ class Process:
         *,
         name: str,
         role: Role,
+        model: str = "",
         command: Sequence[str],
         config: Mapping[str, object],
         folder: Path,
         env: Mapping[str, str],
     ) -> None:
-        """`command` is given `--config FILE`; `folder` holds configurations, logs and, in
-        `announced`, the announcements."""
+        """`model`: a worker's, where there are several. `command` is given `--config FILE`;
+        `folder` holds configurations, logs and, in `announced`, the announcements."""
         self.name = name
         self.role: Role = role
+        self.model = model
         self.log_path = folder / f"{name}.log"
         self.num_starts = 0
         self._config_path = folder / f"{name}.yaml"

@@ -12,6 +12,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 OWN_KEYS = {
     "model": "--model",
+    "models": "--model",
+    "served_name": "--model NAME=MODEL",
     "listen": "--host and --port",
     "metrics_listen": "--metrics-port",
     "advertise_host": "--host",

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from harness.waiting import until
 
-from lengthwise_local import LocalCluster, LocalClusterError, Process
+from lengthwise_local import LocalCluster, LocalClusterError, Process, named_models
 
 MakeCluster = Callable[..., LocalCluster]
 
@@ -32,6 +32,42 @@ def test_every_process_of_every_role_becomes_ready(make_cluster: MakeCluster) ->
         assert len({process.worker_id for process in cluster.processes}) == 5
         assert cluster.endpoints == [router.address for router in cluster.routers]
         assert all(psutil.pid_exists(process.pid) for process in cluster.processes)
+
+
+def test_every_model_has_workers_of_its_own(make_cluster: MakeCluster, model: Path) -> None:
+    models = {"a": model, "owner/b": "owner/b"}
+    with make_cluster(model=None, models=models, prefill=1, decode=2) as cluster:
+        names = [(process.name, process.model) for process in cluster.processes]
+        assert names == [
+            ("prefill-0", "a"), ("prefill-1", "owner/b"), ("decode-0", "a"), ("decode-1", "a"),
+            ("decode-2", "owner/b"), ("decode-3", "owner/b"), ("router-0", ""),
+        ]  # fmt: skip
+        configs = [config_of(cluster, process) for process in cluster.processes]
+        served = [
+            {"model": str(model), "served_name": "a"},
+            {"model": "owner/b", "served_name": "owner/b"},
+        ]
+        assert configs[-1]["models"] == served
+        assert [config["served_name"] for config in configs[:-1]] == [
+            process.model for process in cluster.workers
+        ]
+        assert {str(config["memory_share"]) for config in configs[:-1]} == {str(0.9 / 6)}
+
+
+def test_models_are_named_by_their_last_part_or_as_one_says(model: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "x=y"
+    odd.mkdir()
+    (odd / "config.json").write_text("{}")
+    named = named_models([str(model), f"b={model}", "owner/c@v1", str(odd)])
+    assert named == {
+        "model": str(model), "b": str(model), "c@v1": "owner/c@v1", "x=y": str(odd)
+    }  # fmt: skip
+    with pytest.raises(LocalClusterError, match="got two models named 'model'; name one otherwise"):
+        named_models([str(model), str(model)])
+    with pytest.raises(LocalClusterError, match="no model in /nowhere"):
+        named_models(["b=/nowhere"])
+    with pytest.raises(LocalClusterError, match="model 'x' and models, expected one"):
+        LocalCluster(model="x", models={"a": model})
 
 
 def test_a_clean_exit_ends_every_process_and_removes_the_folder(make_cluster: MakeCluster) -> None:
