@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -28,10 +29,14 @@ from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
+from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.metrics import count_refused_calls, serve_metrics
 from lengthwise_runtime.tls.credentials import channel_credentials
 from lengthwise_wire.announcement import Announcement
+
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_router.frontends.http.server import HttpServer
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,9 @@ class RouterApplication:
         self._router_id = f"router-{secrets.token_hex(6)}"  # unique for each start
         self._announcement: Path | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._http: HttpServer | None = None
+        self.http_address = ""
+        """host:port of HTTP; empty where it is not served."""
 
     async def start(self) -> None:
         if self._config.tls is not None:
@@ -146,11 +154,13 @@ class RouterApplication:
     async def _listen(self, registry: CollectorRegistry) -> None:
         """Serves clients, health probes and scrapes; then announces the address."""
         config = self._config
-        self._server = grpc_server(self._service, config, count_refused_calls(registry))
+        count = count_refused_calls(registry)
+        self._server = grpc_server(self._service, config, count)
         self.address = await self._server.start()
         self._metrics_server = serve_metrics(
             config.metrics_listen, registry, self._server.liveness, config.metrics_tls
         )
+        await self._listen_http(count)
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(
@@ -159,9 +169,27 @@ class RouterApplication:
                 worker_id=self._router_id,
                 pid=os.getpid(),
                 metrics=self.metrics_address,
+                http=self.http_address,
             )
             self._announcement = note.write(config.announce_folder)
         logger.info("router %s listens on %s", self._router_id, self.address)
+
+    async def _listen_http(self, count: Count) -> None:
+        config = self._config
+        if not config.http.listen:
+            return
+        try:
+            from lengthwise_router.frontends.http.routes import http_application
+            from lengthwise_router.frontends.http.server import HttpServer
+        except ImportError as error:
+            raise ConfigError(
+                f'http: {error}; install what it needs: pip install "lengthwise[http]"'
+            ) from error
+        app = http_application(self._service, config, self._server.liveness, count)
+        self._http = HttpServer(app, config.http.listen, config.client_tls or config.tls)
+        self.http_address = str(await self._http.start())
+        self._tasks.append(asyncio.create_task(self._http.run(), name="HTTP"))
+        logger.info("HTTP is served on %s", self.http_address)
 
     @property
     def metrics_address(self) -> str:
@@ -180,7 +208,10 @@ class RouterApplication:
             self._announcement.unlink(missing_ok=True)
         await self._server.set_serving(False)
         await self._service.idle(self._config.drain_seconds)
-        await self._server.stop(grace_seconds=0.5)
+        await asyncio.gather(
+            self._server.stop(grace_seconds=0.5),
+            *([self._http.stop()] if self._http is not None else []),
+        )
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._fleet.flush_releases()

@@ -76,6 +76,16 @@ class ServedModelConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """Clients that speak HTTP, as OpenAI's API does. TLS and who may call are as for gRPC."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    listen: str = ""  # host:port; empty: no HTTP
+    cors_origins: tuple[str, ...] = ()  # of pages whose scripts may call; none: no page's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     """Keys of the router's configuration file."""
 
@@ -87,6 +97,7 @@ class RouterConfig:
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     models: tuple[ServedModelConfig, ...] = ()  # instead of `model`, where several are served
     listen: str = "127.0.0.1:50051"
+    http: HttpConfig = field(default_factory=HttpConfig)  # OpenAI's API
     metrics_listen: str = "127.0.0.1:9090"  # port 0: any; empty: no metrics
     announce_folder: Path | None = None
     advertise_host: str = "127.0.0.1"  # what is announced where `listen` names all interfaces

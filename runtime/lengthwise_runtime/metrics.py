@@ -3,7 +3,6 @@
 Names, meanings and labels are written down in docs/metrics.md; a test compares both.
 """
 
-import ssl
 from typing import get_args
 
 from prometheus_client import (
@@ -19,6 +18,7 @@ from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.health import Liveness
 from lengthwise_runtime.metrics_server import MetricsServer
 from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tls.contexts import server_context
 
 # A quarter of the series, which say when each counter was made: nobody asks.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ def serve_metrics(
     if not listen:
         return None
     address = Address.parse(listen)
-    context = None if tls is None else _server_context(tls)
+    context = None if tls is None else server_context(tls, "metrics_tls")
     ProcessCollector(registry=registry)
     tasks = Gauge("lengthwise_tasks", "asyncio tasks that have not ended", registry=registry)
     tasks.set_function(lambda: liveness.num_tasks)
@@ -77,15 +77,3 @@ def serve_metrics(
         return MetricsServer(address, registry, probes, context)
     except OSError as error:
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror}") from error
-
-
-def _server_context(tls: TlsConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-        if tls.authority is not None:
-            context.load_verify_locations(tls.authority)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"cannot use the files of metrics_tls: {error}") from error
-    return context

@@ -32,6 +32,7 @@ def refused(prompt: Any, **options: Any) -> LengthwiseError:
         ({"temperature": -0.1}, r"temperature: got -0.1, expected a number in \[0, 100\]"),
         ({"temperature": math.nan}, "temperature: got nan"),
         ({"temperature": math.inf}, "temperature: got inf"),
+        ({"temperature": 10**400}, "temperature: got 1000"),
         ({"temperature": True}, "temperature: got True"),
         ({"temperature": "hot"}, "temperature: got 'hot'"),
         ({"top_k": -1}, r"top_k: got -1, expected an integer in \[0, "),

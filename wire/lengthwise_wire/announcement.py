@@ -14,13 +14,14 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """Where a process listens. `metrics` is empty where it serves none."""
+    """Where a process listens. `metrics` and `http` are empty where it serves none."""
 
     address: str
     role: str
     worker_id: str
     pid: int
     metrics: str
+    http: str = ""
 
     def write(self, folder: Path) -> Path:
         """Appears whole or not at all: written aside, then renamed."""

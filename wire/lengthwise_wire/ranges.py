@@ -32,7 +32,10 @@ class Real:
     def check(self, field: str, value: object) -> float:
         number = math.nan
         if isinstance(value, numbers.Real) and not isinstance(value, bool):
-            number = float(value)
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
         too_low = number <= self.low if self.above else number < self.low
         if not math.isfinite(number) or too_low or number > self.high:
             shown = shortest(value) if isinstance(value, float) else value

@@ -42,10 +42,14 @@ class _AttemptRecord:
 class RequestRecord:
     """The life of one request, written down while it goes on."""
 
-    __slots__ = ("_attempts", "_message", "tenant")
+    __slots__ = ("_attempts", "_message", "tenant", "user")
 
-    def __init__(self, *, request_id: str, tenant: str, model: str, priority: int) -> None:
+    def __init__(
+        self, *, request_id: str, tenant: str, model: str, priority: int, user: str = ""
+    ) -> None:
+        """`user`: whom the caller says that it asks for."""
         self.tenant = tenant
+        self.user = user
         self._message = inference_pb2.ExplainResponse(
             request_id=request_id, model=model, priority=priority, length_class="short"
         )

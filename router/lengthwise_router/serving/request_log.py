@@ -36,6 +36,7 @@ def _facts(record: RequestRecord) -> dict[str, str | int | float]:
         "code": end.code,
         "model": message.model,
         "tenant": record.tenant,
+        "user": record.user,
         "length_class": message.length_class,
         "prompt_tokens": message.prompt_tokens,
         "cached_prompt_tokens": end.cached_prompt_tokens,

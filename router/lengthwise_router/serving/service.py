@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 from lengthwise_router.config import RouterConfig
@@ -63,13 +63,14 @@ class InferenceService:
         deadline_seconds: float,
         keepalive: Keepalive,
         caller: Caller = UNKNOWN,
+        user: str = "",
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
         """The responses to one request, each as soon as the one before it is taken; the last has a
         finish reason.
 
         `keepalive` is awaited while nothing comes, once per `keepalive_seconds`. A caller that has
         gone closes the generator (`contextlib.aclosing`) or cancels the task that reads it: what
-        the request holds is given back at once.
+        the request holds is given back at once. `user` is for the request log alone.
         """
         deadline = RequestDeadline(
             wakeup=self._wakeups.new(),
@@ -77,7 +78,7 @@ class InferenceService:
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=keepalive,
         )
-        with self._accepted(message, caller, deadline) as (model, request, record):
+        with self._accepted(message, caller, user, deadline) as (model, request, record):
             prompt_ids = await model.tokenised(message.prompt, deadline)
             del message  # up to 5 MiB, that nobody needs any more
             generation = Generation(
@@ -120,6 +121,14 @@ class InferenceService:
     def context_length(self) -> int:
         """In tokens, the longest: no list of them that is accepted has more."""
         return max(model.checkpoint.context_length for model in self._models)
+
+    async def detokenize(self, token_ids: Sequence[int], model: str = "") -> str:
+        """The text of tokens, special ones included."""
+        return await self._models.find(model).detokenize(token_ids)
+
+    def token_texts(self, model: str) -> Callable[[int], bytes]:
+        """What each token of a model stands for."""
+        return self._models.find(model).token_bytes
 
     def model(self, message: inference_pb2.GetModelRequest) -> inference_pb2.GetModelResponse:
         return self._models.find(message.model).description()
@@ -166,7 +175,11 @@ class InferenceService:
 
     @contextmanager
     def _accepted(
-        self, message: inference_pb2.GenerateRequest, caller: Caller, deadline: RequestDeadline
+        self,
+        message: inference_pb2.GenerateRequest,
+        caller: Caller,
+        user: str,
+        deadline: RequestDeadline,
     ) -> Iterator[tuple[ServedModel, Request, RequestRecord]]:
         """Reads a request; counts it, and how it ends."""
         try:
@@ -188,6 +201,7 @@ class InferenceService:
                 tenant=request.tenant,
                 model=model.name,
                 priority=request.priority,
+                user=user,
             )
             self._records.add(record)
             yield model, request, record

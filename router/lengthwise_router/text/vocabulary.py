@@ -64,6 +64,24 @@ class Vocabulary:
         (text,) = self._tokenizer.decode_batch([token_ids], skip_special_tokens=True)
         return text
 
+    def whole_text(self, token_ids: Sequence[int]) -> str:
+        """With special tokens by their names."""
+        (text,) = self._tokenizer.decode_batch([token_ids], skip_special_tokens=False)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for within a text; a special one for its name, an unknown id for
+        nothing."""
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None or token_id in self._special:
+            return (token or "").encode()
+        if self.is_byte_level:
+            return self.bytes_of((token_id,))
+        if _BYTE_TOKEN.match(token):
+            return bytes([int(token[3:-1], 16) % 0x100])
+        # Decoders strip from the start of a text: what a second one adds is whole.
+        return self.decode((token_id, token_id))[len(self.decode((token_id,))) :].encode()
+
     def context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
         """The shown tokens at the end that what follows is decoded with, and their text.
 

@@ -2,6 +2,7 @@
 and nothing else, so that none waits for another."""
 
 import asyncio
+from collections.abc import Sequence
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_router.metrics import RouterMetrics
@@ -11,7 +12,7 @@ from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.text.checkpoint import Checkpoint
-from lengthwise_router.text.tokenization import PromptEncoder
+from lengthwise_router.text.tokenization import PromptEncoder, check_context, check_vocabulary
 from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_wire.convert import sampling_to_wire
@@ -53,6 +54,18 @@ class ServedModel:
             await deadline.until_done(token_ids)
             return token_ids.result()
         return token_ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Special tokens by their names. Errors: InvalidRequest."""
+        if not token_ids:
+            return ""
+        check_context(len(token_ids), self.checkpoint.context_length + 1, "tokens")
+        check_vocabulary(token_ids, self.checkpoint.vocab_size, "tokens")
+        return await asyncio.to_thread(self._vocabulary.whole_text, token_ids)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token stands for by itself; a special one for its name."""
+        return self._vocabulary.token_bytes(token_id)
 
     async def new_reply(self, generation: Generation) -> Reply:
         if len(generation.token_ids) <= INLINE_TOKENS:

@@ -1,0 +1,1 @@
+"""Clients that speak HTTP as OpenAI's API does."""

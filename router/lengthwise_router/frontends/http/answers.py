@@ -1,0 +1,206 @@
+"""The answers to the requests of one call, as they come: collected whole, or written as events."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from lengthwise_router.frontends.http.errors import ErrorAnswer
+from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+FINISH_REASONS: Final = {
+    common_pb2.FINISH_REASON_STOP: "stop",
+    common_pb2.FINISH_REASON_LENGTH: "length",
+}
+
+DONE: Final = b"data: [DONE]\n\n"
+
+KEEPALIVE: Final = b": still here\n\n"
+"""A comment, which readers of events skip."""
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One choice, or a piece of it."""
+
+    index: int
+    is_first: bool = True
+    token_ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[common_pb2.TokenLogprobs] | None = None  # None: not asked for
+    finish_reason: str | None = None
+    usage: inference_pb2.Usage | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def take(self, response: inference_pb2.GenerateResponse) -> None:
+        self.token_ids.extend(response.token_ids)
+        self.pieces.append(response.text)
+        if self.logprobs is not None:
+            self.logprobs.extend(response.logprobs)
+        if response.finish_reason:
+            self.finish_reason = FINISH_REASONS[response.finish_reason]
+            self.usage = response.usage
+
+
+class Shape(ABC):
+    """What an endpoint makes of answers."""
+
+    prefix: ClassVar[str]
+    """Of the answer's id."""
+    whole: ClassVar[str]
+    piece: ClassVar[str]
+    """What `object` says of an answer, and of a piece."""
+
+    @abstractmethod
+    def choice(self, answer: Answer) -> Mapping[str, Any]:
+        """The fields of a whole choice, beside its index and finish reason."""
+
+    @abstractmethod
+    def first(self) -> Mapping[str, Any] | None:
+        """Those of a choice's first event, if there is one before any text."""
+
+    @abstractmethod
+    def delta(self, piece: Answer) -> Mapping[str, Any]:
+        """Those of an event with text."""
+
+    @abstractmethod
+    def last(self) -> Mapping[str, Any]:
+        """Those of the event with the finish reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What all answers and events of one call share."""
+
+    request_id: str
+    model: str
+    count: int  # of choices
+    num_choices: int  # of each prompt
+    has_logprobs: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def envelope(self, shape: Shape, kind: str) -> dict[str, Any]:
+        return {
+            "id": f"{shape.prefix}-{self.request_id}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+    def usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """A prompt counts once, however many choices it has."""
+        of_prompts = [one.usage for one in answers[:: self.num_choices] if one.usage is not None]
+        of_all = [one.usage for one in answers if one.usage is not None]
+        prompt = sum(usage.prompt_tokens for usage in of_prompts)
+        cached = sum(usage.cached_prompt_tokens for usage in of_prompts)
+        output = sum(usage.output_tokens for usage in of_all)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": output,
+            "total_tokens": prompt + output,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+
+    def new_answers(self) -> list[Answer]:
+        return [self.new_answer(index) for index in range(self.count)]
+
+    def new_answer(self, index: int, *, is_first: bool = True) -> Answer:
+        return Answer(index, is_first, logprobs=[] if self.has_logprobs else None)
+
+
+class Collected:
+    """The answers of a call that is answered as a whole."""
+
+    def __init__(self, call: Call, shape: Shape) -> None:
+        self._call = call
+        self._shape = shape
+        self._answers = call.new_answers()
+
+    async def take(self, index: int, response: inference_pb2.GenerateResponse) -> None:
+        self._answers[index].take(response)
+
+    async def keep_alive(self) -> None:
+        """Nothing can be said before all is there."""
+
+    def body(self) -> bytes:
+        choices = [
+            {
+                "index": answer.index,
+                **self._shape.choice(answer),
+                "finish_reason": answer.finish_reason,
+            }
+            for answer in self._answers
+        ]
+        answer = self._call.envelope(self._shape, self._shape.whole)
+        return _json({**answer, "choices": choices, "usage": self._call.usage(self._answers)})
+
+
+class Events:
+    """The answers of a call that is answered as server-sent events, each when it comes."""
+
+    def __init__(self, call: Call, shape: Shape, write: Write, *, include_usage: bool) -> None:
+        self._call = call
+        self._shape = shape
+        self._write = write
+        self._include_usage = include_usage
+        self._answers = call.new_answers()  # for their usage
+        self._has_begun = [False] * call.count
+        # An event is this, the choices and the end.
+        envelope = _json(call.envelope(shape, shape.piece))
+        self._start = b"data: " + envelope[:-1] + b', "choices": '
+        self._end = b', "usage": null}\n\n' if include_usage else b"}\n\n"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the status has been told."""
+        return any(self._has_begun)
+
+    async def take(self, index: int, response: inference_pb2.GenerateResponse) -> None:
+        events = []
+        is_first = not self._has_begun[index]
+        if is_first:
+            self._has_begun[index] = True
+            if (fields := self._shape.first()) is not None:
+                events.append(self._event(index, fields))
+        piece = self._call.new_answer(index, is_first=is_first)
+        piece.take(response)
+        if response.text or response.logprobs or (is_first and not events):
+            events.append(self._event(index, self._shape.delta(piece)))
+        if piece.finish_reason is not None:
+            self._answers[index].usage = piece.usage
+            events.append(self._event(index, self._shape.last(), piece.finish_reason))
+        if events:
+            await self._write(b"".join(events))
+
+    async def keep_alive(self) -> None:
+        if self.has_begun:
+            await self._write(KEEPALIVE)
+
+    async def finish(self) -> None:
+        """All choices have come."""
+        end = DONE
+        if self._include_usage:
+            usage = _json(self._call.usage(self._answers))
+            end = self._start + b'[], "usage": ' + usage + b"}\n\n" + DONE
+        await self._write(end)
+
+    async def fail(self, error: ErrorAnswer) -> None:
+        await self._write(b"data: " + error.body + b"\n\n")
+
+    def _event(
+        self, index: int, fields: Mapping[str, Any], finish_reason: str | None = None
+    ) -> bytes:
+        choice = {"index": index, "finish_reason": finish_reason, "logprobs": None, **fields}
+        return self._start + _json([choice]) + self._end
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()

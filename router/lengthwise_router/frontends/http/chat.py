@@ -1,0 +1,121 @@
+"""`/v1/chat/completions`: its fields, and the shape of its answers."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from lengthwise_router.frontends.http.answers import Answer, Shape
+from lengthwise_router.frontends.http.logprobs import TokenTexts, chat_logprobs
+from lengthwise_router.frontends.http.options import CallFields, shown, text
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.limits import MAX_MESSAGES
+from lengthwise_wire.v1 import inference_pb2
+
+MAX_PARTS: Final = 1024
+"""Of one message."""
+
+_PARTS: Final = {"text": "text", "refusal": "refusal"}
+"""Types of parts that are text, and the field that it is in."""
+
+_UNSUPPORTED: Final = ("tool_calls", "function_call", "tool_call_id", "audio")
+"""Fields of a message that would have to change the prompt."""
+
+_IGNORED: Final = ("name", "refusal", "annotations", "reasoning_content", "reasoning")
+"""Fields of messages that come back as an API gave them."""
+
+
+class ChatOptions(CallFields):
+    """The fields of a call."""
+
+    messages: Any
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        if self.max_completion_tokens is None:
+            return self.max_tokens
+        if self.max_tokens is not None:
+            raise InvalidRequest("max_tokens: not together with max_completion_tokens")
+        return self.max_completion_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Per token; None: no log probabilities."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequest("top_logprobs: only allowed when logprobs is true")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+def conversation(messages: object, field: str = "messages") -> inference_pb2.Prompt:
+    """Errors: InvalidRequest naming the field."""
+    if not isinstance(messages, list) or not messages:
+        got = "an empty array" if messages == [] else shown(messages)
+        raise InvalidRequest(f"{field}: got {got}, expected an array of messages")
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidRequest(
+            f"{field}: got {len(messages)} messages, expected at most {MAX_MESSAGES}"
+        )
+    turns = [_message(message, f"{field}[{index}]") for index, message in enumerate(messages)]
+    return inference_pb2.Prompt(conversation=inference_pb2.Conversation(messages=turns))
+
+
+def _message(message: object, field: str) -> inference_pb2.ChatMessage:
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"{field}: got {shown(message)}, expected an object")
+    for name, value in message.items():
+        if name in _UNSUPPORTED and value not in (None, []):
+            raise InvalidRequest(f"{field}.{name}: not supported: text alone is")
+        if name not in ("role", "content", *_UNSUPPORTED, *_IGNORED):
+            raise InvalidRequest(f"{field}: got {shown(name)}, expected role and content")
+    role = text(f"{field}.role", message.get("role"))
+    if not 1 <= len(role) <= 64:
+        raise InvalidRequest(f"{field}.role: got {shown(role)}, expected 'user' or the like")
+    return inference_pb2.ChatMessage(
+        role="system" if role == "developer" else role,
+        content=_content(message.get("content"), f"{field}.content"),
+    )
+
+
+def _content(content: object, field: str) -> str:
+    if not isinstance(content, list):
+        return text(field, content)
+    if len(content) > MAX_PARTS:
+        raise InvalidRequest(f"{field}: got {len(content)} parts, expected at most {MAX_PARTS}")
+    return "".join(_part(part, f"{field}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: object, field: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PARTS:
+        got = shown(kind) if isinstance(part, dict) else shown(part)
+        raise InvalidRequest(f"{field}.type: got {got}, expected 'text'; nothing else is served")
+    return text(f"{field}.{_PARTS[kind]}", part.get(_PARTS[kind]))
+
+
+class ChatShape(Shape):
+    """OpenAI's `chat.completion` and `chat.completion.chunk`."""
+
+    prefix = "chatcmpl"
+    whole = "chat.completion"
+    piece = "chat.completion.chunk"
+
+    def __init__(self, texts: TokenTexts) -> None:
+        self._texts = texts
+
+    def choice(self, answer: Answer) -> Mapping[str, Any]:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        logprobs = chat_logprobs(answer, self._texts) if answer.logprobs is not None else None
+        return {"message": message, "logprobs": logprobs}
+
+    def first(self) -> Mapping[str, Any] | None:
+        return {"delta": {"role": "assistant", "content": "", "refusal": None}}
+
+    def delta(self, piece: Answer) -> Mapping[str, Any]:
+        fields: dict[str, Any] = {"delta": {"content": piece.text}}
+        if piece.logprobs is not None:
+            fields["logprobs"] = chat_logprobs(piece, self._texts)
+        return fields
+
+    def last(self) -> Mapping[str, Any]:
+        return {"delta": {}}

@@ -1,0 +1,142 @@
+"""What is done with each field of a request's body: the one table that the code goes by, and that
+docs/http.md prints."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from lengthwise_router.frontends.http.errors import HttpError
+
+Endpoint = Literal["chat", "completions"]
+
+Handling = Literal["served", "ignored", "refused"]
+
+BOTH: Final[tuple[Endpoint, ...]] = ("chat", "completions")
+CHAT: Final[tuple[Endpoint, ...]] = ("chat",)
+COMPLETIONS: Final[tuple[Endpoint, ...]] = ("completions",)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of one or more endpoints."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    handling: Handling
+    note: str = ""
+    neutral: tuple[Any, ...] = ()
+    """Of one that is refused: values beside null that ask for nothing."""
+    is_ours: bool = False
+    """Not in OpenAI's API."""
+
+    @property
+    def row(self) -> str:
+        """Of the table in docs/http.md."""
+        where = " ".join(self.endpoints)
+        handling = "ours" if self.is_ours else self.handling
+        neutral = " ".join(f"`{json.dumps(value)}`" for value in self.neutral)
+        note = f"{self.note}; {neutral} may be sent" if neutral else self.note
+        return f"| `{self.name}` | {where} | {handling} | {note} |"
+
+
+def _served(name: str, endpoints: tuple[Endpoint, ...], note: str = "") -> Field:
+    return Field(name, endpoints, "served", note)
+
+
+def _ours(name: str, endpoints: tuple[Endpoint, ...], note: str = "") -> Field:
+    return Field(name, endpoints, "served", note, is_ours=True)
+
+
+def _ignored(name: str, endpoints: tuple[Endpoint, ...], note: str) -> Field:
+    return Field(name, endpoints, "ignored", note)
+
+
+def _refused(name: str, endpoints: tuple[Endpoint, ...], note: str, *neutral: Any) -> Field:
+    return Field(name, endpoints, "refused", note, neutral)
+
+
+FIELDS: Final = (
+    _served("model", BOTH, "required; one that is served"),
+    _served("messages", CHAT, "text, whole or in parts, which are joined; `developer` is `system`"),
+    _served("prompt", COMPLETIONS, "a text, token ids, or an array of either"),
+    _served("max_tokens", BOTH, "default: 16 for completions, what fits for chat"),
+    _served("max_completion_tokens", CHAT, "not together with `max_tokens`"),
+    _served("temperature", BOTH, "0 to 100; default: the checkpoint's"),
+    _served("top_p", BOTH, "default: the checkpoint's"),
+    _served("n", BOTH, "requests with `seed` + i; the prompt counts once; prompts times n <= 128"),
+    _served("seed", BOTH, "equal seeds give equal tokens"),
+    _served("stop", BOTH, "16 texts of 256 characters at most"),
+    _served("stream", BOTH, "server-sent events"),
+    _served("stream_options", BOTH, "`include_usage`; `include_obfuscation` is ignored"),
+    _served("logprobs", BOTH, "of the raw distribution; 0 to 20 for completions"),
+    _served("top_logprobs", CHAT, "0 to 20, with `logprobs`"),
+    _served("logit_bias", BOTH, "300 tokens at most"),
+    _served("presence_penalty", BOTH),
+    _served("frequency_penalty", BOTH),
+    _served("echo", COMPLETIONS, "not together with `logprobs`"),
+    _served("user", BOTH, "in the request log; neither a tenant nor a cache salt"),
+    _ours("top_k", BOTH, "0: all"),
+    _ours("min_p", BOTH),
+    _ours("repetition_penalty", BOTH),
+    _ours("min_tokens", BOTH),
+    _ours("ignore_eos", BOTH, "go on past the end"),
+    _ours("stop_token_ids", BOTH, "256 at most"),
+    _ours("priority", BOTH, "-100 to 100; higher is served first"),
+    _ours("tenant", BOTH, "fair shares; a certificate decides where there is one"),
+    _ours("cache_salt", BOTH, "cached prefixes are shared with equal salts alone"),
+    _ignored("metadata", CHAT, "nothing is stored"),
+    _ignored("prompt_cache_key", CHAT, "prefixes are found by their content"),
+    _ignored("prompt_cache_retention", CHAT, "a hint"),
+    _ignored("prompt_cache_options", CHAT, "a hint"),
+    _ignored("prediction", CHAT, "a hint"),
+    _ignored("safety_identifier", CHAT, "there is no moderation"),
+    _ignored("parallel_tool_calls", CHAT, "there are no tools"),
+    _refused("best_of", COMPLETIONS, "candidates are not ranked; use n", 1),
+    _refused("suffix", COMPLETIONS, "the models served do not fill in", ""),
+    _refused("tools", CHAT, "not served yet", []),
+    _refused("tool_choice", CHAT, "not served yet", "none", "auto"),
+    _refused("functions", CHAT, "not served yet", []),
+    _refused("function_call", CHAT, "not served yet", "none", "auto"),
+    _refused("response_format", CHAT, "structured output is not served yet", {"type": "text"}),
+    _refused("modalities", CHAT, "text alone", ["text"]),
+    _refused("audio", CHAT, "text alone"),
+    _refused("moderation", CHAT, "there is none"),
+    _refused("web_search_options", CHAT, "there is no search"),
+    _refused("reasoning_effort", CHAT, "the models served have no such setting", "none"),
+    _refused("verbosity", CHAT, "the models served have no such setting", "medium"),
+    _refused("service_tier", CHAT, "there is one; use priority", "auto", "default"),
+    _refused("store", CHAT, "nothing is stored", False),
+)
+
+
+def fields_of(endpoint: Endpoint) -> Mapping[str, Field]:
+    return {field.name: field for field in FIELDS if endpoint in field.endpoints}
+
+
+_BY_ENDPOINT: Final = {endpoint: fields_of(endpoint) for endpoint in BOTH}
+
+
+def served(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are served and set. Errors: HttpError for others that ask for something."""
+    known = _BY_ENDPOINT[endpoint]
+    found = {}
+    for name, value in body.items():
+        field = known.get(name)
+        if field is None:
+            raise HttpError(400, f"Unrecognized request argument supplied: {_shown([name])}")
+        if value is None or field.handling == "ignored":
+            continue
+        if field.handling == "served":
+            found[name] = value
+        elif not any(type(value) is type(one) and value == one for one in field.neutral):
+            raise HttpError(
+                400, f"{name}: not supported: {field.note}", param=name,
+                code="unsupported_parameter",
+            )  # fmt: skip
+    return found
+
+
+def _shown(names: Iterable[str]) -> str:
+    """Names that may be anything."""
+    return ", ".join(name[:100].encode(errors="replace").decode() for name in names)

@@ -1,0 +1,245 @@
+"""Paths → the service: what each takes and answers."""
+
+import importlib.metadata
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from lengthwise_router.config import RouterConfig
+from lengthwise_router.frontends.http.answers import Call
+from lengthwise_router.frontends.http.body import Bodies
+from lengthwise_router.frontends.http.chat import ChatOptions, ChatShape, conversation
+from lengthwise_router.frontends.http.completions import (
+    CompletionOptions,
+    CompletionShape,
+    prompts,
+)
+from lengthwise_router.frontends.http.connections import connection_of
+from lengthwise_router.frontends.http.front import Front
+from lengthwise_router.frontends.http.generation import Generating, GenerationResponse
+from lengthwise_router.frontends.http.options import (
+    MAX_USER_CHARACTERS,
+    CallFields,
+    read_options,
+    shown,
+    text,
+    token_ids,
+    wire_requests,
+)
+from lengthwise_router.serving.service import InferenceService
+from lengthwise_router.tenants import Caller
+from lengthwise_runtime.calls.places import Count
+from lengthwise_runtime.health import Liveness
+from lengthwise_runtime.tls.callers import CallerCheck, certificate_names
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.v1 import inference_pb2
+
+SERVICE = "lengthwise.v1.Inference"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Endpoints:
+    """What each path answers."""
+
+    def __init__(
+        self, service: InferenceService, config: RouterConfig, liveness: Liveness, count: Count
+    ) -> None:
+        tls = config.client_tls or config.tls
+        self._service = service
+        self._deadline_seconds = config.default_deadline_seconds
+        self._liveness = liveness
+        self._count = count
+        self._bodies = Bodies(count)
+        callers = CallerCheck(tls.callers if tls is not None else None)
+        self._checks = {
+            method: callers.of(SERVICE, method)
+            for method in ("Generate", "GetModel", "ListModels", "Tokenize")
+        }
+        self._started = int(time.time())
+
+    async def chat(self, request: Request) -> Response:
+        caller = self._caller(request, "Generate")
+        options = read_options(ChatOptions, "chat", await self._bodies.read(request))
+        requests = wire_requests(
+            options,
+            [conversation(options.messages)],
+            request_id=request.state.request_id,
+            max_tokens=options.most_tokens,
+            top_logprobs=options.alternatives,
+        )
+        shape = ChatShape(self._service.token_texts(options.model))
+        return self._generating(request, caller, options, requests, shape)
+
+    async def completions(self, request: Request) -> Response:
+        caller = self._caller(request, "Generate")
+        options = read_options(CompletionOptions, "completions", await self._bodies.read(request))
+        given = prompts(options.prompt)
+        requests = wire_requests(
+            options,
+            given,
+            request_id=request.state.request_id,
+            max_tokens=options.most_tokens,
+            top_logprobs=options.logprobs,
+        )
+        echoed = (
+            [await self._text_of(prompt, options.model) for prompt in given]
+            if options.echoes
+            else []
+        )
+        shape = CompletionShape(
+            self._service.token_texts(options.model), echoed, options.num_choices, len(requests)
+        )
+        return self._generating(request, caller, options, requests, shape)
+
+    async def models(self, request: Request) -> Response:
+        self._caller(request, "ListModels")
+        data = [self._told(model) for model in self._service.models().models]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        self._caller(request, "GetModel")
+        return JSONResponse(self._told(self._described(request.path_params["name"])))
+
+    async def tokenize(self, request: Request) -> Response:
+        self._caller(request, "Tokenize")
+        body = await self._bodies.read(request)
+        _only(body, "model", "prompt", "messages")
+        if ("prompt" in body) == ("messages" in body):
+            raise InvalidRequest("prompt: expected either prompt or messages")
+        if "messages" in body:
+            prompt = conversation(body["messages"])
+        else:
+            prompt = inference_pb2.Prompt(text=text("prompt", body["prompt"]))
+        model = text("model", body.get("model") or "")
+        response = await self._service.tokenize(
+            inference_pb2.TokenizeRequest(model=model, prompt=prompt)
+        )
+        ids = list(response.token_ids)
+        context = self._described(model).context_length
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": context})
+
+    async def detokenize(self, request: Request) -> Response:
+        self._caller(request, "Tokenize")
+        body = await self._bodies.read(request)
+        _only(body, "model", "tokens")
+        ids = body.get("tokens")
+        if not isinstance(ids, list):
+            raise InvalidRequest(f"tokens: got {shown(ids)}, expected an array of token ids")
+        model = text("model", body.get("model") or "")
+        return JSONResponse(
+            {"prompt": await self._service.detokenize(token_ids("tokens", ids), model)}
+        )
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        reason = self._liveness.trouble()
+        return JSONResponse({"status": reason or "ok"}, 503 if reason else 200)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": importlib.metadata.version("lengthwise")})
+
+    def _generating(
+        self,
+        request: Request,
+        caller: Caller,
+        options: CallFields,
+        requests: list[inference_pb2.GenerateRequest],
+        shape: Any,
+    ) -> Response:
+        generating = Generating(
+            self._service,
+            deadline_seconds=self._deadline_seconds,
+            caller=caller,
+            user=(options.user or "")[:MAX_USER_CHARACTERS],
+        )
+        call = Call(
+            request_id=request.state.request_id,
+            model=options.model,
+            count=len(requests),
+            num_choices=options.num_choices,
+            has_logprobs=requests[0].HasField("top_logprobs"),
+        )
+        return GenerationResponse(
+            generating,
+            requests,
+            call,
+            shape,
+            self._count,
+            streams=bool(options.stream),
+            include_usage=options.include_usage,
+        )
+
+    async def _text_of(self, prompt: inference_pb2.Prompt, model: str) -> str:
+        if prompt.HasField("text"):
+            return prompt.text
+        return await self._service.detokenize(prompt.token_ids.ids, model)
+
+    def _described(self, name: str) -> inference_pb2.GetModelResponse:
+        return self._service.model(inference_pb2.GetModelRequest(model=name))
+
+    def _told(self, model: inference_pb2.GetModelResponse) -> dict[str, Any]:
+        return {
+            "id": model.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "lengthwise",
+            "max_model_len": model.context_length,
+        }
+
+    def _caller(self, request: Request, method: str) -> Caller:
+        """Errors: PermissionDenied, Unauthenticated: the rules are those of gRPC."""
+        peer = connection_of(request.scope).peer
+        self._checks[method](peer)
+        return Caller(certificate_names(peer))
+
+
+def _only(body: dict[str, Any], *names: str) -> None:
+    for name in body:
+        if name not in names:
+            raise InvalidRequest(f"got field {shown(name)}, expected {', '.join(names)}")
+
+
+def http_application(
+    service: InferenceService, config: RouterConfig, liveness: Liveness, count: Count
+) -> ASGIApp:
+    """All paths, as one ASGI application."""
+    endpoints = Endpoints(service, config, liveness, count)
+    posts = {
+        "/v1/chat/completions": endpoints.chat,
+        "/v1/completions": endpoints.completions,
+        "/tokenize": endpoints.tokenize,
+        "/detokenize": endpoints.detokenize,
+    }
+    gets = {
+        "/v1/models": endpoints.models,
+        "/v1/models/{name:path}": endpoints.model,
+        "/health": endpoints.health,
+        "/ready": endpoints.ready,
+        "/version": endpoints.version,
+    }
+    router = Router(
+        [
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
+            *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),
+        ],
+        redirect_slashes=False,
+    )
+    app: ASGIApp = Front(router)
+    if config.http.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=list(config.http.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app

@@ -1,0 +1,59 @@
+"""A router that serves HTTP, between a real client of OpenAI's and stub workers."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from router.deployment import Deploy, Deployment, deployed
+from router.http.raw import ServedHttp
+from router.stub_workers import MODEL
+
+from lengthwise_router.config import HttpConfig
+
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+
+@pytest.fixture(scope="session")
+def chat_checkpoint(stub_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stubs' model with a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / MODEL
+    shutil.copytree(stub_checkpoint, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+async def serve(chat_checkpoint: Path) -> AsyncIterator[Deploy]:
+    """As `deploy`, with HTTP."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            num_prefill: int = 1,
+            num_decode: int = 1,
+            *,
+            step_seconds: float = 0.002,
+            **config: Any,
+        ) -> Deployment:
+            config = {"http": HttpConfig(listen="127.0.0.1:0"), **config}
+            return await stack.enter_async_context(
+                deployed(chat_checkpoint, num_prefill, num_decode, step_seconds, config)
+            )
+
+        yield start
+
+
+@pytest.fixture
+async def http(serve: Deploy) -> AsyncIterator[ServedHttp]:
+    """One pair of workers, an `openai` client that tries once, and a plain one."""
+    deployment = await serve()
+    base = f"http://{deployment.app.http_address}"
+    async with (
+        openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client,
+        httpx.AsyncClient(base_url=base, timeout=20) as plain,
+    ):
+        yield ServedHttp(deployment, client, plain)
