@@ -14,6 +14,7 @@ PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 GENERATED := wire/lengthwise_wire/v1
 SCHEMA := helm/lengthwise/values.schema.json
 CHART_README := helm/lengthwise/README.md
+CONFIGURATION := docs/configuration.md
 DASHBOARDS := helm/lengthwise/dashboards
 
 .PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench bench-scheduling up clean
@@ -35,15 +36,18 @@ proto-check: setup  # Fails when the committed code is not what the .proto files
 	diff -r --exclude=__init__.py --exclude=__pycache__ $$fresh $(GENERATED) || \
 	{ echo "$(GENERATED) is stale; run: make proto" >&2; exit 1; }
 
-schema: setup  ## Generate the schema of the chart's values, and the chart's README
+schema: setup  ## Generate the chart's schema and README, and docs/configuration.md
 	@schema=$$(PYTHONPATH=helm $(BIN)/python -m values_schema) && echo "$$schema" >$(SCHEMA)
 	@readme=$$(PYTHONPATH=helm $(BIN)/python -m values_schema.readme) && echo "$$readme" >$(CHART_README)
+	@keys=$$(PYTHONPATH=helm $(BIN)/python -m values_schema.configuration) && echo "$$keys" >$(CONFIGURATION)
 
 schema-check: setup  # Fails when the committed schema is not what the configuration classes say
 	@PYTHONPATH=helm $(BIN)/python -m values_schema | cmp --silent - $(SCHEMA) || \
 	{ echo "$(SCHEMA) is stale; run: make schema" >&2; exit 1; }
 	@PYTHONPATH=helm $(BIN)/python -m values_schema.readme | cmp --silent - $(CHART_README) || \
 	{ echo "$(CHART_README) is stale; run: make schema" >&2; exit 1; }
+	@PYTHONPATH=helm $(BIN)/python -m values_schema.configuration | cmp --silent - $(CONFIGURATION) || \
+	{ echo "$(CONFIGURATION) is stale; run: make schema" >&2; exit 1; }
 
 dashboards: setup  ## Generate the Grafana dashboards
 	@PYTHONPATH=helm $(BIN)/python -m dashboards $(DASHBOARDS)

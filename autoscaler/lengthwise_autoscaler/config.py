@@ -27,7 +27,7 @@ class PrometheusConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    url: str
+    url: str  # http://HOST:PORT, without credentials
     timeout_seconds: float = 5.0  # of all queries of one round together
     authority: Path | None = None  # PEM; unset: the system's
     bearer_token: Path | None = None  # read anew for each round, since tokens are rotated
@@ -64,12 +64,12 @@ class PoolConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str  # the value of its pods' label lengthwise/pool
-    role: Role
+    role: Role  # as the pool is
     deployment: str = ""  # needed where it is sized
-    length_class: LengthClass | None = None
-    min_replicas: int = 1
-    max_replicas: int = 1
-    flexible: bool = False
+    length_class: LengthClass | None = None  # as the pool is; unset: all lengths
+    min_replicas: int = 1  # 0: none while nothing arrives
+    max_replicas: int = 1  # pods
+    flexible: bool = False  # its workers change their role when asked
     fixed: bool = False  # never sized, but its workers share their group's work
 
     def __post_init__(self) -> None:

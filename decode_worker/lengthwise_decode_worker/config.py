@@ -21,7 +21,7 @@ class DecodeSettings:
     policy: DecodePolicy = field(default_factory=DecodePolicy)
     """Which requests are admitted, and how many decode at once."""
     max_reservations_per_router: int = 2048
-    """Twice what a router has in flight by default."""
+    """More are refused; twice what a router has in flight by default."""
 
     def __post_init__(self) -> None:
         require_at_least("max_reservations_per_router", self.max_reservations_per_router, 1)

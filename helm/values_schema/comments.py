@@ -22,7 +22,7 @@ def of_classes(root: Any) -> dict[str, dict[str, str]]:
         part = waiting.pop()
         waiting.extend(get_args(part))
         if _has_fields(part) and part.__name__ not in found:
-            found[part.__name__] = _of_class(part)
+            found[part.__name__] = of_class(part)
             hints = get_type_hints(part, include_extras=True)
             waiting.extend(hint for hint in hints.values() if get_origin(hint) is not ClassVar)
     return found
@@ -32,11 +32,11 @@ def _has_fields(part: Any) -> bool:
     return isinstance(part, type) and (is_dataclass(part) or is_typeddict(part))
 
 
-def _of_class(part: Any) -> dict[str, str]:
+def of_class(part: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in get_original_bases(part) if is_typeddict(part) else reversed(part.__bases__):
         if _has_fields(base):
-            found |= _of_class(base)
+            found |= of_class(base)
     lines = textwrap.dedent(inspect.getsource(part)).splitlines()
     (definition,) = ast.parse("\n".join(lines)).body
     assert isinstance(definition, ast.ClassDef)

@@ -60,7 +60,7 @@ def _read(setting: str, classes: dict[Role, type[Any]]) -> tuple[list[Role], str
         where = f"{named[0]} processes have" if named else "no process has"
         no = " no" if named else ""
         raise LocalClusterError(
-            f"--set {setting}: {where}{no} key {key}; docs/operations.md lists the keys"
+            f"--set {setting}: {where}{no} key {key}; docs/configuration.md lists the keys"
         )
     return takers, text
 

@@ -25,7 +25,7 @@ class KubernetesConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    services: tuple[str, ...]
+    services: tuple[str, ...]  # their names
     namespace: str = ""  # empty: the router's own
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class DiscoveryConfig:
 
     endpoints: tuple[str, ...] = ()  # host:port of every worker, whatever its role
     folder: Path | None = None  # in which workers announce themselves
-    kubernetes: KubernetesConfig | None = None
+    kubernetes: KubernetesConfig | None = None  # whose Services have the workers
 
     def __post_init__(self) -> None:
         given = [bool(self.endpoints), self.folder is not None, self.kubernetes is not None]
@@ -91,17 +91,17 @@ class RouterConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    discovery: DiscoveryConfig
+    discovery: DiscoveryConfig  # where the workers are
     # Checkpoint folder or hub id: tokenizer, chat template and limits come from it.
     model: str = ""
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     models: tuple[ServedModelConfig, ...] = ()  # instead of `model`, where several are served
-    listen: str = "127.0.0.1:50051"
+    listen: str = "127.0.0.1:50051"  # for gRPC; port 0: any
     http: HttpConfig = field(default_factory=HttpConfig)  # OpenAI's API
     metrics_listen: str = "127.0.0.1:9090"  # port 0: any; empty: no metrics
-    announce_folder: Path | None = None
+    announce_folder: Path | None = None  # where it writes a note with its address; unset: none
     advertise_host: str = "127.0.0.1"  # what is announced where `listen` names all interfaces
-    tls: TlsConfig | None = None
+    tls: TlsConfig | None = None  # of its port and towards workers; unset: none
     metrics_tls: TlsConfig | None = None  # with `authority`, probes need a certificate too
     # Of the port that clients call, where it differs: another certificate, another authority of
     # theirs, or none, so that they need no certificate.
@@ -112,7 +112,7 @@ class RouterConfig:
     # Callers with different certificates share no cached prefixes.
     separate_tenants: bool = True
 
-    strategy: str = DEFAULT_STRATEGY  # how workers are chosen
+    strategy: str = DEFAULT_STRATEGY  # how workers are chosen (docs/policies.md)
     local_prefill: bool = True  # decode workers may compute prompts too, where that is sooner
     pools: PoolPolicy = field(default_factory=PoolPolicy)  # of the strategy length_pools
     # Of all clients together, for each served model: none takes another's places.
@@ -145,7 +145,7 @@ class RouterConfig:
     # Tokens closer together than this share a message. 0.04 instead would save 5 % of the router's
     # CPU at 128 tokens out (benchmarks/data/router_cpu.csv) and make streams coarser.
     message_interval_seconds: float = 0.02
-    drain_seconds: float = 30.0
+    drain_seconds: float = 30.0  # for requests in flight after SIGTERM
 
     @property
     def placement(self) -> PlacementPolicy:

@@ -1,6 +1,7 @@
 """What holds of the whole code: documented names, light imports, links that lead somewhere."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -92,3 +93,11 @@ def test_relative_links_in_the_documents_lead_somewhere() -> None:
             if not (path.parent / target).exists():
                 broken.append(f"{_name(path)}: {target}")
     assert not broken, "\n".join(broken)
+
+
+def test_the_reference_of_configuration_says_what_the_classes_say() -> None:
+    program = [sys.executable, "-m", "values_schema.configuration"]
+    paths = {**os.environ, "PYTHONPATH": str(ROOT / "helm")}
+    said = subprocess.run(program, env=paths, capture_output=True, timeout=60, check=True)
+    written = (ROOT / "docs" / "configuration.md").read_bytes()
+    assert said.stdout == written, "docs/configuration.md is stale; run: make schema"

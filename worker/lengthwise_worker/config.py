@@ -23,11 +23,13 @@ class WorkerConfig:
     served_name: str = ""
     """Name that clients ask for; empty: the last part of `model`."""
     listen: str = "127.0.0.1:0"
+    """For gRPC; port 0: any."""
     advertise_host: str = "127.0.0.1"
     """Where other processes reach this one."""
     metrics_listen: str = "127.0.0.1:0"
     """Empty: no metrics endpoint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where torch finds one."""
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Of KV transfer; auto is nccl on CUDA and gloo elsewhere."""
     shared_memory: bool = True
@@ -61,7 +63,9 @@ class WorkerConfig:
     threads: int = 0
     """Of torch on CPU, in each rank; 0: torch's own choice, shared by the ranks."""
     announce_folder: Path | None = None
+    """Where it writes a note with its address, for routers whose discovery has this folder."""
     tls: TlsConfig | None = None
+    """Of its port and towards decode workers; unset: none."""
     metrics_tls: TlsConfig | None = None
     """With `authority`, probes need a certificate too."""
     stall_seconds: float = 5.0
@@ -72,6 +76,7 @@ class WorkerConfig:
     lease), no prompt that waits (its deadline). A request that takes longer goes on elsewhere, as
     after the loss of a worker."""
     drain_seconds: float = 30.0
+    """For requests in flight after SIGTERM; the rest is given back, and continued elsewhere."""
     objectives: Objectives = field(default_factory=Objectives)
     """The same as the routers': schedulers aim at them."""
 

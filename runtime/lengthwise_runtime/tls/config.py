@@ -16,8 +16,8 @@ class CallerNames:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    routers: tuple[str, ...]
-    workers: tuple[str, ...]
+    routers: tuple[str, ...]  # names in the certificates of routers
+    workers: tuple[str, ...]  # and in those of workers
     autoscalers: tuple[str, ...] = ()  # none: no certificate is an autoscaler's
     clients: tuple[str, ...] = ()  # none: every certificate that is nothing of the above
 
@@ -29,9 +29,9 @@ class TlsConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    certificate: Path
-    private_key: Path
-    authority: Path | None = None
+    certificate: Path  # what this process shows, with those that vouch for it
+    private_key: Path  # of the certificate
+    authority: Path | None = None  # whose certificates callers and the called have to show
     server_name: str = ""
     """What the certificates of workers name; empty: the host they are reached at. Pods are reached
     at addresses that no certificate can know beforehand."""
