@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.encoder import TextEncoder
-from lengthwise_router.text.renderer import Renderer
-from lengthwise_router.text.template_process import TemplateSetup
+from lengthwise_router.text.sandbox.renderer import Renderer
+from lengthwise_router.text.sandbox.template_process import TemplateSetup
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_BYTES
 from lengthwise_wire.v1 import common_pb2, inference_pb2

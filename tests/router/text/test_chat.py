@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from lengthwise_router.text.chat import ChatTemplate, TemplateRefuses
+from lengthwise_router.text.sandbox.chat import ChatTemplate, TemplateRefuses
 
 LLAMA_3 = """{%- set loop_messages = messages %}
 {%- for message in loop_messages %}

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from harness.waiting import eventually
 
-from lengthwise_router.text import renderer as module
-from lengthwise_router.text.renderer import Renderer
-from lengthwise_router.text.template_process import TemplateSetup
+from lengthwise_router.text.sandbox import renderer as module
+from lengthwise_router.text.sandbox.renderer import Renderer
+from lengthwise_router.text.sandbox.template_process import TemplateSetup
 from lengthwise_runtime.config import ConfigError
 from lengthwise_wire.errors import InternalError, InvalidRequest, Overloaded
 from lengthwise_wire.v1 import inference_pb2

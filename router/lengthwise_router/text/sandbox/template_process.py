@@ -13,7 +13,7 @@ import struct
 import sys
 from typing import BinaryIO, TypedDict
 
-from lengthwise_router.text.chat import ChatTemplate, TemplateRefuses
+from lengthwise_router.text.sandbox.chat import ChatTemplate, TemplateRefuses
 from lengthwise_wire.v1 import inference_pb2
 
 LENGTH = struct.Struct(">I")

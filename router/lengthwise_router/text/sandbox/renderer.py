@@ -10,8 +10,8 @@ import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 
-from lengthwise_router.text.chat import TemplateRefuses
-from lengthwise_router.text.template_process import (
+from lengthwise_router.text.sandbox.chat import TemplateRefuses
+from lengthwise_router.text.sandbox.template_process import (
     CPU_SECONDS,
     DONE,
     LENGTH,
@@ -121,7 +121,7 @@ class Renderer:
             return self._process
         try:
             process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "lengthwise_router.text.template_process"),
+                *(sys.executable, "-P", "-m", "lengthwise_router.text.sandbox.template_process"),
                 stdin=PIPE,
                 stdout=PIPE,
             )
