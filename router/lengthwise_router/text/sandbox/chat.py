@@ -15,8 +15,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lengthwise_router.text.sandbox.process import Refusal
 
-class TemplateRefuses(Exception):
+
+class TemplateRefuses(Refusal):
     """The template does not compile, or does not render a conversation; the message says why."""
 
 
