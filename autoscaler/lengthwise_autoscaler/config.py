@@ -65,6 +65,7 @@ class PoolConfig:
 
     name: str  # the value of its pods' label lengthwise/pool
     role: Role  # as the pool is
+    model: str = ""  # whose workers it has; empty: the only one that the release serves
     deployment: str = ""  # needed where it is sized
     length_class: LengthClass | None = None  # as the pool is; unset: all lengths
     min_replicas: int = 1  # 0: none while nothing arrives
@@ -110,6 +111,8 @@ class AutoscalerConfig:
     kubeconfig: Path | None = None  # unset: as the pod's ServiceAccount
 
     objectives: Objectives = field(default_factory=Objectives)  # the same as the routers'
+    # Of models that have their own, by name.
+    model_objectives: dict[str, Objectives] = field(default_factory=dict)
 
     interval_seconds: float = 5.0  # from one decision to the next
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)  # how it decides
@@ -130,6 +133,16 @@ class AutoscalerConfig:
             twice = sorted(value for value, count in counts.items() if value and count > 1)
             if twice:
                 raise ValueError(f"pools: {key} {', '.join(twice)} is there more than once")
+        models = {pool.model for pool in self.pools}
+        if "" in models and len(models) > 1:
+            unnamed = next(pool.name for pool in self.pools if not pool.model)
+            raise ValueError(
+                f"pools: got no model for pool {unnamed!r}, expected one, for other pools name"
+                " theirs"
+            )
+        unknown = sorted(self.model_objectives.keys() - models)
+        if unknown:
+            raise ValueError(f"model_objectives: got {unknown[0]!r}, expected a model of the pools")
         for name in ("release", "lease"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: got nothing, expected a name")

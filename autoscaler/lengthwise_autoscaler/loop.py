@@ -16,24 +16,20 @@ from lengthwise_autoscaler.kubernetes.cluster import Cluster, ClusterView
 from lengthwise_autoscaler.kubernetes.pods import ReleasePod
 from lengthwise_autoscaler.kubernetes.reporter import Reporter
 from lengthwise_autoscaler.kubernetes.roles import FlexibleWorkers, Serving
-from lengthwise_autoscaler.load.data_check import SETTLE_SCRAPES, group_of
+from lengthwise_autoscaler.load.data_check import SETTLE_SCRAPES
 from lengthwise_autoscaler.load.plausibility import MostWorkers
 from lengthwise_autoscaler.load.prometheus import Prometheus, Vector
 from lengthwise_autoscaler.load.queries import QueryName, queries
-from lengthwise_autoscaler.load.readings import LoadReader, Reading
+from lengthwise_autoscaler.load.readings import Reading
 from lengthwise_autoscaler.metrics import AutoscalerMetrics
+from lengthwise_autoscaler.model_pools import ModelPools, by_model
 from lengthwise_autoscaler.states import pool_states, settled_pods
-from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
-from lengthwise_policy.scaling.scaler import Scaler
 from lengthwise_policy.scaling.state import (
     Action,
-    Demand,
     Flip,
     FlipRule,
-    Group,
     Hold,
     PoolState,
-    PrefillLoad,
     Scale,
     ScalingRule,
 )
@@ -70,7 +66,6 @@ class ControlLoop:
         self._is_leader = is_leader
         self._pools = {item.name: item.pool for item in config.pools}
         self._fixed = frozenset(item.name for item in config.pools if item.fixed)
-        self._demand_policy = DemandPolicy(objectives=config.objectives)
         interval = config.prometheus.scrape_interval_seconds
         self._settle_seconds = SETTLE_SCRAPES * interval
         self._queries = queries(
@@ -79,9 +74,8 @@ class ControlLoop:
             window_seconds=config.prometheus.window_seconds,
             scrape_interval_seconds=interval,
         )
-        self._reader = LoadReader(list(self._pools.values()), interval)
+        self._models = by_model(config)
         self._most_workers = MostWorkers(config.prometheus.window_seconds + self._settle_seconds)
-        self._scaler = Scaler(config.scaling)
         self.last_decision = 0.0  # when a round ended without any error, since the epoch
         self._stopping = asyncio.Event()
         self._leads = False
@@ -110,7 +104,8 @@ class ControlLoop:
         leads = self._config.dry_run or self._is_leader()
         self._metrics.leader.set(leads and not self._config.dry_run)
         if self._leads and not leads:
-            self._scaler.forget()
+            for model in self._models:
+                model.forget()
             self._metrics.forget()
             self._reported.clear()
         self._leads = leads
@@ -136,16 +131,27 @@ class ControlLoop:
             return
         self._reporter.knows({pool: item.uid for pool, item in view.deployments.items()})
         serving = await self._workers.ask(self._flexible_pods(view))
-        reading = self._read(vectors, view, serving)
-        self._report([*errors, *view.errors, *reading.errors])
-        states = pool_states(view, self._pools, self._fixed, serving, reading)
-        demands = self._demands(reading, states)
-        actions = self._scaler.decide(time.monotonic(), states, demands)
+        readings = self._read(vectors, view, serving)
+        found = [error for reading in readings.values() for error in reading.errors]
+        # What is wrong with the routers' data is so for every model: it is told once.
+        errors = [*errors, *view.errors, *{str(error): error for error in found}.values()]
+        self._report(errors)
+        states: list[PoolState] = []
+        actions: list[Action] = []
+        for model, reading in readings.items():
+            own = [name for name in self._pools if model.has(name)]
+            pools = {name: self._pools[name] for name in own}
+            looks = pool_states(view, pools, self._fixed, serving, reading)
+            demands = model.demands(reading, looks)
+            for group, demand in demands.items():
+                self._metrics.demand(model.model, group, demand)
+            states += looks
+            actions += model.decide(time.monotonic(), looks, demands)
         self._metrics.decision_seconds.observe(time.monotonic() - began_at)
-        if not (errors or view.errors or reading.errors):
+        if not errors:
             self.last_decision = time.time()
             self._metrics.last_decision.set(self.last_decision)
-        self._publish(states, demands, actions)
+        self._publish(states, actions)
         if not self._config.dry_run:
             await self._act(actions, view)
 
@@ -165,37 +171,20 @@ class ControlLoop:
 
     def _read(
         self, vectors: Mapping[QueryName, Vector], view: ClusterView, serving: Mapping[str, Serving]
-    ) -> Reading:
+    ) -> dict[ModelPools, Reading]:
         pods = {pool: len(view.pods_of(pool)) for pool in self._pools}
         most = self._most_workers.see(time.monotonic(), pods)
         if not vectors:
-            return Reading(loads={}, errors=())
+            return dict.fromkeys(self._models, Reading(loads={}, errors=()))
         if not any(pod.component == "router" for pod in view.pods):
             error = ScalingError(
                 "data_missing",
                 f"release {self._config.release!r} has no router pod, so what arrives is unknown;"
                 " is `release` right?",
             )
-            return Reading(loads={}, errors=(error,))
-        return self._reader.read(
-            vectors, settled_pods(view, self._pools, serving, self._settle_seconds), most
-        )
-
-    def _demands(self, reading: Reading, states: Sequence[PoolState]) -> dict[Group, Demand]:
-        workers: dict[Group, int] = {}
-        for state in states:
-            for pod in state.pods:
-                if pod.phase == "ready":
-                    group = group_of(state.pool, pod.role)
-                    workers[group] = workers.get(group, 0) + 1
-        return {
-            group: (
-                prefill_demand(load, self._demand_policy, workers.get(group, 0))
-                if isinstance(load, PrefillLoad)
-                else decode_demand(load, self._demand_policy, workers.get(group, 0))
-            )
-            for group, load in reading.loads.items()
-        }
+            return dict.fromkeys(self._models, Reading(loads={}, errors=(error,)))
+        settled = settled_pods(view, self._pools, serving, self._settle_seconds)
+        return {model: model.read(vectors, settled, most) for model in self._models}
 
     def _report(self, errors: Sequence[ScalingError]) -> None:
         for error in errors:
@@ -204,12 +193,9 @@ class ControlLoop:
     def _publish(
         self,
         states: Sequence[PoolState],
-        demands: Mapping[Group, Demand],
         actions: Sequence[Action],
     ) -> None:
         """Metrics, and a line where something has changed."""
-        for group, demand in demands.items():
-            self._metrics.demand(group, demand)
         wanted = {action.pool: action.replicas for action in actions if isinstance(action, Scale)}
         sized = [state for state in states if state.pool.name not in self._fixed]
         for state in sized:

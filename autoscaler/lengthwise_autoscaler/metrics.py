@@ -29,7 +29,7 @@ class AutoscalerMetrics:
         self._needed = self._gauge(
             "lengthwise_workers_needed",
             "Workers that a group's work needs, not rounded",
-            *("role", "length_class"),
+            *("model", "role", "length_class"),
         )
         least = self._gauge("lengthwise_pool_min_replicas", "As configured", "pool")
         most = self._gauge("lengthwise_pool_max_replicas", "As configured", "pool")
@@ -74,9 +74,9 @@ class AutoscalerMetrics:
     def acted(self, pool: str, action: str, rule: ScalingRule | FlipRule) -> None:
         self._actions.labels(pool, action, rule).inc()
 
-    def demand(self, group: Group, demand: Demand) -> None:
+    def demand(self, model: str, group: Group, demand: Demand) -> None:
         role, length_class = group
-        self._needed.labels(role, length_class or "").set(demand.workers)
+        self._needed.labels(model, role, length_class or "").set(demand.workers)
 
     def pool(self, state: PoolState, wanted: int) -> None:
         self._replicas.labels(state.pool.name).set(state.replicas)

@@ -39,7 +39,7 @@ SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
     PrefillSettings: ("length_class",),
     AutoscalerConfig: (
         "release", "lease", "pools", "namespace", "identity", "kubeconfig", "metrics_listen", "tls",
-        "dry_run", "objectives", "metrics_tls",
+        "dry_run", "objectives", "model_objectives", "metrics_tls",
     ),
     PrometheusConfig: ("url", "authority", "bearer_token"),
 }  # fmt: skip

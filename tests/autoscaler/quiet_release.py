@@ -63,7 +63,7 @@ def vectors(**changed: Any) -> dict[QueryName, Vector]:
         "decode_predicted": vector(0.0, decode),
         "decode_blocks": vector(1000.0, decode),
         "decode_workers": vector(1.0, decode),
-        "block_tokens": vector(16.0),
+        "block_tokens": vector(16.0, decode),
         "generated_tokens": vector(0.0, decode),
         "mean_workers": vector(1.0, {**decode, "role": "decode"}),
         "cost": (),

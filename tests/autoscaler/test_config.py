@@ -43,6 +43,16 @@ def test_little_has_to_be_set(tmp_path: Path) -> None:
             "deployment demo-prefill is there more than once",
             id="one deployment twice",
         ),
+        pytest.param(
+            {"pools": [POOL | {"model": "a"}, POOL | {"name": "other", "deployment": "other"}]},
+            "got no model for pool 'other'",
+            id="one without a model",
+        ),
+        pytest.param(
+            {"pools": [POOL | {"model": "a"}], "model_objectives": {"b": {}}},
+            "got 'b', expected a model of the pools",
+            id="objectives of no model",
+        ),
         pytest.param({"pools": [POOL | {"role": "encode"}]}, "pools.0.role", id="role"),
         pytest.param(
             {"pools": [POOL | {"min_replicas": 5}]}, "max_replicas: expected at least 5", id="range"

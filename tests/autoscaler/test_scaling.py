@@ -38,6 +38,26 @@ async def test_prompts_that_arrive_faster_than_they_are_computed_make_prefill_wo
         assert re.match(f"scaled out from 1 to 2: ({rules}): ", objects.events("ScaledOut")[0])
 
 
+async def test_a_pool_follows_the_load_of_its_own_model(
+    release: Release, start: Start, objects: FakeObjects
+) -> None:
+    """Prompts are for `toy`; `other` has the pool, until the pool is toy's."""
+    release.router.serve("other")
+    await release.scraped()
+
+    def pools(model: str) -> list[dict[str, object]]:
+        return [pool | {"model": model} for pool in (PREFILL, DECODE)]
+
+    async with prompts(release.router, [release.prefill], busy=1.2):
+        others = await start(pools("other"), dry_run=True)
+        for _ in range(10):
+            await decided(others)
+        needed = others._loop._metrics._needed.labels("other", "prefill", "")
+        assert needed._value.get() == 0
+        await start(pools("toy"))
+        await eventually(lambda: objects.replicas(PREFILLS) > 1, 20.0)
+
+
 async def test_decode_workers_that_will_run_out_of_blocks_get_company_and_lose_it_again(
     release: Release, start: Start, objects: FakeObjects
 ) -> None:

@@ -72,7 +72,7 @@ TRUTH: Mapping[str, Rows] = {
     "decode_predicted": _rows(DECODE_POOL, 500),
     "decode_blocks": _rows(DECODE_POOL, 2000),
     "decode_workers": _rows(DECODE_POOL, 1),
-    "block_tokens": [({}, 16)],
+    "block_tokens": _rows(DECODE_POOL, 16),
     "generated_tokens": _rows(DECODE_POOL, 100),
     "mean_workers": [({"role": role, "pool": role}, 1) for role in ("prefill", "decode")],
     "cost": [

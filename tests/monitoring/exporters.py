@@ -66,9 +66,14 @@ class RouterExporter(Exporter):
     def __init__(self, pod: str) -> None:
         super().__init__(pod)
         self.waiting = 0
-        self.metrics = RouterMetrics(
-            MetricFamilies(self.registry),
-            model="toy",
+        self._families = MetricFamilies(self.registry)
+        self.metrics = self.serve("toy")
+
+    def serve(self, model: str) -> RouterMetrics:
+        """Another model's metrics."""
+        return RouterMetrics(
+            self._families,
+            model=model,
             placement_rules=("round robin",),
             objectives=Objectives(),
             num_workers=lambda role, condition: 0,

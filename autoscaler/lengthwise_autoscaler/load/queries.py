@@ -38,7 +38,8 @@ QueryName = Literal[
 
 _BY: Mapping[str, tuple[QueryName, ...]] = {
     "pod": ("sample_age", "scraped", "pod_requests", "pod_cached"),
-    "length_class": ("arrived_requests", "arrived_tokens", "recent_tokens", "ttft"),
+    "model length_class": ("arrived_requests", "arrived_tokens", "recent_tokens", "ttft"),
+    "model": ("output_tokens", "waiting_requests", "tpot"),
     "pool": (
         "decode_running",
         "decode_context",
@@ -47,13 +48,16 @@ _BY: Mapping[str, tuple[QueryName, ...]] = {
         "decode_blocks",
         "decode_workers",
         "generated_tokens",
+        "block_tokens",
     ),
     "pool length_class": ("prefill_tokens", "prefill_busy", "queue_seconds"),
     "role pool": ("mean_workers",),
     "role pool length_class": ("queued_tokens",),
     "role pool coefficient": ("cost",),
-    "": ("output_tokens", "waiting_requests", "tpot", "block_tokens"),
 }
+
+OF_MODELS = frozenset(name for labels, names in _BY.items() if "model" in labels for name in names)
+"""Queries of what routers count, each model for itself."""
 
 LABELS: Mapping[QueryName, frozenset[str]] = {
     name: frozenset(labels.split()) for labels, names in _BY.items() for name in names
@@ -94,18 +98,18 @@ def queries(
     cached = series("lengthwise_kv_blocks", state="cached")
     workers = f"count by (role, pool) ({series('lengthwise_running_requests')})"
     held = "lengthwise_running_requests|lengthwise_queued_requests"
-    by_class = "pool, length_class"
+    by_class, lengths = "pool, length_class", "model, length_class"
     return {
         # By the clock of Prometheus, which stamps samples too.
         "sample_age": f"time() - max by (pod) (timestamp({up}))",
         "scraped": f"max by (pod) ({up})",
-        "arrived_requests": f"sum by (length_class) ({rate('lengthwise_arrived_requests_total')})",
-        "arrived_tokens": f"sum by (length_class) ({rate('lengthwise_arrived_tokens_total')})",
-        "recent_tokens": f"sum by (length_class) (rate({tokens}{recent}))",
-        "output_tokens": f"sum({outputs[0]}) / sum({outputs[1]})",
-        "waiting_requests": f"sum({series('lengthwise_requests_waiting')})",
-        "ttft": percentile("length_class, le", "lengthwise_time_to_first_token_seconds"),
-        "tpot": percentile("le", "lengthwise_time_per_output_token_seconds"),
+        "arrived_requests": f"sum by ({lengths}) ({rate('lengthwise_arrived_requests_total')})",
+        "arrived_tokens": f"sum by ({lengths}) ({rate('lengthwise_arrived_tokens_total')})",
+        "recent_tokens": f"sum by ({lengths}) (rate({tokens}{recent}))",
+        "output_tokens": f"sum by (model) ({outputs[0]}) / sum by (model) ({outputs[1]})",
+        "waiting_requests": f"sum by (model) ({series('lengthwise_requests_waiting')})",
+        "ttft": percentile(f"{lengths}, le", "lengthwise_time_to_first_token_seconds"),
+        "tpot": percentile("model, le", "lengthwise_time_per_output_token_seconds"),
         "prefill_tokens": f"sum by ({by_class}) ({rate('lengthwise_prefill_tokens_total')})",
         "prefill_busy": f"sum by ({by_class}) ({rate('lengthwise_prefill_busy_seconds_total')})",
         "queue_seconds": percentile(f"{by_class}, le", "lengthwise_queue_seconds", role="prefill"),
@@ -118,7 +122,7 @@ def queries(
         "decode_blocks": f"sum by (pool) ({blocks})",
         "decode_workers": "count by (pool)"
         f" ({series('lengthwise_kv_blocks_predicted', role='decode')})",
-        "block_tokens": f"max({series('lengthwise_kv_block_tokens')})",
+        "block_tokens": f"max by (pool) ({series('lengthwise_kv_block_tokens')})",
         "generated_tokens": f"sum by (pool) ({rate('lengthwise_generated_tokens_total')})",
         "mean_workers": f"avg_over_time(({workers}){steps})",
         "cost": f"quantile by (role, pool, coefficient) (0.5, {series('lengthwise_cost_seconds')})",

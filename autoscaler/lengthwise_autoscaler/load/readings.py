@@ -46,9 +46,13 @@ class Reading:
 class LoadReader:
     """Remembers what a token took, for pools that are scaled to zero."""
 
-    def __init__(self, pools: Sequence[Pool], scrape_interval_seconds: float) -> None:
+    def __init__(
+        self, pools: Sequence[Pool], scrape_interval_seconds: float, model: str = ""
+    ) -> None:
+        """`model`: whose pools they are; empty where the release serves one alone."""
         self._pools = {pool.name: pool for pool in pools}
         self._groups = groups_of(pools)
+        self._model = model
         self._check = DataCheck(pools, scrape_interval_seconds)
         self._token_seconds: dict[tuple[Group, LengthClass], float] = {}
 
@@ -65,7 +69,7 @@ class LoadReader:
         routers = [pod for pod in settled if pod.role is None]
         if not routers:
             return Reading(loads={}, errors=())
-        table = Table(vectors)
+        table = Table(vectors, self._model)
         try:
             self._check.routers(table, routers)
         except ScalingError as error:
@@ -117,7 +121,7 @@ class LoadReader:
         pools = [name for name, pool in self._pools.items() if self._serves(pool, DECODE)]
         workers = table.sum("decode_workers", pools)
         blocks = table.sum("decode_blocks", pools)
-        sizes = [value for value in table.values("block_tokens") if value >= 1]
+        sizes = [value for value in table.values("block_tokens", pools) if value >= 1]
         return DecodeLoad(
             running_requests=table.sum("decode_running", pools),
             context_tokens=table.sum("decode_context", pools),

@@ -4,16 +4,24 @@ from collections.abc import Mapping, Sequence, Set
 
 from lengthwise_autoscaler.errors import ScalingError
 from lengthwise_autoscaler.load.plausibility import expected_of
-from lengthwise_autoscaler.load.prometheus import Vector
-from lengthwise_autoscaler.load.queries import LABELS, QueryName
+from lengthwise_autoscaler.load.prometheus import Row, Vector
+from lengthwise_autoscaler.load.queries import LABELS, OF_MODELS, QueryName
 from lengthwise_policy.types import Role
 
 
 class Table:
-    """The vectors of one round, by name and labels."""
+    """The vectors of one round, by name and labels, as far as they are of one model."""
 
-    def __init__(self, vectors: Mapping[QueryName, Vector]) -> None:
-        self._vectors = vectors
+    def __init__(self, vectors: Mapping[QueryName, Vector], model: str) -> None:
+        """`model`: empty where the release serves one alone, whichever that is."""
+        self._vectors = {
+            name: tuple(
+                _without_model(row) for row in rows if row.label("model") == model or not model
+            )
+            if name in OF_MODELS
+            else rows
+            for name, rows in vectors.items()
+        }
 
     def by(self, name: QueryName, label: str) -> dict[str, float]:
         return {row.label(label): row.value for row in self._vectors[name]}
@@ -71,6 +79,12 @@ class Table:
                         pool=pool,
                         query=name,
                     )
+
+
+def _without_model(row: Row) -> Row:
+    """So that rows of two models, where one is expected, are found to be the same."""
+    labels = {name: value for name, value in row.labels.items() if name != "model"}
+    return Row(labels=labels, value=row.value)
 
 
 def missing(name: QueryName, what: str, pool: str = "") -> ScalingError:
