@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,3 +109,19 @@ def named(endpoints: list[str]) -> Iterator[None]:
         if is_from_router(error):
             raise
         raise CommandError(in_words(error, endpoints)) from error
+
+
+def parse_bytes(text: str) -> int:
+    """A Kubernetes quantity: bytes, or k, M, G, T (of 1000) or Ki, Mi, Gi, Ti (of 1024); with B
+    after it or not. Errors: CommandError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?))?b?", text.strip().lower())
+    if match is None or not float(match[1]):
+        raise CommandError(
+            f"--kv-memory: got {text!r}, expected bytes above 0, such as 512Mi or 4G"
+        )
+    power = "kmgt".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

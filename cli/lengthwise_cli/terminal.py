@@ -1,11 +1,14 @@
 """What the commands print to: terminals of any width, files, and streams that know ASCII alone."""
 
+import contextlib
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Literal
 
 from rich.cells import cell_len
@@ -98,3 +101,14 @@ def _cell(cell: str | Text, console: Console) -> Text:
     text = cell if isinstance(cell, Text) else Text(harmless(cell))
     text.plain = fit_encoding(text.plain, console.file)
     return text
+
+
+def own_name() -> str:
+    """As this command can be typed again."""
+    started_as = Path(sys.argv[0])
+    found = shutil.which("lengthwise")
+    if started_as.name != "lengthwise" or (found and Path(found).samefile(started_as)):
+        return "lengthwise"
+    with contextlib.suppress(ValueError):
+        return str(started_as.absolute().relative_to(Path.cwd()))
+    return str(started_as)

@@ -4,17 +4,14 @@ SIGINT or SIGTERM drains everything, a second one cuts the draining short, and n
 behind: see `Interrupts` for what a signal may not cut in two.
 """
 
-import contextlib
+import json
 import os
-import re
 import shlex
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
@@ -25,13 +22,15 @@ from typer import Option
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
 from lengthwise.client import Client
-from lengthwise_cli.errors import CommandError
+from lengthwise.types import Model
 from lengthwise_cli.interrupts import Interrupts
+from lengthwise_cli.options import is_loopback, parse_bytes
 from lengthwise_cli.requests import statistics
 from lengthwise_cli.table import ClusterTable
-from lengthwise_cli.terminal import fit_encoding, knows_unicode
+from lengthwise_cli.terminal import fit_encoding, knows_unicode, own_name
 from lengthwise_local import Died, LocalCluster, Process, Supervisor, named_models
 
+HTTP_PORT = 8000
 LOOK_SECONDS = 0.2
 DRAW_SECONDS = 1.0
 FIRST_PROMPT = "def read_lines(path):"
@@ -65,6 +64,7 @@ def up(
         str, Option(help="Where routers listen; 0.0.0.0: on every interface.")
     ] = "127.0.0.1",
     port: Annotated[int, Option(help="Of the first router; others count up. 0: any.")] = 50051,
+    http_port: Annotated[int, Option(help="The same for OpenAI's API; -1: none.")] = HTTP_PORT,
     metrics_port: Annotated[int, Option(help="The same for Prometheus metrics.")] = 0,
     settings: Annotated[
         list[str] | None,
@@ -90,10 +90,18 @@ def up(
         host=host,
         port=port,
         metrics_port=metrics_port,
+        http_port=_http_port(http_port, port),
         settings=[*_settings(dtype, kv_memory), *(settings or ())],
         start_seconds=start_timeout,
     )
     run(cluster, say=say, once=once, is_demo=not model)
+
+
+def _http_port(given: int, port: int) -> int | None:
+    """Where any port is taken for gRPC, any is for HTTP too."""
+    if given < 0:
+        return None
+    return given if port or given != HTTP_PORT else 0
 
 
 def _settings(dtype: str | None, kv_memory: str | None) -> Iterator[str]:
@@ -239,15 +247,21 @@ class _Up:
         options = "".join(f" --endpoint {endpoint}" for endpoint in endpoints)
         if endpoints == [DEFAULT_ENDPOINT.replace("localhost", "127.0.0.1")]:
             options = ""
-        command = _own_name()
+        command = own_name()
         target = repr(endpoints[0] if len(endpoints) == 1 else endpoints)
         demo = f"generate {shlex.quote(FIRST_PROMPT)}", "generate('class A:', max_tokens=64)"
-        calls = [demo] if self._is_demo else list(self._suggestions())
+        address = self._cluster.routers[0].http_address
+        models = []
+        if address or not self._is_demo:
+            with Client(endpoints) as client:
+                models = client.models(timeout=MODEL_SECONDS)
+        calls = [demo] if self._is_demo else list(_suggestions(models))
         lines = [
             f"\nready after {seconds:.1f} s on {', '.join(endpoints)}\n",
             *(f"  {command} {request}{options}" for request, _ in calls),
             f"  {command} status{options}",
             *(f"  Python: Client({target}).{call}.text" for _, call in calls),
+            *([_curl(address, models[0], self._is_demo)] if address else []),
             "",
         ]
         if not is_loopback(self._cluster.host):
@@ -255,45 +269,32 @@ class _Up:
         lines.append("Ctrl-C stops it.\n")
         return "\n".join(lines)
 
-    def _suggestions(self) -> Iterator[tuple[str, str]]:
-        """How to talk to each model, for a shell and for Python."""
-        with Client(self._cluster.endpoints) as client:
-            models = client.models(timeout=MODEL_SECONDS)
-        for model in models:
-            several = len(models) > 1
-            option = f" --model {shlex.quote(model.name)}" if several else ""
-            argument = f", model={model.name!r}" if several else ""
-            if model.has_chat_template:
-                yield f"chat{option}", f"chat([Message('user', 'Hello')]{argument})"
-            else:
-                yield (
-                    f"generate {shlex.quote(BASE_PROMPT)} --max-tokens 64{option}",
-                    f"generate({BASE_PROMPT!r}, max_tokens=64{argument})",
-                )
+
+def _curl(address: str, model: Model, is_demo: bool) -> str:
+    """How to call a model over HTTP."""
+    body: dict[str, object] = {"model": model.name, "max_tokens": 64}
+    chats = model.has_chat_template and not is_demo
+    if chats:
+        body["messages"] = [{"role": "user", "content": "Hello"}]
+    else:
+        body["prompt"] = FIRST_PROMPT if is_demo else BASE_PROMPT
+    path = "chat/completions" if chats else "completions"
+    return (
+        f"  curl http://{address}/v1/{path} -H 'content-type: application/json'"
+        f" -d {shlex.quote(json.dumps(body))}"
+    )
 
 
-def _own_name() -> str:
-    """As this command can be typed again."""
-    started_as = Path(sys.argv[0])
-    found = shutil.which("lengthwise")
-    if started_as.name != "lengthwise" or (found and Path(found).samefile(started_as)):
-        return "lengthwise"
-    with contextlib.suppress(ValueError):
-        return str(started_as.absolute().relative_to(Path.cwd()))
-    return str(started_as)
-
-
-def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def parse_bytes(text: str) -> int:
-    """A Kubernetes quantity: bytes, or k, M, G, T (of 1000) or Ki, Mi, Gi, Ti (of 1024); with B
-    after it or not. Errors: CommandError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kmgt])(i?))?b?", text.strip().lower())
-    if match is None or not float(match[1]):
-        raise CommandError(
-            f"--kv-memory: got {text!r}, expected bytes above 0, such as 512Mi or 4G"
-        )
-    power = "kmgt".index(match[2]) + 1 if match[2] else 0
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+def _suggestions(models: Sequence[Model]) -> Iterator[tuple[str, str]]:
+    """How to talk to each model, for a shell and for Python."""
+    for model in models:
+        several = len(models) > 1
+        option = f" --model {shlex.quote(model.name)}" if several else ""
+        argument = f", model={model.name!r}" if several else ""
+        if model.has_chat_template:
+            yield f"chat{option}", f"chat([Message('user', 'Hello')]{argument})"
+        else:
+            yield (
+                f"generate {shlex.quote(BASE_PROMPT)} --max-tokens 64{option}",
+                f"generate({BASE_PROMPT!r}, max_tokens=64{argument})",
+            )

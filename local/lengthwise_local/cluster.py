@@ -15,7 +15,7 @@ from typing import Self
 
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.models import served
-from lengthwise_local.preflight import MODULES, require_counts, require_extras, require_ports
+from lengthwise_local.preflight import MODULES, require_counts, require_extras, router_addresses
 from lengthwise_local.process import POLL_SECONDS, Process, Role
 from lengthwise_local.settings import settings_by_role
 from lengthwise_runtime.memory import usable_memory_bytes
@@ -48,6 +48,7 @@ class LocalCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         metrics_port: int = 0,
+        http_port: int | None = None,
         settings: Sequence[str] = (),
         configs: Mapping[Role, Mapping[str, object]] | None = None,
         env: Mapping[str, str] | None = None,
@@ -62,12 +63,11 @@ class LocalCluster:
         models: instead of it, several, by the names that requests call them.
         prefill, decode: workers of each model.
         host: where routers listen; workers and metrics stay on loopback.
-        port, metrics_port: of the first router, the others count up; 0: any free ones.
+        port, metrics_port, http_port: of the first router, others count up; 0: any; None: no HTTP.
         settings: "KEY=VALUE" and "ROLE.KEY=VALUE", see `settings_by_role`.
         configs: keys that replace or join a role's configuration.
         commands: runs these instead of a role's process, with `--config FILE` added.
-        drain_seconds: what routers, and then workers, get to end before they are killed; their own
-            limit is 30 s.
+        drain_seconds: what routers, and then workers, get to end; their own limit is 30 s.
         folder: for configurations and logs, never removed; None: a new one, removed after a clean
             exit.
         Errors: LocalClusterError, one line, for a bad model, a taken port or an extra not
@@ -95,7 +95,7 @@ class LocalCluster:
             require_extras()
         self._settings = settings_by_role(settings) if settings else {}
         self._memory_bytes = usable_memory_bytes()
-        self._ports, self._metrics_ports = require_ports(host, port, metrics_port, routers)
+        self._addresses = router_addresses(host, routers, port, metrics_port, http_port)
 
     def __enter__(self) -> Self:
         try:
@@ -216,15 +216,11 @@ class LocalCluster:
                 yield name, {**model, **self._worker_config()}
 
     def _router_config(self, index: int) -> dict[str, object]:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = self._ports[index] if self._ports else 0
-        metrics_port = self._metrics_ports[index] if self._metrics_ports else 0
         models = list(self._models.values())
         return {
             **(models[0] if len(models) == 1 else {"models": models}),
             "announce_folder": self._announced,
-            "listen": f"{host}:{port}",
-            "metrics_listen": f"127.0.0.1:{metrics_port}",
+            **self._addresses[index],
             "discovery": {"folder": self._announced},
         }
 

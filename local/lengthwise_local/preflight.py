@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+from itertools import combinations
 from pathlib import Path
 
 from lengthwise_checkpoint.hub import is_hub_id
@@ -18,12 +19,13 @@ MODULES: dict[Role, str] = {
 _REQUIRED = (
     *("grpc_health", "grpc_reflection", "pydantic", "yaml", "prometheus_client"),
     *("tokenizers", "jinja2", "huggingface_hub", "torch", "safetensors", "xxhash"),
+    *("starlette", "uvicorn", "httptools"),
 )
-"""What the extras `router` and `worker` bring, under the names that are imported."""
+"""What the extras `router`, `http` and `worker` bring, under the names that are imported."""
 
 MAX_PORT = 65_535
 
-_INSTALL = 'pip install "lengthwise[cli,router,worker]"'
+_INSTALL = 'pip install "lengthwise[cli,router,http,worker]"'
 
 
 def require_counts(**counts: int) -> None:
@@ -43,14 +45,33 @@ def require_extras() -> None:
         )
 
 
-def require_ports(host: str, port: int, metrics_port: int, routers: int) -> tuple[range, range]:
-    """The routers' ports and their metrics' on loopback, as `_free_ports`. Errors: as it, and where
-    they overlap."""
-    ports = _free_ports("--port", host, port, routers)
-    metrics_ports = _free_ports("--metrics-port", "127.0.0.1", metrics_port, routers)
-    if set(ports) & set(metrics_ports):
-        raise LocalClusterError(f"--port {port} and --metrics-port {metrics_port} overlap")
-    return ports, metrics_ports
+def router_addresses(
+    host: str, routers: int, port: int, metrics_port: int, http_port: int | None
+) -> list[dict[str, object]]:
+    """Where each router listens, as its configuration says it. Errors: as `_free_ports`, and where
+    two of them overlap."""
+    asked = {"--port": (host, port), "--metrics-port": ("127.0.0.1", metrics_port)}
+    if http_port is not None:
+        asked["--http-port"] = (host, http_port)
+    found = {option: _free_ports(option, *first, routers) for option, first in asked.items()}
+    for one, other in combinations(found, 2):
+        if set(found[one]) & set(found[other]):
+            raise LocalClusterError(f"{one} {asked[one][1]} and {other} {asked[other][1]} overlap")
+
+    def listen(option: str, index: int) -> str:
+        if option not in found:
+            return ""
+        where, ports = asked[option][0], found[option]
+        return f"{f'[{where}]' if ':' in where else where}:{ports[index] if ports else 0}"
+
+    return [
+        {
+            "listen": listen("--port", index),
+            "metrics_listen": listen("--metrics-port", index),
+            "http": {"listen": listen("--http-port", index)},
+        }
+        for index in range(routers)
+    ]
 
 
 def _free_ports(option: str, host: str, first: int, count: int) -> range:

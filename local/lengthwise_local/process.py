@@ -129,6 +129,11 @@ class Process:
         return self._ready().metrics
 
     @property
+    def http_address(self) -> str:
+        """host:port of a router's HTTP, or empty."""
+        return self._ready().http
+
+    @property
     def worker_id(self) -> str:
         """Unique for each start."""
         return self._ready().worker_id
@@ -226,3 +231,5 @@ class Process:
             # Clients know it by its address.
             self._config["listen"] = note.address
             self._config["metrics_listen"] = note.metrics
+            if note.http:
+                self._config["http"] = {"listen": note.http}

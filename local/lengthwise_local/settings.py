@@ -16,6 +16,7 @@ OWN_KEYS = {
     "served_name": "--model NAME=MODEL",
     "listen": "--host and --port",
     "metrics_listen": "--metrics-port",
+    "http": "--http-port",
     "advertise_host": "--host",
     "announce_folder": "",
     "discovery": "",

@@ -164,7 +164,7 @@ class RouterApplication:
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(
-                address=str(Address(self._host(), self.address.port)),
+                address=str(self._reachable(self.address)),
                 role="router",
                 worker_id=self._router_id,
                 pid=os.getpid(),
@@ -187,7 +187,7 @@ class RouterApplication:
             ) from error
         app = http_application(self._service, config, self._server.liveness, count)
         self._http = HttpServer(app, config.http.listen, config.client_tls or config.tls)
-        self.http_address = str(await self._http.start())
+        self.http_address = str(self._reachable(await self._http.start()))
         self._tasks.append(asyncio.create_task(self._http.run(), name="HTTP"))
         logger.info("HTTP is served on %s", self.http_address)
 
@@ -227,9 +227,10 @@ class RouterApplication:
             await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None
 
-    def _host(self) -> str:
-        host = self.address.host
-        return self._config.advertise_host if host in ("0.0.0.0", "::") else host
+    def _reachable(self, address: Address) -> Address:
+        """What is announced of an address that is listened on."""
+        everywhere = address.host in ("0.0.0.0", "::")
+        return Address(self._config.advertise_host if everywhere else address.host, address.port)
 
 
 async def _checkpoint(config: RouterConfig) -> Checkpoint:

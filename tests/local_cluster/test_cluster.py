@@ -241,6 +241,7 @@ def test_a_model_that_is_not_there_is_one_line(
         pytest.param({"port": 65_535, "routers": 2}, "--port: got 65535 for 2", id="the second"),
         pytest.param({"metrics_port": 70_000}, "--metrics-port: got 70000", id="metrics"),
         pytest.param({"port": 4_000, "metrics_port": 4_000}, "overlap", id="overlap"),
+        pytest.param({"port": 4_000, "http_port": 4_000}, "--http-port 4000 overlap", id="http"),
         pytest.param({"host": "no.such.host.invalid"}, "--host: got 'no.such.host", id="host"),
         pytest.param({"host": "192.0.2.1"}, "choose another with --host", id="foreign host"),
     ],
