@@ -6,10 +6,13 @@ from typing import Any
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 
-def random_llama(folder: Path, *, hidden: int, layers: int, **config: int) -> Path:
+def random_llama(
+    folder: Path, *, hidden: int, layers: int, dtype: str = "float32", **config: int
+) -> Path:
     """Heads of 64, 4 query heads to a KV head; `config` overrides values of its config.json.
 
-    It has the toy's tokenizer of one token per byte. Needs transformers.
+    `dtype` is the type its weights are stored in. It has the toy's tokenizer of one token per
+    byte. Needs transformers.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,5 +29,6 @@ def random_llama(folder: Path, *, hidden: int, layers: int, **config: int) -> Pa
         "max_position_embeddings": 4096,
         **config,
     }
-    LlamaForCausalLM(LlamaConfig(**values)).save_pretrained(folder)
+    model = LlamaForCausalLM(LlamaConfig(**values)).to(getattr(torch, dtype))
+    model.save_pretrained(folder)
     return folder

@@ -17,6 +17,7 @@ NAMES = (
     "micro.startup",
     "micro.hostile_callers",
     "micro.fingerprint",
+    "micro.loading",
     "memory_plan",
 )
 

@@ -18,7 +18,7 @@ from lengthwise_checkpoint.spec import DecoderSpec, Projections
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights
 
@@ -82,12 +82,17 @@ class RandomTensors(SafetensorsFiles):
     def digest(self) -> str:
         return ""
 
-    def require(self, name: str, shape: Sequence[int]) -> None:
+    def log_end(self) -> None:
+        """Nothing was loaded."""
+
+    def require(self, part: TensorPart) -> None:
         """Every tensor has the shape that the model needs."""
 
-    def copy_into(
-        self, target: torch.Tensor, name: str, shape: Sequence[int], part: Sequence[range]
-    ) -> None:
+    def map(self, parts: Sequence[TensorPart], dtype: torch.dtype) -> None:
+        """There is no file."""
+
+    def copy_into(self, target: torch.Tensor, part: TensorPart) -> None:
+        name = part.name
         self.tensors[name] = target
         if name.endswith("norm.weight"):
             target.fill_(1.0)

@@ -43,12 +43,11 @@ def find_checkpoint(name: str, files: Sequence[str]) -> Path:
             f"model: got {name!r}, expected a checkpoint folder or a hub id (owner/name,"
             " owner/name@revision)"
         )
-    from huggingface_hub import snapshot_download
+    from lengthwise_checkpoint.download import download
 
     try:
         repository, _, revision = name.partition("@")
-        found = snapshot_download(repository, revision=revision or None, allow_patterns=list(files))
-        return Path(found)
+        return download(repository, revision or None, files)
     # The hub raises errors of a dozen families; the operator has to mend every one of them.
     except Exception as error:
         reason = shorten(str(error))

@@ -16,6 +16,7 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.status import Status
 from typer import Option
 
@@ -60,6 +61,9 @@ def up(
     kv_memory: Annotated[
         str | None, Option(help="Of each worker's KV cache: bytes, or 512Mi, 4Gi, 4G.")
     ] = None,
+    max_context: Annotated[
+        int | None, Option(help="The most tokens of a request, prompt and output.", min=1)
+    ] = None,
     host: Annotated[
         str, Option(help="Where routers listen; 0.0.0.0: on every interface.")
     ] = "127.0.0.1",
@@ -91,7 +95,7 @@ def up(
         port=port,
         metrics_port=metrics_port,
         http_port=_http_port(http_port, port),
-        settings=[*_settings(dtype, kv_memory), *(settings or ())],
+        settings=[*_settings(dtype, kv_memory, max_context), *(settings or ())],
         start_seconds=start_timeout,
     )
     run(cluster, say=say, once=once, is_demo=not model)
@@ -104,12 +108,14 @@ def _http_port(given: int, port: int) -> int | None:
     return given if port or given != HTTP_PORT else 0
 
 
-def _settings(dtype: str | None, kv_memory: str | None) -> Iterator[str]:
+def _settings(dtype: str | None, kv_memory: str | None, max_context: int | None) -> Iterator[str]:
     """Errors: CommandError."""
     if dtype is not None:
         yield f"dtype={dtype}"
     if kv_memory is not None:
         yield f"kv_memory_bytes={parse_bytes(kv_memory)}"
+    if max_context is not None:
+        yield f"max_context={max_context}"
 
 
 def run(
@@ -161,11 +167,19 @@ class _Up:
             self._cluster.launch()
         terminal = self._console.is_terminal
         with self._status("starting") if terminal else nullcontext() as status:
+            told: set[str] = set()
 
             def on_wait(missing: Sequence[Process]) -> None:
+                progress = [f"{each.name} is {each.progress}" for each in missing if each.progress]
                 if status is not None:
                     names = ", ".join(process.name for process in missing)
-                    status.update(f"waiting for {names} ({time.monotonic() - started_at:.0f} s)")
+                    text = f"waiting for {names} ({time.monotonic() - started_at:.0f} s)"
+                    status.update(escape("\n".join([text, *progress])))
+                    return
+                for line in progress:
+                    if line not in told:
+                        told.add(line)
+                        self._console.print(line, markup=False)
 
             self._cluster.wait_ready(on_wait)
         if not terminal:

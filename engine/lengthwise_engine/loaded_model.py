@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
     are those that this process made, that of its own computing first. `steps` is what a runner of
-    real models counts.
+    real models counts, `files` what a real model's weights may be mapped from.
     """
 
     runner: ModelRunner
@@ -56,6 +57,7 @@ class LoadedModel:
     fingerprint: str
     steps: StepCounts = field(default_factory=StepCounts)
     ranks: RankWatch | None = None
+    files: SafetensorsFiles | None = None
 
     @property
     def cache(self) -> KVCache:
@@ -65,7 +67,14 @@ class LoadedModel:
     @property
     def failure(self) -> BaseException | None:
         """Why no step can be computed any more, where that is known without computing one."""
-        return None if self.ranks is None else self.ranks.failure
+        if self.ranks is not None and self.ranks.failure is not None:
+            return self.ranks.failure
+        if self.files is not None and self.files.is_changed:
+            return CheckpointError(
+                f"{self.files.folder}: the weights were written to while they were served; replace"
+                " files by new ones (rename), which running workers do not see"
+            )
+        return None
 
     def close(self) -> None:
         """End the processes of the other ranks, within seconds."""
@@ -132,7 +141,8 @@ def load_runner(
     cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
     runner = _torch_runner(model, cache, graph_memory_bytes)
     fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
-    return _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint, runner.counts)
+    loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
+    return replace(loaded, steps=runner.counts, files=model.weights.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +214,11 @@ def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quant
 
 
 def _one_rank(
-    cache: KVCache,
-    runner: ModelRunner,
-    spec: ModelSpec,
-    fingerprint: str,
-    steps: StepCounts | None = None,
+    cache: KVCache, runner: ModelRunner, spec: ModelSpec, fingerprint: str
 ) -> LoadedModel:
+    shards = KVShards.of(cache)
     return LoadedModel(
-        runner=runner,
-        caches=(cache,),
-        shards=KVShards.of(cache),
-        spec=spec,
-        fingerprint=fingerprint,
-        steps=steps or StepCounts(),
+        runner=runner, caches=(cache,), shards=shards, spec=spec, fingerprint=fingerprint
     )
 
 
@@ -255,9 +257,10 @@ def _all_ranks(
         caches=parallel.caches,
         shards=parallel.shards,
         spec=_clamped(shard.whole, memory),
-        fingerprint=_fingerprint(checkpoint, shard.whole, parallel.weights_digest),
+        fingerprint=_fingerprint(checkpoint, shard.whole, parallel.weights.digest),
         steps=parallel.runner.counts,
         ranks=parallel.watch,
+        files=parallel.weights.files,
     )
 
 

@@ -192,6 +192,12 @@ class Process:
         with self.log_path.open(encoding="utf-8", errors="replace") as log:
             return "".join(deque(log, maxlen=lines)).rstrip() or "(empty log)"
 
+    @property
+    def progress(self) -> str:
+        """How far a download or load has come, where its log ends with that; empty elsewhere."""
+        match = re.match(r"[\d:.]+ INFO \S+ ((?:fetching|loading) .*)", self.log_tail(1))
+        return match[1] if match else ""
+
     def how_it_ended(self) -> str:
         """How it ended, and the last lines of its log; or what it says that its operator should
         mend."""

@@ -40,24 +40,23 @@ def run() -> Run:
     return run
 
 
-CONTROLLING = (
-    "import fcntl, runpy, sys, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "runpy.run_module('lengthwise_cli.main', run_name='__main__', alter_sys=True)\n"
-)
+CONTROLLING = "import fcntl, runpy, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 """Without it Ctrl-C on the terminal would be no signal."""
+
+RUN_COMMAND = "runpy.run_module('lengthwise_cli.main', run_name='__main__', alter_sys=True)\n"
 
 
 class Terminal:
     """The command on a pseudo-terminal of its own."""
 
-    def __init__(self, *arguments: str, columns: int = 80) -> None:
+    def __init__(self, *arguments: str, columns: int = 80, program: str = RUN_COMMAND) -> None:
+        """`program` is Python that may be run instead."""
         self.output = ""
         self._file, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         # No fork of this process: it has threads of gRPC.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CONTROLLING, *arguments],
+            [sys.executable, "-c", CONTROLLING + program, *arguments],
             stdin=other, stdout=other, stderr=other, start_new_session=True,
             env={**os.environ, "TERM": "xterm"},
         )  # fmt: skip

@@ -16,6 +16,8 @@ print(f"behaviour: {behaviour or 'good'}", flush=True)
 
 if behaviour == "crash":
     sys.exit("cannot allocate the cache")
+if behaviour == "load":
+    print("12:00:00.000 INFO decode-worker loading m[odel]: 16 of 64 MiB, 1.5 s", flush=True)
 if behaviour == "refuse":
     print("12:00:00.000 ERROR decode-worker device: got cuda, but torch finds no GPU", flush=True)
     sys.exit(2)
@@ -34,7 +36,7 @@ if behaviour == "parent":
 worker_id = uuid.uuid4().hex
 port = int(config["listen"].rpartition(":")[2]) or 40_000 + os.getpid() % 10_000
 note = Path(config["announce_folder"]) / f"{worker_id}.json"
-if behaviour != "mute" and not (behaviour == "mute-later" and started_before):
+if behaviour not in ("mute", "load") and not (behaviour == "mute-later" and started_before):
     partial = note.with_suffix(".partial")
     partial.write_text(
         json.dumps(

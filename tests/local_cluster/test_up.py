@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cli.conftest import Terminal
 
 UP = Path(__file__).with_name("up.py")
 
@@ -114,6 +115,24 @@ def test_a_process_that_cannot_start_is_named_with_its_last_words(model: Path) -
         assert "cannot allocate the cache" in up.output
         assert "logs: " in up.output
         assert "Traceback" not in up.output
+
+
+def test_a_load_shows_where_there_is_no_terminal(model: Path) -> None:
+    with running(model, configs={"decode": {"behaviour": "load"}}) as up:
+        up.read_until(r"decode-0 is loading m\[odel\]: 16 of 64 MiB, 1.5 s\n")
+        up.popen.send_signal(signal.SIGINT)
+        assert up.finish() == 0
+        assert up.output.count("16 of 64 MiB") == 1
+
+
+def test_a_load_shows_on_a_terminal(model: Path) -> None:
+    arguments = {"model": str(model), "configs": {"prefill": {"behaviour": "load"}}}
+    program = f"runpy.run_path({str(UP)!r}, run_name='__main__')"
+    terminal = Terminal(json.dumps(arguments), program=program)
+    terminal.read_until("waiting for prefill-0 (")
+    terminal.read_until("prefill-0 is loading m[odel]: 16 of 64 MiB, 1.5 s")
+    terminal.type("\x03")
+    assert terminal.finish() == 0
 
 
 def test_an_interrupt_while_starting_leaves_nothing_behind(model: Path) -> None:

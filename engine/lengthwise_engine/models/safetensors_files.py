@@ -4,24 +4,45 @@ Every tensor is checked against the shape the model needs before a byte of it is
 made for it, and whatever is wrong with a file is said with its name.
 """
 
-import os
-import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.progress import Progress
+from lengthwise_engine.models.tensor_file import DTYPES, PIECE_BYTES, Place, TensorFile
 from lengthwise_engine.models.weights_digest import WeightsDigest
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_DTYPES: Final = ("F32", "BF16", "F16")
+_FULL_DTYPES: Final = ("F32", "BF16", "F16")
 _FP8_DTYPES: Final = ("F8_E4M3",)
 _MAX_SHOWN: Final = 8  # files of a folder
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPart:
+    """The ranges that are wanted of a tensor's dimensions; `shape` is the whole tensor's."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: tuple[range, ...]
+
+    @classmethod
+    def whole(cls, name: str, shape: tuple[int, ...]) -> "TensorPart":
+        return cls(name, shape, tuple(map(range, shape)))
+
+    @property
+    def has_whole_rows(self) -> bool:
+        return all(map(_is_whole, self.kept[1:], self.shape[1:]))
+
+
+def _is_whole(kept: range, size: int) -> bool:
+    return kept == range(size)
 
 
 class SafetensorsFiles:
@@ -30,24 +51,29 @@ class SafetensorsFiles:
     def __init__(self, folder: Path, *, hashed: bool = False) -> None:
         """`hashed`: take the `digest` of all of them."""
         self.folder = folder
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         if (folder / _SINGLE).exists():
-            file = self._open(_SINGLE)
-            self._file_of = dict.fromkeys(file.keys(), _SINGLE)
+            self._file_of = dict.fromkeys(self._open(_SINGLE).places, _SINGLE)
         elif (folder / _INDEX).exists():
             self._file_of = _read_index(folder / _INDEX)
+            for file_name in sorted(set(self._file_of.values())):
+                self._open(file_name)
         else:
             found = sorted(path.name for path in folder.iterdir())[:_MAX_SHOWN]
             raise CheckpointError(f"{folder}: expected {_SINGLE} or {_INDEX}, found {found}")
-        self._digest = None
-        if hashed:
-            names = set(self._file_of.values())
-            for name in names:
-                self._open(name)
-            self._digest = WeightsDigest({name: folder / name for name in names})
+        self._digest = WeightsDigest(self._files) if hashed else None
+        self._mapped_bytes = 0
+        places = [place for file in self._files.values() for place in file.places.values()]
+        total = sum(place.end - place.begin for place in places)
+        self._progress = Progress(f"loading {folder.name}", f"loaded {folder.name}", total)
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a file was written to in place, which changes what was mapped of it."""
+        return any(file.is_changed for file in self._files.values())
 
     def names(self) -> set[str]:
         return set(self._file_of)
@@ -56,63 +82,95 @@ class SafetensorsFiles:
         """Of every byte of the weights; empty where they are not hashed."""
         return "" if self._digest is None else self._digest.finish()
 
-    def require(self, name: str, shape: Sequence[int]) -> None:
-        """Raises `CheckpointError` unless the tensor `name` has this shape."""
-        found = tuple(self._view(name).get_shape())
-        if found != tuple(shape):
+    def log_end(self) -> None:
+        """All that was wanted is loaded."""
+        mapped = f", {self._mapped_bytes / 2**20:,.0f} MiB of them mapped and not copied"
+        self._progress.finish(mapped if self._mapped_bytes else "")
+
+    def require(self, part: TensorPart) -> None:
+        """Raises `CheckpointError` unless the tensor has the shape that is expected."""
+        found = self._place(part.name).shape
+        if found != part.shape:
             raise CheckpointError(
-                f"{self._path(name)}: tensor {name} has shape {found}, config.json implies"
-                f" {tuple(shape)}"
+                f"{self._file(part.name).path}: tensor {part.name} has shape {found}, config.json"
+                f" implies {part.shape}"
             )
 
-    def copy_into(
-        self, target: torch.Tensor, name: str, shape: Sequence[int], part: Sequence[range]
-    ) -> None:
-        """Fill `target` with a part of the tensor `name`, converting its type.
+    def map(self, parts: Sequence[TensorPart], dtype: torch.dtype) -> torch.Tensor | None:
+        """The parts one below the other as they are stored, read-only: no byte is copied. None
+        where they do not lie so in one file, or in another type."""
+        file = self._file(parts[0].name)
+        begin = end = self._rows(parts[0])[0]
+        for part in parts:
+            place, (first, last) = self._place(part.name), self._rows(part)
+            follows = first == end and self._file(part.name) is file and part.has_whole_rows
+            if not follows or DTYPES.get(place.dtype) != dtype:
+                return None
+            end = last
+        if begin == end or begin % dtype.itemsize:
+            return None
+        for part in parts:
+            self._read(part.name)
+            first, last = self._rows(part)
+            for at in range(first, last, PIECE_BYTES):
+                piece = min(PIECE_BYTES, last - at)
+                file.fetch(at, at + piece)
+                self._progress.add(piece)
+        self._mapped_bytes += end - begin
+        return file.rows(begin, end, dtype).view(-1, *parts[0].shape[1:])
 
-        `shape` is the whole tensor's; `part` has the range wanted of its first dimensions, and no
-        other bytes are read, but for the digest.
-        """
-        self.require(name, shape)
-        view, path = self._view(name), self._path(name)
-        dtype = view.get_dtype()
-        supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else _DTYPES
-        if dtype not in supported:
+    def copy_into(self, target: torch.Tensor, part: TensorPart) -> None:
+        """Fill `target`, converting the type, a piece at a time. No bytes but the part's are read,
+        except for the digest."""
+        file, place = self._file(part.name), self._place(part.name)
+        supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else _FULL_DTYPES
+        if place.dtype not in supported:
             raise UnsupportedModel(
-                f"{path}: tensor {name} has type {dtype}; supported are {', '.join(supported)}"
+                f"{file.path}: tensor {part.name} has type {place.dtype}; supported are"
+                f" {', '.join(supported)}"
             )
-        try:
-            target.copy_(view[tuple(slice(each.start, each.stop) for each in part)])
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: tensor {name} cannot be read: {error}") from error
+        self._read(part.name)
+        source = file.tensor(part.name)[tuple(slice(each.start, each.stop) for each in part.kept)]
+        num_rows = max(1, PIECE_BYTES // place.row_bytes)
+        at, _ = self._rows(part)
+        pieces = zip(torch.split(target, num_rows), torch.split(source, num_rows), strict=True)
+        for target_rows, rows in pieces:
+            target_rows.copy_(rows)
+            piece = len(rows) * place.row_bytes
+            file.let_go(at, at + piece)
+            self._progress.add(piece)
+            at += piece
+
+    def _read(self, name: str) -> None:
+        """Hashes it before it is used, which brings it into memory in one pass."""
         if self._digest is not None:
             self._digest.add(self._file_of[name], name)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / self._file_of[name]
+    def _rows(self, part: TensorPart) -> tuple[int, int]:
+        """Where the part's rows begin and end in their file."""
+        place, kept = self._place(part.name), part.kept[0]
+        first = place.begin + kept.start * place.row_bytes
+        return first, first + len(kept) * place.row_bytes
 
-    def _view(self, name: str) -> Any:
+    def _file(self, name: str) -> TensorFile:
         if name not in self._file_of:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
-        try:
-            return self._open(self._file_of[name]).get_slice(name)
-        except SafetensorError as error:
-            path = self._path(name)
-            raise CheckpointError(f"{path}: tensor {name} cannot be read: {error}") from error
+        return self._files[self._file_of[name]]
 
-    def _open(self, file_name: str) -> Any:
-        if file_name not in self._files:
-            path = self.folder / file_name
-            try:
-                if not stat.S_ISREG(os.stat(path).st_mode):
-                    raise CheckpointError(f"{path}: not a regular file")
-                self._files[file_name] = safe_open(path, framework="pt", device="cpu")
-            except FileNotFoundError:
-                raise CheckpointError(f"{path}: not found, but {_INDEX} names it") from None
-            # ValueError: no file has such a name.
-            except (SafetensorError, OSError, ValueError) as error:
-                raise CheckpointError(f"{path}: not a whole safetensors file: {error}") from error
-        return self._files[file_name]
+    def _place(self, name: str) -> Place:
+        file = self._file(name)
+        if name not in file.places:
+            raise CheckpointError(
+                f"{file.path}: tensor {name} cannot be read: {_INDEX} names this file for it"
+            )
+        return file.places[name]
+
+    def _open(self, file_name: str) -> TensorFile:
+        path = self.folder / file_name
+        try:
+            return self._files.setdefault(file_name, TensorFile(path))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: not found, but {_INDEX} names it") from None
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8
 
@@ -41,7 +41,8 @@ class LayerWeights:
 class DecoderWeights:
     """A model, or one rank's part of it; `head` is a view of `embedding` where the two are tied.
 
-    `digest` is of all weights of the checkpoint, on rank 0; empty on the others.
+    `digest` is of all weights of the checkpoint, on rank 0; empty on the others. What is stored as
+    it is computed is mapped from `files` on a CPU: no weight may be written to.
     """
 
     embedding: torch.Tensor
@@ -49,6 +50,7 @@ class DecoderWeights:
     norm: torch.Tensor
     head: torch.Tensor
     digest: str
+    files: SafetensorsFiles
 
 
 def load_weights(
@@ -73,8 +75,10 @@ def load_weights(
     else:
         head = reader.tensor("lm_head.weight", vocabulary, rows=shard.vocabulary)
     reader.check_all_used()
+    digest = files.digest()
+    files.log_end()
     return DecoderWeights(
-        embedding=embedding, layers=layers, norm=norm, head=head, digest=files.digest()
+        embedding=embedding, layers=layers, norm=norm, head=head, digest=digest, files=files
     )
 
 
@@ -142,59 +146,50 @@ class _Reader:
 
     def tensor(self, name: str, shape: tuple[int, ...], rows: range | None = None) -> torch.Tensor:
         """A whole tensor, or some `rows` of it."""
-        self._files.require(name, shape)
-        part = [range(size) for size in shape]
+        kept = [range(size) for size in shape]
         if rows is not None:
-            part[0] = rows
-        target = self._empty([len(each) for each in part])
-        self._fill(target, name, shape, part)
-        return target
+            kept[0] = rows
+        return self._stack([TensorPart(name, shape, tuple(kept))], self._dtype)
 
     def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Projection:
         """The kept outputs of each named projection, one below the other."""
-        for name, cut in outputs.items():
-            self._files.require(f"{name}.weight", (cut.size, in_size))
-        count = sum(len(cut.kept) for cut in outputs.values())
-        weight, scales = self._matrix(count, in_size)
-        biases = self._empty([count]) if bias else None
-        end = 0
-        for name, cut in outputs.items():
-            rows = slice(end, end := end + len(cut.kept))
-            shape = (cut.size, in_size)
-            self._fill(weight[rows], f"{name}.weight", shape, (cut.kept, range(in_size)))
-            if scales is not None:
-                part = (cut.kept, range(1))
-                self._fill(scales[rows], f"{name}.weight_scale", (cut.size, 1), part)
-            if biases is not None:
-                self._fill(biases[rows], f"{name}.bias", (cut.size,), (cut.kept,))
-        return self._projection(weight, scales, biases)
+
+        def parts(kind: str, *rest: int) -> list[TensorPart]:
+            return [
+                TensorPart(f"{name}.{kind}", (cut.size, *rest), (cut.kept, *map(range, rest)))
+                for name, cut in outputs.items()
+            ]
+
+        biases = parts("bias") if bias else None
+        return self._projection(parts("weight", in_size), parts("weight_scale", 1), biases)
 
     def narrowing(
         self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int
     ) -> Projection:
         """The kept inputs of a projection whose results the ranks sum; rank 0 adds the bias."""
-        shape = (out_size, inputs.size)
-        self._files.require(f"{name}.weight", shape)
-        weight, scales = self._matrix(out_size, len(inputs.kept))
-        self._fill(weight, f"{name}.weight", shape, (range(out_size), inputs.kept))
-        if scales is not None:
-            part = (range(out_size), range(1))
-            self._fill(scales, f"{name}.weight_scale", (out_size, 1), part)
-        biases = self.tensor(f"{name}.bias", (out_size,)) if bias else None
-        return self._projection(weight, scales, biases if rank == 0 else None)
-
-    def _matrix(self, outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Room for a weight, and for the scales of its rows where they are stored."""
-        if self._projections != "stored fp8":
-            return self._empty([outputs, inputs]), None
-        weight = torch.empty([outputs, inputs], dtype=E4M3, device=self._device)
-        return weight, torch.empty([outputs, 1], dtype=torch.float32, device=self._device)
+        kept = (range(out_size), inputs.kept)
+        weight = TensorPart(f"{name}.weight", (out_size, inputs.size), kept)
+        scales = TensorPart.whole(f"{name}.weight_scale", (out_size, 1))
+        biases = TensorPart.whole(f"{name}.bias", (out_size,))
+        if bias and rank:
+            self._files.require(biases)
+            self._used.add(biases.name)
+        return self._projection([weight], [scales], [biases] if bias and not rank else None)
 
     def _projection(
-        self, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None
+        self,
+        weights: Sequence[TensorPart],
+        scales: Sequence[TensorPart],
+        biases: Sequence[TensorPart] | None,
     ) -> Projection:
-        if scales is not None:
-            rows = Fp8Rows(values=weight, scales=scales.squeeze(1))
+        """`scales` are read where they are stored."""
+        stored = self._projections == "stored fp8"
+        # What is rounded at once is not kept mapped.
+        may_map = self._projections != "fp8"
+        weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=may_map)
+        bias = None if biases is None else self._stack(biases, self._dtype)
+        if stored:
+            rows = Fp8Rows(values=weight, scales=self._stack(scales, torch.float32).squeeze(1))
             return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
         linear = Linear(weight=weight, bias=bias)
         return Fp8Linear.of(linear) if self._projections == "fp8" else linear
@@ -209,11 +204,20 @@ class _Reader:
                 f" such as {', '.join(left[:3])}"
             )
 
-    def _empty(self, shape: Sequence[int]) -> torch.Tensor:
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
-
-    def _fill(
-        self, target: torch.Tensor, name: str, shape: tuple[int, ...], part: Sequence[range]
-    ) -> None:
-        self._files.copy_into(target, name, shape, part)
-        self._used.add(name)
+    def _stack(
+        self, parts: Sequence[TensorPart], dtype: torch.dtype, *, may_map: bool = True
+    ) -> torch.Tensor:
+        """The parts one below the other: on a CPU as they lie in their file where they lie so."""
+        for part in parts:
+            self._files.require(part)
+        self._used.update(part.name for part in parts)
+        if may_map and self._device.type == "cpu":
+            mapped = self._files.map(parts, dtype)
+            if mapped is not None:
+                return mapped
+        counts = [len(part.kept[0]) for part in parts]
+        rest = [len(kept) for kept in parts[0].kept[1:]]
+        stacked = torch.empty([sum(counts), *rest], dtype=dtype, device=self._device)
+        for target, part in zip(torch.split(stacked, counts), parts, strict=True):
+            self._files.copy_into(target, part)
+        return stacked

@@ -6,7 +6,6 @@ machine (device, inode, size and times), so that the next start of a worker hash
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Final
 import xxhash
 
 from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_engine.models.tensor_file import TensorFile
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +30,21 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsDigest:
-    """Of safetensors files that are open in the meantime: name → path."""
+    """Of safetensors files, by name."""
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
+    def __init__(self, files: Mapping[str, TensorFile]) -> None:
         self._files = dict(files)
         self._identity = self._identify()
         self._cache = cache_folder() / "weights" / _key(self._identity)
         self._known = self._read_cache()
         self._tensors: dict[str, str] = {}  # digests, by name
-        self._places: dict[str, _Places] = {}
+        self._part = memoryview(bytearray(0 if self._known else _PART_BYTES))
 
     def add(self, file_name: str, tensor: str) -> None:
         """Hashes a tensor that has just been read."""
         if self._known or tensor in self._tensors:
             return
-        if file_name not in self._places:
-            self._places[file_name] = _Places(self._files[file_name])
-        self._tensors[tensor] = self._places[file_name].hash(tensor)
+        self._tensors[tensor] = self._hash(self._files[file_name], tensor)
 
     def finish(self) -> str:
         """64 hex digits; hashes what has not been read.
@@ -55,24 +53,35 @@ class WeightsDigest:
         """
         digest = self._known
         if not digest:
-            for file_name, path in self._files.items():
-                for tensor in (self._places.get(file_name) or _Places(path)).names():
+            for file_name, file in self._files.items():
+                for tensor in file.places:
                     self.add(file_name, tensor)
             lines = (f"{name!r} {each}\n" for name, each in sorted(self._tensors.items()))
             digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        for places in self._places.values():
-            places.close()
         if self._identify() != self._identity:
-            folder = next(iter(self._files.values())).parent
+            folder = next(iter(self._files.values())).path.parent
             raise CheckpointError(f"{folder}: the weights were changed while they were loaded")
         if not self._known:
             self._write_cache(digest)
         return digest
 
+    def _hash(self, file: TensorFile, tensor: str) -> str:
+        """Of its type, its shape and its bytes."""
+        place = file.places[tensor]
+        digest = xxhash.xxh3_128(f"{place.dtype} {list(place.shape)} ".encode())
+        at = place.begin
+        while at < place.end:
+            count = os.preadv(file.descriptor, [self._part[: place.end - at]], at)
+            if not count:
+                break  # it was made shorter, which its size shows in the end
+            digest.update(self._part[:count])
+            at += count
+        return digest.hexdigest()
+
     def _identify(self) -> list[tuple[str, int, int, int, int, int]]:
         found = []
-        for name, path in sorted(self._files.items()):
-            stat = path.stat()
+        for name, file in sorted(self._files.items()):
+            stat = file.path.stat()
             times = stat.st_mtime_ns, stat.st_ctime_ns
             found.append((name, stat.st_dev, stat.st_ino, stat.st_size, *times))
         return found
@@ -97,38 +106,6 @@ class WeightsDigest:
             part.replace(self._cache)
         except OSError as error:
             logger.info("weights are hashed again at the next start: %s", error)
-
-
-class _Places:
-    """Where the tensors of one file lie, which has been found to be whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        size = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
-        header = json.loads(os.pread(self._descriptor, size, 8))
-        header.pop("__metadata__", None)
-        self._begin = 8 + size
-        self._header = header
-        self._part = memoryview(bytearray(_PART_BYTES))
-
-    def names(self) -> list[str]:
-        return list(self._header)
-
-    def hash(self, tensor: str) -> str:
-        """Of its type, its shape and its bytes."""
-        entry = self._header[tensor]
-        digest = xxhash.xxh3_128(f"{entry['dtype']} {entry['shape']} ".encode())
-        at, end = (self._begin + offset for offset in entry["data_offsets"])
-        while at < end:
-            count = os.preadv(self._descriptor, [self._part[: end - at]], at)
-            if not count:
-                break  # it was made shorter, which its size shows in the end
-            digest.update(self._part[:count])
-            at += count
-        return digest.hexdigest()
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 def cache_folder() -> Path:

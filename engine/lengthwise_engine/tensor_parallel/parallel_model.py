@@ -31,9 +31,9 @@ _BEGIN_SECONDS: Final = 600.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelModel:
     """A runner, and what it needs to live: `caches` are those that this process allocated, rank 0's
-    first, `shards` all ranks'; `weights_digest` is of the whole model."""
+    first, `shards` all ranks'; `weights` are rank 0's."""
 
-    weights_digest: str
+    weights: DecoderWeights
     runner: ParallelRunner
     caches: tuple[KVCache, ...]
     shards: KVShards
@@ -127,7 +127,7 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
         own, loaded.ranks, loaded.watch, spec=spec, shards=shards, stall_seconds=plan.stall_seconds
     )
     return ParallelModel(
-        weights_digest=loaded.weights.digest,
+        weights=loaded.weights,
         runner=runner,
         caches=loaded.caches,
         shards=shards,

@@ -1,0 +1,126 @@
+"""One safetensors file, mapped: where its tensors lie, and their bytes without a copy.
+
+What is only read through the mapping is let go of again, so that it never counts beside what was
+made of it; what is computed as it is stored stays mapped, and workers of one machine share it.
+"""
+
+import json
+import mmap
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lengthwise_checkpoint.errors import CheckpointError
+
+DTYPES: Final = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+"""Of safetensors, those that are read."""
+
+PIECE_BYTES: Final = 16 << 20
+"""Read at once: what a conversion holds of the file, and what progress is told by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Of a tensor, in bytes from the beginning of its file. `dtype` as safetensors calls it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def row_bytes(self) -> int:
+        return (self.end - self.begin) // max(1, self.shape[0] if self.shape else 1)
+
+
+class TensorFile:
+    """A file that was found to be whole. It stays open, and mapped for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `CheckpointError`, and FileNotFoundError."""
+        self.path = path
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: no file has such a name
+            raise CheckpointError(f"{path}: cannot be opened: {error}") from error
+        try:
+            self._memory, self.places = self._open()
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self._written = self._writing()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_written"):
+            os.close(self.descriptor)
+
+    def _open(self) -> tuple[mmap.mmap, dict[str, Place]]:
+        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+            raise CheckpointError(f"{self.path}: not a regular file")
+        try:
+            # Checks the header, and that its tensors fill the file exactly.
+            with safe_open(f"/proc/self/fd/{self.descriptor}", framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.path}: not a whole safetensors file: {error}") from error
+        places = dict(_read_header(self.descriptor))
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), places
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it was written to, in place, since it was opened."""
+        return self._writing() != self._written
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The whole tensor as it is stored, which must not be written to."""
+        place = self.places[name]
+        return self.rows(place.begin, place.end, DTYPES[place.dtype]).view(place.shape)
+
+    def rows(self, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
+        """What lies there, one-dimensional."""
+        if begin == end:
+            return torch.empty(0, dtype=dtype)
+        with warnings.catch_warnings():
+            # torch warns that it cannot prevent writes; the system does.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            count = (end - begin) // dtype.itemsize
+            return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=begin)
+
+    def fetch(self, begin: int, end: int) -> None:
+        """Bring it into memory, where it stays as long as the system has room."""
+        first = begin - begin % mmap.PAGESIZE
+        self._memory.madvise(mmap.MADV_WILLNEED, first, end - first)
+        _ = self._memory[first : end : mmap.PAGESIZE]
+
+    def let_go(self, begin: int, end: int) -> None:
+        """It no longer counts as this process's memory; reading it again is no error."""
+        first = begin - begin % mmap.PAGESIZE
+        if end > first:
+            self._memory.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def _writing(self) -> tuple[int, int]:
+        found = os.fstat(self.descriptor)
+        return found.st_size, found.st_mtime_ns
+
+
+def _read_header(descriptor: int) -> Iterator[tuple[str, Place]]:
+    size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
+    header = json.loads(os.pread(descriptor, size, 8))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        yield name, Place(dtype=entry["dtype"], shape=tuple(entry["shape"]), begin=begin, end=end)
