@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from lengthwise_checkpoint.progress import Progress
+from lengthwise_checkpoint.progress import ByteProgress
 
 
 def download(repository: str, revision: str | None, files: Sequence[str]) -> Path:
     """The folder of the repository's `files`. Raises whatever the hub's client raises."""
-    progress = Progress(f"fetching {repository}", f"fetched {repository}")
+    progress = ByteProgress(f"fetching {repository}", f"fetched {repository}")
     bars: list[tqdm] = []
 
     class Bar(tqdm):  # type: ignore[misc]  # it has no types

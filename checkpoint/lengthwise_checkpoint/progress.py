@@ -15,7 +15,7 @@ DRAW_SECONDS: Final = 0.1
 """Between two looks of the line on a terminal."""
 
 
-class Progress:
+class ByteProgress:
     """Of one download or load. `total` may grow."""
 
     def __init__(self, doing: str, done: str, total: int = 0) -> None:

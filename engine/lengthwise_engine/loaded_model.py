@@ -128,9 +128,10 @@ def load_runner(
         toy = _toy_spec(config, tensor_parallel_size, quantization)
         plan = memory.plan(toy, torch.float32)
         cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
-        toy_runner = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        fingerprint = model_fingerprint(checkpoint)
-        return _one_rank(cache, toy_runner(cache, toy), _clamped(toy, plan), fingerprint)
+        make = AsynchronousToyRunner if toy.asynchronous else ToyRunner
+        return _one_rank(
+            cache, make(cache, toy), _clamped(toy, plan), model_fingerprint(checkpoint)
+        )
     shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
     plan = memory.plan(shard, kind)

@@ -107,7 +107,7 @@ def test_a_write_in_place_is_noticed_and_a_new_file_changes_nothing(copy_of: Cop
 SHOWN = (
     "import logging, sys; logging.basicConfig(level='INFO', format='LOG %(message)s');"
     "from lengthwise_checkpoint import progress;"
-    "shown = progress.Progress('loading m', 'loaded m', 3 << 20);"
+    "shown = progress.ByteProgress('loading m', 'loaded m', 3 << 20);"
     "[shown.add(1 << 20) for _ in range(3)]; shown.finish()"
 )
 

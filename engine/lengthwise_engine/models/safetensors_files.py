@@ -13,8 +13,8 @@ import torch
 
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
-from lengthwise_checkpoint.progress import Progress
-from lengthwise_engine.models.tensor_file import DTYPES, PIECE_BYTES, Place, TensorFile
+from lengthwise_checkpoint.progress import ByteProgress
+from lengthwise_engine.models.tensor_file import DTYPES, PIECE_BYTES, TensorFile, TensorPlace
 from lengthwise_engine.models.weights_digest import WeightsDigest
 
 _SINGLE = "model.safetensors"
@@ -65,7 +65,7 @@ class SafetensorsFiles:
         self._mapped_bytes = 0
         places = [place for file in self._files.values() for place in file.places.values()]
         total = sum(place.end - place.begin for place in places)
-        self._progress = Progress(f"loading {folder.name}", f"loaded {folder.name}", total)
+        self._progress = ByteProgress(f"loading {folder.name}", f"loaded {folder.name}", total)
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
@@ -157,7 +157,7 @@ class SafetensorsFiles:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing")
         return self._files[self._file_of[name]]
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> TensorPlace:
         file = self._file(name)
         if name not in file.places:
             raise CheckpointError(

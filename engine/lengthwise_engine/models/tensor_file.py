@@ -32,7 +32,7 @@ PIECE_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TensorPlace:
     """Of a tensor, in bytes from the beginning of its file. `dtype` as safetensors calls it."""
 
     dtype: str
@@ -68,7 +68,7 @@ class TensorFile:
         if hasattr(self, "_written"):
             os.close(self.descriptor)
 
-    def _open(self) -> tuple[mmap.mmap, dict[str, Place]]:
+    def _open(self) -> tuple[mmap.mmap, dict[str, TensorPlace]]:
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             raise CheckpointError(f"{self.path}: not a regular file")
         try:
@@ -117,10 +117,13 @@ class TensorFile:
         return found.st_size, found.st_mtime_ns
 
 
-def _read_header(descriptor: int) -> Iterator[tuple[str, Place]]:
+def _read_header(descriptor: int) -> Iterator[tuple[str, TensorPlace]]:
     size = int.from_bytes(os.pread(descriptor, 8, 0), "little")
     header = json.loads(os.pread(descriptor, size, 8))
     header.pop("__metadata__", None)
     for name, entry in header.items():
         begin, end = (8 + size + offset for offset in entry["data_offsets"])
-        yield name, Place(dtype=entry["dtype"], shape=tuple(entry["shape"]), begin=begin, end=end)
+        yield (
+            name,
+            TensorPlace(dtype=entry["dtype"], shape=tuple(entry["shape"]), begin=begin, end=end),
+        )
