@@ -1,10 +1,13 @@
-"""What the workers of a local cluster are doing, as one table."""
+"""What a local cluster shows on a terminal: how its start comes along, then what its workers are
+doing, as one table."""
 
 import time
 from collections.abc import Sequence
 
 import grpc
 from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -102,3 +105,26 @@ class ClusterTable:
         total = status.prompt_tokens_total if prefills else status.output_tokens_total
         self._rates.count(status.worker_id, total, time.monotonic())
         return self._rates.per_second(status.worker_id)
+
+
+class StartView:
+    """What is not ready yet, and how far its downloads and loads have come."""
+
+    def __init__(self, console: Console, status: Status | None) -> None:
+        """Without a `status`, which a terminal has, each new word is a line of the console."""
+        self._console = console
+        self._status = status
+        self._began_at = time.monotonic()
+        self._told: set[str] = set()
+
+    def show(self, missing: Sequence[Process]) -> None:
+        progress = [f"{each.name} is {each.progress}" for each in missing if each.progress]
+        if self._status is not None:
+            names = ", ".join(process.name for process in missing)
+            text = f"waiting for {names} ({time.monotonic() - self._began_at:.0f} s)"
+            self._status.update(escape("\n".join([text, *progress])))
+            return
+        for line in progress:
+            if line not in self._told:
+                self._told.add(line)
+                self._console.print(line, markup=False)

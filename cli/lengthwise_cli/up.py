@@ -16,7 +16,6 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.status import Status
 from typer import Option
 
@@ -27,9 +26,9 @@ from lengthwise.types import Model
 from lengthwise_cli.interrupts import Interrupts
 from lengthwise_cli.options import is_loopback, parse_bytes
 from lengthwise_cli.requests import statistics
-from lengthwise_cli.table import ClusterTable
+from lengthwise_cli.table import ClusterTable, StartView
 from lengthwise_cli.terminal import fit_encoding, knows_unicode, own_name
-from lengthwise_local import Died, LocalCluster, Process, Supervisor, named_models
+from lengthwise_local import Died, LocalCluster, Supervisor, named_models
 
 HTTP_PORT = 8000
 LOOK_SECONDS = 0.2
@@ -167,21 +166,7 @@ class _Up:
             self._cluster.launch()
         terminal = self._console.is_terminal
         with self._status("starting") if terminal else nullcontext() as status:
-            told: set[str] = set()
-
-            def on_wait(missing: Sequence[Process]) -> None:
-                progress = [f"{each.name} is {each.progress}" for each in missing if each.progress]
-                if status is not None:
-                    names = ", ".join(process.name for process in missing)
-                    text = f"waiting for {names} ({time.monotonic() - started_at:.0f} s)"
-                    status.update(escape("\n".join([text, *progress])))
-                    return
-                for line in progress:
-                    if line not in told:
-                        told.add(line)
-                        self._console.print(line, markup=False)
-
-            self._cluster.wait_ready(on_wait)
+            self._cluster.wait_ready(StartView(self._console, status).show)
         if not terminal:
             for process in self._cluster.processes:
                 self._console.print(

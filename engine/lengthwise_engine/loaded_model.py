@@ -129,9 +129,8 @@ def load_runner(
         plan = memory.plan(toy, torch.float32)
         cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
         make = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        return _one_rank(
-            cache, make(cache, toy), _clamped(toy, plan), model_fingerprint(checkpoint)
-        )
+        fingerprint = model_fingerprint(checkpoint)
+        return _one_rank(cache, make(cache, toy), _clamped(toy, plan), fingerprint)
     shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
     plan = memory.plan(shard, kind)
@@ -139,11 +138,7 @@ def load_runner(
         return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds)
     with loading_weights(checkpoint, target):
         model = load_model(checkpoint, target, kind, quantization)
-    cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
-    runner = _torch_runner(model, cache, graph_memory_bytes)
-    fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
-    loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
-    return replace(loaded, steps=runner.counts, files=model.weights.files)
+    return _over_weights(checkpoint, model, plan, graph_memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +216,16 @@ def _one_rank(
     return LoadedModel(
         runner=runner, caches=(cache,), shards=shards, spec=spec, fingerprint=fingerprint
     )
+
+
+def _over_weights(
+    checkpoint: Path, model: Decoder, plan: MemoryPlan, graph_memory_bytes: int
+) -> LoadedModel:
+    cache = KVCache.allocate(plan.layout, plan.num_blocks, model.device)
+    runner = _torch_runner(model, cache, graph_memory_bytes)
+    fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
+    loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
+    return replace(loaded, steps=runner.counts, files=model.weights.files)
 
 
 def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> TorchRunner:
