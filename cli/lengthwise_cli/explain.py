@@ -46,7 +46,7 @@ def explain(
     tls_certificate: option.Certificate = None,
     tls_private_key: option.PrivateKey = None,
 ) -> None:
-    """Tell the life of a request: where it was sent and why, and where its time went."""
+    """Tell where a request was sent and why, and where its time went."""
     with option.open_client(
         endpoint, tls_authority, tls_certificate, tls_private_key, model
     ) as client:
@@ -129,7 +129,7 @@ def _actual(
 
 
 def _predictions(attempt: ExplainedAttempt, actual: tuple[str, ...], console: Console) -> Table:
-    """The candidates, the chosen one marked; beneath, what it was in fact. In milliseconds."""
+    """The candidates, the chosen one marked; beneath, what it was in fact."""
     rows: list[tuple[str | Text, ...]] = [
         (
             "chosen" if candidate == attempt.chosen else "",

@@ -67,8 +67,12 @@ def reported(command: Callable[[], object]) -> None:
     """Runs a command; an error becomes one line on standard error."""
     try:
         command()
-    except (LengthwiseError, LocalClusterError, CommandError, OSError) as error:
+    except (LengthwiseError, LocalClusterError, CommandError) as error:
         say(f"lengthwise: {error}")
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"lengthwise: {where}{error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

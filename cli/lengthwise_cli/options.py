@@ -21,8 +21,9 @@ Endpoints = Annotated[
     Option(
         "--endpoint",
         "-e",
+        metavar="HOST:PORT",
         envvar=ENDPOINT_VARIABLE,
-        help="A router, host:port; repeat to name several (in the variable: with blanks between).",
+        help="A router; repeat to name several (in the variable: with blanks between).",
     ),
 ]
 Authority = Annotated[
@@ -42,7 +43,10 @@ Temperature = Annotated[float | None, Option(help="0 is greedy; not given: the m
 TopK = Annotated[int | None, Option(help="Keep the k likeliest tokens; 0 keeps all.")]
 TopP = Annotated[float | None, Option(help="Keep the likeliest tokens up to this probability.")]
 Seed = Annotated[int | None, Option(help="Equal seeds give equal texts.")]
-Stop = Annotated[list[str] | None, Option(help="End before this text; repeat to name several.")]
+Stop = Annotated[
+    list[str] | None,
+    Option(metavar="TEXT", help="End before this text; repeat to name several."),
+]
 RequestId = Annotated[
     str | None, Option(help="Name the request, to have it explained even if it fails.")
 ]

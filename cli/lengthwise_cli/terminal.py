@@ -52,8 +52,11 @@ def harmless(text: str) -> str:
 
 
 def say(text: str = "") -> None:
-    """A remark on standard error, beside the output proper."""
-    print(fit_encoding(harmless(text), sys.stderr), file=sys.stderr, flush=True)
+    """A remark on standard error, beside the output proper. On a terminal it is broken between
+    words; elsewhere a line stays a line."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    told = fit_encoding(harmless(text), sys.stderr)
+    console.print(told, soft_wrap=not console.is_terminal)
 
 
 def make_console() -> Console:

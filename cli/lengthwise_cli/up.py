@@ -46,8 +46,9 @@ def up(
     model: Annotated[
         list[str] | None,
         Option(
+            metavar="MODEL",
             help="Checkpoint folder or hub id, or NAME=ONE; repeat to serve several; not given: the"
-            " demo model."
+            " demo model.",
         ),
     ] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model.")] = 1,
@@ -71,7 +72,7 @@ def up(
     metrics_port: Annotated[int, Option(help="The same for Prometheus metrics.")] = 0,
     settings: Annotated[
         list[str] | None,
-        Option("--set", help="KEY=VALUE of all processes that have KEY, or ROLE.KEY=VALUE."),
+        Option("--set", metavar="KEY=VALUE", help="Where processes have KEY; or ROLE.KEY=VALUE."),
     ] = None,
     say: Annotated[
         str | None, Option(help="Stream a first completion of this text when all is ready.")
@@ -186,7 +187,7 @@ class _Up:
                     print(chunk.text, end="", flush=True)
                 print()
                 told = fit_encoding(statistics(join(chunks)), self._console.file)
-                self._console.print(told, style="dim", end="\n\n")
+                self._console.print(told, style="dim", end="\n\n", soft_wrap=False)
 
     def watch(self) -> None:
         """Supervises until interrupted. Errors: LocalClusterError when a process keeps dying."""

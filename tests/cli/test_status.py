@@ -108,4 +108,4 @@ def test_the_command_prints_once_into_a_pipe_and_json_where_asked(router: Router
     assert shown.returncode == 0, shown.stderr
     assert router.address in shown.stdout
     value = json.loads(run("status", "--json", "-e", router.address).stdout)
-    assert value[router.address]["model"] == "toy"
+    assert [each["model"] for each in value[router.address]["models"]] == ["toy"]

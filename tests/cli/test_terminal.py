@@ -174,3 +174,20 @@ def test_standard_input_that_is_no_utf_8_is_one_line(router: Router) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith(b"lengthwise: prompt: got a lone surrogate")
     assert result.stderr.count(b"\n") == 1
+
+
+def test_a_message_is_broken_between_words_on_a_terminal_and_one_line_elsewhere(run: Run) -> None:
+    arguments = ("up", "--model", "/no/folder")
+    line = run(*arguments).stderr
+    assert line.count("\n") == 1
+    assert len(line) > 100
+    terminal = Terminal(*arguments)
+    assert terminal.finish() == 1
+    rows = terminal.output.split("\r\n")
+    assert max(map(len, rows)) <= 80
+    assert " ".join(row.strip() for row in rows).split() == line.split()
+
+
+def test_a_file_that_is_not_there_is_named(run: Run) -> None:
+    refused = run("bench", "--from", "no.csv")
+    assert refused.stderr == "lengthwise: no.csv: No such file or directory\n"

@@ -27,7 +27,10 @@ def bench(
     requests: Annotated[int, Option(min=1, max=MAX_REQUESTS, help="How many.")] = 100,
     lengths: Annotated[
         list[str],
-        Option(help="Tokens, PROMPT/OUTPUT or FROM-TO/OUTPUT, with xWEIGHT; repeat for a mix."),
+        Option(
+            metavar="PROMPT/OUTPUT",
+            help="Tokens; FROM-TO/OUTPUT for a range; with xWEIGHT; repeat for a mix.",
+        ),
     ] = ["128/32"],  # noqa: B006  (typer copies it)
     trace: Annotated[
         Path | None, Option(help="CSV of arrived_at, prompt_tokens, output_tokens; or Azure's.")
@@ -52,7 +55,7 @@ def bench(
     tls_certificate: option.Certificate = None,
     tls_private_key: option.PrivateKey = None,
 ) -> None:
-    """Load a deployment at a rate of its own; tell percentiles by length class, and goodput.
+    """Load a deployment at a rate; tell percentiles and goodput.
 
     Requests are random tokens, sent when they are due whatever became of those before (an open
     loop). Goodput counts the requests that met every objective.

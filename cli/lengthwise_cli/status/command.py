@@ -37,7 +37,7 @@ def status(
     tls_certificate: option.Certificate = None,
     tls_private_key: option.PrivateKey = None,
 ) -> None:
-    """Show a deployment's workers, queues, memory and latencies: live on a terminal."""
+    """Show workers, queues, memory and latencies: live on a terminal."""
     endpoints = list(dict.fromkeys(router or endpoint))
     tls = option.make_tls(tls_authority, tls_certificate, tls_private_key)
     timeout = Timeout(total=ANSWER_SECONDS, connect=option.CONNECT_SECONDS)
