@@ -237,6 +237,13 @@ class Service(TypedDict, total=False):
 
 
 @with_config(STRICT)
+class Http(TypedDict, total=False):
+    enabled: bool
+    port: Port
+    corsOrigins: list[Annotated[str, Field(pattern="^(https?://[^ /]+|[*])$")]]
+
+
+@with_config(STRICT)
 class IngressPath(TypedDict, total=False):
     path: Text  # of URLs, which for gRPC begin with the name of the service
     pathType: Literal["Prefix", "Exact", "ImplementationSpecific"]  # how it is compared
@@ -357,6 +364,7 @@ class Values(TypedDict, total=False):
     poolDefaults: PoolDefaults
     autoscaler: Autoscaler
     service: Service
+    http: Http
     ingress: Ingress
     tls: Tls
     networkPolicy: NetworkPolicy

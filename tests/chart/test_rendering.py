@@ -163,6 +163,24 @@ def _rule(group: str, resource: str, verbs: list[str], names: list[str] | None =
     return rule | ({"resourceNames": names} if names else {}) | {"verbs": verbs}
 
 
+def test_http_is_at_every_door_or_at_none(helm: str, bare: Rendered, tmp_path: Path) -> None:
+    without = Rendered(helm, "--set=http.enabled=false")
+    for rendered, expected in ((bare, True), (without, False)):
+        ports = rendered.one("Service", "")["spec"]["ports"]
+        pod = rendered.one("Deployment", "router")["spec"]["template"]["spec"]
+        doors = [
+            [port["name"] for port in ports],
+            [port["name"] for port in pod["containers"][0]["ports"]],
+            [
+                each["port"]
+                for each in rendered.one("NetworkPolicy", "router")["spec"]["ingress"][0]["ports"]
+            ],
+        ]
+        assert ["http" in names for names in doors] == [expected] * 3
+        listen = _loaded(rendered, tmp_path)["router"].http.listen
+        assert listen == ("0.0.0.0:8000" if expected else "")
+
+
 def test_workers_are_reached_by_the_autoscaler_where_there_is_one(
     everything: Rendered, bare: Rendered
 ) -> None:

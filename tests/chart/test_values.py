@@ -122,6 +122,11 @@ WRONG = [
         id="an Ingress of no host",
     ),
     pytest.param(
+        ["--set=http.port=50051"],
+        "http.port: got 50051, which is service.port too",
+        id="two ports that are one",
+    ),
+    pytest.param(
         ["--set=service.loadBalancerClass=a/b"],
         "service.loadBalancerClass: got a/b and service.type ClusterIP, expected LoadBalancer",
         id="a load balancer's class without one",

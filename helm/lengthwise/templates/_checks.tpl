@@ -144,6 +144,9 @@ than this chart says how many there are.
 {{/* The ways in: Service and Ingress. */}}
 {{- define "lengthwise.checkEntry" -}}
 {{- $service := .Values.service -}}
+{{- if and .Values.http.enabled (eq (int $service.port) (int .Values.http.port)) -}}
+{{- fail (printf "http.port: got %d, which is service.port too, expected another" (int .Values.http.port)) -}}
+{{- end -}}
 {{- if and $service.loadBalancerClass (ne $service.type "LoadBalancer") -}}
 {{- fail (printf "service.loadBalancerClass: got %s and service.type %s, expected LoadBalancer" $service.loadBalancerClass $service.type) -}}
 {{- end -}}

@@ -53,6 +53,9 @@ metrics_listen: 0.0.0.0:9090
   "objectives" .Values.objectives
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
+{{- if .Values.http.enabled -}}
+{{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "cors_origins" .Values.http.corsOrigins) -}}
+{{- end -}}
 {{- $clients := include "lengthwise.clientTlsConfig" . | fromYaml -}}
 {{- toYaml (merge $own $clients $base .Values.router.config) -}}
 {{- end -}}

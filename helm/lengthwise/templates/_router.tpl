@@ -4,6 +4,9 @@
 ports:
   - {name: grpc, containerPort: 50051}
   - {name: metrics, containerPort: 9090}
+  {{- if .Values.http.enabled }}
+  - {name: http, containerPort: 8000}
+  {{- end }}
 lifecycle:
   preStop: {sleep: {seconds: 5}}
 command:
