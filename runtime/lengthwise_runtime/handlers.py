@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from lengthwise_runtime.calls.bounded_call import BoundedCall
 from lengthwise_runtime.calls.large_requests import LargeRequests
 from lengthwise_runtime.calls.places import Count, Places, YieldingPlaces
+from lengthwise_runtime.calls.turns import Turns
 from lengthwise_runtime.tls.callers import CallerCheck, Check
 from lengthwise_wire.errors import (
     ERROR_KEY,
@@ -81,6 +82,7 @@ class GuardedServer:
         self._max_tokens = max_tokens
         self._waiting = YieldingPlaces(max_calls, "no_request", count)
         self._large = LargeRequests()
+        self._turns = Turns()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Ignored: the same handlers come by name in the next call."""
@@ -124,6 +126,7 @@ class GuardedServer:
     ) -> None:
         method.check(call)
         async with self._waiting.taken(REQUEST_SECONDS):
+            await self._turns.wait(call.peer())
             request = await self._large.read(call)
         if request is None:
             raise InvalidRequest("the call ended without a request")

@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # absent from the stubs
 
+from lengthwise_runtime.calls.wakeups import take_all_wakeups
+
 # At DEBUG gRPC logs a server while it is freed: who keeps that record keeps a pointer to nothing.
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)
 
@@ -104,6 +106,7 @@ def accepting_server(options: tuple[tuple[str, int], ...]) -> grpc.aio.Server:
     """Its methods are registered by name; generic handlers are not asked."""
     server: Any = grpc.aio.server()
     server._server = Acceptor(server._loop, options)
+    take_all_wakeups(server._loop)
     return server  # type: ignore[no-any-return]
 
 
