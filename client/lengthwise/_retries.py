@@ -53,7 +53,6 @@ class Retries:
         self._draw = draw
         self._endpoint = 0
         self._failures = 0
-        self._resuming = False
         self._reasons: list[str] = []  # why attempts failed: the first, and the last
 
     def begin(self, now: float) -> Attempt:
@@ -67,9 +66,8 @@ class Retries:
         return Attempt(endpoint=self._endpoint, patience=replace(self._timeout, total=remaining))
 
     def progress(self) -> None:
-        """A token arrived: failures are counted anew, and more of them are allowed."""
+        """A token arrived: failures are counted anew."""
         self._failures = 0
-        self._resuming = True
 
     def fail(self, error: LengthwiseError, now: float) -> float:
         """How many seconds to wait before the next `begin`.
@@ -84,7 +82,7 @@ class Retries:
         self._failures += 1
         self._rotation.leave(self._endpoint)
         rounds, failed_in_round = divmod(self._failures, self._rotation.num_endpoints)
-        if rounds >= (self._retry.resume_attempts if self._resuming else self._retry.attempts):
+        if rounds >= self._retry.attempts:
             raise error
         delay = 0.0 if failed_in_round else self._backoff(rounds)
         delay = max(delay, error.retry_after_seconds or 0.0)

@@ -119,11 +119,9 @@ class Retry:
     in rounds through it, and waits, which double from `first_delay` to `max_delay` seconds with
     jitter, come between rounds."""
 
-    attempts: int = 5
-    """Rounds for a request that has received nothing yet: one second in all."""
-    resume_attempts: int = 12
-    """Rounds without a further token for one that has: about 18 seconds, in which a lost router is
-    back."""
+    attempts: int = 12
+    """Rounds without a further token, of a request that has received none yet too: about 18
+    seconds, in which a lost router is back."""
     first_delay: float = 0.1
     max_delay: float = 3.0
 
@@ -135,10 +133,8 @@ class Retry:
         return value or cls()
 
     def __post_init__(self) -> None:
-        for name in ("attempts", "resume_attempts"):
-            value = getattr(self, name)
-            if value < 1:
-                raise InvalidRequest(f"retry.{name}: got {value!r}, expected at least 1")
+        if self.attempts < 1:
+            raise InvalidRequest(f"retry.attempts: got {self.attempts!r}, expected at least 1")
         if not 0 < self.first_delay <= self.max_delay < math.inf:
             raise InvalidRequest(
                 f"retry: got first_delay {self.first_delay!r} and max_delay {self.max_delay!r},"

@@ -141,6 +141,16 @@ def test_a_stream_waits_for_its_only_router_to_come_back(caller: Caller) -> None
     assert list(reborn.requests[0].resume.token_ids) == [1000]
 
 
+@pytest.mark.slow
+def test_a_request_waits_for_its_only_router_to_come(caller: Caller) -> None:
+    earlier, router = Router(), Router()
+    router.scripts.append(lambda request, _: iter([words(0, "a"), last(1)]))
+    with serving(earlier):
+        port = int(earlier.address.rpartition(":")[2])
+    with back_after(2.5, router, port):
+        assert text_of(caller.stream(f"127.0.0.1:{port}", "hi")) == "a"
+
+
 @contextmanager
 def back_after(seconds: float, router: Router, port: int) -> Iterator[None]:
     """Serves on a port a while from now, from a thread that ends with the block."""
@@ -230,5 +240,5 @@ def test_giving_up_on_a_lost_stream_is_bounded(caller: Caller) -> None:
     router.scripts.append(lost)
     started = time.monotonic()
     with serving(router) as server, pytest.raises(NoWorkerAvailable):
-        caller.stream(router.address, "hi", retry=Retry(resume_attempts=3, max_delay=0.1))
+        caller.stream(router.address, "hi", retry=Retry(attempts=3, max_delay=0.1))
     assert time.monotonic() - started < 5.0

@@ -57,12 +57,18 @@ def test_every_endpoint_is_tried_before_a_wait() -> None:
     ]  # fmt: skip
 
 
+def test_a_router_that_is_lost_for_ten_seconds_is_waited_for() -> None:
+    assert sum(delay for _, delay in failures(new(draw=0.0))) > 10.0
+    assert len(failures(new())) == 11
+
+
 def test_progress_renews_patience() -> None:
-    retries = new(retry=Retry(attempts=2, resume_attempts=3))
-    retries.fail(LOST, 0.0)
+    retries = new(retry=Retry(attempts=3))
+    for _ in range(2):
+        retries.fail(LOST, 0.0)
     retries.progress()
-    retries.fail(LOST, 0.0)
-    retries.fail(LOST, 0.0)
+    for _ in range(2):
+        retries.fail(LOST, 0.0)
     with pytest.raises(NoWorkerAvailable):
         retries.fail(LOST, 0.0)
 

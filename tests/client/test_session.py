@@ -36,7 +36,7 @@ pieces = st.builds(
 
 def new_session() -> Session:
     retries = Retries(
-        retry=Retry(attempts=100, resume_attempts=100),
+        retry=Retry(attempts=100),
         timeout=Timeout(),
         rotation=Rotation(2),
         now=0.0,
