@@ -94,6 +94,21 @@ class Model(Weights, total=False):
 
 
 @with_config(STRICT)
+class OwnObjectives(TypedDict, total=False):
+    """Those of a model, as far as they differ from the release's."""
+
+    ttft_short_seconds: float  # to the first token of a short prompt
+    ttft_long_seconds: float  # to that of a long one
+    tpot_seconds: float  # for each token after it
+
+
+@with_config(STRICT)
+class ServedModel(Weights, total=False):
+    name: Required[Annotated[str, Field(min_length=1, max_length=128)]]  # what clients ask for
+    objectives: OwnObjectives  # as far as they differ from the release's
+
+
+@with_config(STRICT)
 class Resources(TypedDict, total=False):
     requests: dict[str, Any]  # what a node needs to have left
     limits: dict[str, Any]  # what may be used at most; GPUs too
@@ -183,7 +198,8 @@ class WorkerSettings(ComponentSettings, total=False):
     rollout: Rollout
     sharedMemory: OptionalSize
     autoscale: Autoscale
-    model: Weights
+    model: str  # the name of the one that it serves; needed where there are several
+    weights: Weights  # where these workers' come from, as far as that differs from the model's
 
 
 @with_config(STRICT)
@@ -355,6 +371,7 @@ class Values(TypedDict, total=False):
     commonLabels: Strings
     image: Image
     model: Model
+    models: list[ServedModel]
     persistence: Persistence
     objectives: Objectives
     logs: Logs

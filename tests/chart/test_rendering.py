@@ -37,7 +37,7 @@ def bare(helm: str) -> Rendered:
     return Rendered(helm)
 
 
-def _loaded(rendered: Rendered, folder: Path) -> dict[str, Any]:
+def loaded(rendered: Rendered, folder: Path) -> dict[str, Any]:
     """The configuration of each Deployment, read as its process does."""
     configs: dict[str, Any] = {}
     for name, pod, container in rendered.containers():
@@ -67,11 +67,11 @@ def test_processes_accept_their_configuration(
     helm: str, values: Path | None, tmp_path: Path
 ) -> None:
     rendered = Rendered(helm, *([f"--values={values}"] if values else []))
-    assert len(_loaded(rendered, tmp_path)) >= 3
+    assert len(loaded(rendered, tmp_path)) >= 3
 
 
 def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path) -> None:
-    configs = _loaded(everything, tmp_path)
+    configs = loaded(everything, tmp_path)
     short, mixed, decode = configs["short"], configs["mixed"], configs["decode"]
     assert (short.length_class, short.prefix_caching, short.kv_memory_bytes) == (
         "short", False, 10_000_000_000,
@@ -88,7 +88,7 @@ def test_configuration_says_what_values_say(everything: Rendered, tmp_path: Path
 def test_all_processes_have_the_objectives_of_the_release(
     everything: Rendered, tmp_path: Path
 ) -> None:
-    configs = _loaded(everything, tmp_path)
+    configs = loaded(everything, tmp_path)
     assert {type(config) for config in configs.values()} >= {
         RouterConfig, PrefillWorkerConfig, DecodeWorkerConfig, FlexibleWorkerConfig,
         AutoscalerConfig,
@@ -105,20 +105,20 @@ def test_all_processes_have_the_objectives_of_the_release(
 def test_no_process_of_a_release_has_objectives_of_its_own(
     helm: str, values: Path, tmp_path: Path
 ) -> None:
-    configs = _loaded(Rendered(helm, f"--values={values}"), tmp_path)
+    configs = loaded(Rendered(helm, f"--values={values}"), tmp_path)
     assert len({config.objectives for config in configs.values()}) == 1
 
 
 def test_objectives_are_the_processes_own_where_values_do_not_say(
     bare: Rendered, tmp_path: Path
 ) -> None:
-    assert {config.objectives for config in _loaded(bare, tmp_path).values()} == {Objectives()}
+    assert {config.objectives for config in loaded(bare, tmp_path).values()} == {Objectives()}
 
 
 def test_the_autoscaler_knows_all_pools_and_which_it_sizes(
     everything: Rendered, tmp_path: Path
 ) -> None:
-    config = _loaded(everything, tmp_path)["autoscaler"]
+    config = loaded(everything, tmp_path)["autoscaler"]
     assert [
         (pool.name, pool.deployment, pool.length_class, pool.min_replicas, pool.max_replicas)
         for pool in config.sized_pools
@@ -177,7 +177,7 @@ def test_http_is_at_every_door_or_at_none(helm: str, bare: Rendered, tmp_path: P
             ],
         ]
         assert ["http" in names for names in doors] == [expected] * 3
-        listen = _loaded(rendered, tmp_path)["router"].http.listen
+        listen = loaded(rendered, tmp_path)["router"].http.listen
         assert listen == ("0.0.0.0:8000" if expected else "")
 
 
@@ -259,8 +259,8 @@ def test_each_part_shows_a_certificate_of_its_own(everything: Rendered) -> None:
 def test_workers_are_told_the_names_in_those_certificates(
     everything: Rendered, tmp_path: Path
 ) -> None:
-    loaded = _loaded(everything, tmp_path)
-    for name, config in loaded.items():
+    configs = loaded(everything, tmp_path)
+    for name, config in configs.items():
         names = config.tls.callers
         assert (names.routers, names.workers, names.autoscalers) == (
             ("demo-lengthwise",),
@@ -268,7 +268,7 @@ def test_workers_are_told_the_names_in_those_certificates(
             ("demo-lengthwise-autoscaler",),
         ), name
         assert config.metrics_tls.authority is None, "probes show no certificate"
-    router: Any = loaded["router"]
+    router: Any = configs["router"]
     assert str(router.client_tls.authority) == "/etc/lengthwise/client-tls/ca.crt"
 
 
@@ -276,7 +276,7 @@ def test_one_secret_is_enough(helm: str, tmp_path: Path) -> None:
     values = ["--set=tls.enabled=true,tls.secretName=one,tls.certManager.enabled=true"]
     rendered = Rendered(helm, *values, "--set=tls.certManager.issuerRef.name=internal")
     (certificate,) = rendered.of("Certificate")
-    for config in _loaded(rendered, tmp_path).values():
+    for config in loaded(rendered, tmp_path).values():
         names = config.tls.callers
         known = {*names.routers, *names.workers, *names.autoscalers}
         assert known <= set(certificate["spec"]["dnsNames"])
@@ -295,6 +295,7 @@ def test_prometheus_labels_what_rules_and_the_autoscaler_select_by(everything: R
             "release": [f"{prefix}app_kubernetes_io_instance"],
             "component": [f"{prefix}app_kubernetes_io_component"],
             "pool": [f"{prefix}lengthwise_pool"],
+            "model": ["__meta_kubernetes_pod_annotation_lengthwise_model"],
         }
     names = {each["relabelings"][0]["regex"]: each["tlsConfig"]["serverName"] for each in endpoints}
     assert names == {

@@ -197,23 +197,23 @@ WRONG = [
         id="no claim",
     ),
     pytest.param(
-        [pools({**PREFILL, "model": {"source": "claim"}}, DECODE)],
-        "pool a: model.claim.name: got none",
+        [pools({**PREFILL, "weights": {"source": "claim"}}, DECODE)],
+        "pool a: weights.claim.name: got none",
         id="no claim of a pool",
     ),
     pytest.param(
-        [pools({**PREFILL, "model": {"source": "hub", "hub": {"id": "x"}}}, DECODE)],
-        'pool a: model.hub.id: got "x", expected OWNER/NAME',
+        [pools({**PREFILL, "weights": {"source": "hub", "hub": {"id": "x"}}}, DECODE)],
+        'pool a: weights.hub.id: got "x", expected OWNER/NAME',
         id="hub without id of a pool",
     ),
     pytest.param(
-        [pools({**PREFILL, "model": {"source": "download"}}, DECODE)],
-        'pool a: model.download.url: got "", expected http://',
+        [pools({**PREFILL, "weights": {"source": "download"}}, DECODE)],
+        'pool a: weights.download.url: got "", expected http://',
         id="no URL of a pool",
     ),
     pytest.param(
-        [pools({**PREFILL, "model": {"name": "other"}}, DECODE)],
-        "at '/pools/0/model': additional properties 'name' not allowed",
+        [pools({**PREFILL, "weights": {"name": "other"}}, DECODE)],
+        "at '/pools/0/weights': additional properties 'name' not allowed",
         id="another model in a pool",
     ),
     pytest.param(

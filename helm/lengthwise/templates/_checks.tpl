@@ -1,5 +1,6 @@
 {{/* Contradictions between values that the schema cannot put into one clear line. */}}
 {{- define "lengthwise.check" -}}
+{{- include "lengthwise.checkModels" . -}}
 {{- $pools := include "lengthwise.pools" . | fromJsonArray -}}
 {{- include "lengthwise.checkLabels" (dict "place" "commonLabels" "labels" .Values.commonLabels) -}}
 {{- range $component := list "podDefaults" "router" "poolDefaults" "autoscaler" -}}
@@ -17,7 +18,7 @@
 {{- end -}}
 {{- $_ := set $names .name true -}}
 {{- include "lengthwise.checkPool" . -}}
-{{- include "lengthwise.checkModel" . -}}
+{{- include "lengthwise.checkWeights" (dict "place" (printf "pool %s: weights." .name) "weights" .weights) -}}
 {{- include "lengthwise.checkLabels" (dict "place" (printf "pool %s: podLabels" .name) "labels" .podLabels) -}}
 {{- include "lengthwise.checkMounts" (dict "place" (printf "pool %s" .name) "settings" .) -}}
 {{- end -}}
@@ -48,16 +49,37 @@
 {{- end -}}
 {{- end -}}
 
-{{/* As the schema demands of `model`, of what a pool says otherwise. */}}
-{{- define "lengthwise.checkModel" -}}
-{{- $place := printf "pool %s: model" .name -}}
-{{- $model := .model -}}
+{{/* Names tell models apart, and routers have one environment for all that the hub sends them. */}}
+{{- define "lengthwise.checkModels" -}}
+{{- $models := include "lengthwise.models" . | fromJsonArray -}}
+{{- $names := dict -}}
+{{- $hub := dict -}}
+{{- range $models -}}
+{{- if hasKey $names .name -}}
+{{- fail (printf "models: got two models named %s, expected different names" .name) -}}
+{{- end -}}
+{{- $_ := set $names .name true -}}
+{{- include "lengthwise.checkWeights" (dict "place" (printf "model %s: " .name) "weights" .) -}}
+{{- if eq .source "hub" -}}
+{{- $now := dict "endpoint" .hub.endpoint "tokenSecret" .hub.tokenSecret -}}
+{{- if and $hub (ne (toJson $hub) (toJson $now)) -}}
+{{- fail (printf "model %s: hub: got endpoint %q and tokenSecret %q, expected those of the other models: routers read all of them" .name .hub.endpoint .hub.tokenSecret) -}}
+{{- end -}}
+{{- $hub = $now -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* As the schema demands of `model`, of what a pool or one of several models says otherwise. */}}
+{{- define "lengthwise.checkWeights" -}}
+{{- $place := .place -}}
+{{- $model := .weights -}}
 {{- if and (eq $model.source "claim") (not $model.claim.name) -}}
-{{- fail (printf "%s.claim.name: got none, expected a PersistentVolumeClaim's: model.source is claim" $place) -}}
+{{- fail (printf "%sclaim.name: got none, expected a PersistentVolumeClaim's: source is claim" $place) -}}
 {{- else if and (eq $model.source "hub") (not (regexMatch "^[^/ ]+/[^/ ]+$" $model.hub.id)) -}}
-{{- fail (printf "%s.hub.id: got %q, expected OWNER/NAME: model.source is hub" $place $model.hub.id) -}}
+{{- fail (printf "%shub.id: got %q, expected OWNER/NAME: source is hub" $place $model.hub.id) -}}
 {{- else if and (eq $model.source "download") (not (regexMatch "^https?://" $model.download.url)) -}}
-{{- fail (printf "%s.download.url: got %q, expected http:// or https://: model.source is download" $place $model.download.url) -}}
+{{- fail (printf "%sdownload.url: got %q, expected http:// or https://: source is download" $place $model.download.url) -}}
 {{- end -}}
 {{- end -}}
 
@@ -69,15 +91,19 @@ than this chart says how many there are.
 {{- $staffed := dict -}}
 {{- range .pools -}}
 {{- if or (kindIs "invalid" .replicas) (gt (int .replicas) 0) .autoscale.enabled -}}
-{{- $_ := set $staffed .role true -}}
+{{- $_ := set $staffed (printf "%s %s" .role .weights.name) true -}}
 {{- end -}}
-{{- end -}}
-{{- if not (hasKey $staffed "decode") -}}
-{{- fail "pools: got no replica of role decode, expected at least one, or autoscale.enabled: every request needs it" -}}
 {{- end -}}
 {{- $local := dig "local_prefill" true .root.Values.router.config -}}
-{{- if and (not $local) (not (hasKey $staffed "prefill")) -}}
-{{- fail "pools: got no replica of role prefill, expected at least one: router.config.local_prefill is false, so that decode workers compute no prompts" -}}
+{{- $models := include "lengthwise.models" .root | fromJsonArray -}}
+{{- range $models -}}
+{{- $of := ternary "" (printf " for model %s" .name) (eq (len $models) 1) -}}
+{{- if not (hasKey $staffed (printf "decode %s" .name)) -}}
+{{- fail (printf "pools: got no replica of role decode%s, expected at least one, or autoscale.enabled: every request needs it" $of) -}}
+{{- end -}}
+{{- if and (not $local) (not (hasKey $staffed (printf "prefill %s" .name))) -}}
+{{- fail (printf "pools: got no replica of role prefill%s, expected at least one: router.config.local_prefill is false, so that decode workers compute no prompts" $of) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -116,7 +142,7 @@ than this chart says how many there are.
 {{- $own := list "tmp" "config" "models" "tls" "shared-memory" "client-tls" "prometheus" -}}
 {{- $names := $own -}}
 {{- range .settings.extraVolumes -}}
-{{- if has .name $own -}}
+{{- if or (has .name $own) (regexMatch "^models-[0-9]+$" .name) -}}
 {{- fail (printf "%s: extraVolumes: got a volume named %s, expected another name: the chart has one of this" $place .name) -}}
 {{- end -}}
 {{- $names = append $names .name -}}
@@ -131,12 +157,12 @@ than this chart says how many there are.
 {{/* What is kept in the claim is what pods download from the hub. */}}
 {{- define "lengthwise.checkPersistence" -}}
 {{- if .root.Values.persistence.enabled -}}
-{{- $sources := list .root.Values.model.source -}}
-{{- range .pools -}}
-{{- $sources = append $sources .model.source -}}
+{{- $sources := list -}}
+{{- range concat (include "lengthwise.models" .root | fromJsonArray) (.pools) -}}
+{{- $sources = append $sources (.weights | default .).source -}}
 {{- end -}}
 {{- if not (has "hub" $sources) -}}
-{{- fail (printf "persistence.enabled: got model.source %s, expected hub: what is kept is what pods download from it" .root.Values.model.source) -}}
+{{- fail (printf "persistence.enabled: got model.source %s, expected hub: what is kept is what pods download from it" (first $sources)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -38,32 +38,40 @@ client_tls:
 {{- end -}}
 {{- end -}}
 
+{{- define "lengthwise.servedModel" -}}
+model: {{ include "lengthwise.modelPath" . | quote }}
+served_name: {{ .name | quote }}
+{{- end -}}
+
 {{- define "lengthwise.baseConfig" -}}
-model: {{ include "lengthwise.modelPath" .model | quote }}
-served_name: {{ include "lengthwise.modelName" .root | quote }}
 listen: 0.0.0.0:50051
 metrics_listen: 0.0.0.0:9090
-{{ include "lengthwise.tlsConfig" .root }}
+{{ include "lengthwise.tlsConfig" . }}
 {{- end -}}
 
 {{- define "lengthwise.routerConfig" -}}
 {{- $services := list (include "lengthwise.workersService" .) -}}
-{{- $base := include "lengthwise.baseConfig" (dict "root" . "model" .Values.model) | fromYaml -}}
+{{- $base := include "lengthwise.baseConfig" . | fromYaml -}}
+{{- $models := include "lengthwise.modelsTogether" . | fromJsonArray -}}
+{{- $served := list -}}
+{{- range $models -}}
+{{- $served = append $served (merge (dict "objectives" .objectives) (include "lengthwise.servedModel" . | fromYaml)) -}}
+{{- end -}}
+{{- $what := ternary (first $served) (dict "models" $served "objectives" .Values.objectives) (eq (len $served) 1) -}}
 {{- $own := dict
-  "objectives" .Values.objectives
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
 {{- if .Values.http.enabled -}}
 {{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "cors_origins" .Values.http.corsOrigins) -}}
 {{- end -}}
 {{- $clients := include "lengthwise.clientTlsConfig" . | fromYaml -}}
-{{- toYaml (merge $own $clients $base .Values.router.config) -}}
+{{- toYaml (merge $own $what $clients $base .Values.router.config) -}}
 {{- end -}}
 
 {{- define "lengthwise.workerConfig" -}}
-{{- $base := include "lengthwise.baseConfig" (dict "root" .root "model" .pool.model) | fromYaml -}}
+{{- $base := merge (include "lengthwise.servedModel" .pool.weights | fromYaml) (include "lengthwise.baseConfig" .root | fromYaml) -}}
 {{- $own := dict
-  "objectives" .root.Values.objectives
+  "objectives" .pool.weights.objectives
   "device" .pool.device
   "drain_seconds" .pool.drainSeconds -}}
 {{- if .pool.flexible -}}
@@ -93,8 +101,10 @@ All pools, in the order of preference: those that it does not size do work of th
 {{- $root := . -}}
 {{- $name := include "lengthwise.fullname" . -}}
 {{- $pools := list -}}
+{{- $names := list -}}
 {{- range include "lengthwise.pools" . | fromJsonArray -}}
-{{- $pool := dict "name" .name "role" .role "flexible" .flexible -}}
+{{- $names = append $names .weights.name -}}
+{{- $pool := dict "name" .name "model" .weights.name "role" .role "flexible" .flexible -}}
 {{- if .autoscale.enabled -}}
 {{- $_ := set $pool "deployment" (printf "%s-%s" $name .name) -}}
 {{- $_ := set $pool "min_replicas" .autoscale.min -}}
@@ -114,8 +124,15 @@ All pools, in the order of preference: those that it does not size do work of th
 {{- if .Values.autoscaler.prometheus.authoritySecret -}}
 {{- $_ := set $prometheus "authority" "/etc/lengthwise/prometheus/ca.crt" -}}
 {{- end -}}
+{{- $objectives := dict -}}
+{{- range include "lengthwise.models" . | fromJsonArray -}}
+{{- if has .name $names -}}
+{{- $_ := set $objectives .name .objectives -}}
+{{- end -}}
+{{- end -}}
 {{- $own := dict
   "objectives" .Values.objectives
+  "model_objectives" $objectives
   "prometheus" $prometheus
   "release" .Release.Name
   "namespace" .Release.Namespace

@@ -1,18 +1,65 @@
 {{/*
-Where the model comes from: the same for routers, which read its tokenizer, and for workers, unless their
-pool says otherwise. All but the name are given the `model` in question.
+What is served, and where it comes from: the same for routers, which read tokenizers, and for workers, unless
+their pool has weights of its own.
 */}}
 
-{{- define "lengthwise.modelName" -}}
-{{- $model := .Values.model -}}
-{{- if $model.name -}}
-{{- $model.name -}}
-{{- else if eq $model.source "demo" -}}
-demo
-{{- else if eq $model.source "hub" -}}
-{{- splitList "/" $model.hub.id | last -}}
+{{/*
+All models: those of `models`, which say what differs from `model`, or `model` alone. Each with its objectives,
+and the volume and folder that a pod finds its files in.
+*/}}
+{{- define "lengthwise.models" -}}
+{{- $models := list -}}
+{{- range .Values.models -}}
+{{- $models = append $models (mergeOverwrite (deepCopy (omit $.Values.model "name")) (deepCopy .)) -}}
 {{- else -}}
-{{- fail (printf "model.name: expected what clients ask for, where model.source is %s" $model.source) -}}
+{{- $models = list (deepCopy .Values.model) -}}
+{{- end -}}
+{{- range $models -}}
+{{- $_ := set . "name" (include "lengthwise.modelName" .) -}}
+{{- $_ := set . "objectives" (mergeOverwrite (deepCopy $.Values.objectives) (.objectives | default dict)) -}}
+{{- $_ := set . "volume" "models" -}}
+{{- $_ := set . "mount" "/models" -}}
+{{- end -}}
+{{- toJson $models -}}
+{{- end -}}
+
+{{/* The same, as a pod that has all of them finds their files: what the hub sends lies together. */}}
+{{- define "lengthwise.modelsTogether" -}}
+{{- $models := include "lengthwise.models" . | fromJsonArray -}}
+{{- if gt (len $models) 1 -}}
+{{- range $index, $model := $models -}}
+{{- if ne .source "hub" -}}
+{{- $_ := set . "volume" (printf "models-%d" $index) -}}
+{{- $_ := set . "mount" (printf "/checkpoints/%d" $index) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $models -}}
+{{- end -}}
+
+{{/* Of models in one pod, the first of each volume. */}}
+{{- define "lengthwise.modelsByVolume" -}}
+{{- $found := dict -}}
+{{- $models := list -}}
+{{- range . -}}
+{{- if not (hasKey $found .volume) -}}
+{{- $_ := set $found .volume true -}}
+{{- $models = append $models . -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $models -}}
+{{- end -}}
+
+{{/* Of a model. */}}
+{{- define "lengthwise.modelName" -}}
+{{- if .name -}}
+{{- .name -}}
+{{- else if eq .source "demo" -}}
+demo
+{{- else if eq .source "hub" -}}
+{{- splitList "/" .hub.id | last -}}
+{{- else -}}
+{{- fail (printf "model.name: expected what clients ask for, where model.source is %s" .source) -}}
 {{- end -}}
 {{- end -}}
 
@@ -25,9 +72,9 @@ demo
 @{{ . }}
 {{- end -}}
 {{- else if eq .source "claim" -}}
-{{- printf "/models/%s" .claim.path | trimSuffix "/" -}}
+{{- printf "%s/%s" .mount .claim.path | trimSuffix "/" -}}
 {{- else -}}
-/models
+{{- .mount -}}
 {{- end -}}
 {{- end -}}
 
@@ -39,20 +86,20 @@ demo
 {{/* Of `root` and `model`. */}}
 {{- define "lengthwise.modelVolume" -}}
 {{- if eq .model.source "claim" }}
-- name: models
+- name: {{ .model.volume }}
   persistentVolumeClaim: {claimName: {{ .model.claim.name }}, readOnly: true}
 {{- else if and (eq .model.source "hub") .root.Values.persistence.enabled }}
-- name: models
+- name: {{ .model.volume }}
   persistentVolumeClaim: {claimName: {{ include "lengthwise.persistentClaim" .root }}}
 {{- else if ne .model.source "demo" }}
-- name: models
+- name: {{ .model.volume }}
   emptyDir: {sizeLimit: {{ .model.volumeSize }}}
 {{- end }}
 {{- end -}}
 
 {{- define "lengthwise.modelMount" -}}
 {{- if ne .source "demo" }}
-- {name: models, mountPath: /models, readOnly: {{ ne .source "hub" }}}
+- {name: {{ .volume }}, mountPath: {{ .mount }}, readOnly: {{ ne .source "hub" }}}
 {{- end }}
 {{- end -}}
 
@@ -77,9 +124,9 @@ demo
 {{- end }}
 {{- end -}}
 
-{{/* An init container, of what lengthwise.pod is given: proxies and authorities are those of its pod. */}}
+{{/* An init container for `model`, of what lengthwise.pod is given: proxies and authorities are those of its pod. */}}
 {{- define "lengthwise.download" -}}
-- name: download
+- name: {{ .model.volume | replace "models" "download" }}
   {{- include "lengthwise.containerSettings" . | nindent 2 }}
   command: [python3, -c]
   args:
@@ -102,7 +149,7 @@ demo
     requests: {cpu: 100m, memory: 128Mi}
     limits: {memory: 512Mi}
   volumeMounts:
-    - {name: models, mountPath: /models}
+    - {name: {{ .model.volume }}, mountPath: /models}
     {{- with .settings.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -4,7 +4,7 @@ A Deployment's template of pods, for every kind of pods. `part` has
   root, component, pool   as labels have them
   settings                lengthwise.settings of these pods
   name, config            the ConfigMap, and its text
-  model                   what it reads weights or a tokenizer of; routers and workers
+  models                  what it reads weights or tokenizers of; routers and workers
   seconds                 for the process to end in
   container, env, mounts, volumes  text: what is this component's alone
 */}}
@@ -15,6 +15,10 @@ metadata:
     {{- include "lengthwise.podLabels" (merge (dict "extra" $settings.podLabels) .) | nindent 4 }}
   annotations:
     checksum/config: {{ .config | sha256sum }}
+    {{- if .pool }}
+    # What Prometheus labels its metrics with.
+    lengthwise/model: {{ .pool.weights.name | quote }}
+    {{- end }}
     {{- with $settings.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -88,7 +92,7 @@ securityContext:
 
 {{- define "lengthwise.podEnv" -}}
 {{- $own := .env | default "[]" | fromYamlArray -}}
-{{- with .model -}}
+{{- range include "lengthwise.modelsByVolume" (.models | default list) | fromJsonArray -}}
 {{- $own = concat $own (include "lengthwise.modelEnv" . | fromYamlArray) -}}
 {{- end -}}
 {{- include "lengthwise.env" (concat $own (.settings.env | default list)) -}}
@@ -99,9 +103,9 @@ envFrom:
 {{- end -}}
 
 {{- define "lengthwise.initContainers" -}}
-{{- with .model -}}
-{{- if eq .source "download" -}}
-{{- include "lengthwise.download" $ -}}
+{{- range .models -}}
+{{- if eq .source "download" }}
+{{ include "lengthwise.download" (merge (dict "model" .) $) -}}
 {{- end -}}
 {{- end -}}
 {{- with .settings.initContainers }}
@@ -112,7 +116,7 @@ envFrom:
 {{- define "lengthwise.volumes" -}}
 - name: tmp
   emptyDir: {sizeLimit: 1Gi}
-{{- with .model }}
+{{- range include "lengthwise.modelsByVolume" (.models | default list) | fromJsonArray }}
 {{- include "lengthwise.modelVolume" (dict "root" $.root "model" .) }}
 {{- end }}
 {{- if .root.Values.tls.enabled }}
@@ -129,7 +133,7 @@ envFrom:
 
 {{- define "lengthwise.mounts" -}}
 - {name: tmp, mountPath: /tmp}
-{{- with .model }}
+{{- range include "lengthwise.modelsByVolume" (.models | default list) | fromJsonArray }}
 {{- include "lengthwise.modelMount" . }}
 {{- end }}
 {{- if .root.Values.tls.enabled }}

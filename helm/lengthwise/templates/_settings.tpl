@@ -24,20 +24,40 @@ of variables; other lists are replaced.
 {{- include "lengthwise.layered" (list (dict "image" .root.Values.image) .root.Values.podDefaults .own) -}}
 {{- end -}}
 
-{{/* Pools, with what `poolDefaults` says where they say nothing, and `model` where neither does. */}}
+{{/*
+Pools, with what `poolDefaults` says where they say nothing; their `weights` are all that is known of their model.
+*/}}
 {{- define "lengthwise.pools" -}}
+{{- $models := include "lengthwise.models" . | fromJsonArray -}}
 {{- $pools := list -}}
-{{- $defaults := dict "lengthClass" "" "flexible" false -}}
+{{- $defaults := dict "lengthClass" "" "flexible" false "model" "" -}}
 {{- range .Values.pools -}}
 {{- $own := include "lengthwise.layered" (list $defaults $.Values.poolDefaults .) | fromJson -}}
 {{- $pool := include "lengthwise.settings" (dict "root" $ "own" $own) | fromJson -}}
-{{- $_ := set $pool "model" (mergeOverwrite (deepCopy $.Values.model) $pool.model) -}}
+{{- $served := include "lengthwise.modelOfPool" (dict "models" $models "pool" $pool) | fromJson -}}
+{{- $_ := set $pool "weights" (mergeOverwrite $served ($pool.weights | default dict)) -}}
 {{- if and (not $pool.sharedMemory) (eq $pool.device "cuda") -}}
 {{- $_ := set $pool "sharedMemory" "1Gi" -}}
 {{- end -}}
 {{- $pools = append $pools $pool -}}
 {{- end -}}
 {{- toJson $pools -}}
+{{- end -}}
+
+{{/* Of `models`, the one that a pool names, or the only one. */}}
+{{- define "lengthwise.modelOfPool" -}}
+{{- $names := list -}}
+{{- $found := dict -}}
+{{- range .models -}}
+{{- $names = append $names .name -}}
+{{- if or (eq .name $.pool.model) (and (not $.pool.model) (eq (len $.models) 1)) -}}
+{{- $found = . -}}
+{{- end -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "pool %s: model: got %q, expected one of %s" .pool.name .pool.model (join ", " $names)) -}}
+{{- end -}}
+{{- toJson $found -}}
 {{- end -}}
 
 {{/* A list of environment variables in which none is twice: the last counts, at the place of the first. */}}
