@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models
 
 from lengthwise_checkpoint.config_json import ConfigJson, read_text, shorten
 from lengthwise_checkpoint.errors import CheckpointError
@@ -26,9 +26,11 @@ class TextFiles:
     """What turns text into token ids and conversations into text.
 
     `special_tokens` maps bos_token, eos_token and so on to their text, for chat templates.
+    `cleans_up`: spaces before marks and contractions are taken out of decoded text.
     """
 
     tokenizer: Tokenizer
+    cleans_up: bool
     special_tokens: Mapping[str, str]
     chat_template: str | None
 
@@ -64,8 +66,18 @@ def read_text_files(folder: Path) -> TextFiles:
     tokenizer.encode_special_tokens = config.boolean("split_special_tokens", False)
     return TextFiles(
         tokenizer=tokenizer,
+        cleans_up=_cleans_up(config, tokenizer),
         special_tokens={name: token.content for name, token in special.named.items()},
         chat_template=read_chat_template(folder, config),
+    )
+
+
+def _cleans_up(config: ConfigJson, tokenizer: Tokenizer) -> bool:
+    """transformers does not do it to BPE, whose spaces are the text's own, unless it is forced."""
+    name = "clean_up_tokenization_spaces"
+    is_bpe = isinstance(tokenizer.model, models.BPE)
+    return config.boolean(name, False) and (
+        not is_bpe or config.boolean(f"{name}_for_bpe_even_though_it_will_corrupt_output", False)
     )
 
 

@@ -27,6 +27,7 @@ class Checkpoint:
     eos_token_ids: tuple[int, ...]
     default_sampling: SamplingParameters  # for what a request leaves open; the seed means nothing
     tokenizer: Tokenizer
+    cleans_up: bool  # spaces in answers, as word pieces need it
     chat_template: str | None
     special_tokens: Mapping[str, str]  # bos_token, eos_token and so on, for chat templates
 
@@ -52,6 +53,7 @@ def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
         eos_token_ids=tuple(token_id for token_id in ends if token_id < spec.vocab_size),
         default_sampling=generation.sampling,
         tokenizer=text.tokenizer,
+        cleans_up=text.cleans_up,
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
     )

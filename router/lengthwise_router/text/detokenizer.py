@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
+from lengthwise_router.text.cleaned_text import CleanedDetokenizer
 from lengthwise_router.text.vocabulary import Vocabulary
 
 _MOST_PENDING: Final = 3
@@ -36,18 +37,25 @@ class Detokenizer(Protocol):
 
 
 def detokenizer_after(prompt_ids: Sequence[int], vocabulary: Vocabulary) -> Detokenizer:
-    """That of the tokens that follow a prompt, of which only the end is looked at."""
-    if vocabulary.is_byte_level:
-        new: type[ByteLevelDetokenizer | WindowDetokenizer] = ByteLevelDetokenizer
+    """That of the tokens that follow a prompt, of which only the end is looked at, unless texts are
+    cleaned: there a quote's space depends on all quotes before it."""
+    of_all, of_prompt = _new(vocabulary), _new(vocabulary)
+    if vocabulary.cleans_up:
+        end = prompt_ids
+    elif vocabulary.is_byte_level:
         end = _last_bytes(prompt_ids, vocabulary)
     else:
-        new = WindowDetokenizer
         end = vocabulary.context(prompt_ids)[0]
-    of_all, of_prompt = new(vocabulary), new(vocabulary)
     of_all.append(end)
     of_prompt.append(end)
     uncertain = of_prompt.finish()
     return Continuation(of_all, uncertain) if uncertain else of_all
+
+
+def _new(vocabulary: Vocabulary) -> Detokenizer:
+    kind = ByteLevelDetokenizer if vocabulary.is_byte_level else WindowDetokenizer
+    detokenizer = kind(vocabulary)
+    return CleanedDetokenizer(detokenizer) if vocabulary.cleans_up else detokenizer
 
 
 def _last_bytes(token_ids: Sequence[int], vocabulary: Vocabulary) -> Sequence[int]:

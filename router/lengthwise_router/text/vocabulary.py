@@ -17,7 +17,9 @@ _MOST_AT_ONCE: Final = 1_024
 class Vocabulary:
     """Looks each token up once."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, cleans_up: bool = False) -> None:
+        """`cleans_up`: as in `TextFiles`."""
+        self.cleans_up = cleans_up
         self._tokenizer = tokenizer
         self.is_byte_level = _is_byte_level(tokenizer)
         self._bytes_of_characters = {

@@ -15,13 +15,30 @@ from lengthwise_router.text.answer_text import AnswerText
 from lengthwise_router.text.vocabulary import Vocabulary
 
 CLASSES = ("PreTrainedTokenizerFast", "LlamaTokenizer", "Qwen2Tokenizer")
-FOLDERS = {
-    f"{kind} as {name}": (kind, name)
-    for kind in KINDS
-    for name in (CLASSES if kind in ("llama_2", "byte_level") else CLASSES[:1])
+CLEAN = "clean_up_tokenization_spaces"
+FORCED = f"{CLEAN}_for_bpe_even_though_it_will_corrupt_output"
+CLEANED: dict[str, dict[str, bool]] = {
+    "not cleaned": {CLEAN: False},
+    "cleaned": {CLEAN: True},
+    "forced": {CLEAN: True, FORCED: True},
+}
+FOLDERS: dict[str, tuple[str, str, dict[str, bool]]] = {
+    **{
+        f"{kind} as {name}": (kind, name, {})
+        for kind in KINDS
+        for name in (CLASSES if kind in ("llama_2", "byte_level") else CLASSES[:1])
+    },
+    **{
+        f"{kind}, {title}": (kind, CLASSES[0], config)
+        for kind in ("unigram", "word_pieces", "words", "byte_level", "llama_2")
+        for title, config in CLEANED.items()
+    },
 }
 TEXT = st.lists(
-    st.sampled_from([*"thecadon' .\n12", "ï", "日", "🙂", "<|im_end|>", "the"]), max_size=20
+    st.sampled_from(
+        [*"thecadon' .\n12", " ' ", " 's", " n't", " !", "ï", "日", "🙂", "<|im_end|>", "the"]
+    ),
+    max_size=20,
 ).map("".join)
 
 
@@ -38,14 +55,13 @@ class Readings(NamedTuple):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Readings]:
     made = {}
-    for title, (kind, name) in FOLDERS.items():
+    for title, (kind, name, cleaned) in FOLDERS.items():
         folder: Path = tmp_path_factory.mktemp("tokenizers")
-        # Of BPE's, which all large models have, it is ignored.
-        cleans_up = kind not in ("unigram", "word_pieces", "words")
-        config = FILES["names"]["tokenizer_config"] | {"clean_up_tokenization_spaces": cleans_up}
+        config = FILES["names"]["tokenizer_config"] | cleaned
         write_folder(folder, KINDS[kind](), {"tokenizer_config": config}, tokenizer_class=name)
         theirs = AutoTokenizer.from_pretrained(folder)
-        made[title] = Readings(theirs, Vocabulary(read_text_files(folder).tokenizer))
+        ours = read_text_files(folder)
+        made[title] = Readings(theirs, Vocabulary(ours.tokenizer, cleans_up=ours.cleans_up))
     return made
 
 

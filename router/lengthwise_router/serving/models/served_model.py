@@ -42,7 +42,7 @@ class ServedModel:
         self.metrics = metrics
         self.encoder = encoder
         self.workers = workers
-        self._vocabulary = Vocabulary(checkpoint.tokenizer)
+        self._vocabulary = Vocabulary(checkpoint.tokenizer, cleans_up=checkpoint.cleans_up)
 
     @property
     def name(self) -> str:
