@@ -62,8 +62,9 @@ DEMAND = Section(
             unit="short",
             queries=(
                 Query(
-                    expression=f"max by (role, length_class) ({of('lengthwise_workers_needed')})",
-                    legend="{{role}} {{length_class}}",
+                    expression="max by (model, role, length_class)"
+                    f" ({of('lengthwise_workers_needed')})",
+                    legend="{{model}} {{role}} {{length_class}}",
                 ),
             ),
         ),

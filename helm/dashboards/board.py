@@ -58,9 +58,9 @@ def of(metric: str, **labels: str) -> str:
     """A selector of the release's series. A label's value with a bar is alternatives.
 
     What a pod reports is also of the pools and pods that are chosen. Pods of no pool, such as
-    routers, are of every choice.
+    routers, are of every choice; so is what is of no model.
     """
-    matchers = {"namespace": "$namespace", "release": "$release", **labels}
+    matchers = {"namespace": "$namespace", "release": "$release", "model": "$model|", **labels}
     if ":" not in metric:  # no recording rule's
         matchers |= {"pool": "$pool|", "pod": "$pod|"}
     selectors = (
@@ -185,6 +185,7 @@ def to_json(board: Board) -> str:
         .with_variable(DatasourceVariable("datasource").type("prometheus").label("Data source"))
         .with_variable(_variable("namespace", 'up{job="lengthwise"}'))
         .with_variable(_variable("release", 'up{job="lengthwise",namespace="$namespace"}'))
+        .with_variable(_choice("model", f"lengthwise_requests_waiting{{{OF_RELEASE}}}"))
         .with_variable(_choice("pool", f"up{{{OF_RELEASE}}}"))
         .with_variable(_choice("pod", f'up{{{OF_RELEASE},pool=~"$pool|"}}'))
     )

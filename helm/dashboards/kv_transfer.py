@@ -55,8 +55,10 @@ TRANSFERS = Section(
             unit="percentunit",
             queries=(
                 Query(
-                    expression=of("release_role:lengthwise_kv_transfer_failures:ratio_rate5m"),
-                    legend="{{role}}",
+                    expression=of(
+                        "release_model_role:lengthwise_kv_transfer_failures:ratio_rate5m"
+                    ),
+                    legend="{{model}} {{role}}",
                 ),
             ),
         ),
@@ -104,11 +106,12 @@ BLOCKS = Section(
             unit="percentunit",
             queries=(
                 Query(
-                    expression=of("release_role:lengthwise_kv_blocks_used:ratio"), legend="{{role}}"
+                    expression=of("release_model_role:lengthwise_kv_blocks_used:ratio"),
+                    legend="{{model}} {{role}}",
                 ),
                 Query(
-                    expression=of("release:lengthwise_kv_blocks_predicted:ratio"),
-                    legend="decode, predicted",
+                    expression=of("release_model:lengthwise_kv_blocks_predicted:ratio"),
+                    legend="{{model}} decode, predicted",
                 ),
             ),
         ),

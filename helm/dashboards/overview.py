@@ -20,23 +20,24 @@ NOW = Section(
             title="Requests",
             description="Ended, however they did.",
             unit="reqps",
-            expression=of("release:lengthwise_requests:rate5m"),
+            expression=f"sum({of('release_model:lengthwise_requests:rate5m')})",
         ),
         Number(
             title="Available",
             description="Of the requests of the last hour, the part that did not fail through our"
-            " fault.",
+            " fault; of the worst model.",
             unit="percentunit",
-            expression="1 - "
-            + of("release_slo:lengthwise_slo_errors:ratio_rate1h", slo="availability"),
+            expression="1 - max("
+            + of("release_model_slo:lengthwise_slo_errors:ratio_rate1h", slo="availability")
+            + ")",
         ),
         Number(
             title="Good",
             description="Of the requests that ended well, the part that met its objectives of TTFT"
             " and TPOT.",
             unit="percentunit",
-            expression=f"{of('release:lengthwise_goodput:rate5m')}"
-            f" / {of('release:lengthwise_requests:rate5m')}",
+            expression=f"sum({of('release_model:lengthwise_goodput:rate5m')})"
+            f" / sum({of('release_model:lengthwise_requests:rate5m')})",
         ),
         Number(
             title="TTFT of short prompts",
@@ -56,9 +57,11 @@ NOW = Section(
         ),
         Number(
             title="KV blocks used",
-            description="At the decode workers.",
+            description="At the decode workers; of the model that uses most.",
             unit="percentunit",
-            expression=of("release_role:lengthwise_kv_blocks_used:ratio", role="decode"),
+            expression="max("
+            + of("release_model_role:lengthwise_kv_blocks_used:ratio", role="decode")
+            + ")",
         ),
     ),
 )
@@ -86,8 +89,8 @@ REQUESTS = Section(
             unit="percentunit",
             queries=(
                 Query(
-                    expression=of("release_slo:lengthwise_slo_errors:ratio_rate1h"),
-                    legend="{{slo}}",
+                    expression=of("release_model_slo:lengthwise_slo_errors:ratio_rate1h"),
+                    legend="{{model}} {{slo}}",
                 ),
             ),
         ),
@@ -98,9 +101,13 @@ REQUESTS = Section(
             unit="reqps",
             queries=(
                 Query(
-                    expression=of("release:lengthwise_goodput:rate5m"), legend="within objectives"
+                    expression=of("release_model:lengthwise_goodput:rate5m"),
+                    legend="{{model}} within objectives",
                 ),
-                Query(expression=of("release:lengthwise_requests:rate5m"), legend="all"),
+                Query(
+                    expression=of("release_model:lengthwise_requests:rate5m"),
+                    legend="{{model}} all",
+                ),
             ),
         ),
         Lines(

@@ -9,6 +9,9 @@ from typing import Any
 
 TARGET = {"namespace": "n", "release": "r"}
 
+OF_NO_MODEL = ("autoscaler_", "scaling_", "discovery_", "pool_", "replicas")
+"""How names of metrics begin that tell of a release or of pools."""
+
 Labels = dict[str, str]
 History = dict[str, str]
 """Values by series."""
@@ -71,7 +74,9 @@ def series(name: str, **labels: str) -> str:
 
 
 def metric(name: str, **labels: str) -> str:
-    return series(f"lengthwise_{name}", **labels)
+    """Of model m, where a metric is of a model."""
+    of_model = {} if name.startswith(OF_NO_MODEL) else {"model": "m"}
+    return series(f"lengthwise_{name}", **{**of_model, **labels})
 
 
 def counter(*phases: tuple[int, int]) -> str:
@@ -89,4 +94,5 @@ REQUESTS = {metric("requests_total", code="OK", model="m"): "0+10x90"}
 ROUTER_UP = {series("up", job="lengthwise", component="router"): "1x60"}
 LEADS = {metric("autoscaler_leader"): "1x60"}
 CRITICAL, WARNING = {"severity": "critical"}, {"severity": "warning"}
+MODEL = {"model": "m"}
 WORKER = {"job": "lengthwise", "component": "worker", "pool": "decode", "pod": "a"}

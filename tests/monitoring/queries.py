@@ -58,6 +58,7 @@ def all_queries(*, namespace: str, release: str, window: str = "5m") -> Iterator
         {
             "$namespace": namespace,
             "$release": release,
+            "$model": ".*",
             "$pool": ".*",
             "$pod": ".*",
             "$__rate_interval": window,

@@ -65,7 +65,7 @@ def test_panels_do_not_overlap(name: str) -> None:
 @pytest.mark.parametrize("name", BOARDS)
 def test_every_query_is_of_the_release_chosen_at_the_top(name: str) -> None:
     variables = [each["name"] for each in board(name)["templating"]["list"]]
-    assert variables == ["datasource", "namespace", "release", "pool", "pod"]
+    assert variables == ["datasource", "namespace", "release", "model", "pool", "pod"]
     for panel in panels(name):
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         for target in panel["targets"]:

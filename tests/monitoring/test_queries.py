@@ -195,8 +195,8 @@ def test_a_query_that_finds_nothing_and_one_that_is_wrong_are_reported(
             id="functions, labels and numbers",
         ),
         pytest.param(
-            "release:lengthwise_x:sum * on (pool) group_left () max(lengthwise_y)",
-            ["release:lengthwise_x:sum", "lengthwise_y"],
+            "release_model:lengthwise_x:sum * on (pool) group_left () max(lengthwise_y)",
+            ["release_model:lengthwise_x:sum", "lengthwise_y"],
             id="recorded series and matching",
         ),
         pytest.param("time() - vector(0)", [], id="no series"),
