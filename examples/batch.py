@@ -41,4 +41,6 @@ async def main(prompts: Path, answers: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     asyncio.run(main(*map(Path, sys.argv[1:])))

@@ -157,10 +157,15 @@ class RouterApplication:
         count = count_refused_calls(registry)
         self._server = grpc_server(self._service, config, count)
         self.address = await self._server.start()
-        self._metrics_server = serve_metrics(
-            config.metrics_listen, registry, self._server.liveness, config.metrics_tls
-        )
-        await self._listen_http(count)
+        try:
+            self._metrics_server = serve_metrics(
+                config.metrics_listen, registry, self._server.liveness, config.metrics_tls
+            )
+            await self._listen_http(count)
+        except ConfigError:
+            # gRPC's server would complain of an event loop that has ended before it.
+            await self._server.stop(grace_seconds=0.0)
+            raise
         await self._server.set_serving(True)
         if config.announce_folder is not None:
             note = Announcement(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,37 @@ async def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path
     assert process.returncode == 2
     (line,) = stderr.decode().splitlines()
     assert "model: got '/nowhere', expected a checkpoint folder or a hub id" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("listen", "cannot listen on"),
+        ("metrics_listen", "cannot serve metrics on"),
+        ("http", "cannot serve HTTP on"),
+    ],
+)
+async def test_a_port_that_is_taken_is_told_in_one_line(
+    stub_checkpoint: Path, tmp_path: Path, key: str, message: str
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = {
+            "model": str(stub_checkpoint),
+            "discovery": {"endpoints": ["127.0.0.1:1"]},
+            "listen": "127.0.0.1:0",
+            "metrics_listen": "",
+            key: {"listen": address} if key == "http" else address,
+        }
+        process = await start(config, tmp_path)
+        _, stderr = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode == 2
+    # gRPC logs a line of its own about its port.
+    (line,) = (line for line in stderr.decode().splitlines() if "add_port.cc" not in line)
+    assert f"ERROR router {message} {address}" in line
 
 
 @pytest.mark.parametrize(
