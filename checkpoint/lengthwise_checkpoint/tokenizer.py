@@ -41,6 +41,14 @@ class TextFiles:
         token_id: int | None = None if token is None else self.tokenizer.token_to_id(token)
         return token_id
 
+    @property
+    def tokens_are_bytes(self) -> bool:
+        """Whether each token stands for the same bytes wherever it comes, so that outputs can be
+        held to a grammar: byte-level tokenizers and those that fall back to bytes."""
+        decoder = self.tokenizer.decoder
+        state = b"" if decoder is None else decoder.__getstate__()
+        return b'"ByteLevel"' in state or b'"ByteFallback"' in state
+
 
 def read_text_files(folder: Path) -> TextFiles:
     """Those of a checkpoint folder. Raises `CheckpointError`."""

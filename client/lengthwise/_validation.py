@@ -5,8 +5,9 @@ Cheap checks alone: what needs the model (its context, its vocabulary, its templ
 server's. Errors of all checks: InvalidRequest naming the field.
 """
 
+import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lengthwise_wire import limits
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
@@ -77,6 +78,25 @@ def check_tenant(tenant: str) -> str:
 def check_cache_salt(salt: str) -> str:
     utf8_bytes("cache_salt", salt)
     return limits.check_cache_salt(salt)
+
+
+def check_constraint_text(kind: str, text: object) -> str:
+    """A schema may be given as what its JSON says."""
+    if kind == "json_schema" and isinstance(text, Mapping):
+        try:
+            text = json.dumps(text, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"json_schema: got what is no JSON: {error}") from error
+    utf8_bytes(kind, text)
+    return str(text)
+
+
+def check_choice(texts: object) -> list[str]:
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise InvalidRequest(f"choice: got {type(texts).__name__}, expected a list of texts")
+    for index, text in enumerate(texts):
+        utf8_bytes(f"choice[{index}]", text)
+    return [str(text) for text in texts]
 
 
 def check_flag(field: str, value: object) -> bool:

@@ -23,6 +23,7 @@ from lengthwise.types import (
     TokenLogprobs,
     Usage,
 )
+from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.errors import InternalError, InvalidRequest
 from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
 from lengthwise_wire.ranges import Range, shortest
@@ -56,6 +57,7 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
         prompt=wire_prompt(prompt),
         sampling=common_pb2.SamplingParams(**_checked(given, SAMPLING_PARAMETERS)),
         stop=_stop_conditions(options),
+        constraint=_constraint(options),
         tenant=valid.check_tenant(options.get("tenant") or ""),
         cache_salt=None if salt is None else valid.check_cache_salt(salt),
         conversation_returns=(
@@ -63,6 +65,24 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
         ),
         **_checked(given, REQUEST_NUMBERS),
     )
+
+
+def _constraint(options: Options) -> common_pb2.Constraint | None:
+    kinds = ("json_schema", "regex", "lark", "choice")
+    given = {name: value for name in kinds if (value := options.get(name)) is not None}
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidRequest(f"constraint: got {' and '.join(given)}, expected one of them")
+    ((kind, value),) = given.items()
+    checked: Any = (
+        common_pb2.Choice(texts=valid.check_choice(value))
+        if kind == "choice"
+        else valid.check_constraint_text(kind, value)
+    )
+    constraint = common_pb2.Constraint(**{kind: checked})
+    check_constraint(constraint)
+    return constraint
 
 
 def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:

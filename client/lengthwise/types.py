@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from lengthwise_wire.errors import InvalidRequest
 
@@ -54,6 +54,15 @@ class Options(TypedDict, total=False):
     most 300 of them."""
     max_tokens: int | None
     """At least 1. Absent: as many as the context and the largest decode worker hold."""
+    json_schema: str | Mapping[str, Any] | None
+    """The text is a JSON value that this schema accepts. At most one of json_schema, regex, lark
+    and choice; not with min_tokens, nor with ignore_eos."""
+    regex: str | None
+    """The whole text matches this expression of the Rust kind: no look-around."""
+    lark: str | None
+    """The text is of this context-free grammar, in llguidance's dialect of Lark."""
+    choice: Sequence[str] | None
+    """The text is one of these; at most 1,024."""
     stop: str | Sequence[str] | None
     """The text ends before the first of these: at most 16, each of 1 to 256 characters."""
     stop_token_ids: Sequence[int] | None

@@ -14,6 +14,7 @@ from lengthwise_decode_worker.kv.receive import KVReceive
 from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservations import Reservations
+from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
@@ -47,6 +48,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
     ) -> None:
         """`max_seconds`: the longest lease."""
         self._spec = engine.model.spec
+        self._grammars = engine.grammars
         self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
         self._block_size = engine.model.shards.layout.block_size
         self._reservations = reservations
@@ -61,11 +63,13 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         if self.draining:
             raise NoWorkerAvailable("this decode worker is draining; try another one")
         self._check(request)
+        grammar = await self._grammars.state(request.grammar)
         lease = min(request.lease_seconds, self._max_seconds)
         seconds = min(context.time_remaining() or lease, lease)
         try:
             async with asyncio.timeout(seconds):
-                grant = await self._reservations.reserve(self._work(request, lease), request.epoch)
+                work = self._work(request, grammar, lease)
+                grant = await self._reservations.reserve(work, request.epoch)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
         return decode_pb2.ReserveResponse(
@@ -159,7 +163,12 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 f" worker {ours}; they cannot exchange KV"
             )
 
-    def _work(self, request: decode_pb2.ReserveRequest, lease_seconds: float) -> DecodeWork:
+    def _work(
+        self,
+        request: decode_pb2.ReserveRequest,
+        grammar: GrammarState | None,
+        lease_seconds: float,
+    ) -> DecodeWork:
         token_ids = list(request.token_ids)
         salt = salt_of(request, self._fingerprints[0])
         return DecodeWork(
@@ -177,7 +186,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             router_id=request.router_id,
             number=request.reservation,
             token_ids=token_ids,
-            sampling=sampling_state(request, token_ids),
+            sampling=sampling_state(request, token_ids, grammar),
             stop_token_ids=frozenset(request.stop_token_ids),
         )
 

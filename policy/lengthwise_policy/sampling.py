@@ -19,6 +19,8 @@ class SamplingParameters:
 
     `stop_token_ids` end the request. They are not sampled before `min_tokens` were generated, those
     of earlier attempts included; one that is sampled afterwards counts as a generated token.
+
+    `grammar` is what the output must be, as llguidance reads it; empty: anything.
     """
 
     temperature: float = 1.0
@@ -33,12 +35,13 @@ class SamplingParameters:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     top_logprobs: int | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    grammar: str = field(default="", repr=False)
     may_change_logits: bool = field(init=False, repr=False, compare=False)
     """Whether a token may be chosen from other logits than the model's. Computed once: every row of
     every step asks."""
 
     def __post_init__(self) -> None:
-        changes = self.penalised or bool(self.logit_bias) or self.min_tokens > 0
+        changes = self.needs_history or bool(self.logit_bias) or self.min_tokens > 0
         object.__setattr__(self, "may_change_logits", changes)
 
     @property
@@ -49,6 +52,11 @@ class SamplingParameters:
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
         )
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether the next token cannot be chosen before all earlier ones are known."""
+        return self.penalised or bool(self.grammar)
 
     @property
     def takes_best(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
@@ -39,6 +40,7 @@ class _PendingCall:
 
     computed: asyncio.Future[Computed]
     stop_token_ids: frozenset[int]
+    grammar: GrammarState | None
 
     def fail(self, error: LengthwiseError) -> None:
         refuse(self.computed, error)
@@ -59,6 +61,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         """`max_seconds`: the longest deadline."""
         self._max_seconds = max_seconds
         self._spec = engine.model.spec
+        self._grammars = engine.grammars
         self._mailbox = mailbox
         self._send = send
         self._metrics = metrics
@@ -79,6 +82,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise NoWorkerAvailable("this prefill worker is draining; try another one")
         check_request(request, self._spec)
         check_destination(request.destination, len(request.token_ids), self._block_size)
+        grammar = await self._grammars.state(request.grammar)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
         most = self._max_seconds
@@ -86,6 +90,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         pending = _PendingCall(
             computed=asyncio.get_running_loop().create_future(),
             stop_token_ids=frozenset(request.stop_token_ids),
+            grammar=grammar,
         )
         self._pending[request_id] = pending
         sent = request.HasField("destination")
@@ -93,7 +98,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         try:
             if sent:
                 await self._send.open(request_id, request.destination, request.epoch, pending.fail)
-            self._mailbox.post(self._work(request, request_id, seconds))
+            self._mailbox.post(self._work(request, request_id, grammar, seconds))
             async with asyncio.timeout(seconds):
                 computed = await pending.computed
             goes_on = computed.token.token_id not in pending.stop_token_ids
@@ -114,7 +119,8 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
                 # The caller is gone, or the link failed; either has released the request.
                 continue
             if isinstance(outcome, Computed) and outcome.token.token_id == NO_TOKEN:
-                pending.fail(InternalError(NO_TOKEN_TEXT))
+                reason = "" if pending.grammar is None else pending.grammar.failure
+                pending.fail(InvalidRequest(reason) if reason else InternalError(NO_TOKEN_TEXT))
             elif isinstance(outcome, Computed):
                 pending.computed.set_result(outcome)
                 if outcome.token.token_id not in pending.stop_token_ids:
@@ -145,7 +151,11 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         return response
 
     def _work(
-        self, request: prefill_pb2.PrefillRequest, request_id: RequestId, seconds: float
+        self,
+        request: prefill_pb2.PrefillRequest,
+        request_id: RequestId,
+        grammar: GrammarState | None,
+        seconds: float,
     ) -> PrefillWork:
         now = time.monotonic()
         token_ids = list(request.token_ids)
@@ -161,7 +171,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
                 priority=request.priority,
                 returning=request.conversation_returns,
             ),
-            sampling=sampling_state(request, token_ids),
+            sampling=sampling_state(request, token_ids, grammar),
             sent_from=request.destination.num_cached_tokens if sent else None,
         )
 

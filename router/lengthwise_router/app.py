@@ -25,6 +25,7 @@ from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.text.checkpoint import Checkpoint, load_checkpoint
+from lengthwise_router.text.sandbox.grammars import Grammars
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
@@ -90,11 +91,13 @@ class RouterApplication:
         )
         for model in self._models:
             await model.encoder.start()
+        self._grammars = Grammars(max_waiting=config.max_requests_in_flight)
         self._service = InferenceService(
             models=self._models,
             fleet=self._fleet,
             wakeups=self._wakeups,
             metrics=metrics,
+            grammars=self._grammars,
             config=config,
         )
 
@@ -144,6 +147,7 @@ class RouterApplication:
     def _run(self) -> None:
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
+            asyncio.create_task(self._grammars.run(), name="grammars"),
             asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
             *(
                 asyncio.create_task(model.encoder.run(), name=f"chat templates of {model.name}")
@@ -228,6 +232,7 @@ class RouterApplication:
         await self._fleet.close()
         for model in self._models:
             await model.encoder.close()
+        await self._grammars.close()
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None

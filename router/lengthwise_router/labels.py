@@ -26,7 +26,7 @@ LossReason = Literal["stream_broken", "silent", "stalled", "closed"]
 
 LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
 
-StreamFailure = Literal["gap", "ended_with_error", "malformed"]
+StreamFailure = Literal["gap", "ended_with_error", "malformed", "refused"]
 """What was wrong with a decode worker's tokens."""
 
 CallFailure = Literal["rpc_error", "timeout", "overloaded", "stale", "transfer_failed", "wrong_end"]

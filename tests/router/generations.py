@@ -41,6 +41,7 @@ def make_generation(
         tenant=tenant,
         cache_salt=b"",
         conversation_returns=False,
+        constraint=None,
     )
     return Generation(
         request=request,

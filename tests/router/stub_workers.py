@@ -138,6 +138,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         self.drop_index: int | None = None  # this token is lost
         self.repeat = False  # every token is sent twice
         self.end_error: tuple[int, str] | None = None  # at this index, with this error
+        self.end_refuses = False  # `end_error` is the request's own fault
         self.break_at: int | None = None  # the stream breaks after this index
         self.steps_go_on = True  # even where no token comes of them
         self.local_error: str | None = None  # of every prompt that is to be computed here
@@ -269,7 +270,10 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         if self.last_index is not None and index > self.last_index:
             return
         if self.end_error is not None and index >= self.end_error[0]:
-            batch.ended.append(decode_pb2.Ended(reservation=reservation, error=self.end_error[1]))
+            ended = decode_pb2.Ended(
+                reservation=reservation, error=self.end_error[1], refused=self.end_refuses
+            )
+            batch.ended.append(ended)
             del self.held[reservation]
             return
         if sequence.is_first and not self._compute(batch, reservation):

@@ -36,12 +36,13 @@ async def test_requests_reach_only_workers_that_understand_them(
     for _ in range(6):
         await deployment.generate(max_tokens=3, sampling=MIN_TOKENS)
         await deployment.generate(max_tokens=3, sampling=BIAS)
+        await deployment.generate(max_tokens=3, constraint=common_pb2.Constraint(regex="a+"))
     old_prefill, new_prefill = deployment.prefill
     old_decode, new_decode = deployment.decode
     assert not old_prefill.requests
     assert not old_decode.reserves
-    assert len(new_decode.reserves) == 12
-    assert len(new_prefill.requests) == (0 if local_prefill and not new_prefill.requests else 12)
+    assert len(new_decode.reserves) == 18
+    assert len(new_prefill.requests) == (0 if local_prefill and not new_prefill.requests else 18)
 
 
 async def test_plain_requests_reach_both_versions(deploy: Deploy) -> None:

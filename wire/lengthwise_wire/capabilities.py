@@ -13,7 +13,10 @@ from lengthwise_wire.v1 import common_pb2
 CACHE_SALT = "cache_salt"
 """Of requests with a salt: an older worker would share their blocks."""
 
-CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT)
+GRAMMAR = "grammar"
+"""Of requests with a constraint: an older worker would sample whatever is likely."""
+
+CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT, GRAMMAR)
 """In every worker's status. Names are never changed."""
 
 _NEUTRAL = {

@@ -34,6 +34,7 @@ def sampling_from_wire(
         **values,
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
         stop_token_ids=frozenset(request.stop_token_ids),
+        grammar=request.grammar,
     )
 
 

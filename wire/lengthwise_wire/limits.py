@@ -35,6 +35,11 @@ MAX_STOP_STRING_CHARACTERS = 256
 
 MAX_STOP_TOKEN_IDS = 256
 
+MAX_CONSTRAINT_BYTES = 1 << 16
+"""Of a schema, regular expression or grammar, or of all choices together."""
+
+MAX_CHOICES = 1024
+
 REQUEST_NUMBERS = {
     "max_tokens": Whole(1, UINT32_MAX),
     "top_logprobs": Whole(0, 20),

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.memory import usable_memory_bytes
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
+from lengthwise_worker.grammars import Grammars
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,9 @@ class Engine:
     """What a role's step loop and services are built from. It outlives them: once it `is_free`
     another role may take it over."""
 
-    def __init__(self, model: LoadedModel, config: WorkerConfig) -> None:
+    def __init__(self, model: LoadedModel, grammars: Grammars, config: WorkerConfig) -> None:
         self.model = model
+        self.grammars = grammars
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._on_event: OnEvent | None = None
@@ -101,9 +104,10 @@ async def start_engine(config: WorkerConfig) -> Engine:
     Errors: those of `load_runner` and `TransferProcess.start`, for the operator to mend.
     """
     started_at = time.monotonic()
-    model = await asyncio.to_thread(_load, config)
+    folder = await asyncio.to_thread(find_checkpoint, config.model, MODEL_FILES)
+    model = await asyncio.to_thread(_load, folder, config)
     try:
-        engine = Engine(model, config)
+        engine = Engine(model, Grammars(folder, model.spec.vocab_size), config)
     except BaseException:
         model.close()
         raise
@@ -126,7 +130,7 @@ async def start_engine(config: WorkerConfig) -> Engine:
     return engine
 
 
-def _load(config: WorkerConfig) -> LoadedModel:
+def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     ranks = config.tensor_parallel_size
     if config.threads or ranks > 1:
         torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // ranks))
@@ -138,7 +142,7 @@ def _load(config: WorkerConfig) -> LoadedModel:
             f"device: got cuda, but torch {torch.__version__} finds no GPU; expected auto or cpu"
         )
     return load_runner(
-        find_checkpoint(config.model, MODEL_FILES),
+        folder,
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         quantization=config.quantization,

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.kv.salts import block_salt
 from lengthwise_wire import limits
@@ -20,6 +21,9 @@ MAX_SALT_BYTES = 64
 
 MAX_ID_CHARACTERS = 256
 """Of the names that routers give; theirs have half as many at most."""
+
+MAX_GRAMMAR_CHARACTERS = 8 * limits.MAX_CONSTRAINT_BYTES
+"""A constraint within JSON, where a character may take six."""
 
 MAX_STOP_TOKEN_IDS = 2 * limits.MAX_STOP_TOKEN_IDS
 """A request's own and those of its model."""
@@ -51,6 +55,11 @@ def check_request(request: RequestMessage, spec: ModelSpec) -> None:
         raise InvalidRequest(
             f"cache_salt: got {len(request.cache_salt)} bytes, expected at most {MAX_SALT_BYTES}"
         )
+    if len(request.grammar) > MAX_GRAMMAR_CHARACTERS:
+        raise InvalidRequest(
+            f"grammar: got {len(request.grammar)} characters, expected at most"
+            f" {MAX_GRAMMAR_CHARACTERS}"
+        )
     limits.REQUEST_NUMBERS["top_logprobs"].check("top_logprobs", request.top_logprobs)
     check_sampling(request.sampling)
 
@@ -60,12 +69,16 @@ def salt_of(request: RequestMessage, model_fingerprint: str) -> bytes:
     return block_salt(model_fingerprint, request.cache_salt)
 
 
-def sampling_state(request: RequestMessage, token_ids: list[int]) -> SamplingState:
-    """`token_ids`: a list of those in the message, which grows with the sequence."""
+def sampling_state(
+    request: RequestMessage, token_ids: list[int], grammar: GrammarState | None
+) -> SamplingState:
+    """`token_ids`: a list of those in the message, which grows with the sequence; `grammar`: of the
+    request's."""
     return SamplingState(
         sampling=sampling_from_wire(request),
         token_ids=token_ids,
         num_prompt_tokens=request.num_prompt_tokens,
+        grammar=grammar,
     )
 
 

@@ -37,9 +37,9 @@ class LaunchedStep:
     @property
     def may_be_followed(self) -> bool:
         """Whether the next step can be launched before the tokens of this one are known: penalties
-        are computed from all of them."""
+        and grammars need all of them."""
         return not any(
-            chunk.sampling is not None and chunk.sampling.sampling.penalised
+            chunk.sampling is not None and chunk.sampling.sampling.needs_history
             for chunk in self.chunks
         )
 

@@ -32,8 +32,10 @@ class RouterRows:
     def end(self, reservation: int, reason: common_pb2.FinishReason) -> None:
         self.ended.append(decode_pb2.Ended(reservation=reservation, finish_reason=reason))
 
-    def fail(self, reservation: int, error: str) -> None:
-        self.ended.append(decode_pb2.Ended(reservation=reservation, error=error))
+    def fail(self, reservation: int, error: str, *, refused: bool = False) -> None:
+        """`refused`: the request itself is at fault."""
+        ended = decode_pb2.Ended(reservation=reservation, error=error, refused=refused)
+        self.ended.append(ended)
 
     def extend(self, later: "RouterRows") -> None:
         """Appends what a later step has."""

@@ -142,7 +142,8 @@ class DecodeSequences:
     def _append(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:
         rows = report.rows_of(work.router_id)
         if token.token_id == NO_TOKEN:
-            rows.fail(work.number, NO_TOKEN_TEXT)
+            reason = work.sampling.refusal
+            rows.fail(work.number, reason or NO_TOKEN_TEXT, refused=bool(reason))
             self._local.forget(work.request_id)
             self._forget(work, report)
             return

@@ -172,8 +172,8 @@ def _check_follows(
             f"chunk {index}: what follows chunk {follows} of the step before is the one token at"
             f" {before[follows].end}, got {len(chunk.token_ids)} from position {chunk.start}"
         )
-    if chunk.sampling is not None and chunk.sampling.sampling.penalised:
+    if chunk.sampling is not None and chunk.sampling.sampling.needs_history:
         raise StepError(
-            f"chunk {index}: penalties need every token before, but it follows one that is not"
-            " known yet; launch it after the step before was read"
+            f"chunk {index}: penalties and grammars need every token before, but it follows one"
+            " that is not known yet; launch it after the step before was read"
         )

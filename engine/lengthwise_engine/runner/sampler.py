@@ -2,9 +2,9 @@
 
 Invariant: a token is a function of (logits, sampling parameters, seed, position) and of nothing
 else, so a request samples the same tokens whatever batch, worker or retry it runs in. The steps, in
-this order: logit bias, penalties, min_tokens, temperature, top-k, top-p, min-p, Gumbel-max. Ties at
-a threshold all stay. Rows that do not need a step do not pay for it, and nothing here waits for the
-device but `sample`.
+this order: logit bias, penalties, min_tokens, grammar, temperature, top-k, top-p, min-p,
+Gumbel-max. Ties at a threshold all stay. Rows that do not need a step do not pay for it, and
+nothing here waits for the device but `sample`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_kernels.dispatch import sample_tokens
 from lengthwise_kernels.staging import Arrays, to_device
 from lengthwise_policy.sampling import SamplingParameters as SamplingParameters
@@ -22,8 +24,8 @@ NO_TOKEN: Final = -1
 """In a row whose best logit is not finite: what was computed is broken, or no token is allowed."""
 
 NO_TOKEN_TEXT: Final = (
-    "no token can be chosen: the logits are NaN or infinite, or stop_token_ids leave none below"
-    " min_tokens; are the weights whole?"
+    "no token can be chosen: the logits are NaN or infinite, or min_tokens or the grammar leave"
+    " none; are the weights whole?"
 )
 
 
@@ -38,6 +40,13 @@ class SamplingState:
     sampling: SamplingParameters
     token_ids: Sequence[int]
     num_prompt_tokens: int
+    grammar: GrammarState | None = None
+    """Where `sampling` has one."""
+
+    @property
+    def refusal(self) -> str:
+        """Why no token could be chosen, where the request is at fault; else empty."""
+        return "" if self.grammar is None else self.grammar.failure
 
     def may_end(self, position: int) -> bool:
         """Whether the token at this position may be one that ends the request."""
@@ -46,7 +55,7 @@ class SamplingState:
     def keeps_logits(self, position: int) -> bool:
         """Whether the token at this position is chosen from the logits as they are."""
         sampling = self.sampling
-        return not sampling.penalised and not sampling.logit_bias and self.may_end(position)
+        return not sampling.needs_history and not sampling.logit_bias and self.may_end(position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +175,9 @@ def choose(logits: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.T
 def adjusted(
     logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]
 ) -> torch.Tensor:
-    """`logits`, or a copy with biases, penalties and, below `min_tokens`, without the tokens that
-    end a request. `positions` are those of the new tokens."""
+    """`logits`, or a copy with biases, penalties, without the tokens that end a request below
+    `min_tokens`, and without those that a grammar does not allow. `positions` are those of the new
+    tokens."""
     rows = [
         row
         for row, state in enumerate(states)
@@ -186,7 +196,15 @@ def adjusted(
         if not state.may_end(positions[row]):
             stops = [token_id for token_id in sampling.stop_token_ids if token_id < len(values)]
             values.index_fill_(0, _on(values.device, stops), float("-inf"))
+        if state.grammar is not None:
+            _keep(values, state.grammar.allowed(state.token_ids[state.num_prompt_tokens :]))
     return logits
+
+
+def _keep(values: torch.Tensor, allowed: npt.NDArray[np.bool_]) -> None:
+    """While the device still computes the logits, the host finds what is allowed."""
+    tensor = to_device({"forbidden": ~allowed}, values.device)["forbidden"]
+    values.masked_fill_(tensor, float("-inf"))
 
 
 def _add_biases(values: torch.Tensor, biases: Mapping[int, float]) -> None:

@@ -27,7 +27,8 @@ class WrongEnd(Exception):
 
 
 class Generation:
-    """A request whose prompt is known, and the tokens generated for it so far."""
+    """A request whose prompt is known, and the tokens generated for it so far; `grammar` is what
+    its constraint was compiled to."""
 
     def __init__(
         self,
@@ -35,12 +36,14 @@ class Generation:
         request: Request,
         prompt_ids: list[int],
         max_tokens: int,
+        grammar: str = "",
         deadline: RequestDeadline,
         record: RequestRecord,
     ) -> None:
         self.request = request
         self.record = record
         self.prefix = PromptPrefix(request.cache_salt)
+        self.grammar = grammar
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)
         self.max_tokens = self._max_tokens = max_tokens

@@ -16,6 +16,7 @@ from lengthwise_router.serving.request_log import RequestLog
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
 from lengthwise_router.text.request import Request, fit, read_request
+from lengthwise_router.text.sandbox.grammars import Grammars
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import (
@@ -44,10 +45,12 @@ class InferenceService:
         fleet: Fleet,
         wakeups: Wakeups,
         metrics: FleetMetrics,
+        grammars: Grammars,
         config: RouterConfig,
     ) -> None:
         self._models = models
         self._wakeups = wakeups
+        self._grammars = grammars
         self._metrics = metrics
         self._status = StatusReport(models=models, fleet=fleet)
         self._config = config
@@ -81,10 +84,12 @@ class InferenceService:
         with self._accepted(message, caller, user, deadline) as (model, request, record):
             prompt_ids = await model.tokenised(message.prompt, deadline)
             del message  # up to 5 MiB, that nobody needs any more
+            grammar = await self._grammar(request, deadline)
             generation = Generation(
                 request=request,
                 prompt_ids=prompt_ids,
                 max_tokens=fit(request, len(prompt_ids), model.checkpoint),
+                grammar=grammar,
                 deadline=deadline,
                 record=record,
             )
@@ -172,6 +177,15 @@ class InferenceService:
             if time.monotonic() >= give_up_at:
                 return
             await asyncio.sleep(0.02)
+
+    async def _grammar(self, request: Request, deadline: RequestDeadline) -> str:
+        if request.constraint is None:
+            return ""
+        grammar = self._grammars.compiled(request.constraint)
+        if isinstance(grammar, asyncio.Future):
+            await deadline.until_done(grammar)
+            return grammar.result()
+        return grammar
 
     @contextmanager
     def _accepted(

@@ -10,7 +10,7 @@ from lengthwise_router.serving.failures import AttemptFailed, reason_of
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_router.workers.worker import Worker
-from lengthwise_wire.errors import LengthwiseError, NoWorkerAvailable
+from lengthwise_wire.errors import InvalidRequest, LengthwiseError, NoWorkerAvailable
 
 
 class WorkerPair:
@@ -52,7 +52,7 @@ class WorkerPair:
         self._wakeup.ring()
 
     def check(self) -> None:
-        """Errors: AttemptFailed when the attempt cannot go on."""
+        """Errors: AttemptFailed when the attempt cannot go on, InvalidRequest when none could."""
         reservation = self.reservation
         if self._lost is not None:
             worker, reason = self._lost
@@ -68,6 +68,8 @@ class WorkerPair:
             )
         if reservation is not None and reservation.stream.failure is not None:
             stream = reservation.stream
+            if stream.failure == "refused":
+                raise InvalidRequest(stream.failure_details)
             details = f"decode worker: {stream.failure_details}"
             has_ended = stream.failure == "ended_with_error"
             blame = self.transfer_blame() if has_ended else Blame.of(reservation.worker_id)

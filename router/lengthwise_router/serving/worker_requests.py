@@ -56,4 +56,5 @@ def _common(generation: Generation) -> dict[str, Any]:
         "priority": request.priority,
         "conversation_returns": request.conversation_returns,
         "cache_salt": request.cache_salt,
+        "grammar": generation.grammar,
     }

@@ -10,6 +10,7 @@ from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.families import read_config, read_spec
 from lengthwise_checkpoint.generation import read_generation_defaults
 from lengthwise_checkpoint.hub import TEXT_FILES, find_checkpoint
+from lengthwise_checkpoint.text.end_tokens import read_end_tokens
 from lengthwise_checkpoint.tokenizer import read_text_files
 from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_wire.convert import sampling_to_wire
@@ -30,32 +31,28 @@ class Checkpoint:
     cleans_up: bool  # spaces in answers, as word pieces need it
     chat_template: str | None
     special_tokens: Mapping[str, str]  # bos_token, eos_token and so on, for chat templates
+    tokens_are_bytes: bool  # output can be held to a grammar
 
 
 def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
-    """Reads a checkpoint folder, or the same files of a hub id. Errors: CheckpointError.
-
-    The end-of-sequence ids are those of the generation defaults and the tokenizer's own: chat
-    models are published whose tokenizer alone names the token that ends a turn.
-    """
+    """Reads a checkpoint folder, or the same files of a hub id. Errors: CheckpointError."""
     folder = find_checkpoint(model, TEXT_FILES)
     config = read_config(folder)
     spec = read_spec(config)
     generation = read_generation_defaults(folder, config)
     text = read_text_files(folder)
     _check_defaults(folder, generation.sampling)
-    own = () if text.eos_token_id is None else (text.eos_token_id,)
-    ends = dict.fromkeys((*generation.eos_token_ids, *own))
     return Checkpoint(
         name=served_name or model.rstrip("/").rpartition("/")[2],
         context_length=spec.context_length,
         vocab_size=spec.vocab_size,
-        eos_token_ids=tuple(token_id for token_id in ends if token_id < spec.vocab_size),
+        eos_token_ids=read_end_tokens(folder, text, spec.vocab_size),
         default_sampling=generation.sampling,
         tokenizer=text.tokenizer,
         cleans_up=text.cleans_up,
         chat_template=text.chat_template,
         special_tokens=text.special_tokens,
+        tokens_are_bytes=text.tokens_are_bytes,
     )
 
 

@@ -11,7 +11,8 @@ from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.tenants import Tenant
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_context, check_vocabulary
-from lengthwise_wire.capabilities import CACHE_SALT, needed_capabilities
+from lengthwise_wire.capabilities import CACHE_SALT, GRAMMAR, needed_capabilities
+from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
 from lengthwise_wire.limits import (
@@ -46,6 +47,7 @@ class Request:
     # Empty: prefixes are shared with other requests that have none. Never logged.
     cache_salt: bytes = dataclasses.field(repr=False)
     conversation_returns: bool
+    constraint: common_pb2.Constraint | None
 
 
 def read_request(
@@ -57,6 +59,9 @@ def read_request(
     chosen = check_cache_salt(message.cache_salt) if message.HasField("cache_salt") else ""
     cache_salt = tenant.salt(chosen)
     needs = needed_capabilities(sampling)
+    constraint = _constraint(message, sampling, model)
+    if constraint is not None:
+        needs |= {GRAMMAR}
     return Request(
         request_id=check_request_id(request_id),
         sampling=sampling,
@@ -70,6 +75,7 @@ def read_request(
         tenant=tenant.name,
         cache_salt=cache_salt,
         conversation_returns=_conversation_returns(message),
+        constraint=constraint,
     )
 
 
@@ -120,6 +126,28 @@ def _number(message: inference_pb2.GenerateRequest, name: str) -> int | None:
     if not message.HasField(name):
         return None
     return REQUEST_NUMBERS[name].check(name, getattr(message, name))
+
+
+def _constraint(
+    message: inference_pb2.GenerateRequest, sampling: common_pb2.SamplingParams, model: Checkpoint
+) -> common_pb2.Constraint | None:
+    if not message.HasField("constraint"):
+        return None
+    check_constraint(message.constraint)
+    if not model.tokens_are_bytes or not model.eos_token_ids:
+        raise InvalidRequest(
+            f"constraint: not with model {model.name!r}, whose tokens do not stand for bytes or"
+            " have no end of sequence among them"
+        )
+    if message.stop.ignore_eos:
+        raise InvalidRequest("stop.ignore_eos: got true with a constraint, which says what ends it")
+    if sampling.min_tokens:
+        raise InvalidRequest(
+            f"sampling.min_tokens: got {sampling.min_tokens} with a constraint, expected 0"
+        )
+    alone = common_pb2.Constraint()  # without the message around it, which has up to 5 MiB
+    alone.CopyFrom(message.constraint)
+    return alone
 
 
 def _conversation_returns(message: inference_pb2.GenerateRequest) -> bool:

@@ -94,7 +94,8 @@ class TokenStream:
 
     def end(self, ended: decode_pb2.Ended) -> None:
         if ended.error or not ended.finish_reason:
-            self.fail("ended_with_error", ended.error or "without a reason")
+            failure: StreamFailure = "refused" if ended.refused else "ended_with_error"
+            self.fail(failure, ended.error or "without a reason")
             return
         self.ended = ended.finish_reason
         self._wakeup.ring()

@@ -1,0 +1,143 @@
+"""Constraints of the output on their way to workers: compiled once, in a process of their own; what
+cannot be compiled, or costs too much, is the caller's error."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from router.deployment import Deploy
+
+from lengthwise_router.text.sandbox.grammars import MAX_KEPT, Grammars
+from lengthwise_wire.errors import InvalidRequest
+from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+Constraint, Choice = common_pb2.Constraint, common_pb2.Choice
+
+
+@pytest.fixture
+async def grammars() -> AsyncIterator[Grammars]:
+    grammars = Grammars(max_waiting=8)
+    running = asyncio.create_task(grammars.run())
+    yield grammars
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await grammars.close()
+
+
+async def compiled(grammars: Grammars, **kind: Any) -> str:
+    grammar = grammars.compiled(Constraint(**kind))
+    return grammar if isinstance(grammar, str) else await grammar
+
+
+def schema(**keys: Any) -> dict[str, str]:
+    return {"json_schema": json.dumps(keys)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        pytest.param({"json_schema": "{"}, "it is no JSON", id="no JSON"),
+        pytest.param({"json_schema": "[" * 60_000}, "it is no JSON", id="deep JSON"),
+        pytest.param({"json_schema": "[1]"}, "got a list, expected an object", id="a list"),
+        pytest.param(schema(type="objekt"), "Invalid type: objekt", id="no such type"),
+        pytest.param(schema(type="string", enum=[1]), "Unsatisfiable", id="nothing is of it"),
+        pytest.param(schema(**{"not": {}}), "Unimplemented keys", id="not implemented"),
+        pytest.param(schema(**{"$ref": "#/x"}), "does not exist", id="no such reference"),
+        pytest.param(schema(**{"$ref": "http://localhost:1/"}), "failed", id="a reference out"),
+        pytest.param({"regex": "a(b"}, "unclosed group", id="an open group"),
+        pytest.param({"regex": "(?=a)b"}, "look-around", id="look-around"),
+        pytest.param({"regex": "(a?){1000}a{1000}"}, "too many", id="an explosion"),
+        pytest.param({"regex": "((a{100}){100}){100}"}, "constraint: ", id="a larger explosion"),
+        pytest.param({"lark": "start: foo"}, 'unknown name: "foo"', id="no such rule"),
+        pytest.param({"lark": "start: A\nA: /a/ & /b/"}, "refuses", id="an empty intersection"),
+    ],
+)
+async def test_what_does_not_compile_is_refused(
+    grammars: Grammars, kind: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(InvalidRequest, match="constraint: the grammar compiler") as refused:
+        await compiled(grammars, **kind)
+    assert reason in str(refused.value)
+    assert len(str(refused.value)) < 1_200
+    assert await compiled(grammars, regex="fine"), "the next is compiled"
+
+
+async def test_what_was_compiled_is_remembered_up_to_a_bound(grammars: Grammars) -> None:
+    first = await compiled(grammars, regex="a0")
+    assert grammars.compiled(Constraint(regex="a0")) == first, "at once"
+    for number in range(1, MAX_KEPT + 1):
+        await compiled(grammars, regex=f"a{number}")
+    assert not isinstance(grammars.compiled(Constraint(regex="a0")), str)
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("none", {"constraint": Constraint()}, "constraint: got none, expected one of json_schema"),
+    ("empty", {"constraint": Constraint(regex="")}, "constraint.regex: got an empty text"),
+    ("no choices", {"constraint": Constraint(choice=Choice())}, "constraint.choice: got 0 texts"),
+    (
+        "many choices",
+        {"constraint": Constraint(choice=Choice(texts=["a"] * 1025))},
+        "constraint.choice: got 1025 texts, expected 1 to 1024",
+    ),
+    (
+        "an empty choice",
+        {"constraint": Constraint(choice=Choice(texts=["a", ""]))},
+        "constraint.choice: got an empty text",
+    ),
+    (
+        "long",
+        {"constraint": Constraint(lark="x" * 65_536)},
+        "constraint.lark: got 65540 bytes, expected at most 65536",
+    ),
+    (
+        "min_tokens",
+        {
+            "constraint": Constraint(regex="a"),
+            "sampling": common_pb2.SamplingParams(min_tokens=2),
+        },
+        "sampling.min_tokens: got 2 with a constraint, expected 0",
+    ),
+    (
+        "ignore_eos",
+        {
+            "constraint": Constraint(regex="a"),
+            "stop": inference_pb2.StopConditions(ignore_eos=True),
+        },
+        "stop.ignore_eos: got true with a constraint",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [pytest.param(fields, expected, id=name) for name, fields, expected in BAD],
+)
+async def test_a_constraint_that_cannot_be_one_is_an_invalid_argument(
+    deploy: Deploy, fields: dict[str, Any], expected: str
+) -> None:
+    deployment = await deploy()
+    error = await deployment.refused(max_tokens=3, **fields)
+    assert error.code().name == "INVALID_ARGUMENT"
+    assert expected in error.details()
+    assert not deployment.prefill[0].requests
+
+
+async def test_both_workers_get_the_grammar(deploy: Deploy) -> None:
+    deployment = await deploy()
+    await deployment.generate(max_tokens=3, constraint=Constraint(regex="[a-z]+"))
+    (prefill,), (reserve,) = deployment.prefill[0].requests, deployment.decode[0].reserves
+    assert "[a-z]+" in prefill.grammar
+    assert reserve.grammar == prefill.grammar
+
+
+async def test_a_refusal_by_a_decode_worker_is_the_callers_error(deploy: Deploy) -> None:
+    """A grammar may explode after any token; no other worker would follow it further."""
+    deployment = await deploy(1, 2)
+    for worker in deployment.decode:
+        worker.end_error, worker.end_refuses = (2, "constraint: too large"), True
+    error = await deployment.refused(max_tokens=8, constraint=Constraint(regex="[a-z]+"))
+    assert (error.code().name, error.details()) == ("INVALID_ARGUMENT", "constraint: too large")
+    assert sum(len(worker.reserves) for worker in deployment.decode) == 1
+    await deployment.nothing_is_held()
