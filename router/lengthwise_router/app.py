@@ -25,7 +25,7 @@ from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.text.checkpoint import Checkpoint, load_checkpoint
-from lengthwise_router.text.sandbox.grammars import Grammars
+from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
@@ -91,7 +91,7 @@ class RouterApplication:
         )
         for model in self._models:
             await model.encoder.start()
-        self._grammars = Grammars(max_waiting=config.max_requests_in_flight)
+        self._grammars = GrammarCompiler(max_waiting=config.max_requests_in_flight)
         self._service = InferenceService(
             models=self._models,
             fleet=self._fleet,

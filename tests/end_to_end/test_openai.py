@@ -5,6 +5,7 @@ from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 import lengthwise
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -66,6 +67,27 @@ async def test_the_asynchronous_client_gets_the_same(
             model=NAME, prompt=PROMPT, max_tokens=30, seed=5, n=3
         )
     assert [choice.text for choice in completion.choices] == expected
+
+
+class Invoice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    customer: str = Field(max_length=8)
+    lines: list[int] = Field(max_length=3)
+    paid: bool
+
+
+def test_an_answer_is_parsed_as_the_class_that_was_asked_for(client: openai.OpenAI) -> None:
+    for seed in range(3):
+        completion = client.chat.completions.parse(
+            model=NAME, messages=MESSAGES, response_format=Invoice, seed=seed, max_tokens=400
+        )
+        assert completion.choices[0].finish_reason == "stop"
+        assert isinstance(completion.choices[0].message.parsed, Invoice)
+    stream = client.chat.completions.create(
+        model=NAME, messages=MESSAGES, response_format={"type": "json_object"}, seed=1, stream=True,
+        max_tokens=200,
+    )  # fmt: skip
+    assert "".join(c.choices[0].delta.content or "" for c in stream).startswith("{")
 
 
 def test_stop_texts_and_logprobs_are_those_of_grpc(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from router.deployment import Deploy
 
-from lengthwise_router.text.sandbox.grammars import MAX_KEPT, Grammars
+from lengthwise_router.text.sandbox.grammar_compiler import MAX_KEPT, GrammarCompiler
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
@@ -17,8 +17,8 @@ Constraint, Choice = common_pb2.Constraint, common_pb2.Choice
 
 
 @pytest.fixture
-async def grammars() -> AsyncIterator[Grammars]:
-    grammars = Grammars(max_waiting=8)
+async def grammars() -> AsyncIterator[GrammarCompiler]:
+    grammars = GrammarCompiler(max_waiting=8)
     running = asyncio.create_task(grammars.run())
     yield grammars
     running.cancel()
@@ -26,7 +26,7 @@ async def grammars() -> AsyncIterator[Grammars]:
     await grammars.close()
 
 
-async def compiled(grammars: Grammars, **kind: Any) -> str:
+async def compiled(grammars: GrammarCompiler, **kind: Any) -> str:
     grammar = grammars.compiled(Constraint(**kind))
     return grammar if isinstance(grammar, str) else await grammar
 
@@ -55,7 +55,7 @@ def schema(**keys: Any) -> dict[str, str]:
     ],
 )
 async def test_what_does_not_compile_is_refused(
-    grammars: Grammars, kind: dict[str, str], reason: str
+    grammars: GrammarCompiler, kind: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(InvalidRequest, match="constraint: the grammar compiler") as refused:
         await compiled(grammars, **kind)
@@ -64,7 +64,7 @@ async def test_what_does_not_compile_is_refused(
     assert await compiled(grammars, regex="fine"), "the next is compiled"
 
 
-async def test_what_was_compiled_is_remembered_up_to_a_bound(grammars: Grammars) -> None:
+async def test_what_was_compiled_is_remembered_up_to_a_bound(grammars: GrammarCompiler) -> None:
     first = await compiled(grammars, regex="a0")
     assert grammars.compiled(Constraint(regex="a0")) == first, "at once"
     for number in range(1, MAX_KEPT + 1):

@@ -16,7 +16,7 @@ from lengthwise_router.serving.request_log import RequestLog
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
 from lengthwise_router.text.request import Request, fit, read_request
-from lengthwise_router.text.sandbox.grammars import Grammars
+from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import (
@@ -45,7 +45,7 @@ class InferenceService:
         fleet: Fleet,
         wakeups: Wakeups,
         metrics: FleetMetrics,
-        grammars: Grammars,
+        grammars: GrammarCompiler,
         config: RouterConfig,
     ) -> None:
         self._models = models

@@ -126,6 +126,50 @@ async def test_messages_that_are_none_are_refused(http: ServedHttp) -> None:
     await http.still_serves()
 
 
+FORMATS: list[tuple[Any, str]] = [
+    ("json_object", "response_format"),
+    ({"type": "xml"}, "response_format"),
+    ({"type": "json_schema"}, "response_format.json_schema.json_schema"),
+    ({"type": "json_schema", "json_schema": {"name": "a", "schema": []}}, "response_format."),
+    (
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 1}}},
+        "response_format",
+    ),
+    (
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": "#/x"}}},
+        "response_format",
+    ),
+    (
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["a" * 70_000]}}},
+        "response_format",
+    ),
+    (
+        {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "a",
+                "schema": {"type": "string", "pattern": "^((a{100}){100}){100}$"},
+            },
+        },
+        "response_format",
+    ),
+]
+
+
+async def test_formats_that_are_none_are_refused(http: ServedHttp) -> None:
+    for response_format, param in FORMATS:
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "a"}],
+            "response_format": response_format,
+        }
+        response = await http.post(json.dumps(body).encode(), CHAT)
+        told = f"{response_format!r:.80}: {response.text}"
+        assert response.status_code == 400, told
+        assert error_of(response)["param"].startswith(param), told
+    await http.still_serves()
+
+
 async def test_what_is_not_served_is_refused_with_a_reason(http: ServedHttp) -> None:
     refused = [field.name for field in fields_of("chat").values() if field.handling == "refused"]
     for name in refused:

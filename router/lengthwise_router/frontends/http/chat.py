@@ -6,9 +6,10 @@ from typing import Any, Final
 from lengthwise_router.frontends.http.answers import Answer, Shape
 from lengthwise_router.frontends.http.logprobs import TokenTexts, chat_logprobs
 from lengthwise_router.frontends.http.options import CallFields, shown, text
+from lengthwise_router.frontends.http.response_format import ResponseFormat
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.limits import MAX_MESSAGES
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 MAX_PARTS: Final = 1024
 """Of one message."""
@@ -30,6 +31,7 @@ class ChatOptions(CallFields):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def most_tokens(self) -> int | None:
@@ -38,6 +40,10 @@ class ChatOptions(CallFields):
         if self.max_tokens is not None:
             raise InvalidRequest("max_tokens: not together with max_completion_tokens")
         return self.max_completion_tokens
+
+    @property
+    def constraint(self) -> common_pb2.Constraint | None:
+        return None if self.response_format is None else self.response_format.constraint
 
     @property
     def alternatives(self) -> int | None:

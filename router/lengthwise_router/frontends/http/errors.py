@@ -63,6 +63,8 @@ _FIELDS: Final = (
     ("stop.strings", "stop"),
     ("stop.token_ids", "stop_token_ids"),
     ("sampling.", ""),
+    ("constraint.json_schema", "response_format"),
+    ("constraint", "response_format"),
 )
 """What the wire's messages begin with, and what HTTP calls it."""
 

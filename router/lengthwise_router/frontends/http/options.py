@@ -120,6 +120,7 @@ def wire_requests(
     request_id: str,
     max_tokens: int | None,
     top_logprobs: int | None,
+    constraint: common_pb2.Constraint | None = None,
 ) -> list[inference_pb2.GenerateRequest]:
     """`num_choices` for each prompt, in the order of the choices. Errors: InvalidRequest."""
     count = len(prompts) * options.num_choices
@@ -135,6 +136,8 @@ def wire_requests(
             f" {MAX_COPIED_BYTES}; send them one by one"
         )
     shared = _shared(options, max_tokens=max_tokens, top_logprobs=top_logprobs)
+    if constraint is not None:
+        shared.constraint.CopyFrom(constraint)
     requests = []
     for index in range(count):
         request = inference_pb2.GenerateRequest()

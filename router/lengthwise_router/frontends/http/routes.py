@@ -73,6 +73,7 @@ class Endpoints:
             request_id=request.state.request_id,
             max_tokens=options.most_tokens,
             top_logprobs=options.alternatives,
+            constraint=options.constraint,
         )
         shape = ChatShape(self._service.token_texts(options.model))
         return self._generating(request, caller, options, requests, shape)

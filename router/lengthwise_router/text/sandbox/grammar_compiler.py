@@ -7,10 +7,10 @@ from lengthwise_router.text.sandbox.sandbox import Sandbox
 from lengthwise_wire.v1 import common_pb2
 
 MAX_KEPT = 64
-"""Grammars. Callers send the same few again and again; the largest have half a megabyte."""
+"""GrammarCompiler. Callers send the same few again and again; the largest have half a megabyte."""
 
 
-class Grammars:
+class GrammarCompiler:
     """Compiles, and remembers. Life: construct, `run` for ever; `close`."""
 
     def __init__(self, max_waiting: int) -> None:
