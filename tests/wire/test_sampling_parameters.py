@@ -15,7 +15,7 @@ from lengthwise_wire.ranges import PerToken, Range, Real, Whole
 from lengthwise_wire.sampling_parameters import LATER_PARAMETERS, SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, decode_pb2, prefill_pb2
 
-RESOLVED = {"top_logprobs", "stop_token_ids", "may_change_logits"}
+RESOLVED = {"top_logprobs", "stop_token_ids", "grammar", "may_change_logits"}
 """What the policy's value has beside the fields of SamplingParams."""
 
 
@@ -48,13 +48,17 @@ def test_what_a_worker_reads_is_what_the_router_wrote(message: Any) -> None:
         logit_bias={0: -100.0, 5: 0.25},
         top_logprobs=0,
         stop_token_ids=frozenset({3, 9}),
+        grammar="some",
     )
     assert all(
         getattr(sampling, field.name) != getattr(SamplingParameters(), field.name)
         for field in fields(SamplingParameters)
     )
     request = message(
-        sampling=sampling_to_wire(sampling), top_logprobs=0, stop_token_ids=sampling.stop_token_ids
+        sampling=sampling_to_wire(sampling),
+        top_logprobs=0,
+        stop_token_ids=sampling.stop_token_ids,
+        grammar="some",
     )
     assert sampling_from_wire(message.FromString(request.SerializeToString())) == sampling
 
