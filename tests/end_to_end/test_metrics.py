@@ -48,12 +48,13 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
     decode = await asyncio.to_thread(samples_of, fresh.decode[0].metrics_address)
 
     def value(samples: dict[Series, float], name: str, **labels: str) -> float:
+        if samples is router:
+            labels["model"] = toy_folder.name
         return samples[(f"lengthwise_{name}", frozenset(labels.items()))]
 
     served, total = NUM_SHORT + NUM_LONG, NUM_SHORT * SHORT + NUM_LONG * LONG
-    model = toy_folder.name
-    assert value(router, "requests_total", code="OK", model=model) == served
-    assert value(router, "requests_total", code="INVALID_ARGUMENT", model=model) == 1
+    assert value(router, "requests_total", code="OK") == served
+    assert value(router, "requests_total", code="INVALID_ARGUMENT") == 1
     assert value(router, "time_to_first_token_seconds_count", length_class="short") == NUM_SHORT
     assert value(router, "time_to_first_token_seconds_count", length_class="long") == NUM_LONG
     assert value(router, "prompt_tokens_sum") == total
@@ -98,7 +99,9 @@ async def test_every_process_counts_what_happened(fresh: LocalCluster, toy_folde
         assert value(samples, "kv_blocks", role=role, state="free") == status.blocks_total
 
 
-async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> None:
+async def test_what_is_asked_again_is_counted_as_cached(
+    fresh: LocalCluster, toy_folder: Path
+) -> None:
     def cached_tokens() -> list[float]:
         labels = [frozenset({("role", role)}) for role in ("prefill", "decode")]
         workers = zip(fresh.workers, labels, strict=True)
@@ -106,7 +109,8 @@ async def test_what_is_asked_again_is_counted_as_cached(fresh: LocalCluster) -> 
         counted = [samples_of(worker.metrics_address)[name, label] for worker, label in workers]
         router = samples_of(fresh.routers[0].metrics_address)
         totals = ("lengthwise_cached_prompt_tokens_total", "lengthwise_residual_ratio_count")
-        return [*counted, *(router[name, frozenset()] for name in totals)]
+        model = frozenset({("model", toy_folder.name)})
+        return [*counted, *(router[name, model] for name in totals)]
 
     before = await asyncio.to_thread(cached_tokens)
     prompt = [5] * LONG

@@ -129,7 +129,8 @@ async def held_by(worker: Process) -> str:
 
 
 def in_flight(router: Process) -> str:
-    count = samples_of(router.metrics_address)["lengthwise_requests_in_flight", frozenset()]
+    samples = samples_of(router.metrics_address).items()
+    count = sum(value for (name, _), value in samples if name == "lengthwise_requests_in_flight")
     return f"{router.name} has {count:g} requests in flight" if count else ""
 
 
