@@ -3,6 +3,7 @@ refused before anything is built of what is too large."""
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -132,8 +133,7 @@ def _too_large(got: str) -> HttpError:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise InvalidRequest(f"{twice[:100]!r} is there twice in one object of the body")
     return fields
 
