@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 from router.deployment import Deploy, Deployment, deployed
 from router.http.raw import ServedHttp
 from router.stub_workers import MODEL
@@ -50,7 +51,23 @@ async def serve(chat_checkpoint: Path) -> AsyncIterator[Deploy]:
 @pytest.fixture
 async def http(serve: Deploy) -> AsyncIterator[ServedHttp]:
     """One pair of workers, an `openai` client that tries once, and a plain one."""
-    deployment = await serve()
+    async with calling(await serve()) as served:
+        yield served
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(chat_checkpoint: Path) -> AsyncIterator[ServedHttp]:
+    """The same for all tests of a file, which leave it as it was."""
+    config = {"http": HttpConfig(listen="127.0.0.1:0")}
+    async with (
+        deployed(chat_checkpoint, 1, 1, 0.002, config) as deployment,
+        calling(deployment) as served,
+    ):
+        yield served
+
+
+@asynccontextmanager
+async def calling(deployment: Deployment) -> AsyncIterator[ServedHttp]:
     base = f"http://{deployment.app.http_address}"
     async with (
         openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client,

@@ -1,20 +1,18 @@
 """What OpenAI's API refuses is refused as it does, whatever else is sent is bounded, and others
 notice nothing."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import openai
 import pytest
-from harness.waiting import eventually
-from router.deployment import Deploy
-from router.http.raw import JSON, ServedHttp, answer, error_of
+from router.http.raw import JSON, ServedHttp, error_of
 from router.stub_workers import MODEL
 
 from lengthwise_router.frontends.http import body as bodies
 from lengthwise_router.frontends.http.fields import fields_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT = "/v1/chat/completions"
 
@@ -81,16 +79,16 @@ FIELDS: list[tuple[dict[str, Any], str | None]] = [
 ]
 
 
-async def test_a_field_that_is_wrong_is_named(http: ServedHttp) -> None:
+async def test_a_field_that_is_wrong_is_named(shared: ServedHttp) -> None:
     for fields, param in FIELDS:
-        response = await http.complete(**fields)
+        response = await shared.complete(**fields)
         told = f"{fields!r:.80}: {response.text}"
         assert response.status_code == 400, told
         error = error_of(response)
         assert error["type"] == "invalid_request_error", told
         assert error["param"] == param, told
         assert len(response.content) < 4096, told
-    await http.still_serves()
+    await shared.still_serves()
 
 
 MESSAGES: list[Any] = [
@@ -116,14 +114,14 @@ MESSAGES: list[Any] = [
 ]
 
 
-async def test_messages_that_are_none_are_refused(http: ServedHttp) -> None:
+async def test_messages_that_are_none_are_refused(shared: ServedHttp) -> None:
     for messages in MESSAGES:
         body = json.dumps({"model": MODEL, "messages": messages}).encode()
-        response = await http.post(body, CHAT)
+        response = await shared.post(body, CHAT)
         told = f"{messages!r:.80}: {response.text}"
         assert response.status_code == 400, told
         assert error_of(response)["param"].startswith("messages"), told
-    await http.still_serves()
+    await shared.still_serves()
 
 
 FORMATS: list[tuple[Any, str]] = [
@@ -156,30 +154,30 @@ FORMATS: list[tuple[Any, str]] = [
 ]
 
 
-async def test_formats_that_are_none_are_refused(http: ServedHttp) -> None:
+async def test_formats_that_are_none_are_refused(shared: ServedHttp) -> None:
     for response_format, param in FORMATS:
         body = {
             "model": MODEL,
             "messages": [{"role": "user", "content": "a"}],
             "response_format": response_format,
         }
-        response = await http.post(json.dumps(body).encode(), CHAT)
+        response = await shared.post(json.dumps(body).encode(), CHAT)
         told = f"{response_format!r:.80}: {response.text}"
         assert response.status_code == 400, told
         assert error_of(response)["param"].startswith(param), told
-    await http.still_serves()
+    await shared.still_serves()
 
 
-async def test_what_is_not_served_is_refused_with_a_reason(http: ServedHttp) -> None:
+async def test_what_is_not_served_is_refused_with_a_reason(shared: ServedHttp) -> None:
     refused = [field.name for field in fields_of("chat").values() if field.handling == "refused"]
     for name in refused:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "a"}], name: [1]}
-        error = error_of(await http.post(json.dumps(body).encode(), CHAT))
+        error = error_of(await shared.post(json.dumps(body).encode(), CHAT))
         assert (error["param"], error["code"]) == (name, "unsupported_parameter")
 
 
-async def test_what_asks_for_nothing_is_let_pass(http: ServedHttp) -> None:
-    completion = await http.openai.chat.completions.create(
+async def test_what_asks_for_nothing_is_let_pass(shared: ServedHttp) -> None:
+    completion = await shared.openai.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "a"}],
         max_tokens=2,
@@ -217,108 +215,92 @@ BODIES: list[tuple[bytes, str]] = [
 ]
 
 
-async def test_a_body_that_is_no_object_is_refused(http: ServedHttp) -> None:
+async def test_a_body_that_is_no_object_is_refused(shared: ServedHttp) -> None:
     for body, reason in BODIES:
-        response = await http.post(body)
+        response = await shared.post(body)
         told = f"{body!r:.80}: {response.text}"
         assert response.status_code == 400, told
         assert reason in error_of(response)["message"], told
-    await http.still_serves()
+    await shared.still_serves()
 
 
-async def test_a_body_that_says_to_be_large_is_refused_before_it_comes(http: ServedHttp) -> None:
-    response = await http.post(b" " * (50 << 20))
+async def test_a_body_that_says_to_be_large_is_refused_before_it_comes(shared: ServedHttp) -> None:
+    response = await shared.post(b" " * (50 << 20))
     assert response.status_code == 413
     assert error_of(response)["code"] == "request_too_large"
-    await http.still_serves()
+    await shared.still_serves()
 
 
-async def test_a_body_that_does_not_say_so_is_counted(http: ServedHttp) -> None:
+async def test_a_body_that_does_not_say_so_is_counted(shared: ServedHttp) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(50):
             yield b" " * (1 << 20)
 
-    response = await http.plain.post("/v1/completions", content=chunks(), headers=JSON)
+    response = await shared.plain.post("/v1/completions", content=chunks(), headers=JSON)
     assert response.status_code == 413
-    await http.still_serves()
+    await shared.still_serves()
+
+
+async def test_values_are_counted_before_they_are_made(shared: ServedHttp) -> None:
+    """Texts may have as many commas as they like."""
+    many: tuple[list[Any], ...] = ([1] * 70_000, [{}] * 70_000, [[]] * 70_000)
+    for prompt in many:
+        response = await shared.complete(prompt=prompt)
+        assert response.status_code == 413
+        assert "values" in error_of(response)["message"]
+    response = await shared.complete(prompt='",' * 70_000)
+    assert error_of(response)["code"] == "context_length_exceeded"
+    await shared.still_serves()
 
 
 async def test_large_bodies_of_all_callers_are_bounded(
-    http: ServedHttp, monkeypatch: pytest.MonkeyPatch
+    shared: ServedHttp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bodies, "MAX_LARGE_BYTES", 1 << 20)
-    response = await http.complete(prompt="a" * (2 << 20))
+    response = await shared.complete(prompt="a" * (2 << 20))
     assert response.status_code == 429
     assert response.headers["retry-after"] == "1"
-    await http.still_serves()
+    await shared.still_serves()
     monkeypatch.undo()
-    assert (await http.complete(prompt="a" * (2 << 20))).status_code == 400
+    assert (await shared.complete(prompt="a" * (2 << 20))).status_code == 400
 
 
-async def test_only_json_is_taken(http: ServedHttp) -> None:
+async def test_only_json_is_taken(shared: ServedHttp) -> None:
     """A page of another origin could send the rest without being asked for permission."""
-    response = await http.plain.post("/v1/completions", content=b"{}")
+    response = await shared.plain.post("/v1/completions", content=b"{}")
     assert response.status_code == 415
     assert error_of(response)["code"] == "unsupported_media_type"
 
 
-async def test_an_unknown_path_method_or_model_is_told(http: ServedHttp) -> None:
-    assert error_of(await http.plain.get("/v2"))["type"] == "invalid_request_error"
-    response = await http.plain.get("/v1/completions")
+async def test_an_unknown_path_method_or_model_is_told(shared: ServedHttp) -> None:
+    assert error_of(await shared.plain.get("/v2"))["type"] == "invalid_request_error"
+    response = await shared.plain.get("/v1/completions")
     assert (response.status_code, error_of(response)["param"]) == (405, None)
-    response = await http.complete(model="other")
+    response = await shared.complete(model="other")
     assert (response.status_code, error_of(response)["code"]) == (404, "model_not_found")
-    response = await http.complete(model="")
+    response = await shared.complete(model="")
     assert error_of(response)["message"] == "you must provide a model parameter"
 
 
-async def test_an_id_that_cannot_be_one_is_refused(http: ServedHttp) -> None:
+async def test_an_id_that_cannot_be_one_is_refused(shared: ServedHttp) -> None:
     for request_id in ("x" * 129, "", "a\x85b"):
-        response = await http.plain.get(
+        response = await shared.plain.get(
             "/v1/models", headers={b"x-request-id": request_id.encode("latin-1")}
         )
         assert response.status_code == 400
         assert response.headers["x-request-id"] not in (request_id, "")
 
 
-async def test_a_bad_request_to_tokenize_is_refused(http: ServedHttp) -> None:
+async def test_a_bad_request_to_tokenize_is_refused(shared: ServedHttp) -> None:
     both = {"prompt": "a", "messages": []}
     for body in ({}, both, {"prompt": 5}, {"prompt": "a", "other": 1}, {"prompt": ""}):
-        response = await http.plain.post("/tokenize", json=body)
+        response = await shared.plain.post("/tokenize", json=body)
         assert response.status_code == 400, body
         assert error_of(response)["message"]
 
 
-async def test_tokens_that_are_none_are_not_turned_into_text(http: ServedHttp) -> None:
+async def test_tokens_that_are_none_are_not_turned_into_text(shared: ServedHttp) -> None:
     for tokens in (None, "a", [-1], [10**6], ["a"], [1.5], [0] * 1000):
-        response = await http.plain.post("/detokenize", json={"tokens": tokens})
+        response = await shared.plain.post("/detokenize", json={"tokens": tokens})
         assert response.status_code == 400, tokens
         assert error_of(response)["param"].startswith("tokens")
-
-
-async def test_errors_are_those_of_the_openai_package(serve: Deploy) -> None:
-    deployment = await serve(max_requests_in_flight=1, max_queued=0, default_deadline_seconds=1.0)
-    base = f"http://{deployment.app.http_address}/v1"
-    async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
-
-        async def ask(**fields: Any) -> Any:
-            return await client.completions.create(model=MODEL, prompt="a", **fields)
-
-        with pytest.raises(openai.BadRequestError):
-            await ask(max_tokens=10_000)
-        deployment.prefill[0].hangs = True
-        first = asyncio.create_task(ask(max_tokens=2))
-        await eventually(lambda: deployment.in_flight)
-        with pytest.raises(openai.RateLimitError) as refused:
-            await ask(max_tokens=2)
-        assert int(refused.value.response.headers["retry-after"]) >= 1
-        with pytest.raises(openai.APIStatusError) as late:
-            await first
-        assert late.value.status_code == 408
-        deployment.prefill[0].hangs = False
-        deployment.app._service.draining = True
-        with pytest.raises(openai.InternalServerError) as draining:
-            await ask(max_tokens=2)
-        assert draining.value.status_code == 503
-        deployment.app._service.draining = False
-        assert (await ask(max_tokens=2)).choices[0].text == answer("a", 2)

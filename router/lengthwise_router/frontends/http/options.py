@@ -166,8 +166,11 @@ def text(field: str, value: object) -> str:
 
 def token_ids(field: str, values: Sequence[Any]) -> Sequence[int]:
     """Errors: InvalidRequest naming the first that is none."""
-    is_fine = all(type(value) is int for value in values)
-    if not is_fine or min(values, default=0) < 0 or max(values, default=0) > UINT32_MAX:
+    if (
+        not set(map(type, values)) <= {int}
+        or min(values, default=0) < 0
+        or max(values, default=0) > UINT32_MAX
+    ):
         for index, value in enumerate(values):
             TOKEN_ID.check(f"{field}[{index}]", value if type(value) is int else shown(value))
     return values

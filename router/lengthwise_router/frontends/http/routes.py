@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -42,7 +42,7 @@ from lengthwise_wire.v1 import inference_pb2
 
 SERVICE = "lengthwise.v1.Inference"
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Requests = list[inference_pb2.GenerateRequest]
 
 
 class Endpoints:
@@ -56,7 +56,7 @@ class Endpoints:
         self._deadline_seconds = config.default_deadline_seconds
         self._liveness = liveness
         self._count = count
-        self._bodies = Bodies(count)
+        self._bodies = Bodies(count, service.context_length)
         callers = CallerCheck(tls.callers if tls is not None else None)
         self._checks = {
             method: callers.of(SERVICE, method)
@@ -66,34 +66,40 @@ class Endpoints:
 
     async def chat(self, request: Request) -> Response:
         caller = self._caller(request, "Generate")
-        options = read_options(ChatOptions, "chat", await self._bodies.read(request))
-        requests = wire_requests(
-            options,
-            [conversation(options.messages)],
-            request_id=request.state.request_id,
-            max_tokens=options.most_tokens,
-            top_logprobs=options.alternatives,
-            constraint=options.constraint,
-        )
+
+        def make(body: dict[str, Any]) -> tuple[ChatOptions, Requests]:
+            options = read_options(ChatOptions, "chat", body)
+            return options, wire_requests(
+                options,
+                [conversation(options.messages)],
+                request_id=request.state.request_id,
+                max_tokens=options.most_tokens,
+                top_logprobs=options.alternatives,
+                constraint=options.constraint,
+            )
+
+        options, requests = await self._bodies.read(request, make)
         shape = ChatShape(self._service.token_texts(options.model))
         return self._generating(request, caller, options, requests, shape)
 
     async def completions(self, request: Request) -> Response:
         caller = self._caller(request, "Generate")
-        options = read_options(CompletionOptions, "completions", await self._bodies.read(request))
-        given = prompts(options.prompt)
-        requests = wire_requests(
-            options,
-            given,
-            request_id=request.state.request_id,
-            max_tokens=options.most_tokens,
-            top_logprobs=options.logprobs,
-        )
-        echoed = (
-            [await self._text_of(prompt, options.model) for prompt in given]
-            if options.echoes
-            else []
-        )
+
+        def make(body: dict[str, Any]) -> tuple[CompletionOptions, Requests]:
+            options = read_options(CompletionOptions, "completions", body)
+            return options, wire_requests(
+                options,
+                prompts(options.prompt),
+                request_id=request.state.request_id,
+                max_tokens=options.most_tokens,
+                top_logprobs=options.logprobs,
+            )
+
+        options, requests = await self._bodies.read(request, make)
+        echoed = []
+        if options.echoes:
+            firsts = requests[:: options.num_choices]
+            echoed = [await self._text_of(one.prompt, options.model) for one in firsts]
         shape = CompletionShape(
             self._service.token_texts(options.model), echoed, options.num_choices, len(requests)
         )
@@ -110,33 +116,15 @@ class Endpoints:
 
     async def tokenize(self, request: Request) -> Response:
         self._caller(request, "Tokenize")
-        body = await self._bodies.read(request)
-        _only(body, "model", "prompt", "messages")
-        if ("prompt" in body) == ("messages" in body):
-            raise InvalidRequest("prompt: expected either prompt or messages")
-        if "messages" in body:
-            prompt = conversation(body["messages"])
-        else:
-            prompt = inference_pb2.Prompt(text=text("prompt", body["prompt"]))
-        model = text("model", body.get("model") or "")
-        response = await self._service.tokenize(
-            inference_pb2.TokenizeRequest(model=model, prompt=prompt)
-        )
-        ids = list(response.token_ids)
-        context = self._described(model).context_length
+        message = await self._bodies.read(request, _tokenize_request)
+        ids = list((await self._service.tokenize(message)).token_ids)
+        context = self._described(message.model).context_length
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": context})
 
     async def detokenize(self, request: Request) -> Response:
         self._caller(request, "Tokenize")
-        body = await self._bodies.read(request)
-        _only(body, "model", "tokens")
-        ids = body.get("tokens")
-        if not isinstance(ids, list):
-            raise InvalidRequest(f"tokens: got {shown(ids)}, expected an array of token ids")
-        model = text("model", body.get("model") or "")
-        return JSONResponse(
-            {"prompt": await self._service.detokenize(token_ids("tokens", ids), model)}
-        )
+        ids, model = await self._bodies.read(request, _detokenize_request)
+        return JSONResponse({"prompt": await self._service.detokenize(ids, model)})
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -153,7 +141,7 @@ class Endpoints:
         request: Request,
         caller: Caller,
         options: CallFields,
-        requests: list[inference_pb2.GenerateRequest],
+        requests: Requests,
         shape: Any,
     ) -> Response:
         generating = Generating(
@@ -201,6 +189,27 @@ class Endpoints:
         peer = connection_of(request.scope).peer
         self._checks[method](peer)
         return Caller(certificate_names(peer))
+
+
+def _tokenize_request(body: dict[str, Any]) -> inference_pb2.TokenizeRequest:
+    _only(body, "model", "prompt", "messages")
+    if ("prompt" in body) == ("messages" in body):
+        raise InvalidRequest("prompt: expected either prompt or messages")
+    if "messages" in body:
+        prompt = conversation(body["messages"])
+    else:
+        prompt = inference_pb2.Prompt(text=text("prompt", body["prompt"]))
+    return inference_pb2.TokenizeRequest(
+        model=text("model", body.get("model") or ""), prompt=prompt
+    )
+
+
+def _detokenize_request(body: dict[str, Any]) -> tuple[Sequence[int], str]:
+    _only(body, "model", "tokens")
+    ids = body.get("tokens")
+    if not isinstance(ids, list):
+        raise InvalidRequest(f"tokens: got {shown(ids)}, expected an array of token ids")
+    return token_ids("tokens", ids), text("model", body.get("model") or "")
 
 
 def _only(body: dict[str, Any], *names: str) -> None:
