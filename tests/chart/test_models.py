@@ -105,10 +105,10 @@ def test_metrics_of_workers_are_labelled_with_their_model(rendered: Rendered) ->
 
 
 def test_the_test_of_a_release_asks_every_model(rendered: Rendered) -> None:
-    (pod,) = rendered.of("Pod")
-    asked = [container["command"][-1] for container in pod["spec"]["containers"]]
+    pods = {pod["metadata"]["name"]: pod["spec"]["containers"] for pod in rendered.of("Pod")}
+    asked = {container["command"][-1] for (container,) in pods.values()}
     assert f"--model={ODD}" in asked
-    assert len(asked) == len({container["name"] for container in pod["spec"]["containers"]}) == 6
+    assert len(asked) == len(pods) == 6
 
 
 def test_one_model_in_the_list_is_as_the_only_model(helm: str, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ ORDER = (
     "test_install",
     "test_autoscaling",
     "test_aside",
+    "test_models",
     "test_deletions",
     "test_outage",
     "test_events",

@@ -45,6 +45,10 @@ def targets(pod: dict[str, Any]) -> list[dict[str, Any]]:
             f"{PREFIX}_label_{re.sub('[^a-zA-Z0-9_]', '_', name)}": value
             for name, value in metadata.get("labels", {}).items()
         },
+        **{
+            f"{PREFIX}_annotation_{re.sub('[^a-zA-Z0-9_]', '_', name)}": value
+            for name, value in metadata.get("annotations", {}).items()
+        },
     }
     return [
         {

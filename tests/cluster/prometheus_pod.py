@@ -172,6 +172,7 @@ def _config() -> dict[str, Any]:
         "release": f"{pod}_label_app_kubernetes_io_instance",
         "component": f"{pod}_label_app_kubernetes_io_component",
         "pool": f"{pod}_label_lengthwise_pool",
+        "model": f"{pod}_annotation_lengthwise_model",
     }
     interval = f"{SCRAPE_SECONDS:g}s"
     job = {
