@@ -208,7 +208,7 @@ BODIES: list[tuple[bytes, str]] = [
     (b'{"model": "a", "prompt": "a", "temperature": 1e999}', "temperature"),
     (b'{"model": "a", "model": "b"}', "twice"),
     (b'{"a": {"b": 1, "b": 2}}', "twice"),
-    (b"{%s}" % b",".join(b'"%d": 0' % (number % 299_999) for number in range(300_000)), "twice"),
+    (b"{%s}" % b",".join(b'"%d": 0' % (number % 59_999) for number in range(60_000)), "twice"),
     (b'{"a": ' + b"[" * 100_000, "too deep"),
     (b'{"a":' * 50_000, "too deep"),
     (b"[" * 1_000_000 + b"]" * 1_000_000, "too deep"),
