@@ -31,13 +31,15 @@ class Connection:
         self._received = b""
         self._num_reset = 0
 
-    def call(self, path: str, message: bytes, seconds: int) -> None:
-        """Begins a call with a deadline."""
+    def call(self, path: str, message: bytes, seconds: int, metadata: bytes = b"") -> None:
+        """Begins a call with a deadline. `metadata`: a value of any bytes."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         names = (("content-type", "application/grpc"), ("te", "trailers"))
         pairs = (*names, ("grpc-timeout", f"{seconds}S"))
         headers = b"\x83\x86\x04" + _text(path) + b"\x01" + _text("127.0.0.1")
         headers += b"".join(b"\x00" + _text(name) + _text(value) for name, value in pairs)
+        if metadata:
+            headers += b"\x00" + _text("x-name") + bytes([len(metadata)]) + metadata
         body = b"\x00" + struct.pack("!I", len(message)) + message
         self._socket.sendall(
             _frame(1, END_HEADERS, stream, headers) + _frame(0, END_STREAM, stream, body)

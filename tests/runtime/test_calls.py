@@ -207,6 +207,16 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_trace
     assert not caplog.records
 
 
+async def test_metadata_of_any_bytes_is_served_without_a_traceback(
+    running: _Running, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Connection(address)) as stranger, caplog.at_level(logging.WARNING):
+        stranger.call(GENERATE, REQUEST, seconds=60, metadata=b"\xff\xfe\x00" * 20)
+        await eventually(lambda: running.service.running == 1)
+    await eventually(lambda: not running.service.running)
+    assert not caplog.records
+
+
 async def test_a_call_that_ends_without_a_request_is_an_invalid_argument(
     channel: grpc.aio.Channel,
 ) -> None:

@@ -37,12 +37,14 @@ _drop: ContextVar[Callable[[], None] | None] = ContextVar("drop", default=None)
 """Of the call that the running task serves."""
 
 
-def _is_of_one_that_stays(record: logging.LogRecord) -> bool:
-    """gRPC logs a traceback where a caller hangs up while the status is on its way."""
-    return not (record.exc_info and isinstance(record.exc_info[1], cygrpc.ExecuteBatchError))
+def _is_no_callers_doing(record: logging.LogRecord) -> bool:
+    """gRPC logs a traceback where a caller hangs up while the status is on its way, and where one
+    sends metadata that is not UTF-8."""
+    error = record.exc_info and record.exc_info[1]
+    return not isinstance(error, cygrpc.ExecuteBatchError | UnicodeDecodeError)
 
 
-logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_one_that_stays)
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_doing)
 
 
 class Acceptor(cygrpc.AioServer):  # type: ignore[misc]  # has no types
