@@ -59,6 +59,7 @@ class DecodeWorker(RoleWorker):
             receive=self._receive,
             publisher=self._publisher,
             max_seconds=config.max_request_seconds,
+            tracer=self._tracer,
         )
         decode_pb2_grpc.add_DecodeWorkerServicer_to_server(self._service, self._server.guarded)
         blocks = engine.take_over(self._receive.on_event)

@@ -24,6 +24,7 @@ from lengthwise_decode_worker.messages import (
     ReleaseReceiving,
 )
 from lengthwise_decode_worker.publisher import Publisher
+from lengthwise_decode_worker.reservation_span import ReservationSpan
 from lengthwise_decode_worker.stepping.rows import RouterRows
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.types import RequestId
@@ -41,6 +42,7 @@ class _Held:
     work: DecodeWork
     epoch: int
     answer: asyncio.Future[Grant]
+    span: ReservationSpan | None
     arrival: Arrival | None = None
     decoding: bool = False
     """Nothing arrives for it (any more): it is computed here, or its KV is complete."""
@@ -71,8 +73,13 @@ class Reservations:
     def __len__(self) -> int:
         return len(self._held)
 
-    async def reserve(self, work: DecodeWork, epoch: int) -> Grant:
-        """Returns once the blocks are held. Errors: Stale, Overloaded, InvalidRequest."""
+    async def reserve(
+        self, work: DecodeWork, epoch: int, span: ReservationSpan | None = None
+    ) -> Grant:
+        """Returns once the blocks are held. `span`: of a request that is traced.
+
+        Errors: Stale, Overloaded, InvalidRequest.
+        """
         held = self._held.get(work.request_id)
         if held is not None:
             return await self._renew(held, epoch)
@@ -87,7 +94,7 @@ class Reservations:
             )
         self._by_router[work.router_id] += 1
         held = self._held[work.request_id] = _Held(
-            work=work, epoch=epoch, answer=asyncio.get_running_loop().create_future()
+            work=work, epoch=epoch, span=span, answer=asyncio.get_running_loop().create_future()
         )
         try:
             self._post(work)
@@ -129,6 +136,8 @@ class Reservations:
         if len(self._failed) > MAX_FAILED:
             self._failed.popitem(last=False)
         refuse(held.answer, NoWorkerAvailable(error))
+        if held.span is not None:
+            held.span.failed(error)
         self.release(request_id)
 
     def fail_all(self, error: str) -> None:
@@ -146,7 +155,7 @@ class Reservations:
             elif isinstance(outcome, RequestRefused):
                 refuse(held.answer, outcome.as_error())
             elif isinstance(outcome, Finished):
-                self._forget(outcome.request_id)
+                self._forget(outcome.request_id, finished=True)
             elif isinstance(outcome, RequestExpired):
                 refuse(held.answer, DeadlineExceeded("the lease ran out before blocks were free"))
                 self.fail(outcome.request_id, "the lease ran out")
@@ -155,6 +164,8 @@ class Reservations:
         held = self._held.get(arrival.request_id)
         if held is not None and held.arrival is arrival:
             held.decoding = True
+            if held.span is not None:
+                held.span.committed()
             self._post(Commit(request_id=arrival.request_id, first_token_id=first_token_id))
 
     def on_failed(self, arrival: Arrival, error: str) -> None:
@@ -171,9 +182,11 @@ class Reservations:
         else:
             self._post(Drained(request_id=waiting))
 
-    def _forget(self, request_id: RequestId) -> _Held | None:
+    def _forget(self, request_id: RequestId, *, finished: bool = False) -> _Held | None:
         held = self._held.pop(request_id, None)
         if held is not None:
+            if held.span is not None:
+                held.span.end(held.work, finished=finished)
             router_id = held.work.router_id
             self._by_router[router_id] -= 1
             if not self._by_router[router_id]:
@@ -181,6 +194,8 @@ class Reservations:
         return held
 
     def _on_granted(self, held: _Held, grant: Grant) -> None:
+        if held.span is not None:
+            held.span.granted(local=held.work.reservation.local)
         if held.work.reservation.local:
             held.decoding = True
         else:

@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -13,6 +13,7 @@ from lengthwise_decode_worker.kv.link import PrefillLink
 from lengthwise_decode_worker.kv.receive import KVReceive
 from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
+from lengthwise_decode_worker.reservation_span import ReservationSpan
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_policy.decode.request import Reservation
@@ -22,6 +23,9 @@ from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAva
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.requests import check_request, salt_of, sampling_state
+
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_runtime.tracing.tracer import Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,8 +49,10 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         receive: KVReceive,
         publisher: Publisher,
         max_seconds: float,
+        tracer: "Tracer | None" = None,
     ) -> None:
         """`max_seconds`: the longest lease."""
+        self._tracer = tracer
         self._spec = engine.model.spec
         self._grammars = engine.grammars
         self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
@@ -69,7 +75,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         try:
             async with asyncio.timeout(seconds):
                 work = self._work(request, grammar, lease)
-                grant = await self._reservations.reserve(work, request.epoch)
+                span = self._span(context)
+                grant = await self._reservations.reserve(work, request.epoch, span)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
         return decode_pb2.ReserveResponse(
@@ -139,6 +146,12 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 self._receive.commit(link, frame.commit)
             else:
                 raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
+
+    def _span(self, context: Context) -> ReservationSpan | None:
+        if self._tracer is None:
+            return None
+        span = self._tracer.join("decode worker", context.invocation_metadata() or ())
+        return None if span is None else ReservationSpan(span)
 
     def _check(self, request: decode_pb2.ReserveRequest) -> None:
         _check_router_id(request.router_id)

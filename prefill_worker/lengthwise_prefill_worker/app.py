@@ -54,6 +54,7 @@ class PrefillWorker(RoleWorker):
             send=self._send,
             metrics=self._metrics,
             max_seconds=config.max_request_seconds,
+            tracer=self._tracer,
         )
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(self._service, self._server.guarded)
         blocks = engine.take_over(self._send.on_event)

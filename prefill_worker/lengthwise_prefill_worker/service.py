@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -30,6 +30,9 @@ from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
 from lengthwise_worker.requests import check_request, refuse, salt_of, sampling_state
+
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_runtime.tracing.tracer import Facts, TracedSpan, Tracer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,8 +60,10 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         send: KVSend,
         metrics: PrefillMetrics,
         max_seconds: float,
+        tracer: "Tracer | None" = None,
     ) -> None:
         """`max_seconds`: the longest deadline."""
+        self._tracer = tracer
         self._max_seconds = max_seconds
         self._spec = engine.model.spec
         self._grammars = engine.grammars
@@ -95,9 +100,15 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         self._pending[request_id] = pending
         sent = request.HasField("destination")
         goes_on = False
+        span = None
+        if self._tracer is not None:
+            span = self._tracer.join("prefill worker", context.invocation_metadata() or ())
+        computed = None
         try:
             if sent:
-                await self._send.open(request_id, request.destination, request.epoch, pending.fail)
+                await self._send.open(
+                    request_id, request.destination, request.epoch, pending.fail, span
+                )
             self._mailbox.post(self._work(request, request_id, grammar, seconds))
             async with asyncio.timeout(seconds):
                 computed = await pending.computed
@@ -107,6 +118,8 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise DeadlineExceeded(f"no first token within {seconds:.3f} s") from error
         finally:
             del self._pending[request_id]
+            if span is not None:
+                _end_span(span, request, computed)
             # What is being sent is released by its commit.
             if not (sent and goes_on):
                 self._send.cancel(request_id)
@@ -174,6 +187,26 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             sampling=sampling_state(request, token_ids, grammar),
             sent_from=request.destination.num_cached_tokens if sent else None,
         )
+
+
+def _end_span(
+    span: "TracedSpan", request: prefill_pb2.PrefillRequest, computed: Computed | None
+) -> None:
+    """With a span below it for each phase, once there is a first token."""
+    now = time.monotonic()
+    if computed is None:
+        span.end(now, {"request_id": request.request_id}, "no first token")
+        return
+    began_at = now - computed.prefill_seconds
+    span.child("queue", began_at - computed.queue_seconds, began_at)
+    span.child("compute", began_at, now)
+    facts: Facts = {
+        "request_id": request.request_id,
+        "tokens": len(request.token_ids),
+        "cached_tokens": computed.num_cached_tokens,
+        "length_class": computed.length,
+    }
+    span.end(now, facts)
 
 
 def check_destination(

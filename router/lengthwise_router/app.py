@@ -34,6 +34,7 @@ from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.metrics import count_refused_calls, serve_metrics
 from lengthwise_runtime.tls.credentials import channel_credentials
+from lengthwise_runtime.tracing.config import tracer_of
 from lengthwise_wire.announcement import Announcement
 
 if TYPE_CHECKING:  # its extra need not be installed
@@ -60,6 +61,7 @@ class RouterApplication:
     async def start(self) -> None:
         if self._config.tls is not None:
             channel_credentials(self._config.tls)  # what workers will be shown is refused now
+        self._tracer = tracer_of(self._config.tracing, "lengthwise-router", self._router_id)
         registry = CollectorRegistry()
         await self._join(registry)
         self._run()
@@ -99,6 +101,7 @@ class RouterApplication:
             metrics=metrics,
             grammars=self._grammars,
             config=config,
+            tracer=self._tracer,
         )
 
     def _served(
@@ -233,6 +236,8 @@ class RouterApplication:
         for model in self._models:
             await model.encoder.close()
         await self._grammars.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
             self._metrics_server = None

@@ -12,6 +12,7 @@ from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tracing.config import RouterTracingConfig
 
 MAX_NAME_CHARACTERS = 128
 """Of a model: it is a label of metrics, and refusals list all."""
@@ -127,6 +128,7 @@ class RouterConfig:
     explained_requests: int = 4096
     # Of the one line per request that has ended, without its text: OFF, DEBUG, INFO or WARNING.
     request_log_level: RequestLogLevel = "INFO"
+    tracing: RouterTracingConfig = field(default_factory=RouterTracingConfig)  # of requests
 
     objectives: Objectives = field(default_factory=Objectives)  # metrics count what met them
 

@@ -18,6 +18,8 @@ class Caller:
 
     names: tuple[str, ...] = ()
     """Of its certificate; none: it has shown none."""
+    headers: tuple[tuple[str, str | bytes], ...] = ()
+    """Of its call; some name the trace that the request is part of."""
 
 
 UNKNOWN = Caller()

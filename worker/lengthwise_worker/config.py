@@ -10,6 +10,7 @@ from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
 from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.tls.config import TlsConfig
+from lengthwise_runtime.tracing.config import TracingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class WorkerConfig:
     lease), no prompt that waits (its deadline). A request that takes longer goes on elsewhere, as
     after the loss of a worker."""
     drain_seconds: float = 30.0
+    tracing: TracingConfig = field(default_factory=TracingConfig)  # of requests that routers trace
     """For requests in flight after SIGTERM; the rest is given back, and continued elsewhere."""
     objectives: Objectives = field(default_factory=Objectives)
     """The same as the routers': schedulers aim at them."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.step_thread import StepThread
+from lengthwise_runtime.tracing.config import tracer_of
 from lengthwise_wire.capabilities import CAPABILITIES
 from lengthwise_wire.convert import ROLES_ON_WIRE, cost_to_wire
 from lengthwise_wire.v1 import worker_pb2
@@ -55,6 +56,8 @@ class RoleWorker(ABC):
         self._endpoint = endpoint
         self._length_class = length_class
         self._server = WorkerServer(config, self.role, self.service_name, self._status, endpoint)
+        name, instance = f"lengthwise-{self.role}-worker", self._server.worker_id
+        self._tracer = tracer_of(config.tracing, name, instance)
 
     async def start(self) -> None:
         """Returns when it serves. Errors: ConfigError when its address is taken."""
@@ -104,6 +107,8 @@ class RoleWorker(ABC):
 
     async def _stop_thread(self) -> bool:
         """Last part of a drain: whether the engine thread has ended."""
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
 
     def _step_ended(self, block_events: BlockEvents | None) -> None:

@@ -8,6 +8,7 @@ import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.trace_context import trace_context
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError, NoWorkerAvailable
 from lengthwise_wire.v1 import inference_pb2 as pb
@@ -29,7 +30,7 @@ class GrpcAioTransport:
     async def generate(
         self, request: pb.GenerateRequest, patience: Timeout
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        call = self._stub().Generate(request, timeout=patience.total)
+        call = self._stub().Generate(request, timeout=patience.total, metadata=trace_context())
         seconds = patience.connect
         try:
             while True:

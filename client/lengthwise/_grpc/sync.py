@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.trace_context import trace_context
 from lengthwise._grpc.watchdog import Watchdog
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError
@@ -32,7 +33,7 @@ class GrpcTransport:
         self, request: pb.GenerateRequest, patience: Timeout
     ) -> Generator[pb.GenerateResponse, None, None]:
         self._check_open()
-        call = self._stub.Generate(request, timeout=patience.total)
+        call = self._stub.Generate(request, timeout=patience.total, metadata=trace_context())
         seconds, shortest = patience.connect, min(patience.connect, patience.silence)
         try:
             with self._watchdog.watch(call.cancel, shortest=shortest) as watch:

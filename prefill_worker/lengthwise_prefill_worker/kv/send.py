@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.transfer.base import (
@@ -31,6 +32,9 @@ from lengthwise_wire.errors import LengthwiseError, TransferFailed
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2
 from lengthwise_worker.metrics import WorkerMetrics
 
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_runtime.tracing.tracer import TracedSpan
+
 logger = logging.getLogger(__name__)
 
 CANCEL_SECONDS = 0.5
@@ -51,6 +55,7 @@ class _Push:
     destination: prefill_pb2.KVDestination
     epoch: int
     on_failed: Callable[[LengthwiseError], None]
+    span: "TracedSpan | None"
     checksums: list[int] = field(default_factory=list)
     num_bytes: int = 0
     num_sent: int = 0
@@ -100,8 +105,11 @@ class KVSend:
         destination: prefill_pb2.KVDestination,
         epoch: int,
         on_failed: Callable[[LengthwiseError], None],
+        span: "TracedSpan | None" = None,
     ) -> None:
-        """Makes sure that the link is up before anything is computed. Errors: TransferFailed."""
+        """Makes sure that the link is up before anything is computed. Errors: TransferFailed.
+
+        `span`: of the request, if it is traced."""
         link = await self._links.to((destination.address, destination.worker_id))
         self._pushes[request_id] = _Push(
             request_id=request_id,
@@ -109,6 +117,7 @@ class KVSend:
             destination=destination,
             epoch=epoch,
             on_failed=on_failed,
+            span=span,
         )
 
     def piece(self, ready: PieceReady) -> None:
@@ -252,6 +261,10 @@ class KVSend:
     def _committed(self, committed: decode_pb2.Committed) -> None:
         key = (committed.router_id, committed.reservation, committed.epoch)
         push = self._committing.pop(key, None)
+        if push is not None and push.span is not None:
+            now = time.monotonic()
+            began_at = push.started_at or now
+            push.span.child("transfer", began_at, now, {"bytes": push.num_bytes}, committed.error)
         if committed.error:
             self._metrics.transfer_failed("refused")
             logger.warning("a commit was refused: %s", committed.error)

@@ -142,7 +142,9 @@ class WorkerAttempt:
     async def _call(self, method: Any, message: Any, seconds: float, callee: WorkerId) -> Any:
         """Calls a worker. Errors: AttemptFailed, InvalidRequest when that is the response."""
         deadline = self._generation.deadline
-        call = method(message, timeout=min(seconds, max(deadline.remaining_seconds, 0.001)))
+        seconds = min(seconds, max(deadline.remaining_seconds, 0.001))
+        span = self._generation.record.span
+        call = method(message, timeout=seconds, metadata=span and span.headers())
         await deadline.until_done(call, self._pair.check)
         try:
             return await result_of(call)
@@ -165,6 +167,7 @@ class WorkerAttempt:
 
     def _take(self, reservation: DecodeReservation) -> Tokens:
         token_ids, logprobs = reservation.stream.take()
+        self._generation.record.decoding()
         try:
             return self._generation.append(token_ids, logprobs, reservation.stream.ended)
         except WrongEnd as error:

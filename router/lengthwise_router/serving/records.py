@@ -5,12 +5,18 @@ Invariant: a record is bounded, whatever clients and workers do (requests, attem
 candidates of each attempt, lengths of texts), and holds nothing of a prompt or an output.
 """
 
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.placement.placement import Candidate, Placement
 from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
+
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_runtime.tracing.tracer import TracedSpan
 
 MAX_ATTEMPTS = 8
 """The first and the last ones of a request are kept."""
@@ -24,13 +30,23 @@ MAX_TEXT_CHARACTERS = 200
 """Of a reason or an error message."""
 
 
+class TracedPhase(NamedTuple):
+    """Of a request that is traced. Times are of the monotonic clock."""
+
+    name: str
+    began_at: float
+    ended_at: float
+    error: str
+
+
 class _AttemptRecord:
     """What was decided, and what the workers reported of it."""
 
-    __slots__ = ("candidates", "message", "rule")
+    __slots__ = ("candidates", "message", "phases", "rule")
 
     def __init__(self, placement: Placement) -> None:
         self.rule = placement.rule
+        self.phases: list[TracedPhase] = []
         self.candidates = placement.candidates[:MAX_CANDIDATES]
         self.message = inference_pb2.ExplainAttempt(
             prefill_worker=placement.prefill or "",
@@ -38,16 +54,39 @@ class _AttemptRecord:
             placement_reason=_cut(placement.reason),
         )
 
+    @property
+    def next_phase(self) -> str:
+        """What begins when the last phase is over."""
+        last, message = self.phases[-1].name, self.message
+        if last == "placement" and message.decode_worker:
+            return "reserve"
+        if last in ("placement", "reserve"):
+            return "prefill"
+        is_sent = message.decode_worker and message.prefill_worker
+        return "transfer" if last == "prefill" and is_sent else "decode"
+
 
 class RequestRecord:
     """The life of one request, written down while it goes on."""
 
-    __slots__ = ("_attempts", "_message", "tenant", "user")
+    __slots__ = ("_attempts", "_message", "_phase_began_at", "_phases", "span", "tenant", "user")
 
     def __init__(
-        self, *, request_id: str, tenant: str, model: str, priority: int, user: str = ""
+        self,
+        *,
+        request_id: str,
+        tenant: str,
+        model: str,
+        priority: int,
+        user: str = "",
+        span: "TracedSpan | None" = None,
+        arrived_at: float = 0.0,
     ) -> None:
-        """`user`: whom the caller says that it asks for."""
+        """`user`: whom the caller says that it asks for. `span`: of the request, while it goes on,
+        where it is traced; then its phases are kept too."""
+        self.span = span
+        self._phase_began_at = arrived_at
+        self._phases: list[TracedPhase] = []
         self.tenant = tenant
         self.user = user
         self._message = inference_pb2.ExplainResponse(
@@ -73,6 +112,7 @@ class RequestRecord:
         self._message.prompt_tokens = prompt_tokens
         self._message.max_tokens = max_tokens
         self._message.length_class = length_class
+        self._phase_ended("tokenise")
 
     def limited(self, max_tokens: int) -> None:
         """No more than so many tokens fit."""
@@ -86,12 +126,14 @@ class RequestRecord:
         """The router has decided about the request, after so long."""
         self._message.admission_reason = _cut(reason)
         self._message.admission_seconds = seconds
+        self._phase_ended("queue")
 
     def placed(self, placement: Placement) -> None:
         """An attempt begins."""
         if len(self._attempts) == MAX_ATTEMPTS:
             del self._attempts[MAX_ATTEMPTS // 2]
         self._attempts.append(_AttemptRecord(placement))
+        self._phase_ended("placement")
 
     def reserved(self, seconds: float, response: decode_pb2.ReserveResponse) -> None:
         """The decode worker has blocks for the request, after so long."""
@@ -99,6 +141,7 @@ class RequestRecord:
         message.reserve_seconds = seconds
         message.reserve_reason = _cut(response.reason)
         message.cached_tokens_decode = response.num_cached_tokens
+        self._phase_ended("reserve")
 
     def prefilled(self, report: prefill_pb2.PrefillResponse | decode_pb2.LocalPrefill) -> None:
         """A worker has computed the prompt."""
@@ -110,12 +153,18 @@ class RequestRecord:
             message.cached_tokens_prefill = report.num_cached_tokens
         else:
             message.cached_tokens_decode = report.num_cached_tokens
+        self._phase_ended("prefill")
+
+    def decoding(self) -> None:
+        """The decode worker's tokens come."""
+        if self.span is not None and self._attempts[-1].next_phase == "transfer":
+            self._phase_ended("transfer")
 
     def failed(self, failure: AttemptFailed) -> None:
         """The attempt is over."""
-        self._attempts[-1].message.failure = _cut(
-            f"{failure.phase}: {failure.reason}: {failure.error}"
-        )
+        told = _cut(f"{failure.phase}: {failure.reason}: {failure.error}")
+        self._attempts[-1].message.failure = told
+        self._phase_ended(failure.phase, told)
 
     def preempted(self) -> None:
         """The request lost its blocks at the decode worker, and is computed again."""
@@ -134,6 +183,32 @@ class RequestRecord:
         self._message.end.code = code
         if code != "OK":
             self._message.end.timings.total_seconds = seconds
+        if self.span is not None and (code != "OK" or self._phase == "decode"):
+            self._phase_ended(self._phase, "" if code == "OK" else code)
+
+    def phases(self) -> Iterator[tuple[TracedPhase, inference_pb2.ExplainAttempt | None]]:
+        """Of a request that is traced, with the attempt that each belongs to; in order."""
+        yield from ((phase, None) for phase in self._phases)
+        for attempt in self._attempts:
+            yield from ((phase, attempt.message) for phase in attempt.phases)
+
+    @property
+    def _phase(self) -> str:
+        """That goes on."""
+        if self._attempts:
+            is_over = self._attempts[-1].phases and self._attempts[-1].phases[-1].error
+            return "placement" if is_over else self._attempts[-1].next_phase
+        names = [phase.name for phase in self._phases]
+        return "placement" if "queue" in names else "queue" if names else "tokenise"
+
+    def _phase_ended(self, name: str, error: str = "") -> None:
+        if self.span is None:
+            return
+        kept = self._attempts[-1].phases if self._attempts else self._phases
+        began_at, self._phase_began_at = self._phase_began_at, time.monotonic()
+        if kept and kept[-1].name == name:  # it went on after all
+            began_at = kept.pop().began_at
+        kept.append(TracedPhase(name, began_at, self._phase_began_at, error))
 
     def explanation(self) -> inference_pb2.ExplainResponse:
         """All of it, as a message of its own. While the request goes on, `end` is not set."""

@@ -1,7 +1,9 @@
-"""One line for each request that has ended: whose it was, how long it was, where it went, what that
-took, and how it ended. Never its text, its tokens or its salt."""
+"""What is told of each request that has ended, in one line of the log and, where it is traced, in
+spans: whose it was, how long it was, where it went, what that took, and how it ended. Never its
+text, its tokens or its salt."""
 
 import logging
+import time
 
 from lengthwise_router.config import RequestLogLevel
 from lengthwise_router.serving.records import RequestRecord
@@ -24,6 +26,21 @@ class RequestLog:
             self._level, "request ended: %s", text,
             extra={"request_id": record.request_id, "request": facts},
         )  # fmt: skip
+
+
+def end_span(record: RequestRecord) -> None:
+    """The request's span, with one below it for each phase."""
+    span, record.span = record.span, None
+    if span is None:
+        return
+    for phase, attempt in record.phases():
+        names = ("prefill_worker", "decode_worker") if attempt is not None else ()
+        workers = {name: getattr(attempt, name) for name in names}
+        span.child(phase.name, phase.began_at, phase.ended_at, workers, phase.error)
+    facts = _facts(record)
+    code = str(facts["code"])
+    facts["request_id"] = record.request_id
+    span.end(time.monotonic(), facts, "" if code == "OK" else code)
 
 
 def _facts(record: RequestRecord) -> dict[str, str | int | float]:

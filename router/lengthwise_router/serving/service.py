@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING
 
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.fleet_metrics import FleetMetrics
@@ -12,7 +13,7 @@ from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
-from lengthwise_router.serving.request_log import RequestLog
+from lengthwise_router.serving.request_log import RequestLog, end_span
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
 from lengthwise_router.text.request import Request, fit, read_request
@@ -31,6 +32,9 @@ from lengthwise_wire.errors import (
 from lengthwise_wire.limits import check_request_id, check_tenant
 from lengthwise_wire.v1 import inference_pb2
 
+if TYPE_CHECKING:  # its extra need not be installed
+    from lengthwise_runtime.tracing.tracer import TracedSpan, Tracer
+
 MAX_DEADLINE_SECONDS = 86_000.0
 """Leases at decode workers last a day at most."""
 
@@ -47,7 +51,9 @@ class InferenceService:
         metrics: FleetMetrics,
         grammars: GrammarCompiler,
         config: RouterConfig,
+        tracer: "Tracer | None" = None,
     ) -> None:
+        self._tracer = tracer
         self._models = models
         self._wakeups = wakeups
         self._grammars = grammars
@@ -216,6 +222,8 @@ class InferenceService:
                 model=model.name,
                 priority=request.priority,
                 user=user,
+                arrived_at=deadline.arrived_at,
+                span=self._begin_span(caller, deadline),
             )
             self._records.add(record)
             yield model, request, record
@@ -235,3 +243,9 @@ class InferenceService:
             if record is not None:
                 record.ended(code, time.monotonic() - deadline.arrived_at)
                 self._log.ended(record)
+                end_span(record)
+
+    def _begin_span(self, caller: Caller, deadline: RequestDeadline) -> "TracedSpan | None":
+        if self._tracer is None:
+            return None
+        return self._tracer.begin("generate", caller.headers, deadline.arrived_at)

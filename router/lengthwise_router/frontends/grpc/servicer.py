@@ -84,7 +84,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
 
 
 def _caller(context: Context) -> Caller:
-    return Caller(certificate_names(context))
+    return Caller(certificate_names(context), tuple(context.invocation_metadata() or ()))
 
 
 def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -> Server:

@@ -188,7 +188,7 @@ class Endpoints:
         """Errors: PermissionDenied, Unauthenticated: the rules are those of gRPC."""
         peer = connection_of(request.scope).peer
         self._checks[method](peer)
-        return Caller(certificate_names(peer))
+        return Caller(certificate_names(peer), tuple(request.headers.items()))
 
 
 def _tokenize_request(body: dict[str, Any]) -> inference_pb2.TokenizeRequest:

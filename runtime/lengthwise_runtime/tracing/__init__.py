@@ -1,0 +1,1 @@
+"""Traces of requests, by OpenTelemetry. Nothing of that is imported unless they are configured."""
