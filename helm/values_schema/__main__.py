@@ -26,7 +26,7 @@ VALUES = Path(__file__).parents[1] / "lengthwise" / "values.yaml"
 
 COMMON = (
     "model", "served_name", "listen", "metrics_listen", "tls", "drain_seconds", "advertise_host",
-    "announce_folder", "objectives", "metrics_tls",
+    "announce_folder", "objectives", "metrics_tls", "tracing",
 )  # fmt: skip
 WORKER = (*COMMON, "device")
 

@@ -318,6 +318,12 @@ class Tls(TypedDict, total=False):
 
 
 @with_config(STRICT)
+class Tracing(TypedDict, total=False):
+    endpoint: Annotated[str, Field(pattern="^(https?://.+)?$")]
+    samplingRatio: Annotated[float, Field(ge=0, le=1)]
+
+
+@with_config(STRICT)
 class NetworkPolicy(TypedDict, total=False):
     enabled: bool
     clients: list[Peer]
@@ -375,6 +381,7 @@ class Values(TypedDict, total=False):
     persistence: Persistence
     objectives: Objectives
     logs: Logs
+    tracing: Tracing
     podDefaults: PodDefaults
     router: Router
     pools: Annotated[list[Pool], Field(min_length=1)]

@@ -101,6 +101,17 @@ def test_all_processes_have_the_objectives_of_the_release(
     assert flexible.as_decode().objectives == flexible.objectives
 
 
+def test_requests_are_traced_in_every_process_or_in_none(
+    everything: Rendered, bare: Rendered, tmp_path: Path
+) -> None:
+    configs = loaded(everything, tmp_path)
+    traced = [config for config in configs.values() if not isinstance(config, AutoscalerConfig)]
+    assert {config.tracing.endpoint for config in traced} == {"http://collector:4317"}
+    assert configs["mixed"].as_decode().tracing == configs["decode"].tracing
+    assert configs["router"].tracing.sampling_ratio == 0.25
+    assert not any(config.tracing.endpoint for config in loaded(bare, tmp_path).values())
+
+
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
 def test_no_process_of_a_release_has_objectives_of_its_own(
     helm: str, values: Path, tmp_path: Path

@@ -340,6 +340,16 @@ WRONG_CONFIG = [
         "at '/objectives': additional properties 'tpot_second' not allowed",
         id="objectives: unknown key",
     ),
+    pytest.param(
+        ["--set=tracing.samplingRatio=2"],
+        "at '/tracing/samplingRatio': maximum: got 2, want 1",
+        id="tracing: more than all",
+    ),
+    pytest.param(
+        ["--set=router.config.tracing.endpoint=http://c:4317"],
+        "at '/router/config': additional properties 'tracing' not allowed",
+        id="tracing: of a router alone",
+    ),
 ]
 
 

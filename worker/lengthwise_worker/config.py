@@ -77,8 +77,9 @@ class WorkerConfig:
     lease), no prompt that waits (its deadline). A request that takes longer goes on elsewhere, as
     after the loss of a worker."""
     drain_seconds: float = 30.0
-    tracing: TracingConfig = field(default_factory=TracingConfig)  # of requests that routers trace
     """For requests in flight after SIGTERM; the rest is given back, and continued elsewhere."""
+    tracing: TracingConfig = field(default_factory=TracingConfig)
+    """Of the requests that routers trace."""
     objectives: Objectives = field(default_factory=Objectives)
     """The same as the routers': schedulers aim at them."""
 

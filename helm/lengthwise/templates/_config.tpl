@@ -64,6 +64,11 @@ metrics_listen: 0.0.0.0:9090
 {{- if .Values.http.enabled -}}
 {{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "cors_origins" .Values.http.corsOrigins) -}}
 {{- end -}}
+{{- with .Values.tracing -}}
+{{- if .endpoint -}}
+{{- $_ := set $own "tracing" (dict "endpoint" .endpoint "sampling_ratio" .samplingRatio) -}}
+{{- end -}}
+{{- end -}}
 {{- $clients := include "lengthwise.clientTlsConfig" . | fromYaml -}}
 {{- toYaml (merge $own $what $clients $base .Values.router.config) -}}
 {{- end -}}
@@ -74,6 +79,9 @@ metrics_listen: 0.0.0.0:9090
   "objectives" .pool.weights.objectives
   "device" .pool.device
   "drain_seconds" .pool.drainSeconds -}}
+{{- with .root.Values.tracing.endpoint -}}
+{{- $_ := set $own "tracing" (dict "endpoint" .) -}}
+{{- end -}}
 {{- if .pool.flexible -}}
 {{- $_ := set $own "role" .pool.role -}}
 {{- end -}}
