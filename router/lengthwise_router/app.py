@@ -61,7 +61,6 @@ class RouterApplication:
     async def start(self) -> None:
         if self._config.tls is not None:
             channel_credentials(self._config.tls)  # what workers will be shown is refused now
-        self._tracer = tracer_of(self._config.tracing, "lengthwise-router", self._router_id)
         registry = CollectorRegistry()
         await self._join(registry)
         self._run()
@@ -77,6 +76,7 @@ class RouterApplication:
             num_unknown=lambda role, condition: self._fleet.num_unknown(role, condition),
             num_discovered=lambda: self._fleet.num_discovered,
         )
+        self._tracer = tracer_of(config.tracing, "lengthwise-router", self._router_id)
         self._wakeups = Wakeups()
         self._pacer = Pacer(config.message_interval_seconds)
         self._fleet = Fleet(

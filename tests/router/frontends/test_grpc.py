@@ -48,6 +48,9 @@ class UnreadContext:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {}
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def write(self, _: object) -> None:
         if self.num_written == 2:
             await asyncio.Event().wait()
