@@ -94,6 +94,8 @@ def _value(hint: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(hint))
     if get_origin(hint) is tuple:
         return f"list: {_value(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return f"by name: {_value(get_args(hint)[1])}"
     options = [part for part in get_args(hint) if part is not NoneType]
     return " or ".join(map(_value, options)) if options else NAMES[hint]
 
