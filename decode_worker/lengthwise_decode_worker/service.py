@@ -150,7 +150,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
     def _span(self, context: Context) -> ReservationSpan | None:
         if self._tracer is None:
             return None
-        span = self._tracer.join("decode worker", context.invocation_metadata() or ())
+        span = self._tracer.begin("decode worker", context.invocation_metadata() or ())
         return None if span is None else ReservationSpan(span)
 
     def _check(self, request: decode_pb2.ReserveRequest) -> None:

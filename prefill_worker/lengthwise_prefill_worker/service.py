@@ -102,7 +102,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         goes_on = False
         span = None
         if self._tracer is not None:
-            span = self._tracer.join("prefill worker", context.invocation_metadata() or ())
+            span = self._tracer.begin("prefill worker", context.invocation_metadata() or ())
         computed = None
         try:
             if sent:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from end_to_end.collector import Collector, Seen, collecting
-from harness.waiting import until
+from harness.waiting import eventually, until
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -111,6 +111,17 @@ def test_http_continues_a_trace_too(traced: tuple[Collector, LocalCluster]) -> N
     )
     assert answer.status_code == 200, answer.text
     until(lambda: "router" in services(collector.of(context.trace_id)))
+
+
+async def test_the_asynchronous_client_continues_a_trace_too(
+    traced: tuple[Collector, LocalCluster],
+) -> None:
+    collector, cluster = traced
+    context = new_context(sampled=True)
+    async with lengthwise.AsyncClient(cluster.endpoint) as client:
+        with within(context):
+            await client.generate(SECRET, max_tokens=3)
+    await eventually(lambda: services(collector.of(context.trace_id)) == ALL)
 
 
 def test_what_is_not_sampled_is_not_exported(traced: tuple[Collector, LocalCluster]) -> None:

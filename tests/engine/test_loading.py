@@ -104,6 +104,13 @@ def test_a_write_in_place_is_noticed_and_a_new_file_changes_nothing(copy_of: Cop
     assert "written to while they were served" in str(loaded.failure)
 
 
+def test_a_write_changes_nothing_of_what_was_converted(copy_of: CopyOf) -> None:
+    path = copy_of("llama") / WEIGHTS
+    loaded = load_runner(path.parent, device="cpu", num_blocks=2, dtype=torch.bfloat16)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert loaded.failure is None
+
+
 SHOWN = (
     "import logging, sys; logging.basicConfig(level='INFO', format='LOG %(message)s');"
     "from lengthwise_checkpoint import progress;"

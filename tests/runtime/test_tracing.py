@@ -68,7 +68,7 @@ def test_a_worker_traces_what_its_caller_traces(
 ) -> None:
     tracer = Tracer(NOWHERE, 0.0, "any", "any")
     try:
-        span = tracer.join("any", headers)
+        span = tracer.begin("any", headers)
         assert (span is not None) == is_sampled
         if span is not None:
             assert dict(span.headers())["traceparent"].startswith(PARENT[:36])
@@ -83,7 +83,8 @@ def test_many_spans_without_a_collector_are_dropped_and_cost_little() -> None:
 
     def requests(_: int) -> None:
         for _ in range(500):
-            span = tracer.begin("any", (), time.monotonic())
+            span = tracer.begin("any", ())
+            assert span is not None
             span.child("phase", began_at, time.monotonic())
             span.end(time.monotonic(), {"some": 1})
 

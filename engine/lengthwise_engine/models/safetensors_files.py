@@ -66,14 +66,15 @@ class SafetensorsFiles:
         places = [place for file in self._files.values() for place in file.places.values()]
         total = sum(place.end - place.begin for place in places)
         self._progress = ByteProgress(f"loading {folder.name}", f"loaded {folder.name}", total)
+        self._is_told = hashed  # by one of several ranks
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
     @property
     def is_changed(self) -> bool:
-        """Whether a file was written to in place, which changes what was mapped of it."""
-        return any(file.is_changed for file in self._files.values())
+        """Whether a file was written to in place, and with it what is mapped."""
+        return bool(self._mapped_bytes) and any(file.is_changed for file in self._files.values())
 
     def names(self) -> set[str]:
         return set(self._file_of)
@@ -85,7 +86,8 @@ class SafetensorsFiles:
     def log_end(self) -> None:
         """All that was wanted is loaded."""
         mapped = f", {self._mapped_bytes / 2**20:,.0f} MiB of them mapped and not copied"
-        self._progress.finish(mapped if self._mapped_bytes else "")
+        if self._is_told:
+            self._progress.finish(mapped if self._mapped_bytes else "")
 
     def require(self, part: TensorPart) -> None:
         """Raises `CheckpointError` unless the tensor has the shape that is expected."""
@@ -115,7 +117,7 @@ class SafetensorsFiles:
             for at in range(first, last, PIECE_BYTES):
                 piece = min(PIECE_BYTES, last - at)
                 file.fetch(at, at + piece)
-                self._progress.add(piece)
+                self._tell(piece)
         self._mapped_bytes += end - begin
         return file.rows(begin, end, dtype).view(-1, *parts[0].shape[1:])
 
@@ -138,8 +140,12 @@ class SafetensorsFiles:
             target_rows.copy_(rows)
             piece = len(rows) * place.row_bytes
             file.let_go(at, at + piece)
-            self._progress.add(piece)
+            self._tell(piece)
             at += piece
+
+    def _tell(self, num_bytes: int) -> None:
+        if self._is_told:
+            self._progress.add(num_bytes)
 
     def _read(self, name: str) -> None:
         """Hashes it before it is used, which brings it into memory in one pass."""

@@ -36,7 +36,7 @@ logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter").setLevel(lo
 
 
 class TracedSpan:
-    """A process's part in a request. Times are of the monotonic clock."""
+    """A process's part in a request that is sampled. Times are of the monotonic clock."""
 
     def __init__(self, tracer: trace.Tracer, name: str, headers: Headers, began_at: float) -> None:
         self._tracer = tracer
@@ -53,7 +53,7 @@ class TracedSpan:
         return self._span.get_span_context().trace_flags.sampled
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """Of calls to peers, which continue the trace, or know that it is not sampled."""
+        """Of calls to peers, which continue the trace."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, self._context)
         return tuple(carrier.items())
@@ -67,8 +67,6 @@ class TracedSpan:
         error: str = "",
     ) -> None:
         """A phase that is over; it may end after its parent."""
-        if not self.is_sampled:
-            return
         span = self._tracer.start_span(name, self._context, start_time=self._clock(began_at))
         self._finish(span, max(began_at, ended_at), facts or {}, error)
 
@@ -102,13 +100,13 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("lengthwise")
 
-    def begin(self, name: str, headers: Headers, began_at: float) -> TracedSpan:
-        """Continues the trace that the `headers` name, or begins one."""
-        return TracedSpan(self._tracer, name, headers, began_at)
-
-    def join(self, name: str, headers: Headers) -> TracedSpan | None:
-        """Continues the trace that the `headers` name; None where that is none that is sampled."""
-        span = self.begin(name, headers, time.monotonic())
+    def begin(
+        self, name: str, headers: Headers, began_at: float | None = None
+    ) -> TracedSpan | None:
+        """Continues the trace that the `headers` name, or begins one; None where it is not sampled.
+        `began_at`: unless that is now."""
+        at = time.monotonic() if began_at is None else began_at
+        span = TracedSpan(self._tracer, name, headers, at)
         return span if span.is_sampled else None
 
     def close(self) -> None:
