@@ -186,11 +186,13 @@ class RequestRecord:
         if self.span is not None and (code != "OK" or self._phase == "decode"):
             self._phase_ended(self._phase, "" if code == "OK" else code)
 
-    def phases(self) -> Iterator[tuple[TracedPhase, inference_pb2.ExplainAttempt | None]]:
-        """Of a request that is traced, with the attempt that each belongs to; in order."""
+    def take_phases(self) -> Iterator[tuple[TracedPhase, inference_pb2.ExplainAttempt | None]]:
+        """Of a request that is traced, with the attempt that each belongs to; in order, once."""
         yield from ((phase, None) for phase in self._phases)
+        self._phases = []
         for attempt in self._attempts:
             yield from ((phase, attempt.message) for phase in attempt.phases)
+            attempt.phases = []
 
     @property
     def _phase(self) -> str:

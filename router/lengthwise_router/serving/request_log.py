@@ -33,7 +33,7 @@ def end_span(record: RequestRecord) -> None:
     span, record.span = record.span, None
     if span is None:
         return
-    for phase, attempt in record.phases():
+    for phase, attempt in record.take_phases():
         names = ("prefill_worker", "decode_worker") if attempt is not None else ()
         workers = {name: getattr(attempt, name) for name in names}
         span.child(phase.name, phase.began_at, phase.ended_at, workers, phase.error)

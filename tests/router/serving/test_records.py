@@ -1,5 +1,8 @@
 """Records of requests hold what was decided and reported, and stay small."""
 
+from itertools import pairwise
+from typing import cast
+
 from router.generations import placement
 
 from lengthwise_policy.placement.blame import NO_BLAME
@@ -11,6 +14,7 @@ from lengthwise_router.serving.records import (
     RequestRecord,
     RequestRecords,
 )
+from lengthwise_runtime.tracing.tracer import TracedSpan
 from lengthwise_wire.errors import NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, inference_pb2, prefill_pb2
 
@@ -47,6 +51,66 @@ def test_an_attempt_is_recorded_with_what_its_workers_reported() -> None:
     assert (first.cached_tokens_prefill, first.cached_tokens_decode) == (960, 64)
     assert (first.reserve_reason, first.prefill_reason) == ("room", "window")
     assert (second.cached_tokens_decode, second.prefill_reason) == (992, "step")
+
+
+def phases_of(life: RequestRecord) -> list[tuple[str, str]]:
+    """Names and errors; each begins where the one before it ends."""
+    found = [phase for phase, _ in life.take_phases()]
+    for before, after in pairwise(found):
+        assert before.ended_at == after.began_at
+    assert not list(life.take_phases()), "they are not kept"
+    return [(phase.name, phase.error.partition(":")[0]) for phase in found]
+
+
+def traced() -> RequestRecord:
+    span = cast(TracedSpan, object())
+    life = RequestRecord(request_id="r1", tenant="", model="stub", priority=0, span=span)
+    life.measured(1000, 10, "long")
+    life.admission("waits", 0.0)
+    life.admission("admitted", 0.1)
+    return life
+
+
+def test_phases_of_a_traced_request_follow_each_other_over_all_attempts() -> None:
+    life = traced()
+    life.placed(placement(100))
+    life.reserved(0.1, decode_pb2.ReserveResponse())
+    life.failed(failure("gone"))
+    life.placed(placement(16))
+    life.reserved(0.1, decode_pb2.ReserveResponse())
+    life.prefilled(prefill_pb2.PrefillResponse())
+    life.decoding()
+    life.decoding()
+    life.ended("OK", 1.0)
+    assert phases_of(life) == [
+        ("tokenise", ""), ("queue", ""),
+        ("placement", ""), ("reserve", ""), ("prefill", "prefill"),
+        ("placement", ""), ("reserve", ""), ("prefill", ""), ("transfer", ""), ("decode", ""),
+    ]  # fmt: skip
+
+
+def test_the_phase_in_which_a_traced_request_ends_has_the_error() -> None:
+    life = traced()
+    life.ended("CANCELLED", 1.0)
+    assert phases_of(life)[-1] == ("placement", "CANCELLED")
+    life = traced()
+    life.placed(placement(100))
+    life.ended("DEADLINE_EXCEEDED", 1.0)
+    assert phases_of(life)[-1] == ("reserve", "DEADLINE_EXCEEDED")
+    life = RequestRecord(
+        request_id="r", tenant="", model="m", priority=0, span=cast(TracedSpan, object())
+    )
+    life.ended("INVALID_ARGUMENT", 1.0)
+    assert phases_of(life) == [("tokenise", "INVALID_ARGUMENT")]
+
+
+def test_phases_of_a_traced_request_are_bounded_as_its_attempts_are() -> None:
+    life = traced()
+    for _ in range(100):
+        life.placed(placement(100))
+        life.failed(failure("gone"))
+    life.ended("UNAVAILABLE", 1.0)
+    assert len(list(life.take_phases())) <= 2 + 2 * MAX_ATTEMPTS + 1
 
 
 def test_preemptions_are_counted() -> None:
