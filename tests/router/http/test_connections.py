@@ -65,7 +65,7 @@ async def test_a_reader_that_takes_nothing_ends_its_stream(
     await asyncio.get_running_loop().sock_sendall(slow, posted(body))
     await eventually(lambda: deployment.decode[0].held)
     await deployment.nothing_is_held(10)
-    await eventually(lambda: not connections.BoundedConnection.idle)
+    await _connections(http, 0)
     slow.close()
 
 
@@ -169,6 +169,33 @@ async def test_pipelined_requests_are_answered_in_order(http: ServedHttp) -> Non
         texts.append(completion["usage"]["completion_tokens"])
     assert texts == [3, 2, 1]
     await caller.close()
+
+
+async def test_a_request_may_begin_where_another_ends(http: ServedHttp) -> None:
+    """However the bytes are cut."""
+    caller = await connected(http.deployment.app.http_address)
+    get = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    first = posted(_body(max_tokens=1))
+    caller.writer.write(first[:-5])
+    await asyncio.sleep(0.05)
+    caller.writer.write(first[-5:] + get * 3000 + get[:9])
+    for _ in range(3001):
+        assert b" 200 " in await caller.reader.readuntil(b"\r\n")
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await caller.reader.readexactly(length)
+    caller.writer.write(get[9:])
+    assert b" 200 " in await caller.reader.readuntil(b"\r\n")
+    await caller.close()
+
+
+async def test_a_body_for_nobody_is_taken_before_the_connection_closes(http: ServedHttp) -> None:
+    body = b" " * (8 << 20)
+    for path in ("/v1/nothing", "/v1/models"):
+        response = await http.post(body, path)
+        assert response.status_code in (404, 405)
+        assert response.headers["connection"] == "close"
+    await http.still_serves()
 
 
 async def test_one_connection_too_many_closes_the_one_idle_for_longest(

@@ -22,6 +22,9 @@ MAX_BODY_BYTES: Final = 16 << 20
 BODY_SECONDS: Final = 20.0
 """A body has arrived by then: as for gRPC."""
 
+BODY_IS_READ: Final = "body_is_read"
+"""What the state of a request says then."""
+
 LARGE_BYTES: Final = 1 << 16
 """A larger body is parsed in a thread, one at a time, and counts against `MAX_LARGE_BYTES`."""
 
@@ -74,6 +77,7 @@ class Bodies:
                     if len(body) > LARGE_BYTES:
                         self._charge(len(body) - charged)
                         charged = len(body)
+            setattr(request.state, BODY_IS_READ, True)
             if not charged:
                 return make(parsed(body, self._max_values))
             async with self._turn:

@@ -7,10 +7,12 @@ left of an answer that is not taken, nor how many connections there are.
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from starlette.types import Scope
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from lengthwise_runtime.calls.bounded_call import UNREAD_SECONDS
 from lengthwise_runtime.tls.contexts import PeerCertificate
@@ -31,17 +33,25 @@ MAX_HEADERS: Final = 100
 EXTENSION: Final = "lengthwise.connection"
 
 
+class Connections(ServerState):
+    """All of one listener."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle: dict[BoundedConnection, None] = {}
+        """Those that serve no request; the longest idle first."""
+
+
 class BoundedConnection(HttpToolsProtocol):
     """One connection. Life: as asyncio has it."""
 
-    idle: ClassVar[dict["BoundedConnection", None]] = {}
-    """Of the whole process, those that serve no request; the longest idle first."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, config: Config, connections: "Connections") -> None:
+        super().__init__(config, connections, {})
+        self._idle = connections.idle
         self._header_bytes = 0
         self._num_headers = 0
         self._in_headers = True
+        self._has_headers = False  # all of a request's, in what was received last
         self._waiting: asyncio.TimerHandle | None = None
         self._refusal = 400, "expected a request of HTTP/1.1"
 
@@ -49,14 +59,14 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.peer = PeerCertificate(transport.get_extra_info("ssl_object"))
         if len(self.connections) > MAX_CONNECTIONS:
-            longest_idle = next(iter(self.idle), self)
+            longest_idle = next(iter(self._idle), self)
             longest_idle.abort()
-            self.idle.pop(longest_idle, None)
-        self.idle[self] = None
+            self._idle.pop(longest_idle, None)
+        self._idle[self] = None
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.idle.pop(self, None)
+        self._idle.pop(self, None)
         self._stop_waiting()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -70,9 +80,11 @@ class BoundedConnection(HttpToolsProtocol):
             return
         if self._in_headers:
             self._expect_headers()
-            before = self._header_bytes
+        goes_on, before = self._in_headers, self._header_bytes
+        self._has_headers = False
         super().data_received(data)
-        if self._in_headers and not self.transport.is_closing():
+        goes_on = goes_on and self._in_headers and not self._has_headers
+        if goes_on and not self.transport.is_closing():
             # What the parser has not reported yet is a header that goes on and on.
             self._header_bytes = max(self._header_bytes, before + len(data))
             if self._header_bytes > MAX_HEADER_BYTES:
@@ -95,9 +107,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
+        self._in_headers, self._has_headers = False, True
+        self._header_bytes = 0
         self._stop_waiting()
-        self.idle.pop(self, None)
+        self._idle.pop(self, None)
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -106,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.loop.call_later(UNREAD_SECONDS, self.abort)  # where the answer is not taken
         elif self.cycle.response_complete:
             self._in_headers = True
-            self.idle[self] = None
+            self._idle[self] = None
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():

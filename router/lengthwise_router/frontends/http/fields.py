@@ -101,6 +101,7 @@ FIELDS: Final = (
     _refused("function_call", CHAT, "not served yet", "none", "auto"),
     _refused("modalities", CHAT, "text alone", ["text"]),
     _refused("audio", CHAT, "text alone"),
+    _refused("chat_template_kwargs", CHAT, "templates take no arguments yet", {}),
     _refused("moderation", CHAT, "there is none"),
     _refused("web_search_options", CHAT, "there is no search"),
     _refused("reasoning_effort", CHAT, "the models served have no such setting", "none"),

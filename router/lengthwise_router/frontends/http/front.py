@@ -4,18 +4,21 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lengthwise_router.frontends.http.body import discard
+from lengthwise_router.frontends.http.body import BODY_IS_READ, discard
 from lengthwise_router.frontends.http.connections import connection_of
 from lengthwise_router.frontends.http.errors import ErrorAnswer, HttpError, error_answer
 from lengthwise_runtime.calls.bounded_call import UNREAD_SECONDS
 from lengthwise_runtime.calls.places import RETRY_SECONDS, Count
 from lengthwise_wire.errors import LengthwiseError, NoWorkerAvailable, Overloaded
 from lengthwise_wire.limits import check_request_id
+
+_BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class HungUp(Exception):
@@ -73,13 +76,16 @@ def _known(error: BaseException) -> ErrorAnswer:
 
 
 async def _tell(scope: Scope, receive: Receive, send: Send, answer: ErrorAnswer) -> None:
-    """What came of the body is taken first, at least a while: else the caller learns nothing."""
+    """What is still to come of the body is taken, for a while: a caller who is closed upon while it
+    sends learns nothing."""
     headers = {
         "content-type": "application/json",
         "content-length": str(len(answer.body)),
         **answer.headers,
     }
-    is_early = answer.status in (408, 413, 415)
+    is_early = _BODY_HEADERS.intersection(name for name, _ in scope["headers"]) and not scope[
+        "state"
+    ].get(BODY_IS_READ)
     if is_early:
         headers["connection"] = "close"
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]

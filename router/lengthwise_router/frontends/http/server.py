@@ -11,12 +11,12 @@ from typing import NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.server import ServerState
 
 from lengthwise_router.frontends.http.connections import (
     HEADER_SECONDS,
     IDLE_SECONDS,
     BoundedConnection,
+    Connections,
 )
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.tls.config import TlsConfig
@@ -38,7 +38,7 @@ class HttpServer:
         """Errors: ConfigError."""
         self._listen = Address.parse(listen)
         self._tls = None if tls is None else server_context(tls, "tls")
-        self._state = ServerState()
+        self._state = Connections()
         self._config = uvicorn.Config(
             app,
             http=BoundedConnection,
@@ -57,7 +57,7 @@ class HttpServer:
         self._tick()
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: BoundedConnection(self._config, self._state, {}),
+                lambda: BoundedConnection(self._config, self._state),
                 self._listen.host,
                 self._listen.port,
                 ssl=self._tls,
