@@ -92,7 +92,10 @@ class RouterApplication:
             for checkpoint, model in zip(checkpoints, models, strict=True)
         )
         for model in self._models:
-            await model.encoder.start()
+            try:
+                await model.encoder.start()
+            except ConfigError as error:
+                raise ConfigError(f"model {model.name!r}: {error}") from error
         self._grammars = GrammarCompiler(max_waiting=config.max_requests_in_flight)
         self._service = InferenceService(
             models=self._models,

@@ -17,6 +17,7 @@ from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.objectives import Objectives
 from lengthwise_router.config import DiscoveryConfig, RouterConfig, ServedModelConfig
+from lengthwise_runtime.config import ConfigError
 from lengthwise_wire.v1 import inference_pb2
 
 
@@ -317,3 +318,13 @@ async def test_each_model_has_a_tokenizer_and_a_context_of_its_own(
     assert "the context of 64 tokens" in refusal.details()
     answer = await deployment.generate(model="stub", prompt=[65] * 64, max_tokens=1)
     assert answer.token_ids == stub_answer([65] * 64, 1)
+
+
+async def test_a_chat_template_that_does_not_compile_is_told_with_its_model(
+    serve: Serve, stub_checkpoint: Path, tmp_path: Path
+) -> None:
+    bad = write_toy_checkpoint(tmp_path / "bad", context_length=64)
+    (bad / "tokenizer_config.json").write_text('{"chat_template": "{% if %}"}')
+    models = tuple(ServedModelConfig(model=str(path)) for path in (bad, stub_checkpoint))
+    with pytest.raises(ConfigError, match=r"model 'bad': the chat template does not compile"):
+        await serve("bad", "stub", models=models)
