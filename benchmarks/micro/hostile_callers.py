@@ -1,8 +1,9 @@
 """What one hostile caller costs another: how long a tiny request waits, and the router's memory.
 
 A router stands alone. One process sends a heavy input again and again, `CONCURRENCY` calls at a
-time; this one asks for the tokens of five letters every 10 ms. Budgets: p99 at most 50 ms, the
-router and its children 600 MiB. `--python` of another checkout measures that one's router:
+time, or a flood of small ones; this one asks for the tokens of five letters every 10 ms. Budgets:
+p99 at most 50 ms, the router and its children 600 MiB. `--python` of another checkout measures that
+one's router:
 
     python -m micro.hostile_callers --python ../before/.venv/bin/python --commit fe0e288
 """
@@ -17,8 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -96,22 +99,53 @@ def inputs() -> Mapping[str, bytes]:
     }
 
 
-async def send(address: str, message: bytes, stop: Event) -> None:
-    async def caller() -> None:
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the hostile process sends: so many calls at once on each of its connections."""
+
+    message: bytes
+    path: str = "/lengthwise.v1.Inference/Generate"
+    connections: int = CONCURRENCY
+    at_once: int = 1
+
+
+def floods() -> Mapping[str, Calls]:
+    """Of small calls."""
+    prompt = inference_pb2.Prompt(text="hello")
+    tokenize = inference_pb2.TokenizeRequest(prompt=prompt).SerializeToString()
+    generate = inference_pb2.GenerateRequest(prompt=prompt).SerializeToString()
+    explain = inference_pb2.ExplainRequest(request_id="x").SerializeToString()
+    inference, health = "/lengthwise.v1.Inference", "/grpc.health.v1.Health"
+    return {
+        "flood of Tokenize": Calls(tokenize, f"{inference}/Tokenize", 1, 1000),
+        "flood of Tokenize on 50": Calls(tokenize, f"{inference}/Tokenize", 50, 20),
+        "flood of Generate": Calls(generate, f"{inference}/Generate", 1, 1000),
+        "flood of Explain": Calls(explain, f"{inference}/Explain", 1, 1000),
+        "flood of GetModel": Calls(b"", f"{inference}/GetModel", 1, 1000),
+        "flood of health": Calls(b"", f"{health}/Check", 1, 1000),
+        "flood of an unknown method": Calls(b"", "/none/Such", 1, 1000),
+    }
+
+
+async def send(address: str, calls: Calls, stop: Event) -> None:
+    async def call_often(method: Any) -> None:
+        while not stop.is_set():
+            try:
+                async for _ in method(calls.message, timeout=20):
+                    pass
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.001)
+
+    async def connection() -> None:
         async with grpc.aio.insecure_channel(address, options=LARGE) as channel:
-            generate = channel.unary_stream("/lengthwise.v1.Inference/Generate", None, None)
-            while not stop.is_set():
-                try:
-                    async for _ in generate(message, timeout=20):
-                        pass
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.001)
+            method = channel.unary_stream(calls.path, None, None)
+            await asyncio.gather(*(call_often(method) for _ in range(calls.at_once)))
 
-    await asyncio.gather(*(caller() for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(connection() for _ in range(calls.connections)))
 
 
-def hostile(address: str, message: bytes, stop: Event) -> None:
-    asyncio.run(send(address, message, stop))
+def hostile(address: str, calls: Calls, stop: Event) -> None:
+    asyncio.run(send(address, calls, stop))
 
 
 async def ask(address: str, seconds: float) -> list[float]:
@@ -142,7 +176,7 @@ def peak_mib(process: psutil.Process) -> float:
     return kib / 1024
 
 
-def measure(python: str, name: str, message: bytes, folder: Path, model: Path) -> dict[str, object]:
+def measure(python: str, name: str, calls: Calls, folder: Path, model: Path) -> dict[str, object]:
     (folder / "announced").mkdir(parents=True)
     router = Process(
         name="router",
@@ -163,14 +197,15 @@ def measure(python: str, name: str, message: bytes, folder: Path, model: Path) -
     try:
         router.wait_ready(60)
         stop = multiprocessing.Event()
-        caller = multiprocessing.Process(target=hostile, args=(router.address, message, stop))
-        if message:
+        caller = multiprocessing.Process(target=hostile, args=(router.address, calls, stop))
+        is_alone = name == "nothing"
+        if not is_alone:
             caller.start()
         time.sleep(0.5)
         taken = sorted(asyncio.run(ask(router.address, SECONDS)))
         peak = peak_mib(psutil.Process(router.pid))
         stop.set()
-        if message:
+        if not is_alone:
             caller.join(30)
             caller.kill()
     finally:
@@ -178,8 +213,8 @@ def measure(python: str, name: str, message: bytes, folder: Path, model: Path) -
         router.wait(10)
     return {
         "input": name,
-        "input_bytes": len(message),
-        "concurrency": CONCURRENCY,
+        "input_bytes": len(calls.message),
+        "concurrency": calls.connections * calls.at_once,
         "context_tokens": CONTEXT_TOKENS,
         "tiny_requests": len(taken),
         "tiny_p50_ms": round(taken[len(taken) // 2] * 1e3, 1),
@@ -201,9 +236,10 @@ def main() -> None:
         folder = Path(scratch)
         model = write_toy_checkpoint(folder / "toy", context_length=CONTEXT_TOKENS)
         (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-        for number, (name, message) in enumerate(inputs().items()):
+        heavy = {name: Calls(message) for name, message in inputs().items()}
+        for number, (name, calls) in enumerate({**heavy, **floods()}.items()):
             if arguments.only in name:
-                row = measure(arguments.python, name, message, folder / str(number), model)
+                row = measure(arguments.python, name, calls, folder / str(number), model)
                 rows.append({**({"commit": arguments.commit} if arguments.commit else {}), **row})
                 print(rows[-1], flush=True)
     if not arguments.dry:
