@@ -201,8 +201,9 @@ class RouterApplication:
                 f'http: {error}; install what it needs: pip install "lengthwise[http]"'
             ) from error
         app = http_application(self._service, config, self._server.liveness, count)
-        self._http = HttpServer(app, config.http.listen, config.client_tls or config.tls)
-        self.http_address = str(self._reachable(await self._http.start()))
+        server = HttpServer(app, config.http.listen, config.client_tls or config.tls)
+        self.http_address = str(self._reachable(await server.start()))
+        self._http = server
         self._tasks.append(asyncio.create_task(self._http.run(), name="HTTP"))
         logger.info("HTTP is served on %s", self.http_address)
 

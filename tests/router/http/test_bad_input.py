@@ -276,6 +276,7 @@ async def test_an_unknown_path_method_or_model_is_told(shared: ServedHttp) -> No
     assert error_of(await shared.plain.get("/v2"))["type"] == "invalid_request_error"
     response = await shared.plain.get("/v1/completions")
     assert (response.status_code, error_of(response)["param"]) == (405, None)
+    assert response.headers["allow"] == "POST"
     response = await shared.complete(model="other")
     assert (response.status_code, error_of(response)["code"]) == (404, "model_not_found")
     response = await shared.complete(model="")

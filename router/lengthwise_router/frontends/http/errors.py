@@ -68,14 +68,23 @@ _FIELDS: Final = (
 )
 """What the wire's messages begin with, and what HTTP calls it."""
 
+_REMEDY: Final = ("send prompt.text or prompt.token_ids", "use /v1/completions")
+
 
 class HttpError(Exception):
     """A refusal that has no class among the errors of the wire."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        self.headers = headers or {}
         self.status = status
         self.param = param
         self.code = code
@@ -94,7 +103,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
     """Never a traceback: what is none of our errors is logged, and told by its class alone."""
     if isinstance(error, HttpError):
         kind = Kind(status=error.status, type="invalid_request_error", code=error.code)
-        return _answer(kind, str(error), error.param)
+        return _answer(kind, str(error), error.param, error.headers)
     if not isinstance(error, LengthwiseError):
         logger.error("unexpected error in a handler", exc_info=error)
         error = InternalError(f"a defect in the server ({type(error).__name__}); see its log")
@@ -126,6 +135,7 @@ def _in_names_of_http(message: str) -> tuple[str, str | None]:
         if message.startswith(name):
             message = ours + message.removeprefix(name)
             break
+    message = message.replace(*_REMEDY)
     name, separator, _ = message.partition(":")
     is_field = (
         separator

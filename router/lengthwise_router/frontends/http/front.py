@@ -69,7 +69,9 @@ def _given_id(scope: Scope) -> str:
 def _known(error: BaseException) -> ErrorAnswer:
     if isinstance(error, HTTPException):
         unknown = {404: "there is no such path", 405: "there is no such method of this path"}
-        error = HttpError(error.status_code, unknown.get(error.status_code, error.detail))
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        message = unknown.get(error.status_code, error.detail)
+        error = HttpError(error.status_code, message, headers=headers)
     if not isinstance(error, Exception):
         error = NoWorkerAvailable("this router stops; try another one")
     return error_answer(error)
