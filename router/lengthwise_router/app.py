@@ -95,6 +95,7 @@ class RouterApplication:
             try:
                 await model.encoder.start()
             except ConfigError as error:
+                await self._close_encoders()
                 raise ConfigError(f"model {model.name!r}: {error}") from error
         self._grammars = GrammarCompiler(max_waiting=config.max_requests_in_flight)
         self._service = InferenceService(
@@ -149,6 +150,10 @@ class RouterApplication:
             workers=workers,
             metrics=metrics,
         )
+
+    async def _close_encoders(self) -> None:
+        for model in self._models:
+            await model.encoder.close()
 
     def _run(self) -> None:
         self._tasks = [
@@ -237,8 +242,7 @@ class RouterApplication:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fleet.close()
-        for model in self._models:
-            await model.encoder.close()
+        await self._close_encoders()
         await self._grammars.close()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
