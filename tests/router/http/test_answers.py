@@ -8,6 +8,7 @@ import pytest
 from router.http.raw import ServedHttp, answer
 from router.stub_workers import MODEL
 
+from lengthwise_router.frontends.http import answers
 from lengthwise_wire.v1 import inference_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -132,6 +133,20 @@ async def test_logprobs_of_a_chat_name_tokens_and_their_bytes(shared: ServedHttp
     assert bytes(b for entry in content for b in entry.bytes or []).decode() == answer(RENDERED, 5)
     assert all(len(entry.top_logprobs) == 2 for entry in content)
     assert content[0].logprob == pytest.approx(-content[0].bytes[0] / 100)  # type: ignore[index]
+
+
+async def test_log_probabilities_that_are_collected_are_bounded(
+    shared: ServedHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "MAX_COLLECTED_LOGPROBS", 30)
+    monkeypatch.setattr(answers, "INLINE_LOGPROBS", 20)
+    fields: Any = {"model": MODEL, "prompt": PROMPT, "n": 2, "logprobs": 2}
+    await shared.openai.completions.create(**fields, max_tokens=5)
+    with pytest.raises(openai.BadRequestError, match="stream"):
+        await shared.openai.completions.create(**fields, max_tokens=6)
+    await shared.still_serves()
+    stream = await shared.openai.completions.create(**fields, max_tokens=6, stream=True)
+    assert [chunk async for chunk in stream]
 
 
 @pytest.mark.parametrize("stream", [False, True])

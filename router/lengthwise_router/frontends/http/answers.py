@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from lengthwise_router.frontends.http.errors import ErrorAnswer
+from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 FINISH_REASONS: Final = {
@@ -20,6 +21,11 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEPALIVE: Final = b": still here\n\n"
 """A comment, which readers of events skip."""
 
+MAX_COLLECTED_LOGPROBS: Final = 1 << 16
+"""Of a call that is answered as a whole: 10 MB of text, made in one go. Streams keep none."""
+
+INLINE_LOGPROBS: Final = 1 << 11
+
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -29,7 +35,7 @@ class Answer:
 
     index: int
     is_first: bool = True
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)  # of `logprobs`
     pieces: list[str] = field(default_factory=list)
     logprobs: list[common_pb2.TokenLogprobs] | None = None  # None: not asked for
     finish_reason: str | None = None
@@ -40,9 +46,9 @@ class Answer:
         return "".join(self.pieces)
 
     def take(self, response: inference_pb2.GenerateResponse) -> None:
-        self.token_ids.extend(response.token_ids)
         self.pieces.append(response.text)
         if self.logprobs is not None:
+            self.token_ids.extend(response.token_ids)
             self.logprobs.extend(response.logprobs)
         if response.finish_reason:
             self.finish_reason = FINISH_REASONS[response.finish_reason]
@@ -123,12 +129,25 @@ class Collected:
         self._call = call
         self._shape = shape
         self._answers = call.new_answers()
+        self._num_logprobs = 0
 
     async def take(self, index: int, response: inference_pb2.GenerateResponse) -> None:
+        """Errors: InvalidRequest for more log probabilities than are collected."""
+        self._num_logprobs += sum(1 + len(each.top) for each in response.logprobs)
+        if self._num_logprobs > MAX_COLLECTED_LOGPROBS:
+            raise InvalidRequest(
+                f"logprobs: got more than {MAX_COLLECTED_LOGPROBS} in all choices together,"
+                " alternatives included; expected fewer, or stream set to true"
+            )
         self._answers[index].take(response)
 
     async def keep_alive(self) -> None:
         """Nothing can be said before all is there."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its body takes long enough to be made in a thread."""
+        return self._num_logprobs > INLINE_LOGPROBS
 
     def body(self) -> bytes:
         choices = [

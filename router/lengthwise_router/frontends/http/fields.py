@@ -69,7 +69,11 @@ FIELDS: Final = (
     _served("stop", BOTH, "16 texts of 256 characters at most"),
     _served("stream", BOTH, "server-sent events"),
     _served("stream_options", BOTH, "`include_usage`; `include_obfuscation` is ignored"),
-    _served("logprobs", BOTH, "of the raw distribution; 0 to 20 for completions"),
+    _served(
+        "logprobs",
+        BOTH,
+        "0 to 20 for completions; 65,536 in an answer that is not streamed",
+    ),
     _served("top_logprobs", CHAT, "0 to 20, with `logprobs`"),
     _served("logit_bias", BOTH, "300 tokens at most"),
     _served("presence_penalty", BOTH),

@@ -103,7 +103,9 @@ class GenerationResponse(Response):
                 return
             collected = Collected(self._call, self._shape)
             await self._generating.run(requests, collected.take, collected.keep_alive)
-            whole = Response(collected.body(), media_type="application/json")
+            body = collected.body
+            made = await asyncio.to_thread(body) if collected.is_large else body()
+            whole = Response(made, media_type="application/json")
             await whole(scope, receive, send)
 
     async def _stream(
