@@ -261,7 +261,7 @@ class _Up:
             *(f"  {command} {request}{options}" for request, _ in calls),
             f"  {command} status{options}",
             *(f"  Python: Client({target}).{call}.text" for _, call in calls),
-            *([_curl(address, models[0], self._is_demo)] if address else []),
+            *(_over_http(address, models[0], self._is_demo) if address else []),
             "",
         ]
         if not is_loopback(self._cluster.host):
@@ -270,8 +270,8 @@ class _Up:
         return "\n".join(lines)
 
 
-def _curl(address: str, model: Model, is_demo: bool) -> str:
-    """How to call a model over HTTP."""
+def _over_http(address: str, model: Model, is_demo: bool) -> tuple[str, str]:
+    """How to call a model over HTTP, and where the page is."""
     body: dict[str, object] = {"model": model.name, "max_tokens": 64}
     chats = model.has_chat_template and not is_demo
     if chats:
@@ -279,10 +279,8 @@ def _curl(address: str, model: Model, is_demo: bool) -> str:
     else:
         body["prompt"] = FIRST_PROMPT if is_demo else BASE_PROMPT
     path = "chat/completions" if chats else "completions"
-    return (
-        f"  curl http://{address}/v1/{path} -H 'content-type: application/json'"
-        f" -d {shlex.quote(json.dumps(body))}"
-    )
+    curl = f"  curl http://{address}/v1/{path} -H 'content-type: application/json'"
+    return f"{curl} -d {shlex.quote(json.dumps(body))}", f"  in a browser: http://{address}/"
 
 
 def _suggestions(models: Sequence[Model]) -> Iterator[tuple[str, str]]:

@@ -256,6 +256,7 @@ class Service(TypedDict, total=False):
 class Http(TypedDict, total=False):
     enabled: bool
     port: Port
+    page: bool
     corsOrigins: list[Annotated[str, Field(pattern="^(https?://[^ /]+|[*])$")]]
 
 

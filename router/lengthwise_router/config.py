@@ -83,6 +83,7 @@ class HttpConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     listen: str = ""  # host:port; empty: no HTTP
+    page: bool = True  # at `/`: a chat, what became of its last request, the workers now
     cors_origins: tuple[str, ...] = ()  # of pages whose scripts may call; none: no page's
 
 

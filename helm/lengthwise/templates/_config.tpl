@@ -62,7 +62,7 @@ metrics_listen: 0.0.0.0:9090
   "drain_seconds" .Values.router.drainSeconds
   "discovery" (dict "kubernetes" (dict "services" $services)) -}}
 {{- if .Values.http.enabled -}}
-{{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "cors_origins" .Values.http.corsOrigins) -}}
+{{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "page" .Values.http.page "cors_origins" .Values.http.corsOrigins) -}}
 {{- end -}}
 {{- with .Values.tracing -}}
 {{- if .endpoint -}}

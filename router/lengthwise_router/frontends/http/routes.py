@@ -32,6 +32,8 @@ from lengthwise_router.frontends.http.options import (
     token_ids,
     wire_requests,
 )
+from lengthwise_router.frontends.http.page.files import page_routes
+from lengthwise_router.frontends.http.page.reports import Reports
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.tenants import Caller
 from lengthwise_runtime.calls.places import Count
@@ -57,10 +59,11 @@ class Endpoints:
         self._liveness = liveness
         self._count = count
         self._bodies = Bodies(count, service.context_length)
+        self._reports = Reports(service)
         callers = CallerCheck(tls.callers if tls is not None else None)
         self._checks = {
             method: callers.of(SERVICE, method)
-            for method in ("Generate", "GetModel", "ListModels", "Tokenize")
+            for method in ("Explain", "Generate", "GetModel", "GetStatus", "ListModels", "Tokenize")
         }
         self._started = int(time.time())
 
@@ -126,6 +129,13 @@ class Endpoints:
         ids, model = await self._bodies.read(request, _detokenize_request)
         return JSONResponse({"prompt": await self._service.detokenize(ids, model)})
 
+    async def explain(self, request: Request) -> Response:
+        return self._reports.explanation(request, self._caller(request, "Explain"))
+
+    async def status(self, request: Request) -> Response:
+        self._caller(request, "GetStatus")
+        return await self._reports.status()
+
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -182,6 +192,7 @@ class Endpoints:
             "created": self._started,
             "owned_by": "lengthwise",
             "max_model_len": model.context_length,
+            "has_chat_template": model.has_chat_template,
         }
 
     def _caller(self, request: Request, method: str) -> Caller:
@@ -232,6 +243,8 @@ def http_application(
     gets = {
         "/v1/models": endpoints.models,
         "/v1/models/{name:path}": endpoints.model,
+        "/explain/{request_id:path}": endpoints.explain,
+        "/status": endpoints.status,
         "/health": endpoints.health,
         "/ready": endpoints.ready,
         "/version": endpoints.version,
@@ -240,6 +253,7 @@ def http_application(
         [
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),
+            *(page_routes() if config.http.page else []),
         ],
         redirect_slashes=False,
     )

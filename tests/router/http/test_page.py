@@ -1,0 +1,110 @@
+"""The page's files and the JSON that it shows beside the chat."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from router.deployment import Deploy
+from router.http.raw import JSON, ServedHttp, error_of
+from router.stub_workers import MODEL
+
+from lengthwise_router.config import HttpConfig
+from lengthwise_router.frontends.http.page.files import STATIC
+
+
+async def test_the_page_is_there_with_all_that_it_needs_and_nothing_from_elsewhere(
+    http: ServedHttp,
+) -> None:
+    page = await http.plain.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    pending, seen = set(re.findall(r'(?:src|href)="([^"]+)"', page.text)), set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        file = await http.plain.get("/" + name)
+        assert file.status_code == 200, name
+        assert file.headers["x-content-type-options"] == "nosniff"
+        imported = re.findall(r'from "\./([^"]+)"', file.text)
+        pending |= {f"page/{other}" for other in imported} - seen
+    assert seen == {f"page/{path.name}" for path in STATIC.iterdir() if path.suffix != ".html"}
+
+
+@pytest.mark.parametrize("path", sorted(STATIC.iterdir()), ids=lambda path: path.name)
+def test_no_file_makes_code_of_text_or_names_another_site(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
+                      "<script>", " style=", " onclick=", "//cdn", "https://"):  # fmt: skip
+        assert forbidden not in text
+
+
+async def test_what_runs_on_the_page_is_its_own_files_alone(http: ServedHttp) -> None:
+    policy = (await http.plain.get("/")).headers["content-security-policy"]
+    rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    assert rules["frame-ancestors"] == "'none'"
+
+
+async def test_without_the_page_all_else_is_served(serve: Deploy, http: ServedHttp) -> None:
+    deployment = await serve(http=HttpConfig(listen="127.0.0.1:0", page=False))
+    base = f"http://{deployment.app.http_address}"
+    for path in ("/", "/page/main.js"):
+        assert (await http.plain.get(base + path)).status_code == 404
+    assert (await http.plain.get(base + "/status")).status_code == 200
+
+
+async def test_a_request_is_explained_as_over_grpc(http: ServedHttp) -> None:
+    await http.complete(tenant="a")
+    response = await http.plain.post(
+        "/v1/completions",
+        json={"model": MODEL, "prompt": "a", "max_tokens": 3, "tenant": "a"},
+        headers={**JSON, "x-request-id": "one/two?"},
+    )
+    assert response.headers["x-request-id"] == "one/two?"
+    asked = {"tenant": "a", "model": MODEL}
+    told = (await http.plain.get("/explain/one%2Ftwo%3F", params=asked)).json()
+    (attempt,) = told["attempts"]
+    assert (told["request_id"], told["model"], told["output_tokens"]) == ("one/two?", MODEL, 3)
+    assert attempt["prefill_worker"] == http.deployment.prefill[0].worker_id
+    assert attempt["failure"] == ""
+    assert told["end"]["code"] == "OK"
+
+
+async def test_what_is_not_remembered_is_refused_in_words(http: ServedHttp) -> None:
+    response = await http.complete(tenant="a")
+    request_id = response.headers["x-request-id"]
+    for path in (f"/explain/{request_id}", "/explain/other"):
+        refused = await http.plain.get(path)
+        assert refused.status_code == 404
+        assert "request" in error_of(refused)["message"]
+    unknown = await http.plain.get(f"/explain/{request_id}", params={"model": "other"})
+    assert error_of(unknown)["code"] == "model_not_found"
+    for name in ("", "a" * 1000, "a%00b"):
+        assert (await http.plain.get(f"/explain/{name}")).status_code == 400
+
+
+async def test_the_status_is_that_of_grpc(http: ServedHttp) -> None:
+    await http.complete()
+    async with asyncio.timeout(10):
+        while True:
+            status = (await http.plain.get("/status")).json()
+            if all("status" in worker for worker in status["workers"]):
+                break
+            await asyncio.sleep(0.1)
+    assert status["router_id"].startswith("router-")
+    assert [model["model"] for model in status["models"]] == [MODEL]
+    assert {worker["status"]["role"] for worker in status["workers"]} == {
+        "ROLE_PREFILL",
+        "ROLE_DECODE",
+    }
+    assert status["num_workers"] == 2
+    assert not status["draining"]
+
+
+async def test_many_who_look_at_once_are_told_the_same_and_cost_one_report(
+    http: ServedHttp,
+) -> None:
+    answers = await asyncio.gather(*(http.plain.get("/status") for _ in range(50)))
+    assert len({answer.json()["uptime_seconds"] for answer in answers}) < 25
