@@ -118,7 +118,9 @@ async def refused(deployment: Deployment, **fields: Any) -> str:
 
 
 def conversation(**message: str) -> inference_pb2.Prompt:
-    turn = inference_pb2.ChatMessage(**message)
+    turn = inference_pb2.ChatMessage(
+        role=message.get("role", ""), content=message.get("content", "")
+    )
     return inference_pb2.Prompt(conversation=inference_pb2.Conversation(messages=[turn]))
 
 

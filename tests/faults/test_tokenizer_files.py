@@ -37,7 +37,9 @@ async def same_as_transformers(
         ids = truth.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-        messages = [inference_pb2.ChatMessage(**turn) for turn in turns]
+        messages = [
+            inference_pb2.ChatMessage(role=turn["role"], content=turn["content"]) for turn in turns
+        ]
         conversation = inference_pb2.Conversation(messages=messages)
         prompts.append((inference_pb2.Prompt(conversation=conversation), ids))
     for prompt, ids in prompts:

@@ -13,7 +13,7 @@ from lengthwise_wire.field_count import (
     UNCOUNTED_BYTES,
     check_num_fields,
 )
-from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS
+from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS, MAX_TOOLS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 Request = inference_pb2.GenerateRequest
@@ -46,6 +46,23 @@ def ids(token_ids: list[int]) -> bytes:
 
 LARGEST = {
     "a conversation": Request(prompt=conversation(MAX_MESSAGES)),
+    "calls": Request(
+        prompt=inference_pb2.Prompt(
+            conversation=inference_pb2.Conversation(
+                messages=[
+                    inference_pb2.ChatMessage(
+                        role="tool",
+                        content="x" * 900,
+                        tool_calls=[inference_pb2.ToolCall(id="i", name="n", arguments="{}")],
+                        tool_call_id="i",
+                        name="n",
+                    )
+                ]
+                * MAX_MESSAGES,
+                tools=["{}"] * MAX_TOOLS,
+            )
+        )
+    ),
     "token ids": Request(
         prompt=inference_pb2.Prompt(
             token_ids=common_pb2.TokenIds(ids=[300_000] * MAX_PROMPT_TOKENS)
@@ -99,7 +116,7 @@ def test_the_bounds_are_exact(extra: bytes, most: int) -> None:
     head = field(3, field(1, b"a" * UNCOUNTED_BYTES))  # a message, and one field
     check(head + extra * most)
     with pytest.raises(InvalidRequest, match="has more than"):
-        check(head + extra * (most + 3))
+        check(head + extra * (most + 5))
 
 
 def test_packed_numbers_are_bounded_exactly() -> None:

@@ -15,11 +15,12 @@ from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_TOKENS
 UNCOUNTED_BYTES = 1 << 16
 """Smaller messages have few enough fields, whatever they hold."""
 
-MAX_INNER_MESSAGES = MAX_MESSAGES + 1024
-"""Messages within a message: those of the longest conversation, and entries of maps."""
+MAX_INNER_MESSAGES = 2 * MAX_MESSAGES + 1024
+"""Messages within a message: those of the longest conversation, a call for each, and entries of
+maps."""
 
 MAX_FREE_FIELDS = 1024
-"""Fields besides two for each message within the message."""
+"""Fields besides four for each message within the message."""
 
 _CONTINUED = bytes(range(128, 256))
 _NUMBERS = (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
@@ -72,7 +73,7 @@ def _count(data: bytes, fields: Any, max_numbers: int) -> None:
             field = fields.get(tag >> 3)
             if field is not None and field.message_type is not None:
                 inner += 1
-                free += 3
+                free += 5
                 outer.append((fields, end))
                 fields, end = field.message_type.fields_by_number, position + length
             else:

@@ -22,6 +22,9 @@ MAX_PROMPT_TOKENS = 1 << 20
 MAX_MESSAGES = 4096
 """Messages of one conversation."""
 
+MAX_TOOLS = 128
+"""Functions that a model may call, as in OpenAI's API."""
+
 MAX_REQUEST_ID_CHARACTERS = 128
 
 MAX_TENANT_CHARACTERS = 128

@@ -1,11 +1,12 @@
 """The text of one answer: what follows the prompt, up to a stop string.
 
-Special tokens have no text in an answer, yet may be, or be part of, a stop string. In what is
-matched a mark stands for each one that a stop string has: a surrogate, which no text can hold.
+Special tokens have no text in an answer but those that are to be shown, yet may be, or be part of,
+a stop string. In what is matched a mark stands for each one that a stop string has: a surrogate,
+which no text can hold.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -26,9 +27,13 @@ class AnswerText:
         prompt_ids: Sequence[int],
         stop_strings: Sequence[str],
         min_tokens: int,
+        shown: Collection[str] = (),
     ) -> None:
-        """A stop string that completes within the first `min_tokens` does not count."""
+        """A stop string that completes within the first `min_tokens` does not count. `shown`: what
+        the text has of special tokens."""
         self._detokenizer = detokenizer_after(prompt_ids, vocabulary)
+        special = vocabulary.special_ids
+        self._shown = {special[text]: text for text in shown if text in special}
         self._marks: dict[int, str] = {}
         strings = dict.fromkeys(
             [*stop_strings, *(self._marked(string, vocabulary) for string in stop_strings)]
@@ -45,7 +50,7 @@ class AnswerText:
     def append(self, token_ids: Sequence[int]) -> tuple[int, str]:
         """How many of the tokens count, and the text that is certain after them."""
         if self._stop_strings is None:
-            return len(token_ids), self._detokenizer.append(token_ids)
+            return len(token_ids), self._decoded(token_ids)
         # One by one: the tokens after a stop string do not count.
         pieces = []
         for count, token_id in enumerate(token_ids, 1):
@@ -57,7 +62,7 @@ class AnswerText:
     def resume(self, token_ids: Sequence[int]) -> None:
         """Takes tokens whose text the caller has, faster than `append`."""
         if self._stop_strings is None:
-            self._detokenizer.append(token_ids)
+            self._decoded(token_ids)
             return
         groups = groupby(enumerate(token_ids), self._group)
         for _, places in groups:
@@ -81,8 +86,19 @@ class AnswerText:
         if mark := self._marks.get(token_ids[0]):
             text = self._detokenizer.finish() + mark
         else:
-            text = self._detokenizer.append(token_ids)
+            text = self._decoded(token_ids)
         return self._without_marks(self._stop_strings.append(text, may_end=self._may_end))
+
+    def _decoded(self, token_ids: Sequence[int]) -> str:
+        if self._shown.keys().isdisjoint(token_ids):
+            return self._detokenizer.append(token_ids)
+        pieces: list[str] = []
+        for token_id in token_ids:
+            if text := self._shown.get(token_id):
+                pieces += (self._detokenizer.finish(), text)
+            else:
+                pieces.append(self._detokenizer.append((token_id,)))
+        return "".join(pieces)
 
     def _group(self, place: tuple[int, int]) -> tuple[bool, int]:
         """The same for consecutive tokens that `_append` takes at once."""
@@ -101,7 +117,8 @@ class AnswerText:
                 token_id = vocabulary.special_ids.get(string[place : place + length])
                 if token_id is not None:
                     mark = chr(_FIRST_MARK + len(self._marks))
-                    pieces.append(self._marks.setdefault(token_id, mark))
+                    shown = self._shown.get(token_id)
+                    pieces.append(shown or self._marks.setdefault(token_id, mark))
                     place += length
                     break
             else:

@@ -9,7 +9,7 @@ from lengthwise_router.text.encoder import TextEncoder
 from lengthwise_router.text.sandbox.renderer import Renderer
 from lengthwise_router.text.sandbox.template_process import TemplateSetup
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
-from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_BYTES
+from lengthwise_wire.limits import MAX_MESSAGES, MAX_PROMPT_BYTES, MAX_TOOLS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 LONG_CONVERSATION_BYTES = 1 << 15
@@ -106,6 +106,11 @@ class PromptEncoder:
         if not 1 <= num_messages <= MAX_MESSAGES:
             raise InvalidRequest(
                 f"prompt.conversation: got {num_messages} messages, expected 1 to {MAX_MESSAGES}"
+            )
+        if len(conversation.tools) > MAX_TOOLS:
+            raise InvalidRequest(
+                f"prompt.conversation.tools: got {len(conversation.tools)}, expected at most"
+                f" {MAX_TOOLS}"
             )
         _check_size(num_bytes, "prompt.conversation")
         renderer = self._short if num_bytes <= LONG_CONVERSATION_BYTES else self._long

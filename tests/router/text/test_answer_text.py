@@ -44,10 +44,11 @@ def answer(
     prompt: Sequence[int] = (),
     resumed: int = 0,
     min_tokens: int = 0,
+    shown: Sequence[str] = (),
 ) -> tuple[str, int | None]:
     """The text, and after how many tokens it was stopped. With `resumed` tokens, what comes after
     the text that was certain after them."""
-    text = AnswerText(VOCABULARY, prompt, stop_strings, min_tokens)
+    text = AnswerText(VOCABULARY, prompt, stop_strings, min_tokens, shown)
     text.resume(tokens[:resumed])
     if text.is_stopped:
         return "", resumed
@@ -103,6 +104,24 @@ def test_a_character_that_the_prompt_began_is_the_answers() -> None:
     assert answer(tokens, ["🙂"], prompt=half[:2]) == ("", 3)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "stop", "expected"),
+    [
+        pytest.param(["▁a", "<|start|>", "b"], [], (" a<|start|>b", None), id="one of two"),
+        pytest.param(["<|start|>", "▁a", "<|end|>"], [], ("<|start|> a", None), id="not the other"),
+        pytest.param(["▁a", "<|start|>", "b"], ["<|start|>"], (" a", 2), id="stopped by it"),
+        pytest.param(["▁a", "<|start|>", "b"], ["start"], (" a<|", 2), id="and by a part of it"),
+        pytest.param(["▁a", "<|start|>", "<|end|>"], ["<|start|><|end|>"], (" a", 3), id="both"),
+        pytest.param(["▁a", "<|start|>", "🙂"], ["z"], (" a<|start|>🙂", None), id="before bytes"),
+    ],
+)
+def test_special_tokens_that_are_shown_are_text(
+    tokens: list[str], stop: list[str], expected: tuple[str, int | None]
+) -> None:
+    given = answer(ids_of(*tokens), stop, prompt=ids_of("b"), shown=["<|start|>", "<unheard>"])
+    assert given == expected
+
+
 words = st.lists(st.sampled_from(ids_of("▁a", "b", "c", "▁", "\n", *SPECIAL, "é")), max_size=12)
 stops = st.lists(
     st.lists(st.sampled_from([" a", "b", "c", " ", "é", *SPECIAL]), min_size=1, max_size=3).map(
@@ -112,16 +131,30 @@ stops = st.lists(
 )
 
 
-@given(tokens=words, prompt=words, strings=stops, cut=st.integers(0, 12), least=st.integers(0, 12))
+@given(
+    tokens=words,
+    prompt=words,
+    strings=stops,
+    cut=st.integers(0, 12),
+    least=st.integers(0, 12),
+    shown=st.sampled_from([(), SPECIAL[:1], SPECIAL]),
+)
 def test_a_stream_resumed_elsewhere_gives_the_very_text(
-    tokens: list[int], prompt: list[int], strings: list[str], cut: int, least: int
+    tokens: list[int],
+    prompt: list[int],
+    strings: list[str],
+    cut: int,
+    least: int,
+    shown: Sequence[str],
 ) -> None:
     """What the first router gave and what the second one gives, joined, is what one would give."""
-    whole, stopped = answer(tokens, strings, prompt=prompt, min_tokens=least)
+    whole, stopped = answer(tokens, strings, prompt=prompt, min_tokens=least, shown=shown)
     resumed = min(cut, len(tokens) if stopped is None else stopped - 1)
-    first = AnswerText(VOCABULARY, prompt, strings, least)
+    first = AnswerText(VOCABULARY, prompt, strings, least, shown)
     given = "".join(first.append([token_id])[1] for token_id in tokens[:resumed])
-    rest, stopped_too = answer(tokens, strings, prompt=prompt, resumed=resumed, min_tokens=least)
+    rest, stopped_too = answer(
+        tokens, strings, prompt=prompt, resumed=resumed, min_tokens=least, shown=shown
+    )
     assert (given + rest, stopped_too) == (whole, stopped)
 
 

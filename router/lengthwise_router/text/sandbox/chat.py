@@ -62,19 +62,29 @@ class ChatTemplate:
         self._names = dict(special_tokens)
         self._max_characters = max_characters
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Errors: TemplateRefuses when it fails on the conversation, or raises an exception;
-        MemoryError."""
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """`arguments`: further names.
+
+        Errors: TemplateRefuses when it fails on the conversation, or raises an exception;
+        MemoryError.
+        """
+        names = {
+            **self._names,
+            **(arguments or {}),
+            "messages": list(messages),
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         pieces = []
         size = 0
         try:
-            for piece in self._template.generate(
-                messages=list(messages),
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._names,
-            ):
+            for piece in self._template.generate(names):
                 pieces.append(piece)
                 size += len(piece)
                 if size > self._max_characters:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 from lengthwise_router.text.sandbox.chat import ChatTemplate, TemplateRefuses
+from lengthwise_router.text.sandbox.conversations import arguments_of, messages_of, tools_of
 from lengthwise_router.text.sandbox.process import serve
 from lengthwise_wire.v1 import inference_pb2
 
@@ -23,9 +24,9 @@ def _set_up(body: bytes) -> Callable[[bytes], bytes]:
 
     def render(body: bytes) -> bytes:
         conversation = inference_pb2.Conversation.FromString(body)
-        messages = [{"role": one.role, "content": one.content} for one in conversation.messages]
+        messages, tools = messages_of(conversation), tools_of(conversation)
         try:
-            return template.render(messages).encode()
+            return template.render(messages, tools, arguments_of(conversation)).encode()
         except UnicodeEncodeError as error:
             raise TemplateRefuses(f"what it renders is no text: {error}") from error
 

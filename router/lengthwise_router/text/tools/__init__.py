@@ -1,0 +1,1 @@
+"""What an answer's text says beside its words: calls of functions, and reasoning."""

@@ -1,0 +1,119 @@
+"""Calls that stand between markers in a text."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from lengthwise_router.text.tools.parts import Content, FunctionCall, Part, overlap
+
+ReadCalls = Callable[[str], list[FunctionCall]]
+"""Of what is between two markers. Errors: ValueError."""
+
+
+class BlockParser:
+    """Texts between `begin` and `end` are read as calls; what cannot be is text like all else.
+
+    A call is told when it is whole: nothing that was told has to be taken back. White space after a
+    call is left out unless text follows.
+    """
+
+    def __init__(
+        self, read: ReadCalls, begin: str, end: str | None, *, quotes: bool, begun: bool = False
+    ) -> None:
+        """`end` None: the end of the text, or the next `begin`. `quotes`: an end within a JSON
+        string is none. `begun`: the text begins within a block, without its marker."""
+        self._read = read
+        self._begin = begin
+        self._end = end
+        self._quotes = quotes
+        self._tail = ""  # outside of blocks: what may be the beginning of a marker
+        self._space: str | None = None  # after a call
+        self._opening = "" if begun else begin
+        self._block = self._new_block() if begun else None
+
+    def append(self, text: str) -> list[Part]:
+        parts: list[Part] = []
+        text, self._tail = self._tail + text, ""
+        while text:
+            if self._block is None:
+                before, marker, text = text.partition(self._begin)
+                if not marker:
+                    size = overlap(before, self._begin)
+                    self._tail = before[len(before) - size :]
+                    before = before[: len(before) - size]
+                self._add_text(parts, before)
+                if not marker:
+                    break
+                self._opening, self._block = self._begin, self._new_block()
+            rest = self._block.append(text)
+            if rest is None:
+                break
+            self._close(parts, self._end or "")
+            text = rest if self._end else self._begin + rest
+        return parts
+
+    def finish(self) -> list[Part]:
+        parts: list[Part] = []
+        if self._block is not None:
+            self._close(parts, "")
+        tail, self._tail = self._tail, ""
+        self._add_text(parts, tail)
+        return parts
+
+    def _close(self, parts: list[Part], ending: str) -> None:
+        assert self._block is not None
+        body, self._block = self._block.text, None
+        try:
+            calls = self._read(body)
+        except ValueError:
+            calls = []
+        if calls:
+            parts.extend(calls)
+            self._space = ""
+        else:
+            self._add_text(parts, self._opening + body + ending)
+
+    def _add_text(self, parts: list[Part], text: str) -> None:
+        if self._space is not None:
+            text = self._space + text
+            self._space = text if not text or text.isspace() else None
+            if self._space is not None:
+                return
+        if text:
+            parts.append(Content(text))
+
+    def _new_block(self) -> "_Block":
+        return _Block(self._end or self._begin, quotes=self._quotes)
+
+
+class _Block:
+    """The text up to an end marker."""
+
+    def __init__(self, end: str, *, quotes: bool) -> None:
+        self._end = end
+        found = re.escape(end)
+        self._pattern: Final = re.compile(rf'\\.|"|{found}' if quotes else found, re.DOTALL)
+        self._pieces: list[str] = []
+        self._tail = ""
+        self._is_quoted = False
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces) + self._tail
+
+    def append(self, text: str) -> str | None:
+        """What is after the end, if it has come."""
+        text = self._tail + text
+        seen = 0
+        for match in self._pattern.finditer(text):
+            seen = match.end()
+            if match[0] == '"':
+                self._is_quoted = not self._is_quoted
+            elif match[0] == self._end and not self._is_quoted:
+                self._pieces.append(text[: match.start()])
+                self._tail = ""
+                return text[seen:]
+        size = min(max(overlap(text, self._end), text.endswith("\\")), len(text) - seen)
+        self._tail = text[len(text) - size :]
+        self._pieces.append(text[: len(text) - size])
+        return None

@@ -1,0 +1,30 @@
+"""`<tool_call>{"name": …, "arguments": …}</tool_call>`, as Hermes and Qwen write calls."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from lengthwise_router.text.tools.blocks import BlockParser
+from lengthwise_router.text.tools.grammar import calls_grammar, json_call_rules
+from lengthwise_router.text.tools.json_calls import call_of, read_values
+from lengthwise_router.text.tools.parts import Function, FunctionCall, PartsParser
+
+BEGIN: Final = "<tool_call>"
+END: Final = "</tool_call>"
+
+
+class HermesFormat:
+    """See above."""
+
+    markers: Final = (BEGIN, END)
+
+    def parser(self, functions: Sequence[Function], *, is_forced: bool) -> PartsParser:
+        names = {function.name for function in functions}
+
+        def read(body: str) -> list[FunctionCall]:
+            return [call_of(value, names) for value in read_values(body, "")]
+
+        return BlockParser(read, BEGIN, END, quotes=True)
+
+    def grammar(self, functions: Sequence[Function], *, parallel: bool) -> str:
+        rules = json_call_rules(functions, before=f"{BEGIN}\n", key="arguments", after=f"\n{END}")
+        return calls_grammar(rules, before="", between="\n" if parallel else "", after="")
