@@ -41,12 +41,13 @@ class AsyncClient:
         timeout: Timeout | float | None = None,
         retry: Retry | None = None,
         model: str | None = None,
+        api_key: str | None = None,
         transports: Sequence[AsyncTransport] | None = None,
     ) -> None:
         """As `Client`; needs no running event loop yet."""
         timeout, retry = Timeout.of(timeout), Retry.of(retry)
         self._transports = transports or [
-            GrpcAioTransport(target, tls=tls, connect_seconds=timeout.connect)
+            GrpcAioTransport(target, tls=tls, connect_seconds=timeout.connect, api_key=api_key)
             for target in parse_endpoints(endpoints)
         ]
         self._calls = Calls(len(self._transports), timeout, retry, model)

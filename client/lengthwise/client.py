@@ -41,6 +41,7 @@ class Client:
         timeout: Timeout | float | None = None,
         retry: Retry | None = None,
         model: str | None = None,
+        api_key: str | None = None,
         transports: Sequence[Transport] | None = None,
     ) -> None:
         """Connects on first use.
@@ -48,12 +49,13 @@ class Client:
         endpoints: host:port of each router, or one name that resolves to all, such as
             dns:///service:port.
         model: of the calls that name none; needed where several are served.
+        api_key: where routers ask for one; None: that of the environment's LENGTHWISE_API_KEY.
         transports: instead of endpoints; `lengthwise.fake.FakeTransport` serves tests.
         Errors: InvalidRequest.
         """
         timeout, retry = Timeout.of(timeout), Retry.of(retry)
         self._transports = transports or [
-            GrpcTransport(target, tls=tls, connect_seconds=timeout.connect)
+            GrpcTransport(target, tls=tls, connect_seconds=timeout.connect, api_key=api_key)
             for target in parse_endpoints(endpoints)
         ]
         self._calls = Calls(len(self._transports), timeout, retry, model)

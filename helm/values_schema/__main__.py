@@ -31,7 +31,7 @@ COMMON = (
 WORKER = (*COMMON, "device")
 
 SET_BY_THE_CHART: dict[type, tuple[str, ...]] = {
-    RouterConfig: (*COMMON, "http", "models", "discovery", "client_tls"),
+    RouterConfig: (*COMMON, "http", "models", "discovery", "client_tls", "keys"),
     WorkerConfig: WORKER,
     PrefillWorkerConfig: (*WORKER, "length_class"),
     DecodeWorkerConfig: WORKER,

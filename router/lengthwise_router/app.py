@@ -17,6 +17,8 @@ from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery.sources import discovery_of
 from lengthwise_router.fleet_metrics import FleetMetrics
 from lengthwise_router.frontends.grpc.servicer import grpc_server
+from lengthwise_router.keys.keyring import Keyring
+from lengthwise_router.keys.metrics import KeyMetrics
 from lengthwise_router.metric_families import MetricFamilies
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
@@ -87,6 +89,7 @@ class RouterApplication:
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
             step_stall_seconds=config.step_stall_seconds,
         )
+        self._keyring = await _keyring(config, registry)
         self._models = ServedModels(
             self._served(checkpoint, model, families)
             for checkpoint, model in zip(checkpoints, models, strict=True)
@@ -106,6 +109,7 @@ class RouterApplication:
             grammars=self._grammars,
             config=config,
             tracer=self._tracer,
+            keyring=self._keyring,
         )
 
     def _served(
@@ -159,6 +163,11 @@ class RouterApplication:
         self._tasks = [
             asyncio.create_task(self._fleet.run(), name="fleet"),
             asyncio.create_task(self._grammars.run(), name="grammars"),
+            *(
+                [asyncio.create_task(self._keyring.run(), name="API keys")]
+                if self._keyring is not None
+                else []
+            ),
             asyncio.create_task(self._wakeups.run(self._fleet.sweep), name="sweep"),
             *(
                 asyncio.create_task(model.encoder.run(), name=f"chat templates of {model.name}")
@@ -254,6 +263,26 @@ class RouterApplication:
         """What is announced of an address that is listened on."""
         everywhere = address.host in ("0.0.0.0", "::")
         return Address(self._config.advertise_host if everywhere else address.host, address.port)
+
+
+async def _keyring(config: RouterConfig, registry: CollectorRegistry) -> Keyring | None:
+    """Errors: ConfigError."""
+    if config.keys is None:
+        return None
+    addresses = [Address.parse(each) for each in (config.listen, config.http.listen) if each]
+    open_to = [str(each) for each in addresses if not each.is_loopback]
+    if open_to and (config.client_tls or config.tls) is None:
+        logger.warning(
+            "API keys without TLS at %s: whoever sees the traffic has the keys; set tls or"
+            " client_tls, or have what ends TLS in front of it",
+            " and ".join(open_to),
+        )
+    return await asyncio.to_thread(
+        Keyring,
+        config.keys.file,
+        router_replicas=config.keys.router_replicas,
+        metrics=KeyMetrics(registry),
+    )
 
 
 async def _checkpoint(config: RouterConfig) -> Checkpoint:

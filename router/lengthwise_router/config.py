@@ -88,6 +88,19 @@ class HttpConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeysConfig:
+    """API keys, which every call needs then, over gRPC and HTTP."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    file: Path  # YAML with an entry for each holder (docs/keys.md), read again when it changes
+    router_replicas: int = 1  # routers that share the keys' limits: each allows its part of them
+
+    def __post_init__(self) -> None:
+        require_at_least("router_replicas", self.router_replicas, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     """Keys of the router's configuration file."""
 
@@ -108,10 +121,11 @@ class RouterConfig:
     # Of the port that clients call, where it differs: another certificate, another authority of
     # theirs, or none, so that they need no certificate.
     client_tls: TlsConfig | None = None
-    # Names in certificates of callers that speak for others, such as an HTTP gateway: their
-    # requests count for the tenant that they declare. Any other certificate is a tenant itself.
+    keys: KeysConfig | None = None  # unset: no call needs a key
+    # Names in certificates, or of API keys, of callers that speak for others, such as a gateway:
+    # their requests count for the tenant that they declare. Any other is a tenant itself.
     gateways: tuple[str, ...] = ()
-    # Callers with different certificates share no cached prefixes.
+    # Callers with different certificates, or API keys of different names, share no cached prefixes.
     separate_tenants: bool = True
 
     strategy: str = DEFAULT_STRATEGY  # how workers are chosen (docs/policies.md)

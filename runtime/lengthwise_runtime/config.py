@@ -3,6 +3,7 @@ types and contradicting values are refused with the path of the field."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -91,6 +92,14 @@ class Address:
         if not separator or not host or not port.isdecimal() or int(port) > 65535:
             raise ConfigError(f"not an address: got {text!r}, expected host:port")
         return cls(host.strip("[]"), int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other machine reaches it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

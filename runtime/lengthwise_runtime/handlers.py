@@ -20,7 +20,7 @@ from lengthwise_runtime.calls.bounded_call import BoundedCall
 from lengthwise_runtime.calls.large_requests import LargeRequests
 from lengthwise_runtime.calls.places import Count, Places, YieldingPlaces
 from lengthwise_runtime.calls.turns import Turns
-from lengthwise_runtime.tls.callers import CallerCheck, Check
+from lengthwise_runtime.tls.callers import CallerCheck, Check, permit
 from lengthwise_wire.errors import (
     ERROR_KEY,
     RETRY_AFTER_KEY,
@@ -56,7 +56,7 @@ Parse = Callable[[bytes], Any]
 class _Method:
     """How its calls are answered."""
 
-    check: Check
+    checks: tuple[Check, ...]
     parse: Parse
     answer: Answer
     takes_stream: bool
@@ -73,13 +73,15 @@ class GuardedServer:
         count: Count,
         max_calls: int = MAX_CALLS,
         max_tokens: int = MAX_PROMPT_TOKENS,
+        check: Check = permit,
     ) -> None:
-        """`max_tokens`: in one list of a request."""
+        """`max_tokens`: in one list of a request. `check`: of all but health and reflection."""
         self._server = server
         self._callers = callers
         self._count = count
         self._max_calls = max_calls
         self._max_tokens = max_tokens
+        self._check = check
         self._waiting = YieldingPlaces(max_calls, "no_request", count)
         self._large = LargeRequests()
         self._turns = Turns()
@@ -93,18 +95,21 @@ class GuardedServer:
             places = YieldingPlaces(MAX_PROBES, "too_many", self._count)
         else:
             places = Places(self._max_calls, self._count)
+        check = permit if service.startswith("grpc.") else self._check
         guarded = {
-            name: self._guarded(handler, self._callers.of(service, name), places)
+            name: self._guarded(handler, (self._callers.of(service, name), check), places)
             for name, handler in handlers.items()
         }
         self._server.add_registered_method_handlers(service, guarded)
 
-    def _guarded(self, handler: Any, check: Check, places: Places | YieldingPlaces) -> Any:
+    def _guarded(
+        self, handler: Any, checks: tuple[Check, ...], places: Places | YieldingPlaces
+    ) -> Any:
         if handler.request_streaming and not handler.response_streaming:
             raise InternalError("client-streaming methods are not in use; got one to register")
         behaviour = handler.stream_stream or handler.unary_stream or handler.unary_unary
         method = _Method(
-            check=check,
+            checks=checks,
             parse=_parser(handler.request_deserializer, self._max_tokens),
             answer=_answer(behaviour, handler.response_streaming),
             takes_stream=handler.request_streaming,
@@ -124,7 +129,8 @@ class GuardedServer:
     async def _serve(
         self, method: _Method, requests: AsyncIterator[Any], call: BoundedCall
     ) -> None:
-        method.check(call)
+        for check in method.checks:
+            check(call)
         async with self._waiting.taken(REQUEST_SECONDS):
             await self._turns.wait(call.peer())
             request = await self._large.read(call)

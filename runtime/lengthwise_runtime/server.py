@@ -12,7 +12,7 @@ from lengthwise_runtime.channel import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.handlers import MAX_CALLS, GuardedServer
 from lengthwise_runtime.health import HealthService, Liveness
-from lengthwise_runtime.tls.callers import CallerCheck
+from lengthwise_runtime.tls.callers import CallerCheck, Check, permit
 from lengthwise_runtime.tls.config import TlsConfig
 from lengthwise_runtime.tls.credentials import server_credentials
 from lengthwise_wire.limits import MAX_PROMPT_TOKENS
@@ -67,17 +67,19 @@ class Server:
         count: Count = lambda _: None,
         max_calls: int = MAX_CALLS,
         max_tokens: int = MAX_PROMPT_TOKENS,
+        check: Check = permit,
     ) -> None:
         """`services`: full names, for reflection and health. `liveness`: of a process that outlives
         this server. `count`: called for each call that the server itself refuses or ends;
         `max_calls` of each service may run at once; `max_tokens`: in one
-        list of a request."""
+        list of a request; `check`: what calls of the services have to
+        pass, beside what `tls` says of callers, before their request is read."""
         self._listen = Address.parse(listen)
         self._tls = tls
         self._services = tuple(services)
         self._server = accepting_server((*_SERVER_OPTIONS, *_limits(max_calls)))
         callers = CallerCheck(tls.callers if tls is not None else None)
-        self.guarded = GuardedServer(self._server, callers, count, max_calls, max_tokens)
+        self.guarded = GuardedServer(self._server, callers, count, max_calls, max_tokens, check)
         self._health = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.guarded)
         names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)

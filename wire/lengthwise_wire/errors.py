@@ -10,6 +10,7 @@ LengthwiseError
 ├─ PermissionDenied        PERMISSION_DENIED     not retryable
 ├─ NotSupported            UNIMPLEMENTED         not retryable
 ├─ Overloaded              RESOURCE_EXHAUSTED    retryable, after retry_after_seconds
+│  └─ LimitExceeded        RESOURCE_EXHAUSTED    retryable, after retry_after_seconds
 ├─ NoWorkerAvailable       UNAVAILABLE           retryable
 │  └─ TransferFailed       UNAVAILABLE           retryable (prefill again elsewhere)
 ├─ Stale                   ABORTED               not retryable (a newer attempt took its place)
@@ -31,6 +32,7 @@ __all__ = [
     "InternalError",
     "InvalidRequest",
     "LengthwiseError",
+    "LimitExceeded",
     "ModelNotFound",
     "NoWorkerAvailable",
     "NotSupported",
@@ -86,7 +88,7 @@ class RequestNotFound(LengthwiseError):
 
 
 class Unauthenticated(LengthwiseError):
-    """The peer's certificate or credentials were refused."""
+    """The peer's certificate or API key was refused."""
 
     status = grpc.StatusCode.UNAUTHENTICATED
 
@@ -116,6 +118,10 @@ class Overloaded(LengthwiseError):
     @property
     def retry_after_seconds(self) -> float:
         return self._retry_after_seconds
+
+
+class LimitExceeded(Overloaded):
+    """The caller's own key may not use more for now."""
 
 
 class NoWorkerAvailable(LengthwiseError):

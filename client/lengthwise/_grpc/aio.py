@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
-from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.channel import call_metadata, channel_options, credentials, error_of, silent
 from lengthwise._grpc.trace_context import trace_context
 from lengthwise.types import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError, NoWorkerAvailable
@@ -20,7 +20,10 @@ T = TypeVar("T")
 class GrpcAioTransport:
     """One target. The channel belongs to the event loop of the first call."""
 
-    def __init__(self, target: str, *, tls: Tls | None, connect_seconds: float) -> None:
+    def __init__(
+        self, target: str, *, tls: Tls | None, connect_seconds: float, api_key: str | None = None
+    ) -> None:
+        self._key = call_metadata(api_key)
         self._target = target
         self._options = channel_options(target, connect_seconds)
         self._credentials = credentials(tls) if tls else None
@@ -30,7 +33,9 @@ class GrpcAioTransport:
     async def generate(
         self, request: pb.GenerateRequest, patience: Timeout
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        call = self._stub().Generate(request, timeout=patience.total, metadata=trace_context())
+        call = self._stub().Generate(
+            request, timeout=patience.total, metadata=(*(trace_context() or ()), *self._key)
+        )
         seconds = patience.connect
         try:
             while True:
@@ -88,7 +93,8 @@ class GrpcAioTransport:
     async def _unary(
         self, method: Callable[..., Awaitable[T]], request: object, patience: Timeout
     ) -> T:
-        return await self._translated(method(request, timeout=patience.total), patience)
+        call = method(request, timeout=patience.total, metadata=self._key)
+        return await self._translated(call, patience)
 
     async def _translated(self, call: Awaitable[T], patience: Timeout) -> T:
         try:

@@ -2,6 +2,8 @@
 errors."""
 
 import json
+import os
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -19,6 +21,12 @@ from lengthwise_wire.errors import (
 from lengthwise_wire.limits import MAX_MESSAGE_BYTES
 
 DEFAULT_ENDPOINT = "localhost:50051"
+
+API_KEY_VARIABLE = "LENGTHWISE_API_KEY"
+
+MAX_API_KEY_CHARACTERS = 1024
+
+_API_KEY = re.compile(rf"[!-~]{{1,{MAX_API_KEY_CHARACTERS}}}")
 
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 """A name that resolves to several routers spreads over them, and goes round one that is down."""
@@ -82,6 +90,23 @@ def credentials(tls: Tls) -> grpc.ChannelCredentials:
     except OSError as error:
         raise InvalidRequest(f"tls: cannot read {error.filename}: {error.strerror}") from error
     return grpc.ssl_channel_credentials(authority, private_key, certificate)
+
+
+def call_metadata(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """What every call carries: the given key, else that of the environment's variable, if it has
+    one. Errors: InvalidRequest, without the key."""
+    source = "api_key"
+    if api_key is None:
+        source = API_KEY_VARIABLE
+        api_key = os.environ.get(source)
+        if not api_key:
+            return ()
+    if not isinstance(api_key, str) or not _API_KEY.fullmatch(api_key):
+        raise InvalidRequest(
+            f"{source}: expected 1 to {MAX_API_KEY_CHARACTERS} printable ASCII characters without"
+            " blanks"
+        )
+    return (("authorization", f"Bearer {api_key}"),)
 
 
 class _FailedCall(Protocol):

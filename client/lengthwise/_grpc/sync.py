@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from lengthwise._grpc.channel import channel_options, credentials, error_of, silent
+from lengthwise._grpc.channel import call_metadata, channel_options, credentials, error_of, silent
 from lengthwise._grpc.trace_context import trace_context
 from lengthwise._grpc.watchdog import Watchdog
 from lengthwise.types import Timeout, Tls
@@ -18,7 +18,10 @@ from lengthwise_wire.v1 import inference_pb2_grpc
 class GrpcTransport:
     """One target. Connecting happens on first use; any number of threads may call."""
 
-    def __init__(self, target: str, *, tls: Tls | None, connect_seconds: float) -> None:
+    def __init__(
+        self, target: str, *, tls: Tls | None, connect_seconds: float, api_key: str | None = None
+    ) -> None:
+        self._key = call_metadata(api_key)
         options = channel_options(target, connect_seconds)
         if tls is None:
             self._channel = grpc.insecure_channel(target, options)
@@ -33,7 +36,9 @@ class GrpcTransport:
         self, request: pb.GenerateRequest, patience: Timeout
     ) -> Generator[pb.GenerateResponse, None, None]:
         self._check_open()
-        call = self._stub.Generate(request, timeout=patience.total, metadata=trace_context())
+        call = self._stub.Generate(
+            request, timeout=patience.total, metadata=(*(trace_context() or ()), *self._key)
+        )
         seconds, shortest = patience.connect, min(patience.connect, patience.silence)
         try:
             with self._watchdog.watch(call.cancel, shortest=shortest) as watch:
@@ -82,7 +87,7 @@ class GrpcTransport:
     def _unary(self, method: Any, request: Message, patience: Timeout) -> Any:
         self._check_open()
         try:
-            return method(request, timeout=patience.total)
+            return method(request, timeout=patience.total, metadata=self._key)
         except grpc.RpcError as error:
             raise self._error(error, patience) from error
 

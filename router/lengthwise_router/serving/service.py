@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.fleet_metrics import FleetMetrics
+from lengthwise_router.keys.keyring import AUTHORIZATION, Keyring
 from lengthwise_router.serving.deadline import Keepalive, RequestDeadline
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.models.served_model import ServedModel
@@ -15,7 +16,7 @@ from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_router.serving.records import RequestRecord, RequestRecords
 from lengthwise_router.serving.request_log import RequestLog, end_span
 from lengthwise_router.serving.status import StatusReport
-from lengthwise_router.tenants import UNKNOWN, Caller, Tenants
+from lengthwise_router.tenants import UNKNOWN, Caller, Header, Tenants
 from lengthwise_router.text.request import Request, fit, read_request
 from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.workers.fleet import Fleet
@@ -28,6 +29,7 @@ from lengthwise_wire.errors import (
     LengthwiseError,
     NoWorkerAvailable,
     RequestNotFound,
+    Unauthenticated,
 )
 from lengthwise_wire.limits import check_request_id, check_tenant
 from lengthwise_wire.v1 import inference_pb2
@@ -52,9 +54,12 @@ class InferenceService:
         grammars: GrammarCompiler,
         config: RouterConfig,
         tracer: "Tracer | None" = None,
+        keyring: Keyring | None = None,
     ) -> None:
+        """`keyring`: every call needs one of its keys."""
         self._tracer = tracer
         self._models = models
+        self._keyring = keyring
         self._wakeups = wakeups
         self._grammars = grammars
         self._metrics = metrics
@@ -64,6 +69,15 @@ class InferenceService:
         self._log = RequestLog(config.request_log_level)
         self._tenants = Tenants(gateways=config.gateways, separate=config.separate_tenants)
         self.draining = False
+
+    def caller(self, names: tuple[str, ...], headers: Iterable[Header]) -> Caller:
+        """By the names of its certificate, and by its API key where there are keys. Errors:
+        Unauthenticated."""
+        headers = tuple(headers)
+        given = [value for name, value in headers if name == AUTHORIZATION]
+        holder = self._keyring.find(given) if self._keyring is not None else None
+        others = tuple(each for each in headers if each[0] != AUTHORIZATION)
+        return Caller(names, others, holder)
 
     async def generate(
         self,
@@ -90,6 +104,7 @@ class InferenceService:
         with self._accepted(message, caller, user, deadline) as (model, request, record):
             prompt_ids = await model.tokenised(message.prompt, deadline)
             del message  # up to 5 MiB, that nobody needs any more
+            caller.usage.prompt(len(prompt_ids))
             grammar = await self._grammar(request, deadline)
             generation = Generation(
                 request=request,
@@ -112,6 +127,7 @@ class InferenceService:
                     async for tokens in stream:
                         response = reply.append(tokens)
                         model.gate.generated(ticket, len(response.token_ids))
+                        caller.usage.output(len(response.token_ids))
                         yield response
                         deadline.sent(time.monotonic())
                         if response.finish_reason:
@@ -121,9 +137,9 @@ class InferenceService:
                 model.gate.leave(ticket)
 
     async def tokenize(
-        self, message: inference_pb2.TokenizeRequest
+        self, message: inference_pb2.TokenizeRequest, caller: Caller = UNKNOWN
     ) -> inference_pb2.TokenizeResponse:
-        token_ids = self._models.find(message.model).encoder.encode(message.prompt)
+        token_ids = self._models_of(caller).find(message.model).encoder.encode(message.prompt)
         if isinstance(token_ids, asyncio.Future):
             token_ids = await token_ids
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
@@ -133,31 +149,36 @@ class InferenceService:
         """In tokens, the longest: no list of them that is accepted has more."""
         return max(model.checkpoint.context_length for model in self._models)
 
-    async def detokenize(self, token_ids: Sequence[int], model: str = "") -> str:
+    async def detokenize(
+        self, token_ids: Sequence[int], model: str = "", caller: Caller = UNKNOWN
+    ) -> str:
         """The text of tokens, special ones included."""
-        return await self._models.find(model).detokenize(token_ids)
+        return await self._models_of(caller).find(model).detokenize(token_ids)
 
-    def token_texts(self, model: str) -> Callable[[int], bytes]:
+    def token_texts(self, model: str, caller: Caller = UNKNOWN) -> Callable[[int], bytes]:
         """What each token of a model stands for."""
-        return self._models.find(model).token_bytes
+        return self._models_of(caller).find(model).token_bytes
 
-    def model(self, message: inference_pb2.GetModelRequest) -> inference_pb2.GetModelResponse:
-        return self._models.find(message.model).description()
+    def model(
+        self, message: inference_pb2.GetModelRequest, caller: Caller = UNKNOWN
+    ) -> inference_pb2.GetModelResponse:
+        return self._models_of(caller).find(message.model).description()
 
-    def models(self) -> inference_pb2.ListModelsResponse:
-        descriptions = [model.description() for model in self._models]
+    def models(self, caller: Caller = UNKNOWN) -> inference_pb2.ListModelsResponse:
+        descriptions = [model.description() for model in self._models_of(caller)]
         return inference_pb2.ListModelsResponse(models=descriptions)
 
     def explain(
         self, message: inference_pb2.ExplainRequest, caller: Caller = UNKNOWN
     ) -> inference_pb2.ExplainResponse:
         request_id = check_request_id(message.request_id)
-        tenant = self._tenants.of(caller, check_tenant(message.tenant))
-        models = [self._models.find(message.model)] if message.model else self._models
+        served = self._models_of(caller)
+        tenant = self._tenants.explained(caller, check_tenant(message.tenant))
+        models = [served.find(message.model)] if message.model else served
         found = [
             record
             for model in models
-            if (record := self._records.find(tenant.name, model.name, request_id)) is not None
+            if (record := self._records.find(tenant, model.name, request_id)) is not None
         ]
         if not found:
             raise RequestNotFound(
@@ -172,7 +193,9 @@ class InferenceService:
             )
         return found[0]
 
-    def status(self) -> inference_pb2.GetStatusResponse:
+    def status(self, caller: Caller = UNKNOWN) -> inference_pb2.GetStatusResponse:
+        self._models_of(caller)
+        caller.check_admin()
         return self._status.report(draining=self.draining)
 
     async def idle(self, timeout_seconds: float) -> None:
@@ -193,6 +216,13 @@ class InferenceService:
             return grammar.result()
         return grammar
 
+    def _models_of(self, caller: Caller) -> ServedModels:
+        """Those that it may use. Errors: Unauthenticated for a caller that showed no key where
+        every one has to: a front end that forgot to ask for it serves nobody."""
+        if self._keyring is not None and caller.holder is None:
+            raise Unauthenticated("this call takes no API key, and every call needs one")
+        return self._models.among(caller.models)
+
     @contextmanager
     def _accepted(
         self,
@@ -203,7 +233,7 @@ class InferenceService:
     ) -> Iterator[tuple[ServedModel, Request, RequestRecord]]:
         """Reads a request; counts it, and how it ends."""
         try:
-            model = self._models.find(message.model)
+            model = self._models_of(caller).find(message.model)
         except LengthwiseError as error:
             self._metrics.unserved.ended(error.status.name)
             raise
@@ -214,19 +244,20 @@ class InferenceService:
             if self.draining:
                 raise NoWorkerAvailable("this router is draining; try another one")
             tenant = self._tenants.of(caller, check_tenant(message.tenant))
-            request = read_request(message, model.checkpoint, tenant)
-            del message
-            record = RequestRecord(
-                request_id=request.request_id,
-                tenant=request.tenant,
-                model=model.name,
-                priority=request.priority,
-                user=user,
-                arrived_at=deadline.arrived_at,
-                span=self._begin_span(caller, deadline),
-            )
-            self._records.add(record)
-            yield model, request, record
+            with caller.usage.of_request():
+                request = read_request(message, model.checkpoint, tenant)
+                del message
+                record = RequestRecord(
+                    request_id=request.request_id,
+                    tenant=request.tenant,
+                    model=model.name,
+                    priority=request.priority,
+                    user=user,
+                    arrived_at=deadline.arrived_at,
+                    span=self._begin_span(caller, deadline),
+                )
+                self._records.add(record)
+                yield model, request, record
         except LengthwiseError as error:
             code = error.status.name
             raise

@@ -71,7 +71,7 @@ def read_request(
         stop_token_ids=_stop_token_ids(message.stop, model),
         max_tokens=_number(message, "max_tokens"),
         resumed_token_ids=_resumed(message, model) if message.HasField("resume") else (),
-        priority=REQUEST_NUMBERS["priority"].check("priority", message.priority),
+        priority=tenant.granted(REQUEST_NUMBERS["priority"].check("priority", message.priority)),
         tenant=tenant.name,
         cache_salt=cache_salt,
         conversation_returns=_conversation_returns(message),

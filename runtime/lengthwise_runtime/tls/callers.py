@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lengthwise_runtime.tls.config import CallerNames
 from lengthwise_wire.errors import PermissionDenied, Unauthenticated
 
-Check = Callable[[Any], None]
+Check = Callable[[Any], object]
 """What a method does first, of its context. Errors: PermissionDenied, Unauthenticated."""
 
 CallerKind = Literal["client", "router", "worker", "autoscaler"]
@@ -45,7 +45,7 @@ class CallerCheck:
 
     def of(self, service: str, method: str) -> Check:
         if self._is_open or service.startswith("grpc."):
-            return _permit
+            return permit
         permitted = PERMITTED.get(f"{service}/{method}") or PERMITTED[service]
 
         def check(context: Any) -> None:
@@ -69,7 +69,7 @@ class CallerCheck:
         return frozenset(found) or frozenset({"stranger"})
 
 
-def _permit(_context: Any) -> None:
+def permit(_context: Any) -> None:
     """Of methods that every caller may call."""
 
 

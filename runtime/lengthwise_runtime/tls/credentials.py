@@ -45,7 +45,7 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
 
 def file_versions(tls: TlsConfig | None) -> Versions:
     """Differs once a file has changed. Kubernetes replaces the files of a Secret by others."""
-    return tuple(map(_version, _paths(tls))) if tls is not None else ()
+    return tuple(map(file_version, _paths(tls))) if tls is not None else ()
 
 
 class _WatchedFiles:
@@ -79,7 +79,8 @@ def _paths(tls: TlsConfig) -> list[Path]:
     return [path for path in (tls.certificate, tls.private_key, tls.authority) if path is not None]
 
 
-def _version(path: Path) -> tuple[int, ...]:
+def file_version(path: Path) -> tuple[int, ...]:
+    """Differs once the file has changed; empty where there is none."""
     try:
         stat = path.stat()
     except OSError:

@@ -8,6 +8,7 @@ import pytest
 from harness.waiting import eventually
 
 from lengthwise_router.frontends.grpc.servicer import InferenceServicer
+from lengthwise_router.tenants import UNKNOWN, Caller
 from lengthwise_runtime.calls.bounded_call import BoundedCall
 from lengthwise_wire.errors import Overloaded
 from lengthwise_wire.v1 import inference_pb2
@@ -20,6 +21,9 @@ class EndlessService:
         self.deadline_seconds = 0.0
         self.is_closed = False
         self.error: BaseException | None = None
+
+    def caller(self, *_: object) -> Caller:
+        return UNKNOWN
 
     async def generate(
         self, _: object, *, deadline_seconds: float, keepalive: object, caller: object

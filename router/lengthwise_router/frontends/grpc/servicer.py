@@ -47,7 +47,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
             message,
             deadline_seconds=seconds,
             keepalive=lambda: context.write(KEEPALIVE),
-            caller=_caller(context),
+            caller=self._caller(context),
         )
         del message  # the service lets it go once it has read it
         async with aclosing(responses):
@@ -60,31 +60,35 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def GetModel(
         self, message: inference_pb2.GetModelRequest, context: Context
     ) -> inference_pb2.GetModelResponse:
-        return self._service.model(message)
+        return self._service.model(message, self._caller(context))
 
     async def ListModels(
         self, message: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
-        return self._service.models()
+        return self._service.models(self._caller(context))
 
     async def Tokenize(
         self, message: inference_pb2.TokenizeRequest, context: Context
     ) -> inference_pb2.TokenizeResponse:
-        return await self._service.tokenize(message)
+        return await self._service.tokenize(message, self._caller(context))
 
     async def Explain(
         self, message: inference_pb2.ExplainRequest, context: Context
     ) -> inference_pb2.ExplainResponse:
-        return self._service.explain(message, _caller(context))
+        return self._service.explain(message, self._caller(context))
 
     async def GetStatus(
         self, message: inference_pb2.GetStatusRequest, context: Context
     ) -> inference_pb2.GetStatusResponse:
-        return self._service.status()
+        return self._service.status(self._caller(context))
+
+    def _caller(self, context: Context) -> Caller:
+        return caller_of(self._service, context)
 
 
-def _caller(context: Context) -> Caller:
-    return Caller(certificate_names(context), tuple(context.invocation_metadata() or ()))
+def caller_of(service: InferenceService, context: Context) -> Caller:
+    """Errors: Unauthenticated."""
+    return service.caller(certificate_names(context), context.invocation_metadata() or ())
 
 
 def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -> Server:
@@ -97,6 +101,7 @@ def grpc_server(service: InferenceService, config: RouterConfig, count: Count) -
         count=count,
         max_calls=max(MAX_CALLS, 2 * most),
         max_tokens=min(service.context_length, MAX_PROMPT_TOKENS),
+        check=lambda context: caller_of(service, context),
     )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(service, config.default_deadline_seconds), server.guarded

@@ -13,6 +13,7 @@ from lengthwise_wire.errors import (
     InternalError,
     InvalidRequest,
     LengthwiseError,
+    LimitExceeded,
     ModelNotFound,
     NotSupported,
     NoWorkerAvailable,
@@ -48,6 +49,7 @@ KINDS: Final[dict[type[LengthwiseError], Kind]] = {
     ModelNotFound: Kind(status=404, type="invalid_request_error", code="model_not_found"),
     RequestNotFound: Kind(status=404, type="invalid_request_error"),
     DeadlineExceeded: Kind(status=408, type="timeout_error"),
+    LimitExceeded: Kind(status=429, type="rate_limit_error", code="rate_limit_exceeded"),
     Overloaded: Kind(status=429, type="rate_limit_error", code="overloaded"),
     Cancelled: Kind(status=499, type="cancelled_error"),
     Stale: Kind(status=503, type="server_error"),
@@ -109,7 +111,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
         error = InternalError(f"a defect in the server ({type(error).__name__}); see its log")
     kind = next(kind for cls, kind in KINDS.items() if isinstance(error, cls))
     message, param = _in_names_of_http(str(error))
-    headers = {}
+    headers = {"www-authenticate": "Bearer"} if kind.status == 401 else {}
     if error.retryable:
         seconds = error.retry_after_seconds
         seconds = RETRY_SECONDS if seconds is None else seconds

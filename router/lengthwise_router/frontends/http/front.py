@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,12 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lengthwise_router.frontends.http.body import BODY_IS_READ, discard
 from lengthwise_router.frontends.http.connections import connection_of
 from lengthwise_router.frontends.http.errors import ErrorAnswer, HttpError, error_answer
+from lengthwise_router.keys.keyring import UNLIMITED
 from lengthwise_runtime.calls.bounded_call import UNREAD_SECONDS
 from lengthwise_runtime.calls.places import RETRY_SECONDS, Count
 from lengthwise_wire.errors import LengthwiseError, NoWorkerAvailable, Overloaded
 from lengthwise_wire.limits import check_request_id
 
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+RATE_LIMIT_HEADERS: Final = tuple(
+    f"x-ratelimit-{what}-{limit}"
+    for limit in ("requests", "tokens")
+    for what in ("limit", "remaining", "reset")
+)
 
 
 class HungUp(Exception):
@@ -40,6 +48,7 @@ class Front:
             if message["type"] == "http.response.start":
                 has_started = True
                 message["headers"].append((b"x-request-id", request_id.encode("latin-1")))
+                message["headers"].extend(_rate_limit_headers(scope))
             await send(message)
 
         scope["app"] = self  # unknown paths and methods become exceptions
@@ -56,6 +65,24 @@ class Front:
                 await _tell(scope, receive, sending, _known(error))
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
+
+
+def _rate_limit_headers(scope: Scope) -> Iterator[tuple[bytes, bytes]]:
+    """How the limits of the caller's API key stand, where there are any."""
+    usage = scope["state"].get("usage", UNLIMITED)
+    for allowance in usage.meter.allowances(time.monotonic()):
+        for what, value in (
+            ("limit", str(allowance.most)),
+            ("remaining", str(allowance.remaining)),
+            ("reset", _duration(allowance.reset_seconds)),
+        ):
+            yield f"x-ratelimit-{what}-{allowance.limit}".encode(), value.encode()
+
+
+def _duration(seconds: float) -> str:
+    """As OpenAI tells it, «1m0.5s»."""
+    minutes, rest = divmod(round(seconds, 3), 60)
+    return f"{minutes:.0f}m{rest:.3g}s" if minutes else f"{rest:.3g}s"
 
 
 def _given_id(scope: Scope) -> str:

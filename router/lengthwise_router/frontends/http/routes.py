@@ -21,7 +21,7 @@ from lengthwise_router.frontends.http.completions import (
     prompts,
 )
 from lengthwise_router.frontends.http.connections import connection_of
-from lengthwise_router.frontends.http.front import Front
+from lengthwise_router.frontends.http.front import RATE_LIMIT_HEADERS, Front
 from lengthwise_router.frontends.http.generation import Generating, GenerationResponse
 from lengthwise_router.frontends.http.options import (
     MAX_USER_CHARACTERS,
@@ -82,7 +82,7 @@ class Endpoints:
             )
 
         options, requests = await self._bodies.read(request, make)
-        shape = ChatShape(self._service.token_texts(options.model))
+        shape = ChatShape(self._service.token_texts(options.model, caller))
         return self._generating(request, caller, options, requests, shape)
 
     async def completions(self, request: Request) -> Response:
@@ -102,39 +102,41 @@ class Endpoints:
         echoed = []
         if options.echoes:
             firsts = requests[:: options.num_choices]
-            echoed = [await self._text_of(one.prompt, options.model) for one in firsts]
+            echoed = [await self._text_of(one.prompt, options.model, caller) for one in firsts]
         shape = CompletionShape(
-            self._service.token_texts(options.model), echoed, options.num_choices, len(requests)
+            self._service.token_texts(options.model, caller),
+            echoed,
+            options.num_choices,
+            len(requests),
         )
         return self._generating(request, caller, options, requests, shape)
 
     async def models(self, request: Request) -> Response:
-        self._caller(request, "ListModels")
-        data = [self._told(model) for model in self._service.models().models]
+        caller = self._caller(request, "ListModels")
+        data = [self._told(model) for model in self._service.models(caller).models]
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
-        self._caller(request, "GetModel")
-        return JSONResponse(self._told(self._described(request.path_params["name"])))
+        caller = self._caller(request, "GetModel")
+        return JSONResponse(self._told(self._described(request.path_params["name"], caller)))
 
     async def tokenize(self, request: Request) -> Response:
-        self._caller(request, "Tokenize")
+        caller = self._caller(request, "Tokenize")
         message = await self._bodies.read(request, _tokenize_request)
-        ids = list((await self._service.tokenize(message)).token_ids)
-        context = self._described(message.model).context_length
+        ids = list((await self._service.tokenize(message, caller)).token_ids)
+        context = self._described(message.model, caller).context_length
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": context})
 
     async def detokenize(self, request: Request) -> Response:
-        self._caller(request, "Tokenize")
+        caller = self._caller(request, "Tokenize")
         ids, model = await self._bodies.read(request, _detokenize_request)
-        return JSONResponse({"prompt": await self._service.detokenize(ids, model)})
+        return JSONResponse({"prompt": await self._service.detokenize(ids, model, caller)})
 
     async def explain(self, request: Request) -> Response:
         return self._reports.explanation(request, self._caller(request, "Explain"))
 
     async def status(self, request: Request) -> Response:
-        self._caller(request, "GetStatus")
-        return await self._reports.status()
+        return await self._reports.status(self._caller(request, "GetStatus"))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -177,13 +179,13 @@ class Endpoints:
             include_usage=options.include_usage,
         )
 
-    async def _text_of(self, prompt: inference_pb2.Prompt, model: str) -> str:
+    async def _text_of(self, prompt: inference_pb2.Prompt, model: str, caller: Caller) -> str:
         if prompt.HasField("text"):
             return prompt.text
-        return await self._service.detokenize(prompt.token_ids.ids, model)
+        return await self._service.detokenize(prompt.token_ids.ids, model, caller)
 
-    def _described(self, name: str) -> inference_pb2.GetModelResponse:
-        return self._service.model(inference_pb2.GetModelRequest(model=name))
+    def _described(self, name: str, caller: Caller) -> inference_pb2.GetModelResponse:
+        return self._service.model(inference_pb2.GetModelRequest(model=name), caller)
 
     def _told(self, model: inference_pb2.GetModelResponse) -> dict[str, Any]:
         return {
@@ -199,7 +201,9 @@ class Endpoints:
         """Errors: PermissionDenied, Unauthenticated: the rules are those of gRPC."""
         peer = connection_of(request.scope).peer
         self._checks[method](peer)
-        return Caller(certificate_names(peer), tuple(request.headers.items()))
+        caller = self._service.caller(certificate_names(peer), request.headers.items())
+        request.state.usage = caller.usage
+        return caller
 
 
 def _tokenize_request(body: dict[str, Any]) -> inference_pb2.TokenizeRequest:
@@ -264,6 +268,6 @@ def http_application(
             allow_origins=list(config.http.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", *RATE_LIMIT_HEADERS],
         )
     return app

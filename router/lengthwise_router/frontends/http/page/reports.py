@@ -36,11 +36,13 @@ class Reports:
         )
         return _response(_json(self._service.explain(asked, caller)))
 
-    async def status(self) -> Response:
-        """Made beside the event loop, and once for all who ask at about the same time."""
+    async def status(self, caller: Caller) -> Response:
+        """Made beside the event loop, and once for all who ask at about the same time. Errors:
+        PermissionDenied."""
+        caller.check_admin()
         async with self._turn:
             if time.monotonic() - self._status_at > STATUS_SECONDS:
-                self._status = await asyncio.to_thread(_json, self._service.status())
+                self._status = await asyncio.to_thread(_json, self._service.status(caller))
                 self._status_at = time.monotonic()
         return _response(self._status)
 
