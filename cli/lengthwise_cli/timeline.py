@@ -25,10 +25,11 @@ class Span:
 
 
 def spans_of(explained: Explanation) -> list[Span]:
-    """The phases of the last attempt up to the first token, one after the other, and then decoding.
+    """The phases of the last attempt up to the first token, one after the other, and then what is
+    left of the transfer, and decoding.
 
     What came before it, of attempts that failed, is one span; so is what no phase accounts for:
-    network, transfer and the router itself. Empty where the request has no first token.
+    network and the router itself. Empty where the request has no first token.
     """
     if explained.end is None or not explained.attempts:
         return []
@@ -45,17 +46,23 @@ def spans_of(explained: Explanation) -> list[Span]:
     if is_retried:
         before.append(("retries", rest))
     after = [] if is_retried else [("other", rest)]
-    return list(_laid_out([*before, *phases, *after], timings))
+    return list(_laid_out([*before, *phases, *after], attempt.transfer_seconds, timings))
 
 
-def _laid_out(phases: list[tuple[str, float]], timings: Timings) -> Iterator[Span]:
+def _laid_out(
+    phases: list[tuple[str, float]], transfer_seconds: float, timings: Timings
+) -> Iterator[Span]:
     at = 0.0
     first_token = timings.time_to_first_token_seconds
     for name, seconds in phases:
         end = min(at + max(seconds, 0.0), first_token)
         yield Span(name, at, end)
         at = end
-    yield Span("decode", first_token, max(first_token, timings.total_seconds))
+    last_token = max(first_token, timings.total_seconds)
+    moved = min(first_token + max(transfer_seconds, 0.0), last_token)
+    if moved > first_token:
+        yield Span("transfer", first_token, moved)
+    yield Span("decode", moved, last_token)
 
 
 def draw(spans: list[Span], width: int, block: str) -> Iterator[Text]:

@@ -46,6 +46,9 @@ class ExplainedAttempt:
     """Why the batch with the request's first chunk ran when it did."""
     queue_seconds: float
     prefill_seconds: float
+    transfer_seconds: float
+    """From the prefill worker's token to the decode worker's first: what computing did not hide of
+    the transfer, and a step. 0 where the decode worker computed the prompt."""
     failure: str
     """Empty unless the attempt failed."""
 

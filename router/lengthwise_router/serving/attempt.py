@@ -76,8 +76,6 @@ class WorkerAttempt:
                 stream.pace(now)
                 return self._take(reservation)
             self._pair.check()
-            if stream.last_row_at is not None:
-                self._pair.phase = "decode"
             give_up_at = max(stream.alive_at, self._silent_since) + self._silence_seconds()
             if now >= give_up_at:
                 raise self._pair.failure("timeout", "no tokens come", self._pair.transfer_blame())
@@ -159,15 +157,18 @@ class WorkerAttempt:
         if stream.local_prefill is not None:
             generation.prefilled(stream.local_prefill)
             stream.local_prefill = None
-        if reservation.is_local and stream.last_row_at is not None:
-            reservation.computed()
+        if stream.last_row_at is not None:
+            if self._pair.phase == "transfer":
+                generation.record.transferred(stream.last_row_at - self._silent_since)
+            self._pair.phase = "decode"
+            if reservation.is_local:
+                reservation.computed()
         while self._preemptions < stream.num_preemptions:
             self._preemptions += 1
             generation.record.preempted()
 
     def _take(self, reservation: DecodeReservation) -> Tokens:
         token_ids, logprobs = reservation.stream.take()
-        self._generation.record.decoding()
         try:
             return self._generation.append(token_ids, logprobs, reservation.stream.ended)
         except WrongEnd as error:

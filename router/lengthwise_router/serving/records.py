@@ -155,10 +155,10 @@ class RequestRecord:
             message.cached_tokens_decode = report.num_cached_tokens
         self._phase_ended("prefill")
 
-    def decoding(self) -> None:
-        """The decode worker's tokens come."""
-        if self.span is not None and self._attempts[-1].next_phase == "transfer":
-            self._phase_ended("transfer")
+    def transferred(self, seconds: float) -> None:
+        """The decode worker has gone on, so long after the prompt was computed."""
+        self._attempts[-1].message.transfer_seconds = seconds
+        self._phase_ended("transfer")
 
     def failed(self, failure: AttemptFailed) -> None:
         """The attempt is over."""

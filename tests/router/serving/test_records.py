@@ -79,8 +79,7 @@ def test_phases_of_a_traced_request_follow_each_other_over_all_attempts() -> Non
     life.placed(placement(16))
     life.reserved(0.1, decode_pb2.ReserveResponse())
     life.prefilled(prefill_pb2.PrefillResponse())
-    life.decoding()
-    life.decoding()
+    life.transferred(0.25)
     life.ended("OK", 1.0)
     assert phases_of(life) == [
         ("tokenise", ""), ("queue", ""),

@@ -239,7 +239,7 @@ class ExplainResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., priority: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., length_class: _Optional[str] = ..., admission_reason: _Optional[str] = ..., admission_seconds: _Optional[float] = ..., attempts: _Optional[_Iterable[_Union[ExplainAttempt, _Mapping]]] = ..., end: _Optional[_Union[ExplainEnd, _Mapping]] = ...) -> None: ...
 
 class ExplainAttempt(_message.Message):
-    __slots__ = ("prefill_worker", "decode_worker", "placement_reason", "candidates", "cached_tokens_prefill", "cached_tokens_decode", "reserve_reason", "reserve_seconds", "prefill_reason", "queue_seconds", "prefill_seconds", "failure")
+    __slots__ = ("prefill_worker", "decode_worker", "placement_reason", "candidates", "cached_tokens_prefill", "cached_tokens_decode", "reserve_reason", "reserve_seconds", "prefill_reason", "queue_seconds", "prefill_seconds", "failure", "transfer_seconds")
     PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
     DECODE_WORKER_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +252,7 @@ class ExplainAttempt(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_SECONDS_FIELD_NUMBER: _ClassVar[int]
     prefill_worker: str
     decode_worker: str
     placement_reason: str
@@ -264,7 +265,8 @@ class ExplainAttempt(_message.Message):
     queue_seconds: float
     prefill_seconds: float
     failure: str
-    def __init__(self, prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., placement_reason: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[ExplainCandidate, _Mapping]]] = ..., cached_tokens_prefill: _Optional[int] = ..., cached_tokens_decode: _Optional[int] = ..., reserve_reason: _Optional[str] = ..., reserve_seconds: _Optional[float] = ..., prefill_reason: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
+    transfer_seconds: float
+    def __init__(self, prefill_worker: _Optional[str] = ..., decode_worker: _Optional[str] = ..., placement_reason: _Optional[str] = ..., candidates: _Optional[_Iterable[_Union[ExplainCandidate, _Mapping]]] = ..., cached_tokens_prefill: _Optional[int] = ..., cached_tokens_decode: _Optional[int] = ..., reserve_reason: _Optional[str] = ..., reserve_seconds: _Optional[float] = ..., prefill_reason: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., failure: _Optional[str] = ..., transfer_seconds: _Optional[float] = ...) -> None: ...
 
 class ExplainCandidate(_message.Message):
     __slots__ = ("prefill_worker", "decode_worker", "residual_tokens", "queue_seconds", "prefill_seconds", "transfer_seconds", "time_to_first_token_seconds")

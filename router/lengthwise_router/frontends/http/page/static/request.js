@@ -21,7 +21,7 @@ export function drawRequest(told) {
   return [timeline(spansOf(told)), whereAndWhy(told)];
 }
 
-/** As `lengthwise explain` draws them: up to the first token, those of the last attempt. */
+/** As `lengthwise explain` draws them: those of the last attempt. */
 export function spansOf(told) {
   const attempt = told.attempts.at(-1);
   const firstToken = told.end?.timings.time_to_first_token_seconds;
@@ -43,7 +43,9 @@ export function spansOf(told) {
     return { name, begin, end: at };
   });
   const total = Math.max(firstToken, told.end.timings.total_seconds);
-  return [...spans, { name: "decode", begin: firstToken, end: total }];
+  const moved = Math.min(firstToken + attempt.transfer_seconds, total);
+  if (moved > firstToken) spans.push({ name: "transfer", begin: firstToken, end: moved });
+  return [...spans, { name: "decode", begin: moved, end: total }];
 }
 
 function timeline(spans) {
