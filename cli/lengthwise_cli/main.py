@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import lengthwise
-from lengthwise_cli import chat, explain, requests, up
+from lengthwise_cli import chat, explain, keys, requests, up
 from lengthwise_cli.bench import command as bench
 from lengthwise_cli.errors import CommandError
 from lengthwise_cli.status import command as status
@@ -35,6 +35,7 @@ app.command()(bench.bench)
 app.command()(requests.tokenize)
 app.command()(requests.model)
 app.command()(requests.models)
+app.add_typer(keys.app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:

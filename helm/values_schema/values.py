@@ -19,6 +19,7 @@ from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.logs import LogFormat
 from lengthwise_worker.config import WorkerConfig
 from values_schema.demands import config_by_role, strict_and, weights_by_source, where_enabled
+from values_schema.monitoring import Dashboards, PodMonitor, PrometheusRule, Tracing
 
 QUANTITY = r"[0-9]+(\.[0-9]+)?([kMGT]|[KMGT]i)?"
 
@@ -26,7 +27,6 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Interval = Annotated[str, Field(pattern="^[0-9]+(ms|s|m)$")]
 Size = Annotated[str, Field(pattern=rf"^{QUANTITY}$")]
 OptionalSize = Annotated[str, Field(pattern=rf"^({QUANTITY})?$")]
 OptionalUrl = Annotated[str, Field(pattern="^(https?://[^ ]+)?$")]
@@ -37,7 +37,6 @@ Strings = dict[str, str]
 Peer = dict[str, Any]
 Toleration = dict[str, Any]
 Affinity = dict[str, Any]
-Relabeling = dict[str, Any]
 SecurityContext = dict[str, Any]
 EnvironmentSource = dict[str, Any]
 
@@ -220,10 +219,17 @@ class Pool(WorkerSettings, total=False):
 
 
 @with_config(STRICT)
+class Keys(TypedDict, total=False):
+    secretName: str
+    testSecretName: str
+
+
+@with_config(STRICT)
 class Router(ComponentSettings, total=False):
     replicas: AtLeastOne | None
     drainSeconds: AtLeastOne
     startSeconds: AtLeastOne
+    keys: Keys
     config: RouterConfig
 
 
@@ -319,12 +325,6 @@ class Tls(TypedDict, total=False):
 
 
 @with_config(STRICT)
-class Tracing(TypedDict, total=False):
-    endpoint: Annotated[str, Field(pattern="^(https?://.+)?$")]
-    samplingRatio: Annotated[float, Field(ge=0, le=1)]
-
-
-@with_config(STRICT)
 class NetworkPolicy(TypedDict, total=False):
     enabled: bool
     clients: list[Peer]
@@ -334,38 +334,6 @@ class NetworkPolicy(TypedDict, total=False):
 @with_config(STRICT)
 class Switch(TypedDict, total=False):
     enabled: bool
-
-
-@with_config(STRICT)
-class PodMonitor(TypedDict, total=False):
-    enabled: bool
-    namespace: str
-    interval: Interval
-    scrapeTimeout: Annotated[str, Field(pattern="^([0-9]+(ms|s|m))?$")]
-    labels: Strings
-    relabelings: list[Relabeling]
-    metricRelabelings: list[Relabeling]
-
-
-@with_config(STRICT)
-class Dashboards(TypedDict, total=False):
-    enabled: bool
-    labels: Strings
-    annotations: Strings
-
-
-@with_config(STRICT)
-class Severities(TypedDict):
-    critical: str
-    warning: str
-
-
-@with_config(STRICT)
-class PrometheusRule(TypedDict, total=False):
-    enabled: bool
-    labels: Strings
-    severities: Severities
-    runbookUrl: str
 
 
 @with_config(STRICT)

@@ -122,8 +122,8 @@ class RouterConfig:
     # theirs, or none, so that they need no certificate.
     client_tls: TlsConfig | None = None
     keys: KeysConfig | None = None  # unset: no call needs a key
-    # Names in certificates, or of API keys, of callers that speak for others, such as a gateway:
-    # their requests count for the tenant that they declare. Any other is a tenant itself.
+    # Names in certificates of callers that speak for others, such as a gateway, or names of their
+    # API keys: their requests count for the tenant that they declare. Any other is a tenant itself.
     gateways: tuple[str, ...] = ()
     # Callers with different certificates, or API keys of different names, share no cached prefixes.
     separate_tenants: bool = True

@@ -283,6 +283,22 @@ def test_workers_are_told_the_names_in_those_certificates(
     assert str(router.client_tls.authority) == "/etc/lengthwise/client-tls/ca.crt"
 
 
+def test_keys_come_from_a_secret_and_are_shared_by_the_replicas(
+    helm: str, everything: Rendered, tmp_path: Path
+) -> None:
+    keys = loaded(everything, tmp_path)["router"].keys
+    assert keys.router_replicas == 1, "nobody knows how many an autoscaler has"
+    pod = everything.one("Deployment", "router")["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "keys"]
+    assert volume["secret"]["secretName"] == "api-keys"
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "keys"]
+    assert Path(mount["mountPath"]) == keys.file.parent
+    assert "subPath" not in mount, "such a mount is never renewed"
+    rendered = Rendered(helm, "--set=router.keys.secretName=api-keys,router.replicas=3")
+    assert loaded(rendered, tmp_path)["router"].keys.router_replicas == 3
+    assert loaded(Rendered(helm), tmp_path)["router"].keys is None
+
+
 def test_one_secret_is_enough(helm: str, tmp_path: Path) -> None:
     values = ["--set=tls.enabled=true,tls.secretName=one,tls.certManager.enabled=true"]
     rendered = Rendered(helm, *values, "--set=tls.certManager.issuerRef.name=internal")

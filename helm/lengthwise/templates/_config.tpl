@@ -64,6 +64,10 @@ metrics_listen: 0.0.0.0:9090
 {{- if .Values.http.enabled -}}
 {{- $_ := set $own "http" (dict "listen" "0.0.0.0:8000" "page" .Values.http.page "cors_origins" .Values.http.corsOrigins) -}}
 {{- end -}}
+{{- if .Values.router.keys.secretName -}}
+{{- $replicas := ternary (dict) (dict "router_replicas" .Values.router.replicas) (kindIs "invalid" .Values.router.replicas) -}}
+{{- $_ := set $own "keys" (merge (dict "file" "/etc/lengthwise/keys/keys.yaml") $replicas) -}}
+{{- end -}}
 {{- with .Values.tracing -}}
 {{- if .endpoint -}}
 {{- $_ := set $own "tracing" (dict "endpoint" .endpoint "sampling_ratio" .samplingRatio) -}}

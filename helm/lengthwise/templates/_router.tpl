@@ -17,6 +17,9 @@ command:
 {{- define "lengthwise.routerMounts" -}}
 {{- if and .Values.tls.enabled .Values.tls.clients.secretName -}}
 - {name: client-tls, mountPath: /etc/lengthwise/client-tls, readOnly: true}
+{{- end }}
+{{- if .Values.router.keys.secretName }}
+- {name: keys, mountPath: /etc/lengthwise/keys, readOnly: true}
 {{- end -}}
 {{- end -}}
 
@@ -24,5 +27,9 @@ command:
 {{- if and .Values.tls.enabled .Values.tls.clients.secretName -}}
 - name: client-tls
   secret: {secretName: {{ .Values.tls.clients.secretName }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.router.keys.secretName }}
+- name: keys
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end -}}
 {{- end -}}
