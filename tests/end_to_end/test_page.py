@@ -178,21 +178,44 @@ def test_nothing_that_is_text_becomes_html(page: Page) -> None:
 @pytest.mark.parametrize(
     ("status", "headers", "words"),
     [
-        (429, {"retry_after": "7"}, "Too many requests at the moment. Try again in 7 s. because"),
-        (503, {"retry_after": "1"}, "The router cannot serve it now. Try again in 1 s. because"),
-        (401, {}, "The router wants an API key that it knows: see Options. because"),
-        (400, {}, "because"),
+        (
+            429,
+            {"retry_after": "7"},
+            "Too many requests at the moment. Try again in 7 s. It says: why",
+        ),
+        (
+            503,
+            {"retry_after": "1"},
+            "The router cannot serve it now. Try again in 1 s. It says: why",
+        ),
+        (401, {}, "The router wants an API key that it knows: see Options. It says: why"),
+        (400, {}, "why"),
         (0, {}, "The router does not answer."),
     ],
 )
 def test_a_refusal_is_told_in_words_and_the_message_is_not_lost(
     page: Page, status: int, headers: dict[str, str], words: str
 ) -> None:
-    page.answer_with("v1/chat", '{"error": {"message": "because"}}', status, **headers)
+    page.answer_with("v1/chat", '{"error": {"message": "why"}}', status, **headers)
     page.send("once upon a time")
     assert page.error().startswith(words)
     assert page.find("prompt").get_property("value") == "once upon a time"
     assert page.texts("article") == []
+    has_the_key = page.find("key").is_displayed()
+    assert has_the_key == (status == 401)
+
+
+def test_a_key_that_may_not_see_the_cluster_is_told_so_once(page: Page) -> None:
+    page.answer_with("status", '{"error": {"message": "why"}}', 403)
+    page.watch_calls()
+    page.set(key="sk-1")
+    told = ["The router permits you less than that. It says: why"]
+    wait_for("it is told", lambda: page.texts("#cluster p") == told, SECONDS)
+    asked = len(page.calls("status"))
+    page.run("window.hasPassed = false; setTimeout(() => { window.hasPassed = true }, 2500)")
+    wait_for("more than a look's time", lambda: page.run("return window.hasPassed"), SECONDS)
+    assert len(page.calls("status")) == asked
+    page.set(key="")
 
 
 def test_a_refusal_of_the_router_itself_names_the_field(page: Page) -> None:

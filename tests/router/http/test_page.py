@@ -108,3 +108,27 @@ async def test_many_who_look_at_once_are_told_the_same_and_cost_one_report(
 ) -> None:
     answers = await asyncio.gather(*(http.plain.get("/status") for _ in range(50)))
     assert len({answer.json()["uptime_seconds"] for answer in answers}) < 25
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_texts_are_told_from_their_grounds(scheme: str) -> None:
+    """By WCAG 2.2, 1.4.3 (AA) and 1.4.11 (edges of controls)."""
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.S)
+    colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", dark if scheme == "dark" else light))
+    for text, ground, least in (
+        *(("text", ground, 4.5) for ground in ("ground", "panel", "own")),
+        *(("quiet", ground, 4.5) for ground in ("ground", "panel", "own")),
+        *((text, "panel", 4.5) for text in ("accent", "good", "wait", "error")),
+        ("on-accent", "accent", 4.5), ("error", "error-ground", 4.5), ("edge", "panel", 3.0),
+        *((bar, "ground", 3.0) for bar in ("wait", "compute", "move", "decode", "rest")),
+    ):  # fmt: skip
+        lighter, darker = sorted(map(_luminance, (colors[text], colors[ground])), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= least, (text, ground)
+
+
+def _luminance(color: str) -> float:
+    """Of `#rrggbb`, relative, as WCAG defines it."""
+    values = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

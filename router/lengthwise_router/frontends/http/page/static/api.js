@@ -6,6 +6,9 @@ let key = sessionStorage.getItem(KEY) ?? "";
 
 export const apiKey = () => key;
 
+/** Whether another key may help. */
+export const isKeyRefused = ({ status }) => status === 401 || status === 403;
+
 export function useApiKey(given) {
   key = given.trim();
   if (key) sessionStorage.setItem(KEY, key);
@@ -87,7 +90,7 @@ async function refusal(response) {
   const wait = retrySeconds ? `Try again in ${retrySeconds} s.` : "Try again soon.";
   const words = {
     401: "The router wants an API key that it knows: see Options.",
-    403: "This caller may not do that.",
+    403: "The router permits you less than that.",
     404: "The router knows nothing of it.",
     408: "It took too long.",
     413: "That is too long to be sent.",
@@ -95,6 +98,7 @@ async function refusal(response) {
     503: `The router cannot serve it now. ${wait}`,
   };
   const first = words[status] ?? (status >= 500 ? "The router has failed." : "");
-  const message = [first, said || (first ? "" : `The router refused (${status}).`)];
-  return new Refusal(message.filter(Boolean).join(" "), { status, retrySeconds });
+  let message = said || `The router refused it (${status}).`;
+  if (first) message = said ? `${first} It says: ${said}` : first;
+  return new Refusal(message, { status, retrySeconds });
 }

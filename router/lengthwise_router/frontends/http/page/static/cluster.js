@@ -1,6 +1,6 @@
 // The workers now, as the router sees them.
 
-import { readJson } from "./api.js";
+import { isKeyRefused, readJson } from "./api.js";
 import { count, element, shortId } from "./dom.js";
 
 const LOOK = 2000; // ms between looks, while the page can be seen
@@ -24,14 +24,17 @@ export class Cluster {
     if (document.hidden || this.isLooking) return;
     this.isLooking = true;
     let pause = LOOK;
+    let isRefused = false;
     try {
       this.#draw(await readJson("status"));
     } catch (error) {
+      isRefused = isKeyRefused(error);
       pause = Math.max(LOOK_AFTER_ERROR, error.retrySeconds * 1000);
       this.router.textContent = "";
       this.place.replaceChildren(element("p", { class: "quiet" }, error.message));
     }
     this.isLooking = false;
+    if (isRefused) return; // until there is another key
     this.timer = setTimeout(() => this.look(), pause);
   }
 

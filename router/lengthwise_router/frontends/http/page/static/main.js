@@ -1,6 +1,6 @@
 // The parts of the page, joined.
 
-import { apiKey, readJson, useApiKey } from "./api.js";
+import { apiKey, isKeyRefused, readJson, useApiKey } from "./api.js";
 import { Cluster } from "./cluster.js";
 import { Conversation } from "./conversation.js";
 import { element, find } from "./dom.js";
@@ -18,7 +18,7 @@ async function loadModels() {
     models = (await readJson("v1/models")).data;
   } catch (error) {
     models = [];
-    say(error.message);
+    complain(error);
   }
   find("model").replaceChildren(
     ...models.map(({ id }) => element("option", { value: id }, id)));
@@ -33,6 +33,11 @@ function tellKind() {
   const isChat = chosenModel()?.has_chat_template ?? true;
   prompt.placeholder = isChat ? "Write a message"
     : "Write how a text begins: this model has no chat template and goes on with it";
+}
+
+function complain(error) {
+  say(error.message);
+  if (isKeyRefused(error)) find("settings").open = true; // it has the key
 }
 
 function say(message) {
@@ -75,7 +80,7 @@ async function answer(text, model, signal) {
       model, options: options(), signal, started: (given) => { id = given; },
     });
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message);
+    if (error.name !== "AbortError") complain(error);
     if (!id && !prompt.value) prompt.value = text; // nothing came of it: to be sent again
   }
   if (id) explain(id, model.id);
