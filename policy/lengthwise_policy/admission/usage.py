@@ -66,11 +66,11 @@ class UsageMeter:
 
     def change(self, limits: UsageLimits) -> None:
         """Limits that differ begin anew; requests that run go on counting."""
-        if limits != self._limits:
+        if limits != self.limits:
             self._set(limits)
 
     def _set(self, limits: UsageLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._buckets: dict[LimitName, TokenBucket] = {}
         if limits.requests_per_minute is not None:
             self._buckets["requests"] = _bucket(limits.requests_per_minute)
@@ -79,7 +79,7 @@ class UsageMeter:
 
     def begin(self, now: float) -> Exceeded | None:
         """Counts a request, which has to `end`, unless a limit is reached: then nothing is."""
-        most = self._limits.max_concurrent
+        most = self.limits.max_concurrent
         if most is not None and self._running >= most:
             return Exceeded(
                 limit="concurrent",

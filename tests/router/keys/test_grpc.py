@@ -270,7 +270,7 @@ async def test_a_key_that_is_removed_finishes_what_it_began(keyed: Keyed, tmp_pa
     write(tmp_path / "keys.yaml", entry("bob"))
     keyring = deployment.app._keyring
     assert keyring is not None
-    await eventually(lambda: "bob" in keyring._holders, 10.0)
+    await eventually(lambda: "bob" in keyring._held.by_name, 10.0)
     error = await refused(deployment.stub.GetModel(UNARY["GetModel"], metadata=bearer("lw-alice")))
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     await deployment.stub.GetModel(UNARY["GetModel"], metadata=bearer("lw-bob"))
