@@ -29,6 +29,7 @@ from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.text.checkpoint import Checkpoint, load_checkpoint
 from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.text.tokenization import PromptEncoder
+from lengthwise_router.text.tools.answer_format import answer_format
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
@@ -153,6 +154,9 @@ class RouterApplication:
             dispatch=dispatch,
             workers=workers,
             metrics=metrics,
+            answers=answer_format(
+                checkpoint.chat_template, config.tool_parser, config.reasoning_parser
+            ),
         )
 
     async def _close_encoders(self) -> None:

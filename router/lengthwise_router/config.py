@@ -18,6 +18,8 @@ MAX_NAME_CHARACTERS = 128
 """Of a model: it is a label of metrics, and refusals list all."""
 
 RequestLogLevel = Literal["OFF", "DEBUG", "INFO", "WARNING"]
+ToolParserName = Literal["auto", "none", "hermes", "llama3_json", "mistral", "qwen3_coder"]
+ReasoningParserName = Literal["auto", "none", "think"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class ServedModelConfig:
     model: str  # checkpoint folder or hub id: tokenizer, chat template and limits come from it
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     objectives: Objectives | None = None  # not given: the router's
+    tool_parser: ToolParserName | None = None  # not given: the router's
+    reasoning_parser: ReasoningParserName | None = None  # not given: the router's
 
     @property
     def name(self) -> str:
@@ -138,6 +142,8 @@ class RouterConfig:
     # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
     max_attempts: int = 8  # of one request, the first included; failed links do not count
+    tool_parser: ToolParserName = "auto"  # how models write calls; auto: as their templates do
+    reasoning_parser: ReasoningParserName = "auto"  # how they mark reasoning: likewise
     tokenizer_threads: int = 2  # that tokenise the prompts of one model
     # The last requests, which can be explained: 4 KiB each, 21 at worst. 0: none.
     explained_requests: int = 4096
@@ -185,6 +191,8 @@ class RouterConfig:
             served_name=served.name,
             models=(),
             objectives=served.objectives or self.objectives,
+            tool_parser=served.tool_parser or self.tool_parser,
+            reasoning_parser=served.reasoning_parser or self.reasoning_parser,
         )
 
     def __post_init__(self) -> None:

@@ -42,6 +42,8 @@ def make_generation(
         cache_salt=b"",
         conversation_returns=False,
         constraint=None,
+        is_chat=False,
+        has_tools=False,
     )
     return Generation(
         request=request,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from router.deployment import Deploy
 
 from lengthwise_router.text.sandbox.grammar_compiler import MAX_KEPT, GrammarCompiler
@@ -26,8 +27,8 @@ async def grammars() -> AsyncIterator[GrammarCompiler]:
     await grammars.close()
 
 
-async def compiled(grammars: GrammarCompiler, **kind: Any) -> str:
-    grammar = grammars.compiled(Constraint(**kind))
+async def compiled(grammars: GrammarCompiler, after_reasoning: bool = False, /, **kind: Any) -> str:
+    grammar = grammars.compiled(Constraint(**kind), after_reasoning=after_reasoning)
     return grammar if isinstance(grammar, str) else await grammar
 
 
@@ -70,6 +71,42 @@ async def test_what_was_compiled_is_remembered_up_to_a_bound(grammars: GrammarCo
     for number in range(1, MAX_KEPT + 1):
         await compiled(grammars, regex=f"a{number}")
     assert not isinstance(grammars.compiled(Constraint(regex="a0")), str)
+
+
+class Letters:
+    """A token for each byte."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    tokens = (*(bytes((value,)) for value in range(256)), b"\xff<end>")
+    special_token_ids = (256,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        pytest.param(schema(type="object", additionalProperties=False), "{}", id="a schema"),
+        pytest.param({"regex": "a/\n+b"}, "a/\n\nb", id="a regex"),
+        pytest.param({"lark": 'start: "x" | "(" start ")"'}, "((x))", id="a grammar"),
+        pytest.param({"choice": {"texts": ["yes", "no"]}}, "no", id="a choice"),
+    ],
+)
+async def test_after_reasoning_a_constraint_holds_from_its_end_on(
+    grammars: GrammarCompiler, kind: dict[str, Any], text: str
+) -> None:
+    grammar = await compiled(grammars, True, **kind)
+    assert grammar != await compiled(grammars, **kind)
+    tokenizer = LLTokenizer(TokenizerWrapper(Letters()), slices=[])
+    for thought in ("", "Hm. </think no </thin", "\n"):
+        matcher = LLMatcher(tokenizer, grammar, log_level=0)
+        for piece, may_end in ((f"{thought}</think>\n\n", False), (text, True)):
+            assert matcher.try_consume_tokens(list(piece.encode())) == len(piece)
+            assert matcher.is_accepting() == may_end
+    with pytest.raises(InvalidRequest, match="unknown name"):
+        await compiled(grammars, True, lark="start: foo")
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [

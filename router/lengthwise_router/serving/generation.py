@@ -36,6 +36,7 @@ class Generation:
         request: Request,
         prompt_ids: list[int],
         max_tokens: int,
+        begins_in_reasoning: bool = False,
         grammar: str = "",
         deadline: RequestDeadline,
         record: RequestRecord,
@@ -43,6 +44,7 @@ class Generation:
         self.request = request
         self.record = record
         self.prefix = PromptPrefix(request.cache_salt)
+        self.begins_in_reasoning = begins_in_reasoning
         self.grammar = grammar
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
         self.num_prompt_tokens = len(prompt_ids)

@@ -1,6 +1,7 @@
 """Tokens → messages to the client: text, stop strings, usage and timings."""
 
 import time
+from collections.abc import Collection
 
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.generation import Generation, Tokens
@@ -15,8 +16,13 @@ class Reply:
     """The responses to one request."""
 
     def __init__(
-        self, generation: Generation, vocabulary: Vocabulary, metrics: RouterMetrics
+        self,
+        generation: Generation,
+        vocabulary: Vocabulary,
+        metrics: RouterMetrics,
+        shown: Collection[str] = (),
     ) -> None:
+        """`shown`: special tokens that the text has."""
         self._generation = generation
         request = generation.request
         self._text = AnswerText(
@@ -24,6 +30,7 @@ class Reply:
             generation.token_ids[: generation.num_prompt_tokens],
             request.stop_strings,
             request.sampling.min_tokens,
+            shown,
         )
         self._text.resume(request.resumed_token_ids)
         self._metrics = metrics
@@ -78,6 +85,9 @@ class Reply:
         request = self._generation.request
         response.request_id = request.request_id
         response.seed = request.sampling.seed
+        response.begins_in_reasoning = (
+            self._generation.begins_in_reasoning and not request.resumed_token_ids
+        )
 
     def _close(
         self, response: inference_pb2.GenerateResponse, finish_reason: common_pb2.FinishReason

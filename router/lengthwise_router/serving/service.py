@@ -19,6 +19,7 @@ from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Header, Tenants
 from lengthwise_router.text.request import Request, fit, read_request
 from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
+from lengthwise_router.text.tools.answer_format import AnswerFormat
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import (
@@ -32,7 +33,7 @@ from lengthwise_wire.errors import (
     Unauthenticated,
 )
 from lengthwise_wire.limits import check_request_id, check_tenant
-from lengthwise_wire.v1 import inference_pb2
+from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 if TYPE_CHECKING:  # its extra need not be installed
     from lengthwise_runtime.tracing.tracer import TracedSpan, Tracer
@@ -105,11 +106,13 @@ class InferenceService:
             prompt_ids = await model.tokenised(message.prompt, deadline)
             del message  # up to 5 MiB, that nobody needs any more
             caller.usage.prompt(len(prompt_ids))
-            grammar = await self._grammar(request, deadline)
+            begins_in_reasoning = request.is_chat and model.begins_in_reasoning(prompt_ids)
+            grammar = await self._grammar(request, begins_in_reasoning, deadline)
             generation = Generation(
                 request=request,
                 prompt_ids=prompt_ids,
                 max_tokens=fit(request, len(prompt_ids), model.checkpoint),
+                begins_in_reasoning=begins_in_reasoning,
                 grammar=grammar,
                 deadline=deadline,
                 record=record,
@@ -159,6 +162,14 @@ class InferenceService:
         """What each token of a model stands for."""
         return self._models_of(caller).find(model).token_bytes
 
+    def answer_format(self, model: str, caller: Caller = UNKNOWN) -> AnswerFormat:
+        """How a model writes calls of tools and reasoning."""
+        return self._models_of(caller).find(model).answers
+
+    async def check_constraint(self, constraint: common_pb2.Constraint) -> None:
+        """Errors: InvalidRequest where it does not compile; Overloaded, DeadlineExceeded."""
+        await self._grammars.check(constraint, self._config.default_deadline_seconds)
+
     def model(
         self, message: inference_pb2.GetModelRequest, caller: Caller = UNKNOWN
     ) -> inference_pb2.GetModelResponse:
@@ -207,10 +218,10 @@ class InferenceService:
                 return
             await asyncio.sleep(0.02)
 
-    async def _grammar(self, request: Request, deadline: RequestDeadline) -> str:
+    async def _grammar(self, request: Request, thinks: bool, deadline: RequestDeadline) -> str:
         if request.constraint is None:
             return ""
-        grammar = self._grammars.compiled(request.constraint)
+        grammar = self._grammars.compiled(request.constraint, after_reasoning=thinks)
         if isinstance(grammar, asyncio.Future):
             await deadline.until_done(grammar)
             return grammar.result()

@@ -48,6 +48,8 @@ class Request:
     cache_salt: bytes = dataclasses.field(repr=False)
     conversation_returns: bool
     constraint: common_pb2.Constraint | None
+    is_chat: bool
+    has_tools: bool
 
 
 def read_request(
@@ -76,6 +78,8 @@ def read_request(
         cache_salt=cache_salt,
         conversation_returns=_conversation_returns(message),
         constraint=constraint,
+        is_chat=message.prompt.HasField("conversation"),
+        has_tools=bool(message.prompt.conversation.tools),
     )
 
 

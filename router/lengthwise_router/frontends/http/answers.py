@@ -38,6 +38,7 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)  # of `logprobs`
     pieces: list[str] = field(default_factory=list)
     logprobs: list[common_pb2.TokenLogprobs] | None = None  # None: not asked for
+    begins_in_reasoning: bool = False
     finish_reason: str | None = None
     usage: inference_pb2.Usage | None = None
 
@@ -47,6 +48,7 @@ class Answer:
 
     def take(self, response: inference_pb2.GenerateResponse) -> None:
         self.pieces.append(response.text)
+        self.begins_in_reasoning |= response.begins_in_reasoning
         if self.logprobs is not None:
             self.token_ids.extend(response.token_ids)
             self.logprobs.extend(response.logprobs)
@@ -73,12 +75,16 @@ class Shape(ABC):
         """Those of a choice's first event, if there is one before any text."""
 
     @abstractmethod
-    def delta(self, piece: Answer) -> Mapping[str, Any]:
-        """Those of an event with text."""
+    def deltas(self, piece: Answer) -> Sequence[Mapping[str, Any]]:
+        """Those of the events that a piece makes."""
 
     @abstractmethod
     def last(self) -> Mapping[str, Any]:
         """Those of the event with the finish reason."""
+
+    def finish_reason(self, piece: Answer) -> str | None:
+        """Of the choice that this is, or is the last piece of."""
+        return piece.finish_reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +160,7 @@ class Collected:
             {
                 "index": answer.index,
                 **self._shape.choice(answer),
-                "finish_reason": answer.finish_reason,
+                "finish_reason": self._shape.finish_reason(answer),
             }
             for answer in self._answers
         ]
@@ -191,11 +197,10 @@ class Events:
                 events.append(self._event(index, fields))
         piece = self._call.new_answer(index, is_first=is_first)
         piece.take(response)
-        if response.text or response.logprobs or (is_first and not events):
-            events.append(self._event(index, self._shape.delta(piece)))
+        events += [self._event(index, fields) for fields in self._shape.deltas(piece)]
         if piece.finish_reason is not None:
             self._answers[index].usage = piece.usage
-            events.append(self._event(index, self._shape.last(), piece.finish_reason))
+            events.append(self._event(index, self._shape.last(), self._shape.finish_reason(piece)))
         if events:
             await self._write(b"".join(events))
 

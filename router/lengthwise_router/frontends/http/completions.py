@@ -88,8 +88,8 @@ class CompletionShape(Shape):
     def first(self) -> Mapping[str, Any] | None:
         return None
 
-    def delta(self, piece: Answer) -> Mapping[str, Any]:
-        return self._fields(piece)
+    def deltas(self, piece: Answer) -> Sequence[Mapping[str, Any]]:
+        return [self._fields(piece)] if piece.text or piece.logprobs or piece.is_first else []
 
     def last(self) -> Mapping[str, Any]:
         return {"text": "", "logprobs": None}

@@ -1,5 +1,6 @@
 """What chat and text completions have in common: fields → the wire's request."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
@@ -174,6 +175,14 @@ def token_ids(field: str, values: Sequence[Any]) -> Sequence[int]:
         for index, value in enumerate(values):
             TOKEN_ID.check(f"{field}[{index}]", value if type(value) is int else shown(value))
     return values
+
+
+def json_text(field: str, value: object) -> str:
+    """Errors: InvalidRequest."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise InvalidRequest(f"{field}: it is nested too deep") from None
 
 
 def shown(value: object) -> str:

@@ -34,6 +34,7 @@ from lengthwise_router.frontends.http.options import (
 )
 from lengthwise_router.frontends.http.page.files import page_routes
 from lengthwise_router.frontends.http.page.reports import Reports
+from lengthwise_router.frontends.http.tools.asked import AskedTools, asked_tools
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.tenants import Caller
 from lengthwise_runtime.calls.places import Count
@@ -70,19 +71,32 @@ class Endpoints:
     async def chat(self, request: Request) -> Response:
         caller = self._caller(request, "Generate")
 
-        def make(body: dict[str, Any]) -> tuple[ChatOptions, Requests]:
+        def make(body: dict[str, Any]) -> tuple[ChatOptions, AskedTools, Requests]:
             options = read_options(ChatOptions, "chat", body)
-            return options, wire_requests(
+            tools = asked_tools(options.tools, options.tool_choice, options.parallel_tool_calls)
+            form = self._service.answer_format(options.model, caller)
+            tools.check_model(form)
+            arguments = options.chat_template_kwargs
+            prompt = conversation(
+                options.messages, tools=tools.in_prompt, template_arguments=arguments
+            )
+            return (
                 options,
-                [conversation(options.messages)],
-                request_id=request.state.request_id,
-                max_tokens=options.most_tokens,
-                top_logprobs=options.alternatives,
-                constraint=options.constraint,
+                tools,
+                wire_requests(
+                    options,
+                    [prompt],
+                    request_id=request.state.request_id,
+                    max_tokens=options.most_tokens,
+                    top_logprobs=options.alternatives,
+                    constraint=options.constraint(tools, form),
+                ),
             )
 
-        options, requests = await self._bodies.read(request, make)
-        shape = ChatShape(self._service.token_texts(options.model, caller))
+        options, tools, requests = await self._bodies.read(request, make)
+        form = self._service.answer_format(options.model, caller)
+        await tools.check_schemas(self._service, form)
+        shape = ChatShape(self._service.token_texts(options.model, caller), tools, form)
         return self._generating(request, caller, options, requests, shape)
 
     async def completions(self, request: Request) -> Response:

@@ -13,6 +13,8 @@ from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.reply import Reply
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import PromptEncoder, check_context, check_vocabulary
+from lengthwise_router.text.tools.answer_format import AnswerFormat
+from lengthwise_router.text.tools.reasoning import BEGIN as REASONING_BEGIN
 from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_wire.convert import sampling_to_wire
@@ -21,6 +23,9 @@ from lengthwise_wire.v1 import inference_pb2
 INLINE_TOKENS = 4_096
 """Where an answer begins after more tokens is found in a thread: a prompt that ends with 131,072
 byte tokens takes 0.3 s."""
+
+REASONING_TOKENS = 16
+"""The last ones of a prompt that have the marker, spelled by bytes, and line breaks after it."""
 
 
 class ServedModel:
@@ -35,7 +40,9 @@ class ServedModel:
         dispatch: Dispatch,
         workers: ModelWorkers,
         metrics: RouterMetrics,
+        answers: AnswerFormat,
     ) -> None:
+        self.answers = answers
         self.checkpoint = checkpoint
         self.gate = gate
         self.dispatch = dispatch
@@ -68,9 +75,19 @@ class ServedModel:
         return self._vocabulary.token_bytes(token_id)
 
     async def new_reply(self, generation: Generation) -> Reply:
+        request = generation.request
+        shown = self.answers.markers(with_tools=request.has_tools) if request.is_chat else ()
+        parts = (generation, self._vocabulary, self.metrics, shown)
         if len(generation.token_ids) <= INLINE_TOKENS:
-            return Reply(generation, self._vocabulary, self.metrics)
-        return await asyncio.to_thread(Reply, generation, self._vocabulary, self.metrics)
+            return Reply(*parts)
+        return await asyncio.to_thread(Reply, *parts)
+
+    def begins_in_reasoning(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether a conversation's template has opened the reasoning that the answer begins in."""
+        if not self.answers.has_reasoning:
+            return False
+        end = self._vocabulary.whole_text(prompt_ids[-REASONING_TOKENS:])
+        return end.rstrip().endswith(REASONING_BEGIN)
 
     async def count_arrival(self, generation: Generation) -> None:
         """Demand is measured before anything holds a request back: what is served saturates."""

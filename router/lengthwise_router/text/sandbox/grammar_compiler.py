@@ -3,7 +3,9 @@
 import asyncio
 from collections import OrderedDict
 
+from lengthwise_router.text.sandbox.process import AFTER_REASONING, ALONE
 from lengthwise_router.text.sandbox.sandbox import Sandbox
+from lengthwise_wire.errors import DeadlineExceeded
 from lengthwise_wire.v1 import common_pb2
 
 MAX_KEPT = 64
@@ -27,9 +29,16 @@ class GrammarCompiler:
         """Until cancelled."""
         await self._sandbox.run()
 
-    def compiled(self, constraint: common_pb2.Constraint) -> "str | asyncio.Future[str]":
-        """The grammar, or a future of it. Errors, the future's too: InvalidRequest, Overloaded."""
-        key = constraint.SerializeToString(deterministic=True)
+    def compiled(
+        self, constraint: common_pb2.Constraint, *, after_reasoning: bool = False
+    ) -> "str | asyncio.Future[str]":
+        """The grammar, or a future of it. `after_reasoning`: of any text up to `</think>` and what
+        the constraint allows after it.
+
+        Errors, the future's too: InvalidRequest, Overloaded.
+        """
+        what = AFTER_REASONING if after_reasoning else ALONE
+        key = what + constraint.SerializeToString(deterministic=True)
         grammar = self._compiled.get(key)
         if grammar is not None:
             self._compiled.move_to_end(key)
@@ -37,6 +46,15 @@ class GrammarCompiler:
         answer = self._sandbox.ask(key)
         answer.add_done_callback(lambda done: self._keep(key, done))
         return answer
+
+    async def check(self, constraint: common_pb2.Constraint, seconds: float) -> None:
+        """Errors: InvalidRequest where it does not compile; Overloaded, DeadlineExceeded."""
+        grammar = self.compiled(constraint)
+        if isinstance(grammar, asyncio.Future):
+            try:
+                await asyncio.wait_for(grammar, seconds)
+            except TimeoutError:
+                raise DeadlineExceeded("the constraint was not compiled in time") from None
 
     async def close(self) -> None:
         await self._sandbox.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from lengthwise_router.text.sandbox.process import Refusal, serve
+from lengthwise_router.text.sandbox.process import AFTER_REASONING, Refusal, serve
 from lengthwise_wire.v1 import common_pb2
 
 TRIED_BYTES = 32
@@ -14,6 +14,9 @@ TRIED_BYTES = 32
 token, and 1 s here for its first byte."""
 
 _END = 256
+_REASONING = r"""start: reasoning /\n{0,2}/ @answer
+reasoning[suffix="</think>"]: /(?s:.*)/
+"""
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
@@ -33,10 +36,10 @@ def _set_up(body: bytes) -> Callable[[bytes], bytes]:
     tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
 
     def answer(body: bytes) -> bytes:
-        grammar = _grammar(common_pb2.Constraint.FromString(body))
+        grammar = _grammar(common_pb2.Constraint.FromString(body[1:]))
         _check(LLMatcher.validate_grammar(grammar, limits=_LIMITS))
         _try(LLMatcher(tokenizer, grammar, limits=_LIMITS, log_level=0))
-        return grammar.encode()
+        return (_after_reasoning(grammar) if body[:1] == AFTER_REASONING else grammar).encode()
 
     return answer
 
@@ -61,6 +64,14 @@ def _grammar(constraint: common_pb2.Constraint) -> str:
             choice = constraint.choice.texts
             texts = (json.dumps(text, ensure_ascii=False) for text in choice)
             return LLMatcher.grammar_from_lark(f"start: {' | '.join(texts)}")
+
+
+def _after_reasoning(grammar: str) -> str:
+    rules = (
+        json.loads(grammar)["grammars"] if grammar.startswith("{") else [{"lark_grammar": grammar}]
+    )
+    rules[0]["name"] = "answer"
+    return json.dumps({"grammars": [{"lark_grammar": _REASONING}, *rules]})
 
 
 def _try(matcher: LLMatcher) -> None:

@@ -16,6 +16,9 @@ from typing import BinaryIO
 LENGTH = struct.Struct(">I")
 DONE, REFUSED = b"d", b"r"
 
+ALONE, AFTER_REASONING = b"a", b"t"
+"""What a question to the grammar compiler begins with."""
+
 CPU_SECONDS = 1.0
 """For each frame."""
 

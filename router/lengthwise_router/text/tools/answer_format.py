@@ -1,10 +1,12 @@
 """How a model writes calls and reasoning, told from its chat template."""
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
+from lengthwise_router.config import ReasoningParserName, ToolParserName
 from lengthwise_router.text.tools import reasoning
 from lengthwise_router.text.tools.hermes import HermesFormat
 from lengthwise_router.text.tools.llama import LlamaFormat
@@ -34,9 +36,6 @@ class CallFormat(Protocol):
         """Of one call, or with `parallel` of one or several: Lark of llguidance."""
 
 
-ToolParserName = Literal["auto", "none", "hermes", "llama3_json", "mistral", "qwen3_coder"]
-ReasoningParserName = Literal["auto", "none", "think"]
-
 _FORMATS: Final[Mapping[str, tuple[str, CallFormat]]] = {
     "mistral": (r"\[TOOL_CALLS\]", MistralFormat()),
     "qwen3_coder": (r"<function=", QwenCoderFormat()),
@@ -60,6 +59,12 @@ class AnswerFormat:
         """What the text of an answer has to show, be it special tokens."""
         of_calls = self.calls.markers if with_tools and self.calls is not None else ()
         return (*of_calls, *((reasoning.BEGIN, reasoning.END) if self.has_reasoning else ()))
+
+    def new_call_id(self) -> str:
+        """Mistral's templates take nine letters and digits, and nothing else."""
+        if isinstance(self.calls, MistralFormat):
+            return secrets.token_hex(5)[:9]
+        return f"call_{secrets.token_hex(12)}"
 
     def parser(
         self,

@@ -12,7 +12,7 @@ _STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_sepa
 
 def literal(text: str) -> str:
     """A text as it is."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text)
 
 
 def json_value(schema: Mapping[str, Any], *, strict: bool) -> str:

@@ -1,0 +1,125 @@
+"""The official `openai` package calls functions and goes on with their results: random weights,
+held to it by a grammar, over a whole cluster."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_local import LocalCluster
+
+pytestmark = pytest.mark.slow
+
+TOOLS = "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
+MESSAGES = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ c.function.name }}{{ c.function.arguments.city }}{% endfor %}{% endfor %}<|assistant|>"
+)
+TEMPLATES = {
+    "hermes": f"{TOOLS}{{# <tool_call> #}}{MESSAGES}",
+    "llama": f"{TOOLS}{{# <|python_tag|> #}}{MESSAGES}",
+    "mistral": f"{TOOLS}{{# [TOOL_CALLS] #}}{MESSAGES}",
+    "coder": f"{TOOLS}{{# <tool_call><function= #}}{MESSAGES}",
+}
+
+
+class Weather(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    city: str = Field(max_length=6)
+    days: int = Field(ge=0, le=9)
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": Weather.model_json_schema(), "strict": True},
+}
+STOP: Any = {"type": "function", "function": {"name": "stop"}}
+ASKED: Any = {"role": "user", "content": "How warm?"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    models = {}
+    for name, template in TEMPLATES.items():
+        folder = write_toy_checkpoint(tmp_path_factory.mktemp("models") / name, eos_one_in=50)
+        (folder / "chat_template.jinja").write_text(template)
+        models[name] = folder
+    with LocalCluster(models=models, http_port=0) as cluster:
+        base = f"http://{cluster.routers[0].http_address}/v1"
+        with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=30) as client:
+            yield client
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_function_that_must_be_called_is_and_the_conversation_goes_on(
+    client: openai.OpenAI, name: str
+) -> None:
+    asked: Any = {
+        "model": name,
+        "messages": [ASKED],
+        "tools": [STOP, WEATHER],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        "max_tokens": 300,
+        "seed": 5,
+    }
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    Weather.model_validate_json(call.function.arguments)
+
+    chunks = [*client.chat.completions.create(**asked, stream=True)]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    deltas = [d for chunk in chunks for d in chunk.choices[0].delta.tool_calls or []]
+    first, *rest = deltas
+    assert first.function is not None
+    assert (first.index, first.type, first.function.name) == (0, "function", "get_weather")
+    assert first.id
+    assert "".join(d.function.arguments or "" for d in deltas if d.function) == (
+        call.function.arguments
+    )
+    assert all(d.index == 0 and d.id is None for d in rest)
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+
+    asked["messages"] += [
+        choice.message,
+        {"role": "tool", "tool_call_id": call.id, "content": json.dumps({"degrees": 21})},
+    ]
+    del asked["tool_choice"]
+    again = client.chat.completions.create(**asked).choices[0]
+    assert again.finish_reason in ("stop", "length", "tool_calls")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_one_call_of_any_function_is_required(client: openai.OpenAI, name: str) -> None:
+    for seed in range(3):
+        completion = client.chat.completions.create(
+            model=name, messages=[ASKED], tools=[STOP, WEATHER], tool_choice="required",
+            parallel_tool_calls=False, max_tokens=300, seed=seed, n=2,
+        )  # fmt: skip
+        for choice in completion.choices:
+            assert choice.finish_reason == "tool_calls"
+            (call,) = choice.message.tool_calls or []
+            assert call.type == "function"
+            assert call.function.name in ("get_weather", "stop")
+            assert isinstance(json.loads(call.function.arguments), dict)
+
+
+def test_what_is_no_call_is_content(client: openai.OpenAI) -> None:
+    fields: Any = {"model": "hermes", "messages": [ASKED], "max_tokens": 30, "seed": 3}
+    for choice in ("auto", "none"):
+        completion = client.chat.completions.create(**fields, tools=[WEATHER], tool_choice=choice)
+        message = completion.choices[0].message
+        stream = client.chat.completions.create(
+            **fields, tools=[WEATHER], tool_choice=choice, stream=True
+        )
+        assert "".join(c.choices[0].delta.content or "" for c in stream) == message.content
+        assert not message.tool_calls
+    plain = client.chat.completions.create(**fields).choices[0].message.content
+    assert message.content == plain, "the template got no tools"
