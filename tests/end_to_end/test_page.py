@@ -225,6 +225,15 @@ def test_a_refusal_of_the_router_itself_names_the_field(page: Page) -> None:
     page.chrome.get_log("browser")  # type: ignore[no-untyped-call]  # tells of the status
 
 
+def test_an_option_out_of_its_range_is_not_sent(page: Page) -> None:
+    page.set(temperature=-1)
+    page.watch_calls()
+    page.send("hello")
+    assert page.find("options").is_displayed()
+    assert page.run("return document.activeElement.name") == "temperature"
+    assert page.calls("v1/chat/completions") == []
+
+
 def test_an_answer_that_breaks_off_is_kept_and_said_to_be_unfinished(page: Page) -> None:
     event = {"choices": [{"delta": {"content": "once"}, "finish_reason": None}]}
     page.answer_with("v1/chat", f"data: {json.dumps(event)}\n\n")

@@ -1,8 +1,9 @@
 // Calls of the router, and its refusals in words.
 
-const KEY = "lengthwise-api-key"; // kept as long as the tab
+const KEY = "lengthwise-api-key";
 
-let key = sessionStorage.getItem(KEY) ?? "";
+const storage = tabStorage();
+let key = storage?.getItem(KEY) ?? ""; // kept as long as the tab
 
 export const apiKey = () => key;
 
@@ -11,8 +12,17 @@ export const isKeyRefused = ({ status }) => status === 401 || status === 403;
 
 export function useApiKey(given) {
   key = given.trim();
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
+  if (key) storage?.setItem(KEY, key);
+  else storage?.removeItem(KEY);
+}
+
+/** None where the browser is told to keep nothing. */
+function tabStorage() {
+  try {
+    return sessionStorage;
+  } catch {
+    return null;
+  }
 }
 
 /** What a person can do about it, and what the router said. */

@@ -63,7 +63,7 @@ export class Conversation {
     const text = document.createTextNode(content);
     const note = element("p", { class: "note quiet" });
     const box = element("article", { class: role },
-      element("h3", {}, role === "user" ? "You" : "Model"), element("p", { class: "text" }, text),
+      element("h3", {}, role === "user" ? "You" : "Model"), element("p", { class: "text", dir: "auto" }, text),
       note);
     this.log.append(box);
     this.log.scrollTop = this.log.scrollHeight;

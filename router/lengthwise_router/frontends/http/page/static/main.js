@@ -10,6 +10,7 @@ const prompt = find("prompt");
 const conversation = new Conversation(find("log"));
 const cluster = new Cluster(find("cluster"), find("router"));
 let models = [];
+let lastId = "";
 let running = null; // of what is being answered: its AbortController
 
 async function loadModels() {
@@ -87,12 +88,14 @@ async function answer(text, model, signal) {
 }
 
 async function explain(id, model) {
-  const place = find("request");
+  lastId = id;
+  let parts;
   try {
-    place.replaceChildren(...drawRequest(await explained(id, model)));
+    parts = drawRequest(await explained(id, model));
   } catch (error) {
-    place.replaceChildren(element("p", { class: "quiet" }, error.message));
+    parts = [element("p", { class: "quiet" }, error.message)];
   }
+  if (id === lastId) find("request").replaceChildren(...parts);
 }
 
 function show() {
