@@ -69,6 +69,11 @@ def retry_after(error: grpc.aio.AioRpcError) -> float:
     return float(dict(trailing)["lengthwise-retry-after"])
 
 
+def test_no_method_is_forgotten() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["Inference"].methods_by_name
+    assert {*UNARY, "Generate"} == set(methods)
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

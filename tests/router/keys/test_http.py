@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -112,6 +113,17 @@ async def test_without_a_key_nothing_but_the_probes_is_answered(
                 **body,  # type: ignore[arg-type]
             )
             assert answer.status_code != 401
+
+
+async def test_no_path_is_forgotten(stub_checkpoint: Path, tmp_path: Path) -> None:
+    async with serving(stub_checkpoint, tmp_path, entry("alice")) as (deployment, client):
+        front: Any = deployment.app._http._config.app  # type: ignore[union-attr]
+        for route in front._app.routes:
+            path = re.sub(r"{.*?}", "x", route.path)
+            for method in route.methods:
+                answer = await client.request(method, path)
+                is_open = path in OPEN or path.startswith("/page/")
+                assert (answer.status_code == 401) is not is_open, (method, path)
 
 
 async def test_a_key_is_asked_for_before_the_body(stub_checkpoint: Path, tmp_path: Path) -> None:

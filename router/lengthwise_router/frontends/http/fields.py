@@ -92,7 +92,7 @@ FIELDS: Final = (
     _ours("ignore_eos", BOTH, "go on past the end"),
     _ours("stop_token_ids", BOTH, "256 at most"),
     _ours("priority", BOTH, "-100 to 100; higher is served first"),
-    _ours("tenant", BOTH, "fair shares; a certificate decides where there is one"),
+    _ours("tenant", BOTH, "fair shares; a certificate or an API key decides where there is one"),
     _ours("cache_salt", BOTH, "cached prefixes are shared with equal salts alone"),
     _ignored("metadata", CHAT, "nothing is stored"),
     _ignored("prompt_cache_key", CHAT, "prefixes are found by their content"),
