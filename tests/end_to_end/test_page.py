@@ -181,14 +181,14 @@ def test_nothing_that_is_text_becomes_html(page: Page) -> None:
         (
             429,
             {"retry_after": "7"},
-            "Too many requests at the moment. Try again in 7 s. It says: why",
+            "Too many requests at the moment. Try again in 7 s. The router says: why",
         ),
         (
             503,
             {"retry_after": "1"},
-            "The router cannot serve it now. Try again in 1 s. It says: why",
+            "The router cannot serve it now. Try again in 1 s. The router says: why",
         ),
-        (401, {}, "The router wants an API key that it knows: see Options. It says: why"),
+        (401, {}, "The router wants an API key that it knows: see Options. The router says: why"),
         (400, {}, "why"),
         (0, {}, "The router does not answer."),
     ],
@@ -209,7 +209,7 @@ def test_a_key_that_may_not_see_the_cluster_is_told_so_once(page: Page) -> None:
     page.answer_with("status", '{"error": {"message": "why"}}', 403)
     page.watch_calls()
     page.set(key="sk-1")
-    told = ["The router permits you less than that. It says: why"]
+    told = ["The router permits you less than that. The router says: why"]
     wait_for("it is told", lambda: page.texts("#cluster p") == told, SECONDS)
     asked = len(page.calls("status"))
     page.run("window.hasPassed = false; setTimeout(() => { window.hasPassed = true }, 2500)")

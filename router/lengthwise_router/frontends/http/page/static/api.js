@@ -109,6 +109,6 @@ async function refusal(response) {
   };
   const first = words[status] ?? (status >= 500 ? "The router has failed." : "");
   let message = said || `The router refused it (${status}).`;
-  if (first) message = said ? `${first} It says: ${said}` : first;
+  if (first) message = said ? `${first} The router says: ${said}` : first;
   return new Refusal(message, { status, retrySeconds });
 }
