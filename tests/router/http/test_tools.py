@@ -85,9 +85,12 @@ async def test_without_tools_that_may_be_called_the_template_gets_none(
     assert await rendered(served, **fields) == "<user>hello<assistant>"
 
 
-DEEP: Any = {"type": "object"}
-for _ in range(200):
-    DEEP = {"type": "object", "properties": {"a": DEEP}}
+def deep(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(depth // 2):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
 
 ONE = [tool()]
 WRONG: list[tuple[dict[str, Any], str, str | None]] = [
@@ -136,7 +139,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
         "Unimplemented keys",
         "tools[0].function.parameters",
     ),
-    ({"tools": [tool(parameters=DEEP)]}, "recursion", "tools[0].function.parameters"),
+    ({"tools": [tool(parameters=deep(200))]}, "recursion", "tools[0].function.parameters"),
     ({"tool_choice": "required"}, "only allowed when 'tools' are specified", "tool_choice"),
     ({"tools": ONE, "tool_choice": "any"}, "'none', 'auto', and 'required'", "tool_choice"),
     ({"tools": ONE, "tool_choice": 1}, "expected", "tool_choice"),
@@ -200,6 +203,18 @@ async def test_schemas_with_keywords_that_no_grammar_keeps_to_are_served_unless_
     assert await rendered(served, tools=[tool(parameters={**schema, "x-mine": 1})])
 
 
+async def test_schemas_of_any_depth_are_refused(served: ServedHttp) -> None:
+    body = json.dumps({"model": MODEL, "messages": MESSAGES, "tools": [tool(parameters={"a": 0})]})
+    for depth in (100, 300, *range(400, 520, 3), 100_000):
+        schema = '{"properties": {"a": ' * depth + "{}" + "}}" * depth
+        response = await served.plain.post(
+            "/v1/chat/completions",
+            content=body.replace('{"a": 0}', schema),
+            headers={"content-type": "application/json"},
+        )
+        assert response.status_code == 400, (depth, response.text)
+
+
 async def test_many_large_functions_are_served_but_not_forced(served: ServedHttp) -> None:
     large = [tool(f"f{n}", parameters={"description": "x" * 9000}) for n in range(9)]
     assert (await rendered(served, tools=large)).startswith("<tool>f0<tool>f1")
@@ -214,3 +229,30 @@ async def test_a_template_without_tools_refuses_them(shared: ServedHttp) -> None
     response = await shared.plain.post("/v1/chat/completions", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools"
+
+
+async def test_an_answer_that_the_template_lets_begin_in_reasoning_is_reasoning(
+    stub_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / MODEL
+    shutil.copytree(stub_checkpoint, folder)
+    template = "{{ messages[0].content }}{# </think> #}{% if enable_thinking %}<think>\n{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    config = {"http": HttpConfig(listen="127.0.0.1:0")}
+    async with deployed(folder, 1, 1, 0.002, config) as deployment, calling(deployment) as http:
+        for thinks in (True, False):
+            arguments = {"enable_thinking": thinks}
+            body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 8}
+            body["chat_template_kwargs"] = arguments
+            response = await http.plain.post("/v1/chat/completions", json=body)
+            message = response.json()["choices"][0]["message"]
+            text = message["reasoning_content"] if thinks else message["content"]
+            assert len(text) == 8
+            assert (message["content"] == "") == thinks
+            stream = await http.openai.chat.completions.create(
+                model=MODEL, messages=MESSAGES, max_tokens=8, stream=True,
+                extra_body={"chat_template_kwargs": arguments},
+            )  # fmt: skip
+            deltas = [chunk.choices[0].delta.to_dict() async for chunk in stream]
+            field = "reasoning_content" if thinks else "content"
+            assert "".join(str(delta.get(field) or "") for delta in deltas) == text

@@ -1,6 +1,7 @@
 """Grammars of calls, in llguidance's Lark: `start` is one call, or several."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ from lengthwise_router.text.tools.parts import Function
 _STYLE: Final = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As templates write JSON."""
 
+_LOOK_AROUND: Final = re.compile(r"\(\?<?[=!]")
+
 
 def literal(text: str) -> str:
     """A text as it is."""
@@ -16,8 +19,19 @@ def literal(text: str) -> str:
 
 
 def json_value(schema: Mapping[str, Any], *, strict: bool) -> str:
-    """A JSON value that a schema accepts."""
-    return "%json " + json.dumps({**schema, "x-guidance": {**_STYLE, "lenient": not strict}})
+    """A JSON value that a schema accepts; unless `strict`, what no grammar can keep to is passed
+    over."""
+    text = json.dumps({**schema, "x-guidance": {**_STYLE, "lenient": not strict}})
+    if not strict and "(?" in text:
+        text = json.dumps(json.loads(text, object_hook=_without_look_around))
+    return "%json " + text
+
+
+def _without_look_around(schema: dict[str, Any]) -> dict[str, Any]:
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and _LOOK_AROUND.search(pattern):
+        del schema["pattern"]
+    return schema
 
 
 def calls_grammar(rules: Sequence[str], *, before: str, between: str, after: str) -> str:

@@ -68,8 +68,9 @@ def _value_rule(schema: Any, function: Function) -> str:
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(choices, list) and choices and all(isinstance(one, str) for one in choices):
         return f": ({' | '.join(map(literal, choices))}) {literal(ending)}"
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    return f"[suffix={literal(ending)}]: /(?s:.{{{least},{most}}})/"
+    least, most = (schema.get(name) for name in ("minLength", "maxLength"))
+    bounds = f"{least if type(least) is int else 0},{most if type(most) is int else ''}"
+    return f"[suffix={literal(ending)}]: /(?s:.{{{bounds}}})/"
 
 
 def _call(body: str, known: Mapping[str, Function]) -> FunctionCall:

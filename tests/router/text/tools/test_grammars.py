@@ -109,8 +109,11 @@ def test_whatever_is_written_is_calls_with_arguments_that_the_schemas_accept(
 def test_keywords_that_no_grammar_keeps_to_are_refused_in_strict_functions_alone(name: str) -> None:
     form = format_of(name)
     assert form.calls is not None
-    value = {"type": "array", "uniqueItems": True, "items": {"type": "integer"}}
-    schema = {"type": "object", "properties": {"a": value}, "required": ["a"]}
+    array = {"type": "array", "uniqueItems": True, "items": {"type": "string"}}
+    ahead = {"type": "array", "items": {"type": "string", "pattern": "^(?!x)"}}
+    odd = {"type": "string", "minLength": 1} if name == "hermes" else {"type": "string"}
+    properties = {"a": array, "pattern": ahead, "c": odd}
+    schema = {"type": "object", "properties": properties, "required": ["a"]}
     for strict in (False, True):
         function = Function(name="f", parameters=schema, strict=strict)
         grammar = form.calls.grammar([function], parallel=False)

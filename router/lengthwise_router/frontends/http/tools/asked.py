@@ -97,7 +97,11 @@ class AskedTools:
         self, form: AnswerFormat, functions: tuple[Function, ...]
     ) -> common_pb2.Constraint:
         assert form.calls is not None
-        return common_pb2.Constraint(lark=form.calls.grammar(functions, parallel=self._is_parallel))
+        try:
+            grammar = form.calls.grammar(functions, parallel=self._is_parallel)
+        except RecursionError:
+            raise InvalidRequest("tools: a schema is nested too deep") from None
+        return common_pb2.Constraint(lark=grammar)
 
     @property
     def _is_parallel(self) -> bool:
