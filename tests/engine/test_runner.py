@@ -79,7 +79,7 @@ BROKEN_FOLLOWING: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "penalised": (
         {"sampling": _state([1, 2, 3], presence_penalty=1.0)},
-        "penalties need every token before",
+        "penalties and grammars need every token before",
     ),
 }
 
