@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,6 +90,13 @@ class Page:
         wait_for("the answer is over", lambda: not self.is_answering, SECONDS)
         return self.texts("article.assistant .text")[-1]
 
+    def count_pieces(self) -> None:
+        """From now on `window.pieces` is how often a text in the conversation has grown."""
+        self.run(
+            "window.pieces = 0; new MutationObserver((seen) => { window.pieces += seen.length })"
+            ".observe(document.getElementById('log'), { characterData: true, subtree: true })"
+        )
+
     def error(self) -> str:
         wait_for("an error is told", lambda: self.find("error").is_displayed(), SECONDS)
         return self.find("error").text
@@ -134,20 +140,14 @@ class Page:
         )
 
     def complaints(self) -> list[str]:
-        """Of the browser: scripts that failed, what the policy forbade."""
-        return [entry["message"] for entry in self.chrome.get_log("browser")]  # type: ignore[no-untyped-call]
+        """Of the browser: scripts that failed, what the policy forbade. Not that a call was
+        refused."""
+        entries = self.chrome.get_log("browser")  # type: ignore[no-untyped-call]
+        messages = [entry["message"] for entry in entries]
+        return [message for message in messages if "Failed to load resource" not in message]
 
 
 def lightness(color: str) -> float:
     """0 to 255, of `rgb(…)`."""
     numbers = color.partition("(")[2].rstrip(")").split(",")[:3]
     return sum(float(number) for number in numbers) / 3
-
-
-def lengths_while_answering(page: Page) -> set[int]:
-    """How long the last answer was, each time that it was looked at."""
-    seen: set[int] = set()
-    give_up_at = time.monotonic() + SECONDS
-    while page.is_answering and time.monotonic() < give_up_at:
-        seen |= {len(text) for text in page.texts("article.assistant:last-child .text")}
-    return seen

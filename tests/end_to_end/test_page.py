@@ -5,13 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from end_to_end.browser import (
-    SECONDS,
-    Page,
-    chromium,
-    lengths_while_answering,
-    lightness,
-)
+from end_to_end.browser import SECONDS, Page, chromium, lightness
 from harness.waiting import wait_for
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.keys import Keys
@@ -63,12 +57,12 @@ def test_a_conversation_is_that_of_the_sdk_and_comes_piece_by_piece(
     said: list[lengthwise.Message] = []
     with lengthwise.Client(serving.endpoint) as client:
         for text in ("What is a deque?", "And\nwhat else?"):
+            page.count_pieces()
             page.send(text)
-            lengths = lengths_while_answering(page)
             said.append(lengthwise.Message("user", text))
             expected = client.chat(said, max_tokens=60, seed=7, temperature=0.9).text
             assert page.answered() == expected
-            assert len(lengths) > 2, lengths
+            assert page.run("return window.pieces") > 2
             said.append(lengthwise.Message("assistant", expected))
     assert page.texts("article.user .text") == ["What is a deque?", "And\nwhat else?"]
     assert page.texts("article.assistant .note")[-1].endswith("→ 60 tokens; it reached the most"
@@ -222,7 +216,6 @@ def test_a_refusal_of_the_router_itself_names_the_field(page: Page) -> None:
     page.set(max_tokens=100_000)
     page.send("hello")
     assert "4096" in page.error()
-    page.chrome.get_log("browser")  # type: ignore[no-untyped-call]  # tells of the status
 
 
 def test_an_option_out_of_its_range_is_not_sent(page: Page) -> None:

@@ -3,7 +3,7 @@
 import { readJson } from "./api.js";
 import { count, element, facts, milliseconds, shortId } from "./dom.js";
 
-const TRIES = 8; // a request that was stopped ends a moment later
+const TRIES = 20; // a request that was stopped ends a moment later
 const PAUSE = 250; // ms
 
 /** Errors: as `readJson`. */
