@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from lengthwise_router.text.tools.parts import Content, FunctionCall, Part, overlap
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part, overlap
 
 ReadCalls = Callable[[str], list[FunctionCall]]
 """Of what is between two markers. Errors: ValueError."""
@@ -76,7 +76,8 @@ class BlockParser:
     def _add_text(self, parts: list[Part], text: str) -> None:
         if self._space is not None:
             text = self._space + text
-            self._space = text if not text or text.isspace() else None
+            is_space = len(text) <= MAX_SPACE and not text.strip()
+            self._space = text if is_space else None
             if self._space is not None:
                 return
         if text:

@@ -8,7 +8,14 @@ from typing import Final
 from lengthwise_router.text.tools.blocks import BlockParser, ReadCalls
 from lengthwise_router.text.tools.grammar import calls_grammar, json_call_rules
 from lengthwise_router.text.tools.json_calls import call_of, read_values
-from lengthwise_router.text.tools.parts import Content, Function, FunctionCall, Part, PartsParser
+from lengthwise_router.text.tools.parts import (
+    MAX_SPACE,
+    Content,
+    Function,
+    FunctionCall,
+    Part,
+    PartsParser,
+)
 
 TAG: Final = "<|python_tag|>"
 
@@ -71,6 +78,8 @@ def _is_json(text: str) -> bool | None:
     opening = _OPENING.match(text)
     assert opening is not None
     key = opening["key"]
+    if opening.end() > MAX_SPACE:
+        return False
     if opening["closed"]:
         return key in _FIRST_KEYS
     is_open = opening.end() == len(text)

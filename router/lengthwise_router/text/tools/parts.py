@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,9 @@ class FunctionCall:
     name: str
     arguments: str  # a JSON object
 
+
+MAX_SPACE: Final = 256
+"""Characters of white space that are waited through: what follows more is no marker of anything."""
 
 Part = Content | Reasoning | FunctionCall
 

@@ -3,7 +3,7 @@
 from enum import Enum, auto
 from typing import Final
 
-from lengthwise_router.text.tools.parts import Content, Part, Reasoning, overlap
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, Part, Reasoning, overlap
 
 BEGIN: Final = "<think>"
 END: Final = "</think>"
@@ -30,7 +30,9 @@ class ThinkParser:
         text, self._tail = self._tail + text, ""
         if self._state is _State.BEFORE:
             begun = text.lstrip()
-            if begun.startswith(BEGIN):
+            if len(text) - len(begun) > MAX_SPACE:
+                self._state = _State.AFTER
+            elif begun.startswith(BEGIN):
                 self._state, text = _State.OPENED, begun.removeprefix(BEGIN)
             elif BEGIN.startswith(begun):
                 self._tail = text

@@ -19,7 +19,7 @@ from router.text.tools.formats import (
 )
 
 from lengthwise_router.text.tools.answer_format import answer_format
-from lengthwise_router.text.tools.parts import Content, FunctionCall, Part, Reasoning
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part, Reasoning
 
 PARIS = call("get_weather", city="Paris", days=2)
 ROME = call("get_weather", city="Rome", days=1)
@@ -179,6 +179,15 @@ def test_json_that_begins_as_no_call_of_llama_does_is_told_at_once() -> None:
     assert parser.append('swer": 1}') == [Content('swer": 1}')]
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_no_more_white_space_is_held_back_than_stands_before_markers(name: str) -> None:
+    for before in ("", "{", CALLS[0][1] if name == "hermes" else ""):
+        parser = format_of(name, thinks=True).parser(FUNCTIONS)
+        parser.append(before)
+        assert parser.append(" " * (MAX_SPACE + 1))
+        assert parser.append(" ") == [Content(" ")]
+
+
 def test_calls_beyond_the_most_are_left_out() -> None:
     for name, text, expected in CALLS:
         parts = parsed(format_of(name).parser(FUNCTIONS, max_calls=1), [text])
@@ -224,7 +233,11 @@ def test_the_format_is_told_from_the_template_unless_it_is_named(name: str) -> N
 
 
 TEXTS = [text for name in BROKEN for text in BROKEN[name] if len(text) < 500]
-TEXTS += [text for _, text, _ in CALLS] + [text for text, _, _ in THOUGHTS] + [" ", "\\", '"', "é"]
+TEXTS += (
+    [text for _, text, _ in CALLS]
+    + [text for text, _, _ in THOUGHTS]
+    + [" ", "\\", '"', "é", " " * 200]
+)
 
 
 @given(
