@@ -59,11 +59,16 @@ class ThinkParser:
         thought, marker, rest = text.partition(END)
         if marker:
             self._state = _State.CLOSED
-            thought = thought.rstrip("\n")
+            thought = _without_breaks(thought)
         else:
             end = len(thought) - overlap(thought, END)
-            end = len(thought[:end].rstrip("\n"))
+            end = len(_without_breaks(thought[:end]))
             self._tail, thought = thought[end:], thought[:end]
         if thought:
             parts.append(Reasoning(thought))
         return rest
+
+
+def _without_breaks(text: str) -> str:
+    """Without the two at its end: so many are waited through."""
+    return text.removesuffix("\n").removesuffix("\n")

@@ -199,6 +199,7 @@ THOUGHTS: list[tuple[str, bool, list[Part]]] = [
     ("<think>\nHm.\n</think>\n\nYes.", False, [Reasoning("Hm."), Content("Yes.")]),
     ("\n<think>Hm. </think>Yes.", False, [Reasoning("Hm. "), Content("Yes.")]),
     ("\nHm.\n\nSo\n</think>\n\nYes.", True, [Reasoning("Hm.\n\nSo"), Content("Yes.")]),
+    ("Hm.\n\n\n</think>\n\n\nYes.", True, [Reasoning("Hm.\n"), Content("Yes.")]),
     ("Hm.\n</thin", True, [Reasoning("Hm.\n</thin")]),
     ("<think>\n\n</think>\n\nYes.", False, [Content("Yes.")]),
     ("Yes. <think>no</think>", False, [Content("Yes. <think>no</think>")]),
