@@ -157,10 +157,12 @@ def test_the_cluster_is_there_with_its_workers(page: Page, serving: LocalCluster
 
 
 def test_nothing_that_is_text_becomes_html(page: Page) -> None:
-    event = {"choices": [{"delta": {"content": HOSTILE}, "finish_reason": None}]}
+    delta = {"content": HOSTILE, "reasoning_content": HOSTILE}
+    event = {"choices": [{"delta": delta, "finish_reason": None}]}
     page.answer_with("v1/chat", f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")
     page.send(HOSTILE)
     assert page.answered() == HOSTILE
+    assert page.texts("article.assistant .thought") == [HOSTILE]
     assert page.texts("article .text") == [HOSTILE, HOSTILE]
     assert page.texts("#model option") == [HOSTILE]
     page.answer_with("v1/chat", json.dumps({"error": {"message": HOSTILE}}), 400)
@@ -234,6 +236,10 @@ def test_an_answer_that_breaks_off_is_kept_and_said_to_be_unfinished(page: Page)
     assert "broke off" in page.error()
     assert page.answered() == "once"
     assert page.texts("article.assistant .note") == ["not finished"]
+    page.answer_with("v1/chat", ": still here\n\n", x_request_id="of-none")
+    page.send("more")
+    wait_for("it is over", lambda: page.find("prompt").get_property("value") == "more", SECONDS)
+    assert len(page.texts("article")) == 2
 
 
 def test_it_fits_a_phone_and_a_desktop_in_light_and_dark(page: Page) -> None:

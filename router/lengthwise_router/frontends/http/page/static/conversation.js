@@ -30,7 +30,7 @@ export class Conversation {
       this.log.removeAttribute("aria-busy");
       answer.box.classList.remove("coming");
       const isHere = answer.box.isConnected; // else a new conversation has begun
-      if (isHere && (answer.text.data || answer.isWhole)) {
+      if (isHere && (answer.text.data || answer.thought.data || answer.isWhole)) {
         this.messages = [...messages, { role: "assistant", content: answer.text.data }];
       } else if (isHere) {
         asked.box.remove();
@@ -48,7 +48,8 @@ export class Conversation {
       let finish = "";
       for await (const event of eventsOf(response)) {
         const [choice] = event.choices;
-        this.#append(answer, choice?.delta?.content ?? choice?.text ?? "");
+        this.#append(answer.thought, choice?.delta?.reasoning_content ?? "");
+        this.#append(answer.text, choice?.delta?.content ?? choice?.text ?? "");
         finish = choice?.finish_reason ?? finish;
         if (event.usage) this.#note(answer, ending(event.usage, finish));
       }
@@ -61,17 +62,19 @@ export class Conversation {
 
   #show(role, content) {
     const text = document.createTextNode(content);
+    const thought = document.createTextNode("");
     const note = element("p", { class: "note quiet" });
     const box = element("article", { class: role },
-      element("h3", {}, role === "user" ? "You" : "Model"), element("p", { class: "text", dir: "auto" }, text),
-      note);
+      element("h3", {}, role === "user" ? "You" : "Model"),
+      element("p", { class: "thought quiet", dir: "auto" }, thought),
+      element("p", { class: "text", dir: "auto" }, text), note);
     this.log.append(box);
     this.log.scrollTop = this.log.scrollHeight;
-    return { box, text, note, isWhole: false };
+    return { box, text, thought, note, isWhole: false };
   }
 
-  #append({ text }, more) {
-    this.#atEnd(() => text.appendData(more));
+  #append(text, more) {
+    if (more) this.#atEnd(() => text.appendData(more));
   }
 
   #note({ note }, words) {

@@ -75,6 +75,7 @@ async function send() {
 
 async function answer(text, model, signal) {
   let id = "";
+  const before = conversation.messages;
   prompt.value = "";
   try {
     await conversation.send(text, {
@@ -82,7 +83,8 @@ async function answer(text, model, signal) {
     });
   } catch (error) {
     if (error.name !== "AbortError") complain(error);
-    if (!id && !prompt.value) prompt.value = text; // nothing came of it: to be sent again
+    // Nothing came of it: to be sent again.
+    if (conversation.messages === before && !prompt.value) prompt.value = text;
   }
   if (id) explain(id, model.id);
 }
