@@ -21,9 +21,7 @@ MESSAGES = (
 )
 TEMPLATES = {
     "hermes": f"{TOOLS}{{# <tool_call> #}}{MESSAGES}",
-    "llama": f"{TOOLS}{{# <|python_tag|> #}}{MESSAGES}",
     "mistral": f"{TOOLS}{{# [TOOL_CALLS] #}}{MESSAGES}",
-    "coder": f"{TOOLS}{{# <tool_call><function= #}}{MESSAGES}",
 }
 
 
