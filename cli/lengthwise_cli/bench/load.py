@@ -15,7 +15,7 @@ from lengthwise_cli.bench.plan import PlannedRequest, PromptLengths, read_trace,
 from lengthwise_cli.bench.play import Player
 from lengthwise_cli.bench.run import RequestResult, Run
 from lengthwise_cli.errors import CommandError
-from lengthwise_cli.options import CONNECT_SECONDS, named
+from lengthwise_cli.options import CONNECT_SECONDS, TRIES, named
 from lengthwise_cli.terminal import say
 
 DEFAULT_RATE = 5.0
@@ -44,7 +44,13 @@ class Load:
         plan = self._plan()
         with (
             named(self.endpoints),
-            Client(self.endpoints, tls=self.tls, timeout=self._timeout, model=self.model) as client,
+            Client(
+                self.endpoints,
+                tls=self.tls,
+                timeout=self._timeout,
+                retry=TRIES,
+                model=self.model,
+            ) as client,
         ):
             model, statuses = client.model(), client.status().models
         (short_tokens,) = (each.short_tokens for each in statuses if each.model == model.name)
