@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import yaml
 from faults.checkpoints import answer_by
 from faults.processes import Serve
 from harness.waiting import eventually
@@ -19,8 +20,12 @@ from workers.worker_pair import greedy_tokens
 
 import lengthwise
 import lengthwise_local
+from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_engine.errors import EngineError
 from lengthwise_local import LocalCluster
+from lengthwise_runtime.config import ConfigError, load_config
 from lengthwise_wire.v1 import common_pb2, inference_pb2
+from lengthwise_worker.engine import start_engine
 
 pytestmark = pytest.mark.timeout(180)  # whole clusters start
 
@@ -238,10 +243,18 @@ def test_a_worker_under_a_small_limit_serves_what_it_holds_and_tells_so(model: P
         assert "a request has up to 200" in log
 
 
+@pytest.mark.slow
+def test_memory_that_cannot_be_had_ends_a_worker_with_one_line(model: Path) -> None:
+    cluster = LocalCluster(model=model, device="cpu", configs={"decode": {"max_context": 15}})
+    with pytest.raises(lengthwise_local.LocalClusterError, match="got 15") as caught, cluster:
+        pass
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("keys", "message"),
     [
-        pytest.param({"memory_bytes": 100 << 20}, "may take 45 MiB, but", id="too little"),
+        pytest.param({"memory_bytes": 100 << 20}, "may take 90 MiB, but", id="too little"),
         pytest.param({"max_context": 15}, "max_context: got 15, expected 16", id="no block"),
         pytest.param({"max_context": 257}, "expected 16 .one block. to 256", id="beyond the model"),
         pytest.param(
@@ -251,11 +264,10 @@ def test_a_worker_under_a_small_limit_serves_what_it_holds_and_tells_so(model: P
         pytest.param({"memory_share": 1.01}, "memory_share must be above 0, at most 1", id="above"),
     ],
 )
-@pytest.mark.slow
-def test_memory_that_cannot_be_had_ends_a_worker_with_one_line(
-    model: Path, config: dict[str, Any], message: str
+async def test_memory_that_cannot_be_had_is_told_before_weights_are_loaded(
+    model: Path, tmp_path: Path, keys: dict[str, Any], message: str
 ) -> None:
-    cluster = LocalCluster(model=model, device="cpu", configs={"decode": config})
-    with pytest.raises(lengthwise_local.LocalClusterError, match=message) as caught, cluster:
-        pass
-    assert "Traceback" not in str(caught.value)
+    path = tmp_path / "worker.yaml"
+    path.write_text(yaml.safe_dump({"model": str(model), "device": "cpu", **keys}))
+    with pytest.raises((ConfigError, EngineError), match=message):
+        await start_engine(load_config(path, DecodeWorkerConfig))
