@@ -185,8 +185,8 @@ async def _judge(
 
 
 def _identity(process: Process) -> tuple[int, ...]:
-    """The process, and its transfer process."""
-    children = psutil.Process(process.pid).children()
+    """The process, and a worker's transfer process; a router's sandboxes come and go."""
+    children = [] if process.role == "router" else psutil.Process(process.pid).children()
     return (process.pid, *sorted(child.pid for child in children))
 
 
