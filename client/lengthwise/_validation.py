@@ -91,6 +91,16 @@ def check_constraint_text(kind: str, text: object) -> str:
     return str(text)
 
 
+def schema_of(kind: object) -> str:
+    """Of a pydantic model, which this package does not need to know."""
+    if not (hasattr(kind, "model_json_schema") and hasattr(kind, "model_validate_json")):
+        raise InvalidRequest(
+            f"response_format: got {kind!r:.80}, expected a pydantic model; json_schema takes a"
+            " schema"
+        )
+    return json.dumps(kind.model_json_schema())
+
+
 def check_choice(texts: object) -> list[str]:
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise InvalidRequest(f"choice: got {type(texts).__name__}, expected a list of texts")

@@ -12,6 +12,7 @@ from lengthwise import _validation as valid
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
 from lengthwise.status import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.types import (
+    Completion,
     FinishReason,
     Logprob,
     Message,
@@ -68,13 +69,15 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
 
 
 def _constraint(options: Options) -> common_pb2.Constraint | None:
-    kinds = ("json_schema", "regex", "lark", "choice")
+    kinds = ("response_format", "json_schema", "regex", "lark", "choice")
     given = {name: value for name in kinds if (value := options.get(name)) is not None}
     if not given:
         return None
     if len(given) > 1:
         raise InvalidRequest(f"constraint: got {' and '.join(given)}, expected one of them")
     ((kind, value),) = given.items()
+    if kind == "response_format":
+        kind, value = "json_schema", valid.schema_of(value)
     checked: Any = (
         common_pb2.Choice(texts=valid.check_choice(value))
         if kind == "choice"
@@ -83,6 +86,15 @@ def _constraint(options: Options) -> common_pb2.Constraint | None:
     constraint = common_pb2.Constraint(**{kind: checked})
     check_constraint(constraint)
     return constraint
+
+
+def parsed(completion: Completion, options: Options) -> Completion:
+    """With what `response_format` makes of its text. Errors: those of the class's own checks, which
+    may say more than its schema."""
+    kind = options.get("response_format")
+    if kind is None or completion.finish_reason != "stop":
+        return completion
+    return dataclasses.replace(completion, parsed=kind.model_validate_json(completion.text))
 
 
 def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:
@@ -115,12 +127,8 @@ def wire_prompt(prompt: Prompt) -> pb.Prompt:
         )
     if not prompt:
         raise InvalidRequest("prompt: got an empty list, expected at least one token id or Message")
-    if isinstance(prompt[0], Message):
-        return pb.Prompt(conversation=_conversation(cast(Sequence[Message], prompt)))
-    if isinstance(prompt[0], Mapping):
-        raise InvalidRequest(
-            "prompt[0]: got a mapping, expected a Message: [Message(**each) for each in prompt]"
-        )
+    if isinstance(prompt[0], Message | Mapping):
+        return pb.Prompt(conversation=_conversation(cast(Sequence[object], prompt)))
     ids = valid.check_prompt_tokens(prompt)
     return pb.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
 
@@ -137,17 +145,28 @@ def check_conversation(messages: object) -> None:
         )
 
 
-def _conversation(messages: Sequence[Message]) -> pb.Conversation:
-    if len(messages) > MAX_MESSAGES:
+def _message(index: int, message: object) -> Message:
+    """Errors: InvalidRequest."""
+    if isinstance(message, Mapping):
+        if set(message) != {"role", "content"}:
+            raise InvalidRequest(
+                f"prompt[{index}]: got a mapping of {', '.join(map(repr, message))[:100]}, expected"
+                " 'role' and 'content'"
+            )
+        return Message(**message)
+    if not isinstance(message, Message):
         raise InvalidRequest(
-            f"prompt: got {len(messages)} messages, expected at most {MAX_MESSAGES}"
+            f"prompt[{index}]: got {type(message).__name__}, expected Message as before"
         )
+    return message
+
+
+def _conversation(given: Sequence[object]) -> pb.Conversation:
+    if len(given) > MAX_MESSAGES:
+        raise InvalidRequest(f"prompt: got {len(given)} messages, expected at most {MAX_MESSAGES}")
+    messages = [_message(index, message) for index, message in enumerate(given)]
     num_bytes = 0
     for index, message in enumerate(messages):
-        if not isinstance(message, Message):
-            raise InvalidRequest(
-                f"prompt[{index}]: got {type(message).__name__}, expected Message as before"
-            )
         if not valid.utf8_bytes(f"prompt[{index}].role", message.role):
             raise InvalidRequest(f"prompt[{index}].role: got '', expected \"user\" or the like")
         num_bytes += valid.utf8_bytes(f"prompt[{index}].content", message.content)

@@ -15,7 +15,17 @@ from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.status import RouterStatus
 from lengthwise.transport import AsyncTransport
-from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
+from lengthwise.types import (
+    Chunk,
+    Completion,
+    Conversation,
+    Model,
+    Options,
+    Prompt,
+    Retry,
+    Timeout,
+    Tls,
+)
 from lengthwise_wire.errors import LengthwiseError
 from lengthwise_wire.v1 import inference_pb2 as pb
 
@@ -65,14 +75,15 @@ class AsyncClient:
 
     async def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         """Continues a prompt, and returns when all is there. See `Client.generate`."""
-        return join([chunk async for chunk in self.stream(prompt, **options)])
+        completion = join([chunk async for chunk in self.stream(prompt, **options)])
+        return _wire.parsed(completion, options)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
         """Continues a prompt piece by piece. Leaving the loop, or `aclose()`, cancels the request
         at once. See `Client.stream`."""
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
-    async def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+    async def chat(self, messages: Conversation, **options: Unpack[Options]) -> Completion:
         """`generate` with a conversation as its prompt, under its common name.
 
         Errors: as `generate`; InvalidRequest for a text.

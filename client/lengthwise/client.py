@@ -14,7 +14,17 @@ from lengthwise._session import Session, join
 from lengthwise.explanation import Explanation
 from lengthwise.status import RouterStatus
 from lengthwise.transport import Transport
-from lengthwise.types import Chunk, Completion, Message, Model, Options, Prompt, Retry, Timeout, Tls
+from lengthwise.types import (
+    Chunk,
+    Completion,
+    Conversation,
+    Model,
+    Options,
+    Prompt,
+    Retry,
+    Timeout,
+    Tls,
+)
 from lengthwise_wire.errors import LengthwiseError
 from lengthwise_wire.v1 import inference_pb2 as pb
 
@@ -76,7 +86,7 @@ class Client:
 
         Errors: InvalidRequest at once; any other LengthwiseError when trying again is no use.
         """
-        return join(list(self.stream(prompt, **options)))
+        return _wire.parsed(join(list(self.stream(prompt, **options))), options)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[Chunk, None, None]:
         """Continues a prompt piece by piece. Leaving the loop, or `close()`, cancels the request at
@@ -86,7 +96,7 @@ class Client:
         """
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+    def chat(self, messages: Conversation, **options: Unpack[Options]) -> Completion:
         """`generate` with a conversation as its prompt, under its common name.
 
         Errors: as `generate`; InvalidRequest for a text.

@@ -22,7 +22,10 @@ class Message:
     content: str
 
 
-Prompt = str | Sequence[int] | Sequence[Message]
+Conversation = Sequence[Message] | Sequence[Mapping[str, str]]
+"""Messages; or mappings of their two fields, as OpenAI's API has them."""
+
+Prompt = str | Sequence[int] | Conversation
 """Text; or token ids, computed as they are; or a conversation, rendered by the model's chat
 template."""
 
@@ -54,9 +57,12 @@ class Options(TypedDict, total=False):
     most 300 of them."""
     max_tokens: int | None
     """At least 1. Absent: as many as the context and the largest decode worker hold."""
+    response_format: type[Any] | None
+    """A pydantic model: the text is JSON of it, and the completion's `parsed` an instance. At most
+    one of response_format, json_schema, regex, lark and choice; not with min_tokens, nor with
+    ignore_eos."""
     json_schema: str | Mapping[str, Any] | None
-    """The text is a JSON value that this schema accepts. At most one of json_schema, regex, lark
-    and choice; not with min_tokens, nor with ignore_eos."""
+    """The text is a JSON value that this schema accepts."""
     regex: str | None
     """The whole text matches this expression of the Rust kind: no look-around."""
     lark: str | None
@@ -257,6 +263,9 @@ class Completion:
     request_id: str
     seed: int | None
     """The same prompt and options with this seed give the same tokens again."""
+    parsed: Any = None
+    """Of a request with `response_format`: its instance; None where the text ended before it was
+    whole (`finish_reason` is not "stop")."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

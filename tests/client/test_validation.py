@@ -95,9 +95,13 @@ def test_an_option_out_of_range_is_named(options: dict[str, Any], message: str) 
         pytest.param(b"hi", "prompt: got bytes, expected str, token ids or Messages", id="bytes"),
         pytest.param(None, "prompt: got NoneType", id="none"),
         pytest.param(
-            [{"role": "user", "content": "hi"}],
-            "prompt[0]: got a mapping, expected a Message: [Message(**each) for each in prompt]",
-            id="mapping",
+            [{"role": "user", "content": "hi", "name": "Ada"}],
+            "prompt[0]: got a mapping of 'role', 'content', 'name', expected 'role' and 'content'",
+            id="another field",
+        ),
+        pytest.param([{"role": "user"}], "got a mapping of 'role', expected", id="no field"),
+        pytest.param(
+            [{"role": "user", "content": None}], "prompt[0].content: got NoneType", id="no text"
         ),
         pytest.param([1, 2**32], "prompt[1]: got 4294967296", id="too-large-id"),
         pytest.param([1, -2], "prompt[1]: got -2", id="negative-id"),
