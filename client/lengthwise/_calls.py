@@ -2,9 +2,9 @@
 
 import random
 
-from lengthwise import _wire
 from lengthwise._retries import Inquiry, Retries, Rotation
 from lengthwise._session import Session
+from lengthwise._wire import requests
 from lengthwise.types import Options, Prompt, Retry, Timeout
 from lengthwise_wire.errors import InvalidRequest
 
@@ -24,7 +24,7 @@ class Calls:
         self._model = model
 
     def session(self, prompt: Prompt, options: Options, now: float) -> Session:
-        request = _wire.generate_request(
+        request = requests.generate_request(
             prompt, {**options, "model": self.model(options.get("model"))}
         )
         return Session(request, self.retries(options.get("timeout"), now))

@@ -8,8 +8,8 @@ Invariant: tokens are returned in the order of their indices, each once; a repea
 dropped, a skipped one is an error.
 """
 
-from lengthwise import _wire
 from lengthwise._retries import Attempt, Retries
+from lengthwise._wire import responses
 from lengthwise.types import Chunk, Completion, Token
 from lengthwise_wire.errors import InternalError, LengthwiseError
 from lengthwise_wire.v1 import inference_pb2 as pb
@@ -49,7 +49,7 @@ class Session:
             self._retries.progress()
         finish_reason = None
         if response.finish_reason:
-            finish_reason = _wire.finish_reason(response.finish_reason)
+            finish_reason = responses.finish_reason(response.finish_reason)
             self.finished = True
         elif not tokens and not response.text:
             return None
@@ -59,8 +59,8 @@ class Session:
             request_id=self._request.request_id,
             seed=self._seed,
             finish_reason=finish_reason,
-            usage=_wire.usage(response.usage) if finish_reason else None,
-            timings=_wire.timings(response.timings) if finish_reason else None,
+            usage=responses.usage(response.usage) if finish_reason else None,
+            timings=responses.timings(response.timings) if finish_reason else None,
         )
 
     def fail(self, error: LengthwiseError, now: float) -> float:
@@ -101,7 +101,7 @@ class Session:
         if len(response.logprobs) != len(ids):
             raise self._contradiction(f"{len(response.logprobs)} log probabilities", f"{len(ids)}")
         return tuple(
-            Token(index=self._num_tokens + i, id=id, logprobs=_wire.token_logprobs(logprobs))
+            Token(index=self._num_tokens + i, id=id, logprobs=responses.token_logprobs(logprobs))
             for i, (id, logprobs) in enumerate(zip(ids, response.logprobs, strict=True))
         )
 

@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Self, TypeVar, Unpack
 
-from lengthwise import _wire
 from lengthwise._calls import Calls
 from lengthwise._grpc.aio import GrpcAioTransport
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
+from lengthwise._wire import requests, responses
 from lengthwise.explanation import Explanation
 from lengthwise.status import RouterStatus
 from lengthwise.transport import AsyncTransport
@@ -76,7 +76,7 @@ class AsyncClient:
     async def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion:
         """Continues a prompt, and returns when all is there. See `Client.generate`."""
         completion = join([chunk async for chunk in self.stream(prompt, **options)])
-        return _wire.parsed(completion, options)
+        return responses.parsed(completion, options)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncGenerator[Chunk, None]:
         """Continues a prompt piece by piece. Leaving the loop, or `aclose()`, cancels the request
@@ -88,7 +88,7 @@ class AsyncClient:
 
         Errors: as `generate`; InvalidRequest for a text.
         """
-        _wire.check_conversation(messages)
+        requests.check_conversation(messages)
         return await self.generate(messages, **options)
 
     async def tokenize(
@@ -99,7 +99,7 @@ class AsyncClient:
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> list[int]:
         """The token ids that `generate` would compute."""
-        request = _wire.tokenize_request(prompt, self._calls.model(model))
+        request = requests.tokenize_request(prompt, self._calls.model(model))
         retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
             retries, lambda transport, left: transport.tokenize(request, left)
@@ -113,12 +113,12 @@ class AsyncClient:
         timeout: Timeout | float | None = None,  # noqa: ASYNC109  (the server gets it too)
     ) -> Model:
         """A served model: by its name, or the only one."""
-        request = _wire.model_request(self._calls.model(name))
+        request = requests.model_request(self._calls.model(name))
         retries = self._calls.retries(timeout, time.monotonic())
         response = await self._unary(
             retries, lambda transport, left: transport.get_model(request, left)
         )
-        return _wire.model(response)
+        return responses.model(response)
 
     async def models(
         self,
@@ -131,7 +131,7 @@ class AsyncClient:
         response = await self._unary(
             retries, lambda transport, left: transport.list_models(request, left)
         )
-        return [_wire.model(each) for each in response.models]
+        return [responses.model(each) for each in response.models]
 
     async def explain(
         self,
@@ -148,12 +148,12 @@ class AsyncClient:
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id, tenant, self._calls.model(model))
+        request = requests.explain_request(request_id, tenant, self._calls.model(model))
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = await self._unary(
             inquiry, lambda transport, left: transport.explain(request, left)
         )
-        return _wire.explanation(response)
+        return responses.explanation(response)
 
     async def status(
         self,
@@ -166,7 +166,7 @@ class AsyncClient:
         response = await self._unary(
             retries, lambda transport, left: transport.get_status(request, left)
         )
-        return _wire.status(response)
+        return responses.status(response)
 
     async def _run(self, session: Session) -> AsyncGenerator[Chunk, None]:
         while not session.finished:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Self, TypeVar, Unpack
 
-from lengthwise import _wire
 from lengthwise._calls import Calls
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._grpc.sync import GrpcTransport
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
+from lengthwise._wire import requests, responses
 from lengthwise.explanation import Explanation
 from lengthwise.status import RouterStatus
 from lengthwise.transport import Transport
@@ -86,7 +86,7 @@ class Client:
 
         Errors: InvalidRequest at once; any other LengthwiseError when trying again is no use.
         """
-        return _wire.parsed(join(list(self.stream(prompt, **options))), options)
+        return responses.parsed(join(list(self.stream(prompt, **options))), options)
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[Chunk, None, None]:
         """Continues a prompt piece by piece. Leaving the loop, or `close()`, cancels the request at
@@ -101,24 +101,24 @@ class Client:
 
         Errors: as `generate`; InvalidRequest for a text.
         """
-        _wire.check_conversation(messages)
+        requests.check_conversation(messages)
         return self.generate(messages, **options)
 
     def tokenize(
         self, prompt: Prompt, *, model: str | None = None, timeout: Timeout | float | None = None
     ) -> list[int]:
         """The token ids that `generate` would compute."""
-        request = _wire.tokenize_request(prompt, self._calls.model(model))
+        request = requests.tokenize_request(prompt, self._calls.model(model))
         retries = self._calls.retries(timeout, time.monotonic())
         response = self._unary(retries, lambda transport, left: transport.tokenize(request, left))
         return list(response.token_ids)
 
     def model(self, name: str | None = None, *, timeout: Timeout | float | None = None) -> Model:
         """A served model: by its name, or the only one."""
-        request = _wire.model_request(self._calls.model(name))
+        request = requests.model_request(self._calls.model(name))
         retries = self._calls.retries(timeout, time.monotonic())
         response = self._unary(retries, lambda transport, left: transport.get_model(request, left))
-        return _wire.model(response)
+        return responses.model(response)
 
     def models(self, *, timeout: Timeout | float | None = None) -> list[Model]:
         """All that is served, by name."""
@@ -127,7 +127,7 @@ class Client:
         response = self._unary(
             retries, lambda transport, left: transport.list_models(request, left)
         )
-        return [_wire.model(each) for each in response.models]
+        return [responses.model(each) for each in response.models]
 
     def explain(
         self,
@@ -144,17 +144,17 @@ class Client:
         Errors: RequestNotFound when no router remembers it; another LengthwiseError when one could
         not be asked and the others do not know.
         """
-        request = _wire.explain_request(request_id, tenant, self._calls.model(model))
+        request = requests.explain_request(request_id, tenant, self._calls.model(model))
         inquiry = self._calls.inquiry(timeout, time.monotonic())
         response = self._unary(inquiry, lambda transport, left: transport.explain(request, left))
-        return _wire.explanation(response)
+        return responses.explanation(response)
 
     def status(self, *, timeout: Timeout | float | None = None) -> RouterStatus:
         """What one of the routers knows of its workers, and how long its requests took."""
         request = pb.GetStatusRequest()
         retries = self._calls.retries(timeout, time.monotonic())
         response = self._unary(retries, lambda transport, left: transport.get_status(request, left))
-        return _wire.status(response)
+        return responses.status(response)
 
     def _run(self, session: Session) -> Generator[Chunk, None, None]:
         while not session.finished:

@@ -23,7 +23,7 @@ class Message:
 
 
 Conversation = Sequence[Message] | Sequence[Mapping[str, str]]
-"""Messages; or mappings of their two fields, as OpenAI's API has them."""
+"""Messages, or mappings of their two fields."""
 
 Prompt = str | Sequence[int] | Conversation
 """Text; or token ids, computed as they are; or a conversation, rendered by the model's chat
@@ -58,9 +58,7 @@ class Options(TypedDict, total=False):
     max_tokens: int | None
     """At least 1. Absent: as many as the context and the largest decode worker hold."""
     response_format: type[Any] | None
-    """A pydantic model: the text is JSON of it, and the completion's `parsed` an instance. At most
-    one of response_format, json_schema, regex, lark and choice; not with min_tokens, nor with
-    ignore_eos."""
+    """A pydantic model, `parsed` its instance. One of these five; no min_tokens, no ignore_eos."""
     json_schema: str | Mapping[str, Any] | None
     """The text is a JSON value that this schema accepts."""
     regex: str | None
@@ -264,8 +262,7 @@ class Completion:
     seed: int | None
     """The same prompt and options with this seed give the same tokens again."""
     parsed: Any = None
-    """Of a request with `response_format`: its instance; None where the text ended before it was
-    whole (`finish_reason` is not "stop")."""
+    """Of a request with `response_format`; None where `finish_reason` is not "stop"."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

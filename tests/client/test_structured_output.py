@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
-from lengthwise import AsyncClient, Client, InvalidRequest, _wire
+from lengthwise import AsyncClient, Client, InvalidRequest
+from lengthwise._wire.responses import parsed
 from lengthwise.fake import AsyncFakeTransport, FakeTransport
 
 
@@ -43,7 +44,7 @@ async def test_a_class_is_sent_as_its_schema_and_the_answer_is_parsed() -> None:
 def test_what_ended_too_early_is_not_parsed() -> None:
     with Client(transports=[FakeTransport(TEXT[:9])]) as client:
         cut = replace(client.generate("An invoice: "), finish_reason="length")
-    assert _wire.parsed(cut, {"response_format": Invoice}) is cut
+    assert parsed(cut, {"response_format": Invoice}) is cut
     assert cut.parsed is None
 
 

@@ -1,46 +1,22 @@
-"""Prompts and options → requests, responses → values: the one place of the client that knows both
-sides."""
+"""Prompts and options → requests."""
 
-import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
-
-from google.protobuf.message import Message as ProtobufMessage
+from typing import Any, cast
 
 from lengthwise import _validation as valid
-from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
-from lengthwise.status import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.types import (
-    Completion,
-    FinishReason,
-    Logprob,
     Message,
-    Model,
     Options,
     Prompt,
-    Sampling,
-    Timings,
-    TokenLogprobs,
-    Usage,
 )
 from lengthwise_wire.constraints import check_constraint
-from lengthwise_wire.errors import InternalError, InvalidRequest
+from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
-from lengthwise_wire.ranges import Range, shortest
+from lengthwise_wire.ranges import Range
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
-from lengthwise_wire.v1 import common_pb2, worker_pb2
+from lengthwise_wire.v1 import common_pb2
 from lengthwise_wire.v1 import inference_pb2 as pb
-
-_FINISH_REASONS: dict[common_pb2.FinishReason, FinishReason] = {
-    common_pb2.FINISH_REASON_STOP: "stop",
-    common_pb2.FINISH_REASON_LENGTH: "length",
-}
-
-_ROLES: dict[worker_pb2.Role, Literal["prefill", "decode"]] = {
-    worker_pb2.ROLE_PREFILL: "prefill",
-    worker_pb2.ROLE_DECODE: "decode",
-}
 
 
 def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
@@ -86,15 +62,6 @@ def _constraint(options: Options) -> common_pb2.Constraint | None:
     constraint = common_pb2.Constraint(**{kind: checked})
     check_constraint(constraint)
     return constraint
-
-
-def parsed(completion: Completion, options: Options) -> Completion:
-    """With what `response_format` makes of its text. Errors: those of the class's own checks, which
-    may say more than its schema."""
-    kind = options.get("response_format")
-    if kind is None or completion.finish_reason != "stop":
-        return completion
-    return dataclasses.replace(completion, parsed=kind.model_validate_json(completion.text))
 
 
 def tokenize_request(prompt: Prompt, model: str | None) -> pb.TokenizeRequest:
@@ -198,117 +165,3 @@ def _stop_conditions(options: Options) -> pb.StopConditions:
 def _model_name(model: str | None) -> str:
     valid.utf8_bytes("model", model or "")
     return model or ""
-
-
-def finish_reason(value: common_pb2.FinishReason) -> FinishReason:
-    """Errors: InternalError for a value this client does not know."""
-    try:
-        return _FINISH_REASONS[value]
-    except KeyError:
-        raise InternalError(
-            f"the server ended with finish reason {value}, which this client does not know;"
-            " expected stop or length"
-        ) from None
-
-
-def token_logprobs(message: common_pb2.TokenLogprobs) -> TokenLogprobs:
-    top = tuple(Logprob(token_id=entry.token_id, logprob=entry.logprob) for entry in message.top)
-    return TokenLogprobs(logprob=message.logprob, top=top)
-
-
-def usage(message: pb.Usage) -> Usage:
-    return Usage(**_fields(message))
-
-
-def timings(message: pb.PhaseTimings) -> Timings:
-    return Timings(**_fields(message))
-
-
-def explanation(message: pb.ExplainResponse) -> Explanation:
-    end = message.end
-    attempts = (
-        ExplainedAttempt(
-            **{
-                **_fields(attempt),
-                "candidates": tuple(
-                    ExplainedCandidate(**_fields(candidate)) for candidate in attempt.candidates
-                ),
-            }
-        )
-        for attempt in message.attempts
-    )
-    ended = ExplainedEnd(**{**_fields(end), "timings": timings(end.timings)})
-    return Explanation(
-        **{
-            **_fields(message),
-            "attempts": tuple(attempts),
-            "end": ended if message.HasField("end") else None,
-        }
-    )
-
-
-def model(message: pb.GetModelResponse) -> Model:
-    return Model(
-        name=message.model,
-        context_length=message.context_length,
-        vocab_size=message.vocab_size,
-        eos_token_ids=tuple(message.eos_token_ids),
-        has_chat_template=message.has_chat_template,
-        fingerprint=message.model_fingerprint,
-        default_sampling=_sampling(message.default_sampling),
-        capacity_tokens=message.capacity_tokens,
-    )
-
-
-def status(message: pb.GetStatusResponse) -> RouterStatus:
-    return RouterStatus(
-        **{
-            **_fields(message),
-            "workers": tuple(map(_worker_state, message.workers)),
-            "models": tuple(map(_model_status, message.models)),
-        }
-    )
-
-
-def _model_status(message: pb.ModelStatus) -> ModelStatus:
-    latencies = tuple(map(_latencies, message.latencies))
-    return ModelStatus(**{**_fields(message), "latencies": latencies})
-
-
-def _worker_state(message: pb.WorkerState) -> WorkerState:
-    status = message.status
-    return WorkerState(
-        address=message.address,
-        condition=message.condition,
-        worker_id=status.worker_id,
-        model=status.model,
-        role=_ROLES.get(status.role, ""),
-        length_class=status.length_class,
-        running_requests=status.running_requests,
-        queues=tuple(WorkerQueue(**_fields(queue)) for queue in status.queues),
-        blocks_total=status.blocks_total,
-        blocks_free=status.blocks_free,
-        block_size=status.block_size,
-        prompt_tokens_total=status.prompt_tokens_total,
-        output_tokens_total=status.output_tokens_total,
-    )
-
-
-def _latencies(message: pb.LatencyHistogram) -> LatencyHistogram:
-    bounds, counts = tuple(message.upper_bounds), tuple(message.counts)
-    return LatencyHistogram(**{**_fields(message), "upper_bounds": bounds, "counts": counts})
-
-
-def _sampling(params: common_pb2.SamplingParams) -> Sampling:
-    values: dict[str, Any] = {
-        field.name: getattr(params, field.name) for field in dataclasses.fields(Sampling)
-    }
-    for name, value in values.items():
-        if isinstance(value, float):
-            values[name] = shortest(value)
-    return Sampling(**values)
-
-
-def _fields(message: ProtobufMessage) -> dict[str, Any]:
-    """Of messages whose fields have the names of a value's."""
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

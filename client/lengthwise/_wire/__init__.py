@@ -1,0 +1,1 @@
+"""Values ⇄ messages: the one place of the client that knows both sides."""
