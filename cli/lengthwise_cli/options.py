@@ -47,6 +47,27 @@ Stop = Annotated[
     list[str] | None,
     Option(metavar="TEXT", help="End before this text; repeat to name several."),
 ]
+
+
+def read_schema(path: str) -> str:
+    """Errors: CommandError."""
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise CommandError(f"--json-schema: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"--json-schema: {path} is not UTF-8") from error
+
+
+JsonSchema = Annotated[
+    str | None,
+    Option(metavar="FILE", parser=read_schema, help="The text is JSON that this schema accepts."),
+]
+Regex = Annotated[str | None, Option(help="The whole text matches this expression.")]
+Choice = Annotated[
+    list[str] | None,
+    Option(metavar="TEXT", help="The text is this; repeat to name what else it may be."),
+]
 RequestId = Annotated[
     str | None, Option(help="Name the request, to have it explained even if it fails.")
 ]

@@ -26,6 +26,9 @@ def generate(
     top_p: option.TopP = None,
     seed: option.Seed = None,
     stop: option.Stop = None,
+    json_schema: option.JsonSchema = None,
+    regex: option.Regex = None,
+    choice: option.Choice = None,
     priority: option.Priority = None,
     tenant: option.Tenant = None,
     cache_salt: option.CacheSalt = None,
@@ -42,7 +45,9 @@ def generate(
     with option.open_client(endpoint, tls_authority, tls_certificate, tls_private_key) as client:
         completion = show(client.stream(read_text(prompt), **options), echo=not as_json)
     if as_json:
-        print(as_json_text(dataclasses.asdict(completion)))
+        fields = dataclasses.asdict(completion)
+        del fields["parsed"]  # of Python's classes alone
+        print(as_json_text(fields))
     if stats:
         say(statistics(completion))
 

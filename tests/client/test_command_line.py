@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +171,27 @@ def test_priority_tenant_and_name_are_options(
     assert run("generate", "hi", "--priority", "101") == 1
     message = "lengthwise: priority: got 101, expected an integer in [-100, 100]\n"
     assert capsys.readouterr().err == message
+
+
+def test_what_the_text_must_be_is_an_option(
+    router: Router, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    given = (("--json-schema", str(schema)), ("--regex", "a+"), ("--choice", "y", "--choice", "n"))
+    for options in given:
+        router.scripts.append(hello)
+        assert run("generate", "hi", "-e", router.address, *options) == 0
+    of_schema, of_regex, of_choice = (request.constraint for request in router.requests)
+    assert of_schema.json_schema == '{"type": "object"}'
+    assert of_regex.regex == "a+"
+    assert list(of_choice.choice.texts) == ["y", "n"]
+    capsys.readouterr()
+    assert run("generate", "hi", "--json-schema", str(tmp_path / "none")) == 1
+    assert capsys.readouterr().err.endswith("none cannot be read: No such file or directory\n")
+    schema.write_bytes(b"\xff")
+    assert run("generate", "hi", "--json-schema", str(schema)) == 1
+    assert capsys.readouterr().err.endswith("schema.json is not UTF-8\n")
 
 
 def test_chat_answers_one_message(
