@@ -18,6 +18,7 @@ NAMES = (
     "micro.hostile_callers",
     "micro.fingerprint",
     "micro.loading",
+    "micro.structured_output",
     "memory_plan",
 )
 
