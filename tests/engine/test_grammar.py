@@ -102,6 +102,7 @@ def test_tokens_that_are_not_of_the_grammar_end_the_request(tokenizer: LLTokeniz
     grammar = state(tokenizer, GRAMMAR)
     assert sampled(torch.zeros(VOCABULARY), grammar, [ord("x")]) == NO_TOKEN
     assert grammar.failure.startswith("constraint: ")
+    assert grammar.failure.endswith("byte 'x' fails parse")
 
 
 def test_a_grammar_that_explodes_ends_the_request(tokenizer: LLTokenizer) -> None:

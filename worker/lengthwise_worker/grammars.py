@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.text.end_tokens import read_end_tokens
 from lengthwise_checkpoint.tokenizer import read_text_files
-from lengthwise_engine.runner.grammar import GrammarState
+from lengthwise_engine.runner.grammar import GrammarState, reason_of
 from lengthwise_wire.errors import InvalidRequest
 
 MAX_KEPT = 32
@@ -49,7 +49,7 @@ class Grammars:
         matcher = LLMatcher(self._read_tokenizer(), grammar, limits=limits, log_level=0)
         matcher.compute_bitmask()  # the first takes the longest: not between two steps
         if matcher.is_error():
-            raise InvalidRequest(f"constraint: {matcher.get_error()[:200]}")
+            raise InvalidRequest(f"constraint: {reason_of(matcher)}")
         return matcher
 
     def _read_tokenizer(self) -> LLTokenizer:

@@ -31,6 +31,11 @@ class GrammarState:
         # One bit for each token, in words of 32; none once something has failed.
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         if matcher.is_error():
-            self.failure = f"constraint: {' '.join(matcher.get_error().split())[:200]}"
+            self.failure = f"constraint: {reason_of(matcher)}"
             return np.zeros(self._vocab_size, dtype=np.bool_)
         return np.unpackbits(bits, bitorder="little", count=self._vocab_size).view(np.bool_)
+
+
+def reason_of(matcher: LLMatcher) -> str:
+    """Why it has failed, on one line."""
+    return " ".join(matcher.get_error().partition("<non-verbose")[0].split())[:200]
