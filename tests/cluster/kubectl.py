@@ -147,12 +147,12 @@ class Release:
     def install(self, values: Sequence[str], seconds: int = 180) -> None:
         self._helm("install", str(CHART), *values, "--wait", f"--timeout={seconds}s")
 
-    def upgrade(self, values: Sequence[str], seconds: int = 180) -> float:
+    def upgrade(self, values: Sequence[str], seconds: int = 180, chart: Path = CHART) -> float:
         """How many seconds it took. Takes replicas over from their last writer; the chart keeps
         their number."""
         began_at = time.monotonic()
         took = ["--force-conflicts"] if _is_helm_4() else []
-        self._helm("upgrade", str(CHART), *values, *took, "--wait", f"--timeout={seconds}s")
+        self._helm("upgrade", str(chart), *values, *took, "--wait", f"--timeout={seconds}s")
         return time.monotonic() - began_at
 
     def status(self) -> str:
