@@ -5,10 +5,13 @@ is one line that names the extra, and exit code 1.
 """
 
 import importlib
+import os
 import sys
 
 
 def lengthwise() -> None:
+    # Of connections that end gRPC's core tells lines of its own, on standard error.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _enter("lengthwise", extra="cli", module="lengthwise_cli.main")
 
 
