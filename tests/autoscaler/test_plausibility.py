@@ -83,6 +83,7 @@ IMPLAUSIBLE: dict[str, tuple[QueryName, Vector]] = {
     "more workers than pods": ("mean_workers", vector(8.0, {"pool": "decode", "role": "decode"})),
     "more workers report": ("decode_workers", vector(8.0, {"pool": "decode"})),
     "fewer workers report": ("decode_workers", vector(0.0, {"pool": "decode"})),
+    "no blocks at all": ("decode_blocks", vector(0.0, {"pool": "decode"})),
     "busier than there are workers": ("prefill_busy", vector(8.0, *classed(pool="prefill"))),
     "hours of a token": ("tpot", vector(1e5)),
     "a negative time": ("ttft", vector(-1.0, *classed())),

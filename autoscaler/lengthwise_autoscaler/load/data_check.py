@@ -154,7 +154,8 @@ _WORKER_QUERIES: Mapping[Role, tuple[QueryName, ...]] = {
 
 
 def _require_counted(table: Table, pods: Sequence[Settled], pool: str) -> None:
-    """Errors: ScalingError where fewer workers report than have long been ready."""
+    """Errors: ScalingError where fewer workers report than have long been ready, or fewer blocks:
+    none is ready without one, and no blocks at all would look like no need of workers."""
     counted = table.sum("decode_workers", [pool])
     if counted < len(pods):
         raise ScalingError(
@@ -163,6 +164,14 @@ def _require_counted(table: Table, pods: Sequence[Settled], pool: str) -> None:
             " Prometheus scrape all of them?",
             pool=pool,
             query="decode_workers",
+        )
+    blocks = table.sum("decode_blocks", [pool])
+    if blocks < len(pods):
+        raise ScalingError(
+            "data_implausible",
+            f"got {blocks:g} KV blocks of {len(pods)} decode workers, expected at least as many",
+            pool=pool,
+            query="decode_blocks",
         )
 
 
