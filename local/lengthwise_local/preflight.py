@@ -18,7 +18,7 @@ MODULES: dict[Role, str] = {
 
 _REQUIRED = (
     *("grpc_health", "grpc_reflection", "pydantic", "yaml", "prometheus_client"),
-    *("tokenizers", "jinja2", "huggingface_hub", "torch", "safetensors", "xxhash"),
+    *("tokenizers", "jinja2", "huggingface_hub", "llguidance", "torch", "safetensors", "xxhash"),
     *("starlette", "uvicorn", "httptools"),
 )
 """What the extras `router`, `http` and `worker` bring, under the names that are imported."""
