@@ -57,6 +57,12 @@ def cached(caller: lengthwise.Client, prompt: str, **options: str) -> int:
     return completion.usage.cached_prompt_tokens
 
 
+def comes_back(caller: lengthwise.Client, prompt: str, **options: str) -> bool:
+    """Whether it is cached once it has been sent a few times: a router learns of blocks a moment
+    after they were computed, and may have had it computed elsewhere until then."""
+    return any(cached(caller, prompt, **options) > 48 for _ in range(10))
+
+
 def found(attacker: lengthwise.Client, account: str, **options: str) -> list[int]:
     """The guesses that are cached further than the two blocks before the PIN, and than the first,
     which is wrong: whoever attacks again finds what it has asked before."""
@@ -67,7 +73,7 @@ def found(attacker: lengthwise.Client, account: str, **options: str) -> list[int
 def test_without_a_salt_the_pin_is_found(cluster: LocalCluster) -> None:
     """As is said of it; else the tests below would prove nothing."""
     with lengthwise.Client(cluster.endpoint) as caller:
-        cached(caller, secret("open", PIN))
+        assert comes_back(caller, secret("open", PIN))
         assert found(caller, "open") == [PIN]
 
 
@@ -93,8 +99,10 @@ def test_the_same_salt_shares_prompt_and_output(cluster: LocalCluster) -> None:
         options = {"max_tokens": 40, "temperature": 0, "ignore_eos": True, "cache_salt": SALT}
         first = caller.generate(prompt, **options)  # type: ignore[arg-type]
         turn = [*caller.tokenize(prompt), *first.token_ids]
-        second = caller.generate(turn, **options)  # type: ignore[arg-type]
-        assert second.usage.cached_prompt_tokens >= len(turn) // 16 * 16 - 16
+        again = [caller.generate(turn, **options) for _ in range(5)]  # type: ignore[arg-type]
+        second = again[0]
+        most = max(each.usage.cached_prompt_tokens for each in again)
+        assert most >= len(turn) // 16 * 16 - 16
         other = caller.generate(turn, **{**options, "cache_salt": "other"})  # type: ignore[arg-type]
         assert other.usage.cached_prompt_tokens == 0
         assert other.token_ids == second.token_ids
@@ -116,7 +124,9 @@ def test_a_request_that_goes_on_elsewhere_keeps_its_salt(cluster: LocalCluster) 
             cached_tokens: int = last.usage.cached_prompt_tokens
             return cached_tokens
 
-        assert [ask("one"), ask("one"), ask("two"), ask(None)] == [0, 96, 0, 0]
+        assert ask("one") == 0
+        assert any(ask("one") == 96 for _ in range(10)), "a router learns of blocks a moment later"
+        assert [ask("two"), ask(None)] == [0, 0]
 
 
 def test_the_salt_is_nowhere_to_be_read(cluster: LocalCluster) -> None:
@@ -148,8 +158,7 @@ def test_a_salt_that_cannot_be_one_is_refused(cluster: LocalCluster, salt: str) 
 def test_a_certificate_keeps_tenants_apart(certified: LocalCluster, keys: Path) -> None:
     """Whatever a tenant declares, and with no salt of its own."""
     with client(certified, keys, "alice") as alice, client(certified, keys, "router") as other:
-        cached(alice, secret("alice", PIN))
-        assert cached(alice, secret("alice", PIN)) > 48, "its own is cached as before"
+        assert comes_back(alice, secret("alice", PIN)), "its own is cached as before"
         assert found(other, "alice") == []
         assert found(other, "alice", tenant="alice") == []
         assert found(other, "alice", cache_salt="alice.test") == []
@@ -157,8 +166,7 @@ def test_a_certificate_keeps_tenants_apart(certified: LocalCluster, keys: Path) 
 
 def test_tenants_of_a_gateway_are_kept_apart(certified: LocalCluster, keys: Path) -> None:
     with client(certified, keys, "bob") as gateway:
-        cached(gateway, secret("gateway", PIN), tenant="one")
-        assert cached(gateway, secret("gateway", PIN), tenant="one") > 48
+        assert comes_back(gateway, secret("gateway", PIN), tenant="one")
         assert found(gateway, "gateway", tenant="other") == []
 
 
