@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from lengthwise_engine.runner.grammar import GrammarState
+from lengthwise_engine.runner.grammar import GrammarState, refusal_of
 from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
@@ -132,7 +132,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
                 # The caller is gone, or the link failed; either has released the request.
                 continue
             if isinstance(outcome, Computed) and outcome.token.token_id == NO_TOKEN:
-                reason = "" if pending.grammar is None else pending.grammar.failure
+                reason = refusal_of(pending.grammar)
                 pending.fail(InvalidRequest(reason) if reason else InternalError(NO_TOKEN_TEXT))
             elif isinstance(outcome, Computed):
                 pending.computed.set_result(outcome)

@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from router.deployment import Deploy, Deployment, Running, deployed
+from router.deployment import Deploy, Running, deploying
 from router.stub_workers import MODEL, StubWorker
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -21,20 +20,8 @@ def stub_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def deploy(stub_checkpoint: Path) -> AsyncIterator[Deploy]:
     """`await deploy(num_prefill=1, num_decode=1, **config)` gives a Deployment that is ready."""
-    async with AsyncExitStack() as stack:
-
-        async def start(
-            num_prefill: int = 1,
-            num_decode: int = 1,
-            *,
-            step_seconds: float = 0.002,
-            **config: Any,
-        ) -> Deployment:
-            return await stack.enter_async_context(
-                deployed(stub_checkpoint, num_prefill, num_decode, step_seconds, config)
-            )
-
-        yield start
+    async with deploying(stub_checkpoint) as deploy:
+        yield deploy
 
 
 @pytest.fixture

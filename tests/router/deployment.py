@@ -171,6 +171,26 @@ class Deploy(Protocol):
     ) -> Deployment: ...
 
 
+@asynccontextmanager
+async def deploying(checkpoint: Path, **defaults: Any) -> AsyncIterator[Deploy]:
+    """What it has started it stops; `defaults` are the configuration's."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            num_prefill: int = 1,
+            num_decode: int = 1,
+            *,
+            step_seconds: float = 0.002,
+            **config: Any,
+        ) -> Deployment:
+            config = {**defaults, **config}
+            return await stack.enter_async_context(
+                deployed(checkpoint, num_prefill, num_decode, step_seconds, config)
+            )
+
+        yield start
+
+
 class Running(Protocol):
     """Starts stub workers that the test's end stops."""
 

@@ -12,7 +12,7 @@ from router.deployment import Deploy
 
 from lengthwise_router.text.sandbox.grammar_compiler import MAX_KEPT, GrammarCompiler
 from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.v1 import common_pb2, inference_pb2
+from lengthwise_wire.v1 import common_pb2
 
 Constraint, Choice = common_pb2.Constraint, common_pb2.Choice
 
@@ -107,58 +107,6 @@ async def test_after_reasoning_a_constraint_holds_from_its_end_on(
             assert matcher.is_accepting() == may_end
     with pytest.raises(InvalidRequest, match="unknown name"):
         await compiled(grammars, True, lark="start: foo")
-
-
-BAD: list[tuple[str, dict[str, Any], str]] = [
-    ("none", {"constraint": Constraint()}, "constraint: got none, expected one of json_schema"),
-    ("empty", {"constraint": Constraint(regex="")}, "constraint.regex: got an empty text"),
-    ("no choices", {"constraint": Constraint(choice=Choice())}, "constraint.choice: got 0 texts"),
-    (
-        "many choices",
-        {"constraint": Constraint(choice=Choice(texts=["a"] * 1025))},
-        "constraint.choice: got 1025 texts, expected 1 to 1024",
-    ),
-    (
-        "an empty choice",
-        {"constraint": Constraint(choice=Choice(texts=["a", ""]))},
-        "constraint.choice: got an empty text",
-    ),
-    (
-        "long",
-        {"constraint": Constraint(lark="x" * 65_536)},
-        "constraint.lark: got 65540 bytes, expected at most 65536",
-    ),
-    (
-        "min_tokens",
-        {
-            "constraint": Constraint(regex="a"),
-            "sampling": common_pb2.SamplingParams(min_tokens=2),
-        },
-        "sampling.min_tokens: got 2 with a constraint, expected 0",
-    ),
-    (
-        "ignore_eos",
-        {
-            "constraint": Constraint(regex="a"),
-            "stop": inference_pb2.StopConditions(ignore_eos=True),
-        },
-        "stop.ignore_eos: got true with a constraint",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [pytest.param(fields, expected, id=name) for name, fields, expected in BAD],
-)
-async def test_a_constraint_that_cannot_be_one_is_an_invalid_argument(
-    deploy: Deploy, fields: dict[str, Any], expected: str
-) -> None:
-    deployment = await deploy()
-    error = await deployment.refused(max_tokens=3, **fields)
-    assert error.code().name == "INVALID_ARGUMENT"
-    assert expected in error.details()
-    assert not deployment.prefill[0].requests
 
 
 async def test_both_workers_get_the_grammar(deploy: Deploy) -> None:

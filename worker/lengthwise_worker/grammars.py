@@ -61,5 +61,5 @@ class Grammars:
                     text.tokenizer.to_str(), n_vocab=self._vocab_size, eos_token=list(ends)
                 )
             except (CheckpointError, ValueError) as error:
-                raise InvalidRequest(f"grammar: not with this tokenizer: {error}") from error
+                raise InvalidRequest(f"constraint: not with this tokenizer: {error}") from error
         return self._tokenizer

@@ -1,4 +1,4 @@
-"""Which tokens end a model's output, and whether its tokens can be held to a grammar."""
+"""Which tokens end a model's output."""
 
 from pathlib import Path
 

@@ -16,6 +16,7 @@ from lengthwise_decode_worker.stepping.launched import LaunchedStep
 from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.grammar import refusal_of
 from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT, SampledToken
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler
@@ -142,7 +143,7 @@ class DecodeSequences:
     def _append(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:
         rows = report.rows_of(work.router_id)
         if token.token_id == NO_TOKEN:
-            reason = work.sampling.refusal
+            reason = refusal_of(work.sampling.grammar)
             rows.fail(work.number, reason or NO_TOKEN_TEXT, refused=bool(reason))
             self._local.forget(work.request_id)
             self._forget(work, report)

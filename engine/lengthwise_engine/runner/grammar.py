@@ -36,6 +36,11 @@ class GrammarState:
         return np.unpackbits(bits, bitorder="little", count=self._vocab_size).view(np.bool_)
 
 
+def refusal_of(grammar: GrammarState | None) -> str:
+    """Why no token could be chosen, where the request is at fault; else empty."""
+    return "" if grammar is None else grammar.failure
+
+
 def reason_of(matcher: LLMatcher) -> str:
     """Why it has failed, on one line."""
     return " ".join(matcher.get_error().partition("<non-verbose")[0].split())[:200]

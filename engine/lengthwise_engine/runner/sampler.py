@@ -43,11 +43,6 @@ class SamplingState:
     grammar: GrammarState | None = None
     """Where `sampling` has one."""
 
-    @property
-    def refusal(self) -> str:
-        """Why no token could be chosen, where the request is at fault; else empty."""
-        return "" if self.grammar is None else self.grammar.failure
-
     def may_end(self, position: int) -> bool:
         """Whether the token at this position may be one that ends the request."""
         return position - self.num_prompt_tokens >= self.sampling.min_tokens

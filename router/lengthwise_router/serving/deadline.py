@@ -1,12 +1,15 @@
 """How a request waits: for its wakeup, for no longer than its deadline, and without letting its
 caller's stream fall silent."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_wire.errors import DeadlineExceeded
+
+T = TypeVar("T")
 
 SLACK_SECONDS = 0.05
 """A caller's clock expires a network's delay before the router's, and its cancellation is what
@@ -74,3 +77,13 @@ class RequestDeadline:
                     check()
         finally:
             pending.cancel()
+
+
+async def in_time(answer: Awaitable[T], seconds: float) -> T:
+    """Of calls that are one answer, whose callers may have given no deadline. Errors:
+    DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError:
+        raise DeadlineExceeded(f"there was no answer within {seconds:g} s") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.fleet_metrics import FleetMetrics
 from lengthwise_router.keys.keyring import AUTHORIZATION, Keyring
-from lengthwise_router.serving.deadline import Keepalive, RequestDeadline
+from lengthwise_router.serving.deadline import Keepalive, RequestDeadline, in_time
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_router.serving.models.served_models import ServedModels
@@ -144,7 +144,7 @@ class InferenceService:
     ) -> inference_pb2.TokenizeResponse:
         token_ids = self._models_of(caller).find(message.model).encoder.encode(message.prompt)
         if isinstance(token_ids, asyncio.Future):
-            token_ids = await token_ids
+            token_ids = await in_time(token_ids, self._config.default_deadline_seconds)
         return inference_pb2.TokenizeResponse(token_ids=token_ids)
 
     @property
@@ -156,7 +156,8 @@ class InferenceService:
         self, token_ids: Sequence[int], model: str = "", caller: Caller = UNKNOWN
     ) -> str:
         """The text of tokens, special ones included."""
-        return await self._models_of(caller).find(model).detokenize(token_ids)
+        text = self._models_of(caller).find(model).detokenize(token_ids)
+        return await in_time(text, self._config.default_deadline_seconds)
 
     def token_texts(self, model: str, caller: Caller = UNKNOWN) -> Callable[[int], bytes]:
         """What each token of a model stands for."""
@@ -168,7 +169,9 @@ class InferenceService:
 
     async def check_constraint(self, constraint: common_pb2.Constraint) -> None:
         """Errors: InvalidRequest where it does not compile; Overloaded, DeadlineExceeded."""
-        await self._grammars.check(constraint, self._config.default_deadline_seconds)
+        grammar = self._grammars.compiled(constraint)
+        if isinstance(grammar, asyncio.Future):
+            await in_time(grammar, self._config.default_deadline_seconds)
 
     def model(
         self, message: inference_pb2.GetModelRequest, caller: Caller = UNKNOWN

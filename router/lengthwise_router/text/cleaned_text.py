@@ -4,6 +4,8 @@ cleans them where tokenizer_config.json says `clean_up_tokenization_spaces`."""
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from lengthwise_router.text.overlap import overlap
+
 _REPLACED: Final = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
     (" ' ", "'"),
@@ -29,9 +31,7 @@ class _Replace:
 
     def append(self, text: str) -> str:
         *before, end = (self._waiting + text).split(self._old)
-        size = len(self._old) - 1
-        while not end.endswith(self._old[:size]):
-            size -= 1
+        size = overlap(end, self._old)
         self._waiting = self._old[:size]
         return "".join(f"{each}{self._new}" for each in before) + end[: len(end) - size]
 

@@ -2,15 +2,14 @@
 
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
 import pytest_asyncio
-from router.deployment import Deploy, Deployment, deployed
+from router.deployment import Deploy, Deployment, deployed, deploying
 from router.http.raw import ServedHttp
 from router.stub_workers import MODEL
 
@@ -31,21 +30,8 @@ def chat_checkpoint(stub_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 async def serve(chat_checkpoint: Path) -> AsyncIterator[Deploy]:
     """As `deploy`, with HTTP."""
-    async with AsyncExitStack() as stack:
-
-        async def start(
-            num_prefill: int = 1,
-            num_decode: int = 1,
-            *,
-            step_seconds: float = 0.002,
-            **config: Any,
-        ) -> Deployment:
-            config = {"http": HttpConfig(listen="127.0.0.1:0"), **config}
-            return await stack.enter_async_context(
-                deployed(chat_checkpoint, num_prefill, num_decode, step_seconds, config)
-            )
-
-        yield start
+    async with deploying(chat_checkpoint, http=HttpConfig(listen="127.0.0.1:0")) as serve:
+        yield serve
 
 
 @pytest.fixture

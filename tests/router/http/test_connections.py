@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
 from typing import Any
 
+import httpx
 import pytest
 from harness.waiting import eventually
 from router.deployment import Deploy
@@ -227,3 +230,15 @@ async def test_a_draining_router_finishes_what_runs(serve: Deploy) -> None:
     await idle.until_closed(5)
     for one in (caller, idle):
         await one.close()
+
+
+async def test_a_text_that_nobody_looks_at_in_time_is_told_so(serve: Deploy) -> None:
+    deployment = await serve(default_deadline_seconds=0.3)
+    renderer = deployment.served.encoder._short
+    assert renderer is not None
+    assert renderer._process is not None
+    os.kill(renderer._process.pid, signal.SIGSTOP)
+    base = f"http://{deployment.app.http_address}"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+    async with httpx.AsyncClient(base_url=base, timeout=20) as plain:
+        assert (await plain.post("/tokenize", json=body)).status_code == 408

@@ -103,6 +103,52 @@ BAD = [
         {"resume": Resume(token_ids=[1, 999]), **_sampling(seed=1)},
         "resume.token_ids: got 999, expected ids below",
     ),
+    (
+        "no constraint",
+        {"constraint": common_pb2.Constraint()},
+        "constraint: got none, expected one of json_schema",
+    ),
+    (
+        "empty constraint",
+        {"constraint": common_pb2.Constraint(regex="")},
+        "constraint.regex: got an empty text",
+    ),
+    (
+        "no choices",
+        {"constraint": common_pb2.Constraint(choice=common_pb2.Choice())},
+        "constraint.choice: got 0 texts",
+    ),
+    (
+        "many choices",
+        {"constraint": common_pb2.Constraint(choice=common_pb2.Choice(texts=["a"] * 1025))},
+        "constraint.choice: got 1025 texts, expected 1 to 1024",
+    ),
+    (
+        "an empty choice",
+        {"constraint": common_pb2.Constraint(choice=common_pb2.Choice(texts=["a", ""]))},
+        "constraint.choice: got an empty text",
+    ),
+    (
+        "long constraint",
+        {"constraint": common_pb2.Constraint(lark="x" * 65_536)},
+        "constraint.lark: got 65540 bytes, expected at most 65536",
+    ),
+    (
+        "min_tokens with a constraint",
+        {
+            "constraint": common_pb2.Constraint(regex="a"),
+            **_sampling(min_tokens=2),
+        },
+        "sampling.min_tokens: got 2 with a constraint, expected 0",
+    ),
+    (
+        "ignore_eos with a constraint",
+        {
+            "constraint": common_pb2.Constraint(regex="a"),
+            "stop": Stop(ignore_eos=True),
+        },
+        "stop.ignore_eos: got true with a constraint",
+    ),
 ]
 
 

@@ -162,12 +162,19 @@ class EventStream:
 
     async def write(self, events: bytes) -> None:
         """Errors: Overloaded where the caller takes nothing, which ends its connection."""
+        await self._write(events, more=True)
+
+    async def end(self) -> None:
+        """Errors: as `write`."""
+        await self._write(b"", more=False)
+
+    async def _write(self, body: bytes, *, more: bool) -> None:
         async with self._lock:
             try:
                 async with asyncio.timeout(UNREAD_SECONDS):
                     await self._start()
                     await self._send(
-                        {"type": "http.response.body", "body": events, "more_body": True}
+                        {"type": "http.response.body", "body": body, "more_body": more}
                     )
             except TimeoutError:
                 self._count("unread")
@@ -175,9 +182,6 @@ class EventStream:
                 raise Overloaded(
                     f"the caller took no event for {UNREAD_SECONDS:g} s", RETRY_SECONDS
                 ) from None
-
-    async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self) -> None:
         if self._has_started:

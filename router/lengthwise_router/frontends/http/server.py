@@ -85,8 +85,11 @@ class HttpServer:
             await asyncio.sleep(0.02)
         for connection in list(connections):
             connection.transport.abort()
-        # They end because their callers are gone.
-        await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        if tasks := set(self._state.tasks):
+            # They end because their callers are gone.
+            _, others = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+            for task in others:
+                task.cancel()
 
     def _tick(self) -> None:
         self._state.default_headers = [(b"date", formatdate(usegmt=True).encode())]

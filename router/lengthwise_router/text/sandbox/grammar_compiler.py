@@ -5,11 +5,10 @@ from collections import OrderedDict
 
 from lengthwise_router.text.sandbox.process import AFTER_REASONING, ALONE
 from lengthwise_router.text.sandbox.sandbox import Sandbox
-from lengthwise_wire.errors import DeadlineExceeded
 from lengthwise_wire.v1 import common_pb2
 
 MAX_KEPT = 64
-"""GrammarCompiler. Callers send the same few again and again; the largest have half a megabyte."""
+"""Grammars. Callers send the same few again and again; the largest have half a megabyte."""
 
 
 class GrammarCompiler:
@@ -46,15 +45,6 @@ class GrammarCompiler:
         answer = self._sandbox.ask(key)
         answer.add_done_callback(lambda done: self._keep(key, done))
         return answer
-
-    async def check(self, constraint: common_pb2.Constraint, seconds: float) -> None:
-        """Errors: InvalidRequest where it does not compile; Overloaded, DeadlineExceeded."""
-        grammar = self.compiled(constraint)
-        if isinstance(grammar, asyncio.Future):
-            try:
-                await asyncio.wait_for(grammar, seconds)
-            except TimeoutError:
-                raise DeadlineExceeded("the constraint was not compiled in time") from None
 
     async def close(self) -> None:
         await self._sandbox.close()

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part, overlap
+from lengthwise_router.text.overlap import overlap
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part
 
 ReadCalls = Callable[[str], list[FunctionCall]]
 """Of what is between two markers. Errors: ValueError."""

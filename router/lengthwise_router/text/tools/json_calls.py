@@ -1,6 +1,7 @@
 """JSON that a model wrote → calls. Whatever is not wholly understood is none."""
 
 import json
+import re
 from collections.abc import Collection
 from typing import Any, Final, NoReturn
 
@@ -35,15 +36,17 @@ def read_value(text: str) -> Any:
 def read_values(text: str, separators: str) -> list[Any]:
     """JSON values with any of the characters between and after them. Errors: ValueError."""
     values = []
-    separators += " \n\r\t"
-    text = text.lstrip()
-    while text:
+    between = re.compile(rf"[{re.escape(separators)} \n\r\t]*")
+    place = len(text) - len(text.lstrip())
+    while place < len(text):
         try:
-            value, end = _DECODER.raw_decode(text)
+            value, end = _DECODER.raw_decode(text, place)
         except RecursionError as error:
             raise ValueError("it is nested too deep") from error
         values.append(value)
-        text = text[end:].lstrip(separators)
+        after = between.match(text, end)
+        assert after is not None, "it may be empty"
+        place = after.end()
     return values
 
 

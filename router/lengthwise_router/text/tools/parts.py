@@ -50,11 +50,3 @@ class PartsParser(Protocol):
 
     def finish(self) -> list[Part]:
         """Those that were held back: no text follows."""
-
-
-def overlap(text: str, marker: str) -> int:
-    """How many characters at the end of a text may be the beginning of a marker, less than all."""
-    size = min(len(marker) - 1, len(text))
-    while not text.endswith(marker[:size]):
-        size -= 1
-    return size

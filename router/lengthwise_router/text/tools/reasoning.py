@@ -3,7 +3,8 @@
 from enum import Enum, auto
 from typing import Final
 
-from lengthwise_router.text.tools.parts import MAX_SPACE, Content, Part, Reasoning, overlap
+from lengthwise_router.text.overlap import overlap
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, Part, Reasoning
 
 BEGIN: Final = "<think>"
 END: Final = "</think>"

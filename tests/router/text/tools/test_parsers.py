@@ -19,6 +19,7 @@ from router.text.tools.formats import (
 )
 
 from lengthwise_router.text.tools.answer_format import answer_format
+from lengthwise_router.text.tools.json_calls import read_values
 from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part, Reasoning
 
 PARIS = call("get_weather", city="Paris", days=2)
@@ -284,3 +285,8 @@ def test_a_broken_call_raises_nothing_and_loses_no_character(
         assert isinstance(json.loads(one.arguments), dict)
     if not calls:
         assert "".join(part.text for part in parts if isinstance(part, Content)) == text
+
+
+def test_many_values_are_read_in_one_pass() -> None:
+    """As many as a context holds."""
+    assert read_values(" 1;" + "2 ;\n" * 200_000, ";") == [1, *[2] * 200_000]
