@@ -10,7 +10,9 @@ class Interrupts:
     """From its making on, in the main thread, both signals raise KeyboardInterrupt.
 
     Within `held` they wait: a process that was started but not yet written down, or one that is
-    being ended, would outlive the command.
+    being ended, would outlive the command. One that was raised where Python ignores exceptions, as
+    in a callback of a weak reference, is raised again at the end of the next `held`, unless it was
+    `answered`.
     """
 
     def __init__(self) -> None:
@@ -35,13 +37,16 @@ class Interrupts:
             self._is_pending = False
             raise KeyboardInterrupt
 
+    def answered(self) -> None:
+        """To be called where a KeyboardInterrupt has arrived."""
+        self._is_pending = False
+
     def ignore(self) -> None:
         """No further signal counts: what is left to do is bounded."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._is_held:
-            self._is_pending = True
-        else:
+        self._is_pending = True
+        if not self._is_held:
             raise KeyboardInterrupt

@@ -128,7 +128,8 @@ def run(
     """
     # A closed pipe is an error of a print then, and no end without draining.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    session = _Up(cluster, Console(highlight=False, soft_wrap=True), Interrupts(), is_demo)
+    interrupts = Interrupts()
+    session = _Up(cluster, Console(highlight=False, soft_wrap=True), interrupts, is_demo)
     try:
         session.start()
         if say is not None or once:
@@ -136,6 +137,7 @@ def run(
         if not once:
             session.watch()
     except KeyboardInterrupt:
+        interrupts.answered()
         print()
         if once:
             raise
