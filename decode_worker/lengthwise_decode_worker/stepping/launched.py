@@ -9,7 +9,6 @@ from lengthwise_engine.runner.base import PendingStep, SequenceChunk
 from lengthwise_policy.cost.fit import StepSample
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.types import RequestId
-from lengthwise_worker.step_loop import step_sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +48,7 @@ class LaunchedStep:
 
     def sample(self, seconds: float) -> StepSample:
         num_rows = len(self.step.request_ids)
-        return step_sample(
+        return StepSample.of(
             self.step.chunks,
             seconds,
             decode_requests=num_rows,

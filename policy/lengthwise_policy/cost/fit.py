@@ -15,11 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf, sqrt
 from operator import mul
+from typing import Self
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.least_squares import Matrix, condition, nonnegative
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.types import PromptChunk
 
 MIN_SHORT_TOKENS, MAX_SHORT_TOKENS = 64, 1024
 
@@ -57,6 +59,25 @@ class StepSample:
     history: int = 0  # sum of H
     decode_requests: int = 0
     decode_context: int = 0  # tokens in their contexts
+
+    @classmethod
+    def of(
+        cls,
+        chunks: Sequence[PromptChunk],
+        seconds: float,
+        *,
+        decode_requests: int = 0,
+        decode_context: int = 0,
+    ) -> Self:
+        """A step with these chunks of prompts, beside requests that decode."""
+        return cls(
+            seconds=seconds,
+            new_tokens=sum(chunk.num_tokens for chunk in chunks),
+            attention=sum(c.num_tokens * (c.num_tokens + 2 * c.start) for c in chunks),
+            history=sum(chunk.start for chunk in chunks),
+            decode_requests=decode_requests,
+            decode_context=decode_context,
+        )
 
 
 class CostFit:

@@ -22,11 +22,11 @@ from lengthwise_engine.transfer.base import (
     TransferEvent,
     combine_checksums,
 )
+from lengthwise_policy.cost.transfer_rate import TransferRate
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.link import Announced, DecodeLink
 from lengthwise_prefill_worker.kv.links import DecodeLinks, WorkerKey
 from lengthwise_prefill_worker.kv.pieces import PieceReady
-from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
 from lengthwise_runtime.tls.config import TlsConfig
 from lengthwise_wire.errors import LengthwiseError, TransferFailed
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.transfer.base import Piece
-from lengthwise_policy.cost.fit import CostFit
+from lengthwise_policy.cost.fit import CostFit, StepSample
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
@@ -23,7 +23,7 @@ from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.snapshot import EngineSnapshot
-from lengthwise_worker.step_loop import IDLE_SECONDS, step_sample
+from lengthwise_worker.step_loop import IDLE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class PrefillLoop:
         done_at = self._clock()
         self.progress += 1
         self._prompt_tokens_total += batch.num_tokens
-        self._fit.observe(step_sample(batch.chunks, done_at - began_at))
+        self._fit.observe(StepSample.of(batch.chunks, done_at - began_at))
         self._hand_out(self._pieces_of(batch, layerwise=False))
         return self._complete(batch, sampled, done_at)
 

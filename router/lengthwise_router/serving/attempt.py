@@ -20,6 +20,7 @@ from typing import Any
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.blame import Blame
+from lengthwise_policy.placement.outstanding import Placed
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.generation import Generation, Tokens, WrongEnd
@@ -27,7 +28,6 @@ from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.serving.worker_requests import prefill_request, reserve_request
 from lengthwise_router.workers.calls import result_of
-from lengthwise_router.workers.outstanding import Placed
 from lengthwise_router.workers.worker import Worker
 from lengthwise_wire.errors import InvalidRequest, LengthwiseError
 

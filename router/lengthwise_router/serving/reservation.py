@@ -6,9 +6,9 @@ the request itself or is lost.
 
 import itertools
 
+from lengthwise_policy.placement.outstanding import Placed
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.serving.generation import Generation
-from lengthwise_router.workers.outstanding import Placed
 from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.token_streams import TokenStream
 from lengthwise_router.workers.worker import Worker

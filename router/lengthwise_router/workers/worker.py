@@ -18,10 +18,10 @@ import grpc
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
+from lengthwise_policy.placement.outstanding import Outstanding, Placed
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition, LossReason
-from lengthwise_router.workers.outstanding import Outstanding, Placed
 from lengthwise_router.workers.releases import Releases
 from lengthwise_router.workers.token_streams import TokenFanOut
 from lengthwise_wire.convert import ROLES, cost_from_wire

@@ -11,8 +11,8 @@ from router.stub_workers import StubWorker, stub_answer
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.kv.prefix_index import PrefixIndex
+from lengthwise_policy.placement.outstanding import Outstanding, Placed
 from lengthwise_policy.types import WorkerId
-from lengthwise_router.workers.outstanding import Outstanding, Placed
 from lengthwise_router.workers.prefixes import Prefixes, PromptPrefix
 from lengthwise_wire.v1 import worker_pb2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lengthwise_prefill_worker.kv.transfer_rate import TransferRate
+from lengthwise_policy.cost.transfer_rate import TransferRate
 
 
 def test_nothing_is_reported_before_anything_was_moved() -> None:
