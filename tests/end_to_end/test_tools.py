@@ -121,3 +121,55 @@ def test_what_is_no_call_is_content(client: openai.OpenAI) -> None:
         assert not message.tool_calls
     plain = client.chat.completions.create(**fields).choices[0].message.content
     assert message.content == plain, "the template got no tools"
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_response_calls_a_function_and_goes_on_with_its_result(
+    client: openai.OpenAI, name: str
+) -> None:
+    asked: Any = {
+        "model": name,
+        "instructions": "Be brief.",
+        "input": [ASKED],
+        "tools": [
+            {"type": "function", **WEATHER["function"]},
+            {"type": "function", "name": "stop"},
+        ],
+        "tool_choice": {"type": "function", "name": "get_weather"},
+        "max_output_tokens": 300,
+        "store": False,
+        "extra_body": {"seed": 5},
+    }
+    response = client.responses.create(**asked)
+    assert response.status == "completed"
+    (call,) = response.output
+    assert call.type == "function_call"
+    assert call.name == "get_weather"
+    Weather.model_validate_json(call.arguments)
+
+    with client.responses.create(**asked, stream=True) as stream:
+        events = [*stream]
+    deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == call.arguments
+    assert events[-1].type == "response.completed"
+    (streamed,) = events[-1].response.output
+    assert streamed.type == "function_call"
+    assert streamed.arguments == call.arguments
+
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "21"}
+    asked["input"] += [call, result]
+    del asked["tool_choice"]
+    again = client.responses.create(**asked)
+    assert again.status in ("completed", "incomplete")
+    assert again.usage is not None
+    assert response.usage is not None
+    assert again.usage.input_tokens > response.usage.input_tokens
+
+
+def test_a_response_is_parsed(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "hermes", "input": "Where?", "text_format": Weather}
+    response = client.responses.parse(**asked, max_output_tokens=300)
+    assert isinstance(response.output_parsed, Weather)
+    with client.responses.stream(**asked, max_output_tokens=300) as stream:
+        final = stream.get_final_response()
+    assert isinstance(final.output_parsed, Weather)

@@ -6,17 +6,22 @@ from pathlib import Path
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
+from openai.types.responses.response_create_params import (
+    ResponseCreateParamsBase as ResponseParams,
+)
 
 from lengthwise_router.frontends.http.chat import ChatOptions
 from lengthwise_router.frontends.http.completions import CompletionOptions
 from lengthwise_router.frontends.http.fields import FIELDS, Endpoint, fields_of
 from lengthwise_router.frontends.http.options import CallFields
+from lengthwise_router.frontends.http.responses.options import ResponseOptions
 
 DOCUMENT = Path(__file__).parents[3] / "docs/http.md"
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "options"), [("chat", ChatOptions), ("completions", CompletionOptions)]
+    ("endpoint", "options"),
+    [("chat", ChatOptions), ("completions", CompletionOptions), ("responses", ResponseOptions)],
 )
 def test_what_is_served_is_what_is_read(endpoint: Endpoint, options: type[CallFields]) -> None:
     served = {field.name for field in fields_of(endpoint).values() if field.handling == "served"}
@@ -24,7 +29,8 @@ def test_what_is_served_is_what_is_read(endpoint: Endpoint, options: type[CallFi
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "params"), [("chat", ChatParams), ("completions", TextParams)]
+    ("endpoint", "params"),
+    [("chat", ChatParams), ("completions", TextParams), ("responses", ResponseParams)],
 )
 def test_every_field_of_openai_is_decided(endpoint: Endpoint, params: type) -> None:
     assert set(params.__annotations__) | {"stream"} <= fields_of(endpoint).keys()

@@ -165,7 +165,22 @@ class Collected:
             for answer in self._answers
         ]
         answer = self._call.envelope(self._shape, self._shape.whole)
-        return _json({**answer, "choices": choices, "usage": self._call.usage(self._answers)})
+        return json_bytes({**answer, "choices": choices, "usage": self._call.usage(self._answers)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceAnswers:
+    """How a call for choices is answered."""
+
+    call: Call
+    shape: Shape
+    include_usage: bool
+
+    def collected(self) -> Collected:
+        return Collected(self.call, self.shape)
+
+    def events(self, write: Write) -> "Events":
+        return Events(self.call, self.shape, write, include_usage=self.include_usage)
 
 
 class Events:
@@ -179,7 +194,7 @@ class Events:
         self._answers = call.new_answers()  # for their usage
         self._has_begun = [False] * call.count
         # An event is this, the choices and the end.
-        envelope = _json(call.envelope(shape, shape.piece))
+        envelope = json_bytes(call.envelope(shape, shape.piece))
         self._start = b"data: " + envelope[:-1] + b', "choices": '
         self._end = b', "usage": null}\n\n' if include_usage else b"}\n\n"
 
@@ -212,7 +227,7 @@ class Events:
         """All choices have come."""
         end = DONE
         if self._include_usage:
-            usage = _json(self._call.usage(self._answers))
+            usage = json_bytes(self._call.usage(self._answers))
             end = self._start + b'[], "usage": ' + usage + b"}\n\n" + DONE
         await self._write(end)
 
@@ -223,8 +238,8 @@ class Events:
         self, index: int, fields: Mapping[str, Any], finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": index, "finish_reason": finish_reason, "logprobs": None, **fields}
-        return self._start + _json([choice]) + self._end
+        return self._start + json_bytes([choice]) + self._end
 
 
-def _json(value: object) -> bytes:
+def json_bytes(value: object) -> bytes:
     return json.dumps(value).encode()

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from lengthwise_router.frontends.http.answers import Answer, Shape
 from lengthwise_router.frontends.http.logprobs import TokenTexts, chat_logprobs
-from lengthwise_router.frontends.http.options import CallFields, json_text, shown, text
+from lengthwise_router.frontends.http.options import ChoiceFields, json_text, shown, text
 from lengthwise_router.frontends.http.response_format import ResponseFormat
 from lengthwise_router.frontends.http.tools.asked import AskedTools
 from lengthwise_router.frontends.http.tools.history import tool_fields
@@ -18,7 +18,7 @@ from lengthwise_wire.v1 import common_pb2, inference_pb2
 MAX_PARTS: Final = 1024
 """Of one message."""
 
-_PARTS: Final = {"text": "text", "refusal": "refusal"}
+PARTS: Final = {"text": "text", "refusal": "refusal"}
 """Types of parts that are text, and the field that it is in."""
 
 _UNSUPPORTED: Final = ("function_call", "audio")
@@ -30,7 +30,7 @@ _IGNORED: Final = ("refusal", "annotations", "reasoning")
 """Fields of messages that come back as an API gave them."""
 
 
-class ChatOptions(CallFields):
+class ChatOptions(ChoiceFields):
     """The fields of a call."""
 
     messages: Any
@@ -85,6 +85,16 @@ def conversation(
             f"{field}: got {len(messages)} messages, expected at most {MAX_MESSAGES}"
         )
     turns = [_message(message, f"{field}[{index}]") for index, message in enumerate(messages)]
+    return of_turns(turns, tools=tools, template_arguments=template_arguments)
+
+
+def of_turns(
+    turns: Sequence[inference_pb2.ChatMessage],
+    *,
+    tools: Sequence[str] = (),
+    template_arguments: Mapping[str, Any] | None = None,
+) -> inference_pb2.Prompt:
+    """Errors: InvalidRequest naming the field."""
     arguments = ""
     if template_arguments:
         arguments = json_text("chat_template_kwargs", template_arguments)
@@ -106,29 +116,39 @@ def _message(message: object, field: str) -> inference_pb2.ChatMessage:
             raise InvalidRequest(f"{field}.{name}: not supported: text alone is")
         if name not in ("role", "content", *_UNSUPPORTED, *_OF_TOOLS, *_IGNORED):
             raise InvalidRequest(f"{field}: got {shown(name)}, expected role and content")
-    role = text(f"{field}.role", message.get("role"))
-    if not 1 <= len(role) <= 64:
-        raise InvalidRequest(f"{field}.role: got {shown(role)}, expected 'user' or the like")
+    role = role_of(message, field)
     fields = tool_fields(message, role, field)
     if message.get("content") is not None or "tool_calls" not in fields:
-        fields["content"] = _content(message.get("content"), f"{field}.content")
+        fields["content"] = content_text(message.get("content"), f"{field}.content", PARTS)
     return inference_pb2.ChatMessage(role="system" if role == "developer" else role, **fields)
 
 
-def _content(content: object, field: str) -> str:
+def role_of(message: Mapping[str, Any], field: str) -> str:
+    """Errors: InvalidRequest."""
+    role = text(f"{field}.role", message.get("role"))
+    if not 1 <= len(role) <= 64:
+        raise InvalidRequest(f"{field}.role: got {shown(role)}, expected 'user' or the like")
+    return role
+
+
+def content_text(content: object, field: str, kinds: Mapping[str, str]) -> str:
+    """A text, or parts of these kinds, joined. Errors: InvalidRequest."""
     if not isinstance(content, list):
         return text(field, content)
     if len(content) > MAX_PARTS:
         raise InvalidRequest(f"{field}: got {len(content)} parts, expected at most {MAX_PARTS}")
-    return "".join(_part(part, f"{field}[{index}]") for index, part in enumerate(content))
+    return "".join(_part(part, f"{field}[{index}]", kinds) for index, part in enumerate(content))
 
 
-def _part(part: object, field: str) -> str:
+def _part(part: object, field: str, kinds: Mapping[str, str]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _PARTS:
+    if not isinstance(part, dict) or not isinstance(kind, str) or kind not in kinds:
         got = shown(kind) if isinstance(part, dict) else shown(part)
-        raise InvalidRequest(f"{field}.type: got {got}, expected 'text'; nothing else is served")
-    return text(f"{field}.{_PARTS[kind]}", part.get(_PARTS[kind]))
+        expected = repr(next(iter(kinds)))
+        raise InvalidRequest(
+            f"{field}.type: got {got}, expected {expected}; nothing else is served"
+        )
+    return text(f"{field}.{kinds[kind]}", part.get(kinds[kind]))
 
 
 class ChatShape(Shape):

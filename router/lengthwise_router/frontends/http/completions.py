@@ -7,7 +7,7 @@ from lengthwise_router.frontends.http.answers import Answer, Shape
 from lengthwise_router.frontends.http.logprobs import TextLogprobs, TokenTexts
 from lengthwise_router.frontends.http.options import (
     MAX_CHOICES,
-    CallFields,
+    ChoiceFields,
     shown,
     text,
     token_ids,
@@ -19,7 +19,7 @@ DEFAULT_MAX_TOKENS: Final = 16
 """OpenAI's."""
 
 
-class CompletionOptions(CallFields):
+class CompletionOptions(ChoiceFields):
     """The fields of a call."""
 
     prompt: Any

@@ -58,7 +58,9 @@ KINDS: Final[dict[type[LengthwiseError], Kind]] = {
 }
 """The first that an error is of counts."""
 
-_FIELDS: Final = (
+FieldNames = tuple[tuple[str, str], ...]
+
+FIELD_NAMES: Final[FieldNames] = (
     ("prompt.conversation", "messages"),
     ("prompt.text", "prompt"),
     ("prompt.token_ids", "prompt"),
@@ -69,6 +71,9 @@ _FIELDS: Final = (
     ("constraint", "response_format"),
 )
 """What the wire's messages begin with, and what HTTP calls it."""
+
+NAMES_OF_CALL: Final = "field_names"
+"""What the state of a request has where its endpoint calls them otherwise."""
 
 _REMEDY: Final = ("send prompt.text or prompt.token_ids", "use /v1/completions")
 
@@ -101,7 +106,7 @@ class ErrorAnswer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def error_answer(error: Exception) -> ErrorAnswer:
+def error_answer(error: Exception, names: FieldNames = FIELD_NAMES) -> ErrorAnswer:
     """Never a traceback: what is none of our errors is logged, and told by its class alone."""
     if isinstance(error, HttpError):
         kind = Kind(status=error.status, type="invalid_request_error", code=error.code)
@@ -110,7 +115,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
         logger.error("unexpected error in a handler", exc_info=error)
         error = InternalError(f"a defect in the server ({type(error).__name__}); see its log")
     kind = next(kind for cls, kind in KINDS.items() if isinstance(error, cls))
-    message, param = _in_names_of_http(str(error))
+    message, param = _in_names_of_http(str(error), names)
     headers = {"www-authenticate": "Bearer"} if kind.status == 401 else {}
     if error.retryable:
         seconds = error.retry_after_seconds
@@ -131,9 +136,9 @@ def _answer(
     )
 
 
-def _in_names_of_http(message: str) -> tuple[str, str | None]:
+def _in_names_of_http(message: str, names: FieldNames) -> tuple[str, str | None]:
     """The message, and the field that it begins with, if it does."""
-    for name, ours in _FIELDS:
+    for name, ours in names:
         if message.startswith(name):
             message = ours + message.removeprefix(name)
             break

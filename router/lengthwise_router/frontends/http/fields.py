@@ -8,13 +8,16 @@ from typing import Any, Final, Literal
 
 from lengthwise_router.frontends.http.errors import HttpError
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "responses"]
 
 Handling = Literal["served", "ignored", "refused"]
 
 BOTH: Final[tuple[Endpoint, ...]] = ("chat", "completions")
 CHAT: Final[tuple[Endpoint, ...]] = ("chat",)
 COMPLETIONS: Final[tuple[Endpoint, ...]] = ("completions",)
+RESPONSES: Final[tuple[Endpoint, ...]] = ("responses",)
+ALL: Final[tuple[Endpoint, ...]] = (*BOTH, *RESPONSES)
+TALKS: Final[tuple[Endpoint, ...]] = (*CHAT, *RESPONSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +59,20 @@ def _refused(name: str, endpoints: tuple[Endpoint, ...], note: str, *neutral: An
     return Field(name, endpoints, "refused", note, neutral)
 
 
+_NO_EFFORT: Final = ({"effort": "none"}, {"effort": None, "summary": None})
+
 FIELDS: Final = (
-    _served("model", BOTH, "required; one that is served"),
+    _served("model", ALL, "required; one that is served"),
     _served("messages", CHAT, "text, whole or in parts, which are joined; `developer` is `system`"),
     _served("prompt", COMPLETIONS, "a text, token ids, or an array of either"),
     _served("max_tokens", BOTH, "default: 16 for completions, what fits for chat"),
     _served("max_completion_tokens", CHAT, "not together with `max_tokens`"),
-    _served("temperature", BOTH, "0 to 100; default: the checkpoint's"),
-    _served("top_p", BOTH, "default: the checkpoint's"),
+    _served("temperature", ALL, "0 to 100; default: the checkpoint's"),
+    _served("top_p", ALL, "default: the checkpoint's"),
     _served("n", BOTH, "requests with `seed` + i; the prompt counts once; prompts times n <= 128"),
     _served("seed", BOTH, "equal seeds give equal tokens"),
     _served("stop", BOTH, "16 texts of 256 characters at most"),
-    _served("stream", BOTH, "server-sent events"),
+    _served("stream", ALL, "server-sent events"),
     _served("stream_options", BOTH, "`include_usage`; `include_obfuscation` is ignored"),
     _served(
         "logprobs",
@@ -75,43 +80,67 @@ FIELDS: Final = (
         "0 to 20 for completions; 65,536 in an answer that is not streamed",
     ),
     _served("top_logprobs", CHAT, "0 to 20, with `logprobs`"),
+    _served("top_logprobs", RESPONSES, "0 to 20, with `include` of log probabilities"),
     _served("logit_bias", BOTH, "300 tokens at most"),
     _served("presence_penalty", BOTH),
     _served("frequency_penalty", BOTH),
     _served("response_format", CHAT, "a schema is always kept to, `strict` or not"),
-    _served("tools", CHAT, "128 functions at most"),
-    _served("tool_choice", CHAT, "`none`, `auto`, `required` or a function, held to by a grammar"),
-    _served("parallel_tool_calls", CHAT, "false: one call at most"),
+    _served("tools", TALKS, "128 functions at most"),
+    _served("tool_choice", TALKS, "`none`, `auto`, `required` or a function, held to by a grammar"),
+    _served("parallel_tool_calls", TALKS, "false: one call at most"),
     _served("echo", COMPLETIONS, "not together with `logprobs`"),
-    _served("user", BOTH, "in the request log; neither a tenant nor a cache salt"),
-    _ours("chat_template_kwargs", CHAT, "further names of the chat template: `enable_thinking`"),
-    _ours("top_k", BOTH, "0: all"),
-    _ours("min_p", BOTH),
-    _ours("repetition_penalty", BOTH),
-    _ours("min_tokens", BOTH),
-    _ours("ignore_eos", BOTH, "go on past the end"),
-    _ours("stop_token_ids", BOTH, "256 at most"),
-    _ours("priority", BOTH, "-100 to 100; higher is served first"),
-    _ours("tenant", BOTH, "fair shares; a certificate or an API key decides where there is one"),
-    _ours("cache_salt", BOTH, "cached prefixes are shared with equal salts alone"),
+    _served("user", ALL, "in the request log; neither a tenant nor a cache salt"),
+    _served("input", RESPONSES, "a text, or items: messages, calls, their results, reasoning"),
+    _served("instructions", RESPONSES, "the first message, of `system`"),
+    _served("max_output_tokens", RESPONSES, "default: what fits"),
+    _served("text", RESPONSES, "`format`, which is always kept to; `verbosity` of `medium`"),
+    _served("include", RESPONSES, "`message.output_text.logprobs`"),
+    _served("metadata", RESPONSES, "16 pairs at most; sent back, not stored"),
+    _served("stream_options", RESPONSES, "`include_obfuscation` is ignored"),
+    _ours("seed", RESPONSES, "equal seeds give equal tokens"),
+    _ours("stop", RESPONSES, "16 texts of 256 characters at most"),
+    _ours("logit_bias", RESPONSES, "300 tokens at most"),
+    _ours("presence_penalty", RESPONSES),
+    _ours("frequency_penalty", RESPONSES),
+    _ours("chat_template_kwargs", TALKS, "further names of the chat template: `enable_thinking`"),
+    _ours("top_k", ALL, "0: all"),
+    _ours("min_p", ALL),
+    _ours("repetition_penalty", ALL),
+    _ours("min_tokens", ALL),
+    _ours("ignore_eos", ALL, "go on past the end"),
+    _ours("stop_token_ids", ALL, "256 at most"),
+    _ours("priority", ALL, "-100 to 100; higher is served first"),
+    _ours("tenant", ALL, "fair shares; a certificate or an API key decides where there is one"),
+    _ours("cache_salt", ALL, "cached prefixes are shared with equal salts alone"),
     _ignored("metadata", CHAT, "nothing is stored"),
-    _ignored("prompt_cache_key", CHAT, "prefixes are found by their content"),
-    _ignored("prompt_cache_retention", CHAT, "a hint"),
-    _ignored("prompt_cache_options", CHAT, "a hint"),
+    _ignored("prompt_cache_key", TALKS, "prefixes are found by their content"),
+    _ignored("prompt_cache_retention", TALKS, "a hint"),
+    _ignored("prompt_cache_options", TALKS, "a hint"),
     _ignored("prediction", CHAT, "a hint"),
-    _ignored("safety_identifier", CHAT, "there is no moderation"),
+    _ignored("safety_identifier", TALKS, "there is no moderation"),
+    _ignored("max_tool_calls", RESPONSES, "there are no built-in tools"),
     _refused("best_of", COMPLETIONS, "candidates are not ranked; use n", 1),
     _refused("suffix", COMPLETIONS, "the models served do not fill in", ""),
     _refused("functions", CHAT, "deprecated; use tools", []),
     _refused("function_call", CHAT, "deprecated; use tool_choice", "none", "auto"),
     _refused("modalities", CHAT, "text alone", ["text"]),
     _refused("audio", CHAT, "text alone"),
-    _refused("moderation", CHAT, "there is none"),
+    _refused("moderation", TALKS, "there is none"),
     _refused("web_search_options", CHAT, "there is no search"),
     _refused("reasoning_effort", CHAT, "the models served have no such setting", "none"),
     _refused("verbosity", CHAT, "the models served have no such setting", "medium"),
-    _refused("service_tier", CHAT, "there is one; use priority", "auto", "default"),
-    _refused("store", CHAT, "nothing is stored", False),
+    _refused("service_tier", TALKS, "there is one; use priority", "auto", "default"),
+    _refused("store", TALKS, "nothing is stored", False),
+    _refused("previous_response_id", RESPONSES, "nothing is stored; send all items as input"),
+    _refused("conversation", RESPONSES, "nothing is stored; send all items as input"),
+    _refused("background", RESPONSES, "nothing is stored", False),
+    _refused("background_options", RESPONSES, "nothing is stored"),
+    _refused("prompt", RESPONSES, "no templates are stored; send input"),
+    _refused("truncation", RESPONSES, "nothing is left out of a conversation", "disabled"),
+    _refused("context_management", RESPONSES, "nothing is left out of a conversation", []),
+    _refused("reasoning", RESPONSES, "the models served have no such setting", {}, *_NO_EFFORT),
+    _refused("image", RESPONSES, "text alone"),
+    _refused("access_programs", RESPONSES, "there are none"),
 )
 
 
@@ -119,7 +148,7 @@ def fields_of(endpoint: Endpoint) -> Mapping[str, Field]:
     return {field.name: field for field in FIELDS if endpoint in field.endpoints}
 
 
-_BY_ENDPOINT: Final = {endpoint: fields_of(endpoint) for endpoint in BOTH}
+_BY_ENDPOINT: Final = {endpoint: fields_of(endpoint) for endpoint in ALL}
 
 
 def served(endpoint: Endpoint, body: Mapping[str, Any]) -> dict[str, Any]:

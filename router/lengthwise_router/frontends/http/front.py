@@ -13,7 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lengthwise_router.frontends.http.body import BODY_IS_READ, discard
 from lengthwise_router.frontends.http.connections import connection_of
-from lengthwise_router.frontends.http.errors import ErrorAnswer, HttpError, error_answer
+from lengthwise_router.frontends.http.errors import (
+    FIELD_NAMES,
+    NAMES_OF_CALL,
+    ErrorAnswer,
+    FieldNames,
+    HttpError,
+    error_answer,
+)
 from lengthwise_router.keys.keyring import UNLIMITED
 from lengthwise_runtime.calls.bounded_call import UNREAD_SECONDS
 from lengthwise_runtime.calls.places import RETRY_SECONDS, Count
@@ -62,7 +69,7 @@ class Front:
             if has_started:
                 connection_of(scope).abort()
             else:
-                await _tell(scope, receive, sending, _known(error))
+                await _tell(scope, receive, sending, _known(error, names_of(scope)))
             if not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
 
@@ -93,7 +100,13 @@ def _given_id(scope: Scope) -> str:
     return ""
 
 
-def _known(error: BaseException) -> ErrorAnswer:
+def names_of(scope: Scope) -> FieldNames:
+    """What the endpoint of a call calls its fields."""
+    names: FieldNames = scope["state"].get(NAMES_OF_CALL, FIELD_NAMES)
+    return names
+
+
+def _known(error: BaseException, names: FieldNames) -> ErrorAnswer:
     if isinstance(error, HTTPException):
         unknown = {404: "there is no such path", 405: "there is no such method of this path"}
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
@@ -101,7 +114,7 @@ def _known(error: BaseException) -> ErrorAnswer:
         error = HttpError(error.status_code, message, headers=headers)
     if not isinstance(error, Exception):
         error = NoWorkerAvailable("this router stops; try another one")
-    return error_answer(error)
+    return error_answer(error, names)
 
 
 async def _tell(scope: Scope, receive: Receive, send: Send, answer: ErrorAnswer) -> None:

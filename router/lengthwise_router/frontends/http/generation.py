@@ -4,13 +4,19 @@ written whole or as events."""
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lengthwise_router.frontends.http.answers import Call, Collected, Events, Shape
-from lengthwise_router.frontends.http.errors import error_answer
-from lengthwise_router.frontends.http.front import EventStream, ended_by_hang_up, first_error
+from lengthwise_router.frontends.http.answers import Write
+from lengthwise_router.frontends.http.errors import ErrorAnswer, FieldNames, error_answer
+from lengthwise_router.frontends.http.front import (
+    EventStream,
+    ended_by_hang_up,
+    first_error,
+    names_of,
+)
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.tenants import Caller
 from lengthwise_runtime.calls.places import Count
@@ -19,6 +25,51 @@ from lengthwise_wire.v1 import inference_pb2
 
 Take = Callable[[int, inference_pb2.GenerateResponse], Awaitable[None]]
 KeepAlive = Callable[[], Awaitable[None]]
+
+
+class Taking(Protocol):
+    """What is done with the pieces of answers."""
+
+    async def take(self, index: int, response: inference_pb2.GenerateResponse) -> None:
+        """The next piece of one. Errors: LengthwiseError."""
+
+    async def keep_alive(self) -> None:
+        """Nothing has come for a while."""
+
+
+class Collecting(Taking, Protocol):
+    """They are kept until all have come."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body takes long enough to be made in a thread."""
+
+    def body(self) -> bytes:
+        """Of the whole response."""
+
+
+class Streaming(Taking, Protocol):
+    """They are written as events, each when it comes."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the status has been told."""
+
+    async def finish(self) -> None:
+        """All have come."""
+
+    async def fail(self, error: ErrorAnswer) -> None:
+        """No more will come."""
+
+
+class Answering(Protocol):
+    """How an endpoint answers one call."""
+
+    def collected(self) -> Collecting:
+        """As a whole."""
+
+    def events(self, write: Write) -> Streaming:
+        """As events."""
 
 
 class Generating:
@@ -78,30 +129,26 @@ class GenerationResponse(Response):
         self,
         generating: Generating,
         requests: list[inference_pb2.GenerateRequest],
-        call: Call,
-        shape: Shape,
+        answering: Answering,
         count: Count,
         *,
         streams: bool,
-        include_usage: bool,
     ) -> None:
         super().__init__()
         self._generating = generating
         self._requests = requests
-        self._call = call
-        self._shape = shape
+        self._answering = answering
         self._count = count
         self._streams = streams
-        self._include_usage = include_usage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Errors: LengthwiseError while nothing has been sent."""
         requests, self._requests = self._requests, []
         async with ended_by_hang_up(receive):
             if self._streams:
-                await self._stream(requests, EventStream(scope, send, self._count))
+                await self._stream(requests, EventStream(scope, send, self._count), names_of(scope))
                 return
-            collected = Collected(self._call, self._shape)
+            collected = self._answering.collected()
             await self._generating.run(requests, collected.take, collected.keep_alive)
             body = collected.body
             made = await asyncio.to_thread(body) if collected.is_large else body()
@@ -109,15 +156,18 @@ class GenerationResponse(Response):
             await whole(scope, receive, send)
 
     async def _stream(
-        self, requests: list[inference_pb2.GenerateRequest], stream: EventStream
+        self,
+        requests: list[inference_pb2.GenerateRequest],
+        stream: EventStream,
+        names: FieldNames,
     ) -> None:
-        events = Events(self._call, self._shape, stream.write, include_usage=self._include_usage)
+        events = self._answering.events(stream.write)
         try:
             await self._generating.run(requests, events.take, events.keep_alive)
         except Exception as error:
             if not events.has_begun:
                 raise
-            await events.fail(error_answer(error))
+            await events.fail(error_answer(error, names))
         else:
             await events.finish()
         await stream.end()

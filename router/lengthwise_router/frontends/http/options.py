@@ -1,4 +1,4 @@
-"""What chat and text completions have in common: fields → the wire's request."""
+"""What the endpoints that generate have in common: fields → the wire's request."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -60,13 +60,12 @@ class StreamOptions(BaseModel):
 
 
 class CallFields(BaseModel):
-    """The fields of either endpoint; what values they accept is checked where the wire's request is
+    """The fields of every endpoint; what values they accept is checked where the wire's request is
     made."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     model: Text
-    max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -76,17 +75,29 @@ class CallFields(BaseModel):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     min_tokens: int | None = None
-    n: int | None = None
     seed: int | None = None
     stop: Any = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: Any = None
     user: Text | None = None
     priority: int | None = None
     tenant: Text | None = None
     cache_salt: Text | None = None
+
+    @property
+    def num_choices(self) -> int:
+        """Of each prompt."""
+        return 1
+
+
+class ChoiceFields(CallFields):
+    """Those of chat and text completions."""
+
+    max_tokens: int | None = None
+    n: int | None = None
+    stream_options: StreamOptions | None = None
 
     @property
     def include_usage(self) -> bool:

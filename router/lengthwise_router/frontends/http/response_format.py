@@ -40,6 +40,10 @@ class NamedSchema(_Strict):
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
+    @property
+    def constraint(self) -> common_pb2.Constraint:
+        return common_pb2.Constraint(json_schema=json.dumps(self.schema_ or {}))
+
 
 class JsonSchema(_Strict):
     """A JSON value that a schema accepts."""
@@ -49,7 +53,17 @@ class JsonSchema(_Strict):
 
     @property
     def constraint(self) -> common_pb2.Constraint:
-        return common_pb2.Constraint(json_schema=json.dumps(self.json_schema.schema_ or {}))
+        return self.json_schema.constraint
+
+
+class FlatJsonSchema(NamedSchema):
+    """The same, as `/v1/responses` has it."""
+
+    type: Literal["json_schema"]
 
 
 ResponseFormat = Annotated[TextFormat | JsonObject | JsonSchema, Field(discriminator="type")]
+
+TextFormatOfResponses = Annotated[
+    TextFormat | JsonObject | FlatJsonSchema, Field(discriminator="type")
+]

@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from lengthwise_router.config import RouterConfig
-from lengthwise_router.frontends.http.answers import Call
+from lengthwise_router.frontends.http.answers import Call, ChoiceAnswers, Shape
 from lengthwise_router.frontends.http.body import Bodies
 from lengthwise_router.frontends.http.chat import ChatOptions, ChatShape, conversation
 from lengthwise_router.frontends.http.completions import (
@@ -22,10 +22,15 @@ from lengthwise_router.frontends.http.completions import (
 )
 from lengthwise_router.frontends.http.connections import connection_of
 from lengthwise_router.frontends.http.front import RATE_LIMIT_HEADERS, Front
-from lengthwise_router.frontends.http.generation import Generating, GenerationResponse
+from lengthwise_router.frontends.http.generation import (
+    Answering,
+    Generating,
+    GenerationResponse,
+)
 from lengthwise_router.frontends.http.options import (
     MAX_USER_CHARACTERS,
     CallFields,
+    ChoiceFields,
     read_options,
     shown,
     text,
@@ -34,6 +39,7 @@ from lengthwise_router.frontends.http.options import (
 )
 from lengthwise_router.frontends.http.page.files import page_routes
 from lengthwise_router.frontends.http.page.reports import Reports
+from lengthwise_router.frontends.http.responses.endpoint import asked_response
 from lengthwise_router.frontends.http.tools.asked import AskedTools, asked_tools
 from lengthwise_router.serving.service import InferenceService
 from lengthwise_router.tenants import Caller
@@ -97,7 +103,7 @@ class Endpoints:
         form = self._service.answer_format(options.model, caller)
         await tools.check_schemas(self._service, form)
         shape = ChatShape(self._service.token_texts(options.model, caller), tools, form)
-        return self._generating(request, caller, options, requests, shape)
+        return self._choices(request, caller, options, requests, shape)
 
     async def completions(self, request: Request) -> Response:
         caller = self._caller(request, "Generate")
@@ -123,7 +129,12 @@ class Endpoints:
             options.num_choices,
             len(requests),
         )
-        return self._generating(request, caller, options, requests, shape)
+        return self._choices(request, caller, options, requests, shape)
+
+    async def responses(self, request: Request) -> Response:
+        caller = self._caller(request, "Generate")
+        asked = await asked_response(request, self._service, caller, self._bodies)
+        return self._generating(caller, *asked)
 
     async def models(self, request: Request) -> Response:
         caller = self._caller(request, "ListModels")
@@ -162,20 +173,14 @@ class Endpoints:
     async def version(self, request: Request) -> Response:
         return JSONResponse({"version": importlib.metadata.version("lengthwise")})
 
-    def _generating(
+    def _choices(
         self,
         request: Request,
         caller: Caller,
-        options: CallFields,
+        options: ChoiceFields,
         requests: Requests,
-        shape: Any,
+        shape: Shape,
     ) -> Response:
-        generating = Generating(
-            self._service,
-            deadline_seconds=self._deadline_seconds,
-            caller=caller,
-            user=(options.user or "")[:MAX_USER_CHARACTERS],
-        )
         call = Call(
             request_id=request.state.request_id,
             model=options.model,
@@ -183,14 +188,20 @@ class Endpoints:
             num_choices=options.num_choices,
             has_logprobs=requests[0].HasField("top_logprobs"),
         )
+        answers = ChoiceAnswers(call=call, shape=shape, include_usage=options.include_usage)
+        return self._generating(caller, options, requests, answers)
+
+    def _generating(
+        self, caller: Caller, options: CallFields, requests: Requests, answering: Answering
+    ) -> Response:
+        generating = Generating(
+            self._service,
+            deadline_seconds=self._deadline_seconds,
+            caller=caller,
+            user=(options.user or "")[:MAX_USER_CHARACTERS],
+        )
         return GenerationResponse(
-            generating,
-            requests,
-            call,
-            shape,
-            self._count,
-            streams=bool(options.stream),
-            include_usage=options.include_usage,
+            generating, requests, answering, self._count, streams=bool(options.stream)
         )
 
     async def _text_of(self, prompt: inference_pb2.Prompt, model: str, caller: Caller) -> str:
@@ -255,6 +266,7 @@ def http_application(
     posts = {
         "/v1/chat/completions": endpoints.chat,
         "/v1/completions": endpoints.completions,
+        "/v1/responses": endpoints.responses,
         "/tokenize": endpoints.tokenize,
         "/detokenize": endpoints.detokenize,
     }

@@ -30,6 +30,7 @@ class AskedTools:
     mode: Mode = "none"
     chosen: Function | None = None  # the one that must be called
     parallel: bool = True
+    is_flat: bool = False  # as `/v1/responses` has them: without `function` around each
 
     @property
     def may_be_called(self) -> tuple[Function, ...]:
@@ -90,7 +91,8 @@ class AskedTools:
             reason = str(error).partition("refuses it: ")[2] or str(error)
             raise HttpError(
                 400, f"Invalid schema for function '{function.name}': {reason}",
-                param=f"tools[{index}].function.parameters", code="invalid_function_parameters",
+                param=f"tools[{index}]{'' if self.is_flat else '.function'}.parameters",
+                code="invalid_function_parameters",
             ) from None  # fmt: skip
 
     def _grammar(
@@ -113,7 +115,9 @@ async def _check(service: InferenceService, constraint: common_pb2.Constraint) -
     await service.check_constraint(constraint)
 
 
-def asked_tools(tools: object, choice: object, parallel: bool | None) -> AskedTools:
+def asked_tools(
+    tools: object, choice: object, parallel: bool | None, *, is_flat: bool = False
+) -> AskedTools:
     """Errors: HttpError, InvalidRequest."""
     if tools is None or tools == []:
         if choice not in (None, "none", "auto"):
@@ -130,24 +134,45 @@ def asked_tools(tools: object, choice: object, parallel: bool | None) -> AskedTo
             f" {MAX_TOOLS}, but got an array with length {len(tools)} instead.",
             param="tools", code="array_above_max_length",
         )  # fmt: skip
-    functions = tuple(_function(tool, f"tools[{index}]") for index, tool in enumerate(tools))
+    place = "" if is_flat else ".function"
+    functions = tuple(
+        _function(tool, f"tools[{index}]", is_flat=is_flat) for index, tool in enumerate(tools)
+    )
     names: dict[str, int] = {}
     for index, function in enumerate(functions):
         if names.setdefault(function.name, index) != index:
-            raise _invalid(f"tools[{index}].function.name", f"duplicate name '{function.name}'")
-    texts = tuple(json_text(f"tools[{index}]", tool) for index, tool in enumerate(tools))
-    mode, chosen = _choice(choice, {function.name: function for function in functions})
+            raise _invalid(f"tools[{index}]{place}.name", f"duplicate name '{function.name}'")
+    texts = tuple(
+        json_text(f"tools[{index}]", _nested(tool) if is_flat else tool)
+        for index, tool in enumerate(tools)
+    )
+    by_name = {function.name: function for function in functions}
+    mode, chosen = _choice(choice, by_name, is_flat=is_flat)
     return AskedTools(
-        functions=functions, texts=texts, mode=mode, chosen=chosen, parallel=parallel is not False
+        functions=functions,
+        texts=texts,
+        mode=mode,
+        chosen=chosen,
+        parallel=parallel is not False,
+        is_flat=is_flat,
     )
 
 
-def _function(tool: object, field: str) -> Function:
+def _nested(tool: dict[str, Any]) -> dict[str, Any]:
+    """As chat templates take it."""
+    names = ("name", "description", "parameters", "strict")
+    function = {name: tool[name] for name in names if tool.get(name) is not None}
+    return {"type": "function", "function": function}
+
+
+def _function(tool: object, field: str, *, is_flat: bool) -> Function:
     if not isinstance(tool, dict):
         raise InvalidRequest(f"{field}: got {shown(tool)}, expected an object")
     _check_kind(tool, field)
-    function = tool.get("function")
-    field += ".function"
+    function: object = tool
+    if not is_flat:
+        function = tool.get("function")
+        field += ".function"
     if not isinstance(function, dict):
         raise _missing(field) if function is None else _invalid(field, "expected an object")
     parameters, strict = function.get("parameters"), function.get("strict")
@@ -202,7 +227,9 @@ def _check_kind(given: dict[str, Any], field: str) -> None:
         )  # fmt: skip
 
 
-def _choice(choice: object, functions: dict[str, Function]) -> tuple[Mode, Function | None]:
+def _choice(
+    choice: object, functions: dict[str, Function], *, is_flat: bool
+) -> tuple[Mode, Function | None]:
     if choice is None:
         return "auto", None
     if isinstance(choice, str):
@@ -215,10 +242,10 @@ def _choice(choice: object, functions: dict[str, Function]) -> tuple[Mode, Funct
     if not isinstance(choice, dict):
         raise _invalid("tool_choice", f"got {shown(choice)}, expected a string or an object")
     _check_kind(choice, "tool_choice")
-    function = choice.get("function")
+    function = choice if is_flat else choice.get("function")
     if not isinstance(function, dict):
         raise _missing("tool_choice.function")
-    name = _function_name(function, "tool_choice.function")
+    name = _function_name(function, "tool_choice" if is_flat else "tool_choice.function")
     if name not in functions:
         raise HttpError(
             400, f"Invalid value for 'tool_choice': no function named '{name}' was specified in"
