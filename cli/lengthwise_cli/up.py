@@ -51,7 +51,7 @@ def up(
             " demo model.",
         ),
     ] = None,
-    prefill: Annotated[int, Option(help="Prefill workers of each model.")] = 1,
+    prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
     decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,
     device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",

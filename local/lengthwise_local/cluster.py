@@ -17,7 +17,7 @@ from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.models import served
 from lengthwise_local.preflight import MODULES, require_counts, require_extras, router_addresses
 from lengthwise_local.process import POLL_SECONDS, Process, Role
-from lengthwise_local.settings import settings_by_role
+from lengthwise_local.settings import require_local_prefill, settings_by_role
 from lengthwise_runtime.memory import usable_memory_bytes
 
 KILL_SECONDS = 5.0
@@ -61,7 +61,7 @@ class LocalCluster:
 
         model: checkpoint folder or hub id; None: the demo model.
         models: instead of it, several, by the names that requests call them.
-        prefill, decode: workers of each model.
+        prefill, decode: workers of each model; prefill 0: decode workers compute all prompts.
         host: where routers listen; workers and metrics stay on loopback.
         port, metrics_port, http_port: of the first router, others count up; 0: any; None: no HTTP.
         settings: "KEY=VALUE" and "ROLE.KEY=VALUE", see `settings_by_role`.
@@ -93,7 +93,7 @@ class LocalCluster:
         self.routers: tuple[Process, ...] = ()
         if self._counts.keys() - self._commands.keys():
             require_extras()
-        self._settings = settings_by_role(settings) if settings else {}
+        self._settings = self._checked(settings)
         self._memory_bytes = usable_memory_bytes()
         self._addresses = router_addresses(host, routers, port, metrics_port, http_port)
 
@@ -188,6 +188,13 @@ class LocalCluster:
         if self._folder is not None and self._given_folder is None and not (keep_folder or killed):
             shutil.rmtree(self._folder, ignore_errors=True)
         return killed
+
+    def _checked(self, settings: Sequence[str]) -> dict[Role, tuple[str, ...]]:
+        """By role. Errors: LocalClusterError."""
+        by_role = settings_by_role(settings) if settings else {}
+        if not self._counts["prefill"]:
+            require_local_prefill(self._configs.get("router", {}), by_role.get("router", ()))
+        return by_role
 
     def _make(self, role: Role) -> Iterator[Process]:
         command = self._commands.get(

@@ -28,11 +28,12 @@ MAX_PORT = 65_535
 _INSTALL = 'pip install "lengthwise[cli,router,http,worker]"'
 
 
-def require_counts(**counts: int) -> None:
+def require_counts(*, prefill: int, decode: int, routers: int) -> None:
     """Errors: LocalClusterError."""
-    for name, count in counts.items():
-        if count < 1:
-            raise LocalClusterError(f"{name}: got {count}, expected at least 1")
+    least = {"prefill": (prefill, 0), "decode": (decode, 1), "routers": (routers, 1)}
+    for name, (count, fewest) in least.items():
+        if count < fewest:
+            raise LocalClusterError(f"{name}: got {count}, expected at least {fewest}")
 
 
 def require_extras() -> None:

@@ -1,7 +1,7 @@
 """Settings of a local cluster's processes, as they are given on a command line: which role each is
 for, and whether the role takes it. Checked before anything is started."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -38,8 +38,23 @@ def settings_by_role(settings: Sequence[str]) -> dict[Role, tuple[str, ...]]:
         for role in roles:
             found[role].append(text)
     for role, texts in found.items():
-        _check(role, classes[role], texts)
+        _configure(role, classes[role], texts)
     return {role: tuple(texts) for role, texts in found.items()}
+
+
+def require_local_prefill(config: Mapping[str, object], settings: Sequence[str]) -> None:
+    """Of routers that have no prefill workers; both are theirs. Errors: LocalClusterError."""
+    key = "local_prefill"
+    given = {key: config[key]} if key in config else {}
+    texts = [text for text in settings if text.partition("=")[0] == key]
+    if not (given or texts):
+        return  # as it is by default
+    router = _configure("router", _config_classes()["router"], texts, given)
+    if not router.local_prefill:
+        raise LocalClusterError(
+            "prefill: got 0 with local_prefill false, expected at least 1: decode workers compute"
+            " no prompts then"
+        )
 
 
 def _read(setting: str, classes: dict[Role, type[Any]]) -> tuple[list[Role], str]:
@@ -66,14 +81,20 @@ def _read(setting: str, classes: dict[Role, type[Any]]) -> tuple[list[Role], str
     return takers, text
 
 
-def _check(role: Role, config_class: type[Any], settings: Sequence[str]) -> None:
+def _configure(
+    role: Role,
+    config_class: type[Any],
+    settings: Sequence[str],
+    given: Mapping[str, object] | None = None,
+) -> Any:
+    """The configuration that the settings make. Errors: LocalClusterError."""
     from lengthwise_runtime.config import ConfigError, make_config
 
-    required: dict[str, object] = {"model": "any"}
+    required: dict[str, object] = {"model": "any", **(given or {})}
     if role == "router":
         required["discovery"] = {"folder": "any"}
     try:
-        make_config(required, config_class, settings, f"{role} setting")
+        return make_config(required, config_class, settings, f"{role} setting")
     except ConfigError as error:
         raise LocalClusterError(" ".join(str(error).split())) from error
 

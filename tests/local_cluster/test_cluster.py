@@ -305,3 +305,20 @@ def test_what_an_operator_should_mend_is_told_without_the_log(make_cluster: Make
 def test_a_role_without_processes_is_refused(make_cluster: MakeCluster) -> None:
     with pytest.raises(LocalClusterError, match="decode: got 0, expected at least 1"):
         make_cluster(decode=0)
+    with pytest.raises(LocalClusterError, match="prefill: got -1, expected at least 0"):
+        make_cluster(prefill=-1)
+
+
+def test_prefill_workers_may_be_left_out_where_decode_workers_compute_prompts(
+    make_cluster: MakeCluster,
+) -> None:
+    with make_cluster(prefill=0) as cluster:
+        assert [process.name for process in cluster.processes] == ["decode-0", "router-0"]
+        assert config_of(cluster, cluster.decode[0])["memory_share"] == 0.9
+    for settings, configs in (
+        (["local_prefill=no"], {}),
+        (["router.local_prefill=false"], {}),
+        ([], {"router": {"local_prefill": False}}),
+    ):
+        with pytest.raises(LocalClusterError, match="prefill: got 0 with local_prefill false"):
+            make_cluster(prefill=0, settings=settings, configs=configs)

@@ -12,19 +12,18 @@ CPU cores had its first tokens in half the time and all others in 1.4 times thei
 Locally where the first token is predicted to come sooner by more than the others are
 delayed in all, and none of them misses its TPOT SLO; and locally, whatever it takes, where no
 prefill worker is there, or where every one failed the request or is an end of a link that did: of
-all paths that are left this one needs least of what has just failed. A request that holds a
+all paths that are left this one needs least of what has just failed. Then it is the decode worker
+with the least first token and delay of others, predicted by the same rule. A request that holds a
 reservation filled by prefill workers stays with them as long as there are any.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import nsmallest
-from math import inf
 
-from lengthwise_policy.cost.model import PRIOR, CostModel
+from lengthwise_policy.cost.model import PRIOR, CostModel, typical_cost
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.placement.candidates import able_to_decode
-from lengthwise_policy.placement.decode_choice import choose_partner
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
@@ -35,7 +34,7 @@ from lengthwise_policy.placement.placement import (
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_policy.types import STEP_TOKENS
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 MAX_HOLDERS = 4
 """How many of the decode workers that hold most of a prompt are looked at for it."""
@@ -76,7 +75,7 @@ class LocalPrefill:
         remote = placement.candidates[0]
         chosen = next(view for view in asked.prefill if view.worker_id == placement.prefill)
         partner = next(view for view in asked.decode if view.worker_id == placement.decode)
-        found = self._soonest(request, _with_holders(request, partner, asked.decode), chosen)
+        found = self._soonest(request, _with_holders(request, [partner], asked.decode), chosen)
         if found is None:
             return placement
         local, imposed_seconds = found
@@ -104,9 +103,7 @@ class LocalPrefill:
             cost = _comparable_cost(view, prefill)
             local = local_candidate(request, view, cost, self._tpot_seconds)
             if local is not None:
-                history = request.num_tokens - local.residual_tokens
-                chunk_seconds = cost.chunk_seconds(local.residual_tokens, history)
-                found.append((local, view.load_requests * chunk_seconds))
+                found.append((local, _imposed_seconds(request, view, local, cost)))
         return min(
             found, key=lambda one: (one[0].ttft_seconds + one[1], one[0].decode), default=None
         )
@@ -116,22 +113,25 @@ class LocalPrefill:
     ) -> Placement | None:
         able = able_to_decode(request, decode)
         views = [view for view in able if view.worker_id not in request.blame.workers]
-        sound = [view for view in views if view.worker_id not in request.blame.doubtful]
+        doubtful = request.blame.doubtful
+        sound = [view for view in views if view.worker_id not in doubtful]
         views, note = sound or views, ""
         if not views and allow_failed:
             views = able
             note = "; only decode workers that failed this request are left"
         if not views:
             return None
-        partner = choose_partner(request, views, self._tpot_seconds)
-        views = _with_holders(request, partner, views)
-        candidates = [
-            local
-            for view in views
-            if (local := local_candidate(request, view, _own_cost(view), inf)) is not None
-        ]
-        ranked = sorted(candidates, key=lambda one: (one.ttft_seconds, one.decode))
-        best = ranked[0]  # without an objective every worker can
+        costs = _presumed_costs(views)
+        found = []
+        for view in _with_holders(request, _least_loaded(request, views, costs), views):
+            cost = costs[view.worker_id]
+            local = local_candidate(request, view, cost, self._tpot_seconds, required=True)
+            if local is None:
+                continue  # never where required
+            lacks_room = view.room_tokens <= local.residual_tokens
+            seconds = local.ttft_seconds + _imposed_seconds(request, view, local, cost)
+            found.append((lacks_room, seconds, view.load_requests, local.decode, local))
+        best, *others = (local for *_, local in nsmallest(MAX_CANDIDATES, found))
         return Placement(
             prefill=None,
             decode=best.decode,
@@ -140,15 +140,20 @@ class LocalPrefill:
                 f"no prefill worker: {best.ttft_seconds * 1e3:.1f} ms for"
                 f" {best.residual_tokens} tokens{note}"
             ),
-            candidates=tuple(ranked[:MAX_CANDIDATES]),
+            candidates=(best, *others),
         )
 
 
 def local_candidate(
-    request: PlacementRequest, view: WorkerView, cost: CostModel, tpot_seconds: float
+    request: PlacementRequest,
+    view: WorkerView,
+    cost: CostModel,
+    tpot_seconds: float,
+    *,
+    required: bool = False,
 ) -> Candidate | None:
     """What is predicted of a decode worker alone; None where it cannot without breaking the SLO of
-    what it runs, or where blocks are lacking. An SLO of infinity is: at any price, so never None.
+    what it runs, or where blocks are lacking, unless it is `required`: then a block in each step.
 
     A step with a chunk takes as long as one without it and the chunk. The chunks of one prompt add
     up to one chunk of all its tokens, but for cached tokens, which every chunk reads again.
@@ -159,7 +164,7 @@ def local_candidate(
     step = cost.decode_step_seconds(load, view.context_tokens)
     chunk = STEP_TOKENS - load
     if load:
-        if tpot_seconds < inf and view.room_tokens <= new:
+        if not required and view.room_tokens <= new:
             return None
         # History as long as the whole prompt: no chunk of it has more.
         affordable = cost.tokens_within(tpot_seconds - step, request.num_tokens)
@@ -167,7 +172,7 @@ def local_candidate(
     if chunk < new:
         chunk -= chunk % view.block_size  # chunks begin and end on blocks
     if chunk < 1:
-        if tpot_seconds < inf:
+        if not required:
             return None
         chunk = view.block_size
     ahead = view.outstanding_local_tokens
@@ -185,13 +190,13 @@ def local_candidate(
 
 
 def _with_holders(
-    request: PlacementRequest, partner: WorkerView, views: Sequence[WorkerView]
+    request: PlacementRequest, chosen: Sequence[WorkerView], views: Sequence[WorkerView]
 ) -> list[WorkerView]:
-    """The partner, and those of `views` that may take the request and hold most of the prompt."""
+    """The chosen, and those of `views` that may take the request and hold most of the prompt."""
     cached = request.cached_tokens
     if not cached:
-        return [partner]
-    holders = [view for view in views if view.worker_id in cached and view is not partner]
+        return [*chosen]
+    holders = [view for view in views if view.worker_id in cached and view not in chosen]
     failed = request.blame.workers
     if failed:
         holders = [view for view in holders if view.worker_id not in failed]
@@ -200,7 +205,37 @@ def _with_holders(
         (-cached[view.worker_id], view.next_step_seconds, view.worker_id, view)
         for view in able_to_decode(request, holders)
     ]
-    return [partner, *(view for *_, view in nsmallest(MAX_HOLDERS, ranked))]
+    return [*chosen, *(view for *_, view in nsmallest(MAX_HOLDERS, ranked))]
+
+
+def _least_loaded(
+    request: PlacementRequest, views: Sequence[WorkerView], costs: Mapping[WorkerId, CostModel]
+) -> list[WorkerView]:
+    """Those that are worth a prediction whatever they hold: looking at all of 256 workers closely
+    takes as long as the rest of a placement does, several times."""
+    num_tokens = request.num_tokens
+    ranked = [
+        (
+            view.room_tokens <= num_tokens,
+            view.outstanding_local_tokens * costs[view.worker_id].token_seconds
+            + view.next_step_seconds,
+            view.load_requests,
+            view.worker_id,
+            view,
+        )
+        for view in views
+    ]
+    return [view for *_, view in nsmallest(MAX_CANDIDATES, ranked)]
+
+
+def _presumed_costs(views: Sequence[WorkerView]) -> dict[WorkerId, CostModel]:
+    """Of those that have computed no prompts yet, their peers': by the prior a newcomer among slow
+    workers would be given every prompt."""
+    costs = {view.worker_id: view.cost for view in views if _knows_prompts(view)}
+    if len(costs) < len(views):
+        presumed = typical_cost(costs.values()) if costs else PRIOR
+        costs |= {view.worker_id: presumed for view in views if view.worker_id not in costs}
+    return costs
 
 
 def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
@@ -210,7 +245,7 @@ def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
         return PRIOR
     if not view.is_fitted:
         return replace(other, decode_request_seconds=PRIOR.decode_request_seconds)
-    if own.token_seconds or own.attention_seconds:
+    if _knows_prompts(view):
         return own
     # It has not computed a prompt yet: as fast as the prefill worker.
     return replace(
@@ -221,6 +256,13 @@ def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
     )
 
 
-def _own_cost(view: WorkerView) -> CostModel:
-    knows_prompts = view.cost.token_seconds or view.cost.attention_seconds
-    return view.cost if view.is_fitted and knows_prompts else PRIOR
+def _knows_prompts(view: WorkerView) -> bool:
+    return view.is_fitted and bool(view.cost.token_seconds or view.cost.attention_seconds)
+
+
+def _imposed_seconds(
+    request: PlacementRequest, view: WorkerView, local: Candidate, cost: CostModel
+) -> float:
+    """By which the requests that the worker has come later, in all."""
+    history = request.num_tokens - local.residual_tokens
+    return view.load_requests * cost.chunk_seconds(local.residual_tokens, history)
