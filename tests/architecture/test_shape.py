@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = (
     "wire", "client", "policy", "checkpoint", "kernels", "engine", "runtime", "router", "worker",
-    "prefill_worker", "decode_worker", "flexible_worker", "autoscaler", "local", "cli",
+    "prefill_worker", "decode_worker", "flexible_worker", "autoscaler", "local", "simulator", "cli",
 )  # fmt: skip
 
 

@@ -1,0 +1,276 @@
+"""A router: admission and placement that serve, asked with what it knows by then.
+
+Its calls take `call_seconds` each way. What it does not do in virtual time: tokenise, and charge a
+tenant for output before the request has ended.
+"""
+
+from collections.abc import Callable, Mapping
+from random import Random
+
+from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
+from lengthwise_policy.admission.fair_share import Ticket
+from lengthwise_policy.errors import NoCandidates
+from lengthwise_policy.kv.prefix_cache import short_hash
+from lengthwise_policy.kv.prefix_index import PrefixIndex
+from lengthwise_policy.length_class import length_class
+from lengthwise_policy.placement.attempts import Attempts
+from lengthwise_policy.placement.blame import Blame
+from lengthwise_policy.placement.capacity import exceeded_capacity
+from lengthwise_policy.placement.outstanding import Placed
+from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
+from lengthwise_policy.placement.strategies import make_strategy
+from lengthwise_policy.types import RequestId, WorkerId
+from lengthwise_simulator.cluster.decode_worker import SimulatedDecodeWorker
+from lengthwise_simulator.cluster.journey import Ending, Journey, JourneyAttempt
+from lengthwise_simulator.cluster.picture import SimulatedWorker, WorkerPicture
+from lengthwise_simulator.cluster.prefill_worker import SimulatedPrefillWorker
+from lengthwise_simulator.cluster.spec import ClusterSpec
+from lengthwise_simulator.events import EventHeap
+from lengthwise_simulator.workload.planned import ArrivingRequest
+
+MAX_ATTEMPTS = 4
+NO_WORKER_SECONDS = 5.0
+"""Both are the routers' defaults."""
+
+
+class SimulatedRouter:
+    """One of several that see the same workers."""
+
+    def __init__(
+        self,
+        number: int,
+        workers: Mapping[WorkerId, SimulatedWorker],
+        cluster: ClusterSpec,
+        heap: EventHeap,
+        on_end: Callable[[Journey], None],
+    ) -> None:
+        self._cluster = cluster
+        self._heap = heap
+        self._on_end = on_end
+        policies = cluster.policies
+        random = Random(f"{cluster.seed}/router {number}").random
+        self._admission = Admission(policies.admission)
+        self._strategy = make_strategy(policies.strategy, policies.placement, random)
+        self._forecast = make_strategy("predicted_ttft", policies.placement, random)
+        self._index = PrefixIndex()
+        self._pictures = {
+            name: WorkerPicture(worker, cluster, number) for name, worker in workers.items()
+        }
+        self._waiting: dict[Ticket, Journey] = {}
+
+    def arrive(self, request: ArrivingRequest, number: int) -> Journey:
+        now = self._heap.now
+        journey = Journey(
+            request=request,
+            number=number,
+            router=self,
+            arrived_at=now,
+            attempts=Attempts(max_attempts=MAX_ATTEMPTS, patience_seconds=NO_WORKER_SECONDS),
+        )
+        decision = self._admission.ask(self._demand(journey), now)
+        if isinstance(decision, Refuse):
+            self._end(journey, "refused", decision.reason)
+        elif isinstance(decision, Wait):
+            self._waiting[decision.ticket] = journey
+            if decision.displaced is not None:
+                displaced = self._waiting.pop(decision.displaced.ticket)
+                self._end(displaced, "refused", decision.displaced.refusal.reason)
+        else:
+            self._admitted(decision, journey)
+        return journey
+
+    def _demand(self, journey: Journey) -> AdmissionRequest:
+        request, predicted, objective = journey.request, 0.0, float("inf")
+        if self._cluster.policies.admission.shed_factor:
+            candidate = self._preview(journey)
+            if candidate is not None:
+                predicted, objective = candidate
+        return AdmissionRequest(
+            num_tokens=request.prompt_tokens,
+            tenant=request.tenant,
+            priority=request.priority,
+            predicted_ttft_seconds=predicted,
+            ttft_objective_seconds=objective,
+        )
+
+    def _preview(self, journey: Journey) -> tuple[float, float] | None:
+        """Seconds to the first token, as predicted now, and their objective."""
+        try:
+            chosen = self._forecast(self._input(journey)).chosen
+        except NoCandidates:
+            return None
+        if chosen is None:
+            return None
+        length = length_class(chosen.residual_tokens)
+        return chosen.ttft_seconds, self._cluster.policies.objectives.ttft_seconds(length)
+
+    def _admitted(self, decision: Admit, journey: Journey) -> None:
+        journey.ticket = decision.ticket
+        journey.admitted_at = self._heap.now
+        self._choose(journey)
+
+    def _input(self, journey: Journey) -> PlacementInput:
+        now, index = self._heap.now, self._index
+        views = [picture.look(now, index) for picture in self._pictures.values()]
+        block_size = self._cluster.block_size
+        usable = (journey.num_tokens - 1) // block_size
+        known = len(journey.short_hashes)
+        if known < usable:
+            journey.short_hashes += map(short_hash, journey.names_of(usable, block_size)[known:])
+        matched = index.matched_blocks(journey.short_hashes)
+        return PlacementInput(
+            request=PlacementRequest(
+                num_tokens=journey.num_tokens,
+                max_new_tokens=journey.request.max_new_tokens - journey.generated,
+                blame=journey.attempts.blame,
+                cached_tokens={name: blocks * block_size for name, blocks in matched.items()},
+            ),
+            prefill=[view for view in views if view.role == "prefill"],
+            decode=[view for view in views if view.role == "decode"],
+            now=now,
+        )
+
+    def _choose(self, journey: Journey) -> None:
+        """Places it, as soon as there is a path that an attempt may begin on."""
+        asked, now = self._input(journey), self._heap.now
+        placement: Placement | None = None
+        standing, lacking = None, ""
+        try:
+            placement = self._strategy(asked)
+            standing = asked.request.blame.standing(placement.prefill, placement.decode)
+        except NoCandidates as error:
+            exceeded = exceeded_capacity(
+                asked.request,
+                asked.prefill,
+                asked.decode,
+                local_prefill=self._cluster.policies.placement.local_prefill,
+            )
+            if exceeded is not None:
+                self._end(journey, "refused", exceeded)
+                return
+            lacking = str(error)
+        begin_at = journey.attempts.begin_at(standing, now)
+        if begin_at is None:
+            self._end(journey, "failed", journey.reason or lacking)
+        elif placement is not None and begin_at <= now:
+            self._begin(journey, asked.request, placement)
+        else:
+            self._heap.at(min(begin_at, now + self._cluster.status_seconds), self._choose, journey)
+
+    def _begin(self, journey: Journey, request: PlacementRequest, placement: Placement) -> None:
+        computing = placement.prefill if placement.prefill is not None else placement.decode
+        assert computing is not None
+        residual = request.residual_tokens(computing)
+        length = length_class(residual, self._pictures[computing].worker.fit.short_tokens)
+        if journey.num_attempts == 0:
+            journey.length = length
+        journey.num_attempts += 1
+        journey.prefill, journey.decode = placement.prefill, placement.decode
+        journey.rule = placement.rule
+        attempt = journey.attempt = JourneyAttempt(
+            journey=journey,
+            request_id=RequestId(f"{journey.number}/{journey.num_attempts}"),
+            num_tokens=journey.num_tokens,
+            prefill=self._prefill_worker(placement.prefill),
+            decode=self._decode_worker(placement.decode),
+            residual_tokens=residual,
+        )
+        if placement.prefill is not None:
+            short = residual if length == "short" else 0
+            attempt.prefill_placed = Placed(tokens=residual, short_tokens=short)
+            self._pictures[placement.prefill].place(attempt.prefill_placed)
+        if placement.decode is not None:
+            lacking = request.residual_tokens(placement.decode)
+            attempt.decode_placed = Placed(
+                tokens=lacking, local_tokens=lacking if attempt.is_local else 0
+            )
+            self._pictures[placement.decode].place(attempt.decode_placed)
+        self._call(attempt)
+
+    def _call(self, attempt: JourneyAttempt) -> None:
+        if attempt.decode is not None:
+            self._heap.after(self._cluster.call_seconds, attempt.decode.reserve, attempt)
+        else:
+            self.reserved(attempt)
+
+    def _prefill_worker(self, name: WorkerId | None) -> SimulatedPrefillWorker | None:
+        worker = self._pictures[name].worker if name is not None else None
+        return worker if isinstance(worker, SimulatedPrefillWorker) else None
+
+    def _decode_worker(self, name: WorkerId | None) -> SimulatedDecodeWorker | None:
+        worker = self._pictures[name].worker if name is not None else None
+        return worker if isinstance(worker, SimulatedDecodeWorker) else None
+
+    def reserved(self, attempt: JourneyAttempt) -> None:
+        """The decode worker holds blocks for it, or needs none."""
+        if attempt.is_current and attempt.prefill is not None:
+            self._heap.after(self._cluster.call_seconds, attempt.prefill.prefill, attempt)
+
+    def prefilled(self, attempt: JourneyAttempt) -> None:
+        """The prefill worker's reply has come, with the first token."""
+        if not attempt.is_current:
+            return
+        self._unplace_prefill(attempt)
+        journey = attempt.journey
+        self._first_token(journey)
+        journey.generated += 1
+        if not journey.tokens_left:
+            if attempt.decode is not None:
+                self._heap.after(self._cluster.call_seconds, attempt.decode.release, attempt)
+            self._end(journey, "done")
+
+    def began_to_decode(self, attempt: JourneyAttempt) -> None:
+        """The decode worker's first token of a prompt that it computed itself has come."""
+        if attempt.is_current and attempt.decode_placed is not None:
+            assert attempt.decode is not None
+            self._pictures[attempt.decode.worker_id].computed(attempt.decode_placed)
+            self._first_token(attempt.journey)
+
+    def finished(self, attempt: JourneyAttempt) -> None:
+        """The last token has come."""
+        if attempt.is_current:
+            attempt.journey.generated = attempt.journey.request.output_tokens
+            self._end(attempt.journey, "done")
+
+    def attempt_failed(self, attempt: JourneyAttempt, blame: Blame, reason: str) -> None:
+        if not attempt.is_current:
+            return
+        journey, now = attempt.journey, self._heap.now
+        if attempt.decode is not None:
+            self._heap.after(self._cluster.call_seconds, attempt.decode.release, attempt)
+        self._close(attempt)
+        journey.reason = reason
+        if journey.attempts.failed(blame, now):
+            self._choose(journey)
+        else:
+            self._end(journey, "failed", reason)
+
+    def _first_token(self, journey: Journey) -> None:
+        if journey.first_token_at != journey.first_token_at:
+            journey.first_token_at = self._heap.now
+
+    def _unplace_prefill(self, attempt: JourneyAttempt) -> None:
+        if attempt.prefill_placed is not None and attempt.prefill is not None:
+            self._pictures[attempt.prefill.worker_id].unplace(attempt.prefill_placed)
+            attempt.prefill_placed = None
+
+    def _close(self, attempt: JourneyAttempt) -> None:
+        self._unplace_prefill(attempt)
+        if attempt.decode_placed is not None and attempt.decode is not None:
+            self._pictures[attempt.decode.worker_id].unplace(attempt.decode_placed)
+            attempt.decode_placed = None
+        attempt.journey.attempt = None
+
+    def _end(self, journey: Journey, ending: Ending, reason: str = "") -> None:
+        if journey.attempt is not None:
+            self._close(journey.attempt)
+        journey.ending, journey.reason = ending, reason
+        journey.ended_at = self._heap.now
+        journey.names.clear()
+        journey.short_hashes.clear()
+        self._on_end(journey)
+        if journey.ticket is None:
+            return
+        self._admission.charge(journey.ticket, journey.generated)
+        for admit in self._admission.finished(journey.ticket, self._heap.now):
+            self._admitted(admit, self._waiting.pop(admit.ticket))

@@ -1,0 +1,1 @@
+"""What a step takes, on which GPUs, of which model: measured, published or calculated."""

@@ -1,0 +1,1 @@
+"""What arrives: requests with lengths and texts, of traces or drawn."""
