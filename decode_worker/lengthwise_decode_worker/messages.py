@@ -28,6 +28,8 @@ class DecodeWork:
 
     # Read for every token.
     request_id: RequestId = field(init=False)
+    first_length: int = field(init=False)
+    """Of the sequence when this worker generates its first token."""
     last_length: int = field(init=False)
     """Of the sequence when it has all the tokens that were reserved for."""
 
@@ -35,6 +37,8 @@ class DecodeWork:
         derive, reservation = object.__setattr__, self.reservation
         derive(self, "hashes", list(reservation.hashes))
         derive(self, "request_id", reservation.request_id)
+        first_length = reservation.num_tokens + (not reservation.local)
+        derive(self, "first_length", first_length)
         derive(self, "last_length", reservation.num_tokens + reservation.max_new_tokens)
 
 

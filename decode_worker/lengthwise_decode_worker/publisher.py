@@ -1,10 +1,12 @@
-"""One stream of tokens per router. While a router is slow its rows gather and leave as one
-message."""
+"""One stream of tokens per router. Steps that follow one another fast share a message, and so do
+those that came while a router was slow."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from lengthwise_decode_worker.stepping.rows import RouterRows
+from lengthwise_policy.decode.gathering import gathering_seconds
 from lengthwise_wire.errors import NoWorkerAvailable, Stale
 from lengthwise_wire.v1 import decode_pb2
 
@@ -13,10 +15,42 @@ MAX_ROWS = 1 << 18
 
 
 class _Stream:
-    def __init__(self) -> None:
+    def __init__(self, interval_seconds: float) -> None:
+        self._interval_seconds = interval_seconds
+        self._due_at = 0.0  # rows that are not urgent wait until then
+        self._timer: asyncio.TimerHandle | None = None
         self.rows = RouterRows()
         self.changed = asyncio.Event()
         self.ended: NoWorkerAvailable | Stale | None = None
+
+    def add(self, rows: RouterRows) -> None:
+        self.rows.extend(rows)
+        if self.rows.urgent or time.monotonic() >= self._due_at:
+            self.changed.set()
+        else:
+            self._wait()
+
+    def take(self) -> RouterRows:
+        """What is to leave now."""
+        now = time.monotonic()
+        if now < self._due_at and self.ended is None:
+            urgent, self.rows = self.rows.part(urgent=True), self.rows.part(urgent=False)
+            if len(self.rows):
+                self._wait()
+            return urgent
+        rows, self.rows = self.rows, RouterRows()
+        num_requests = len(set(rows.reservations))
+        self._due_at = now + gathering_seconds(self._interval_seconds, num_requests)
+        return rows
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(self._due_at, self._fall_due)
+
+    def _fall_due(self) -> None:
+        self._timer = None
+        self._due_at = 0.0
+        self.changed.set()
 
     def end(self, error: NoWorkerAvailable | Stale) -> None:
         self.ended = error
@@ -40,18 +74,20 @@ class Publisher:
         if len(stream.rows) > MAX_ROWS:
             stream.end(NoWorkerAvailable(f"the router reads too slowly: {MAX_ROWS} tokens wait"))
             return
-        stream.rows.extend(rows)
-        stream.changed.set()
+        stream.add(rows)
 
-    async def stream(self, router_id: str) -> AsyncGenerator[decode_pb2.TokenBatch]:
-        """All that is published for this router until it leaves or another stream takes over.
+    async def stream(
+        self, router_id: str, interval_seconds: float = 0.0
+    ) -> AsyncGenerator[decode_pb2.TokenBatch]:
+        """All that is published for this router until it leaves or another stream takes over;
+        `interval_seconds` as in `gathering_seconds`.
 
         An empty batch comes first: the stream is open.
         """
         older = self._streams.get(router_id)
         if older is not None:
             older.end(Stale("another Tokens stream was opened under this router's name"))
-        stream = self._streams[router_id] = _Stream()
+        stream = self._streams[router_id] = _Stream(interval_seconds)
         try:
             yield decode_pb2.TokenBatch()
             # What was published before the end is sent before the error, even if the end came while
@@ -59,8 +95,7 @@ class Publisher:
             while stream.ended is None or len(stream.rows):
                 await stream.changed.wait()
                 stream.changed.clear()
-                if len(stream.rows):
-                    rows, stream.rows = stream.rows, RouterRows()
+                if len(rows := stream.take()):
                     yield rows.to_wire()
             raise stream.ended
         finally:

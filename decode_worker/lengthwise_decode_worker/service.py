@@ -16,6 +16,7 @@ from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservation_span import ReservationSpan
 from lengthwise_decode_worker.reservations import Reservations
 from lengthwise_engine.runner.grammar import GrammarState
+from lengthwise_policy.decode.gathering import LONGEST_INTERVAL_SECONDS
 from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
@@ -99,10 +100,13 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
     ) -> AsyncIterator[decode_pb2.TokenBatch]:
         router_id = request.router_id
         _check_router_id(router_id)
+        _check_interval(request.interval_seconds)
         # What an earlier stream of this router reserved is not this stream's.
         self._reservations.cancel_router(router_id)
         try:
-            async with aclosing(self._publisher.stream(router_id)) as batches:
+            async with aclosing(
+                self._publisher.stream(router_id, request.interval_seconds)
+            ) as batches:
                 async for batch in batches:
                     yield batch
         finally:
@@ -207,6 +211,13 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
 def _check_router_id(router_id: str) -> None:
     if not 1 <= len(router_id) <= 128:
         raise InvalidRequest(f"router_id: got {len(router_id)} characters, expected 1 to 128")
+
+
+def _check_interval(seconds: float) -> None:
+    if not 0 <= seconds <= LONGEST_INTERVAL_SECONDS:
+        raise InvalidRequest(
+            f"interval_seconds: got {seconds}, expected 0 to {LONGEST_INTERVAL_SECONDS:g}"
+        )
 
 
 def _request_id(router_id: str, reservation: int) -> RequestId:

@@ -31,7 +31,6 @@ from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.text.tokenization import PromptEncoder
 from lengthwise_router.text.tools.answer_format import answer_format
 from lengthwise_router.workers.fleet import Fleet
-from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_runtime.calls.places import Count
 from lengthwise_runtime.config import Address, ConfigError
@@ -81,12 +80,12 @@ class RouterApplication:
         )
         self._tracer = tracer_of(config.tracing, "lengthwise-router", self._router_id)
         self._wakeups = Wakeups()
-        self._pacer = Pacer(config.message_interval_seconds)
         self._fleet = Fleet(
             addresses=discovery_of(config.discovery, metrics.discovery_failed).addresses(),
             tls=config.tls,
             models=[checkpoint.name for checkpoint in checkpoints],
             router_id=self._router_id,
+            message_interval_seconds=config.message_interval_seconds,
             heartbeat_timeout_seconds=config.heartbeat_timeout_seconds,
             step_stall_seconds=config.step_stall_seconds,
         )
@@ -138,9 +137,7 @@ class RouterApplication:
             num_workers=workers.num_workers,
             num_waiting=lambda: admission.num_waiting,
         )
-        dispatch = Dispatch(
-            workers=workers, strategy=strategy, pacer=self._pacer, metrics=metrics, config=config
-        )
+        dispatch = Dispatch(workers=workers, strategy=strategy, metrics=metrics, config=config)
         gate = AdmissionGate(
             admission=admission,
             metrics=metrics,

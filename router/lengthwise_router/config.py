@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.checks import require_at_least, require_at_most
+from lengthwise_policy.decode.gathering import LONGEST_INTERVAL_SECONDS
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.policy import PlacementPolicy, PoolPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
@@ -165,8 +166,9 @@ class RouterConfig:
     step_stall_seconds: float = 5.0  # a worker with running requests and no step for longer is lost
 
     keepalive_seconds: float = 1.0  # a silent response stream gets an empty message
-    # Tokens closer together than this share a message. 0.04 instead would save 5 % of the router's
-    # CPU at 128 tokens out (benchmarks/data/router_cpu.csv) and make streams coarser.
+    # Tokens of a request that are closer together than this share a message. The more requests run
+    # at a decode worker, the longer it gathers them: 0.05 s at most, or this if it is longer. 0:
+    # every token leaves at once.
     message_interval_seconds: float = 0.02
     drain_seconds: float = 30.0  # for requests in flight after SIGTERM
 
@@ -230,3 +232,6 @@ class RouterConfig:
         require_at_least("explained_requests", self.explained_requests, 0)
         for name in ("no_worker_seconds", "message_interval_seconds", "drain_seconds"):
             require_at_least(name, getattr(self, name), 0.0)
+        require_at_most(
+            "message_interval_seconds", self.message_interval_seconds, LONGEST_INTERVAL_SECONDS
+        )

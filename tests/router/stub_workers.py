@@ -144,6 +144,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         self.local_error: str | None = None  # of every prompt that is to be computed here
         self.local_hangs = False
         self.local_seconds = 0.125
+        self.interval_seconds: float | None = None  # as a router asked
         self._streams: dict[str, asyncio.Queue[decode_pb2.TokenBatch | None]] = {}
         self._stepping: asyncio.Task[None] | None = None
 
@@ -200,6 +201,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         self, request: decode_pb2.TokensRequest, context: Context
     ) -> AsyncIterator[decode_pb2.TokenBatch]:
         queue: asyncio.Queue[decode_pb2.TokenBatch | None] = asyncio.Queue()
+        self.interval_seconds = request.interval_seconds
         self._streams[request.router_id] = queue
         try:
             yield decode_pb2.TokenBatch()

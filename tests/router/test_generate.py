@@ -181,15 +181,14 @@ async def test_unset_max_tokens_is_as_many_as_the_context_holds(deploy: Deploy) 
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
-async def test_tokens_close_together_share_messages(deploy: Deploy) -> None:
-    deployment = await deploy(message_interval_seconds=0.05)
-    answer = await deployment.generate(max_tokens=60)
-    assert answer.token_ids == stub_answer(PROMPT, 60)
-    assert len(answer.messages) < 10
+async def test_decode_workers_are_told_how_long_to_gather_tokens(deploy: Deploy) -> None:
+    deployment = await deploy(message_interval_seconds=0.05, num_decode=2)
+    await deployment.generate()
+    assert [worker.interval_seconds for worker in deployment.decode] == [0.05, 0.05]
 
 
-async def test_without_an_interval_a_token_leaves_as_soon_as_it_is_there(deploy: Deploy) -> None:
-    deployment = await deploy(message_interval_seconds=0.0, step_seconds=0.02)
+async def test_a_token_leaves_as_soon_as_it_is_there(deploy: Deploy) -> None:
+    deployment = await deploy(step_seconds=0.02)
     answer = await deployment.generate(max_tokens=10)
     assert len(answer.messages) == 10
 

@@ -54,3 +54,13 @@ async def test_routers_with_long_names_and_long_lists_to_release_are_refused(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert is_refused(caught.value, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 11.0, float("inf"), float("nan")])
+async def test_tokens_are_not_gathered_for_no_time_or_for_ever(
+    router: PlainRouter, seconds: float
+) -> None:
+    request = decode_pb2.TokensRequest(router_id="another", interval_seconds=seconds)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.decode_stub.Tokens(request, timeout=10).read()
+    assert is_refused(caught.value, grpc.StatusCode.INVALID_ARGUMENT)

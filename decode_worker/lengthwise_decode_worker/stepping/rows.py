@@ -18,6 +18,8 @@ class RouterRows:
     ended: list[decode_pb2.Ended] = field(default_factory=list)
     local_prefills: list[decode_pb2.LocalPrefill] = field(default_factory=list)
     preempted: list[int] = field(default_factory=list)
+    urgent: set[int] = field(default_factory=set)
+    """Reservations of which something is not to wait for later steps: they begin or end."""
 
     def __len__(self) -> int:
         return len(self.reservations) + len(self.ended) + len(self.preempted)
@@ -31,11 +33,13 @@ class RouterRows:
 
     def end(self, reservation: int, reason: common_pb2.FinishReason) -> None:
         self.ended.append(decode_pb2.Ended(reservation=reservation, finish_reason=reason))
+        self.urgent.add(reservation)
 
     def fail(self, reservation: int, error: str, *, refused: bool = False) -> None:
         """`refused`: the request itself is at fault."""
         ended = decode_pb2.Ended(reservation=reservation, error=error, refused=refused)
         self.ended.append(ended)
+        self.urgent.add(reservation)
 
     def extend(self, later: "RouterRows") -> None:
         """Appends what a later step has."""
@@ -47,6 +51,23 @@ class RouterRows:
         self.ended.extend(later.ended)
         self.local_prefills.extend(later.local_prefills)
         self.preempted.extend(later.preempted)
+        self.urgent |= later.urgent
+
+    def part(self, *, urgent: bool) -> "RouterRows":
+        """What there is about urgent reservations, or about the others."""
+        rows = [
+            row for row, each in enumerate(self.reservations) if (each in self.urgent) is urgent
+        ]
+        places = {row: place for place, row in enumerate(rows)}
+        return RouterRows(
+            reservations=[self.reservations[row] for row in rows],
+            indices=[self.indices[row] for row in rows],
+            token_ids=[self.token_ids[row] for row in rows],
+            logprobs=[(places[row], token) for row, token in self.logprobs if row in places],
+            ended=self.ended if urgent else [],
+            local_prefills=self.local_prefills if urgent else [],
+            preempted=[each for each in self.preempted if (each in self.urgent) is urgent],
+        )
 
     def to_wire(self) -> decode_pb2.TokenBatch:
         return decode_pb2.TokenBatch(

@@ -152,6 +152,8 @@ class DecodeSequences:
         if prefill is not None:
             rows.local_prefills.append(prefill)
         rows.append(work.number, len(work.token_ids) - work.sampling.num_prompt_tokens, token)
+        if len(work.token_ids) == work.first_length:
+            rows.urgent.add(work.number)
         work.token_ids.append(token.token_id)
         self._name_full_block(work)
         if token.token_id in work.stop_token_ids:

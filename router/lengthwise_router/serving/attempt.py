@@ -72,15 +72,12 @@ class WorkerAttempt:
         while True:
             self._take_reports(reservation)
             # What came before a failure is good.
-            if stream.may_leave(now) or stream.ended is not None:
-                stream.pace(now)
+            if stream.token_ids or stream.ended is not None:
                 return self._take(reservation)
             self._pair.check()
             give_up_at = max(stream.alive_at, self._silent_since) + self._silence_seconds()
             if now >= give_up_at:
                 raise self._pair.failure("timeout", "no tokens come", self._pair.transfer_blame())
-            if stream.token_ids:
-                stream.ring_when_due()
             now = await self._generation.deadline.wait(give_up_at)
 
     async def _reserve(self, reservation: DecodeReservation) -> None:

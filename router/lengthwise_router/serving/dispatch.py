@@ -23,7 +23,6 @@ from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.model_workers import ModelWorkers
-from lengthwise_router.workers.pacer import Pacer
 from lengthwise_wire.errors import (
     LengthwiseError,
     NotSupported,
@@ -53,14 +52,12 @@ class Dispatch:
         *,
         workers: ModelWorkers,
         strategy: Strategy,
-        pacer: Pacer,
         metrics: RouterMetrics,
         config: RouterConfig,
     ) -> None:
         self._workers = workers
         self._strategy = strategy
         self._forecast = make_strategy("predicted_ttft", config.placement, random.random)
-        self._pacer = pacer
         self._metrics = metrics
         self._config = config
 
@@ -135,7 +132,6 @@ class Dispatch:
         return DecodeReservation(
             self._workers.worker(worker_id),
             generation,
-            self._pacer,
             is_local=choice.placement.prefill is None,
             residual_tokens=choice.request.residual_tokens(worker_id),
         )

@@ -9,7 +9,6 @@ import itertools
 from lengthwise_policy.placement.outstanding import Placed
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.serving.generation import Generation
-from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.token_streams import TokenStream
 from lengthwise_router.workers.worker import Worker
 
@@ -26,7 +25,6 @@ class DecodeReservation:
         self,
         worker: Worker,
         generation: Generation,
-        pacer: Pacer,
         *,
         is_local: bool,
         residual_tokens: int,
@@ -42,7 +40,6 @@ class DecodeReservation:
         self.stream = TokenStream(
             first_index,
             generation.deadline.wakeup,
-            pacer,
             local_tokens=len(generation.token_ids) if is_local else 0,
         )
         self._placed = Placed(

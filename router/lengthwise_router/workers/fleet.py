@@ -50,6 +50,7 @@ class Fleet:
         tls: TlsConfig | None,
         models: Collection[str],
         router_id: str,
+        message_interval_seconds: float,
         heartbeat_timeout_seconds: float,
         step_stall_seconds: float,
     ) -> None:
@@ -58,6 +59,7 @@ class Fleet:
         self._discovered = addresses
         self._tls = tls
         self.router_id = router_id
+        self._message_interval_seconds = message_interval_seconds
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._step_stall_seconds = step_stall_seconds
         self._roster = Roster()
@@ -202,7 +204,10 @@ class Fleet:
 
     async def _receive_tokens(self, worker: Worker) -> None:
         stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
-        batches = stub.Tokens(decode_pb2.TokensRequest(router_id=self.router_id))
+        request = decode_pb2.TokensRequest(
+            router_id=self.router_id, interval_seconds=self._message_interval_seconds
+        )
+        batches = stub.Tokens(request)
         async for batch in batches:
             if not worker.is_streaming:  # which is all that the first, empty batch means
                 worker.is_streaming = True

@@ -11,7 +11,6 @@ import math
 import time
 
 from lengthwise_router.labels import StreamFailure
-from lengthwise_router.workers.pacer import Pacer
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_wire.v1 import common_pb2, decode_pb2
 
@@ -19,41 +18,20 @@ from lengthwise_wire.v1 import common_pb2, decode_pb2
 class TokenStream:
     """The tokens of one reservation that have come and not been taken yet."""
 
-    def __init__(
-        self, next_index: int, wakeup: Wakeup, pacer: Pacer, *, local_tokens: int = 0
-    ) -> None:
+    def __init__(self, next_index: int, wakeup: Wakeup, *, local_tokens: int = 0) -> None:
         """`local_tokens`: how long the prompt is that the decode worker computes itself, else 0."""
         self._next_index = next_index
         self._local_tokens = local_tokens
         self._wakeup = wakeup
-        self._pacer = pacer
         self.token_ids: list[int] = []
         self.logprobs: list[common_pb2.TokenLogprobs] = []
         self.last_row_at: float | None = None
         self.alive_at = 0.0  # the last row, or sign that one will come later than others
         self.local_prefill: decode_pb2.LocalPrefill | None = None
         self.num_preemptions = 0
-        self._pace_at = 0.0  # rows before this instant do not wake the request yet
         self.ended: common_pb2.FinishReason | None = None
         self.failure: StreamFailure | None = None
         self.failure_details = ""
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing more will come."""
-        return self.ended is not None or self.failure is not None
-
-    def pace(self, now: float) -> None:
-        """A message has left: the next waits for the end of the interval."""
-        self._pace_at = self._pacer.end_of_interval(now)
-
-    def may_leave(self, now: float) -> bool:
-        """Whether there are tokens that need not wait for others."""
-        return bool(self.token_ids) and (now >= self._pace_at or self.is_over)
-
-    def ring_when_due(self) -> None:
-        """Rings once the tokens that wait may leave."""
-        self._pacer.ring_at_end(self._wakeup)
 
     def push(
         self, index: int, token_id: int, logprobs: common_pb2.TokenLogprobs | None, now: float
@@ -64,10 +42,7 @@ class TokenStream:
             return
         self._next_index = index + 1
         if not self.token_ids:
-            if now >= self._pace_at:
-                self._wakeup.ring()
-            else:
-                self.ring_when_due()
+            self._wakeup.ring()
         self.token_ids.append(token_id)
         if logprobs is not None:
             self.logprobs.append(logprobs)

@@ -64,10 +64,12 @@ class ReleaseResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class TokensRequest(_message.Message):
-    __slots__ = ("router_id",)
+    __slots__ = ("router_id", "interval_seconds")
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     router_id: str
-    def __init__(self, router_id: _Optional[str] = ...) -> None: ...
+    interval_seconds: float
+    def __init__(self, router_id: _Optional[str] = ..., interval_seconds: _Optional[float] = ...) -> None: ...
 
 class TokenBatch(_message.Message):
     __slots__ = ("reservations", "indices", "token_ids", "logprobs", "ended", "local_prefills", "preempted")
