@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_policy.admission.admission import Admission, AdmissionPolicy
+from lengthwise_policy.placement.shared_prompt import SHARED_PROMPT
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.discovery.sources import discovery_of
@@ -132,7 +133,7 @@ class RouterApplication:
         metrics = RouterMetrics(
             families,
             model=checkpoint.name,
-            placement_rules=strategy.rules,
+            placement_rules=(*strategy.rules, SHARED_PROMPT),
             objectives=config.objectives,
             num_workers=workers.num_workers,
             num_waiting=lambda: admission.num_waiting,

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from lengthwise_runtime.server import Server
-from lengthwise_wire.capabilities import CAPABILITIES
+from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING
 from lengthwise_wire.v1 import worker_pb2, worker_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,7 +37,7 @@ class StubWorker(worker_pb2_grpc.WorkerServicer):
         self.watches = 0
         self.blocks: list[int] = []  # short hashes of what is cached
         self.num_cached_tokens = 0  # that it reports for every request
-        self.capabilities = list(CAPABILITIES)  # none: a worker of an older version
+        self.capabilities = [*CAPABILITIES, PREFIX_CACHING]  # none: a worker of an older version
         self.status: dict[str, Any] = {}  # further fields of the status
         self._thawed = asyncio.Event()
         self._thawed.set()

@@ -19,6 +19,10 @@ GRAMMAR = "grammar"
 CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT, GRAMMAR)
 """In every worker's status. Names are never changed."""
 
+PREFIX_CACHING = "prefix_caching"
+"""In the status of workers that are configured for it: requests with the same prompt share blocks.
+Another decode worker would compute the prompt of each sample of a call again."""
+
 _NEUTRAL = {
     name: getattr(sampling_to_wire(SamplingParameters()), name) for name in LATER_PARAMETERS
 }

@@ -43,8 +43,15 @@ MAX_CONSTRAINT_BYTES = 1 << 16
 
 MAX_CHOICES = 1024
 
+MAX_SAMPLES = 128
+"""Completions of one prompt in one request."""
+
+MAX_SAMPLED_TOKENS = 4 * MAX_PROMPT_TOKENS
+"""Of the prompts of all samples of a request together, each of which is sent to a worker."""
+
 REQUEST_NUMBERS = {
     "max_tokens": Whole(1, UINT32_MAX),
+    "n": Whole(1, MAX_SAMPLES),
     "top_logprobs": Whole(0, 20),
     "priority": Whole(-100, 100),
 }

@@ -77,25 +77,27 @@ class UsageMeter:
         if limits.tokens_per_minute is not None:
             self._buckets["tokens"] = _bucket(limits.tokens_per_minute)
 
-    def begin(self, now: float) -> Exceeded | None:
-        """Counts a request, which has to `end`, unless a limit is reached: then nothing is."""
+    def begin(self, now: float, num_choices: int = 1) -> Exceeded | None:
+        """Counts a request, which has to `end`, unless a limit is reached: then nothing is. Of
+        those that run at once each choice is one."""
         most = self.limits.max_concurrent
-        if most is not None and self._running >= most:
+        if most is not None and self._running + num_choices > most:
+            asked = f" and {num_choices} choices are asked for" * (num_choices > 1)
             return Exceeded(
                 limit="concurrent",
-                reason=f"{self._running} requests run, which is as many as may at once",
+                reason=f"{self._running} requests run{asked}, at most {most} may at once",
                 retry_after_seconds=RUNNING_RETRY_SECONDS,
             )
         exceeded = [each for name in self._buckets if (each := self._exceeded(name, now))]
         if exceeded:
             return max(exceeded, key=lambda each: each.retry_after_seconds)
         self._take("requests", 1, now)
-        self._running += 1
+        self._running += num_choices
         return None
 
-    def end(self) -> None:
+    def end(self, num_choices: int = 1) -> None:
         """Of a request that began."""
-        self._running -= 1
+        self._running -= num_choices
 
     def charge_prompt(self, num_tokens: int, now: float) -> Exceeded | None:
         """Unless others that began at the same time have used what there was."""

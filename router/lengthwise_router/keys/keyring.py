@@ -38,13 +38,13 @@ class KeyUsage:
         self._count = count
 
     @contextmanager
-    def of_request(self) -> Iterator[None]:
+    def of_request(self, num_choices: int = 1) -> Iterator[None]:
         """From its arrival to its end. Errors: LimitExceeded."""
-        self._check(self.meter.begin(time.monotonic()))
+        self._check(self.meter.begin(time.monotonic(), num_choices))
         try:
             yield
         finally:
-            self.meter.end()
+            self.meter.end(num_choices)
 
     def prompt(self, num_tokens: int) -> None:
         """Of a request that has begun. Errors: LimitExceeded."""

@@ -116,10 +116,12 @@ class AdmissionGate:
     async def _demand(self, generation: Generation) -> AdmissionRequest:
         request = generation.request
         demand = AdmissionRequest(
-            num_tokens=generation.num_prompt_tokens,
+            num_tokens=0 if request.choice else generation.num_prompt_tokens,
             tenant=request.tenant,
             priority=request.priority,
         )
+        if request.choice:
+            return demand  # the prompt is its first choice's
         placement = await self._preview(generation) if self._preview is not None else None
         candidate = placement.chosen if placement is not None else None
         if candidate is None:

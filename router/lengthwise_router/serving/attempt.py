@@ -109,6 +109,8 @@ class WorkerAttempt:
                 self._pair.prefill_id,
             )
         generation.prefilled(response)
+        if self._pair.reservation is None and generation.shared_prompt is not None:
+            generation.shared_prompt.separate()  # no decode worker is needed
         self._pair.phase = "transfer"
         self._silent_since = time.monotonic()
         has_logprobs = generation.request.top_logprobs is not None
@@ -155,6 +157,8 @@ class WorkerAttempt:
             generation.prefilled(stream.local_prefill)
             stream.local_prefill = None
         if stream.last_row_at is not None:
+            if self._pair.phase != "decode":
+                generation.prompt_held_by(reservation.worker_id, reservation.block_size)
             if self._pair.phase == "transfer":
                 generation.record.transferred(stream.last_row_at - self._silent_since)
             self._pair.phase = "decode"

@@ -2,6 +2,7 @@
 caller's stream fall silent."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -32,8 +33,18 @@ class RequestDeadline:
         """What the request has waited for last, or why an attempt at it failed."""
         self.arrived_at = self._sent_at = time.monotonic()
         self._ends_at = self.arrived_at + seconds
-        self._keepalive_seconds = keepalive_seconds
+        self.keepalive_seconds = keepalive_seconds
         self._keepalive = keepalive
+
+    def beside(self) -> "RequestDeadline":
+        """Of a part of the request that waits by itself, and leaves the caller's stream alone."""
+        other = copy.copy(self)
+        other.wakeup, other._keepalive = self.wakeup.another(), _nothing
+        return other
+
+    async def keep_alive(self) -> None:
+        """Nothing came for so long."""
+        await self._keepalive()
 
     @property
     def remaining_seconds(self) -> float:
@@ -50,7 +61,7 @@ class RequestDeadline:
 
     async def wait(self, until: float = float("inf")) -> float:
         """Returns the time when rung, or about `until`, or earlier. Errors: DeadlineExceeded."""
-        keepalive_at = self._sent_at + self._keepalive_seconds
+        keepalive_at = self._sent_at + self.keepalive_seconds
         await self.wakeup.wait(min(until, keepalive_at, self._ends_at))
         now = time.monotonic()
         if now >= self._ends_at:
@@ -77,6 +88,10 @@ class RequestDeadline:
                     check()
         finally:
             pending.cancel()
+
+
+async def _nothing() -> None:
+    """The keepalive of what is no stream of its own."""
 
 
 async def in_time(answer: Awaitable[T], seconds: float) -> T:

@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import NamedTuple
 
 from lengthwise_policy.errors import LacksCapability, NoCandidates
@@ -13,16 +14,19 @@ from lengthwise_policy.placement.blame import NO_BLAME, Blame, Standing
 from lengthwise_policy.placement.capacity import exceeded_capacity, most_new_tokens
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
+from lengthwise_policy.placement.shared_prompt import place_beside
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.attempt import WorkerAttempt
+from lengthwise_router.serving.calls.shared_prompt import SharedPrompt
 from lengthwise_router.serving.failures import AttemptFailed
 from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.workers.model_workers import ModelWorkers
+from lengthwise_wire.capabilities import PREFIX_CACHING
 from lengthwise_wire.errors import (
     LengthwiseError,
     NotSupported,
@@ -81,6 +85,8 @@ class Dispatch:
                     if choice is None:
                         reservation.close()
                         reservation = None
+                if choice is None and generation.shared_prompt is not None:
+                    choice = await self._join(generation, generation.shared_prompt, attempts)
                 if choice is None:
                     choice = await self._choose_path(generation, attempts, last)
                 placement = choice.placement
@@ -111,6 +117,8 @@ class Dispatch:
         finally:
             if reservation is not None:
                 reservation.close()
+            if generation.shared_prompt is not None:
+                generation.shared_prompt.left(generation.deadline)
 
     async def check_capacity(self, generation: Generation) -> None:
         """Errors: PromptTooLong for what could never be placed, however long it waited."""
@@ -145,6 +153,26 @@ class Dispatch:
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
         residual_tokens = choice.request.residual_tokens(pair.prefill_id)
         return WorkerAttempt(generation, pair, self._config, residual_tokens=residual_tokens)
+
+    async def _join(
+        self, generation: Generation, prompt: SharedPrompt, attempts: Attempts
+    ) -> _Choice | None:
+        """A place beside another sample, where the prompt's KV is; None: this one has it computed
+        itself."""
+        holder = await prompt.turn(generation.deadline)
+        if holder is None:
+            return None
+        request = await self._request(generation, attempts.blame, None)
+        request = replace(
+            request,
+            cached_tokens={**request.cached_tokens, holder: prompt.held_tokens},
+            needs=request.needs | {PREFIX_CACHING},
+        )
+        placement = place_beside(request, self._workers.views()[1], holder)
+        if placement is None:
+            prompt.separate()
+            return None
+        return _Choice(request, placement)
 
     async def _choose_prefill(
         self, generation: Generation, attempts: Attempts, reservation: DecodeReservation

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass, length_class
 from lengthwise_policy.placement.placement import Placement
+from lengthwise_policy.placement.shared_prompt import SHARED_PROMPT
+from lengthwise_policy.types import WorkerId
+from lengthwise_router.serving.calls.shared_prompt import SharedPrompt
 from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.records import RequestRecord
 from lengthwise_router.text.request import Request
@@ -40,8 +43,12 @@ class Generation:
         grammar: str = "",
         deadline: RequestDeadline,
         record: RequestRecord,
+        shared_prompt: SharedPrompt | None = None,
     ) -> None:
+        """`shared_prompt`: of a sample."""
         self.request = request
+        self.shared_prompt = shared_prompt
+        self._has_joined = False
         self.record = record
         self.prefix = PromptPrefix(request.cache_salt)
         self.begins_in_reasoning = begins_in_reasoning
@@ -57,6 +64,21 @@ class Generation:
         """Of the attempt that gave the first token; whatever is computed later was computed for
         this request before."""
         record.measured(len(prompt_ids), max_tokens, self.length_class)
+
+    def beside(
+        self, request: Request, max_tokens: int, deadline: RequestDeadline, record: RequestRecord
+    ) -> "Generation":
+        """Another choice of the same prompt."""
+        return Generation(
+            request=request,
+            prompt_ids=self.token_ids[: self.num_prompt_tokens],
+            max_tokens=max_tokens,
+            begins_in_reasoning=self.begins_in_reasoning,
+            grammar=self.grammar,
+            deadline=deadline,
+            record=record,
+            shared_prompt=self.shared_prompt,
+        )
 
     def limit(self, new_tokens: int) -> bool:
         """No more than so many further tokens fit, which a request that leaves `max_tokens` open
@@ -96,6 +118,7 @@ class Generation:
     def placed(self, placement: Placement) -> None:
         """An attempt begins."""
         self.record.placed(placement)
+        self._has_joined = placement.rule == SHARED_PROMPT
         if placement.chosen is not None:
             self._classify(length_class(placement.chosen.residual_tokens))
 
@@ -115,6 +138,13 @@ class Generation:
             self._classify(_CLASSES.get(report.length_class, self.length_class))
         else:
             self._classify(length_class(self.num_prompt_tokens - report.num_cached_tokens))
+
+    def prompt_held_by(self, worker_id: WorkerId, block_size: int) -> None:
+        """A decode worker has computed a token of this request: the full blocks of its prompt lie
+        there, for other samples."""
+        if self.shared_prompt is not None:
+            num_tokens = (self.num_prompt_tokens - 1) // block_size * block_size
+            self.shared_prompt.held_by(worker_id, num_tokens)
 
     def append(
         self,
@@ -137,6 +167,7 @@ class Generation:
         return Tokens(index, token_ids, logprobs, ended or common_pb2.FINISH_REASON_UNSPECIFIED)
 
     def _classify(self, name: LengthClass) -> None:
-        if not self.timings.retries:
+        # A sample that joins others waits for all of their prompt.
+        if not self.timings.retries and not self._has_joined:
             self.length_class = name
             self.record.classified(name)

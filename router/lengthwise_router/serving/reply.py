@@ -45,7 +45,9 @@ class Reply:
         if not finish_reason:
             return None
         self._first_at = self._last_at = time.monotonic()
-        response = inference_pb2.GenerateResponse(index=self._num_tokens)
+        response = inference_pb2.GenerateResponse(
+            index=self._num_tokens, choice=self._generation.request.choice
+        )
         self._open(response)
         self._close(response, finish_reason)
         return response
@@ -53,7 +55,7 @@ class Reply:
     def append(self, tokens: Tokens) -> inference_pb2.GenerateResponse:
         """The message for these tokens. The last one has a finish reason, be it the tokens' own or
         a stop string's."""
-        now = time.monotonic()
+        now, generation = time.monotonic(), self._generation
         token_ids = tokens.token_ids
         num_tokens, text = self._text.append(token_ids)
         finish_reason = tokens.finish_reason
@@ -61,7 +63,10 @@ class Reply:
             finish_reason = STOP
             token_ids = token_ids[:num_tokens]
         response = inference_pb2.GenerateResponse(
-            index=tokens.first_index, token_ids=token_ids, text=text
+            index=tokens.first_index,
+            token_ids=token_ids,
+            text=text,
+            choice=generation.request.choice,
         )
         if tokens.logprobs:
             response.logprobs.extend(tokens.logprobs[:num_tokens])
@@ -69,7 +74,6 @@ class Reply:
         if not self._first_at:
             self._first_at = now
             self._open(response)
-            generation = self._generation
             self._metrics.first_token(generation.length_class, now - self._arrived_at)
             self._metrics.prompt_computed(
                 generation.num_prompt_tokens, generation.cached_prompt_tokens or 0
@@ -99,9 +103,10 @@ class Reply:
             finish_reason = STOP
         response.finish_reason = finish_reason
         usage = response.usage
-        usage.prompt_tokens = generation.num_prompt_tokens
         usage.output_tokens = self._num_tokens
-        usage.cached_prompt_tokens = generation.cached_prompt_tokens or 0
+        if not generation.request.choice:  # the prompt counts once
+            usage.prompt_tokens = generation.num_prompt_tokens
+            usage.cached_prompt_tokens = generation.cached_prompt_tokens or 0
         response.timings.CopyFrom(self._timings())
         self._metrics.finished(
             generation.length_class,

@@ -31,6 +31,7 @@ class DecodeReservation:
     ) -> None:
         self.worker = worker
         self.worker_id: WorkerId = worker.worker_id
+        self.block_size = worker.view().block_size
         self.number = next(_numbers)
         self.epoch = 0
         self.is_local = is_local

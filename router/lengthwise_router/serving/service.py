@@ -2,30 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.fleet_metrics import FleetMetrics
 from lengthwise_router.keys.keyring import AUTHORIZATION, Keyring
+from lengthwise_router.serving.calls.accounts import RequestAccounts
+from lengthwise_router.serving.calls.samples import Samples, check_choices
 from lengthwise_router.serving.deadline import Keepalive, RequestDeadline, in_time
 from lengthwise_router.serving.generation import Generation
 from lengthwise_router.serving.models.served_model import ServedModel
 from lengthwise_router.serving.models.served_models import ServedModels
-from lengthwise_router.serving.records import RequestRecord, RequestRecords
-from lengthwise_router.serving.request_log import RequestLog, end_span
 from lengthwise_router.serving.status import StatusReport
 from lengthwise_router.tenants import UNKNOWN, Caller, Header, Tenants
-from lengthwise_router.text.request import Request, fit, read_request
+from lengthwise_router.text.request import Request, fit, num_choices, read_request
 from lengthwise_router.text.sandbox.grammar_compiler import GrammarCompiler
 from lengthwise_router.text.tools.answer_format import AnswerFormat
 from lengthwise_router.workers.fleet import Fleet
 from lengthwise_router.workers.wakeup import Wakeups
 from lengthwise_wire.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    InternalError,
     InvalidRequest,
     LengthwiseError,
     NoWorkerAvailable,
@@ -36,7 +33,7 @@ from lengthwise_wire.limits import check_request_id, check_tenant
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 if TYPE_CHECKING:  # its extra need not be installed
-    from lengthwise_runtime.tracing.tracer import TracedSpan, Tracer
+    from lengthwise_runtime.tracing.tracer import Tracer
 
 MAX_DEADLINE_SECONDS = 86_000.0
 """Leases at decode workers last a day at most."""
@@ -58,7 +55,6 @@ class InferenceService:
         keyring: Keyring | None = None,
     ) -> None:
         """`keyring`: every call needs one of its keys."""
-        self._tracer = tracer
         self._models = models
         self._keyring = keyring
         self._wakeups = wakeups
@@ -66,8 +62,7 @@ class InferenceService:
         self._metrics = metrics
         self._status = StatusReport(models=models, fleet=fleet)
         self._config = config
-        self._records = RequestRecords(config.explained_requests)
-        self._log = RequestLog(config.request_log_level)
+        self._accounts = RequestAccounts(config, tracer)
         self._tenants = Tenants(gateways=config.gateways, separate=config.separate_tenants)
         self.draining = False
 
@@ -80,7 +75,7 @@ class InferenceService:
         others = tuple(each for each in headers if each[0] != AUTHORIZATION)
         return Caller(names, others, holder)
 
-    async def generate(
+    def generate(
         self,
         message: inference_pb2.GenerateRequest,
         *,
@@ -89,8 +84,8 @@ class InferenceService:
         caller: Caller = UNKNOWN,
         user: str = "",
     ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
-        """The responses to one request, each as soon as the one before it is taken; the last has a
-        finish reason.
+        """The responses to one request, each as soon as the one before it is taken; the last of
+        each choice has a finish reason.
 
         `keepalive` is awaited while nothing comes, once per `keepalive_seconds`. A caller that has
         gone closes the generator (`contextlib.aclosing`) or cancels the task that reads it: what
@@ -102,42 +97,90 @@ class InferenceService:
             keepalive_seconds=self._config.keepalive_seconds,
             keepalive=keepalive,
         )
-        with self._accepted(message, caller, user, deadline) as (model, request, record):
-            prompt_ids = await model.tokenised(message.prompt, deadline)
-            del message  # up to 5 MiB, that nobody needs any more
-            caller.usage.prompt(len(prompt_ids))
-            begins_in_reasoning = request.is_chat and model.begins_in_reasoning(prompt_ids)
-            grammar = await self._grammar(request, begins_in_reasoning, deadline)
-            generation = Generation(
-                request=request,
-                prompt_ids=prompt_ids,
-                max_tokens=fit(request, len(prompt_ids), model.checkpoint),
-                begins_in_reasoning=begins_in_reasoning,
-                grammar=grammar,
-                deadline=deadline,
-                record=record,
-            )
-            await model.dispatch.check_capacity(generation)
-            await model.count_arrival(generation)
-            reply = await model.new_reply(generation)
-            ticket = await model.gate.enter(generation)
-            try:
-                response = reply.resume()
-                if response is not None:
-                    yield response
-                    return
-                async with aclosing(model.dispatch.tokens(generation)) as stream:
-                    async for tokens in stream:
-                        response = reply.append(tokens)
-                        model.gate.generated(ticket, len(response.token_ids))
-                        caller.usage.output(len(response.token_ids))
+        if message.n <= 1:
+            return self._generate(message, caller, user, deadline)
+        samples = Samples()
+        first = self._generate(message, caller, user, deadline.beside(), samples)
+        return samples.stream(first, deadline)
+
+    async def _generate(
+        self,
+        message: inference_pb2.GenerateRequest,
+        caller: Caller,
+        user: str,
+        deadline: RequestDeadline,
+        samples: Samples | None = None,
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """The only choice, or the first of several, which adds the others to `samples`."""
+        model = self._model(message, caller)
+        with self._accounts.of_request(model, deadline) as account:
+            if self.draining:
+                raise NoWorkerAvailable("this router is draining; try another one")
+            tenant = self._tenants.of(caller, check_tenant(message.tenant))
+            usage = caller.usage.of_request(num_choices(message))
+            with usage if samples is None else samples.holding(usage):
+                request = read_request(message, model.checkpoint, tenant)
+                record = account.begin(request, caller, user)
+                prompt_ids = await model.tokenised(message.prompt, deadline)
+                del message  # up to 5 MiB, that nobody needs any more
+                caller.usage.prompt(len(prompt_ids))
+                begins_in_reasoning = request.is_chat and model.begins_in_reasoning(prompt_ids)
+                generation = Generation(
+                    request=request,
+                    prompt_ids=prompt_ids,
+                    max_tokens=fit(request, len(prompt_ids), model.checkpoint),
+                    begins_in_reasoning=begins_in_reasoning,
+                    grammar=await self._grammar(request, begins_in_reasoning, deadline),
+                    deadline=deadline,
+                    record=record,
+                    shared_prompt=None if samples is None else samples.prompt,
+                )
+                await model.dispatch.check_capacity(generation)
+                await model.count_arrival(generation)
+                if samples is not None:
+                    check_choices(request.num_choices, len(prompt_ids), self._config)
+                    for choice in range(1, request.num_choices):
+                        samples.add(self._choice(model, generation, choice, caller, user))
+                async with aclosing(self._answer(model, generation, caller)) as responses:
+                    async for response in responses:
                         yield response
-                        deadline.sent(time.monotonic())
-                        if response.finish_reason:
-                            return
-            finally:
-                reply.record()
-                model.gate.leave(ticket)
+
+    async def _choice(
+        self, model: ServedModel, first: Generation, choice: int, caller: Caller, user: str
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """Another choice of the request whose first one is at hand."""
+        deadline, request = first.deadline.beside(), first.request.choice_of(choice)
+        with self._accounts.of_request(model, deadline) as account:
+            record = account.begin(request, caller, user)
+            max_tokens = fit(request, first.num_prompt_tokens, model.checkpoint)
+            generation = first.beside(request, max_tokens, deadline, record)
+            async with aclosing(self._answer(model, generation, caller)) as responses:
+                async for response in responses:
+                    yield response
+
+    async def _answer(
+        self, model: ServedModel, generation: Generation, caller: Caller
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse]:
+        """From admission to the last token."""
+        reply = await model.new_reply(generation)
+        ticket = await model.gate.enter(generation)
+        try:
+            response = reply.resume()
+            if response is not None:
+                yield response
+                return
+            async with aclosing(model.dispatch.tokens(generation)) as stream:
+                async for tokens in stream:
+                    response = reply.append(tokens)
+                    model.gate.generated(ticket, len(response.token_ids))
+                    caller.usage.output(len(response.token_ids))
+                    yield response
+                    generation.deadline.sent(time.monotonic())
+                    if response.finish_reason:
+                        return
+        finally:
+            reply.record()
+            model.gate.leave(ticket)
 
     async def tokenize(
         self, message: inference_pb2.TokenizeRequest, caller: Caller = UNKNOWN
@@ -192,7 +235,7 @@ class InferenceService:
         found = [
             record
             for model in models
-            if (record := self._records.find(tenant, model.name, request_id)) is not None
+            if (record := self._accounts.records.find(tenant, model.name, request_id)) is not None
         ]
         if not found:
             raise RequestNotFound(
@@ -237,60 +280,10 @@ class InferenceService:
             raise Unauthenticated("this call takes no API key, and every call needs one")
         return self._models.among(caller.models)
 
-    @contextmanager
-    def _accepted(
-        self,
-        message: inference_pb2.GenerateRequest,
-        caller: Caller,
-        user: str,
-        deadline: RequestDeadline,
-    ) -> Iterator[tuple[ServedModel, Request, RequestRecord]]:
-        """Reads a request; counts it, and how it ends."""
+    def _model(self, message: inference_pb2.GenerateRequest, caller: Caller) -> ServedModel:
+        """The one that a request names. Errors: as `ServedModels.find`, and they are counted."""
         try:
-            model = self._models_of(caller).find(message.model)
+            return self._models_of(caller).find(message.model)
         except LengthwiseError as error:
             self._metrics.unserved.ended(error.status.name)
             raise
-        code = "OK"
-        record: RequestRecord | None = None
-        model.metrics.in_flight.inc()
-        try:
-            if self.draining:
-                raise NoWorkerAvailable("this router is draining; try another one")
-            tenant = self._tenants.of(caller, check_tenant(message.tenant))
-            with caller.usage.of_request():
-                request = read_request(message, model.checkpoint, tenant)
-                del message
-                record = RequestRecord(
-                    request_id=request.request_id,
-                    tenant=request.tenant,
-                    model=model.name,
-                    priority=request.priority,
-                    user=user,
-                    arrived_at=deadline.arrived_at,
-                    span=self._begin_span(caller, deadline),
-                )
-                self._records.add(record)
-                yield model, request, record
-        except LengthwiseError as error:
-            code = error.status.name
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            ending = DeadlineExceeded if deadline.has_passed else Cancelled
-            code = ending.status.name
-            raise
-        except BaseException:
-            code = InternalError.status.name
-            raise
-        finally:
-            model.metrics.in_flight.dec()
-            model.metrics.requests.ended(code)
-            if record is not None:
-                record.ended(code, time.monotonic() - deadline.arrived_at)
-                self._log.ended(record)
-                end_span(record)
-
-    def _begin_span(self, caller: Caller, deadline: RequestDeadline) -> "TracedSpan | None":
-        if self._tracer is None:
-            return None
-        return self._tracer.begin("generate", caller.headers, deadline.arrived_at)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.sampling import SamplingParameters
@@ -50,6 +51,24 @@ class Request:
     constraint: common_pb2.Constraint | None
     is_chat: bool
     has_tools: bool
+    num_choices: int = 1
+    choice: int = 0
+    """Which of them this is."""
+    further_resumed: tuple[tuple[int, ...], ...] = ()
+    """`resumed_token_ids` of the other choices; empty: none of them has any."""
+
+    def choice_of(self, choice: int) -> "Request":
+        """As a request of its own."""
+        sampling = common_pb2.SamplingParams()
+        sampling.CopyFrom(self.sampling)
+        sampling.seed = (self.sampling.seed + choice) % 2**64
+        return dataclasses.replace(
+            self,
+            request_id=_choice_id(self.request_id, choice),
+            sampling=sampling,
+            resumed_token_ids=self.further_resumed[choice - 1] if self.further_resumed else (),
+            choice=choice,
+        )
 
 
 def read_request(
@@ -64,6 +83,10 @@ def read_request(
     constraint = _constraint(message, sampling, model)
     if constraint is not None:
         needs |= {GRAMMAR}
+    n = num_choices(message)
+    if n > 1:
+        check_request_id(_choice_id(request_id, n - 1))
+    resumed = _resumed(message, n, model) if message.HasField("resume") else ((),)
     return Request(
         request_id=check_request_id(request_id),
         sampling=sampling,
@@ -72,7 +95,7 @@ def read_request(
         stop_strings=tuple(check_stop_strings("stop.strings", message.stop.strings)),
         stop_token_ids=_stop_token_ids(message.stop, model),
         max_tokens=_number(message, "max_tokens"),
-        resumed_token_ids=_resumed(message, model) if message.HasField("resume") else (),
+        resumed_token_ids=resumed[0],
         priority=tenant.granted(REQUEST_NUMBERS["priority"].check("priority", message.priority)),
         tenant=tenant.name,
         cache_salt=cache_salt,
@@ -80,7 +103,15 @@ def read_request(
         constraint=constraint,
         is_chat=message.prompt.HasField("conversation"),
         has_tools=bool(message.prompt.conversation.tools),
+        num_choices=n,
+        further_resumed=resumed[1:],
     )
+
+
+def num_choices(message: inference_pb2.GenerateRequest) -> int:
+    """How many completions are asked for. Errors: InvalidRequest."""
+    n = _number(message, "n")
+    return 1 if n is None else n
 
 
 def fit(request: Request, num_prompt_tokens: int, model: Checkpoint) -> int:
@@ -173,14 +204,35 @@ def _stop_token_ids(stop: inference_pb2.StopConditions, model: Checkpoint) -> tu
     return (*own, *stop.token_ids)
 
 
-def _resumed(message: inference_pb2.GenerateRequest, model: Checkpoint) -> tuple[int, ...]:
-    if not message.resume.token_ids:
-        return ()
-    check_context(len(message.resume.token_ids), model.context_length, "resume.token_ids")
-    if not message.sampling.HasField("seed"):
+def _choice_id(request_id: str, choice: int) -> str:
+    return f"{request_id}-{choice}"
+
+
+def _resumed(
+    message: inference_pb2.GenerateRequest, n: int, model: Checkpoint
+) -> tuple[tuple[int, ...], ...]:
+    """Of each choice, or of the first alone."""
+    further = message.resume.further_choices
+    if len(further) not in (0, n - 1):
+        raise InvalidRequest(
+            f"resume.further_choices: got {len(further)}, expected none or {n - 1}, one"
+            " for each choice but the first"
+        )
+    fields = [("resume.token_ids", message.resume.token_ids)]
+    fields += [
+        (f"resume.further_choices[{index}].ids", choice.ids) for index, choice in enumerate(further)
+    ]
+    if any(ids for _, ids in fields) and not message.sampling.HasField("seed"):
         raise InvalidRequest(
             "sampling.seed: got none with resume, expected the seed of the request's first response"
         )
-    token_ids = tuple(message.resume.token_ids)
-    check_vocabulary(token_ids, model.vocab_size, "resume.token_ids")
+    return tuple(_resumed_ids(field, ids, model) for field, ids in fields)
+
+
+def _resumed_ids(field: str, ids: Sequence[int], model: Checkpoint) -> tuple[int, ...]:
+    if not ids:
+        return ()
+    check_context(len(ids), model.context_length, field)
+    token_ids = tuple(ids)
+    check_vocabulary(token_ids, model.vocab_size, field)
     return token_ids

@@ -21,6 +21,10 @@ class Wakeup:
         self._rung = False
         self.until = 0.0
 
+    def another(self) -> "Wakeup":
+        """Of another request."""
+        return Wakeup(self._waiting)
+
     def ring(self, _: object = None) -> None:
         """Ends the wait, or the next one. Takes and ignores an argument so that it can be a done
         callback."""

@@ -153,16 +153,25 @@ async def test_a_tenant_that_is_not_the_keys_is_refused(
         assert len({each.cache_salt for each in deployment.decode[0].reserves}) == 1
 
 
-async def test_a_call_for_choices_is_as_many_requests_and_tokens_are_told(
+async def test_a_call_for_choices_has_one_prompt_and_tokens_are_told(
     stub_checkpoint: Path, tmp_path: Path
 ) -> None:
-    entries = [entry("a", requests_per_minute=10, tokens_per_minute=1000), entry("free")]
+    limits: dict[str, Any] = {"requests_per_minute": 10, "tokens_per_minute": 1000}
+    limits["max_concurrent"] = 3
+    entries = [entry("a", **limits), entry("free")]
     async with serving(stub_checkpoint, tmp_path, *entries) as (_, client):
+        prompt = (await client.post("/v1/completions", json=BODY, headers=bearer("lw-free"))).json()
+        num_tokens = prompt["usage"]["prompt_tokens"] + 3 * prompt["usage"]["completion_tokens"]
         answer = await client.post("/v1/completions", json={**BODY, "n": 3}, headers=bearer("lw-a"))
         assert answer.status_code == 200
-        assert answer.headers["x-ratelimit-remaining-requests"] == "7"
+        assert answer.json()["usage"]["total_tokens"] == num_tokens
+        assert answer.headers["x-ratelimit-remaining-requests"] == "9"
         assert answer.headers["x-ratelimit-limit-tokens"] == "1000"
-        assert int(answer.headers["x-ratelimit-remaining-tokens"]) in range(946, 950)
+        remaining = int(answer.headers["x-ratelimit-remaining-tokens"])
+        assert 1000 - num_tokens <= remaining < 1000 - num_tokens + 10
+        answer = await client.post("/v1/completions", json={**BODY, "n": 4}, headers=bearer("lw-a"))
+        assert answer.status_code == 429
+        assert "4 choices are asked for, at most 3 may at once" in answer.text
         answer = await client.get("/v1/models", headers=bearer("lw-free"))
         assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
 

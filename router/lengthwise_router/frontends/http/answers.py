@@ -94,7 +94,6 @@ class Call:
     request_id: str
     model: str
     count: int  # of choices
-    num_choices: int  # of each prompt
     has_logprobs: bool
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -108,12 +107,11 @@ class Call:
         }
 
     def usage(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """A prompt counts once, however many choices it has."""
-        of_prompts = [one.usage for one in answers[:: self.num_choices] if one.usage is not None]
-        of_all = [one.usage for one in answers if one.usage is not None]
-        prompt = sum(usage.prompt_tokens for usage in of_prompts)
-        cached = sum(usage.cached_prompt_tokens for usage in of_prompts)
-        output = sum(usage.output_tokens for usage in of_all)
+        """A prompt is in the usage of one of its choices alone."""
+        usages = [one.usage for one in answers if one.usage is not None]
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        cached = sum(usage.cached_prompt_tokens for usage in usages)
+        output = sum(usage.output_tokens for usage in usages)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": output,

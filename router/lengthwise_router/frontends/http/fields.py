@@ -69,7 +69,7 @@ FIELDS: Final = (
     _served("max_completion_tokens", CHAT, "not together with `max_tokens`"),
     _served("temperature", ALL, "0 to 100; default: the checkpoint's"),
     _served("top_p", ALL, "default: the checkpoint's"),
-    _served("n", BOTH, "requests with `seed` + i; the prompt counts once; prompts times n <= 128"),
+    _served("n", BOTH, "the prompt is computed once; `seed` + i; prompts times n <= 128"),
     _served("seed", BOTH, "equal seeds give equal tokens"),
     _served("stop", BOTH, "16 texts of 256 characters at most"),
     _served("stream", ALL, "server-sent events"),

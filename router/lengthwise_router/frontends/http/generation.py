@@ -93,20 +93,23 @@ class Generating:
         if len(requests) == 1:
             await self._run(0, requests[0], take, keep_alive)
             return
+        num_choices = max(requests[0].n, 1)
         try:
             async with asyncio.TaskGroup() as group:
                 for index, request in enumerate(requests):
-                    group.create_task(self._run(index, request, take, keep_alive))
+                    first = index * num_choices
+                    group.create_task(self._run(first, request, take, keep_alive))
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
 
     async def _run(
         self,
-        index: int,
+        first: int,
         request: inference_pb2.GenerateRequest,
         take: Take,
         keep_alive: KeepAlive,
     ) -> None:
+        """`first`: the index of its first choice."""
         responses = self._service.generate(
             request,
             deadline_seconds=self._deadline_seconds,
@@ -117,7 +120,7 @@ class Generating:
         async with aclosing(responses):
             async for response in responses:
                 try:
-                    await take(index, response)
+                    await take(first + response.choice, response)
                 except Overloaded as unread:
                     await responses.athrow(unread)  # so that it is counted as ended by it
 

@@ -22,7 +22,7 @@ from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 MAX_CHOICES: Final = 128
-"""Of one call: each is a request of its own."""
+"""Of one call, of all its prompts together."""
 
 MAX_COPIED_BYTES: Final = 4 * MAX_PROMPT_BYTES
 """Of the prompts of all choices of one call together."""
@@ -134,7 +134,7 @@ def wire_requests(
     top_logprobs: int | None,
     constraint: common_pb2.Constraint | None = None,
 ) -> list[inference_pb2.GenerateRequest]:
-    """`num_choices` for each prompt, in the order of the choices. Errors: InvalidRequest."""
+    """One for each prompt, with `num_choices` choices. Errors: InvalidRequest."""
     count = len(prompts) * options.num_choices
     if count > MAX_CHOICES:
         raise InvalidRequest(
@@ -148,17 +148,19 @@ def wire_requests(
             f" {MAX_COPIED_BYTES}; send them one by one"
         )
     shared = _shared(options, max_tokens=max_tokens, top_logprobs=top_logprobs)
+    if options.num_choices > 1:
+        shared.n = options.num_choices
+    if options.seed is not None:
+        shared.sampling.seed = SEED.check("seed", options.seed) % 2**64
     if constraint is not None:
         shared.constraint.CopyFrom(constraint)
     requests = []
-    for index in range(count):
+    for index, prompt in enumerate(prompts):
         request = inference_pb2.GenerateRequest()
         request.CopyFrom(shared)
-        request.request_id = f"{request_id}-{index}" if index else request_id
-        request.prompt.CopyFrom(prompts[index // options.num_choices])
-        if options.seed is not None:
-            choice = index % options.num_choices
-            request.sampling.seed = (SEED.check("seed", options.seed) + choice) % 2**64
+        first = index * options.num_choices
+        request.request_id = f"{request_id}-{first}" if first else request_id
+        request.prompt.CopyFrom(prompt)
         requests.append(request)
     return requests
 

@@ -121,13 +121,12 @@ class Endpoints:
         options, requests = await self._bodies.read(request, make)
         echoed = []
         if options.echoes:
-            firsts = requests[:: options.num_choices]
-            echoed = [await self._text_of(one.prompt, options.model, caller) for one in firsts]
+            echoed = [await self._text_of(one.prompt, options.model, caller) for one in requests]
         shape = CompletionShape(
             self._service.token_texts(options.model, caller),
             echoed,
             options.num_choices,
-            len(requests),
+            len(requests) * options.num_choices,
         )
         return self._choices(request, caller, options, requests, shape)
 
@@ -184,8 +183,7 @@ class Endpoints:
         call = Call(
             request_id=request.state.request_id,
             model=options.model,
-            count=len(requests),
-            num_choices=options.num_choices,
+            count=len(requests) * options.num_choices,
             has_logprobs=requests[0].HasField("top_logprobs"),
         )
         answers = ChoiceAnswers(call=call, shape=shape, include_usage=options.include_usage)
