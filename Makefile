@@ -17,7 +17,7 @@ CHART_README := helm/lengthwise/README.md
 CONFIGURATION := docs/configuration.md
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench bench-scheduling up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench bench-scheduling bench-goodput up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -100,6 +100,10 @@ bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m scheduling.live $(ARGUMENTS)
+
+VLLM ?=
+bench-goodput: setup  ## Requests/s that meet their objectives, against `vllm serve` in the environment VLLM; 2 hours
+	@PYTHONPATH=benchmarks $(BIN)/python -m goodput $(if $(VLLM),--vllm $(VLLM)) $(ARGUMENTS)
 
 up: serving  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"

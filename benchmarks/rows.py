@@ -37,7 +37,7 @@ def append_rows(name: str, rows: Sequence[Mapping[str, object]], folder: Path = 
     new table a new name.
     """
     full = [{**conditions(), **row} for row in rows]
-    if "commit" not in rows[0] and (reason := _why_no_commit()):
+    if "commit" not in rows[0] and (reason := why_no_commit()):
         print(f"{name}: not recorded, {reason}\n{_as_csv(full)}", end="", flush=True)
         return
     path, fields = folder / f"{name}.csv", list(full[0])
@@ -61,7 +61,7 @@ def _as_csv(rows: Sequence[Mapping[str, object]], *, header: bool = True) -> str
     return text.getvalue()
 
 
-def _why_no_commit() -> str:
+def why_no_commit() -> str:
     """Why no commit holds the code that runs here; empty if one does. Rows of earlier benchmarks
     are no code."""
     if not _git("rev-parse", "HEAD"):

@@ -1,0 +1,2 @@
+"""Served goodput: requests a second that meet their objectives, against vLLM and without
+disaggregation."""
