@@ -64,7 +64,7 @@ def _measure(folder: Path, dtype: str, start: str, stored: int) -> dict[str, obj
                 ("Private_Clean", "Private_Dirty"),
             )
         )
-    weights = weight_bytes(ModelShard(whole=read_spec(folder)), dtype)
+    weights = weight_bytes(ModelShard(whole=read_spec(folder)), "cpu", dtype)
     budget = BUDGET * (weights + CACHE_BYTES)
     print(
         f"{stored / 1e9:.2f} GB in {dtype}, {start} start: ready in {seconds:.1f} s, loaded in"

@@ -19,6 +19,9 @@ from lengthwise_kernels.attention_plan import AttentionPlan as AttentionPlan
 from lengthwise_kernels.attention_plan import AttentionSpec as AttentionSpec
 from lengthwise_kernels.attention_plan import PaddedShape as PaddedShape
 from lengthwise_kernels.attention_plan import StepAttention as StepAttention
+from lengthwise_kernels.packed import linear as linear
+from lengthwise_kernels.packed import pack as pack
+from lengthwise_kernels.packed import packs as packs
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
 from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows

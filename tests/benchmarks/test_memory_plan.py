@@ -26,7 +26,7 @@ BILLIONS = {
 
 @pytest.mark.parametrize("name", BILLIONS)
 def test_models_have_the_published_number_of_parameters(name: str) -> None:
-    parameters = weight_bytes(ModelShard(whole=read_models()[name]), "bfloat16") / 2
+    parameters = weight_bytes(ModelShard(whole=read_models()[name]), "cuda", "bfloat16") / 2
     assert parameters == pytest.approx(BILLIONS[name] * 1e9, rel=0.001)
 
 

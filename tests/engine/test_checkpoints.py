@@ -60,7 +60,7 @@ def test_a_cpu_computes_in_float32_whatever_the_checkpoint_stores(
     down = model.weights.layers[1].down
     assert isinstance(down, Linear)
     assert torch.equal(down.weight, stored.float())
-    assert model.weights.head.data_ptr() == model.weights.embedding.data_ptr()
+    assert model.weights.head.weight.data_ptr() == model.weights.embedding.data_ptr()
     assert load_model(folder, CPU, torch.float16).dtype == torch.float16
 
 
@@ -69,7 +69,7 @@ def test_a_stored_head_wins_over_a_config_that_says_it_is_tied(
 ) -> None:
     folder = copy_of("llama", {"tie_word_embeddings": True})
     weights = load_model(folder, CPU).weights
-    assert torch.equal(weights.head, load_file(folder / WEIGHTS)["lm_head.weight"])
+    assert torch.equal(weights.head.weight, load_file(folder / WEIGHTS)["lm_head.weight"])
 
 
 def _truncate(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_quantised_matrix_leaves_nothing_of_the_full_one(
         make_checkpoint("llama"), torch.device("cuda"), torch.bfloat16, quantization="fp8"
     )
     weights = model.weights
-    kept = weights.embedding.nbytes + weights.head.nbytes + weights.norm.nbytes
+    kept = weights.embedding.nbytes + weights.head.weight.nbytes + weights.norm.nbytes
     for layer in weights.layers:
         kept += layer.attention_norm.nbytes + layer.mlp_norm.nbytes
         for projection in (layer.qkv, layer.output, layer.gate_up, layer.down):

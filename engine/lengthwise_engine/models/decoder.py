@@ -17,7 +17,6 @@ from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
     HeadNorms,
-    add_rms_norm,
     clear_blocks,
     rms_norm,
     rotate_and_store,
@@ -92,8 +91,7 @@ class Decoder:
             if not is_last:
                 after = weights.layers[index + 1]
                 heads, hidden = after.qkv.after_norm(projected, hidden, after.attention_norm, eps)
-        normed, _ = add_rms_norm(projected, hidden, weights.norm, eps)
-        logits = functional.linear(normed, weights.head)
+        logits, _ = weights.head.after_norm(projected, hidden, weights.norm, eps)
         if self._ranks is not None:
             logits = self._ranks.gather_columns(logits, self.spec.vocab_size)
         return logits.float()

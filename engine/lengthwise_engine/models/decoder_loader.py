@@ -32,7 +32,7 @@ def compute_dtype(
     spec: DecoderSpec, device: torch.device, dtype: torch.dtype | None
 ) -> torch.dtype:
     """The type a model computes in: `dtype`, or if that is None the checkpoint's own on a GPU and
-    float32 on a CPU, where half precision is slower, not faster."""
+    float32 on a CPU."""
     if dtype is not None:
         return dtype
     return torch.float32 if device.type == "cpu" else getattr(torch, spec.dtype)

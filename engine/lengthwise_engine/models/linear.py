@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
 from lengthwise_kernels.dispatch import (
     Fp8Rows,
     add_rms_norm,
     add_rms_norm_fp8,
+    linear,
+    pack,
     quantise_rows,
     scaled_linear,
     silu_mul,
@@ -37,13 +38,17 @@ class Projection(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """In the type the model computes in; `weight` is [out, in]."""
+    """In the type the model computes in; `weight` is [out, in], plain or packed."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
 
+    def packed(self) -> "Linear":
+        """The same projection, computed faster from a copy of its weight."""
+        return Linear(weight=pack(self.weight), bias=self.bias)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def after_norm(
         self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
@@ -67,10 +72,10 @@ class Fp8Linear:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, linear: Linear) -> "Fp8Linear":
+    def of(cls, full: Linear) -> "Fp8Linear":
         """The same projection, rounded."""
-        dtype = linear.weight.dtype
-        return cls(weight=quantise_rows(linear.weight), bias=linear.bias, dtype=dtype)
+        dtype = full.weight.dtype
+        return cls(weight=quantise_rows(full.weight), bias=full.bias, dtype=dtype)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._project(quantise_rows(x))

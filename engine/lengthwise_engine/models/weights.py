@@ -17,7 +17,7 @@ from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8
+from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8, packs
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
 """Old exports of Llama 2 store the frequencies, which follow from config.json."""
@@ -39,7 +39,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderWeights:
-    """A model, or one rank's part of it; `head` is a view of `embedding` where the two are tied.
+    """A model, or one rank's part of it; a tied `head` has a view of `embedding`, or is packed.
 
     `digest` is of all weights of the checkpoint, on rank 0; empty on the others. What is stored as
     it is computed is mapped from `files` on a CPU: no weight may be written to.
@@ -48,7 +48,7 @@ class DecoderWeights:
     embedding: torch.Tensor
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor
-    head: torch.Tensor
+    head: Linear
     digest: str
     files: SafetensorsFiles
 
@@ -67,13 +67,13 @@ def load_weights(
         check_fp8(device)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
-    layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
-    norm = reader.tensor("model.norm.weight", (spec.hidden_size,))
     # As transformers: a stored head wins over a config that says it is tied.
     if spec.tied_embeddings and "lm_head.weight" not in files:
-        head = embedding[shard.vocabulary.start : shard.vocabulary.stop]
+        head = reader.linear(embedding[shard.vocabulary.start : shard.vocabulary.stop])
     else:
-        head = reader.tensor("lm_head.weight", vocabulary, rows=shard.vocabulary)
+        head = reader.head(vocabulary, shard.vocabulary)
+    layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
+    norm = reader.tensor("model.norm.weight", (spec.hidden_size,))
     reader.check_all_used()
     digest = files.digest()
     files.log_end()
@@ -127,8 +127,8 @@ def _scaled(heads: range, head_dim: int) -> range:
 class _Reader:
     """Reads tensors onto a device in one type and remembers which were read.
 
-    Projections may become 8-bit, one by one: beside the result there is never more than one of them
-    in the model's type.
+    Projections may become 8-bit or packed, one by one: beside the results there is never more than
+    one of them as it was read.
     """
 
     def __init__(
@@ -142,14 +142,21 @@ class _Reader:
         self._device = device
         self._dtype = dtype
         self._projections = projections
+        self._packs = packs(device, dtype)
         self._used: set[str] = set()
 
-    def tensor(self, name: str, shape: tuple[int, ...], rows: range | None = None) -> torch.Tensor:
-        """A whole tensor, or some `rows` of it."""
-        kept = [range(size) for size in shape]
-        if rows is not None:
-            kept[0] = rows
-        return self._stack([TensorPart(name, shape, tuple(kept))], self._dtype)
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self._stack([TensorPart.whole(name, shape)], self._dtype)
+
+    def head(self, shape: tuple[int, int], rows: range) -> Linear:
+        """Some `rows` of a head that is stored."""
+        part = TensorPart("lm_head.weight", shape, (rows, range(shape[1])))
+        return self.linear(self._stack([part], self._dtype, may_map=not self._packs))
+
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        """In the model's type."""
+        linear = Linear(weight=weight, bias=bias)
+        return linear.packed() if self._packs else linear
 
     def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Projection:
         """The kept outputs of each named projection, one below the other."""
@@ -184,15 +191,16 @@ class _Reader:
     ) -> Projection:
         """`scales` are read where they are stored."""
         stored = self._projections == "stored fp8"
-        # What is rounded at once is not kept mapped.
-        may_map = self._projections != "fp8"
+        # What is rounded or packed at once is not kept mapped.
+        may_map = stored or not (self._projections == "fp8" or self._packs)
         weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=may_map)
         bias = None if biases is None else self._stack(biases, self._dtype)
         if stored:
             rows = Fp8Rows(values=weight, scales=self._stack(scales, torch.float32).squeeze(1))
             return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
-        linear = Linear(weight=weight, bias=bias)
-        return Fp8Linear.of(linear) if self._projections == "fp8" else linear
+        if self._projections == "fp8":
+            return Fp8Linear.of(Linear(weight=weight, bias=bias))
+        return self.linear(weight, bias)
 
     def check_all_used(self) -> None:
         left = sorted(

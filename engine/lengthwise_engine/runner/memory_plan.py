@@ -6,10 +6,13 @@ A plan is for one rank, which is all of a worker without tensor parallelism.
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.kv.layout import ITEM_BYTES, KVLayout
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_kernels.dispatch import packs
 from lengthwise_policy.types import STEP_TOKENS
 
 MAX_BLOCKS: Final = 1 << 20
@@ -96,7 +99,9 @@ def plan_memory(
     """
     part = model.part if isinstance(model, ModelShard) else model
     layout = KVLayout.of(part, block_size=settings.block_size, dtype=dtype)
-    weights = weight_bytes(model, dtype) if isinstance(model, ModelShard) else 0
+    weights = 0
+    if isinstance(model, ModelShard):
+        weights = weight_bytes(model, device_type, dtype)
     workspace = PROCESS_BYTES[device_type]
     if isinstance(model, ModelShard):
         workspace += step_bytes(model, dtype)
@@ -146,7 +151,7 @@ def _count_blocks(
     return num_blocks
 
 
-def weight_bytes(shard: ModelShard, dtype: str) -> int:
+def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     """Of a rank's weights as they are computed with, in `dtype` but for 8-bit projections."""
     part, item = shard.part, ITEM_BYTES[dtype]
     heads, kv = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
@@ -164,7 +169,9 @@ def weight_bytes(shard: ModelShard, dtype: str) -> int:
             layer += item * inputs * outputs
         else:
             layer += inputs * outputs + 4 * outputs  # a float32 scale for each output
-    head = 0 if part.tied_embeddings else len(shard.vocabulary) * hidden
+    # Packed, a tied head is a copy.
+    is_view = part.tied_embeddings and not packs(torch.device(device_type), getattr(torch, dtype))
+    head = 0 if is_view else len(shard.vocabulary) * hidden
     return part.num_layers * layer + item * (part.vocab_size * hidden + hidden + head)
 
 
