@@ -60,13 +60,16 @@ def test_deltas_joined_are_the_message() -> None:
         assert "".join(d.get("content", "") for d in deltas) == "I call.\n"
         assert "".join(d.get("reasoning_content", "") for d in deltas) == "Hm."
         calls = [d["tool_calls"][0] for d in deltas if "tool_calls" in d]
-        assert [call["index"] for call in calls] == [0, 0, 1, 1]
-        assert [call["function"].get("name") for call in calls] == ["f", None, "g", None]
-        assert ["id" in call for call in calls] == [True, False, True, False]
-        arguments = ["", "", "", ""]
+        firsts = [call for call in calls if "id" in call]
+        assert [call["function"]["name"] for call in firsts] == ["f", "g"]
+        assert len([call for call in calls if "name" in call["function"]]) == 2
+        indices = [call["index"] for call in calls]
+        assert indices == sorted(indices)
+        assert (len(calls) == 4) == (size == 1000), "arguments come as they are written"
+        arguments = ["", ""]
         for call in calls:
             arguments[call["index"]] += call["function"]["arguments"]
-        assert [json.loads(text) for text in arguments[:2]] == [{"a": "é"}, {}]
+        assert [json.loads(text) for text in arguments] == [{"a": "é"}, {}]
 
 
 def test_one_call_at_most_without_parallel_ones() -> None:
@@ -90,6 +93,30 @@ def test_what_is_no_call_is_content_and_ends_as_it_ended(
     assert message == {"role": "assistant", "content": text, "refusal": None}
     assert told.finish_reason(whole) == reason
     assert "".join(each["delta"]["content"] for each in shape(choice=choice).deltas(whole)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<tool_call>{"name": "f", "arguments": {"a": 1', "length"),
+        ('<tool_call>{"name": "f", "arguments": {"a": 1,}}</tool_call>', "stop"),
+        ('<tool_call>{"name": "g", "arguments": {}}</tool_call><tool_call>{"name": "f",'
+         ' "arguments": {"a" 1}}</tool_call>', "stop"),
+    ],
+)  # fmt: skip
+def test_a_call_that_breaks_after_it_began_is_content_too_and_the_reason_is_no_call(
+    text: str, reason: str
+) -> None:
+    told = shape()
+    deltas = [d for letter in text[:-1] for d in told.deltas(answer(letter, None))]
+    last = answer(text[-1], reason)
+    deltas = [each["delta"] for each in [*deltas, *told.deltas(last)]]
+    assert told.finish_reason(last) == reason
+    whole = shape().choice(answer(text, reason))["message"]
+    assert "".join(delta.get("content", "") for delta in deltas) == whole["content"]
+    begun = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    names = [call["function"]["name"] for call in begun if "id" in call]
+    assert names == [*(["g"] if "tool_calls" in whole else []), "f"]
 
 
 def test_calls_that_were_cut_off_after_one_end_with_length() -> None:

@@ -182,7 +182,7 @@ class ChatShape(Shape):
         return [{"delta": first, "logprobs": logprobs}, *({"delta": delta} for delta in others)]
 
     def finish_reason(self, piece: Answer) -> str | None:
-        has_called = self._telling(piece).num_calls > 0
+        has_called = self._telling(piece).has_called
         return "tool_calls" if has_called and piece.finish_reason == "stop" else piece.finish_reason
 
     def last(self) -> Mapping[str, Any]:

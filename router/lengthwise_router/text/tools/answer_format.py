@@ -12,9 +12,11 @@ from lengthwise_router.text.tools.hermes import HermesFormat
 from lengthwise_router.text.tools.llama import LlamaFormat
 from lengthwise_router.text.tools.mistral import MistralFormat
 from lengthwise_router.text.tools.parts import (
+    CallArguments,
+    CallsEnd,
+    CallStart,
     Content,
     Function,
-    FunctionCall,
     Part,
     PartsParser,
 )
@@ -92,7 +94,8 @@ class AnswerParser:
         self._thoughts = thoughts
         self._calls = calls
         self._max_calls = max_calls
-        self._num_calls = 0
+        self._num_calls = 0  # whole ones, and all that have begun since
+        self._num_begun = 0  # since the last end
 
     def append(self, text: str) -> list[Part]:
         """Those that are certain after this piece of the text."""
@@ -117,14 +120,21 @@ class AnswerParser:
         return self._counted(self._calls.append(text))
 
     def _counted(self, parts: list[Part]) -> list[Part]:
-        kept = []
-        for part in parts:
-            if isinstance(part, FunctionCall):
-                self._num_calls += 1
-                if self._max_calls is not None and self._num_calls > self._max_calls:
-                    continue
-            kept.append(part)
-        return kept
+        return [part for part in parts if self._is_kept(part)]
+
+    def _is_kept(self, part: Part) -> bool:
+        """Calls beyond the most are left out."""
+        most = self._max_calls
+        if isinstance(part, CallStart):
+            self._num_calls += 1
+            self._num_begun += 1
+        if isinstance(part, CallsEnd):
+            has_told = most is None or self._num_calls - self._num_begun < most
+            self._num_calls -= self._num_begun if part.is_void else 0
+            self._num_begun = 0
+            return has_told
+        is_of_call = isinstance(part, (CallStart, CallArguments))
+        return not is_of_call or most is None or self._num_calls <= most
 
 
 def answer_format(

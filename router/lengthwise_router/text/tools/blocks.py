@@ -5,38 +5,47 @@ from collections.abc import Callable
 from typing import Final
 
 from lengthwise_router.text.overlap import overlap
-from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part
+from lengthwise_router.text.tools.drafts import CallsText
+from lengthwise_router.text.tools.parts import MAX_SPACE, Content, Part
 
-ReadCalls = Callable[[str], list[FunctionCall]]
-"""Of what is between two markers. Errors: ValueError."""
+BeginCalls = Callable[[], CallsText]
+"""Of what is between two markers."""
 
 
 class BlockParser:
     """Texts between `begin` and `end` are read as calls; what cannot be is text like all else.
 
-    A call is told when it is whole: nothing that was told has to be taken back. White space after a
-    call is left out unless text follows.
+    White space after a call is left out unless text follows.
     """
 
     def __init__(
-        self, read: ReadCalls, begin: str, end: str | None, *, quotes: bool, begun: bool = False
+        self,
+        begin_calls: BeginCalls,
+        begin: str,
+        end: str | None,
+        *,
+        quotes: bool,
+        begun: bool = False,
     ) -> None:
         """`end` None: the end of the text, or the next `begin`. `quotes`: an end within a JSON
         string is none. `begun`: the text begins within a block, without its marker."""
-        self._read = read
+        self._begin_calls = begin_calls
         self._begin = begin
         self._end = end
         self._quotes = quotes
         self._tail = ""  # outside of blocks: what may be the beginning of a marker
         self._space: str | None = None  # after a call
         self._opening = "" if begun else begin
-        self._block = self._new_block() if begun else None
+        self._calls: CallsText | None = None  # within a block
+        self._block = self._new_block()
+        if begun:
+            self._calls = begin_calls()
 
     def append(self, text: str) -> list[Part]:
         parts: list[Part] = []
         text, self._tail = self._tail + text, ""
         while text:
-            if self._block is None:
+            if self._calls is None:
                 before, marker, text = text.partition(self._begin)
                 if not marker:
                     size = overlap(before, self._begin)
@@ -46,33 +55,32 @@ class BlockParser:
                 if not marker:
                     break
                 self._opening, self._block = self._begin, self._new_block()
-            rest = self._block.append(text)
+                self._calls = self._begin_calls()
+            certain, rest = self._block.append(text)
+            parts += self._calls.append(certain)
             if rest is None:
                 break
-            self._close(parts, self._end or "")
+            self._close(parts, self._calls, self._end or "")
             text = rest if self._end else self._begin + rest
         return parts
 
     def finish(self) -> list[Part]:
         parts: list[Part] = []
-        if self._block is not None:
-            self._close(parts, "")
+        if self._calls is not None:
+            parts += self._calls.append(self._block.finish())
+            self._close(parts, self._calls, "")
         tail, self._tail = self._tail, ""
         self._add_text(parts, tail)
         return parts
 
-    def _close(self, parts: list[Part], ending: str) -> None:
-        assert self._block is not None
-        body, self._block = self._block.text, None
-        try:
-            calls = self._read(body)
-        except ValueError:
-            calls = []
-        if calls:
-            parts.extend(calls)
+    def _close(self, parts: list[Part], calls: CallsText, ending: str) -> None:
+        self._calls = None
+        told, were_calls = calls.close()
+        parts += told
+        if were_calls:
             self._space = ""
         else:
-            self._add_text(parts, self._opening + body + ending)
+            self._add_text(parts, self._opening + calls.text + ending)
 
     def _add_text(self, parts: list[Part], text: str) -> None:
         if self._space is not None:
@@ -84,38 +92,35 @@ class BlockParser:
         if text:
             parts.append(Content(text))
 
-    def _new_block(self) -> "_Block":
-        return _Block(self._end or self._begin, quotes=self._quotes)
+    def _new_block(self) -> "Block":
+        return Block(self._end or self._begin, quotes=self._quotes)
 
 
-class _Block:
+class Block:
     """The text up to an end marker."""
 
     def __init__(self, end: str, *, quotes: bool) -> None:
         self._end = end
         found = re.escape(end)
         self._pattern: Final = re.compile(rf'\\.|"|{found}' if quotes else found, re.DOTALL)
-        self._pieces: list[str] = []
         self._tail = ""
         self._is_quoted = False
 
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces) + self._tail
-
-    def append(self, text: str) -> str | None:
-        """What is after the end, if it has come."""
-        text = self._tail + text
+    def append(self, text: str) -> tuple[str, str | None]:
+        """What is certain to be within, and what is after the end, if that has come."""
+        text, self._tail = self._tail + text, ""
         seen = 0
         for match in self._pattern.finditer(text):
             seen = match.end()
             if match[0] == '"':
                 self._is_quoted = not self._is_quoted
             elif match[0] == self._end and not self._is_quoted:
-                self._pieces.append(text[: match.start()])
-                self._tail = ""
-                return text[seen:]
+                return text[: match.start()], text[seen:]
         size = min(max(overlap(text, self._end), text.endswith("\\")), len(text) - seen)
         self._tail = text[len(text) - size :]
-        self._pieces.append(text[: len(text) - size])
-        return None
+        return text[: len(text) - size], None
+
+    def finish(self) -> str:
+        """What was held back: no text follows."""
+        tail, self._tail = self._tail, ""
+        return tail

@@ -5,9 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from lengthwise_router.text.tools.blocks import BlockParser, ReadCalls
+from lengthwise_router.text.tools.blocks import BeginCalls, BlockParser
+from lengthwise_router.text.tools.drafts import CallsText, JsonDraft
 from lengthwise_router.text.tools.grammar import calls_grammar, json_call_rules
-from lengthwise_router.text.tools.json_calls import call_of, read_values
+from lengthwise_router.text.tools.json_calls import FIRST_CALL, between_calls, read_calls
 from lengthwise_router.text.tools.parts import (
     MAX_SPACE,
     Content,
@@ -18,6 +19,9 @@ from lengthwise_router.text.tools.parts import (
 )
 
 TAG: Final = "<|python_tag|>"
+
+_BETWEEN: Final = re.compile(r"[;\s]*")
+_OTHERS: Final = between_calls(r"[;\s]*")
 
 _FIRST_KEYS: Final = ("name", "type", "parameters", "arguments", "id")
 _OPENING: Final = re.compile(r'\s*(?:\{\s*(?:"(?P<key>[a-z]*)(?P<closed>")?)?)?')
@@ -32,9 +36,9 @@ class LlamaFormat:
         names = {function.name for function in functions}
 
         def read(body: str) -> list[FunctionCall]:
-            return [call_of(value, names) for value in read_values(body, ";")]
+            return read_calls(body, names, _BETWEEN)
 
-        return LlamaParser(read)
+        return LlamaParser(lambda: CallsText(read, JsonDraft(names, FIRST_CALL, _OTHERS)))
 
     def grammar(self, functions: Sequence[Function], *, parallel: bool) -> str:
         rules = json_call_rules(functions, before="", key="parameters", after="")
@@ -42,35 +46,39 @@ class LlamaFormat:
 
 
 class LlamaParser:
-    """Holds an answer back as long as it may be calls."""
+    """Holds an answer back as long as it may be calls, but for what is told of them."""
 
-    def __init__(self, read: ReadCalls) -> None:
-        self._read = read
-        self._held: list[str] = []
-        self._is_json: bool | None = None
-        self._text = BlockParser(read, TAG, None, quotes=True)
+    def __init__(self, begin: BeginCalls) -> None:
+        self._begin = begin
+        self._held = ""
+        self._calls: CallsText | None = None
+        self._text: BlockParser | None = None
 
     def append(self, text: str) -> list[Part]:
-        if self._is_json is False:
+        if self._text is not None:
             return self._text.append(text)
-        self._held.append(text)
-        if self._is_json is None:
-            held = "".join(self._held)
-            self._held = [held]
-            self._is_json = _is_json(held)
-            if self._is_json is False:
-                return self._text.append(held)
-        return []
+        if self._calls is not None:
+            return self._calls.append(text)
+        self._held += text
+        is_json = _is_json(self._held)
+        if is_json is None:
+            return []
+        text, self._held = self._held, ""
+        if is_json:
+            self._calls = self._begin()
+            return self._calls.append(text)
+        self._text = BlockParser(self._begin, TAG, None, quotes=True)
+        return self._text.append(text)
 
     def finish(self) -> list[Part]:
-        if self._is_json is False:
+        if self._text is not None:
             return self._text.finish()
-        text = "".join(self._held)
-        try:
-            calls: list[Part] = [*self._read(text)]
-        except ValueError:
-            calls = []
-        return calls or ([Content(text)] if text else [])
+        parts: list[Part] = []
+        text = self._held
+        if self._calls is not None:
+            parts, were_calls = self._calls.close()
+            text = "" if were_calls else self._calls.text
+        return [*parts, Content(text)] if text else parts
 
 
 def _is_json(text: str) -> bool | None:

@@ -6,15 +6,28 @@ from collections.abc import Sequence
 from typing import Final
 
 from lengthwise_router.text.tools.blocks import BlockParser
+from lengthwise_router.text.tools.drafts import CallsText, JsonDraft
 from lengthwise_router.text.tools.grammar import calls_grammar, json_call_rules
-from lengthwise_router.text.tools.json_calls import call_of, read_value
+from lengthwise_router.text.tools.json_calls import (
+    NAME_TAIL,
+    OBJECT_HEAD,
+    between_calls,
+    read_calls,
+    read_value,
+    whole_arguments,
+)
 from lengthwise_router.text.tools.parts import Function, FunctionCall, PartsParser
 
 BEGIN: Final = "[TOOL_CALLS]"
 
-_NAMED: Final = re.compile(
-    r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?(?P<arguments>\s*\{.*)", re.DOTALL
+_MARKS: Final = r"(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?\s*"
+_NAMED: Final = re.compile(rf"\s*(?P<name>[\w.-]+){_MARKS}(?P<arguments>\{{.*)", re.DOTALL)
+_BETWEEN: Final = re.compile(r"\s*(?:,\s*(?=\{)|\Z)")
+
+_FIRST: Final = re.compile(
+    rf"\s*(?:\[\s*{OBJECT_HEAD})?(?P<name>[\w.-]+)(?:{NAME_TAIL}|{_MARKS})(?=\{{)"
 )
+_OTHERS: Final = between_calls(r"\s*,\s*")
 
 
 class MistralFormat:
@@ -27,12 +40,19 @@ class MistralFormat:
 
         def read(body: str) -> list[FunctionCall]:
             if named := _NAMED.fullmatch(body):
-                arguments = read_value(named["arguments"])
-                return [call_of({"name": named["name"], "arguments": arguments}, names)]
-            values = read_value(body)
-            return [call_of(one, names) for one in (values if isinstance(values, list) else ())]
+                name, arguments = named["name"], named["arguments"]
+                if name not in names:
+                    raise ValueError("it names none of the functions")
+                return [whole_arguments(name, read_value(arguments), arguments)]
+            body = body.strip()
+            if not (body.startswith("[") and body.endswith("]")):
+                raise ValueError("it is neither a list nor a name")
+            return read_calls(body[1:-1].strip(), names, _BETWEEN)
 
-        return BlockParser(read, BEGIN, None, quotes=True, begun=is_forced)
+        def begin() -> CallsText:
+            return CallsText(read, JsonDraft(names, _FIRST, _OTHERS))
+
+        return BlockParser(begin, BEGIN, None, quotes=True, begun=is_forced)
 
     def grammar(self, functions: Sequence[Function], *, parallel: bool) -> str:
         """Without the marker, a special token, which no grammar has."""

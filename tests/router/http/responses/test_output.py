@@ -1,6 +1,7 @@
 """Events tell of a response what the whole response tells, in OpenAI's order."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_events_in_their_order_make_the_items(size: int) -> None:
     for number, event in enumerate(events):
         EVENT.validate_python({**event, "sequence_number": number}, strict=False)
     kinds = [event["type"].removeprefix("response.") for event in events]
-    kinds = [each for n, each in enumerate(kinds) if n == 0 or kinds[n - 1] != each]
+    kinds = [kind for kind, _ in groupby(kinds)]
     text = ["output_item.added", "content_part.added", "KIND.delta", "KIND.done"]
     text += ["content_part.done", "output_item.done"]
     call = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done"]
@@ -75,6 +76,17 @@ def test_events_in_their_order_make_the_items(size: int) -> None:
         deltas = "".join(event["delta"] for event in of_item if "delta" in event)
         text_of = item.get("arguments") or item["content"][0]["text"]
         assert deltas == text_of
+
+
+def test_what_is_no_call_after_all_is_a_message_and_told_so() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"a": 1,}}</tool_call>'
+    made = output()
+    events = told(made, [*text])
+    call, said = made.items
+    assert (call["type"], call["status"]) == ("function_call", "incomplete")
+    assert said["content"][0]["text"] == text
+    assert made.whole_items == [said]
+    assert [e["item"] for e in events if e["type"] == "response.output_item.done"] == made.items
 
 
 def test_what_is_cut_off_is_incomplete() -> None:

@@ -5,12 +5,17 @@ from collections.abc import Iterable
 
 from lengthwise_router.text.tools.answer_format import AnswerFormat, AnswerParser, answer_format
 from lengthwise_router.text.tools.parts import (
+    CallArguments,
+    CallsEnd,
+    CallStart,
     Content,
     Function,
     FunctionCall,
     Part,
     Reasoning,
 )
+
+Whole = Content | Reasoning | FunctionCall
 
 TEMPLATES = {
     "hermes": "{% for tool in tools %}{{ tool }}{% endfor %}<tool_call>",
@@ -44,28 +49,56 @@ def format_of(name: str, *, thinks: bool = False) -> AnswerFormat:
     return answer_format(TEMPLATES[name] + (THINKING if thinks else ""))
 
 
-def parsed(parser: AnswerParser, pieces: Iterable[str]) -> list[Part]:
+def parsed(parser: AnswerParser, pieces: Iterable[str]) -> list[Whole]:
+    return merged(parts_of(parser, pieces))
+
+
+def parts_of(parser: AnswerParser, pieces: Iterable[str]) -> list[Part]:
     parts: list[Part] = []
     for piece in pieces:
         parts += parser.append(piece)
-    return merged(parts + parser.finish())
+    return parts + parser.finish()
 
 
-def merged(parts: Iterable[Part]) -> list[Part]:
-    """Pieces of text that follow one another as one."""
-    whole: list[Part] = []
+def merged(parts: Iterable[Part]) -> list[Whole]:
+    """Pieces that follow one another as one, without calls that turned out to be none."""
+    whole: list[Whole] = []
+    begun: list[FunctionCall] = []
     for part in parts:
         last = whole[-1] if whole else None
-        if isinstance(part, Content) and isinstance(last, Content):
+        if isinstance(part, CallStart):
+            begun.append(FunctionCall(part.name, ""))
+        elif isinstance(part, CallArguments):
+            begun[-1] = FunctionCall(begun[-1].name, begun[-1].arguments + part.text)
+        elif isinstance(part, CallsEnd):
+            assert begun, "an end without a beginning"
+            whole += [] if part.is_void else begun
+            begun = []
+        elif begun:
+            raise AssertionError("calls that began have no end")
+        elif isinstance(part, Content) and isinstance(last, Content):
             whole[-1] = Content(last.text + part.text)
         elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
             whole[-1] = Reasoning(last.text + part.text)
         else:
             whole.append(part)
+    assert not begun
     return whole
 
 
-def read(name: str, text: str, *, thinks: bool = False) -> list[Part]:
+def joined(parts: list[Part]) -> list[Part]:
+    """Pieces of the same that follow one another as one, void calls included."""
+    made: list[Part] = []
+    for part in parts:
+        last = made[-1] if made else None
+        if isinstance(part, (Content, Reasoning, CallArguments)) and type(last) is type(part):
+            made[-1] = type(part)(last.text + part.text)
+        else:
+            made.append(part)
+    return made
+
+
+def read(name: str, text: str, *, thinks: bool = False) -> list[Whole]:
     return parsed(format_of(name, thinks=thinks).parser(FUNCTIONS), [text])
 
 

@@ -3,6 +3,7 @@ text, whole."""
 
 import json
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -12,15 +13,23 @@ from router.text.tools.formats import (
     FUNCTIONS,
     TEMPLATES,
     THINKING,
+    Whole,
     call,
     format_of,
+    joined,
     parsed,
+    parts_of,
     read,
 )
 
-from lengthwise_router.text.tools.answer_format import answer_format
-from lengthwise_router.text.tools.json_calls import read_values
-from lengthwise_router.text.tools.parts import MAX_SPACE, Content, FunctionCall, Part, Reasoning
+from lengthwise_router.text.tools.answer_format import AnswerParser, answer_format
+from lengthwise_router.text.tools.json_calls import read_calls
+from lengthwise_router.text.tools.parts import (
+    MAX_SPACE,
+    Content,
+    FunctionCall,
+    Reasoning,
+)
 
 PARIS = call("get_weather", city="Paris", days=2)
 ROME = call("get_weather", city="Rome", days=1)
@@ -30,7 +39,7 @@ CODER = (
     "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
     "<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>"
 )
-CALLS: list[tuple[str, str, list[Part]]] = [
+CALLS: list[tuple[str, str, list[Whole]]] = [
     (
         "hermes",
         '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}\n'
@@ -104,7 +113,7 @@ CALLS: list[tuple[str, str, list[Part]]] = [
 
 @pytest.mark.parametrize(("name", "text", "expected"), CALLS)
 def test_calls_are_read_as_the_family_writes_them(
-    name: str, text: str, expected: list[Part]
+    name: str, text: str, expected: list[Whole]
 ) -> None:
     assert read(name, text) == expected
 
@@ -196,7 +205,7 @@ def test_calls_beyond_the_most_are_left_out() -> None:
         assert [part for part in parts if isinstance(part, FunctionCall)] == calls[:1]
 
 
-THOUGHTS: list[tuple[str, bool, list[Part]]] = [
+THOUGHTS: list[tuple[str, bool, list[Whole]]] = [
     ("<think>\nHm.\n</think>\n\nYes.", False, [Reasoning("Hm."), Content("Yes.")]),
     ("\n<think>Hm. </think>Yes.", False, [Reasoning("Hm. "), Content("Yes.")]),
     ("\nHm.\n\nSo\n</think>\n\nYes.", True, [Reasoning("Hm.\n\nSo"), Content("Yes.")]),
@@ -211,7 +220,7 @@ THOUGHTS: list[tuple[str, bool, list[Part]]] = [
 
 @pytest.mark.parametrize(("text", "begins_within", "expected"), THOUGHTS)
 def test_reasoning_is_parted_from_the_answer(
-    text: str, begins_within: bool, expected: list[Part]
+    text: str, begins_within: bool, expected: list[Whole]
 ) -> None:
     parser = format_of("hermes", thinks=True).parser((), begins_in_reasoning=begins_within)
     assert parsed(parser, [text]) == expected
@@ -257,11 +266,11 @@ def test_where_a_text_is_cut_makes_no_difference(
     cuts = sorted(rng.sample(range(len(text) + 1), min(len(text) + 1, rng.choice((1, 8, 10**6)))))
     parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
 
-    def of(pieces: list[str]) -> list[Part]:
+    def of(pieces: list[str]) -> AnswerParser:
         form = format_of(name, thinks=thinks)
-        return parsed(form.parser(FUNCTIONS, begins_in_reasoning=begins), pieces)
+        return form.parser(FUNCTIONS, begins_in_reasoning=begins)
 
-    assert of(parts) == of([text])
+    assert joined(parts_of(of(parts), parts)) == joined(parts_of(of([text]), [text]))
 
 
 @given(
@@ -287,6 +296,8 @@ def test_a_broken_call_raises_nothing_and_loses_no_character(
         assert "".join(part.text for part in parts if isinstance(part, Content)) == text
 
 
-def test_many_values_are_read_in_one_pass() -> None:
+def test_many_calls_are_read_in_one_pass() -> None:
     """As many as a context holds."""
-    assert read_values(" 1;" + "2 ;\n" * 200_000, ";") == [1, *[2] * 200_000]
+    one = '{"name": "stop"}'
+    calls = read_calls(f" {one};" + f"{one} ;\n" * 20_000, {"stop"}, re.compile(r"[;\s]*"))
+    assert calls == [END] * 20_001

@@ -92,6 +92,11 @@ class ResponseInProgress:
             "incomplete_details": {"reason": "max_output_tokens"},
         }
 
+    def whole(self) -> dict[str, Any]:
+        """Where no event has told of what it ends with."""
+        output = [] if self._output is None else self._output.whole_items
+        return {**self.ended(), "output": output}
+
     def failed(self, error: ErrorAnswer) -> tuple[list[Event], dict[str, Any]]:
         """The events that come before, and the response."""
         events = self._output.finish(is_whole=False) if self._output is not None else []
@@ -144,7 +149,7 @@ class CollectedResponse:
         return self._response.num_logprobs > INLINE_LOGPROBS
 
     def body(self) -> bytes:
-        return json_bytes(self._response.ended())
+        return json_bytes(self._response.whole())
 
 
 class ResponseEvents:

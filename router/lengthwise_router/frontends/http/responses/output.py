@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lengthwise_router.text.tools.answer_format import AnswerParser
-from lengthwise_router.text.tools.parts import Content, FunctionCall, Part
+from lengthwise_router.text.tools.parts import (
+    CallArguments,
+    CallsEnd,
+    CallStart,
+    Content,
+    Part,
+)
 
 Event = dict[str, Any]
 """With its `type`, without its `sequence_number`."""
@@ -21,12 +27,19 @@ class ResponseOutput:
         self._parser = parser
         self._new_call_id = new_call_id
         self._items: list[_Item] = []
-        self._open: _Item | None = None
+        self._open: list[_Item] = []
         self._logprobs: Logprobs = []  # of tokens whose text has not come
 
     @property
     def items(self) -> list[dict[str, Any]]:
+        """All that events have told of."""
         return [item.told for item in self._items]
+
+    @property
+    def whole_items(self) -> list[dict[str, Any]]:
+        """Without what was taken for calls."""
+        void = [item for item in self._items if isinstance(item, _Call) and item.is_void]
+        return [item.told for item in self._items if item not in void]
 
     @property
     def is_reasoning(self) -> bool:
@@ -42,40 +55,48 @@ class ResponseOutput:
         """No more text comes; unless `is_whole`, more was to come."""
         events = self._events(self._parser.finish())
         if not self._items:
-            events += self._begin(_Message)
+            events += self._opened(_Message(0))
         return events + self._close(is_whole=is_whole)
 
     def _events(self, parts: Sequence[Part]) -> list[Event]:
         return [event for part in parts for event in self._told(part)]
 
     def _told(self, part: Part) -> list[Event]:
-        if isinstance(part, FunctionCall):
-            events = self._close()
+        if isinstance(part, CallsEnd):
+            return self._close(is_whole=not part.is_void)
+        if isinstance(part, CallArguments):
+            return self._more(part.text)
+        if isinstance(part, CallStart):
+            events = [] if isinstance(self._last_open, _Call) else self._close()
             call = _Call(len(self._items), part.name, self._new_call_id())
-            events += self._opened(call)
-            return [*events, *self._more(part.arguments), *self._close()]
+            return events + self._opened(call)
         kind: type[_Text] = _Message if isinstance(part, Content) else _Thought
-        events = [] if isinstance(self._open, kind) else self._begin(kind)
-        return [*events, *self._more(part.text)]
+        events = []
+        if not isinstance(self._last_open, kind):
+            events = self._close() + self._opened(kind(len(self._items)))
+        return events + self._more(part.text)
 
-    def _begin(self, kind: "type[_Text]") -> list[Event]:
-        return [*self._close(), *self._opened(kind(len(self._items)))]
+    @property
+    def _last_open(self) -> "_Item | None":
+        return self._open[-1] if self._open else None
 
     def _opened(self, item: "_Item") -> list[Event]:
         self._items.append(item)
-        self._open = item
+        self._open.append(item)
         return item.opened()
 
     def _more(self, text: str) -> list[Event]:
-        assert self._open is not None
-        return [self._open.more(text, self._logprobs_of(self._open))] if text else []
+        item = self._open[-1]
+        return [item.more(text, self._logprobs_of(item))] if text else []
 
     def _close(self, *, is_whole: bool = True) -> list[Event]:
-        item, self._open = self._open, None
-        if item is None:
-            return []
-        item.status = "completed" if is_whole else "incomplete"
-        return item.closed(self._logprobs_of(item))
+        """What is open: a text, or calls that are whole together."""
+        items, self._open = self._open, []
+        events: list[Event] = []
+        for item in items:
+            item.status = "completed" if is_whole else "incomplete"
+            events += item.closed(self._logprobs_of(item))
+        return events
 
     def _logprobs_of(self, item: "_Item") -> Logprobs:
         """They are told with what is said."""
@@ -201,6 +222,11 @@ class _Call(_Item):
         super().__init__(index)
         self._name = name
         self._call_id = call_id
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it turned out to be none: calls that are cut off are."""
+        return self.status == "incomplete"
 
     @property
     def told(self) -> dict[str, Any]:
