@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Option
 
 from lengthwise.client import Client
-from lengthwise.types import Retry, Timeout, Tls
+from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise_cli.diagnosis import in_words, is_from_router
 from lengthwise_cli.errors import CommandError
 from lengthwise_wire.errors import LengthwiseError

@@ -26,6 +26,7 @@ from lengthwise.errors import (
     Unauthenticated,
 )
 from lengthwise.explanation import ExplainedAttempt, ExplainedCandidate, ExplainedEnd, Explanation
+from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise.status import LatencyHistogram, ModelStatus, RouterStatus, WorkerQueue, WorkerState
 from lengthwise.transport import AsyncTransport, Transport
 from lengthwise.types import (
@@ -37,11 +38,8 @@ from lengthwise.types import (
     Model,
     Options,
     Prompt,
-    Retry,
     Sampling,
-    Timeout,
     Timings,
-    Tls,
     Token,
     TokenLogprobs,
     Usage,

@@ -5,7 +5,8 @@ import random
 from lengthwise._retries import Inquiry, Retries, Rotation
 from lengthwise._session import Session
 from lengthwise._wire import requests
-from lengthwise.types import Options, Prompt, Retry, Timeout
+from lengthwise.settings import Retry, Timeout
+from lengthwise.types import Options, Prompt
 from lengthwise_wire.errors import InvalidRequest
 
 

@@ -8,7 +8,7 @@ not come back together.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lengthwise.types import Retry, Timeout
+from lengthwise.settings import Retry, Timeout
 from lengthwise_wire.errors import DeadlineExceeded, LengthwiseError, NotSupported, RequestNotFound
 
 

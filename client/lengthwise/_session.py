@@ -8,10 +8,13 @@ Invariant: tokens are returned in the order of their indices, each once; a repea
 dropped, a skipped one is an error.
 """
 
+from collections.abc import MutableSequence, Sequence
+from dataclasses import replace
+
 from lengthwise._retries import Attempt, Retries
 from lengthwise._wire import responses
 from lengthwise.types import Chunk, Completion, Token
-from lengthwise_wire.errors import InternalError, LengthwiseError
+from lengthwise_wire.errors import InternalError, LengthwiseError, NotSupported
 from lengthwise_wire.v1 import inference_pb2 as pb
 
 
@@ -20,11 +23,19 @@ class Session:
     `finished`."""
 
     def __init__(self, request: pb.GenerateRequest, retries: Retries) -> None:
-        self.finished = False
         self._request = request
         self._retries = retries
-        self._num_tokens = 0
+        num_choices = max(request.n, 1)
+        self._num_tokens = [0] * num_choices
+        self._unfinished = set(range(num_choices))
+        for _ in range(1, num_choices):
+            request.resume.further_choices.add()
         self._wants_logprobs = request.HasField("top_logprobs")
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice is."""
+        return not self._unfinished
 
     def begin(self, now: float) -> tuple[Attempt, pb.GenerateRequest]:
         """The next attempt and its request, which must not be kept. Errors: DeadlineExceeded."""
@@ -35,29 +46,35 @@ class Session:
 
         Errors: InternalError when the response contradicts what came before it.
         """
-        if response.request_id:
+        choice = response.choice
+        if choice >= len(self._num_tokens):
+            raise self._contradiction(f"choice {choice}", f"{len(self._num_tokens)} choices")
+        if response.request_id and not choice:
             self._request.request_id = response.request_id
         if response.HasField("seed"):
-            self._adopt_seed(response.seed)
-        if response.token_ids and response.index != self._num_tokens:
+            self._adopt_seed((response.seed - choice) % 2**64)
+        if response.token_ids and response.index != self._num_tokens[choice]:
             self._check_duplicate(response)
+            return None
+        if choice not in self._unfinished:
             return None
         tokens = self._tokens(response)
         if tokens:
-            self._request.resume.token_ids.extend(response.token_ids)
-            self._num_tokens += len(tokens)
+            self._received(choice).extend(response.token_ids)
+            self._num_tokens[choice] += len(tokens)
             self._retries.progress()
         finish_reason = None
         if response.finish_reason:
             finish_reason = responses.finish_reason(response.finish_reason)
-            self.finished = True
+            self._unfinished.remove(choice)
         elif not tokens and not response.text:
             return None
         return Chunk(
             text=response.text,
             tokens=tokens,
-            request_id=self._request.request_id,
-            seed=self._seed,
+            request_id=f"{self._request.request_id}{f'-{choice}' * (choice > 0)}",
+            seed=None if self._seed is None else (self._seed + choice) % 2**64,
+            choice=choice,
             finish_reason=finish_reason,
             usage=responses.usage(response.usage) if finish_reason else None,
             timings=responses.timings(response.timings) if finish_reason else None,
@@ -72,11 +89,20 @@ class Session:
     def ended(self) -> None:
         """To be called when a stream ended with status OK. Errors: InternalError, unless
         finished."""
-        if not self.finished:
-            raise InternalError(
-                f"request {self._request.request_id}: the stream ended after {self._num_tokens}"
-                " tokens without a finish reason; expected one in the last message"
+        if self.finished:
+            return
+        if self._unfinished == set(range(1, len(self._num_tokens))):
+            raise NotSupported(
+                "n: the router has sent one choice alone; upgrade it, or ask for one at a time"
             )
+        raise InternalError(
+            f"request {self._request.request_id}: the stream ended after {sum(self._num_tokens)}"
+            " tokens without a finish reason; expected one in the last message of each choice"
+        )
+
+    def _received(self, choice: int) -> MutableSequence[int]:
+        resume = self._request.resume
+        return resume.further_choices[choice - 1].ids if choice else resume.token_ids
 
     @property
     def _seed(self) -> int | None:
@@ -90,18 +116,19 @@ class Session:
 
     def _check_duplicate(self, response: pb.GenerateResponse) -> None:
         first, end = response.index, response.index + len(response.token_ids)
-        known = self._request.resume.token_ids[first:end]
-        if end > self._num_tokens or response.finish_reason or known != list(response.token_ids):
-            raise self._contradiction(f"tokens {first} to {end - 1}", f"token {self._num_tokens}")
+        num_tokens = self._num_tokens[response.choice]
+        known = self._received(response.choice)[first:end]
+        if end > num_tokens or response.finish_reason or known != list(response.token_ids):
+            raise self._contradiction(f"tokens {first} to {end - 1}", f"token {num_tokens}")
 
     def _tokens(self, response: pb.GenerateResponse) -> tuple[Token, ...]:
-        ids = response.token_ids
+        ids, begun = response.token_ids, self._num_tokens[response.choice]
         if not self._wants_logprobs:
-            return tuple(Token(index=self._num_tokens + i, id=id) for i, id in enumerate(ids))
+            return tuple(Token(index=begun + i, id=id) for i, id in enumerate(ids))
         if len(response.logprobs) != len(ids):
             raise self._contradiction(f"{len(response.logprobs)} log probabilities", f"{len(ids)}")
         return tuple(
-            Token(index=self._num_tokens + i, id=id, logprobs=responses.token_logprobs(logprobs))
+            Token(index=begun + i, id=id, logprobs=responses.token_logprobs(logprobs))
             for i, (id, logprobs) in enumerate(zip(ids, response.logprobs, strict=True))
         )
 
@@ -111,8 +138,16 @@ class Session:
         )
 
 
-def join(chunks: list[Chunk]) -> Completion:
+def join(chunks: Sequence[Chunk]) -> Completion:
     """All chunks of a finished session as one value."""
+    by_choice: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        by_choice.setdefault(chunk.choice, []).append(chunk)
+    first, *others = (_joined(by_choice[choice]) for choice in sorted(by_choice))
+    return replace(first, others=tuple(others)) if others else first
+
+
+def _joined(chunks: Sequence[Chunk]) -> Completion:
     last = chunks[-1]
     assert last.finish_reason, "the session was not finished"
     assert last.usage

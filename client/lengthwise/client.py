@@ -12,19 +12,10 @@ from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise._wire import requests, responses
 from lengthwise.explanation import Explanation
+from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise.status import RouterStatus
 from lengthwise.transport import Transport
-from lengthwise.types import (
-    Chunk,
-    Completion,
-    Conversation,
-    Model,
-    Options,
-    Prompt,
-    Retry,
-    Timeout,
-    Tls,
-)
+from lengthwise.types import Chunk, Completion, Conversation, Model, Options, Prompt
 from lengthwise_wire.errors import LengthwiseError
 from lengthwise_wire.v1 import inference_pb2 as pb
 

@@ -7,7 +7,7 @@
 
 Every attempt takes the next reply. A reply is a text, an error, or the steps of one attempt: texts,
 errors, seconds of silence, and whole responses. A character is a token, with its code point as id;
-a request that resumes is sent what comes after the tokens it has.
+a request that resumes is sent what comes after the tokens it has. Choices of a request are alike.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 
 from lengthwise._grpc.channel import silent
-from lengthwise.types import Timeout
+from lengthwise.settings import Timeout
 from lengthwise_wire.errors import LengthwiseError, RequestNotFound
 from lengthwise_wire.v1 import common_pb2
 from lengthwise_wire.v1 import inference_pb2 as pb
@@ -46,12 +46,20 @@ class _Script:
         copy.CopyFrom(request)
         self.requests.append(copy)
         steps = (reply,) if isinstance(reply, str | LengthwiseError) else reply
+        for choice in range(max(copy.n, 1)):
+            yield from self._choice(copy, choice, steps, patience)
+
+    def _choice(
+        self, request: pb.GenerateRequest, choice: int, steps: Sequence[Step], patience: Timeout
+    ) -> Iterator[pb.GenerateResponse | float]:
+        """One choice after the other, all of the same reply."""
         sampling = request.sampling
         yield pb.GenerateResponse(
             request_id=request.request_id,
-            seed=sampling.seed if sampling.HasField("seed") else FAKE_SEED,
+            seed=(sampling.seed if sampling.HasField("seed") else FAKE_SEED) + choice,
+            choice=choice,
         )
-        num_received, num_sent = len(copy.resume.token_ids), 0
+        num_received, num_sent = len(_received(request, choice)), 0
         for step in steps:
             if isinstance(step, LengthwiseError):
                 raise step
@@ -62,11 +70,11 @@ class _Script:
             elif isinstance(step, str):
                 first = max(num_received - num_sent, 0)
                 if first < len(step):
-                    yield _response(step[first:], num_sent + first)
+                    yield _response(step[first:], num_sent + first, choice)
                 num_sent += len(step)
             else:
                 yield step
-        yield _last_response(copy, num_sent)
+        yield _last_response(request, num_sent, choice)
 
     def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         return pb.TokenizeResponse(token_ids=_prompt_ids(request.prompt))
@@ -151,15 +159,24 @@ class AsyncFakeTransport(_Script):
         """Nothing is open."""
 
 
-def _response(text: str, index: int) -> pb.GenerateResponse:
-    return pb.GenerateResponse(index=index, token_ids=map(ord, text), text=text)
+def _received(request: pb.GenerateRequest, choice: int) -> Sequence[int]:
+    further = request.resume.further_choices
+    return further[choice - 1].ids if choice and further else request.resume.token_ids
 
 
-def _last_response(request: pb.GenerateRequest, num_tokens: int) -> pb.GenerateResponse:
+def _response(text: str, index: int, choice: int) -> pb.GenerateResponse:
+    return pb.GenerateResponse(index=index, token_ids=map(ord, text), text=text, choice=choice)
+
+
+def _last_response(
+    request: pb.GenerateRequest, num_tokens: int, choice: int
+) -> pb.GenerateResponse:
+    prompt_tokens = 0 if choice else len(_prompt_ids(request.prompt))
     return pb.GenerateResponse(
         index=num_tokens,
+        choice=choice,
         finish_reason=common_pb2.FINISH_REASON_STOP,
-        usage=pb.Usage(prompt_tokens=len(_prompt_ids(request.prompt)), output_tokens=num_tokens),
+        usage=pb.Usage(prompt_tokens=prompt_tokens, output_tokens=num_tokens),
         timings=pb.PhaseTimings(total_seconds=0.0),
     )
 

@@ -7,7 +7,7 @@ it is given, whose `total` is what is left of the request's.
 from collections.abc import AsyncGenerator, Generator
 from typing import Protocol
 
-from lengthwise.types import Timeout
+from lengthwise.settings import Timeout
 from lengthwise_wire.v1 import inference_pb2 as pb
 
 

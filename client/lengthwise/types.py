@@ -1,12 +1,10 @@
 """What clients take and return: frozen values without a trace of the wire."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from lengthwise_wire.errors import InvalidRequest
+from lengthwise.settings import Timeout
 
 FinishReason = Literal["stop", "length"]
 """stop: an end-of-sequence token, a stop token or a stop string; length: max_tokens or the
@@ -55,6 +53,9 @@ class Options(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     """Added to the logits of these token ids, before penalties and temperature; -100 to 100, at
     most 300 of them."""
+    n: int | None
+    """So many completions of the prompt, which is computed once: `Completion.choices`, and in a
+    stream `Chunk.choice`. Choice i has the tokens of a request with `seed` + i. 1 to 128."""
     max_tokens: int | None
     """At least 1. Absent: as many as the context and the largest decode worker hold."""
     response_format: type[Any] | None
@@ -93,81 +94,8 @@ class Options(TypedDict, total=False):
     request_id: str | None
     """Names the request in the server's logs; at most 128 printable characters. Absent:
     a random one."""
-    timeout: "Timeout | float | None"
+    timeout: Timeout | float | None
     """Replaces the client's; a number is `Timeout(total=number)`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeout:
-    """Time-outs in seconds.
-
-    | total   | the whole request with all its retries; the server stops working on it too |
-    | connect | until an endpoint sends its first message; then another is tried           |
-    | silence | between messages, of which a router sends one a second at least; likewise  |
-    """
-
-    total: float = 600.0
-    connect: float = 3.0
-    silence: float = 3.0
-
-    @classmethod
-    def of(cls, value: "Timeout | float | None") -> "Timeout":
-        """Itself, seconds in all, or the default. Errors: InvalidRequest."""
-        if value is None or isinstance(value, Timeout):
-            return value or cls()
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InvalidRequest(f"timeout: got {value!r}, expected seconds or a Timeout")
-        return cls(total=value)
-
-    def __post_init__(self) -> None:
-        for name in ("total", "connect", "silence"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidRequest(f"timeout.{name}: got {value!r}, expected seconds above 0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often to try again after an error that may pass. Tries of a list of endpoints are counted
-    in rounds through it, and waits, which double from `first_delay` to `max_delay` seconds with
-    jitter, come between rounds."""
-
-    attempts: int = 12
-    """Rounds without a further token, of a request that has received none yet too: about 18
-    seconds, in which a lost router is back."""
-    first_delay: float = 0.1
-    max_delay: float = 3.0
-
-    @classmethod
-    def of(cls, value: "Retry | None") -> "Retry":
-        """Itself, or the default. Errors: InvalidRequest."""
-        if not isinstance(value, Retry | None):
-            raise InvalidRequest(f"retry: got {value!r}, expected a Retry")
-        return value or cls()
-
-    def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InvalidRequest(f"retry.attempts: got {self.attempts!r}, expected at least 1")
-        if not 0 < self.first_delay <= self.max_delay < math.inf:
-            raise InvalidRequest(
-                f"retry: got first_delay {self.first_delay!r} and max_delay {self.max_delay!r},"
-                " expected 0 < first_delay <= max_delay"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Files of PEM text. authority: the certificate authority (CA) of the servers; None: those
-    that the system trusts.
-    certificate and private_key, together: what this client shows."""
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    private_key: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.certificate is None) != (self.private_key is None):
-            raise InvalidRequest("tls: got one of certificate and private_key, expected both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +130,7 @@ class Token:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     prompt_tokens: int
+    """0 of every choice but the first, which have the same prompt."""
     output_tokens: int
     cached_prompt_tokens: int = 0
     """Prompt tokens whose KV was reused."""
@@ -233,13 +162,15 @@ class Chunk:
 
     text: what has become certain. It never splits a character, and may lag behind the tokens while
         a stop string or a character is incomplete.
-    finish_reason, usage, timings: in the last chunk alone.
+    finish_reason, usage, timings: in the last chunk alone, of each choice.
+    choice: which of the completions that were asked for.
     """
 
     text: str
     tokens: tuple[Token, ...]
     request_id: str
     seed: int | None
+    choice: int = 0
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
@@ -263,6 +194,13 @@ class Completion:
     """The same prompt and options with this seed give the same tokens again."""
     parsed: Any = None
     """Of a request with `response_format`; None where `finish_reason` is not "stop"."""
+    others: tuple["Completion", ...] = ()
+    """Of a request with `n`: those after the first, which this is."""
+
+    @property
+    def choices(self) -> tuple["Completion", ...]:
+        """All that were asked for, this one first."""
+        return self, *self.others
 
     @property
     def token_ids(self) -> tuple[int, ...]:

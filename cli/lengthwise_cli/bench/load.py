@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
-from lengthwise.types import Model, Retry, Timeout, Tls
+from lengthwise.settings import Retry, Timeout, Tls
+from lengthwise.types import Model
 from lengthwise_cli.bench.plan import PlannedRequest, PromptLengths, read_trace, synthetic
 from lengthwise_cli.bench.play import Player
 from lengthwise_cli.bench.run import RequestResult, Run

@@ -12,8 +12,8 @@ from typer import Argument, Option
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise.client import Client
+from lengthwise.settings import Retry, Timeout
 from lengthwise.status import RouterStatus
-from lengthwise.types import Retry, Timeout
 from lengthwise_cli import options as option
 from lengthwise_cli.diagnosis import in_words
 from lengthwise_cli.errors import CommandError

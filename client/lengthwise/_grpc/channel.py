@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import grpc
 
-from lengthwise.types import Timeout, Tls
+from lengthwise.settings import Timeout, Tls
 from lengthwise_wire.errors import (
     ERROR_KEY,
     DeadlineExceeded,

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from lengthwise._grpc.channel import call_metadata, channel_options, credentials, error_of, silent
 from lengthwise._grpc.trace_context import trace_context
 from lengthwise._grpc.watchdog import Watchdog
-from lengthwise.types import Timeout, Tls
+from lengthwise.settings import Timeout, Tls
 from lengthwise_wire.errors import Cancelled, LengthwiseError
 from lengthwise_wire.v1 import inference_pb2 as pb
 from lengthwise_wire.v1 import inference_pb2_grpc

@@ -35,12 +35,15 @@ _ROLES: dict[worker_pb2.Role, Literal["prefill", "decode"]] = {
 
 
 def parsed(completion: Completion, options: Options) -> Completion:
-    """With what `response_format` makes of its text. Errors: those of the class's own checks, which
-    may say more than its schema."""
+    """With what `response_format` makes of the text of each choice. Errors: those of the class's
+    own checks, which may say more than its schema."""
     kind = options.get("response_format")
-    if kind is None or completion.finish_reason != "stop":
+    if kind is None:
         return completion
-    return dataclasses.replace(completion, parsed=kind.model_validate_json(completion.text))
+    others = tuple(parsed(other, options) for other in completion.others)
+    is_whole = completion.finish_reason == "stop"
+    made = kind.model_validate_json(completion.text) if is_whole else None
+    return dataclasses.replace(completion, parsed=made, others=others)
 
 
 def finish_reason(value: common_pb2.FinishReason) -> FinishReason:
