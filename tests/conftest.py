@@ -7,7 +7,7 @@ settings of its own only where one example is expensive.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 import torch
 from harness.checkpoints import CHECKPOINT_VARIANTS, write_checkpoint
 from hypothesis import settings
+
+from lengthwise_local.shared_imports import shared_imports
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter. Before anything imports Triton: it looks at this when it
@@ -38,6 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is kept of checkpoints lies beside them, not in the user's cache."""
     os.environ["LENGTHWISE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_imports() -> Iterator[None]:
+    """All clusters of a session are forks of one process."""
+    shared_imports.acquire("tests")
+    yield
+    shared_imports.release("tests")
 
 
 @pytest.fixture(scope="session")

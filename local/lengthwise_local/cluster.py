@@ -5,7 +5,6 @@ Synchronous and without threads. Nothing is restarted behind the owner's back: s
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +15,9 @@ from typing import Self
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.models import served
 from lengthwise_local.preflight import MODULES, require_counts, require_extras, router_addresses
-from lengthwise_local.process import POLL_SECONDS, Process, Role
+from lengthwise_local.process import POLL_SECONDS, TIED, Process, Role
 from lengthwise_local.settings import require_local_prefill, settings_by_role
+from lengthwise_local.shared_imports import shared_imports
 from lengthwise_runtime.memory import usable_memory_bytes
 
 KILL_SECONDS = 5.0
@@ -152,6 +152,7 @@ class LocalCluster:
         self.prefill = tuple(self._make("prefill"))
         self.decode = tuple(self._make("decode"))
         self.routers = tuple(self._make("router"))
+        shared_imports.acquire(self)
         for process in self.processes:
             process.start()
 
@@ -185,6 +186,7 @@ class LocalCluster:
         """
         patience = self.drain_seconds if drain_seconds is None else drain_seconds
         killed = [*_end(self.routers, patience), *_end(self.workers, patience)]
+        shared_imports.release(self)
         if self._folder is not None and self._given_folder is None and not (keep_folder or killed):
             shutil.rmtree(self._folder, ignore_errors=True)
         return killed
@@ -197,9 +199,7 @@ class LocalCluster:
         return by_role
 
     def _make(self, role: Role) -> Iterator[Process]:
-        command = self._commands.get(
-            role, (sys.executable, "-m", "lengthwise_local.child", MODULES[role])
-        )
+        command = self._commands.get(role, (*TIED, MODULES[role]))
         for index, (name, config) in enumerate(self._default_configs(role)):
             yield Process(
                 name=f"{role}-{index}",

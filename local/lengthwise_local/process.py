@@ -9,17 +9,23 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
+from lengthwise_engine.forks.process import ForkedProcess
 from lengthwise_local.errors import LocalClusterError
+from lengthwise_local.shared_imports import shared_imports
 from lengthwise_wire.announcement import Announcement
 
 Role = Literal["prefill", "decode", "router"]
+
+TIED = (sys.executable, "-m", "lengthwise_local.child")
+"""Begins commands whose process ends with its starter."""
 
 OPERATOR_ERROR = 2
 """Exit code of a process whose configuration, model or port cannot be used."""
@@ -54,7 +60,8 @@ class Process:
         self._config = dict(config)
         self._folder = folder
         self._env = dict(env)
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self._lifeline: IO[bytes] | None = None
         self._exit_code: int | None = None
         self._announcement: Announcement | None = None
 
@@ -69,19 +76,48 @@ class Process:
         # JSON is YAML.
         self._config_path.write_text(json.dumps(self._config, indent=2), encoding="utf-8")
         with self.log_path.open("ab") as log:
-            self._popen = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self._folder,
-                env=self._env,
-                # Ctrl-C in the terminal goes to the starter alone; and the group can be killed
-                # whole.
-                start_new_session=True,
-            )
+            self._popen, self._lifeline = self._fork(log) or self._spawn(log)
         self._exit_code = None
         self.num_starts += 1
+
+    def _spawn(self, log: IO[bytes]) -> "tuple[subprocess.Popen[bytes], IO[bytes] | None]":
+        started = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=self._folder,
+            env=self._env,
+            # Ctrl-C in the terminal goes to the starter alone; and the group can be killed whole.
+            start_new_session=True,
+        )
+        return started, started.stdin
+
+    def _fork(self, log: IO[bytes]) -> tuple[ForkedProcess, IO[bytes]] | None:
+        """The same, as a fork of what has imported everything; None where that cannot be."""
+        if self._command[: len(TIED)] != TIED:
+            return None
+        read, write = os.pipe()
+        lifeline = os.fdopen(write, "wb")
+        try:
+            server = shared_imports.server(self._env)
+            if server is None:
+                lifeline.close()
+                return None
+            descriptors = {0: read, 1: log.fileno(), 2: log.fileno()}
+            return server.start(
+                TIED[-1],
+                self._command[len(TIED) :],
+                env=self._env,
+                descriptors=descriptors,
+                folder=self._folder,
+            ), lifeline
+        except OSError:
+            shared_imports.close()  # it has ended
+            lifeline.close()
+            return None
+        finally:
+            os.close(read)
 
     @property
     def pid(self) -> int:
@@ -100,8 +136,8 @@ class Process:
                 # is PermissionError.
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._popen.pid, signal.SIGKILL)
-                if self._popen.stdin is not None:
-                    self._popen.stdin.close()
+                if self._lifeline is not None:
+                    self._lifeline.close()
         return self._exit_code
 
     @property

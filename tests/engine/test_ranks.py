@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 from harness.waiting import until
+from harness.workers import fork_children
 
 from lengthwise_checkpoint.errors import UnsupportedModel
 from lengthwise_engine.errors import RankError
+from lengthwise_engine.forks import server as servers
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken
@@ -54,7 +56,7 @@ def load(folder: Path, size: int, stall_seconds: float = 10.0) -> LoadedModel:
 def children() -> list[psutil.Process]:
     return [
         process
-        for process in psutil.Process().children()
+        for process in psutil.Process().children(recursive=True)
         if "lengthwise_engine.tensor_parallel.rank_main" in process.cmdline()
     ]
 
@@ -64,6 +66,12 @@ def is_dead(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_own", None)
+    fork_children()
 
 
 @pytest.fixture
@@ -140,6 +148,7 @@ def test_ranks_do_not_outlive_their_killed_parent(make_checkpoint: Callable[...,
 def test_a_rank_that_cannot_load_says_so_and_leaves_no_process_behind(
     make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(servers, "_own", None)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RankError, match=r"rank 1 died while it loaded \(exit status 1\)"):
         load(make_checkpoint("llama"), 2)

@@ -13,7 +13,7 @@ import pytest
 from faults.processes import Serve
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.waiting import eventually
-from harness.workers import oracle
+from harness.workers import oracle, transfer_processes_of
 from router.deployment import PROMPT, request
 from router.stub_workers import stub_answer
 
@@ -75,11 +75,10 @@ def cluster(model: Path) -> Iterator[LocalCluster]:
 @asynccontextmanager
 async def without_transfer_process(worker: Process) -> AsyncIterator[None]:
     """It is killed as often as it is started again."""
-    parent = psutil.Process(worker.pid)
 
     async def kill() -> None:
         while True:
-            for child in parent.children():
+            for child in transfer_processes_of(worker.pid):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.send_signal(signal.SIGKILL)
             await asyncio.sleep(0.02)

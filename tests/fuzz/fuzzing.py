@@ -17,7 +17,7 @@ from fuzz.grammar import Grammar
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from harness.workers import oracle, prompt_of
+from harness.workers import oracle, prompt_of, transfer_processes_of
 
 import lengthwise
 from lengthwise_checkpoint.toy import ToySpec
@@ -186,14 +186,14 @@ async def _judge(
 
 def _identity(process: Process) -> tuple[int, ...]:
     """The process, and a worker's transfer process; a router's sandboxes come and go."""
-    children = [] if process.role == "router" else psutil.Process(process.pid).children()
+    children = [] if process.role == "router" else transfer_processes_of(process.pid)
     return (process.pid, *sorted(child.pid for child in children))
 
 
 def _ports_of_children(process: Process) -> list[int]:
     return [
         each.laddr.port
-        for child in psutil.Process(process.pid).children()
+        for child in transfer_processes_of(process.pid)
         for each in child.net_connections("tcp")
         if each.status == psutil.CONN_LISTEN
     ][:1]

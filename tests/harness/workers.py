@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,8 @@ import psutil
 from harness.toy_oracle import toy_continuation
 from harness.waiting import eventually
 from lengthwise_checkpoint.toy import ToySpec
+from lengthwise_engine.forks.server import set_own_server
+from lengthwise_local.shared_imports import shared_imports
 from lengthwise_runtime.channel import open_channel
 from lengthwise_wire.v1 import (
     common_pb2,
@@ -23,6 +26,7 @@ from lengthwise_wire.v1 import (
     worker_pb2,
     worker_pb2_grpc,
 )
+from lengthwise_worker.application import CHILD_MODULES
 
 GREEDY = common_pb2.SamplingParams(
     temperature=0,
@@ -222,11 +226,24 @@ async def all_free(*addresses: str) -> bool:
     )
 
 
+def fork_children() -> None:
+    """From now on workers within this process fork their processes, as real ones do."""
+    set_own_server(shared_imports.server(os.environ))
+
+
+def transfer_processes_of(pid: int) -> list[psutil.Process]:
+    """Of a worker's descendants those that own its process groups."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if CHILD_MODULES[0] in process.cmdline():
+                found.append(process)
+    return found
+
+
 def transfer_process_of(pid: int) -> psutil.Process:
-    """The worker's child that owns the process groups."""
-    children = psutil.Process(pid).children()
-    assert len(children) == 1, children
-    return children[0]
+    (found,) = transfer_processes_of(pid)
+    return found
 
 
 def is_refused(error: BaseException, code: grpc.StatusCode) -> bool:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import grpc
 import psutil
+from harness.workers import transfer_processes_of
 from soak.fleet import Fleet
 from soak.schedule import Fault, Kind
 from soak.severing import family, sever
@@ -74,14 +75,14 @@ class Injection:
             if victim.running and victim.announcement is None:
                 # One that cannot start its transfer process ends.
                 self._fleet.told_to_end.add(victim.pid)
-            for child in family(victim.pid)[1:]:
+            for child in transfer_processes_of(victim.pid):
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
 
         await self._repeat(fault, kill)
 
     async def _freeze_transfer(self, fault: Fault) -> None:
-        await _frozen(family(self._victim(fault).pid)[1:], fault.seconds)
+        await _frozen(transfer_processes_of(self._victim(fault).pid), fault.seconds)
 
     async def _cut(self, fault: Fault) -> None:
         pair = (fault.victim, fault.peer)

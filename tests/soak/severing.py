@@ -21,10 +21,10 @@ def sever(some: Sequence[psutil.Process], others: Sequence[psutil.Process]) -> i
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """The process and its children; none when it is gone."""
+    """The process and its descendants; none when it is gone."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        return [parent, *parent.children()]
+        return [parent, *parent.children(recursive=True)]
     return []
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+from harness.workers import fork_children
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
@@ -117,6 +118,7 @@ def content(cache: KVCache, piece: Piece) -> torch.Tensor:
 
 
 def start_processes(config: TransferConfig, *ends: End) -> None:
+    fork_children()
     for end in ends:
         end.transfer = TransferProcess(KVShards.of(end.cache), config, end.hear)
         end.transfer.start()

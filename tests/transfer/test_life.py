@@ -13,6 +13,7 @@ import pytest
 from harness.waiting import until
 from transfer.ends import End, new_cache, start_processes
 
+from lengthwise_engine.forks import server as servers
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.base import ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig, TransferStartError
@@ -22,6 +23,7 @@ PARENT = """
 import sys, time, torch
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.forks import server as servers
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
@@ -43,6 +45,12 @@ import os, sys, time
 os.write(int(sys.argv[-1]), b"hello, world")
 time.sleep(60)
 """
+
+
+@pytest.fixture(autouse=True)
+def without_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are those of a worker whose fork server has died."""
+    monkeypatch.setattr(servers, "_own", None)
 
 
 def executable(folder: Path, script: str) -> str:

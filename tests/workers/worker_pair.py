@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from harness.workers import PlainRouter
+from harness.workers import PlainRouter, fork_children
 
 from lengthwise_decode_worker.app import DecodeWorker
 from lengthwise_decode_worker.config import DecodeWorkerConfig
@@ -33,6 +33,7 @@ async def worker_pair(
 ) -> AsyncIterator[PlainRouter]:
     """Prompts above 128 tokens take several chunks and are pushed layer by layer. A checkpoint of
     the prefill worker's own is that of another version."""
+    fork_children()
     model = str(checkpoint)
     decode = WorkerApplication(
         DecodeWorkerConfig(

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.errors import EngineError
+from lengthwise_engine.forks.server import fork_own_server
 from lengthwise_runtime.process import run_process
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.endpoint import WorkerEndpoint
@@ -12,6 +13,12 @@ from lengthwise_worker.engine import Engine, start_engine
 from lengthwise_worker.role_worker import RoleWorker
 
 C = TypeVar("C", bound=WorkerConfig)
+
+CHILD_MODULES = (
+    "lengthwise_engine.transfer.supervisor.child_main",
+    "lengthwise_engine.tensor_parallel.rank_main",
+)
+"""What the processes run that a worker starts."""
 
 
 class WorkerApplication(Generic[C]):
@@ -46,6 +53,7 @@ def run_worker(
     name: str, config_class: type[C], build: Callable[[C, Engine, WorkerEndpoint], RoleWorker]
 ) -> None:
     """Entry point of the process; see `run_process`."""
+    fork_own_server(*CHILD_MODULES)
     run_process(
         name,
         config_class,

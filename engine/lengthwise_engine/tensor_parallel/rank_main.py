@@ -39,6 +39,7 @@ Steps = queue.Queue[Sequence[SequenceChunk]]
 
 def main() -> None:
     """Never returns: threads may be inside gloo, which must not see its memory torn down."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # a fork has not read it
     plan = msgspec.json.decode(sys.argv[1], type=RankPlan)
     socket_descriptor, rendezvous, *kv = (int(argument) for argument in sys.argv[2:])
     parent = socket.socket(fileno=socket_descriptor)

@@ -6,7 +6,6 @@ Every wait is bounded, and a process that outlived its use is killed.
 import os
 import socket
 import subprocess
-import sys
 import time
 from typing import Final
 
@@ -14,6 +13,7 @@ import msgspec
 import torch
 
 from lengthwise_engine.errors import RankError
+from lengthwise_engine.forks.server import start_process
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.transfer.frames import Framed, FrameReader
@@ -50,15 +50,12 @@ class RankProcess:
         self.rank = plan.rank
         self.socket, theirs = socket.socketpair()
         inherited = [theirs.fileno(), rendezvous] + ([] if kv is None else [kv])
-        command = [sys.executable, "-P", "-m", "lengthwise_engine.tensor_parallel.rank_main"]
         try:
-            # In its own session, so that a Ctrl-C at a terminal leaves it to rank 0 to end it.
-            self._process = subprocess.Popen(
-                [*command, msgspec.json.encode(plan), *map(str, inherited)],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
+            self._process = start_process(
+                "lengthwise_engine.tensor_parallel.rank_main",
+                [msgspec.json.encode(plan).decode(), *map(str, inherited)],
+                inherited=inherited,
                 env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-                start_new_session=True,
             )
         except OSError as error:
             self.socket.close()

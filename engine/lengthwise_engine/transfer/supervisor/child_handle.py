@@ -7,15 +7,15 @@ process. Writing never waits for a process that does not read.
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Final
 
+from lengthwise_engine.forks.server import start_process
 from lengthwise_engine.transfer.frames import FrameReader, frame
 from lengthwise_engine.transfer.links.process_group import NCCL_ENVIRONMENT
 from lengthwise_engine.transfer.messages import REPORT, Report, Setup
 
-_MODULE: Final = "lengthwise_engine.transfer.supervisor.child_main"
+MODULE: Final = "lengthwise_engine.transfer.supervisor.child_main"
 _READ_BYTES: Final = 2**18
 _DEATH_SECONDS: Final = 5.0
 _ENVIRONMENT: Final = {
@@ -35,13 +35,11 @@ class ChildHandle:
         inherited = [theirs.fileno(), setup.listen_file_descriptor]
         inherited += setup.shards.file_descriptors
         try:
-            # In its own session, so that a Ctrl-C at a terminal leaves it to its parent to end it.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, str(inherited[0])],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
+            self._process = start_process(
+                MODULE,
+                [str(inherited[0])],
+                inherited=inherited,
                 env=_ENVIRONMENT | os.environ,  # the operator's settings win
-                start_new_session=True,
             )
         except OSError:
             self.socket.close()
