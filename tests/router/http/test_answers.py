@@ -59,12 +59,13 @@ async def test_parts_of_a_content_are_joined(shared: ServedHttp) -> None:
 
 
 async def test_a_stream_of_chat_has_a_role_text_a_reason_and_usage(shared: ServedHttp) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}  # as guidellm sends them
     stream = await shared.openai.chat.completions.create(
         model=MODEL,
         messages=MESSAGES,
         max_tokens=9,
         stream=True,
-        stream_options={"include_usage": True},
+        stream_options=options,
     )
     chunks = [chunk async for chunk in stream]
     *pieces, end = chunks

@@ -73,7 +73,11 @@ FIELDS: Final = (
     _served("seed", BOTH, "equal seeds give equal tokens"),
     _served("stop", BOTH, "16 texts of 256 characters at most"),
     _served("stream", ALL, "server-sent events"),
-    _served("stream_options", BOTH, "`include_usage`; `include_obfuscation` is ignored"),
+    _served(
+        "stream_options",
+        BOTH,
+        "`include_usage`; `include_obfuscation`, `continuous_usage_stats` are ignored",
+    ),
     _served(
         "logprobs",
         BOTH,

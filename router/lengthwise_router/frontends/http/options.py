@@ -57,6 +57,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None  # vLLM's, which load generators send
 
 
 class CallFields(BaseModel):
