@@ -13,6 +13,7 @@ import lengthwise
 from lengthwise_cli import chat, explain, keys, requests, up
 from lengthwise_cli.bench import command as bench
 from lengthwise_cli.errors import CommandError
+from lengthwise_cli.simulate import command as simulate
 from lengthwise_cli.status import command as status
 from lengthwise_cli.terminal import prepare_streams, say
 from lengthwise_local import LocalClusterError
@@ -32,6 +33,8 @@ app.command()(chat.chat)
 app.command()(status.status)
 app.command()(explain.explain)
 app.command()(bench.bench)
+for each in simulate.COMMANDS:
+    app.command()(each)
 app.command()(requests.tokenize)
 app.command()(requests.model)
 app.command()(requests.models)

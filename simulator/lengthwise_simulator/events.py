@@ -3,7 +3,6 @@ which they were asked for, so that equal input gives equal runs."""
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import inf
 from typing import Any
 
 
@@ -25,10 +24,14 @@ class EventHeap:
     def after(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         self.at(self.now + seconds, action, *arguments)
 
-    def run(self, until: float = inf) -> None:
-        """Until nothing is left to happen, or what is left would after `until`."""
+    def stop(self) -> None:
+        """Nothing that is left happens."""
+        self._heap.clear()
+
+    def run(self) -> None:
+        """Until nothing is left to happen."""
         heap = self._heap
-        while heap and heap[0][0] <= until:
+        while heap:
             self.now, _, action, arguments = heappop(heap)
             self.num_events += 1
             action(*arguments)

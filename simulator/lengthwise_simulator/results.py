@@ -53,6 +53,7 @@ class RunSummary:
     prefill_busy: float  # share of the workers' time in steps; nan without such workers
     decode_busy: float
     preemptions: int
+    attained: tuple[float, float]  # shares that met the objective of TTFT, and of TPOT
     classes: tuple[ClassResult, ...]
 
     @classmethod
@@ -60,7 +61,7 @@ class RunSummary:
         journeys = run.journeys
         begin = min(each.arrived_at for each in journeys)
         last = max(each.arrived_at for each in journeys)
-        seconds = max(each.ended_at for each in journeys) - begin
+        seconds = run.seconds - begin
         objectives = run.cluster.policies.objectives
         tokens = sum(each.generated for each in journeys)
         met = sum(each.meets(objectives) for each in journeys)
@@ -76,6 +77,7 @@ class RunSummary:
             prefill_busy=_busy(run, "prefill", seconds),
             decode_busy=_busy(run, "decode", seconds),
             preemptions=sum(each.preemptions for each in journeys),
+            attained=_attained(journeys, objectives),
             classes=tuple(_classes(journeys, objectives)),
         )
 
@@ -87,6 +89,13 @@ class RunSummary:
     def as_json(self) -> dict[str, object]:
         """With the percentiles' names."""
         return {**asdict(self), "percents": PERCENTS}
+
+
+def _attained(journeys: Sequence[Journey], objectives: Objectives) -> tuple[float, float]:
+    done = [each for each in journeys if each.ending == "done"]
+    ttft = sum(each.ttft_seconds <= objectives.ttft_seconds(each.length) for each in done)
+    tpot = sum(each.tpot_seconds <= objectives.tpot_seconds for each in done)
+    return ttft / len(journeys), tpot / len(journeys)
 
 
 def _classes(journeys: Sequence[Journey], objectives: Objectives) -> Iterator[ClassResult]:

@@ -22,7 +22,7 @@ class SimulatedRun:
     """What became of everything."""
 
     cluster: ClusterSpec
-    journeys: Sequence[Journey]
+    journeys: Sequence[Journey]  # that ended, in the order of their arrival
     workers: Sequence[SimulatedWorker]
     seconds: float  # of the simulation
     num_events: int
@@ -38,6 +38,8 @@ class Simulation:
         self._heap = EventHeap()
         self._workload = iter(workload)
         self._journeys: list[Journey] = []
+        self._most_misses: int | None = None
+        self._misses = 0
         self._fits: dict[int, CostFit] = {}
         workers = [self._make(name, group) for name, group in cluster.workers()]
         self._workers: dict[WorkerId, SimulatedWorker] = {each.worker_id: each for each in workers}
@@ -46,15 +48,17 @@ class Simulation:
             for number in range(cluster.routers)
         ]
 
-    def run(self, until: float = float("inf")) -> SimulatedRun:
-        """Until every request has ended, or to an instant."""
+    def run(self, most_misses: int | None = None) -> SimulatedRun:
+        """Until every request has ended; or until more than `most_misses` have missed their
+        objectives, for who asks no more than whether they would."""
+        self._most_misses = most_misses
         self._expect_next()
-        self._heap.run(until)
+        self._heap.run()
         if not self._journeys:
             raise SimulationError("workload: got no request, expected at least one")
         return SimulatedRun(
             cluster=self._cluster,
-            journeys=self._journeys,
+            journeys=[each for each in self._journeys if each.ending is not None],
             workers=tuple(self._workers.values()),
             seconds=self._heap.now,
             num_events=self._heap.num_events,
@@ -96,6 +100,10 @@ class Simulation:
         self._journeys.append(router.arrive(request, number))
 
     def _ended(self, journey: Journey) -> None:
+        if not journey.meets(self._cluster.policies.objectives):
+            self._misses += 1
+            if self._most_misses is not None and self._misses > self._most_misses:
+                self._heap.stop()
         follow_up = journey.request.follow_up
         if follow_up is not None and journey.ending == "done":
             self._heap.after(follow_up.think_seconds, self._arrive, follow_up)

@@ -50,3 +50,11 @@ def single_request(
         max_new_tokens=output_tokens,
         text=(TextSpan(key, prompt_tokens),),
     )
+
+
+def num_turns(request: ArrivingRequest) -> int:
+    """Of the conversation that begins with it."""
+    count, turn = 1, request.follow_up
+    while turn is not None:
+        count, turn = count + 1, turn.follow_up
+    return count

@@ -1,0 +1,1 @@
+"""Commands that measure a deployment without one: in virtual time."""

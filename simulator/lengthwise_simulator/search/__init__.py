@@ -1,0 +1,1 @@
+"""Which deployment to choose: many runs, compared by the rate that they stand."""
