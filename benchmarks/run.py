@@ -8,6 +8,7 @@ NAMES = (
     "micro.policy",
     "micro.placement",
     "scheduling.prefill_disciplines",
+    "goodput.simulation",
     "micro.prefix",
     "micro.kv_transfer",
     "micro.prefill_push",

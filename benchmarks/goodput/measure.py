@@ -26,6 +26,11 @@ class Objective:
     ttft_seconds: float
     tpot_seconds: float
 
+    @property
+    def column(self) -> str:
+        """Of a table: the share of requests that met it."""
+        return f"met_{self.ttft_seconds:g}s_{self.tpot_seconds * 1e3:g}ms"
+
     def is_met(self, outcome: Outcome) -> bool:
         return (
             outcome.ttft_seconds <= self.ttft_seconds and outcome.tpot_seconds <= self.tpot_seconds

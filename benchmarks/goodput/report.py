@@ -25,7 +25,7 @@ def play_row(play: Play, settings: Mapping[str, object]) -> Row:
     }
     for objective in OBJECTIVES:
         share = attainment(play.met(objective))
-        name = f"met_{objective.ttft_seconds:g}s_{objective.tpot_seconds * 1e3:g}ms"
+        name = objective.column
         row |= {
             name: round(share.value, 4),
             f"{name}_low": round(share.low, 4),
@@ -72,9 +72,10 @@ def summary_rows(plays: Plays, shape: str, settings: Mapping[str, object]) -> It
             for name, base in bases.items():
                 wanted = base is not None and (name == "vllm" or arm == DEFAULT.name)
                 ratio = estimate_ratio(rungs[arm], rungs[base]) if base and wanted else None
-                row[f"to_{name}"] = "" if ratio is None else round(ratio.value, 3)
-                row[f"to_{name}_low"] = "" if ratio is None else round(ratio.low, 3)
-                row[f"to_{name}_high"] = "" if ratio is None else round(ratio.high, 3)
+                for end in ("value", "low", "high"):
+                    column = f"to_{name}" if end == "value" else f"to_{name}_{end}"
+                    number = math.inf if ratio is None else getattr(ratio, end)
+                    row[column] = round(number, 3) if math.isfinite(number) else ""
             yield row
 
 

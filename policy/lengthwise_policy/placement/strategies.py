@@ -138,9 +138,7 @@ DEFAULT_STRATEGY = "predicted_ttft"
 def make_strategy(name: str, policy: PlacementPolicy, random: Random) -> Strategy:
     """The strategy of this name (a key of STRATEGIES), with local prefill where it is allowed."""
     strategy = STRATEGIES[name](policy, random)
-    return (
-        LocalPrefill(strategy, policy.objectives.tpot_seconds) if policy.local_prefill else strategy
-    )
+    return LocalPrefill(strategy, policy.objectives) if policy.local_prefill else strategy
 
 
 def _place(

@@ -38,8 +38,9 @@ def place(
     *,
     strategy: str = "predicted_ttft",
     slo: float = SLO,
+    ttft: float = 0.4,
 ) -> Placement:
-    policy = PlacementPolicy(objectives=Objectives(tpot_seconds=slo))
+    policy = PlacementPolicy(objectives=Objectives(ttft_short_seconds=ttft, tpot_seconds=slo))
     return make_strategy(strategy, policy, lambda: 0.0)(asking(asked, prefills, decodes, 0.0))
 
 
@@ -91,10 +92,27 @@ def test_a_prompt_is_computed_locally_only_for_more_than_it_costs_the_others() -
     """200 tokens take 10 ms, which each of the requests that decode there would wait."""
     asked = request(num_tokens=200)
     queue = [large(prefill("p1"), queued_tokens=4000, queued_short_tokens=4000)]  # 0.3 s
-    few = place(asked, queue, [large(decode("d1"), running_requests=10)])
+    few = place(asked, queue, [large(decode("d1"), running_requests=10)], ttft=2.0)
     assert rule(few) == "local prefill"
     assert "imposed on others" in few.reason
-    assert rule(place(asked, queue, [large(decode("d1"), running_requests=40)])) == "predicted ttft"
+    many = place(asked, queue, [large(decode("d1"), running_requests=40)], ttft=2.0)
+    assert rule(many) == "predicted ttft"
+
+
+def test_a_first_token_at_risk_counts_more_than_delays_that_miss_no_objective() -> None:
+    """The objective is 0.4 s. 40 requests would wait 10 ms each, in steps of 60 ms."""
+    asked, decodes = request(num_tokens=200), [large(decode("d1"), running_requests=40)]
+
+    def queue(num_tokens: int) -> list[WorkerView]:
+        return [large(prefill("p1"), queued_tokens=num_tokens, queued_short_tokens=num_tokens)]
+
+    saved = place(asked, queue(2000), decodes)
+    assert rule(saved) == "local prefill"
+    assert "at risk" in saved.reason
+    assert rule(place(asked, queue(700), decodes)) == "predicted ttft", "met by far"
+    assert rule(place(asked, queue(2000), decodes, slo=0.055)) == "predicted ttft", "TPOT"
+    behind = [large(decodes[0], outstanding_local_tokens=2000)]
+    assert rule(place(asked, queue(4500), behind)) == "predicted ttft", "missed here too"
 
 
 def test_prompts_placed_there_already_are_waited_for() -> None:
