@@ -54,17 +54,22 @@ def closed_port() -> Iterator[str]:
 
 
 CASES = [
-    pytest.param(http_server, "an HTTP server listens there", id="HTTP"),
-    pytest.param(silent_server, "what listens there says nothing", id="silent"),
-    pytest.param(another_grpc_server, "a gRPC server listens there, but no router", id="gRPC"),
-    pytest.param(closed_port, "nothing listens there; start a deployment here", id="closed"),
+    pytest.param("model", http_server, "an HTTP server listens there", id="HTTP"),
+    pytest.param("model", silent_server, "what listens there says nothing", id="silent"),
+    *(
+        pytest.param(command, server, message, id=f"{command}-{name}")
+        for command in ("model", "status", "bench", "chat")
+        for name, server, message in (
+            ("gRPC", another_grpc_server, "a gRPC server listens there, but no router"),
+            ("closed", closed_port, "nothing listens there; start a deployment here"),
+        )
+    ),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["model", "status", "bench", "chat"])
-@pytest.mark.parametrize(("server", "message"), CASES)
-def test_what_is_no_router_is_named_in_one_line(server: object, message: str, command: str) -> None:
+@pytest.mark.parametrize(("command", "server", "message"), CASES)
+def test_what_is_no_router_is_named_in_one_line(command: str, server: object, message: str) -> None:
     assert callable(server)
     with server() as address:
         arguments = [command, *(["hi"] if command == "chat" else []), "-e", address]

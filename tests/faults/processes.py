@@ -10,11 +10,16 @@ from typing import Any, Protocol
 from router.deployment import Deployment
 
 from lengthwise_local import Process, Role
+from lengthwise_local.process import TIED
 
 NOBODY = "127.0.0.1:9"
 """A worker's address at which none is."""
 
-MODULES = {"router": "lengthwise_router", "decode": "lengthwise_decode_worker"}
+COMMANDS = {
+    "decode": (*TIED, "lengthwise_decode_worker"),
+    # Started anew, for tests look at its memory: a fork has that of all that was imported.
+    "router": (sys.executable, "-m", "lengthwise_router"),
+}
 
 
 class Serve(Protocol):
@@ -38,7 +43,7 @@ def alone(role: Role, checkpoint: Path, folder: Path, **config: object) -> Itera
     process = Process(
         name=role,
         role=role,
-        command=(sys.executable, "-m", MODULES[role]),
+        command=COMMANDS[role],
         config={
             "model": str(checkpoint),
             "listen": "127.0.0.1:0",
