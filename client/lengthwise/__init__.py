@@ -7,6 +7,7 @@ from importlib import metadata as _metadata
 
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
+from lengthwise.conversation import Message, Prompt, ToolCall, ToolCallDelta
 from lengthwise.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -34,10 +35,8 @@ from lengthwise.types import (
     Completion,
     FinishReason,
     Logprob,
-    Message,
     Model,
     Options,
-    Prompt,
     Sampling,
     Timings,
     Token,
@@ -85,6 +84,8 @@ __all__ = [
     "Tls",
     "Token",
     "TokenLogprobs",
+    "ToolCall",
+    "ToolCallDelta",
     "TransferFailed",
     "Transport",
     "Unauthenticated",

@@ -11,6 +11,7 @@ dropped, a skipped one is an error.
 from collections.abc import MutableSequence, Sequence
 from dataclasses import replace
 
+from lengthwise._parts import ReceivedParts
 from lengthwise._retries import Attempt, Retries
 from lengthwise._wire import responses
 from lengthwise.types import Chunk, Completion, Token
@@ -31,6 +32,8 @@ class Session:
         for _ in range(1, num_choices):
             request.resume.further_choices.add()
         self._wants_logprobs = request.HasField("top_logprobs")
+        self._parts = [ReceivedParts() for _ in range(num_choices)]
+        self._has_parts = request.HasField("parts")
 
     @property
     def finished(self) -> bool:
@@ -69,8 +72,13 @@ class Session:
             self._unfinished.remove(choice)
         elif not tokens and not response.text:
             return None
+        pieces = self._parts[choice].take(response.parts)
         return Chunk(
             text=response.text,
+            content=pieces.content if self._has_parts else response.text,
+            reasoning=pieces.reasoning,
+            tool_call_deltas=pieces.tool_call_deltas,
+            tool_calls=pieces.tool_calls,
             tokens=tokens,
             request_id=f"{self._request.request_id}{f'-{choice}' * (choice > 0)}",
             seed=None if self._seed is None else (self._seed + choice) % 2**64,
@@ -154,6 +162,9 @@ def _joined(chunks: Sequence[Chunk]) -> Completion:
     assert last.timings
     return Completion(
         text="".join(chunk.text for chunk in chunks),
+        content="".join(chunk.content for chunk in chunks),
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
         tokens=tuple(token for chunk in chunks for token in chunk.tokens),
         finish_reason=last.finish_reason,
         usage=last.usage,

@@ -12,6 +12,7 @@ from lengthwise._grpc.channel import DEFAULT_ENDPOINT, parse_endpoints
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise._wire import requests, responses
+from lengthwise._wire.conversations import check_conversation
 from lengthwise.explanation import Explanation
 from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise.status import RouterStatus
@@ -75,11 +76,12 @@ class AsyncClient:
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
     async def chat(self, messages: Conversation, **options: Unpack[Options]) -> Completion:
-        """`generate` with a conversation as its prompt, under its common name.
+        """`generate` with a conversation as its prompt, under its common name. With `tools`, the
+        completion has `tool_calls`, and `message`, which the conversation goes on from.
 
         Errors: as `generate`; InvalidRequest for a text.
         """
-        requests.check_conversation(messages)
+        check_conversation(messages)
         return await self.generate(messages, **options)
 
     async def tokenize(

@@ -11,6 +11,7 @@ from lengthwise._grpc.sync import GrpcTransport
 from lengthwise._retries import Inquiry, Retries
 from lengthwise._session import Session, join
 from lengthwise._wire import requests, responses
+from lengthwise._wire.conversations import check_conversation
 from lengthwise.explanation import Explanation
 from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise.status import RouterStatus
@@ -88,11 +89,12 @@ class Client:
         return self._run(self._calls.session(prompt, options, time.monotonic()))
 
     def chat(self, messages: Conversation, **options: Unpack[Options]) -> Completion:
-        """`generate` with a conversation as its prompt, under its common name.
+        """`generate` with a conversation as its prompt, under its common name. With `tools`, the
+        completion has `tool_calls`, and `message`, which the conversation goes on from.
 
         Errors: as `generate`; InvalidRequest for a text.
         """
-        requests.check_conversation(messages)
+        check_conversation(messages)
         return self.generate(messages, **options)
 
     def tokenize(

@@ -70,7 +70,7 @@ class _Script:
             elif isinstance(step, str):
                 first = max(num_received - num_sent, 0)
                 if first < len(step):
-                    yield _response(step[first:], num_sent + first, choice)
+                    yield _response(request, step[first:], num_sent + first, choice)
                 num_sent += len(step)
             else:
                 yield step
@@ -164,8 +164,13 @@ def _received(request: pb.GenerateRequest, choice: int) -> Sequence[int]:
     return further[choice - 1].ids if choice and further else request.resume.token_ids
 
 
-def _response(text: str, index: int, choice: int) -> pb.GenerateResponse:
-    return pb.GenerateResponse(index=index, token_ids=map(ord, text), text=text, choice=choice)
+def _response(
+    request: pb.GenerateRequest, text: str, index: int, choice: int
+) -> pb.GenerateResponse:
+    parts = [pb.AnswerPart(content=text)] if request.HasField("parts") else []
+    return pb.GenerateResponse(
+        index=index, token_ids=map(ord, text), text=text, choice=choice, parts=parts
+    )
 
 
 def _last_response(

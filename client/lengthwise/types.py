@@ -4,28 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from lengthwise.conversation import Conversation as Conversation
+from lengthwise.conversation import Message as Message
+from lengthwise.conversation import Prompt as Prompt
+from lengthwise.conversation import ToolCall, ToolCallDelta
 from lengthwise.settings import Timeout
 
 FinishReason = Literal["stop", "length"]
 """stop: an end-of-sequence token, a stop token or a stop string; length: max_tokens or the
 context."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A turn of a conversation. Roles are usually "system", "user" and "assistant"; the model's
-    chat template decides which it accepts."""
-
-    role: str
-    content: str
-
-
-Conversation = Sequence[Message] | Sequence[Mapping[str, str]]
-"""Messages, or mappings of their two fields."""
-
-Prompt = str | Sequence[int] | Conversation
-"""Text; or token ids, computed as they are; or a conversation, rendered by the model's chat
-template."""
 
 
 class Options(TypedDict, total=False):
@@ -68,6 +55,12 @@ class Options(TypedDict, total=False):
     """The text is of this context-free grammar, in llguidance's dialect of Lark."""
     choice: Sequence[str] | None
     """The text is one of these; at most 1,024."""
+    tools: Sequence[Mapping[str, Any]] | None
+    """Functions that the model may call in a conversation, as in OpenAI's API; at most 128."""
+    tool_choice: str | None
+    """"auto", which is the default, "none", "required", or the name of the function to call."""
+    parallel_tool_calls: bool | None
+    """False: one call at most."""
     stop: str | Sequence[str] | None
     """The text ends before the first of these: at most 16, each of 1 to 256 characters."""
     stop_token_ids: Sequence[int] | None
@@ -162,6 +155,8 @@ class Chunk:
 
     text: what has become certain. It never splits a character, and may lag behind the tokens while
         a stop string or a character is incomplete.
+    content, reasoning: of a request with tools, what of it is said, and what was thought before.
+    tool_call_deltas: calls as they are written; tool_calls: those that have become whole.
     finish_reason, usage, timings: in the last chunk alone, of each choice.
     choice: which of the completions that were asked for.
     """
@@ -171,6 +166,10 @@ class Chunk:
     request_id: str
     seed: int | None
     choice: int = 0
+    content: str = ""
+    reasoning: str = ""
+    tool_call_deltas: tuple[ToolCallDelta, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
@@ -185,6 +184,7 @@ class Completion:
     """What a prompt was continued with."""
 
     text: str
+    """As the model wrote it: of a request with tools, calls and reasoning included."""
     tokens: tuple[Token, ...]
     finish_reason: FinishReason
     usage: Usage
@@ -192,6 +192,10 @@ class Completion:
     request_id: str
     seed: int | None
     """The same prompt and options with this seed give the same tokens again."""
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of a request with tools: what it said, thought before, and called."""
     parsed: Any = None
     """Of a request with `response_format`; None where `finish_reason` is not "stop"."""
     others: tuple["Completion", ...] = ()
@@ -201,6 +205,12 @@ class Completion:
     def choices(self) -> tuple["Completion", ...]:
         """All that were asked for, this one first."""
         return self, *self.others
+
+    @property
+    def message(self) -> Message:
+        """The turn that a conversation with tools goes on from."""
+        content = self.content or (None if self.tool_calls else "")
+        return Message("assistant", content, self.tool_calls, None, self.reasoning or None)
 
     @property
     def token_ids(self) -> tuple[int, ...]:

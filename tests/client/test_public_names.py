@@ -11,7 +11,7 @@ import pytest
 
 import lengthwise
 import lengthwise_wire.errors
-from lengthwise import errors, explanation, settings, status, types
+from lengthwise import conversation, errors, explanation, settings, status, types
 from lengthwise_wire.v1 import (
     common_pb2,
     decode_pb2,
@@ -54,8 +54,8 @@ def test_all_is_sorted_and_real() -> None:
 
 
 def test_every_public_name_is_exported() -> None:
-    modules = (types, explanation, settings, status)
-    values = set().union(*map(public_names, modules))
+    modules = (conversation, explanation, settings, status, types)
+    values = {name for module in modules for name in public_names(module)}
     defined = (set(errors.__all__) - PRIVATE) | values | {"FinishReason", "Prompt"}
     clients = {"AsyncClient", "AsyncTransport", "Client", "Transport"}
     assert set(lengthwise.__all__) == defined | clients

@@ -44,7 +44,7 @@ async def test_a_class_is_sent_as_its_schema_and_the_answer_is_parsed() -> None:
 def test_what_ended_too_early_is_not_parsed() -> None:
     with Client(transports=[FakeTransport(TEXT[:9])]) as client:
         cut = replace(client.generate("An invoice: "), finish_reason="length")
-    assert parsed(cut, {"response_format": Invoice}) is cut
+    assert parsed(cut, {"response_format": Invoice}) == cut
     assert cut.parsed is None
 
 

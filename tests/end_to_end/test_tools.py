@@ -9,6 +9,7 @@ import openai
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from lengthwise import AsyncClient, Client, InvalidRequest, Message
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import LocalCluster
 
@@ -40,16 +41,21 @@ ASKED: Any = {"role": "user", "content": "How warm?"}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     models = {}
     for name, template in TEMPLATES.items():
         folder = write_toy_checkpoint(tmp_path_factory.mktemp("models") / name, eos_one_in=50)
         (folder / "chat_template.jinja").write_text(template)
         models[name] = folder
     with LocalCluster(models=models, http_port=0) as cluster:
-        base = f"http://{cluster.routers[0].http_address}/v1"
-        with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=30) as client:
-            yield client
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster) -> Iterator[openai.OpenAI]:
+    base = f"http://{cluster.routers[0].http_address}/v1"
+    with openai.OpenAI(base_url=base, api_key="none", max_retries=0, timeout=30) as client:
+        yield client
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -173,3 +179,53 @@ def test_a_response_is_parsed(client: openai.OpenAI) -> None:
     with client.responses.stream(**asked, max_output_tokens=300) as stream:
         final = stream.get_final_response()
     assert isinstance(final.output_parsed, Weather)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+async def test_the_sdk_calls_a_function_and_goes_on_with_its_result(
+    cluster: LocalCluster, client: openai.OpenAI, name: str
+) -> None:
+    asked = [Message("user", "How warm?")]
+    options: Any = {"tools": [STOP, WEATHER], "tool_choice": "get_weather", "seed": 5}
+    with Client(cluster.endpoint, model=name) as sdk:
+        completion = sdk.chat(asked, **options, max_tokens=300)
+        (call,) = completion.tool_calls
+        assert (call.name, completion.content) == ("get_weather", "")
+        Weather.model_validate_json(call.arguments)
+        chunks = [*sdk.stream(asked, **options, max_tokens=300)]
+        deltas = [delta for chunk in chunks for delta in chunk.tool_call_deltas]
+        assert "".join(delta.arguments for delta in deltas) == call.arguments
+        assert len(deltas) > 3
+        result = Message("tool", "21", tool_call_id=call.id)
+        again = sdk.chat([*asked, completion.message, result], tools=[WEATHER], max_tokens=20)
+        assert again.usage.prompt_tokens > completion.usage.prompt_tokens
+    async with AsyncClient(cluster.endpoint, model=name) as many:
+        same = await many.chat(asked, **options, max_tokens=300)
+        assert same.tool_calls[0].arguments == call.arguments
+        several = await many.chat(
+            asked, tools=[STOP, WEATHER], tool_choice="required", max_tokens=300, seed=2
+        )
+        assert {each.name for each in several.tool_calls} <= {"get_weather", "stop"}
+        assert several.tool_calls
+    told = client.chat.completions.create(
+        model=name, messages=[ASKED], tools=[STOP, WEATHER], max_tokens=300, seed=5,
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+    )  # fmt: skip
+    (by_http,) = told.choices[0].message.tool_calls or []
+    assert by_http.type == "function"
+    assert by_http.function.arguments == call.arguments, "both faces tell the same"
+
+
+def test_what_the_sdk_asks_wrongly_of_functions_is_told(cluster: LocalCluster) -> None:
+    asked = [Message("user", "How warm?")]
+    wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
+    broken = {"properties": {"a": {"type": "objekt"}}}
+    refused = {"type": "function", "function": {"name": "f", "parameters": broken}}
+    with Client(cluster.endpoint, model="hermes") as sdk:
+        for tools, told in (([wrong], "JSON Schema of an object"), ([refused], "objekt")):
+            with pytest.raises(InvalidRequest, match=told):
+                sdk.chat(asked, tools=tools, tool_choice="required")
+        with pytest.raises(InvalidRequest, match="not together with tools"):
+            sdk.chat(asked, tools=[STOP], choice=["a", "b"])
+        free = sdk.chat(asked, tools=[STOP], tool_choice="none", max_tokens=8, seed=3)
+        assert free.content == free.text

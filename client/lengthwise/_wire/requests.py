@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from lengthwise import _validation as valid
-from lengthwise.types import (
-    Message,
-    Options,
-    Prompt,
-)
+from lengthwise._wire.conversations import add_tools, wire_conversation
+from lengthwise.types import Message, Options, Prompt
 from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.limits import MAX_MESSAGES, REQUEST_NUMBERS
+from lengthwise_wire.limits import REQUEST_NUMBERS
 from lengthwise_wire.ranges import Range
 from lengthwise_wire.sampling_parameters import SAMPLING_PARAMETERS
 from lengthwise_wire.v1 import common_pb2
@@ -28,7 +25,7 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
     request_id = options.get("request_id")
     returns = options.get("conversation_returns")
     salt = options.get("cache_salt")
-    return pb.GenerateRequest(
+    request = pb.GenerateRequest(
         request_id=uuid.uuid4().hex if request_id is None else valid.check_request_id(request_id),
         model=_model_name(options.get("model")),
         prompt=wire_prompt(prompt),
@@ -42,6 +39,8 @@ def generate_request(prompt: Prompt, options: Options) -> pb.GenerateRequest:
         ),
         **_checked(given, REQUEST_NUMBERS),
     )
+    add_tools(request, options)
+    return request
 
 
 def _constraint(options: Options) -> common_pb2.Constraint | None:
@@ -95,54 +94,9 @@ def wire_prompt(prompt: Prompt) -> pb.Prompt:
     if not prompt:
         raise InvalidRequest("prompt: got an empty list, expected at least one token id or Message")
     if isinstance(prompt[0], Message | Mapping):
-        return pb.Prompt(conversation=_conversation(cast(Sequence[object], prompt)))
+        return pb.Prompt(conversation=wire_conversation(cast(Sequence[object], prompt)))
     ids = valid.check_prompt_tokens(prompt)
     return pb.Prompt(token_ids=common_pb2.TokenIds(ids=ids))
-
-
-def check_conversation(messages: object) -> None:
-    """That it is no text, nor token ids, which no chat template would render. Errors:
-    InvalidRequest."""
-    if isinstance(messages, str) or (
-        isinstance(messages, Sequence) and messages and isinstance(messages[0], int)
-    ):
-        raise InvalidRequest(
-            f"messages: got {type(messages).__name__}, expected Messages, such as"
-            ' [Message("user", "hi")]; generate continues a text'
-        )
-
-
-def _message(index: int, message: object) -> Message:
-    """Errors: InvalidRequest."""
-    if isinstance(message, Mapping):
-        if set(message) != {"role", "content"}:
-            raise InvalidRequest(
-                f"prompt[{index}]: got a mapping of {', '.join(map(repr, message))[:100]}, expected"
-                " 'role' and 'content'"
-            )
-        return Message(**message)
-    if not isinstance(message, Message):
-        raise InvalidRequest(
-            f"prompt[{index}]: got {type(message).__name__}, expected Message as before"
-        )
-    return message
-
-
-def _conversation(given: Sequence[object]) -> pb.Conversation:
-    if len(given) > MAX_MESSAGES:
-        raise InvalidRequest(f"prompt: got {len(given)} messages, expected at most {MAX_MESSAGES}")
-    messages = [_message(index, message) for index, message in enumerate(given)]
-    num_bytes = 0
-    for index, message in enumerate(messages):
-        if not valid.utf8_bytes(f"prompt[{index}].role", message.role):
-            raise InvalidRequest(f"prompt[{index}].role: got '', expected \"user\" or the like")
-        num_bytes += valid.utf8_bytes(f"prompt[{index}].content", message.content)
-    valid.check_prompt_bytes(num_bytes)
-    return pb.Conversation(
-        messages=[
-            pb.ChatMessage(role=message.role, content=message.content) for message in messages
-        ]
-    )
 
 
 def _checked(given: Mapping[str, object], ranges: Mapping[str, Range]) -> dict[str, Any]:

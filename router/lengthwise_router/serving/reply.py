@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection
 
 from lengthwise_router.metrics import RouterMetrics
+from lengthwise_router.serving.calls.parts import ToldParts
 from lengthwise_router.serving.generation import Generation, Tokens
 from lengthwise_router.text.answer_text import AnswerText
 from lengthwise_router.text.vocabulary import Vocabulary
@@ -21,8 +22,9 @@ class Reply:
         vocabulary: Vocabulary,
         metrics: RouterMetrics,
         shown: Collection[str] = (),
+        parts: ToldParts | None = None,
     ) -> None:
-        """`shown`: special tokens that the text has."""
+        """`shown`: special tokens that the text has. `parts`: what it is made of is told."""
         self._generation = generation
         request = generation.request
         self._text = AnswerText(
@@ -32,7 +34,10 @@ class Reply:
             request.sampling.min_tokens,
             shown,
         )
-        self._text.resume(request.resumed_token_ids)
+        self._parts = parts
+        resumed = self._text.resume(request.resumed_token_ids)
+        if parts is not None:
+            parts.append(resumed)  # the client has them
         self._metrics = metrics
         self._arrived_at = generation.deadline.arrived_at
         self._first_at = 0.0
@@ -83,6 +88,8 @@ class Reply:
         self._last_at = now
         if finish_reason:
             self._close(response, finish_reason)
+        elif self._parts is not None:
+            response.parts.extend(self._parts.append(text))
         return response
 
     def _open(self, response: inference_pb2.GenerateResponse) -> None:
@@ -99,6 +106,8 @@ class Reply:
         """Adds what was held back, and what only the last message carries."""
         generation = self._generation
         response.text += self._text.finish()
+        if self._parts is not None:
+            response.parts.extend(self._parts.append(response.text) + self._parts.finish())
         if self._text.is_stopped:
             finish_reason = STOP
         response.finish_reason = finish_reason

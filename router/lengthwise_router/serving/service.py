@@ -119,7 +119,7 @@ class InferenceService:
             tenant = self._tenants.of(caller, check_tenant(message.tenant))
             usage = caller.usage.of_request(num_choices(message))
             with usage if samples is None else samples.holding(usage):
-                request = read_request(message, model.checkpoint, tenant)
+                request = read_request(message, model.checkpoint, tenant, model.answers)
                 record = account.begin(request, caller, user)
                 prompt_ids = await model.tokenised(message.prompt, deadline)
                 del message  # up to 5 MiB, that nobody needs any more

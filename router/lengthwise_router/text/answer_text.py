@@ -59,15 +59,16 @@ class AnswerText:
                 return count, "".join(pieces)
         return len(token_ids), "".join(pieces)
 
-    def resume(self, token_ids: Sequence[int]) -> None:
-        """Takes tokens whose text the caller has, faster than `append`."""
+    def resume(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens that the caller has, faster than `append`."""
         if self._stop_strings is None:
-            self._decoded(token_ids)
-            return
+            return self._decoded(token_ids)
         groups = groupby(enumerate(token_ids), self._group)
-        for _, places in groups:
-            if not self.is_stopped:
-                self._append([token_id for _, token_id in places])
+        return "".join(
+            self._append([token_id for _, token_id in places])
+            for _, places in groups
+            if not self.is_stopped
+        )
 
     def finish(self) -> str:
         """The text held back: no token follows."""

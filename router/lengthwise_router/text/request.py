@@ -12,6 +12,8 @@ from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_router.tenants import Tenant
 from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_context, check_vocabulary
+from lengthwise_router.text.tools.answer_format import AnswerFormat
+from lengthwise_router.text.tools.tool_use import ToolUse, asked_tool_use
 from lengthwise_wire.capabilities import CACHE_SALT, GRAMMAR, needed_capabilities
 from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.convert import sampling_to_wire
@@ -26,6 +28,8 @@ from lengthwise_wire.limits import (
 )
 from lengthwise_wire.sampling_parameters import check_sampling
 from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+NO_FORMAT = AnswerFormat()
 
 # Seeds and names need be no secret, only different in every router.
 _random = random.Random(os.urandom(16))
@@ -51,6 +55,8 @@ class Request:
     constraint: common_pb2.Constraint | None
     is_chat: bool
     has_tools: bool
+    tool_use: ToolUse | None = None
+    """Of one whose answer is told in parts."""
     num_choices: int = 1
     choice: int = 0
     """Which of them this is."""
@@ -72,9 +78,14 @@ class Request:
 
 
 def read_request(
-    message: inference_pb2.GenerateRequest, model: Checkpoint, tenant: Tenant
+    message: inference_pb2.GenerateRequest,
+    model: Checkpoint,
+    tenant: Tenant,
+    answers: AnswerFormat = NO_FORMAT,
 ) -> Request:
-    """Checks everything but the prompt and the model's name. Errors: InvalidRequest."""
+    """Checks everything but the prompt and the model's name; what the message asks of tools becomes
+    its constraint, and the prompt's tools. Errors: InvalidRequest."""
+    tool_use = _tool_use(message, answers) if message.HasField("parts") else None
     sampling = _sampling(message.sampling, model)
     request_id = message.request_id or f"{_random.getrandbits(64):016x}"
     chosen = check_cache_salt(message.cache_salt) if message.HasField("cache_salt") else ""
@@ -103,9 +114,20 @@ def read_request(
         constraint=constraint,
         is_chat=message.prompt.HasField("conversation"),
         has_tools=bool(message.prompt.conversation.tools),
+        tool_use=tool_use,
         num_choices=n,
         further_resumed=resumed[1:],
     )
+
+
+def _tool_use(message: inference_pb2.GenerateRequest, answers: AnswerFormat) -> ToolUse:
+    use = asked_tool_use(message, answers)
+    required = use.constraint(answers)
+    if required is not None:
+        message.constraint.CopyFrom(required)
+    if use.mode == "none":
+        message.prompt.conversation.ClearField("tools")
+    return use
 
 
 def num_choices(message: inference_pb2.GenerateRequest) -> int:

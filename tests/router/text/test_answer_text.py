@@ -156,6 +156,8 @@ def test_a_stream_resumed_elsewhere_gives_the_very_text(
         tokens, strings, prompt=prompt, resumed=resumed, min_tokens=least, shown=shown
     )
     assert (given + rest, stopped_too) == (whole, stopped)
+    again = AnswerText(VOCABULARY, prompt, strings, least, shown)
+    assert again.resume(tokens[:resumed]) == given
 
 
 @given(tokens=words, prompt=words, cut=st.integers(0, 12))

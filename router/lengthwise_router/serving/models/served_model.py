@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lengthwise_policy.length_class import length_class
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
+from lengthwise_router.serving.calls.parts import ToldParts
 from lengthwise_router.serving.deadline import RequestDeadline
 from lengthwise_router.serving.dispatch import Dispatch
 from lengthwise_router.serving.generation import Generation
@@ -77,10 +78,15 @@ class ServedModel:
     async def new_reply(self, generation: Generation) -> Reply:
         request = generation.request
         shown = self.answers.markers(with_tools=request.has_tools) if request.is_chat else ()
-        parts = (generation, self._vocabulary, self.metrics, shown)
+        begins = generation.begins_in_reasoning
+        parts = None
+        if (use := request.tool_use) is not None:
+            parser = use.parser(self.answers, begins_in_reasoning=begins)
+            parts = ToldParts(parser, self.answers.new_call_id)
+        given = (generation, self._vocabulary, self.metrics, shown, parts)
         if len(generation.token_ids) <= INLINE_TOKENS:
-            return Reply(*parts)
-        return await asyncio.to_thread(Reply, *parts)
+            return Reply(*given)
+        return await asyncio.to_thread(Reply, *given)
 
     def begins_in_reasoning(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a conversation's template has opened the reasoning that the answer begins in."""

@@ -2,19 +2,18 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from lengthwise_router.frontends.http.errors import HttpError
 from lengthwise_router.frontends.http.options import json_text, shown
 from lengthwise_router.serving.service import InferenceService
-from lengthwise_router.text.tools.answer_format import AnswerFormat, AnswerParser
+from lengthwise_router.text.tools.answer_format import AnswerFormat
 from lengthwise_router.text.tools.parts import Function
+from lengthwise_router.text.tools.tool_use import Mode, ToolUse
 from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.errors import InvalidRequest
 from lengthwise_wire.limits import MAX_TOOLS
 from lengthwise_wire.v1 import common_pb2
-
-Mode = Literal["none", "auto", "required"]
 
 MODES: Final[dict[object, Mode]] = {"none": "none", "auto": "auto", "required": "required"}
 
@@ -22,37 +21,15 @@ _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedTools:
+class AskedTools(ToolUse):
     """What a call says of functions."""
 
-    functions: tuple[Function, ...] = ()
-    texts: tuple[str, ...] = ()  # the same, as they were sent
-    mode: Mode = "none"
-    chosen: Function | None = None  # the one that must be called
-    parallel: bool = True
+    texts: tuple[str, ...] = ()  # the functions, as they were sent
     is_flat: bool = False  # as `/v1/responses` has them: without `function` around each
-
-    @property
-    def may_be_called(self) -> tuple[Function, ...]:
-        if self.chosen is not None:
-            return (self.chosen,)
-        return self.functions if self.mode != "none" else ()
 
     @property
     def in_prompt(self) -> tuple[str, ...]:
         return self.texts if self.mode != "none" else ()
-
-    def constraint(self, form: AnswerFormat) -> common_pb2.Constraint | None:
-        """What the answer is held to where it must be a call."""
-        return self._grammar(form, self.may_be_called) if self.mode == "required" else None
-
-    def parser(self, form: AnswerFormat, *, begins_in_reasoning: bool) -> AnswerParser:
-        return form.parser(
-            self.may_be_called,
-            is_forced=self.mode == "required",
-            max_calls=None if self._is_parallel else 1,
-            begins_in_reasoning=begins_in_reasoning,
-        )
 
     def check_model(self, form: AnswerFormat) -> None:
         """Errors: HttpError where a model knows no tools."""
@@ -72,7 +49,7 @@ class AskedTools:
         if form.calls is None or not self.may_be_called:
             return
         try:
-            await _check(service, self._grammar(form, self.may_be_called))
+            await _check(service, self.grammar(form, self.may_be_called))
         except InvalidRequest as error:
             for index, function in enumerate(self.functions):
                 if function in self.may_be_called:
@@ -86,7 +63,7 @@ class AskedTools:
         self, service: InferenceService, form: AnswerFormat, index: int, function: Function
     ) -> None:
         try:
-            await _check(service, self._grammar(form, (function,)))
+            await _check(service, self.grammar(form, (function,)))
         except InvalidRequest as error:
             reason = str(error).partition("refuses it: ")[2] or str(error)
             raise HttpError(
@@ -94,20 +71,6 @@ class AskedTools:
                 param=f"tools[{index}]{'' if self.is_flat else '.function'}.parameters",
                 code="invalid_function_parameters",
             ) from None  # fmt: skip
-
-    def _grammar(
-        self, form: AnswerFormat, functions: tuple[Function, ...]
-    ) -> common_pb2.Constraint:
-        assert form.calls is not None
-        try:
-            grammar = form.calls.grammar(functions, parallel=self._is_parallel)
-        except RecursionError:
-            raise InvalidRequest("tools: a schema is nested too deep") from None
-        return common_pb2.Constraint(lark=grammar)
-
-    @property
-    def _is_parallel(self) -> bool:
-        return self.parallel and self.chosen is None
 
 
 async def _check(service: InferenceService, constraint: common_pb2.Constraint) -> None:
