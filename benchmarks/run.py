@@ -20,6 +20,7 @@ NAMES = (
     "micro.fingerprint",
     "micro.loading",
     "micro.structured_output",
+    "micro.choices",
     "memory_plan",
 )
 

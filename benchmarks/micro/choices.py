@@ -1,10 +1,11 @@
 """What computing the prompt of n choices once gains: output tokens per second.
 
 Run `python -m micro.choices`; it appends to benchmarks/data/choices.csv. One prefill and one decode
-worker with random weights, prompts of 1,024 tokens, 8 completions of 32 tokens each, asked for in
-turns, one way after the other in each round, every round with a prompt of its own: as `n` of one
-request; as requests that may share what is cached (`salt` alike), sent at once; and as requests
-that share nothing (a `salt` each). `computed` are the prompt tokens that both workers computed.
+worker with random weights, two callers at once, each with a prompt of 1,024 tokens that it wants 8
+completions of 32 tokens of. In each round they ask in every way, in an order drawn: as `n` of one
+request; as requests that may share what is cached (`cached`), sent at once; and as requests that
+share nothing (`apart`: a salt each). `computed` are the prompt tokens that both workers computed
+for a caller.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from rows import append_rows
 import lengthwise
 from lengthwise_local import LocalCluster
 
-PROMPT_TOKENS, OUTPUT_TOKENS, CHOICES = 1024, 32, 8
+PROMPT_TOKENS, OUTPUT_TOKENS, CHOICES, CALLERS = 1024, 32, 8, 2
 WAYS = ("n", "cached", "apart")
 LAYERS, HIDDEN = 8, 768
 SETTLE_SECONDS = 1.2
@@ -53,26 +54,29 @@ async def ask(client: lengthwise.AsyncClient, way: str, prompt: list[int], name:
     assert [len(each.tokens) for each in completions] == [OUTPUT_TOKENS] * CHOICES
 
 
-async def measured(endpoint: str, rounds: int) -> dict[str, list[tuple[float, int]]]:
-    """Seconds and prompt tokens computed of each way, by round; a first one warms up."""
+async def measured(endpoint: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds and prompt tokens computed of each way, by round."""
     random = Random(1)
-    results: dict[str, list[tuple[float, int]]] = {way: [] for way in WAYS}
+    results: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     async with lengthwise.AsyncClient(endpoint) as client:
-        for number in range(rounds + 1):
-            prompt = [random.randrange(250) for _ in range(PROMPT_TOKENS)]
+        await client.generate("to warm up", n=CHOICES, max_tokens=OUTPUT_TOKENS)
+        for number in range(rounds):
+            prompts = [random.choices(range(250), k=PROMPT_TOKENS) for _ in range(CALLERS)]
             for way in random.sample(WAYS, len(WAYS)):
                 before = await computed(client)
                 began_at = perf_counter()
-                await ask(client, way, prompt, f"{way} {number}")
+                await asyncio.gather(
+                    *(ask(client, way, prompt, f"{way} {number}") for prompt in prompts)
+                )
                 seconds = perf_counter() - began_at
-                if number:
-                    results[way].append((seconds, await computed(client) - before))
+                tokens = (await computed(client) - before) / CALLERS
+                results[way].append((seconds, tokens))
     return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
         model = random_llama(Path(folder) / "llama", hidden=HIDDEN, layers=LAYERS)
@@ -86,12 +90,13 @@ def main() -> None:
             {
                 "way": way,
                 "choices": CHOICES,
+                "callers": CALLERS,
                 "prompt_tokens": PROMPT_TOKENS,
                 "output_tokens": OUTPUT_TOKENS,
                 "model": f"llama {LAYERS}x{HIDDEN} float32",
                 "rounds": rounds,
                 "tokens_per_second": round(
-                    CHOICES * OUTPUT_TOKENS / median(seconds for seconds, _ in found), 1
+                    CALLERS * CHOICES * OUTPUT_TOKENS / median(seconds for seconds, _ in found), 1
                 ),
                 "ratio_to_apart": round(median(ratios), 2),
                 "ratio_least": round(min(ratios), 2),
