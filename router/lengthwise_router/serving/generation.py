@@ -44,13 +44,14 @@ class Generation:
         deadline: RequestDeadline,
         record: RequestRecord,
         shared_prompt: SharedPrompt | None = None,
+        prefix: PromptPrefix | None = None,
     ) -> None:
         """`shared_prompt`: of a sample."""
         self.request = request
         self.shared_prompt = shared_prompt
         self._has_joined = False
         self.record = record
-        self.prefix = PromptPrefix(request.cache_salt)
+        self.prefix = prefix or PromptPrefix(request.cache_salt)
         self.begins_in_reasoning = begins_in_reasoning
         self.grammar = grammar
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows
@@ -78,6 +79,7 @@ class Generation:
             deadline=deadline,
             record=record,
             shared_prompt=self.shared_prompt,
+            prefix=self.prefix.beginning(self.num_prompt_tokens),
         )
 
     def limit(self, new_tokens: int) -> bool:

@@ -36,6 +36,15 @@ class PromptPrefix:
         self._hashes: dict[Naming, list[BlockHash]] = {}
         self._short: dict[Naming, list[int]] = {}
 
+    def beginning(self, num_tokens: int) -> "PromptPrefix":
+        """Of another request with the same salt that begins with the same tokens."""
+        other = PromptPrefix(self._salt)
+        for naming, hashes in self._hashes.items():
+            count = num_tokens // naming[1]
+            other._hashes[naming] = hashes[:count]
+            other._short[naming] = self._short[naming][:count]
+        return other
+
     async def hashes(self, token_ids: Sequence[int], naming: Naming) -> Sequence[int]:
         """Short hashes of the full blocks, the one with the last token excepted: that token is
         computed in any case."""

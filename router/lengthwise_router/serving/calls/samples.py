@@ -14,6 +14,9 @@ from lengthwise_wire.v1 import inference_pb2
 
 Responses = AsyncGenerator[inference_pb2.GenerateResponse]
 
+_Item = inference_pb2.GenerateResponse | Exception | None
+"""Of a sample: what comes of it, or why it has failed, or that it is over."""
+
 MAX_WAITING: Final = 16
 """Responses that wait for the caller to take one; then those who have more wait, and tokens gather
 where they do for a caller of one sample."""
@@ -24,9 +27,7 @@ class Samples:
 
     def __init__(self) -> None:
         self.prompt = SharedPrompt()
-        self._waiting: asyncio.Queue[inference_pb2.GenerateResponse | Exception | None] = (
-            asyncio.Queue(MAX_WAITING)
-        )
+        self._waiting: asyncio.Queue[_Item] = asyncio.Queue(MAX_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
         self._held = ExitStack()
 
@@ -48,11 +49,9 @@ class Samples:
         try:
             while num_ended < len(self._tasks):
                 try:
-                    async with asyncio.timeout(deadline.keepalive_seconds):
-                        response = await self._waiting.get()
-                except TimeoutError:
-                    await deadline.keep_alive()
-                    continue
+                    response = self._waiting.get_nowait()
+                except asyncio.QueueEmpty:
+                    response = await self._next(deadline)
                 if isinstance(response, Exception):
                     raise response
                 if response is None:
@@ -64,6 +63,14 @@ class Samples:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._held.close()
+
+    async def _next(self, deadline: RequestDeadline) -> _Item:
+        while True:
+            try:
+                async with asyncio.timeout(deadline.keepalive_seconds):
+                    return await self._waiting.get()
+            except TimeoutError:
+                await deadline.keep_alive()
 
     async def _run(self, responses: Responses) -> None:
         end: Exception | None = None
