@@ -1,12 +1,9 @@
-"""Goodput of placement and scheduling alone: the policies that serve, on workers of simulated time.
+"""Goodput of placement and scheduling alone: the same arms, rates and arrivals in simulated time.
 
-Steps take what a cost model says, which a worker's scheduler and the router know exactly: that of
-one core with the small model. What it leaves out: processes, statuses that lag, the transfer of KV,
-and that two workers share the memory's bandwidth. So it compares policies, without noise, and tells
-nothing of a machine.
+Steps take what one core needs with the small model, so it compares policies, without noise, and
+tells nothing of a machine: the cores of two workers share no memory's bandwidth here.
 """
 
-import random
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,62 +12,73 @@ from traces import AZURE_CONVERSATIONS
 
 from goodput.arms import DEFAULT, FIXED, Ours
 from goodput.measure import OBJECTIVES, attainment
-from goodput.nodes import STRICT, Clock, DecodeNode, PrefillNode, Served
 from goodput.player import Outcome
 from goodput.report import show
 from goodput.traffic import Arrival, poisson, read_lengths
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.placement.placement import PlacementInput, PlacementRequest
+from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.policy import PlacementPolicy
-from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, make_strategy
-from lengthwise_policy.types import RequestId
+from lengthwise_policy.types import Role
+from lengthwise_simulator.cluster.simulation import Simulation
+from lengthwise_simulator.cluster.spec import ClusterPolicies, ClusterSpec, WorkerGroup
+from lengthwise_simulator.cost.profile import LinearCosts
+from lengthwise_simulator.workload.planned import single_request
 
-SMALL_COST: Final = CostModel(
-    step_seconds=0.009,
-    token_seconds=0.55e-3,
-    attention_seconds=2e-8,
-    history_seconds=1e-6,
-    decode_request_seconds=0.8e-3,
-    decode_context_seconds=2e-6,
+COSTS: Final = LinearCosts(
+    CostModel(
+        step_seconds=0.009,
+        token_seconds=0.55e-3,
+        attention_seconds=2e-8,
+        history_seconds=1e-6,
+        decode_request_seconds=0.8e-3,
+        decode_context_seconds=2e-6,
+    )
 )
+KV_TOKENS: Final = 131_072
+KV_BYTES_PER_TOKEN: Final = 6144
+LINK_BYTES_PER_SECOND: Final = 1e9
 RATES: Final = (4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0)
 SEEDS: Final = (1, 2, 3)
 REQUESTS: Final = 600
+STRICT: Final = Objectives(
+    ttft_short_seconds=OBJECTIVES[-1].ttft_seconds,
+    ttft_long_seconds=OBJECTIVES[-1].ttft_seconds,
+    tpot_seconds=OBJECTIVES[-1].tpot_seconds,
+)
 
 
-def simulate(arm: Ours, arrivals: Sequence[Arrival], cost: CostModel) -> list[Outcome]:
+def simulate(arm: Ours, arrivals: Sequence[Arrival]) -> list[Outcome]:
     """What becomes of each request."""
-    clock = Clock()
-    prefill = {
-        node.worker_id: node for node in (PrefillNode(i, clock, cost) for i in range(arm.prefill))
-    }
-    decode = {
-        node.worker_id: node for node in (DecodeNode(i, clock, cost) for i in range(arm.decode))
-    }
-    policy = PlacementPolicy(
-        objectives=STRICT, local_prefill=bool(arm.router.get("local_prefill", True))
+    local_prefill = bool(arm.router.get("local_prefill", True))
+    policies = ClusterPolicies(
+        placement=PlacementPolicy(objectives=STRICT, local_prefill=local_prefill)
     )
-    strategy = make_strategy(DEFAULT_STRATEGY, policy, random.Random(0).random)
-
-    def arrive(served: Served) -> None:
-        asked = PlacementRequest(
-            num_tokens=served.arrival.prompt_tokens, max_new_tokens=served.arrival.output_tokens
+    groups = _group("prefill", arm.prefill), _group("decode", arm.decode)
+    requests = (
+        single_request(each.at, each.prompt_tokens, each.output_tokens, key=number)
+        for number, each in enumerate(arrivals)
+    )
+    run = Simulation(ClusterSpec(groups=groups, policies=policies), requests).run()
+    return [
+        Outcome(
+            ttft_seconds=journey.ttft_seconds,
+            tpot_seconds=journey.tpot_seconds,
+            output_tokens=journey.generated,
+            error="" if journey.ending == "done" else journey.reason,
         )
-        views = [node.view() for node in prefill.values()], [n.view() for n in decode.values()]
-        placement = strategy(
-            PlacementInput(request=asked, prefill=views[0], decode=views[1], now=clock.now)
-        )
-        if placement.decode is not None:
-            served.decode = decode[placement.decode]
-            served.decode.reserve(served, local=placement.prefill is None)
-        if placement.prefill is not None:
-            prefill[placement.prefill].enqueue(served)
+        for journey in run.journeys
+    ]
 
-    requests = [Served(RequestId(str(i)), arrival) for i, arrival in enumerate(arrivals)]
-    for served in requests:
-        clock.after(served.arrival.at, lambda served=served: arrive(served))  # type: ignore[misc]
-    clock.run()
-    return [served.outcome for served in requests]
+
+def _group(role: Role, count: int) -> WorkerGroup:
+    return WorkerGroup(
+        role=role,
+        count=count,
+        costs=COSTS,
+        kv_tokens=KV_TOKENS,
+        kv_bytes_per_token=KV_BYTES_PER_TOKEN,
+        link_bytes_per_second=LINK_BYTES_PER_SECOND,
+    )
 
 
 def main() -> None:
@@ -80,9 +88,7 @@ def main() -> None:
             outcomes = [
                 outcome
                 for seed in SEEDS
-                for outcome in simulate(
-                    arm, poisson(lengths, rate=rate, count=REQUESTS, seed=seed), SMALL_COST
-                )
+                for outcome in simulate(arm, poisson(lengths, rate=rate, count=REQUESTS, seed=seed))
             ]
             row: dict[str, object] = {"arm": arm.name, "rate": rate, "requests": len(outcomes)}
             for objective in OBJECTIVES:

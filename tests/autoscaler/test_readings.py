@@ -51,6 +51,16 @@ def test_a_quiet_release_has_a_load_of_nothing() -> None:
     assert decode(reading).cost is None
 
 
+def test_prompts_are_the_decode_workers_where_no_pool_computes_them() -> None:
+    arrived = vector(100.0, *classed())
+    assert decode(read(arrived_tokens=arrived)).prompt_tokens == 0.0
+    alone = [pool for pool in POOLS if pool.role == "decode"]
+    settled = [pod for pod in SETTLED if pod.role != "prefill"]
+    reading = read(pools=alone, settled=settled, arrived_tokens=arrived)
+    assert not reading.errors
+    assert decode(reading).prompt_tokens == 200.0
+
+
 @pytest.mark.parametrize(
     "name",
     [name for name in QUERY_NAMES if name not in ("pod_requests", "pod_cached")],

@@ -137,7 +137,13 @@ class LoadReader:
             mean_workers=_mean(table, pools, "decode"),
             arrived_requests=table.sum("arrived_requests"),
             output_tokens=_known(table.values("output_tokens")),
+            prompt_tokens=0.0 if self._has_prefill else table.sum("arrived_tokens"),
         )
+
+    @property
+    def _has_prefill(self) -> bool:
+        """Whether a pool computes prompts for the decode workers."""
+        return any(role == "prefill" for role, _ in self._groups)
 
     def _classes(self, group: Group) -> tuple[LengthClass, ...]:
         """Whose prompts go to the group: its own class, or those that have no pool of their own."""

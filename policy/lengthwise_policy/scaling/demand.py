@@ -139,6 +139,7 @@ def decode_demand(load: DecodeLoad, policy: DemandPolicy, workers: int) -> Deman
         why = f"{wanted:.0f} KV blocks, {blocks:.0f} of a worker are planned with"
         terms.append((wanted / blocks, "memory", why))
     slots = slots_at(load, policy.objectives.tpot_seconds)
+    decoding = 0.0
     if slots is not None and slots >= 1:
         planned = slots * policy.decode_utilisation
         wanted = _slots_wanted(load, policy, requests)
@@ -147,11 +148,18 @@ def decode_demand(load: DecodeLoad, policy: DemandPolicy, workers: int) -> Deman
         rate = planned / policy.objectives.tpot_seconds
         why = f"{load.generated_tokens:.0f} tokens/s, {rate:.0f} a worker"
         terms.append((load.generated_tokens / rate, "token rate", why))
+        decoding = max(wanted / planned, load.generated_tokens / rate)
+    if load.prompt_tokens and load.cost is not None:
+        terms.append(_prompts_term(load, load.cost, policy, decoding))
     if slots is None or slots >= 1:
         # Otherwise one request alone takes longer than the objective: workers do not help.
         terms.append(_tpot_term(load, policy, requests, slots, workers))
     is_idle = not (
-        requests or load.generated_tokens or load.waiting_requests or load.arrived_requests
+        requests
+        or load.generated_tokens
+        or load.waiting_requests
+        or load.arrived_requests
+        or load.prompt_tokens
     )
     return _largest(terms, is_idle)
 
@@ -205,6 +213,16 @@ def _ttft_term(
     there = workers if load.mean_workers is None else load.mean_workers
     needed = busy + min(ratio, MAX_LATENCY_RATIO) * max(there - busy, 0.0)
     return min(_seen_through(needed, there, workers), busy / MIN_BUSY_SHARE), "latency", why
+
+
+def _prompts_term(load: DecodeLoad, cost: CostModel, policy: DemandPolicy, decoding: float) -> Term:
+    """Where decode workers compute every prompt, beside `decoding` workers' tokens."""
+    busy = load.prompt_tokens * cost.token_seconds
+    why = (
+        f"{load.prompt_tokens:.0f} prompt tokens/s keep {busy:.2f} workers busy, of which"
+        f" {policy.utilisation:.0%} are planned with, beside {decoding:.2f} that decode"
+    )
+    return busy / policy.utilisation + decoding, "throughput", why
 
 
 def _tpot_term(

@@ -93,6 +93,8 @@ class DecodeLoad:
     # What is still in prefill, or waits for it, comes too: known only with both of these.
     arrived_requests: float = 0.0  # per second, at routers
     output_tokens: float | None = None  # mean of the requests that finished lately
+    # Residual tokens per second that arrived, where no pool is there to compute them.
+    prompt_tokens: float = 0.0
 
 
 DemandRule = Literal[

@@ -184,6 +184,18 @@ def test_what_is_still_in_prefill_counts_for_decode() -> None:
     assert decode_demand(load, POLICY, 2).workers == pytest.approx(8 * 200 * 0.05 / 60 / 0.75)
 
 
+def test_prompts_that_no_prefill_pool_computes_need_decode_workers_beside_those_that_decode() -> (
+    None
+):
+    load = replace(NO_DECODE, cost=COST, generated_tokens=1500.0, running_requests=60.0)
+    decoding = decode_demand(load, POLICY, 2).workers
+    prompts = 1.4 / COST.token_seconds  # keep 1.4 workers busy
+    demand = decode_demand(replace(load, prompt_tokens=prompts), POLICY, 2)
+    assert rule(demand) == "throughput"
+    assert demand.workers == pytest.approx(1.4 / 0.7 + decoding)
+    assert not decode_demand(replace(NO_DECODE, prompt_tokens=1.0), POLICY, 2).is_idle
+
+
 def test_an_objective_that_one_request_alone_misses_asks_for_no_workers() -> None:
     load = replace(
         NO_DECODE, running_requests=60.0, context_tokens=60_000.0, cost=COST, tpot_seconds=9.0
