@@ -259,14 +259,6 @@ class Service(TypedDict, total=False):
 
 
 @with_config(STRICT)
-class Http(TypedDict, total=False):
-    enabled: bool
-    port: Port
-    page: bool
-    corsOrigins: list[Annotated[str, Field(pattern="^(https?://[^ /]+|[*])$")]]
-
-
-@with_config(STRICT)
 class IngressPath(TypedDict, total=False):
     path: Text  # of URLs, which for gRPC begin with the name of the service
     pathType: Literal["Prefix", "Exact", "ImplementationSpecific"]  # how it is compared
@@ -285,6 +277,25 @@ class Ingress(TypedDict, total=False):
     annotations: Strings
     hosts: list[IngressHost]
     tls: list[dict[str, Any]]
+
+
+@with_config(where_enabled(parentRefs={"minItems": 1}))
+class HttpRoute(TypedDict, total=False):
+    enabled: bool
+    annotations: Strings
+    parentRefs: list[dict[str, Any]]
+    hostnames: list[Text]
+    path: Annotated[str, Field(pattern="^/")]
+
+
+@with_config(STRICT)
+class Http(TypedDict, total=False):
+    enabled: bool
+    port: Port
+    page: bool
+    corsOrigins: list[Annotated[str, Field(pattern="^(https?://[^ /]+|[*])$")]]
+    ingress: Ingress
+    route: HttpRoute
 
 
 @with_config(STRICT)

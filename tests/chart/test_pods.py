@@ -233,7 +233,7 @@ def _models(rendered: Rendered, name: str) -> Any:
 
 
 def test_grpc_comes_in_through_an_ingress(everything: Rendered) -> None:
-    (ingress,) = everything.of("Ingress")
+    ingress = everything.one("Ingress", "")
     annotation = {"nginx.ingress.kubernetes.io/backend-protocol": "GRPCS"}
     assert ingress["metadata"]["annotations"] == annotation
     (rule,) = ingress["spec"]["rules"]
@@ -244,6 +244,26 @@ def test_grpc_comes_in_through_an_ingress(everything: Rendered) -> None:
         port["name"] for port in service["spec"]["ports"]
     ]
     assert service["spec"]["loadBalancerClass"] == "example.com/internal"
+
+
+def test_http_comes_in_through_an_ingress_and_a_route(everything: Rendered) -> None:
+    ingress, route = everything.one("Ingress", "http"), everything.one("HTTPRoute", "http")
+    assert ingress["metadata"]["annotations"] == {
+        "nginx.ingress.kubernetes.io/backend-protocol": "HTTPS",
+        "nginx.ingress.kubernetes.io/proxy-body-size": "16m",
+    }
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    assert (path["path"], path["backend"]["service"]["port"]) == ("/v1", {"name": "http"})
+    service = everything.one("Service", "")
+    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+    (rule,) = route["spec"]["rules"]
+    assert rule["backendRefs"] == [
+        {"name": service["metadata"]["name"], "port": ports["http"]},
+    ]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    assert rule["timeouts"] == {"request": "0s"}, "streams last as long as answers"
+    assert route["spec"]["parentRefs"][0]["name"] == "gateway"
+    assert route["spec"]["hostnames"] == ["api.example"]
 
 
 def test_extra_objects_know_the_release(everything: Rendered) -> None:

@@ -122,6 +122,21 @@ WRONG = [
         id="an Ingress of no host",
     ),
     pytest.param(
+        ["--set=http.ingress.enabled=true"],
+        "at '/http/ingress/hosts': minItems: got 0, want 1",
+        id="an Ingress of HTTP of no host",
+    ),
+    pytest.param(
+        ["--set=http.route.enabled=true"],
+        "at '/http/route/parentRefs': minItems: got 0, want 1",
+        id="a route of no Gateway",
+    ),
+    pytest.param(
+        ["--set=http.enabled=false,http.route.enabled=true,http.route.parentRefs[0].name=a"],
+        "http.route.enabled: got true and http.enabled false",
+        id="a route to what does not listen",
+    ),
+    pytest.param(
         ["--set=http.port=50051"],
         "http.port: got 50051, which is service.port too",
         id="two ports that are one",

@@ -167,11 +167,16 @@ than this chart says how many there are.
 {{- end -}}
 {{- end -}}
 
-{{/* The ways in: Service and Ingress. */}}
+{{/* The ways in: Service, Ingresses and HTTPRoute. */}}
 {{- define "lengthwise.checkEntry" -}}
 {{- $service := .Values.service -}}
 {{- if and .Values.http.enabled (eq (int $service.port) (int .Values.http.port)) -}}
 {{- fail (printf "http.port: got %d, which is service.port too, expected another" (int .Values.http.port)) -}}
+{{- end -}}
+{{- range $kind := list "ingress" "route" -}}
+{{- if and (get $.Values.http $kind).enabled (not $.Values.http.enabled) -}}
+{{- fail (printf "http.%s.enabled: got true and http.enabled false, expected true: routers do not listen" $kind) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $service.loadBalancerClass (ne $service.type "LoadBalancer") -}}
 {{- fail (printf "service.loadBalancerClass: got %s and service.type %s, expected LoadBalancer" $service.loadBalancerClass $service.type) -}}
