@@ -7,12 +7,14 @@ errors to begin with.
 
 A model is given out only if the steps seen distinguish its terms; what was never seen
 keeps the coefficient it had; and a model in use is replaced only by one that differs, because every
-change moves requests between classes and workers.
+change moves requests between classes and workers. Until there is one, the prior is scaled to the
+last steps: a few tell how fast a worker is, which is what its scheduler has to know first.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import islice
 from math import inf, sqrt
 from operator import mul
 from typing import Self
@@ -43,6 +45,10 @@ MAX_CONDITION = 5e3
 # Samples of the first fit. The prior is right for no worker, so the first fits come early, each
 # with twice the samples of the one before, until there are as many as every later one waits for.
 FIRST_FIT = 50
+
+# Of the last so many steps the median tells how far off the prior is, once there are a few. What
+# its proportions get wrong is twice or so; workers differ by a hundred times.
+SCALED_BY, LEAST_SCALED_BY = 16, 3
 
 Row = tuple[float, ...]  # the terms of a step, in this order, divided by its seconds
 NAMES = tuple(field.name for field in fields(CostModel))
@@ -98,6 +104,7 @@ class CostFit:
         self._rows: deque[Row] = deque(maxlen=window)
         self._refit_every = refit_every
         self._until_refit = min(FIRST_FIT, refit_every)
+        self._prior = astuple(prior)
         self.model = prior
         self.is_fitted = False
         self._is_settled = False  # fitted to at least `refit_every` samples
@@ -118,7 +125,7 @@ class CostFit:
         return CostModel(**dict(zip(NAMES, known, strict=True)))
 
     def observe(self, sample: StepSample) -> bool:
-        """True when `model` changed (`short_tokens` changes only then).
+        """True when another model was fitted (`short_tokens` changes only then).
 
         A sample without measurable time is left out.
         """
@@ -136,10 +143,22 @@ class CostFit:
             )
         )
         self._until_refit -= 1
-        if self._until_refit:
-            return False
-        self._until_refit = min(len(self._rows), self._refit_every)
-        return self._refit()
+        has_changed = False
+        if not self._until_refit:
+            self._until_refit = min(len(self._rows), self._refit_every)
+            has_changed = self._refit()
+        if not self.is_fitted:
+            self._scale()
+        return has_changed
+
+    def _scale(self) -> None:
+        """Takes the prior times what it is off by, in the median of the last steps."""
+        last = sorted(_dot(self._prior, row) for row in islice(reversed(self._rows), SCALED_BY))
+        median = last[len(last) // 2]
+        if len(last) < LEAST_SCALED_BY or median <= 0.0:
+            return
+        scaled = (coefficient / median for coefficient in self._prior)
+        self.model = CostModel(**dict(zip(NAMES, scaled, strict=True)))
 
     def _refit(self) -> bool:
         rows, seen = _seen(self._rows)

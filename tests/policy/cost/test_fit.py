@@ -104,22 +104,32 @@ def test_all_six_terms_are_distinguished_in_mixed_steps() -> None:
     assert astuple(fit.model) == pytest.approx(astuple(PLANTED), rel=0.1)
 
 
-def test_terms_never_seen_keep_the_priors_coefficients() -> None:
+def scaled_by(model: CostModel) -> float:
+    """By how much it is the prior, in the terms of prompts and of decodes."""
+    factor = model.decode_request_seconds / PRIOR.decode_request_seconds
+    assert model.decode_context_seconds == factor * PRIOR.decode_context_seconds
+    return factor
+
+
+def test_terms_never_seen_keep_the_scaled_priors_coefficients() -> None:
     fit = fitted(prompts(PLANTED))
-    assert fit.model.decode_request_seconds == PRIOR.decode_request_seconds
-    assert fit.model.decode_context_seconds == PRIOR.decode_context_seconds
+    assert 0.5 < scaled_by(fit.model) < 2
+    assert fit.measured is not None
+    assert fit.measured.decode_request_seconds == 0.0
     random = Random(1)
     decoding = CostFit()
     for _ in range(200):
         contexts = [random.randrange(10, 20_000) for _ in range(random.randrange(1, 64))]
         decoding.observe(step(PLANTED, [], contexts))
     assert decoding.is_fitted
-    assert astuple(decoding.model) == (
+    assert decoding.measured is not None
+    assert astuple(decoding.measured) == (
         pytest.approx(PLANTED.step_seconds),
-        *astuple(PRIOR)[1:4],
+        *(0.0, 0.0, 0.0),
         pytest.approx(PLANTED.decode_request_seconds),
         pytest.approx(PLANTED.decode_context_seconds),
     )
+    assert decoding.model.token_seconds > 0
     assert decoding.short_tokens == DEFAULT_SHORT_TOKENS  # no prompt, no boundary
 
 
@@ -131,20 +141,36 @@ def test_a_term_seen_a_few_times_counts_as_never_seen() -> None:
         contexts = [1000] * random.randrange(1, 60)
         fit.observe(sample if number % 20 else step(planted, [], contexts))
     assert fit.is_fitted
-    assert fit.model.decode_request_seconds == PRIOR.decode_request_seconds
+    assert fit.measured is not None
+    assert fit.measured.decode_request_seconds == 0.0
     assert fit.model.step_seconds == pytest.approx(PLANTED.step_seconds, rel=0.05)
 
 
 @pytest.mark.parametrize("tokens", [(150, 160), (128, 192), (500, 500)], ids=str)
-def test_prompts_of_nearly_one_length_tell_nothing_and_change_nothing(
+def test_prompts_of_nearly_one_length_tell_how_long_they_take_and_nothing_else(
     tokens: tuple[int, int],
 ) -> None:
     fit = CostFit()
     random = Random(0)
     for _ in range(1000):
         sample = step(PLANTED, [(random.randint(*tokens), 0)], [])
-        assert not fit.observe(replace(sample, seconds=sample.seconds * random.gauss(1.0, 0.05)))
-    assert (fit.model, fit.is_fitted, fit.short_tokens) == (PRIOR, False, DEFAULT_SHORT_TOKENS)
+        fit.observe(replace(sample, seconds=sample.seconds * random.gauss(1.0, 0.05)))
+    assert (fit.measured, fit.short_tokens) == (None, DEFAULT_SHORT_TOKENS)
+    middle = sum(tokens) // 2
+    expected = PLANTED.prefill_seconds(middle)
+    assert fit.model.prefill_seconds(middle) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_few_steps_tell_how_fast_a_worker_is() -> None:
+    """A hundred times slower than the prior: steps of the first second are not planned by that."""
+    slow = CostModel(**{name: 100 * value for name, value in asdict(PLANTED).items()})
+    fit = CostFit()
+    for number, sample in enumerate(islice(prompts(slow, outliers=0.1), 40)):
+        fit.observe(sample)
+        if number >= 4:
+            expected = slow.prefill_seconds(300)
+            assert expected / 3 < fit.model.prefill_seconds(300) < 3 * expected
+    assert not fit.is_fitted
 
 
 def test_a_model_fitted_before_outlasts_steps_that_tell_nothing() -> None:
