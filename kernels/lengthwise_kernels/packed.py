@@ -14,6 +14,8 @@ from typing import Final
 import torch
 from torch.nn import functional
 
+from lengthwise_kernels.host_memory import use_huge_pages
+
 _PLANNED_ROWS: Final = 32
 """What the order is chosen for; others were as fast or slower."""
 
@@ -38,6 +40,7 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
     if not weight.numel():
         return weight
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _PLANNED_ROWS)
+    use_huge_pages(torch.ops.mkldnn.data_ptr(packed), torch.ops.mkldnn._nbytes(packed))
     return packed
 
 

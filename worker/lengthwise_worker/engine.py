@@ -12,6 +12,7 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
+from lengthwise_kernels.host_memory import keep_freed_memory
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.memory import usable_memory_bytes
@@ -137,6 +138,8 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device: got cuda, but torch {torch.__version__} finds no GPU; expected auto or cpu"

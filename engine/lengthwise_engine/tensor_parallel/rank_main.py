@@ -27,6 +27,7 @@ from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.rank_process import RankFailed, RankReady
 from lengthwise_engine.tensor_parallel.steps import receive_step
 from lengthwise_engine.transfer.frames import frame
+from lengthwise_kernels.host_memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def main() -> None:
     try:
         if plan.device_type == "cuda":
             torch.cuda.set_device(plan.device)
+        else:
+            keep_freed_memory()
         weights, cache = plan.load(), _cache(plan, *kv)
         parent.sendall(frame(RankReady(kv=cache.share())))
     except BaseException as error:

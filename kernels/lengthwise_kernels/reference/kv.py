@@ -52,16 +52,18 @@ def rotate_and_store(
     The result is [tokens, num_heads, head_dim].
     """
     num_kv_heads, head_dim = layer.shape[-2:]
-    sizes = [heads.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads]
-    queries, keys, values = torch.split(heads, sizes, dim=1)
+    sizes = [heads.shape[1] - 2 * num_kv_heads, num_kv_heads]
+    turning, values = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
     if norms is not None:
+        queries, keys = torch.split(turning, sizes, dim=1)
         queries = rms_norm(queries, norms.query, norms.eps)
         keys = rms_norm(keys, norms.key, norms.eps)
+        turning = torch.cat((queries, keys), dim=1)
+    queries, keys = torch.split(rotate(turning, cos, sin), sizes, dim=1)
     width = num_kv_heads * head_dim
-    flat = layer.view(-1, width)
-    flat.index_copy_(0, rows[0], rotate(keys, cos, sin).reshape(-1, width))
-    flat.index_copy_(0, rows[1], values.reshape(-1, width))
-    return rotate(queries, cos, sin)
+    stored = torch.cat((keys, values)).view(-1, width)
+    layer.view(-1, width).index_copy_(0, rows.view(-1), stored)
+    return queries
 
 
 def pack_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
     `x` is [..., size], `weight` [size]. (Zhang and Sennrich 2019, arXiv:1910.07467.)
     """
+    size = (x.shape[-1],)
     if x.dtype == torch.float32:
-        return functional.rms_norm(x, (x.shape[-1],), weight, eps)
-    wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * (wide * scale).to(x.dtype)
+        return functional.rms_norm(x, size, weight, eps)
+    # Rounded before it is weighted.
+    return functional.rms_norm(x, size, None, eps).mul_(weight)
 
 
 def add_rms_norm(
@@ -30,7 +30,7 @@ def add_rms_norm(
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up where `gate_up` [..., 2 size] holds gate first; the result is [..., size]."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return functional.silu(gate) * up
+    return functional.silu(gate).mul_(up)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
