@@ -43,6 +43,8 @@ def schema(**keys: Any) -> dict[str, str]:
         pytest.param({"json_schema": "[" * 60_000}, "it is no JSON", id="deep JSON"),
         pytest.param({"json_schema": "[1]"}, "got a list, expected an object", id="a list"),
         pytest.param(schema(type="objekt"), "Invalid type: objekt", id="no such type"),
+        pytest.param(schema(type="string", maxLength=2**70), "serializable", id="a huge number"),
+        pytest.param(schema(enum=["\ud800"]), "constraint: ", id="a lone surrogate"),
         pytest.param(schema(type="string", enum=[1]), "Unsatisfiable", id="nothing is of it"),
         pytest.param(schema(**{"not": {}}), "Unimplemented keys", id="not implemented"),
         pytest.param(schema(**{"$ref": "#/x"}), "does not exist", id="no such reference"),

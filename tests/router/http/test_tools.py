@@ -139,6 +139,16 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
         "Unimplemented keys",
         "tools[0].function.parameters",
     ),
+    (
+        {"tools": [tool(parameters={"properties": {"a": {"enum": ["é" * 90_000]}}})]},
+        "characters of schemas, expected at most 65536",
+        "tools[0].function.parameters",
+    ),
+    (
+        {"tools": [tool(parameters={"properties": {"a": {"maxLength": 2**70}}})]},
+        "Invalid schema for function 'f': ",
+        "tools[0].function.parameters",
+    ),
     ({"tools": [tool(parameters=deep(200))]}, "recursion", "tools[0].function.parameters"),
     ({"tool_choice": "required"}, "only allowed when 'tools' are specified", "tool_choice"),
     ({"tools": ONE, "tool_choice": "any"}, "'none', 'auto', and 'required'", "tool_choice"),

@@ -55,7 +55,10 @@ def _grammar(constraint: common_pb2.Constraint) -> str:
                 raise Refusal(f"got a {type(schema).__name__}, expected an object")
             # A model that likes white space would fill a whole answer with it.
             compact = {"whitespace_flexible": False}
-            return LLMatcher.grammar_from_json_schema(schema, overrides=compact)  # type: ignore[arg-type]
+            try:
+                return LLMatcher.grammar_from_json_schema(schema, overrides=compact)  # type: ignore[arg-type]
+            except ValueError as error:  # such as a number that no 64 bits hold
+                raise Refusal(str(error)) from error
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.regex)
         case "lark":

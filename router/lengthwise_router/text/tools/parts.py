@@ -62,6 +62,7 @@ class Function:
     name: str
     parameters: Mapping[str, Any]  # a JSON Schema of objects
     strict: bool = False  # keywords that no grammar can keep to are refused, not passed over
+    size: int = 0  # characters of the parameters as they were sent
 
 
 class PartsParser(Protocol):

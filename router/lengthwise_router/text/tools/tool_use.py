@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from lengthwise_router.text.tools.answer_format import AnswerFormat, AnswerParser
 from lengthwise_router.text.tools.parts import Function
 from lengthwise_wire.errors import InvalidRequest
-from lengthwise_wire.limits import MAX_TOOLS
+from lengthwise_wire.limits import MAX_CONSTRAINT_BYTES, MAX_TOOLS
 from lengthwise_wire.v1 import common_pb2, inference_pb2
 
 Mode = Literal["none", "auto", "required"]
@@ -54,6 +54,11 @@ class ToolUse:
     def grammar(self, form: AnswerFormat, functions: tuple[Function, ...]) -> common_pb2.Constraint:
         """Of calls of these. Errors: InvalidRequest."""
         assert form.calls is not None
+        size = sum(function.size for function in functions)
+        if size > MAX_CONSTRAINT_BYTES:  # as it would be when it is made, which takes its time
+            raise InvalidRequest(
+                f"tools: got {size} characters of schemas, expected at most {MAX_CONSTRAINT_BYTES}"
+            )
         try:
             grammar = form.calls.grammar(functions, parallel=self._is_parallel)
         except RecursionError:
@@ -120,4 +125,5 @@ def _function(text: str, field: str) -> Function:
         name=name,
         parameters={"type": "object", **parameters},
         strict=function.get("strict") is True,
+        size=len(text),
     )

@@ -148,6 +148,7 @@ def _function(tool: object, field: str, *, is_flat: bool) -> Function:
         name=name,
         parameters=_parameters(parameters, name, f"{field}.parameters"),
         strict=bool(strict),
+        size=len(json_text(f"{field}.parameters", parameters)),
     )
 
 
