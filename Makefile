@@ -17,7 +17,7 @@ CHART_README := helm/lengthwise/README.md
 CONFIGURATION := docs/configuration.md
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench bench-scheduling bench-goodput up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench reproduce bench-scheduling bench-goodput up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -97,6 +97,9 @@ fuzz: setup  ## Messages made to break what reads them, to every method and port
 
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks $(BIN)/python -m run
+
+reproduce: setup  ## Published results in simulation, for docs/reproduction.md; 5 minutes
+	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m scheduling.live $(ARGUMENTS)

@@ -25,13 +25,13 @@ def highest_rate(
     run: Callable[[float], RunSummary], *, guess: float, attainment: float, precision: float
 ) -> StoodRate:
     """By bisection, from `guess` on, until the bounds differ by the share `precision` of the upper
-    one. A rate below a thousandth of the guess counts as none."""
+    one. A rate below a hundredth of the guess counts as none."""
     low, high = 0.0, float("inf")
     rate = guess
     stood: RunSummary | None = None
     failed: RunSummary | None = None
     runs = 0
-    while runs < MAX_RUNS and high > guess / 1000:
+    while runs < MAX_RUNS and high > guess / 100:
         summary = run(rate)
         runs += 1
         if summary.attainment >= attainment:
