@@ -106,7 +106,7 @@ def simulate(
 
 def plan(
     model: ModelPath,
-    gpus: Annotated[int, Option(min=1, max=1024, help="How many there are.")],
+    gpus: Annotated[int, Option(min=1, max=64, help="Of one unit; --rate says how many units.")],
     gpu: Gpu = "H100",
     steps: Steps = None,
     trace: Trace = None,

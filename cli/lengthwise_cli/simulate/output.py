@@ -82,21 +82,20 @@ def show(run: SimulatedRun, summary: RunSummary, what: str, console: Console) ->
     line(what)
     line(
         f"{whole.requests:,} requests in {summary.seconds:,.1f} simulated s"
-        f" ({summary.arrived_per_second:,.2f}/s), {whole.answered:,} answered,"
-        f" {summary.output_tokens_per_second:,.0f} output tokens/s; in ms:"
+        f"{_told(summary.arrived_per_second, ' ({:,.2f}/s)')}, {whole.answered:,} answered"
+        f"{_told(summary.output_tokens_per_second, ', {:,.0f} output tokens/s')}; in ms:"
     )
     console.print(fitted(LATENCY, [_latencies(each) for each in summary.classes], console))
     line(
-        f"goodput {summary.goodput:,.2f} requests/s, {summary.goodput / summary.gpus:,.3f} per GPU:"
-        f" TTFT within {objectives.ttft_short_seconds:g} s (short),"
-        f" {objectives.ttft_long_seconds:g} s (long), TPOT within {objectives.tpot_seconds:g} s"
+        f"goodput{_told(summary.goodput, ' {:,.2f} requests/s')}"
+        f"{_told(summary.goodput / summary.gpus, ', {:,.3f} per GPU')}: TTFT within"
+        f" {objectives.ttft_short_seconds:g} s (short), {objectives.ttft_long_seconds:g} s (long),"
+        f" TPOT within {objectives.tpot_seconds:g} s"
     )
     shares = [("prefill", summary.prefill_busy), ("decode", summary.decode_busy)]
     busy = [f"{role} workers {share:.0%}" for role, share in shares if not math.isnan(share)]
-    line(
-        f"busy: {', '.join(busy)}; {1 - summary.computed_share:.0%} of the prompt tokens cached;"
-        f" {summary.preemptions:,} preemptions"
-    )
+    cached = _told(1 - summary.computed_share, "; {:.0%} of the prompt tokens cached")
+    line(f"busy: {', '.join(busy) or 'nobody'}{cached}; {summary.preemptions:,} preemptions")
     rules = Counter(each.rule for each in run.journeys if each.rule)
     line(", ".join(f"{rule}: {count:,}" for rule, count in rules.most_common()))
     reasons = Counter(
@@ -113,6 +112,11 @@ def _latencies(result: ClassResult) -> tuple[str, ...]:
             "" if math.isnan(seconds) else f"{seconds * 1e3:,.{digits}f}" for seconds in values
         ]
     return (*cells, f"{result.attainment:.1%}")
+
+
+def _told(value: float, text: str) -> str:
+    """Nothing of what there is not."""
+    return "" if math.isnan(value) else text.format(value)
 
 
 def _without_nan(value: object) -> object:

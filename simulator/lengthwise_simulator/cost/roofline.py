@@ -8,6 +8,7 @@ steps have been measured, use them (`calibrate`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from lengthwise_checkpoint.spec import DecoderSpec
@@ -26,7 +27,8 @@ WORKSPACE_BYTES: Final = 3e9  # of each GPU
 _ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@dataclass(frozen=True, slots=True)
+# No slots: a property is cached.
+@dataclass(frozen=True)
 class RooflineCosts:
     """Of a worker of `ranks` GPUs."""
 
@@ -88,38 +90,40 @@ class RooflineCosts:
             read += history + new
         if not tokens:
             return 0.0
-        sampled = requests + len(chunks)
-        return (
-            STEP_SECONDS
-            + self._matrices(tokens, sampled)
-            + self._attention(pairs, read)
-            + (self._sums(tokens) if self.ranks > 1 else 0.0)
+        unit = self._seconds
+        computing = tokens * unit.token + (requests + len(chunks)) * unit.head
+        attention = max(pairs * unit.pair, read * unit.kv_token)
+        return unit.step + max(computing, unit.weights) + attention + tokens * unit.sum_token
+
+    @cached_property
+    def _seconds(self) -> "_UnitSeconds":
+        spec, ranks = self.spec, self.ranks
+        head = spec.vocab_size * spec.hidden_size
+        item = self.item_bytes if spec.projections == "full" else 1
+        weights = spec.num_layers * self.layer_weights * item + head * self.item_bytes
+        flops = ranks * self.gpu.flops * FLOPS_SHARE
+        bandwidth = ranks * self.gpu.memory_bytes_per_second * MEMORY_SHARE
+        sums = 2 * spec.num_layers if ranks > 1 else 0
+        sent = 2 * (ranks - 1) / ranks * spec.hidden_size * self.item_bytes
+        return _UnitSeconds(
+            step=STEP_SECONDS + sums * SUM_SECONDS,
+            token=2 * spec.num_layers * self.layer_weights / flops,
+            head=2 * head / flops,
+            weights=weights / bandwidth,
+            pair=4 * spec.num_heads * spec.head_dim * spec.num_layers / flops,
+            kv_token=self.kv_bytes_per_token / bandwidth,
+            sum_token=sums * sent / (self.gpu.peer_bytes_per_second * PEER_SHARE),
         )
 
-    def _matrices(self, tokens: int, sampled: int) -> float:
-        spec = self.spec
-        head = spec.vocab_size * spec.hidden_size
-        flops = 2 * (tokens * spec.num_layers * self.layer_weights + sampled * head)
-        item = self.item_bytes if spec.projections == "full" else 1
-        read = spec.num_layers * self.layer_weights * item + head * self.item_bytes
-        return max(self._computing(flops), self._reading(read))
 
-    def _attention(self, pairs: int, read: int) -> float:
-        """`pairs` of a query and a key it sees; `read`: tokens whose KV is read."""
-        spec = self.spec
-        flops = 4 * pairs * spec.num_heads * spec.head_dim * spec.num_layers
-        return max(self._computing(flops), self._reading(read * self.kv_bytes_per_token))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UnitSeconds:
+    """What each part of a step takes, for one of its kind."""
 
-    def _sums(self, tokens: int) -> float:
-        """Two a layer, of every token's hidden state, as rings do them."""
-        spec = self.spec
-        num_bytes = tokens * spec.hidden_size * self.item_bytes
-        moved = 2 * (self.ranks - 1) / self.ranks * num_bytes
-        each = SUM_SECONDS + moved / (self.gpu.peer_bytes_per_second * PEER_SHARE)
-        return 2 * spec.num_layers * each
-
-    def _computing(self, flops: float) -> float:
-        return flops / (self.ranks * self.gpu.flops * FLOPS_SHARE)
-
-    def _reading(self, num_bytes: float) -> float:
-        return num_bytes / (self.ranks * self.gpu.memory_bytes_per_second * MEMORY_SHARE)
+    step: float  # whatever it has
+    token: float  # of matrices
+    head: float  # of the logits of one sampled token
+    weights: float  # all of them, to be read once
+    pair: float  # of a query and a key it sees
+    kv_token: float  # whose KV is read
+    sum_token: float  # of sums over ranks, as rings do them

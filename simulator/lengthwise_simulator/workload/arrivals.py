@@ -6,6 +6,10 @@ from random import Random
 
 from lengthwise_simulator.errors import SimulationError
 
+LEAST_RATE, MOST_RATE = 1e-6, 1e6
+MOST_VARIATION = 100.0
+"""Far beyond any trace; Gamma variates of less shape are nearly all 0."""
+
 
 def poisson(rate: float, draw: Random) -> Iterator[float]:
     """Independent arrivals, `rate` a second."""
@@ -16,8 +20,10 @@ def gamma(rate: float, variation: float, draw: Random) -> Iterator[float]:
     """Gaps of a Gamma distribution; `variation` is their coefficient of variation: 1 is Poisson, 0
     is regular, Azure's code trace has 13. BurstGPT's generator draws its arrivals so."""
     _require_rate(rate)
-    if not 0 <= variation < inf:
-        raise SimulationError(f"variation: got {variation:g}, expected a number of at least 0")
+    if not 0 <= variation <= MOST_VARIATION:
+        raise SimulationError(
+            f"variation: got {variation:g}, expected a number from 0 to {MOST_VARIATION:g}"
+        )
     at = 0.0
     shape = inf if variation == 0 else variation**-2
     while True:
@@ -50,5 +56,7 @@ def diurnal(least: float, most: float, seconds: float) -> Callable[[float], floa
 
 
 def _require_rate(rate: float) -> None:
-    if not 0 < rate < inf:
-        raise SimulationError(f"rate: got {rate:g}, expected requests a second above 0")
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise SimulationError(
+            f"rate: got {rate:g}, expected {LEAST_RATE:g} to {MOST_RATE:g} requests a second"
+        )

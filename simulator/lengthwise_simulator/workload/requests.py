@@ -13,8 +13,8 @@ from lengthwise_simulator.workload.traces import OWN_KEYS, SESSION_KEYS, TraceRo
 
 def as_recorded(rows: Sequence[TraceRow], *, speed: float = 1.0) -> list[ArrivingRequest]:
     """At the trace's times, `speed` times as fast. Errors: SimulationError where it has none."""
-    if not 0 < speed < float("inf"):
-        raise SimulationError(f"speed: got {speed:g}, expected a number above 0")
+    if not 1e-6 <= speed <= 1e6:
+        raise SimulationError(f"speed: got {speed:g}, expected a number from 1e-06 to 1e+06")
     requests = []
     for row in rows:
         if row.arrived_at is None:
