@@ -2,7 +2,11 @@
 held to it by a grammar, over a whole cluster."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -229,3 +233,14 @@ def test_what_the_sdk_asks_wrongly_of_functions_is_told(cluster: LocalCluster) -
             sdk.chat(asked, tools=[STOP], choice=["a", "b"])
         free = sdk.chat(asked, tools=[STOP], tool_choice="none", max_tokens=8, seed=3)
         assert free.content == free.text
+
+
+def test_the_example_calls_its_function(cluster: LocalCluster) -> None:
+    example = Path(__file__).parents[2] / "examples" / "tools.py"
+    done = subprocess.run(
+        [sys.executable, example, "hermes"],
+        env={**os.environ, "LENGTHWISE_ENDPOINT": cluster.endpoint},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("get_weather({")

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from router import stub_workers
 from router.deployment import Deployment, deployed
 from router.stub_workers import MODEL
 
@@ -67,6 +68,47 @@ async def test_parts_say_what_the_text_says_also_after_a_resumption(
         sampling=common_pb2.SamplingParams(seed=whole.messages[0].seed),
     )
     assert joined(rest.messages, kind) == rest.text == whole.text[5:]
+
+
+CALLED = 'So: <tool_call>{"name": "f", "arguments": {"a": [1, 2]}}</tool_call><tool_call>{"na'
+
+
+def told(parts: list[pb.AnswerPart]) -> list[tuple[str, str]]:
+    """With pieces of the same as one, and without ids, which are drawn."""
+    made: list[tuple[str, str]] = []
+    for part in parts:
+        kind = str(part.WhichOneof("kind"))
+        value = part.call.name if kind == "call" else str(getattr(part, kind))
+        if made and made[-1][0] == kind in ("content", "arguments"):
+            value = made.pop()[1] + value
+        made.append((kind, value))
+    return made
+
+
+async def test_a_call_goes_on_where_its_router_was_lost(
+    served: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = CALLED.encode()
+    begin = len(b"<tool>fhello")
+    monkeypatch.setattr(stub_workers, "stub_next_token", lambda ids: written[len(ids) - begin])
+    fields: Any = {"prompt": prompt(TOOL), "parts": pb.AskedParts(), "max_tokens": len(written)}
+    whole = await served.generate(**fields)
+    assert whole.text == CALLED
+    parts = [part for message in whole.messages for part in message.parts]
+    assert told(parts) == [
+        ("content", "So: "),
+        ("call", "f"),
+        ("arguments", '{"a": [1, 2]}'),
+        ("calls_end", ""),
+        ("content", '<tool_call>{"na'),
+    ]
+    sampling = common_pb2.SamplingParams(seed=whole.messages[0].seed)
+    for count in range(1, len(whole.messages), 7):
+        received = whole.messages[:count]
+        ids = [token_id for message in received for token_id in message.token_ids]
+        rest = await served.generate(**fields, resume=pb.Resume(token_ids=ids), sampling=sampling)
+        both = [part for message in (*received, *rest.messages) for part in message.parts]
+        assert told(both) == told(parts), ids
 
 
 async def test_each_choice_has_parts_of_its_own(served: Deployment) -> None:
