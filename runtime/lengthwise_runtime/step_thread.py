@@ -19,11 +19,16 @@ def end_process(error: BaseException) -> None:
 
 
 class StepThread:
-    """Calls `step` until stopped. `step` must return within a bounded time."""
+    """Calls `begin` once and then `step` until stopped, which must return within a bounded time."""
 
     def __init__(
-        self, step: Callable[[], None], on_death: Callable[[BaseException], None] = end_process
+        self,
+        step: Callable[[], None],
+        on_death: Callable[[BaseException], None] = end_process,
+        *,
+        begin: Callable[[], object] = lambda: None,
     ) -> None:
+        self._begin = begin
         self._step = step
         self._on_death = on_death
         self._stopping = threading.Event()
@@ -40,6 +45,7 @@ class StepThread:
 
     def _run(self) -> None:
         try:
+            self._begin()
             while not self._stopping.is_set():
                 self._step()
         except BaseException as error:

@@ -70,18 +70,20 @@ def test_a_dead_engine_ends_its_process() -> None:
     assert "broken device" in result.stderr
 
 
-def test_a_stopped_thread_ends_after_its_step() -> None:
+def test_a_thread_begins_once_and_when_stopped_ends_after_its_step() -> None:
     steps: list[int] = []
+    began_in: list[str] = []
     ran = threading.Event()
 
     def step() -> None:
         steps.append(1)
         ran.set()
 
-    thread = StepThread(step)
+    thread = StepThread(step, begin=lambda: began_in.append(threading.current_thread().name))
     thread.start()
     assert ran.wait(5)
     assert thread.stop(5)
     count = len(steps)
     assert not threading.Event().wait(0.05)
     assert len(steps) == count
+    assert began_in == ["engine"]

@@ -5,6 +5,8 @@ import logging
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
+import torch
+
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.step_thread import StepThread
@@ -69,7 +71,9 @@ class RoleWorker(ABC):
         )
         metrics.watch_steps(model.steps)
         metrics.introduce(self._status())
-        self._thread = StepThread(self._loop.step)
+        # A thread that never asked has its small products of matrices computed by all cores, whose
+        # threads then wait for one another busily: OpenMP keeps the number for each thread.
+        self._thread = StepThread(self._loop.step, begin=torch.get_num_threads)
         self._thread.start()
         self.address = await self._server.open()
         self._readiness = asyncio.create_task(self._follow_transfer(), name="readiness")
