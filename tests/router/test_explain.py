@@ -41,7 +41,7 @@ async def test_a_request_that_went_well_is_explained_whole(deploy: Deploy) -> No
     assert attempt.placement_reason
     assert (attempt.queue_seconds, attempt.prefill_seconds) == (0.25, 0.5)
     assert attempt.reserve_seconds > 0
-    assert attempt.transfer_seconds > 0
+    assert attempt.transfer_seconds >= 0
     assert not attempt.failure
     assert life.end.code == "OK"
     assert life.end.timings == answer.last.timings

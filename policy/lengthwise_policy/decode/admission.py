@@ -8,13 +8,13 @@ Requests that are filled by a transfer count as those that run do; blocks in use
 admitted request brought in (shared ones, and ones that still drain) are taken off the capacity.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from lengthwise_policy.decode.past_future import PastFutureAdmission, Verdict
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeRequest, Grant
 from lengthwise_policy.kv.blocks import blocks_for
-from lengthwise_policy.kv.prefix_cache import PrefixCache
+from lengthwise_policy.kv.prefix_cache import BlockHash, PrefixCache
 from lengthwise_policy.types import Random
 
 
@@ -37,14 +37,15 @@ class DecodeAdmission:
         self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int
     ) -> Grant | None:
         """Blocks for all of the request's tokens; None while it has to wait."""
+        hashes = request.shareable_hashes(self._block_size)
         if self._is_worst_case:
             verdict = self._worst_case(request, admitted, num_draining_blocks)
         else:
-            verdict = self._future.may_join(tuple(admitted), request, self._capacity(admitted))
+            verdict = self._may_join(request, admitted, hashes)
         if verdict.rule == "waits for memory":
             return None
         needed = blocks_for(request.sequence_tokens, self._block_size)
-        taken = self._blocks.take(request.shareable_hashes(self._block_size), needed)
+        taken = self._blocks.take(hashes, needed)
         if taken is None:
             return None
         request.granted(taken.block_ids, taken.num_shared, self._block_size)
@@ -63,6 +64,22 @@ class DecodeAdmission:
         peak = self._future.predicted_blocks(tuple(admitted))
         shared = self._blocks.num_blocks - self._capacity(admitted)
         return min(peak + shared, self._blocks.num_blocks)
+
+    def _may_join(
+        self,
+        request: DecodeRequest,
+        admitted: Collection[DecodeRequest],
+        hashes: Sequence[BlockHash],
+    ) -> Verdict:
+        """Blocks that it shares with running requests count once, with those: looked up only where
+        it would wait without, for a long prompt has thousands."""
+        running, capacity = tuple(admitted), self._capacity(admitted)
+        request.own_slots = request.sequence_tokens
+        verdict = self._future.may_join(running, request, capacity)
+        if verdict.rule == "waits for memory" and (shared := self._blocks.in_use(hashes)):
+            request.own_slots -= shared * self._block_size
+            verdict = self._future.may_join(running, request, capacity)
+        return verdict
 
     def _worst_case(
         self, request: DecodeRequest, admitted: Collection[DecodeRequest], num_draining_blocks: int

@@ -157,9 +157,8 @@ class PastFutureAdmission:
 
         `running` are all that hold blocks or were granted some, those whose KV still arrives
         included. `capacity_blocks` are what these requests can have: the blocks of the cache
-        (evictable ones too) without those that drain. Blocks of a shared prefix may be taken off
-        the capacity once instead of off each request's `own_slots`; counting them with every
-        request is safe but admits fewer.
+        (evictable ones too) without those that drain. Blocks of a prefix that it shares with
+        running ones may be left out of the candidate's `own_slots`.
         """
         if not running:
             return self._alone(candidate, capacity_blocks)

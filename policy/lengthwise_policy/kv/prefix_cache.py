@@ -124,6 +124,16 @@ class PrefixCache:
         """How many leading blocks are held, in use or not. Changes nothing."""
         return len(self._matched(hashes))
 
+    def in_use(self, hashes: Sequence[BlockHash]) -> int:
+        """How many leading blocks requests hold now. Changes nothing."""
+        count = 0
+        for name in hashes:
+            block_id = self._block_of.get(name)
+            if block_id is None or not self._references[block_id]:
+                break
+            count += 1
+        return count
+
     def take(self, hashes: Sequence[BlockHash], num_blocks: int) -> Taken | None:
         """Takes `num_blocks` blocks: the leading ones that are held are shared, the rest fresh.
 

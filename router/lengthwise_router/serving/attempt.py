@@ -160,7 +160,9 @@ class WorkerAttempt:
             if self._pair.phase != "decode":
                 generation.prompt_held_by(reservation.worker_id, reservation.block_size)
             if self._pair.phase == "transfer":
-                generation.record.transferred(stream.last_row_at - self._silent_since)
+                # Its token may have been faster than the prefill worker's reply.
+                seconds = max(stream.last_row_at - self._silent_since, 0.0)
+                generation.record.transferred(seconds)
             self._pair.phase = "decode"
             if reservation.is_local:
                 reservation.computed()
