@@ -9,6 +9,8 @@ Two hours at most; `--quick` takes a few minutes and records nothing.
 
 import argparse
 import asyncio
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -150,6 +152,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers end too
     arguments = parse_arguments()
     arms = arms_of(arguments)
     small = replace(

@@ -11,7 +11,7 @@ from rows import append_rows
 from traces import AZURE_CONVERSATIONS
 
 from goodput.arms import DEFAULT, FIXED, Ours
-from goodput.measure import OBJECTIVES, attainment
+from goodput.measure import OBJECTIVES, attainment, estimate_goodput
 from goodput.player import Outcome
 from goodput.report import show
 from goodput.traffic import Arrival, poisson, read_lengths
@@ -37,7 +37,7 @@ COSTS: Final = LinearCosts(
 KV_TOKENS: Final = 131_072
 KV_BYTES_PER_TOKEN: Final = 6144
 LINK_BYTES_PER_SECOND: Final = 1e9
-RATES: Final = (4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0)
+RATES: Final = (3.0, 3.5, 4.0, 5.0, 6.0, 6.5, 7.0)
 SEEDS: Final = (1, 2, 3)
 REQUESTS: Final = 600
 STRICT: Final = Objectives(
@@ -83,19 +83,20 @@ def _group(role: Role, count: int) -> WorkerGroup:
 
 def main() -> None:
     lengths, rows = read_lengths(AZURE_CONVERSATIONS), []
+    met: dict[tuple[str, str], dict[float, list[bool]]] = {}
     for rate in RATES:
+        played = [poisson(lengths, rate=rate, count=REQUESTS, seed=seed) for seed in SEEDS]
         for arm in (DEFAULT, *FIXED):
-            outcomes = [
-                outcome
-                for seed in SEEDS
-                for outcome in simulate(arm, poisson(lengths, rate=rate, count=REQUESTS, seed=seed))
-            ]
+            outcomes = [each for arrivals in played for each in simulate(arm, arrivals)]
             row: dict[str, object] = {"arm": arm.name, "rate": rate, "requests": len(outcomes)}
             for objective in OBJECTIVES:
-                share = attainment([objective.is_met(outcome) for outcome in outcomes])
-                row[objective.column] = round(share.value, 4)
+                rungs = met.setdefault((arm.name, objective.name), {})
+                rungs[rate] = [objective.is_met(outcome) for outcome in outcomes]
+                row[objective.column] = round(attainment(rungs[rate]).value, 4)
             rows.append(row)
     show(rows, list(rows[0]))
+    for (arm_name, objective_name), rungs in met.items():
+        print(f"{arm_name}, {objective_name}: {estimate_goodput(rungs)} requests/s")
     append_rows("goodput_simulation", rows)
 
 
