@@ -191,6 +191,15 @@ async def test_length_classes_of_demand_part_where_prefill_workers_say(deploy: D
     assert await deployment.metric("lengthwise_arrived_tokens_total", **LONG) == 311
 
 
+async def test_without_prefill_workers_length_classes_part_where_decode_workers_say(
+    deploy: Deploy,
+) -> None:
+    deployment = await deploy(1, 1, local_prefill=True)
+    deployment.decode[0].status = {"short_tokens": 99}
+    await deployment.prefill[0].stop()
+    await eventually(lambda: deployment.served.workers.short_tokens == 99)
+
+
 async def test_nothing_counted_yet_is_reported_as_zero(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=2)
     before = await deployment.series()

@@ -25,7 +25,7 @@ class ModelWorkers:
         self._notified: set[Wakeup] = set()
         self.prefixes = Prefixes()
         self.short_tokens = DEFAULT_SHORT_TOKENS
-        """Where most prefill workers draw the line between the length classes."""
+        """Where most workers that compute prompts draw the line between the length classes."""
 
     @property
     def all(self) -> list[Worker]:
@@ -101,9 +101,10 @@ class ModelWorkers:
     def compare(self) -> None:
         """Takes from the workers the boundary of the length classes, and what newcomers' steps may
         take."""
-        boundaries = [worker.short_tokens for worker in self._usable() if worker.role == "prefill"]
-        if boundaries:
-            self.short_tokens = median_low(boundaries)
+        usable = list(self._usable())
+        computing = [worker for worker in usable if worker.role == "prefill"] or usable
+        if computing:
+            self.short_tokens = median_low(worker.short_tokens for worker in computing)
         for newcomer in [worker for worker in self.all if worker.is_newcomer]:
             peers = [
                 cost
