@@ -15,6 +15,8 @@ NAMES = (
     "micro.tensor_parallel",
     "micro.stepping",
     "micro.router_cpu",
+    "front_door.cost",
+    "front_door.streams",
     "micro.startup",
     "micro.hostile_callers",
     "micro.fingerprint",

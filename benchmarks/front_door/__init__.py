@@ -1,0 +1,1 @@
+"""The router's faces, gRPC and HTTP, beside those of others."""
