@@ -17,6 +17,7 @@ NAMES = (
     "micro.router_cpu",
     "front_door.cost",
     "front_door.streams",
+    "front_door.load_tools",
     "micro.startup",
     "micro.hostile_callers",
     "micro.fingerprint",
