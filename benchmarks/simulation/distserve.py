@@ -8,6 +8,7 @@ a random one joined, below 2,048 tokens in all.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from typing import Final
@@ -51,6 +52,9 @@ OURS: Final = ClusterPolicies(
     placement=PlacementPolicy(objectives=OBJECTIVES), prefix_caching=False
 )
 
+WHOLE: Final = PrefillPolicy(chunk_tokens=LONGEST)
+"""Every prompt in one step."""
+
 THEIR_SETTING: Final = "theirs, KV unlimited"
 SHAPES: Final = ((2, 1), (2, 2), (1, 1), (1, 2))
 
@@ -58,6 +62,7 @@ ARMS: Final[Mapping[str, tuple[ClusterPolicies, bool]]] = {
     THEIR_SETTING: (THEIRS, False),
     "theirs": (THEIRS, True),
     "default policies": (OURS, True),
+    "default policies, chunks of 2048": (replace(OURS, prefill=WHOLE), True),
 }
 """And whether memory is limited: DistServe's simulator does not model it."""
 
