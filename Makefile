@@ -98,7 +98,7 @@ fuzz: setup  ## Messages made to break what reads them, to every method and port
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks $(BIN)/python -m run
 
-reproduce: setup  ## Published results in simulation, for docs/reproduction.md; 5 minutes
+reproduce: setup  ## Published results in simulation; 10 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes

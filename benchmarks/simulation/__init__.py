@@ -1,1 +1,1 @@
-"""Published results beside those of the simulator; docs/reproduction.md discusses them."""
+"""Published results beside those of the simulator."""

@@ -158,6 +158,7 @@ def test_costs_come_back_from_measured_steps(tmp_path: Path) -> None:
     [
         ("", "line 1: got columns none, expected seconds"),
         ("seconds,new_tokens\n0,5\n", "line 2: seconds: got '0'"),
+        ("seconds,new_tokens\n1,1e300\n", "line 2: new_tokens: got '1e300'"),
         ("seconds,new_tokens\n1,-5\n", "line 2: new_tokens: got '-5'"),
         ("seconds,new_tokens\n1,5\n", "got 1 steps, expected at least 50"),
         ("seconds,new_tokens\n" + "1,5\n" * 60, "too alike"),

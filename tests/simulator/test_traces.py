@@ -102,6 +102,10 @@ def test_lengths_with_and_without_times_gzipped_too(path: Path) -> None:
         ('{"timestamp": 0}', "line 1: input_length: got None"),
         ('{"timestamp": 0, "input_length": true, "output_length": 3}', "input_length: got True"),
         ("{", "line 1: not JSON"),
+        (
+            f'{{"timestamp": 0, "input_length": {10**400}, "output_length": 3}}',
+            "expected an integer from 1 to 16777216",
+        ),
         ("{}\n[]", "timestamp: got None"),
         (
             '{"timestamp": 0, "input_length": 1100, "output_length": 5, "hash_ids": [1]}',

@@ -2,7 +2,6 @@
 
 import csv
 from dataclasses import fields
-from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ from lengthwise_simulator.errors import SimulationError
 
 COLUMNS: Final = tuple(field.name for field in fields(StepSample))
 LEAST_ROWS: Final = 50
+MOST: Final = 1e15  # attention of a prompt of 16 million tokens is 3e14
 
 
 def calibrate(path: Path) -> LinearCosts:
@@ -51,6 +51,8 @@ def _number(where: str, name: str, text: str | None) -> float:
         number = float(text or "")
     except ValueError:
         number = -1.0
-    if not 0 <= number < inf or (name == "seconds" and number == 0):
-        raise SimulationError(f"{where}: {name}: got {text!r}, expected a number of at least 0")
+    if not 0 <= number <= MOST or (name == "seconds" and number == 0):
+        raise SimulationError(
+            f"{where}: {name}: got {text!r}, expected a number from 0 to {MOST:g}"
+        )
     return number

@@ -183,7 +183,7 @@ def _integer(where: str, name: str, value: object, *, least: int, most: int = OW
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = -inf
     if not (least <= number <= most and number == int(number)):
         raise SimulationError(
