@@ -43,6 +43,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """For small models torch's threads cost more than they do, on a busy machine ten times so."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _shared_imports() -> Iterator[None]:
     """All clusters of a session are forks of one process."""
     shared_imports.acquire("tests")

@@ -1,4 +1,4 @@
-"""What the engine tests share: one thread, and a scheduler of few lines."""
+"""What the engine tests share: a scheduler of few lines."""
 
 import json
 import random
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
@@ -16,11 +15,6 @@ from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, S
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 
 Generate = Callable[..., list[list[SampledToken]]]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

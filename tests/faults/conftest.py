@@ -1,26 +1,16 @@
 """Routers over stub workers, for checkpoints of a test's own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from faults.processes import Serve
 from router.deployment import Deployment, deployed
 from router.stub_workers import MODEL
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """For small models torch's threads cost more than they do, on a busy machine ten times so."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

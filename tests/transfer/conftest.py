@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-import torch
 from transfer.ends import (
     CONNECT_SECONDS,
     STALL_SECONDS,
@@ -15,12 +14,6 @@ from transfer.ends import (
 
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.in_process import LocalWire
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """As in the transfer process; for small copies torch's threads cost more than they do."""
-    torch.set_num_threads(1)
 
 
 def _processes(stall_seconds: float, *, shared_memory: bool) -> Iterator[Ends]:

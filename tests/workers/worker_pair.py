@@ -78,6 +78,7 @@ def greedy_tokens(
     """What transformers generates."""
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # of this thread
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     outputs = []
     for prompt in prompts:
