@@ -37,7 +37,7 @@ SMALL: Final = Shape(
 )  # fmt: skip
 LARGE: Final = Shape(
     name="qwen2 0.36B", hidden=896, layers=24, heads=14, kv_heads=2, mlp=4864,
-    first_rate=0.3, requests=70,
+    first_rate=0.3, requests=60,
 )  # fmt: skip
 
 
