@@ -103,7 +103,7 @@ async def test_a_call_goes_on_where_its_router_was_lost(
         ("content", '<tool_call>{"na'),
     ]
     sampling = common_pb2.SamplingParams(seed=whole.messages[0].seed)
-    for count in range(1, len(whole.messages), 7):
+    for count in range(3, len(whole.messages), 20):
         received = whole.messages[:count]
         ids = [token_id for message in received for token_id in message.token_ids]
         rest = await served.generate(**fields, resume=pb.Resume(token_ids=ids), sampling=sampling)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from router.text.tools.formats import FUNCTIONS, format_of, merged, parsed, parts_of, read
 from router.text.tools.test_parsers import CODER
@@ -87,6 +87,7 @@ def calls_as_written(draw: st.DrawFn, name: str) -> tuple[str, list[dict[str, An
     return "\n".join(f"<tool_call>{one}</tool_call>" for one in written), given
 
 
+@settings(max_examples=30)
 @given(data=st.data(), name=st.sampled_from(["hermes", "mistral", "llama3_json"]))
 def test_whatever_arguments_are_written_are_told_whole(data: st.DataObject, name: str) -> None:
     text, given = data.draw(calls_as_written(name))
@@ -101,6 +102,7 @@ def test_whatever_arguments_are_written_are_told_whole(data: st.DataObject, name
         assert parsed(format_of(name).parser(FUNCTIONS), [text]) == merged(parts)
 
 
+@settings(max_examples=30)
 @given(
     city=st.text(max_size=20)
     | st.sampled_from(["\n", "a\n\n", "</para", "<parameter=x>", '"', "\\"]),
@@ -138,5 +140,5 @@ LONG = {
 def test_a_long_text_is_read_in_time_of_its_length(name: str) -> None:
     """Whatever is read again and again would take minutes."""
     for many in (" ", "\n", "a", "[", "\\", '"', "<parameter=", "</param", "a.", ", ", "{"):
-        text = LONG[name].replace("MANY", many * (60_000 // len(many)))
+        text = LONG[name].replace("MANY", many * (30_000 // len(many)))
         merged(parts_of(format_of(name.partition(" ")[0]).parser(FUNCTIONS), cut(text, 2000)))
