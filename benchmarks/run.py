@@ -13,6 +13,7 @@ NAMES = (
     "micro.kv_transfer",
     "micro.prefill_push",
     "micro.tensor_parallel",
+    "micro.numerics",
     "micro.stepping",
     "micro.router_cpu",
     "front_door.cost",

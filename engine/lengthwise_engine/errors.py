@@ -3,6 +3,7 @@
     EngineError
     ├─ CacheSizeError       the memory given for the KV cache is unusable
     ├─ DeviceMemoryError    weights, KV cache, graphs and steps do not fit a device together
+    ├─ NumericsError        computing cannot be invariant as asked
     ├─ StepError            a caller broke the contract of `ModelRunner`
     ├─ RankError            a rank of a tensor-parallel worker cannot start, died or stalled
     ├─ TransferBusy         a link has too many operations outstanding (`transfer.base`)
@@ -21,6 +22,10 @@ class CacheSizeError(EngineError):
 
 class DeviceMemoryError(EngineError):
     """A device cannot hold all it is asked to; the message says how much fits and what to lower."""
+
+
+class NumericsError(EngineError):
+    """A model cannot be computed as invariantly as asked on this device, or by so many ranks."""
 
 
 class StepError(EngineError):

@@ -28,6 +28,7 @@ from lengthwise_engine.models.decoder_loader import (
 )
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.numerics import Numerics, choose_numerics, fall_back
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graphs import StepCounts
@@ -46,8 +47,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
-    are those that this process made, that of its own computing first. `steps` is what a runner of
-    real models counts, `files` what a real model's weights may be mapped from.
+    are those that this process made, that of its own computing first. `numerics` is empty, or names
+    how it computes where that is invariant. `steps` is what a runner of real models counts, `files`
+    what a real model's weights may be mapped from.
     """
 
     runner: ModelRunner
@@ -55,6 +57,7 @@ class LoadedModel:
     shards: KVShards
     spec: ModelSpec
     fingerprint: str
+    numerics: str = ""
     steps: StepCounts = field(default_factory=StepCounts)
     ranks: RankWatch | None = None
     files: SafetensorsFiles | None = None
@@ -94,6 +97,7 @@ def load_runner(
     block_size: int = 16,
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
+    numerics: Numerics = "fast",
     graph_memory_bytes: int = 0,
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
@@ -104,8 +108,8 @@ def load_runner(
     weights, workspace and graphs leave of a share of the memory: of a GPU's, or on the CPU of
     `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
-    their projections. On a GPU every kernel is compiled before this returns, and steps that come
-    again are replayed from CUDA graphs of up to `graph_memory_bytes`.
+    their projections; `numerics` is the promise. On a GPU every kernel is compiled before this
+    returns, and steps that come again are replayed from graphs of up to `graph_memory_bytes`.
 
     With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
     each, without graphs: `kv_memory_bytes` is what each of them has for its KV heads, and one that
@@ -113,7 +117,8 @@ def load_runner(
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
     `CacheSizeError` for a cache or context that cannot be had, `DeviceMemoryError` where the memory
-    does not hold all of it, and `RankError` when a rank cannot be started.
+    does not hold all of it, `NumericsError` where `numerics` cannot be had, and `RankError` when a
+    rank cannot be started.
     """
     config, target = read_config(checkpoint), torch.device(device)
     settings = MemorySettings(
@@ -135,10 +140,11 @@ def load_runner(
     kind = compute_dtype(shard.whole, target, dtype)
     plan = memory.plan(shard, kind)
     if tensor_parallel_size > 1:
+        fall_back(numerics, "sums over several ranks were not shown to be")
         return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds)
     with loading_weights(checkpoint, target):
         model = load_model(checkpoint, target, kind, quantization)
-    return _over_weights(checkpoint, model, plan, graph_memory_bytes)
+    return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graph_memory_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +225,13 @@ def _one_rank(
 
 
 def _over_weights(
-    checkpoint: Path, model: Decoder, plan: MemoryPlan, graph_memory_bytes: int
+    checkpoint: Path, model: Decoder, numerics: str, plan: MemoryPlan, graph_memory_bytes: int
 ) -> LoadedModel:
     cache = KVCache.allocate(plan.layout, plan.num_blocks, model.device)
     runner = _torch_runner(model, cache, graph_memory_bytes)
-    fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest)
+    fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest, numerics)
     loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
-    return replace(loaded, steps=runner.counts, files=model.weights.files)
+    return replace(loaded, steps=runner.counts, files=model.weights.files, numerics=numerics)
 
 
 def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> TorchRunner:
@@ -270,5 +276,9 @@ def _all_ranks(
     )
 
 
-def _fingerprint(checkpoint: Path, spec: DecoderSpec, weights_digest: str) -> str:
-    return model_fingerprint(checkpoint, weights_digest, rounded_to_fp8=spec.projections == "fp8")
+def _fingerprint(
+    checkpoint: Path, spec: DecoderSpec, weights_digest: str, numerics: str = ""
+) -> str:
+    return model_fingerprint(
+        checkpoint, weights_digest, rounded_to_fp8=spec.projections == "fp8", numerics=numerics
+    )

@@ -18,13 +18,18 @@ from lengthwise_kernels.staging import Arrays
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """What is the same in every step of a model; `dtype` is that of queries, keys and values."""
+    """What is the same in every step of a model; `dtype` is that of queries, keys and values.
+
+    `invariant`: a token's result is the same to the bit whatever else a step computes, and whether
+    it computes the token as a single one or in a chunk. On CPUs only.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,8 @@ answer wrongly. So workers report the names of CAPABILITIES, and a router sends 
 workers that report all it needs.
 """
 
+from collections.abc import Iterable
+
 from lengthwise_policy.sampling import SamplingParameters
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.sampling_parameters import LATER_PARAMETERS
@@ -16,6 +18,10 @@ CACHE_SALT = "cache_salt"
 GRAMMAR = "grammar"
 """Of requests with a constraint: an older worker would sample whatever is likely."""
 
+_NUMERICS = "numerics "
+"""Of requests that an invariant worker has begun, with the name of its numerics: another would go
+on with other tokens."""
+
 CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT, GRAMMAR)
 """In every worker's status. Names are never changed."""
 
@@ -26,6 +32,16 @@ Another decode worker would compute the prompt of each sample of a call again.""
 _NEUTRAL = {
     name: getattr(sampling_to_wire(SamplingParameters()), name) for name in LATER_PARAMETERS
 }
+
+
+def numerics_capability(numerics: str) -> tuple[str, ...]:
+    """What an invariant worker reports besides; nothing for others, whose name is empty."""
+    return (_NUMERICS + numerics,) if numerics else ()
+
+
+def kept_capabilities(capabilities: Iterable[str]) -> frozenset[str]:
+    """Those of a worker that every later worker of a request it has begun must have."""
+    return frozenset(name for name in capabilities if name.startswith(_NUMERICS))
 
 
 def needed_capabilities(sampling: common_pb2.SamplingParams) -> frozenset[str]:

@@ -38,6 +38,10 @@ class WorkerConfig:
     is for measuring and testing `backend` there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of computation; auto: float32 on CPUs, the checkpoint's on GPUs."""
+    numerics: Literal["auto", "invariant", "fast"] = "fast"
+    """invariant: a token's logits are the same to the bit whatever batch, chunk or worker computes
+    it, or the worker does not start. fast: they may differ in a last bit. auto: invariant where the
+    worker finds that it is, else fast."""
     quantization: Literal["none", "fp8"] = "none"
     """fp8: the projections of a full checkpoint are rounded to FP8 at start. One that stores them
     so is computed so either way."""

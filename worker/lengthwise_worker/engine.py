@@ -119,12 +119,13 @@ async def start_engine(config: WorkerConfig) -> Engine:
         await engine.stop()
         raise
     logger.info(
-        "%s ready in %.1f s: %d KV blocks of %d tokens, %s, %d rank(s) on %s",
+        "%s ready in %.1f s: %d KV blocks of %d tokens, %s, %s, %d rank(s) on %s",
         config.model_name,
         time.monotonic() - started_at,
         model.shards.num_blocks,
         model.shards.layout.block_size,
         model.shards.layout.dtype,
+        "invariant" if model.numerics else "fast",
         config.tensor_parallel_size,
         model.shards.device_type,
     )
@@ -149,6 +150,7 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         quantization=config.quantization,
+        numerics=config.numerics,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,
         max_context=config.max_context,

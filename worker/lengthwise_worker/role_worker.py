@@ -11,7 +11,7 @@ from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_runtime.tracing.config import tracer_of
-from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING
+from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING, numerics_capability
 from lengthwise_wire.convert import ROLES_ON_WIRE, cost_to_wire
 from lengthwise_wire.v1 import worker_pb2
 from lengthwise_worker.config import WorkerConfig
@@ -147,7 +147,11 @@ class RoleWorker(ABC):
             prompt_tokens_total=snapshot.prompt_tokens_total,
             cost=None if cost is None else cost_to_wire(cost, snapshot.cost_samples),
             short_tokens=snapshot.short_tokens,
-            capabilities=(*CAPABILITIES, *(PREFIX_CACHING,) * self._config.prefix_caching),
+            capabilities=(
+                *CAPABILITIES,
+                *(PREFIX_CACHING,) * self._config.prefix_caching,
+                *numerics_capability(model.numerics),
+            ),
             transfer_down=not self._engine.transfer.is_up,
             draining=self._service.draining,
             flexible=self._endpoint.is_flexible,

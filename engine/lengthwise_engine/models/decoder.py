@@ -39,13 +39,22 @@ class Ranks(Protocol):
 class Decoder:
     """A loaded model, or one rank's part of it: spec, weights, device and the type it computes in.
 
+    `invariant`: a token's logits are to be the same whatever else a step computes; whether they are
+    on this machine, `try_invariance` finds out.
     A part has its own heads and neurons in its `spec`; the `ranks` sum what each of them found.
     """
 
     def __init__(
-        self, spec: DecoderSpec, weights: DecoderWeights, ranks: Ranks | None = None
+        self,
+        spec: DecoderSpec,
+        weights: DecoderWeights,
+        ranks: Ranks | None = None,
+        *,
+        invariant: bool = False,
     ) -> None:
         self.spec = spec
+        if invariant:
+            weights = weights.invariant()
         self.weights = weights
         self.device = weights.embedding.device
         self.dtype = weights.embedding.dtype
@@ -55,6 +64,7 @@ class Decoder:
             head_dim=spec.head_dim,
             dtype=self.dtype,
             device=self.device,
+            invariant=invariant,
         )
         self._ranks = ranks
         self._frequencies = rope_frequencies(spec.rope, spec.head_dim).to(self.device)

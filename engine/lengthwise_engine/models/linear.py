@@ -4,7 +4,7 @@ A model does not know which kind of projection it has. What comes right before o
 too, because kernels may do both in one pass.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from lengthwise_kernels.dispatch import (
     Fp8Rows,
     add_rms_norm,
     add_rms_norm_fp8,
+    invariant_linear,
     linear,
     pack,
     quantise_rows,
@@ -35,6 +36,9 @@ class Projection(Protocol):
     def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         """Of silu(gate) * up, where `gate_up` [rows, 2 in] holds gate first."""
 
+    def in_any_batch(self) -> "Projection":
+        """The same, such that no row of y depends on how many others there are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
@@ -42,13 +46,15 @@ class Linear:
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    invariant: bool = False
 
     def packed(self) -> "Linear":
         """The same projection, computed faster from a copy of its weight."""
-        return Linear(weight=pack(self.weight), bias=self.bias)
+        return replace(self, weight=pack(self.weight))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
+        compute = invariant_linear if self.invariant else linear
+        return compute(x, self.weight, self.bias)
 
     def after_norm(
         self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
@@ -58,6 +64,9 @@ class Linear:
 
     def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         return self(silu_mul(gate_up))
+
+    def in_any_batch(self) -> "Linear":
+        return replace(self, invariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +97,9 @@ class Fp8Linear:
 
     def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         return self._project(silu_mul_fp8(gate_up))
+
+    def in_any_batch(self) -> "Fp8Linear":
+        return self  # sums of 8-bit products are exact
 
     def _project(self, rows: Fp8Rows) -> torch.Tensor:
         return scaled_linear(rows, self.weight, self.bias, self.dtype)

@@ -7,7 +7,7 @@ of a projection but its own.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -36,6 +36,16 @@ class LayerWeights:
     gate_up: Projection
     down: Projection
 
+    def invariant(self) -> "LayerWeights":
+        """The same; its projections compute a row alike beside any others."""
+        return replace(
+            self,
+            qkv=self.qkv.in_any_batch(),
+            output=self.output.in_any_batch(),
+            gate_up=self.gate_up.in_any_batch(),
+            down=self.down.in_any_batch(),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderWeights:
@@ -51,6 +61,11 @@ class DecoderWeights:
     head: Linear
     digest: str
     files: SafetensorsFiles
+
+    def invariant(self) -> "DecoderWeights":
+        """The same, with invariant layers and head."""
+        layers = tuple(layer.invariant() for layer in self.layers)
+        return replace(self, layers=layers, head=self.head.in_any_batch())
 
 
 def load_weights(

@@ -15,6 +15,7 @@ from lengthwise_kernels.attention_plan import (
     PaddedShape,
     StepAttention,
 )
+from lengthwise_kernels.reference.invariant_attention import plan_invariant_attention
 
 _QUERY_TILE: Final = 256
 """Queries per masked tile: bounds a mask to 256 x keys, and skips keys no query of the tile sees.
@@ -76,6 +77,8 @@ def plan_attention(
     batch: AttentionBatch, *, window: int | None, spec: AttentionSpec
 ) -> AttentionPlan:
     """Work out the attention of `batch` for layers with this sliding window (None: no window)."""
+    if spec.invariant:
+        return plan_invariant_attention(batch, window=window, spec=spec)
     device = spec.device
     chunks: list[_PromptChunk] = []
     groups: dict[int, list[_DecodeRow]] = {}

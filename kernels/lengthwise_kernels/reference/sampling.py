@@ -136,11 +136,14 @@ def _least_of_top_k(scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tens
 
 def _least_of_top_p(scores: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     """The least score [rows] among the fewest tokens whose mass reaches top-p."""
-    total = scores.logsumexp(-1, keepdim=True)
-    best = scores.topk(min(_LIKELY_ENOUGH, scores.shape[1]), dim=-1).values
-    if ((best - total).exp().sum(-1) < top_p).any():
-        best = scores.sort(-1, descending=True).values
-    kept = _reaching((best - total).exp(), top_p)
+    # Unlike a logarithm of a sum, which several threads share where there is one row only.
+    every = scores.softmax(-1)
+    best, tokens = scores.topk(min(_LIKELY_ENOUGH, scores.shape[1]), dim=-1)
+    mass = every.gather(1, tokens)
+    if (mass.sum(-1) < top_p).any():
+        best, tokens = scores.sort(-1, descending=True)
+        mass = every.gather(1, tokens)
+    kept = _reaching(mass, top_p)
     return best.gather(1, kept.sum(-1, keepdim=True) - 1).squeeze(1)
 
 

@@ -98,6 +98,7 @@ class Dispatch:
                     with self._pair(generation, placement, reservation) as pair:
                         attempt = self._attempt(generation, choice, pair)
                         tokens = await attempt.first_token()
+                        generation.needs |= pair.kept_capabilities
                         yield tokens
                         while not tokens.finish_reason:
                             tokens = await attempt.next_tokens()
@@ -226,7 +227,7 @@ class Dispatch:
         """Holds an open request to what the largest decode worker of now can hold; returns whether
         that changed its limit."""
         _, decode = self._workers.views()
-        most = most_new_tokens(len(generation.token_ids), generation.request.needs, decode)
+        most = most_new_tokens(len(generation.token_ids), generation.needs, decode)
         return most is not None and generation.limit(most)
 
     def _check_capacity(self, request: PlacementRequest) -> None:
@@ -268,7 +269,7 @@ class Dispatch:
             blame=blame,
             reserved_decode=reservation.worker_id if reservation is not None else None,
             cached_tokens=cached_tokens,
-            needs=generation.request.needs,
+            needs=generation.needs,
         )
 
     def _count(self, generation: Generation, failure: AttemptFailed) -> None:

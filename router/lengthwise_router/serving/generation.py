@@ -48,6 +48,8 @@ class Generation:
     ) -> None:
         """`shared_prompt`: of a sample."""
         self.request = request
+        self.needs = request.needs
+        """Capabilities that its workers must have: once begun, those of the first ones too."""
         self.shared_prompt = shared_prompt
         self._has_joined = False
         self.record = record

@@ -10,6 +10,7 @@ from lengthwise_router.serving.failures import AttemptFailed, reason_of
 from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_router.workers.worker import Worker
+from lengthwise_wire.capabilities import kept_capabilities
 from lengthwise_wire.errors import InvalidRequest, LengthwiseError, NoWorkerAvailable
 
 
@@ -40,6 +41,15 @@ class WorkerPair:
             self.prefill.dependents.discard(self)
         if self.reservation is not None:
             self.reservation.worker.dependents.discard(self)
+
+    @property
+    def kept_capabilities(self) -> frozenset[str]:
+        """What a worker must have to go on with what this pair has begun; both are of one kind."""
+        worker = self.prefill
+        if worker is None and self.reservation is not None:
+            worker = self.reservation.worker
+        status = worker.status if worker is not None else None
+        return kept_capabilities(status.capabilities) if status is not None else frozenset()
 
     def worker_lost(self, worker: Worker, reason: LossReason) -> None:
         reservation = self.reservation

@@ -1,0 +1,122 @@
+"""Whether a loaded model computes a token alike in every batch on this machine, found by trying.
+
+What matrix products of a row return is up to libraries (oneDNN, MKL), which choose kernels by
+machine, shape and number of rows; no list of machines says which are alike. So each kind of
+operation of the model is computed for many rows and for few of them, on one thread and on all, and
+compared to the bit. The same results, as a digest, tell two workers whether they compute alike.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.linear import Linear, Projection
+from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
+
+_PARTS = ((0, 1), (1, 3), (3, 6), (0, 7), (40, 41), (6, 39), (66, 67))
+"""Rows that are computed again apart, of `_ROWS`: ones, twos, threes, ends of tiles."""
+_ROWS = 67
+
+_BLOCK_SIZE = 16
+_TOKENS = 640
+_AGAIN = ((0, 1), (5, 12), (130, 131), (191, 193), (203, 204), (255, 290), (383, 387), (511, 514))
+"""Tokens whose attention is computed again apart, of `_TOKENS`: around every end of a split."""
+
+Rows = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invariance:
+    """What was found. `varying` names the operations that vary; none: the model is invariant.
+    `digest` is 16 hex digits of what they returned, and of nothing else."""
+
+    varying: tuple[str, ...]
+    digest: str
+
+
+@torch.inference_mode()
+def try_invariance(model: Decoder) -> Invariance:
+    """Takes as long as a prompt of some 200 tokens in one layer, and three times the head."""
+    digest = hashlib.sha256(f"{torch.__version__} {model.device.type}".encode())
+    varying: list[str] = []
+    for name, operation, x in _operations(model):
+        whole = _on_one_thread(operation, x)
+        if not all(torch.equal(operation(x[a:b]), whole[a:b]) for a, b in ((0, _ROWS), *_PARTS)):
+            varying.append(name)
+        digest.update(whole.view(torch.uint8).numpy().data)
+    for window in sorted(set(model.spec.windows), key=lambda size: size or 0):
+        name = "attention" if window is None else f"attention in windows of {window}"
+        whole, alike = _attention(model, window)
+        if not alike:
+            varying.append(name)
+        digest.update(whole.view(torch.uint8).numpy().data)
+    return Invariance(varying=tuple(varying), digest=digest.hexdigest()[:16])
+
+
+def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
+    """Name, what computes rows, and rows for it."""
+    spec, layer = model.spec, model.weights.layers[0]
+    for name, width, projection in (
+        ("qkv", spec.hidden_size, layer.qkv),
+        ("output", spec.num_heads * spec.head_dim, layer.output),
+        ("gate_up", spec.hidden_size, layer.gate_up),
+        ("down", spec.intermediate_size, layer.down),
+        ("head", spec.hidden_size, model.weights.head),
+    ):
+        row = _numbers((1, width), model.dtype)
+        yield name, _sensitive(projection, row), row.repeat(_ROWS, 1)
+    yield "gate", silu_mul, _numbers((_ROWS, 2 * spec.intermediate_size), model.dtype)
+
+
+def _sensitive(projection: Projection, row: torch.Tensor) -> Rows:
+    """Less what it returns for this row: what is left is what 16 bits had rounded away, in which
+    another order of adding nearly always shows."""
+    if not isinstance(projection, Linear):
+        return projection
+    result = projection(row)[0]
+    bias = -result if projection.bias is None else projection.bias - result
+    return replace(projection, bias=bias)
+
+
+def _on_one_thread(operation: Rows, x: torch.Tensor) -> torch.Tensor:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return operation(x)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _attention(model: Decoder, window: int | None) -> tuple[torch.Tensor, bool]:
+    """Of a prompt at once, and whether parts of it computed apart are alike."""
+    spec = model.attention
+    num_blocks = -(-_TOKENS // _BLOCK_SIZE)
+    shape = (num_blocks, 2, _BLOCK_SIZE, spec.num_kv_heads, spec.head_dim)
+    layer = _numbers(shape, model.dtype)
+    queries = _numbers((_TOKENS, spec.num_heads, spec.head_dim), model.dtype)
+
+    def attend(parts: Sequence[tuple[int, int]]) -> torch.Tensor:
+        batch = AttentionBatch(
+            query_lengths=[end - start for start, end in parts],
+            starts=[start for start, _ in parts],
+            block_ids=[range(num_blocks)] * len(parts),
+            block_size=_BLOCK_SIZE,
+        )
+        step = lay_out_attention(batch, windows=[window], sampled=None, spec=spec).form.bind({})
+        own = torch.cat([queries[start:end] for start, end in parts])
+        return step.plans[window].attend(own, layer, spec.head_dim**-0.5)
+
+    whole = attend([(0, _TOKENS)])
+    again = [attend([part]) for part in _AGAIN]
+    parts = torch.cat([whole[start:end] for start, end in _AGAIN])
+    return whole, torch.equal(torch.cat(again), parts) and torch.equal(attend(_AGAIN), parts)
+
+
+def _numbers(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """The same on every machine: integers below 2^15 as fractions, by a linear congruence."""
+    count = torch.Size(shape).numel()
+    mixed = (torch.arange(count) * 1103515245 + 12345) % 2**31 >> 16
+    return (mixed / 2**14 - 1.0).to(dtype).view(*shape)

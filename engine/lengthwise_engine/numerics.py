@@ -1,0 +1,43 @@
+"""What a worker promises of its results, `invariant` or `fast`: see docs/numerics.md.
+
+Decided once, when a model is loaded, and never assumed: a worker is invariant if it was found so.
+"""
+
+import logging
+from typing import Literal
+
+from lengthwise_engine.errors import NumericsError
+from lengthwise_engine.invariance import try_invariance
+from lengthwise_engine.models.decoder import Decoder
+
+logger = logging.getLogger(__name__)
+
+Numerics = Literal["auto", "invariant", "fast"]
+"""What is asked for; auto: invariant where that can be had, else fast."""
+
+
+def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
+    """The model as it is to be computed, and its numerics: empty for fast, else a name that two
+    workers share exactly if both are invariant and compute alike.
+
+    Errors: NumericsError where `asked` is invariant and the model cannot be.
+    """
+    if asked == "fast":
+        return model, ""
+    if model.device.type != "cpu":
+        fall_back(asked, f"on {model.device.type} what a token's logits are depends on the batch")
+        return model, ""
+    invariant = Decoder(model.spec, model.weights, invariant=True)
+    found = try_invariance(invariant)
+    if found.varying:
+        fall_back(asked, f"{', '.join(found.varying)} vary with the number of rows on this machine")
+        return model, ""
+    return invariant, found.digest
+
+
+def fall_back(asked: Numerics, why: str) -> None:
+    """To fast. Errors: NumericsError where `asked` is invariant."""
+    if asked == "invariant":
+        raise NumericsError(f"numerics: got invariant, but {why}; set it to auto or fast")
+    if asked == "auto":
+        logger.info("numerics: fast, since %s", why)
