@@ -48,6 +48,16 @@ print(server._process.pid, flush=True)
 signal.pause()
 """
 
+SERVER = """
+import os, signal, socket
+from lengthwise_engine.forks.serving import serve
+
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.close()
+serve(theirs, [])
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
 
 @pytest.fixture(scope="module")
 def make_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], ForkServer]:
@@ -160,6 +170,11 @@ def test_a_fork_does_not_outlive_the_server_that_would_tell_its_end(
 def test_more_than_a_request_holds_is_refused(server: ForkServer) -> None:
     with pytest.raises(OSError, match="arguments and environment of"):
         run(server, "exit", "0" * 200_000)
+
+
+def test_a_fork_that_ends_after_its_server_has_nothing_to_say() -> None:
+    run = subprocess.run([sys.executable, "-c", SERVER], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.slow

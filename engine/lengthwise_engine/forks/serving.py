@@ -51,6 +51,7 @@ def serve(control: socket.socket, modules: Sequence[str]) -> Callable[[], object
             continue
         data, descriptors, _, _ = socket.recv_fds(control, REQUEST_BYTES, _MOST_DESCRIPTORS)
         if not data:
+            signal.set_wakeup_fd(-1)  # its forks may well end after its sockets are closed
             return None
         report = socket.socket(fileno=descriptors[0])
         try:
