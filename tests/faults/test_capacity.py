@@ -70,6 +70,18 @@ async def test_what_can_never_fit_is_refused_at_once(
     assert model.capacity_tokens == CAPACITY
 
 
+async def test_without_prefill_workers_one_token_is_refused_at_once_too(
+    toy: Path, serve: Serve
+) -> None:
+    deployment = await serve(toy, num_prefill=0, no_worker_seconds=10.0, local_prefill=True)
+    deployment.decode[0].blocks_total = DECODE_BLOCKS
+    views = deployment.served.workers.views
+    await eventually(lambda: [view.capacity_tokens for view in views()[1]] == [CAPACITY])
+    error = await deployment.refused(prompt=PROMPT[:150], max_tokens=1, seconds=5.0)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"holds {CAPACITY} tokens of KV" in error.details()
+
+
 async def test_what_only_the_larger_of_two_workers_holds_goes_there(
     toy: Path, serve: Serve
 ) -> None:

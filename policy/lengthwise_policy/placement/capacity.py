@@ -18,13 +18,18 @@ def exceeded_capacity(
     local_prefill: bool,
 ) -> str | None:
     """Why the workers that are there cannot hold the request even when they are empty; None when
-    some can, or when a role that could has no worker at all."""
+    some can, or when a role that could has no worker at all. No prefill worker is hoped for where
+    decode workers compute prompts without any."""
+    has_prefill = bool(prefill)
     prefill, decode = _lasting(request.needs, prefill), _lasting(request.needs, decode)
     if request.needs_decode and _is_too_small(decode, request.kv_tokens):
         return f"{request.kv_tokens} tokens of prompt and output; {_largest('decode', decode)}"
+    if local_prefill:
+        if not _is_too_small(decode, request.kv_tokens):
+            return None
+        if not has_prefill:
+            return f"{request.num_tokens} tokens of prompt; {_largest('decode', decode)}"
     if not _is_too_small(prefill, request.num_tokens):
-        return None
-    if local_prefill and not _is_too_small(decode, request.kv_tokens):
         return None
     return f"{request.num_tokens} tokens of prompt; {_largest('prefill', prefill)}"
 

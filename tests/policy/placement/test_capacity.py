@@ -60,6 +60,7 @@ def test_prompt_and_output_have_to_fit_some_decode_worker(
         pytest.param([prefill("p", **SMALL)], [decode("d")], False, False, id="not locally"),
         pytest.param([prefill("p", **SMALL)], [], True, True, id="decode workers may come"),
         pytest.param([], [decode("d")], False, True, id="prefill workers may come"),
+        pytest.param([], [], True, True, id="workers may come"),
         pytest.param([prefill("p", **SMALL), prefill("q")], [], False, True, id="a larger one"),
     ],
 )
@@ -74,6 +75,12 @@ def test_one_token_needs_no_decode_worker() -> None:
     asked = request(num_tokens=900, max_new_tokens=1)
     assert why(asked, [prefill("p")], [decode("d", **SMALL)]) is None
     assert why(asked, [prefill("p", **SMALL)], [decode("d", **SMALL)]) is not None
+    assert why(asked, [prefill("p", draining=True)], [decode("d", **SMALL)]) is None
+    told = why(asked, [], [decode("d", **SMALL)])
+    assert told is not None
+    assert "900 tokens of prompt; the largest decode worker holds 800" in told
+    assert why(asked, [], [decode("d", **SMALL), decode("e")]) is None
+    assert why(asked, [], [decode("d", **SMALL)], False) is None
 
 
 def test_a_larger_worker_that_is_too_old_for_the_request_is_no_hope() -> None:
