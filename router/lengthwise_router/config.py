@@ -142,7 +142,7 @@ class RouterConfig:
     # Requests predicted to get their first token later than so many times the objective are
     # refused at once. 0: none is, for late may be better than never.
     shed_factor: float = 0.0
-    max_attempts: int = 8  # of one request, the first included; failed links do not count
+    max_attempts: int = 8  # the first included; failed links and busy workers do not count
     tool_parser: ToolParserName = "auto"  # how models write calls; auto: as their templates do
     reasoning_parser: ReasoningParserName = "auto"  # how they mark reasoning: likewise
     tokenizer_threads: int = 2  # that tokenise the prompts of one model

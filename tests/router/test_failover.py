@@ -315,7 +315,6 @@ async def test_what_a_worker_calls_invalid_is_not_tried_again(deploy: Deploy) ->
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        pytest.param(Overloaded("full"), "RESOURCE_EXHAUSTED", id="overloaded"),
         pytest.param(NoWorkerAvailable("draining"), "UNAVAILABLE", id="unavailable"),
         pytest.param(InternalError("a defect"), "UNAVAILABLE", id="defect"),
     ],
@@ -326,6 +325,24 @@ async def test_attempts_are_limited(deploy: Deploy, error: Exception, code: str)
     refused = await deployment.refused(max_tokens=5)
     assert refused.code().name == code
     assert len(deployment.prefill[0].requests) == 3
+    await deployment.nothing_is_held()
+
+
+async def test_a_busy_worker_is_asked_again_however_few_attempts_there_are(deploy: Deploy) -> None:
+    deployment = await deploy(1, 1, max_attempts=1, no_worker_seconds=20.0)
+    decode = deployment.decode[0]
+    decode.reserve_error = Overloaded("full")
+    call = asyncio.create_task(deployment.generate(max_tokens=5))
+    await eventually(lambda: len(decode.reserves) == 2)
+    decode.reserve_error = None
+    assert (await call).token_ids == stub_answer(PROMPT, 5)
+
+
+async def test_a_worker_that_stays_busy_is_given_up(deploy: Deploy) -> None:
+    deployment = await deploy(1, 1)
+    deployment.decode[0].reserve_error = Overloaded("full")
+    refused = await deployment.refused(max_tokens=5)
+    assert (refused.code().name, refused.details()) == ("RESOURCE_EXHAUSTED", "full")
     await deployment.nothing_is_held()
 
 

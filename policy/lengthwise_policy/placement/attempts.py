@@ -6,7 +6,8 @@ waits for another path, and tries a failed one again after pauses that double; a
 `patience_seconds` without any other path it has failed. So it has after `max_attempts` failures of
 workers, for the request itself may be what breaks them; failed links do not count, for no request
 breaks a link, and each of them leaves fewer paths. Nor does a worker that is lost again: it is
-back as it was, so that only the connection to it has failed.
+back as it was, so that only the connection to it has failed. A busy worker is no failure of either:
+it has room again as soon as others are done, or what this request gave up has been released.
 """
 
 from lengthwise_policy.placement.blame import Blame, Standing
@@ -34,14 +35,15 @@ class Attempts:
         self._lacking_since = None
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
-    def failed(self, blame: Blame, now: float, *, lost: bool = False) -> bool:
-        """An attempt has; whether another may follow. `lost`: the worker's connection ended."""
+    def failed(self, blame: Blame, now: float, *, lost: bool = False, busy: bool = False) -> bool:
+        """An attempt has; whether another may follow. `lost`: the worker's connection ended;
+        `busy`: it had no room."""
         is_lost_again = lost and blame.workers <= self.blame.workers
         self.blame |= blame
         self._paused_until = now + self._pause_seconds
         if self._lacking_since is not None:
             self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
-        if not (blame.links or is_lost_again):
+        if not (blame.links or is_lost_again or busy):
             self._num_worker_failures += 1
         return self._num_worker_failures < self._max_attempts
 

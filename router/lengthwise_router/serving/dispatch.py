@@ -113,7 +113,8 @@ class Dispatch:
                         reservation = None
                     self._count(generation, failure)
                     now = time.monotonic()
-                    if not attempts.failed(failure.blame, now, lost=failure.is_loss):
+                    busy = failure.reason == "overloaded"
+                    if not attempts.failed(failure.blame, now, lost=failure.is_loss, busy=busy):
                         raise failure.error from failure
         finally:
             if reservation is not None:

@@ -174,6 +174,17 @@ def test_a_worker_that_is_lost_and_back_time_and_again_is_waited_for() -> None:
     assert not attempts.failed(Blame.of(WorkerId("d3")), 21.0, lost=True)
 
 
+def test_a_busy_worker_is_waited_for_as_long_as_patience_lasts() -> None:
+    attempts, blame = Attempts(max_attempts=1, patience_seconds=SECONDS), Blame.of(WorkerId("d1"))
+    assert attempts.begin_at(Standing.CLEAN, 0.0) == 0.0
+    now: float | None = 0.0
+    while now is not None:
+        assert now <= SECONDS
+        assert attempts.failed(blame, now, busy=True)
+        waited = attempts.begin_at(Standing.FAILED, now)
+        now = attempts.begin_at(Standing.FAILED, waited) if waited is not None else None
+
+
 @given(
     standings=st.lists(st.sampled_from([None, *Standing]), min_size=1, max_size=60),
     step=st.floats(0.0, 3.0),
