@@ -17,6 +17,7 @@ HERE: Final = Path(__file__).parent
 START_SECONDS: Final = 1800.0
 """The first time vLLM compiles, for minutes."""
 CASE_SECONDS: Final = 300.0
+END_SECONDS: Final = 30.0
 
 
 class EngineProcess:
@@ -99,13 +100,14 @@ class EngineProcess:
 
     def _answer(self, seconds: float) -> str:
         ready, _, _ = select.select([self._answers], [], [], seconds)
-        line = self._answers.readline() if ready else ""
-        if not line:
-            self._log.seek(0)
-            raise RuntimeError(
-                f"no answer in {seconds} s; its log ends: {self._log.read()[-3000:]}"
-            )
-        return line.strip()
+        if ready and (line := self._answers.readline()):
+            return line.strip()
+        why = f"no answer in {seconds} s"
+        if ready:  # it ends, and may have yet to say why
+            with suppress(subprocess.TimeoutExpired):
+                why = f"it ended with {self._process.wait(END_SECONDS)}"
+        self._log.seek(0)
+        raise RuntimeError(f"{why}; its log ends: {self._log.read()[-3000:]}")
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
