@@ -26,6 +26,7 @@ from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
 from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
 from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
 from lengthwise_kernels.reference.invariant_linear import invariant_linear as invariant_linear
+from lengthwise_kernels.reference.invariant_linear import is_alike_alone as is_alike_alone
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
 
 P = ParamSpec("P")

@@ -88,9 +88,15 @@ def test_several_ranks_that_are_asked_to_be_invariant_do_not_start(load: Load) -
 
 
 def test_a_machine_that_varies_is_found_out(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if its libraries had another kernel for single rows."""
-    kernels = "lengthwise_engine.models.linear.invariant_linear"
-    monkeypatch.setattr(kernels, torch.nn.functional.linear)
+    """As if its libraries had another kernel for single rows, and that had gone unnoticed."""
+
+    def vary(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, lone: bool
+    ) -> torch.Tensor:
+        result = torch.nn.functional.linear(x, weight, bias)
+        return result + 1e-3 if len(x) == 1 else result
+
+    monkeypatch.setattr("lengthwise_engine.models.linear.invariant_linear", vary)
     with pytest.raises(NumericsError, match=r"qkv.*head vary with the number of rows"):
         load("llama", dtype=torch.float32, numerics="invariant")
     assert not load("llama", dtype=torch.float32, numerics="auto").numerics

@@ -14,6 +14,7 @@ from lengthwise_kernels.dispatch import (
     add_rms_norm,
     add_rms_norm_fp8,
     invariant_linear,
+    is_alike_alone,
     linear,
     pack,
     quantise_rows,
@@ -42,19 +43,22 @@ class Projection(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """In the type the model computes in; `weight` is [out, in], plain or packed."""
+    """In the type the model computes in; `weight` is [out, in], plain or packed. `lone`: as for
+    `invariant_linear`, of one that is `invariant`."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     invariant: bool = False
+    lone: bool = False
 
     def packed(self) -> "Linear":
         """The same projection, computed faster from a copy of its weight."""
         return replace(self, weight=pack(self.weight))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        compute = invariant_linear if self.invariant else linear
-        return compute(x, self.weight, self.bias)
+        if self.invariant:
+            return invariant_linear(x, self.weight, self.bias, lone=self.lone)
+        return linear(x, self.weight, self.bias)
 
     def after_norm(
         self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
@@ -66,7 +70,7 @@ class Linear:
         return self(silu_mul(gate_up))
 
     def in_any_batch(self) -> "Linear":
-        return replace(self, invariant=True)
+        return replace(self, invariant=True, lone=is_alike_alone(self.weight))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
