@@ -24,6 +24,7 @@ NAMES = (
     "micro.fingerprint",
     "micro.loading",
     "micro.structured_output",
+    "micro.grammar_tpot",
     "micro.choices",
     "memory_plan",
 )
