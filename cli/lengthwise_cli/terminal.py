@@ -77,6 +77,19 @@ class Column:
     """Where the terminal is too narrow, columns of the highest rank are left out first."""
 
 
+LATENCIES = (
+    Column("class", is_number=False),
+    Column("requests", rank=2),
+    Column("TTFT p50"),
+    Column("p90", rank=3),
+    Column("p99"),
+    Column("TPOT p50", rank=1),
+    Column("p90", rank=3),
+    Column("p99", rank=1),
+)
+"""Of requests that were sent, by length class."""
+
+
 def fitted(
     columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], console: Console
 ) -> Table:

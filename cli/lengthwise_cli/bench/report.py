@@ -7,24 +7,14 @@ from rich.console import Console
 from rich.text import Text
 
 from lengthwise_cli.bench.run import Run, percentile, tpots, ttfts
-from lengthwise_cli.terminal import Column, fit_encoding, fitted, harmless
+from lengthwise_cli.terminal import LATENCIES, Column, fit_encoding, fitted, harmless
 from lengthwise_policy.objectives import Objectives
 
 CLASSES = ("short", "long", "all")
 LATE_SECONDS = 0.05
 """Where a hundredth of the requests was sent later than this the client is too slow to measure."""
 
-LATENCY = (
-    Column("class", is_number=False),
-    Column("requests", rank=2),
-    Column("TTFT p50"),
-    Column("p90", rank=3),
-    Column("p99"),
-    Column("TPOT p50", rank=1),
-    Column("p90", rank=3),
-    Column("p99", rank=1),
-    Column("goodput", rank=2),
-)
+LATENCY = (*LATENCIES, Column("goodput", rank=2))
 COMPARISON = (
     Column("", is_number=False),
     Column("before"),

@@ -11,24 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from lengthwise_cli.errors import CommandError
-from lengthwise_cli.terminal import Column, fit_encoding, fitted, harmless, make_console
+from lengthwise_cli.terminal import LATENCIES, Column, fit_encoding, fitted, harmless, make_console
 from lengthwise_simulator.chrome_trace import write_chrome_trace
 from lengthwise_simulator.cluster.simulation import SimulatedRun
 from lengthwise_simulator.results import ClassResult, RunSummary, write_csv
 
 FORMATS = (".svg", ".png", ".pdf")
 
-LATENCY = (
-    Column("class", is_number=False),
-    Column("requests", rank=2),
-    Column("TTFT p50"),
-    Column("p90", rank=3),
-    Column("p99"),
-    Column("TPOT p50", rank=1),
-    Column("p90", rank=3),
-    Column("p99", rank=1),
-    Column("in time", rank=2),
-)
+LATENCY = (*LATENCIES, Column("in time", rank=2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from lengthwise_kernels.attention_plan import (
     PaddedShape,
     StepAttention,
 )
+from lengthwise_kernels.reference.decode_group import DecodeGroup, DecodeRow, gather, half_blocks
 from lengthwise_kernels.reference.invariant_attention import plan_invariant_attention
 
 _QUERY_TILE: Final = 256
@@ -39,30 +40,11 @@ class _PromptChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _DecodeRow:
-    """Keys [first_key, end) of `blocks` are seen, counted from the first of these blocks."""
-
-    query: int
-    blocks: Sequence[int]
-    first_key: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class _DecodeGroup:
-    """Single queries of sequences of similar length; `mask` [rows, 1, 1, keys] adds to scores."""
-
-    rows: torch.Tensor
-    halves: torch.Tensor
-    mask: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class _ReferencePlan:
     """`halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1."""
 
     prompt_chunks: tuple[_PromptChunk, ...]
-    decode_groups: tuple[_DecodeGroup, ...]
+    decode_groups: tuple[DecodeGroup, ...]
 
     def attend(self, queries: torch.Tensor, layer: torch.Tensor, scale: float) -> torch.Tensor:
         output = torch.empty_like(queries)
@@ -81,7 +63,7 @@ def plan_attention(
         return plan_invariant_attention(batch, window=window, spec=spec)
     device = spec.device
     chunks: list[_PromptChunk] = []
-    groups: dict[int, list[_DecodeRow]] = {}
+    groups: dict[int, list[DecodeRow]] = {}
     first_query = 0
     for length, start, ids in zip(batch.query_lengths, batch.starts, batch.block_ids, strict=True):
         first_key = 0 if window is None else max(0, start - window + 1)
@@ -89,18 +71,25 @@ def plan_attention(
         blocks = ids[first_block : -(-(start + length) // batch.block_size)]
         origin = first_block * batch.block_size
         if length == 1:
-            row = _DecodeRow(first_query, blocks, first_key - origin, start + 1 - origin)
+            row = DecodeRow(first_query, blocks, first_key - origin, start + 1 - origin)
             # Rows whose block counts round up to the same power of two share a padded tensor, so
             # that padding is less than half of it however mixed the lengths are.
             groups.setdefault((len(blocks) - 1).bit_length(), []).append(row)
         else:
             tiles = _tiles(first_query, length, start - origin, window, device)
-            chunks.append(_PromptChunk(_halves([blocks], device)[:, 0], tiles))
+            chunks.append(_PromptChunk(half_blocks([blocks], device)[:, 0], tiles))
         first_query += length
     return _ReferencePlan(
         tuple(chunks),
         tuple(
-            _decode_group(rows, batch.block_size, spec.dtype, device) for rows in groups.values()
+            DecodeGroup.of(
+                rows,
+                max(len(row.blocks) for row in rows) * batch.block_size,
+                batch.block_size,
+                spec.dtype,
+                device,
+            )
+            for rows in groups.values()
         ),
     )
 
@@ -148,7 +137,7 @@ def _attend_chunk(
     scale: float,
     output: torch.Tensor,
 ) -> None:
-    keys, values = _gather(layer, chunk.halves)
+    keys, values = gather(layer, chunk.halves)
     keys = keys.flatten(0, 1).transpose(0, 1)
     values = values.flatten(0, 1).transpose(0, 1)
     for tile in chunk.tiles:
@@ -167,13 +156,13 @@ def _attend_chunk(
 def _attend_decode(
     queries: torch.Tensor,
     layer: torch.Tensor,
-    group: _DecodeGroup,
+    group: DecodeGroup,
     scale: float,
     output: torch.Tensor,
 ) -> None:
     num_kv_heads, head_dim = layer.shape[-2:]
     num_rows = len(group.rows)
-    keys, values = _gather(layer, group.halves)
+    keys, values = gather(layer, group.halves)
     shape = (num_rows, -1, num_kv_heads, head_dim)
     # The query heads that share a key head stand in the place of query positions: no key is copied.
     result = functional.scaled_dot_product_attention(
@@ -184,37 +173,6 @@ def _attend_decode(
         scale=scale,
     )
     output[group.rows] = result.reshape(num_rows, -1, head_dim)
-
-
-def _gather(layer: torch.Tensor, halves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of the half blocks [2, ...], each [num blocks, block_size, heads, dim]."""
-    cache = layer.flatten(0, 1)
-    return cache.index_select(0, halves[0]), cache.index_select(0, halves[1])
-
-
-def _decode_group(
-    rows: Sequence[_DecodeRow], block_size: int, dtype: torch.dtype, device: torch.device
-) -> _DecodeGroup:
-    num_blocks = max(len(row.blocks) for row in rows)
-    # Padding repeats a row's last block, which the mask hides: no row reads another's memory.
-    tables = [[*row.blocks, *[row.blocks[-1]] * (num_blocks - len(row.blocks))] for row in rows]
-    positions = torch.arange(num_blocks * block_size, device=device)
-    first = torch.tensor([[row.first_key] for row in rows], device=device)
-    end = torch.tensor([[row.end] for row in rows], device=device)
-    hidden = (positions < first) | (positions >= end)
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
-    mask.masked_fill_(hidden, float("-inf"))
-    return _DecodeGroup(
-        rows=torch.tensor([row.query for row in rows], device=device),
-        halves=_halves(tables, device).flatten(1),
-        mask=mask[:, None, None],
-    )
-
-
-def _halves(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
-    """[2, rows, blocks]: half blocks of keys and of values."""
-    keys = 2 * torch.tensor(tables, device=device)
-    return torch.stack((keys, keys + 1))
 
 
 def _tiles(

@@ -10,7 +10,6 @@ a model is loaded.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +17,13 @@ import torch
 from torch.nn import functional
 
 from lengthwise_kernels.attention_plan import AttentionBatch, AttentionPlan, AttentionSpec
+from lengthwise_kernels.reference.decode_group import (
+    DecodeGroup,
+    DecodeRow,
+    filled,
+    gather,
+    half_blocks,
+)
 
 SPLIT_KEYS: Final = 512
 """What PyTorch 2.13 reduces over at a time."""
@@ -59,35 +65,16 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """Keys [first_key, end) of `blocks` are seen, counted from the first of these blocks."""
-
-    query: int
-    blocks: Sequence[int]
-    first_key: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Single queries; `mask` [rows, 1, 1, keys] adds to scores."""
-
-    rows: torch.Tensor
-    halves: torch.Tensor
-    mask: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class _InvariantPlan:
     """`halves` number half blocks: the keys of block b are half 2 b, its values half 2 b + 1."""
 
     chunks: tuple[_Chunk, ...]
-    groups: tuple[_Group, ...]
+    groups: tuple[DecodeGroup, ...]
 
     def attend(self, queries: torch.Tensor, layer: torch.Tensor, scale: float) -> torch.Tensor:
         output = torch.empty_like(queries)
         for chunk in self.chunks:
-            keys, values = (x.flatten(0, 1).transpose(0, 1) for x in _gather(layer, chunk.halves))
+            keys, values = (x.flatten(0, 1).transpose(0, 1) for x in gather(layer, chunk.halves))
             for tile in chunk.tiles:
                 _attend_tile(queries, keys, values, tile, scale, output)
         for group in self.groups:
@@ -101,14 +88,14 @@ def plan_invariant_attention(
     """As `plan_attention`."""
     size = batch.block_size
     chunks: list[_Chunk] = []
-    groups: dict[int, list[_Row]] = {}
+    groups: dict[int, list[DecodeRow]] = {}
     first_query = 0
     for length, start, ids in zip(batch.query_lengths, batch.starts, batch.block_ids, strict=True):
         first_key = 0 if window is None else max(0, start - window + 1)
         origin = first_key - first_key % math.lcm(SPLIT_KEYS, size)
         blocks = ids[origin // size : -(-(start + length) // size)]
         if length == 1:
-            row = _Row(first_query, blocks, first_key - origin, start + 1 - origin)
+            row = DecodeRow(first_query, blocks, first_key - origin, start + 1 - origin)
             # Padding is less than half of a group, however mixed the lengths are.
             groups.setdefault((padded_keys(row.end) - 1).bit_length(), []).append(row)
         else:
@@ -116,11 +103,17 @@ def plan_invariant_attention(
                 _tile(first_query, first, min(first + _QUERY_TILE, length), start - origin, window)
                 for first in range(0, length, _QUERY_TILE)
             )
-            table = _filled(blocks, -(-tiles[-1].keys.stop // size))
-            chunks.append(_Chunk(_halves([table])[:, 0], tiles))
+            table = filled(blocks, -(-tiles[-1].keys.stop // size))
+            chunks.append(_Chunk(half_blocks([table], spec.device)[:, 0], tiles))
         first_query += length
     return _InvariantPlan(
-        tuple(chunks), tuple(_group(rows, size, spec.dtype) for rows in groups.values())
+        tuple(chunks),
+        tuple(
+            DecodeGroup.of(
+                rows, max(padded_keys(row.end) for row in rows), size, spec.dtype, spec.device
+            )
+            for rows in groups.values()
+        ),
     )
 
 
@@ -148,13 +141,17 @@ def _attend_tile(
 
 
 def _attend_group(
-    queries: torch.Tensor, layer: torch.Tensor, group: _Group, scale: float, output: torch.Tensor
+    queries: torch.Tensor,
+    layer: torch.Tensor,
+    group: DecodeGroup,
+    scale: float,
+    output: torch.Tensor,
 ) -> None:
     num_kv_heads, head_dim = layer.shape[-2:]
     num_rows, num_keys = len(group.rows), group.mask.shape[-1]
     keys, values = (
         x.view(num_rows, -1, num_kv_heads, head_dim)[:, :num_keys].transpose(1, 2)
-        for x in _gather(layer, group.halves)
+        for x in gather(layer, group.halves)
     )
     # The query heads that share a key head stand in the place of query positions: no key is copied.
     own = queries[group.rows].view(num_rows, num_kv_heads, -1, head_dim)
@@ -164,12 +161,6 @@ def _attend_group(
         own, keys, values, attn_mask=group.mask, scale=scale
     )
     output[group.rows] = result[:, :, :sharing].reshape(num_rows, -1, head_dim)
-
-
-def _gather(layer: torch.Tensor, halves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of the half blocks [2, ...], each [num blocks, block_size, heads, dim]."""
-    cache = layer.flatten(0, 1)
-    return cache.index_select(0, halves[0]), cache.index_select(0, halves[1])
 
 
 def _tile(first_query: int, first: int, end: int, start: int, window: int | None) -> _FilledTile:
@@ -184,29 +175,3 @@ def _tile(first_query: int, first: int, end: int, start: int, window: int | None
     if window is not None:
         seen &= key > query - window
     return _FilledTile(slice(first_query + first, first_query + end), keys, seen)
-
-
-def _group(rows: Sequence[_Row], block_size: int, dtype: torch.dtype) -> _Group:
-    num_keys = max(padded_keys(row.end) for row in rows)
-    tables = [_filled(row.blocks, -(-num_keys // block_size)) for row in rows]
-    positions = torch.arange(num_keys)
-    first = torch.tensor([[row.first_key] for row in rows])
-    end = torch.tensor([[row.end] for row in rows])
-    mask = torch.zeros(len(rows), num_keys, dtype=dtype)
-    mask.masked_fill_((positions < first) | (positions >= end), float("-inf"))
-    return _Group(
-        rows=torch.tensor([row.query for row in rows]),
-        halves=_halves(tables).flatten(1),
-        mask=mask[:, None, None],
-    )
-
-
-def _filled(blocks: Sequence[int], count: int) -> list[int]:
-    """Padding repeats a sequence's last block, which masks hide: none reads another's memory."""
-    return [*blocks, *[blocks[-1]] * (count - len(blocks))]
-
-
-def _halves(tables: Sequence[Sequence[int]]) -> torch.Tensor:
-    """[2, rows, blocks]: half blocks of keys and of values."""
-    keys = 2 * torch.tensor(tables)
-    return torch.stack((keys, keys + 1))

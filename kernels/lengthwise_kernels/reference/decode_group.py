@@ -1,0 +1,68 @@
+"""Single queries over a paged history, and the half blocks that histories are read as.
+
+The keys of block b are half 2 b, its values half 2 b + 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRow:
+    """Keys [first_key, end) of `blocks` are seen, counted from the first of these blocks."""
+
+    query: int
+    blocks: Sequence[int]
+    first_key: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Single queries of sequences of similar length; `mask` [rows, 1, 1, keys] adds to scores."""
+
+    rows: torch.Tensor
+    halves: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[DecodeRow],
+        num_keys: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "DecodeGroup":
+        """`num_keys`: to which the keys of every row are filled up."""
+        tables = [filled(row.blocks, -(-num_keys // block_size)) for row in rows]
+        positions = torch.arange(num_keys, device=device)
+        first = torch.tensor([[row.first_key] for row in rows], device=device)
+        end = torch.tensor([[row.end] for row in rows], device=device)
+        hidden = (positions < first) | (positions >= end)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+        mask.masked_fill_(hidden, float("-inf"))
+        return cls(
+            rows=torch.tensor([row.query for row in rows], device=device),
+            halves=half_blocks(tables, device).flatten(1),
+            mask=mask[:, None, None],
+        )
+
+
+def filled(blocks: Sequence[int], count: int) -> list[int]:
+    """Padding repeats a sequence's last block, which masks hide: none reads another's memory."""
+    return [*blocks, *[blocks[-1]] * (count - len(blocks))]
+
+
+def half_blocks(tables: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """[2, rows, blocks]: half blocks of keys and of values."""
+    keys = 2 * torch.tensor(tables, device=device)
+    return torch.stack((keys, keys + 1))
+
+
+def gather(layer: torch.Tensor, halves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of the half blocks [2, ...], each [num blocks, block_size, heads, dim]."""
+    cache = layer.flatten(0, 1)
+    return cache.index_select(0, halves[0]), cache.index_select(0, halves[1])
