@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness.waiting import until
-from harness.workers import fork_children
+from harness.workers import fork_children, running
 
 from lengthwise_checkpoint.errors import UnsupportedModel
 from lengthwise_engine.errors import RankError
@@ -54,11 +54,7 @@ def load(folder: Path, size: int, stall_seconds: float = 10.0) -> LoadedModel:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "lengthwise_engine.tensor_parallel.rank_main" in process.cmdline()
-    ]
+    return running("lengthwise_engine.tensor_parallel.rank_main")
 
 
 def is_dead(process: psutil.Process) -> bool:

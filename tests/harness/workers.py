@@ -231,14 +231,20 @@ def fork_children() -> None:
     set_own_server(shared_imports.server(os.environ))
 
 
-def transfer_processes_of(pid: int) -> list[psutil.Process]:
-    """Of a worker's descendants those that own its process groups."""
+def running(module: str, pid: int | None = None) -> list[psutil.Process]:
+    """The descendants of `pid`, else of this process, that run `module`."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if CHILD_MODULES[0] in process.cmdline():
+            # A fork server that has just begun names every module that it imports, without "-m".
+            if f" -m {module} " in f"{' '.join(process.cmdline())} ":
                 found.append(process)
     return found
+
+
+def transfer_processes_of(pid: int) -> list[psutil.Process]:
+    """Of a worker's descendants those that own its process groups."""
+    return running(CHILD_MODULES[0], pid)
 
 
 def transfer_process_of(pid: int) -> psutil.Process:

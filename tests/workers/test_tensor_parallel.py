@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness.workers import running
 from workers.worker_pair import greedy_tokens, worker_pair
 
 import lengthwise
@@ -20,11 +21,7 @@ SOFTWARE_ERROR = 70
 
 
 def _ranks(worker: psutil.Process) -> list[psutil.Process]:
-    return [
-        process
-        for process in worker.children(recursive=True)
-        if "lengthwise_engine.tensor_parallel.rank_main" in process.cmdline()
-    ]
+    return running("lengthwise_engine.tensor_parallel.rank_main", worker.pid)
 
 
 async def test_prefill_and_decode_may_have_different_numbers_of_ranks(
