@@ -81,12 +81,14 @@ gpu-check: setup  ## On a machine with an NVIDIA GPU: its benchmark rows and its
 SEED ?= 1
 SECONDS ?= 1800
 REQUESTS ?= 10000
-soak: setup  ## Half an hour of faults under load; rows go to benchmarks/data/soak.csv
+soak: setup  ## Half an hour of faults under load, then 10,000 answers compared; rows go to benchmarks/data/
 	@rows=$$(mktemp) && trap 'rm -f "$$rows"' EXIT; \
 	PYTHONPATH=tests $(BIN)/python -m soak --seed $(SEED) --seconds $(SECONDS) --csv "$$rows" $(ARGUMENTS); \
 	code=$$?; \
 	[[ ! -s $$rows ]] || PYTHONPATH=benchmarks $(BIN)/python -m rows soak "$$rows" || code=1; \
-	PYTHONPATH=tests $(BIN)/python -m soak.numerics --seed $(SEED) --requests $(REQUESTS) || code=1; \
+	: > "$$rows"; \
+	PYTHONPATH=tests $(BIN)/python -m soak.numerics --seed $(SEED) --requests $(REQUESTS) --csv "$$rows" || code=1; \
+	[[ ! -s $$rows ]] || PYTHONPATH=benchmarks $(BIN)/python -m rows numerics_soak "$$rows" || code=1; \
 	exit $$code
 
 MESSAGES ?= 100000

@@ -1,8 +1,10 @@
 """Requests computed as a deployment may: in random batches and chunks, over a prefix that another
-request computed, the KV moved to another worker midway, dropped and computed again.
+request computed, the KV moved to another worker midway, dropped and computed again, or lost with
+all else that its worker had.
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +13,14 @@ from lengthwise_engine.runner.base import ModelRunner, SampledToken, SequenceChu
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 BLOCK_SIZE = 16
-BLOCKS_PER_REQUEST = 10
-MAX_TOKENS = BLOCK_SIZE * BLOCKS_PER_REQUEST
+BLOCKS_PER_REQUEST = 37
 CROWD = 12
 PREFIX_TOKENS = 2 * BLOCK_SIZE
-NUM_BLOCKS = (CROWD + 1) * BLOCKS_PER_REQUEST
+NUM_BLOCKS = CROWD * BLOCKS_PER_REQUEST + PREFIX_TOKENS // BLOCK_SIZE
+PREFIX_BLOCKS = range(CROWD * BLOCKS_PER_REQUEST, NUM_BLOCKS)
+
+LENGTHS = (1, 2, 3, 5, 17, 31, 40, 64, 90, 180, 375, 505)
+"""Of prompts: below, at and beyond where attention cuts its sums (192, 384, 512 keys)."""
 
 Answer = list[SampledToken]
 
@@ -52,7 +57,7 @@ def random_requests(count: int, vocab_size: int, seed: int) -> list[ScheduledReq
     prefix = tuple(chosen.randrange(vocab_size) for _ in range(PREFIX_TOKENS))
     requests = []
     for index in range(count):
-        length = chosen.choice((1, 2, 3, 5, 17, 31, 40, 64, 90))
+        length = chosen.choice(LENGTHS)
         own = tuple(chosen.randrange(vocab_size) for _ in range(length))
         sampling = SamplingParameters(
             temperature=chosen.choice((0.0, 1.0)),
@@ -69,7 +74,7 @@ def random_requests(count: int, vocab_size: int, seed: int) -> list[ScheduledReq
 
 def alone(worker: CachedRunner, request: ScheduledRequest) -> Answer:
     """The prompt at once, then one token a step, and nothing beside it."""
-    running = _Running(request, 0, 0, list(request.prompt), list(range(BLOCKS_PER_REQUEST)))
+    running = _Running(request, 0, 0, list(request.prompt), _own_blocks(0))
     while len(running.answer) < request.num_tokens:
         _step(worker, [(running, len(running.tokens) - running.computed)])
     return running.answer
@@ -80,7 +85,10 @@ def in_crowds(
 ) -> list[Answer]:
     """Up to 12 at a time over all `workers`, in an order and in pieces that `seed` chooses."""
     chosen = random.Random(seed)
-    shared = _compute_prefix(workers, requests, chosen)
+    beginnings = Counter(request.prompt[:PREFIX_TOKENS] for request in requests)
+    shared = max(beginnings, key=lambda tokens: (len(tokens), beginnings[tokens]))
+    for worker in workers:
+        _compute_prefix(worker, shared, chosen)
     waiting, running = list(enumerate(requests)), dict[int, _Running]()
     answers: dict[int, Answer] = {}
     places = list(range(CROWD))
@@ -88,6 +96,8 @@ def in_crowds(
         while waiting and places and chosen.random() < 0.6:
             index, request = waiting.pop(0)
             running[index] = _begin(request, places.pop(), chosen, shared, len(workers))
+        if chosen.random() < 0.01:
+            _kill(chosen.randrange(len(workers)), workers, list(running.values()), shared, chosen)
         for one in running.values():
             _disturb(one, workers, chosen)
         for number, worker in enumerate(workers):
@@ -102,21 +112,14 @@ def in_crowds(
     return [answers[index] for index in range(len(requests))]
 
 
-def _compute_prefix(
-    workers: Sequence[CachedRunner], requests: Sequence[ScheduledRequest], chosen: random.Random
-) -> tuple[int, ...]:
-    """Into the last blocks, on every worker in other chunks; returns its tokens."""
-    longest = max(requests, key=lambda request: len(request.prompt))
-    tokens = longest.prompt[:PREFIX_TOKENS]
-    for worker in workers:
-        cut = chosen.randrange(1, PREFIX_TOKENS)
-        for start, end in ((0, cut), (cut, PREFIX_TOKENS)):
-            blocks = range(CROWD * BLOCKS_PER_REQUEST, NUM_BLOCKS)
-            chunk = SequenceChunk(
-                token_ids=tokens[start:end], start=start, block_ids=blocks, sampling=None
-            )
-            worker.runner.run([chunk])
-    return tokens
+def _compute_prefix(worker: CachedRunner, tokens: tuple[int, ...], chosen: random.Random) -> None:
+    """Into the last blocks, in two chunks."""
+    cut = chosen.randrange(1, PREFIX_TOKENS)
+    for start, end in ((0, cut), (cut, PREFIX_TOKENS)):
+        chunk = SequenceChunk(
+            token_ids=tokens[start:end], start=start, block_ids=PREFIX_BLOCKS, sampling=None
+        )
+        worker.runner.run([chunk])
 
 
 def _begin(
@@ -126,14 +129,11 @@ def _begin(
     shared: tuple[int, ...],
     num_workers: int,
 ) -> _Running:
-    first = place * BLOCKS_PER_REQUEST
-    blocks = list(range(first, first + BLOCKS_PER_REQUEST))
-    one = _Running(request, place, chosen.randrange(num_workers), list(request.prompt), blocks)
+    worker = chosen.randrange(num_workers)
+    one = _Running(request, place, worker, list(request.prompt), _own_blocks(place))
     has_prefix = len(request.prompt) > PREFIX_TOKENS and request.prompt[:PREFIX_TOKENS] == shared
     if has_prefix and chosen.random() < 0.7:
-        count = PREFIX_TOKENS // BLOCK_SIZE
-        first = CROWD * BLOCKS_PER_REQUEST
-        one.block_ids[:count] = range(first, first + count)
+        one.block_ids[: len(PREFIX_BLOCKS)] = PREFIX_BLOCKS
         one.computed = PREFIX_TOKENS
     return one
 
@@ -147,9 +147,32 @@ def _disturb(one: _Running, workers: Sequence[CachedRunner], chosen: random.Rand
         workers[to].cache.tensor[:, blocks] = workers[one.worker].cache.tensor[:, blocks].clone()
         one.worker = to
     elif fate < 0.08:
-        first = one.place * BLOCKS_PER_REQUEST
-        one.block_ids = list(range(first, first + BLOCKS_PER_REQUEST))
-        one.computed, one.worker = 0, chosen.randrange(len(workers))
+        _drop(one, chosen.randrange(len(workers)))
+
+
+def _kill(
+    number: int,
+    workers: Sequence[CachedRunner],
+    running: Sequence[_Running],
+    shared: tuple[int, ...],
+    chosen: random.Random,
+) -> None:
+    """A worker's KV is lost; it begins anew, and its requests where `chosen` says."""
+    workers[number].cache.tensor.fill_(float("nan"))
+    _compute_prefix(workers[number], shared, chosen)
+    for one in running:
+        if one.worker == number:
+            _drop(one, chosen.randrange(len(workers)))
+
+
+def _drop(one: _Running, worker: int) -> None:
+    """To be computed again there, but for the tokens that it has."""
+    one.computed, one.worker, one.block_ids = 0, worker, _own_blocks(one.place)
+
+
+def _own_blocks(place: int) -> list[int]:
+    first = place * BLOCKS_PER_REQUEST
+    return list(range(first, first + BLOCKS_PER_REQUEST))
 
 
 def _piece(one: _Running, chosen: random.Random) -> int:
