@@ -66,7 +66,7 @@ lint: setup proto-check schema-check dashboards-check  ## Format, lint, types, i
 test: setup  ## All tests; those that need a GPU or a cluster skip themselves
 	@$(BIN)/pytest -q $(PARALLEL)
 
-test-quick: setup  ## The tests that take less than a second each
+test-quick: setup  ## The tests that take less than half a second each
 	@$(BIN)/pytest -q $(PARALLEL) --hypothesis-profile=quick -m "not slow and not gpu and not cluster"
 
 test-cluster: setup  ## The tests that need a Kubernetes cluster (docs/kubernetes.md)

@@ -149,6 +149,7 @@ json_texts = st.recursive(
 ).map(json.dumps)
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=99) | json_texts.map(str.encode))
 def test_any_bytes_are_a_vector_or_one_error(body: bytes) -> None:
     with suppress(ScalingError):

@@ -60,6 +60,7 @@ def test_a_step_is_answered_and_taken_back_without_swinging() -> None:
     assert last["decode"] <= 2
 
 
+@pytest.mark.slow
 def test_a_ramp_is_followed_up_and_down() -> None:
     requests = poisson(ramp(1, 7, 1500), 7, 1500, chat, SEED)
     _, outcome = run(requests, 1500, two_pools(), {"prefill": 2, "decode": 1})
@@ -68,6 +69,7 @@ def test_a_ramp_is_followed_up_and_down() -> None:
     assert turns(outcome, "prefill") <= 2
 
 
+@pytest.mark.slow
 def test_bursts_do_not_make_pods_come_and_go() -> None:
     requests = bursts(2.5, 13, 1500, code, SEED)
     _, outcome = run(requests, 1500, two_pools(), {"prefill": 2, "decode": 1})
@@ -85,6 +87,7 @@ def test_flips_serve_changing_work_better_with_fewer_workers() -> None:
     assert flexible.worker_seconds < rigid.worker_seconds
 
 
+@pytest.mark.slow
 def test_a_steady_load_flips_nothing_and_settles() -> None:
     requests = poisson(lambda _: 4.0, 4, 1500, chat, SEED)
     outcome = play(scaler(), requests, 1500, flexible=True)

@@ -93,6 +93,7 @@ def test_a_task_that_takes_its_process_along_is_the_only_one_lost(journal: Journ
     assert [row["task"] for _, row in journal.rows()] == names
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_is_killed_when_the_time_is_over(journal: Journal) -> None:
     outcomes = supervised(["hangs", "is late"], 0.5, journal)
     assert [outcome.state for outcome in outcomes.values()] == ["failed", "left out"]

@@ -76,6 +76,7 @@ def test_every_prompt_is_computed_once_and_no_more_at_a_time_than_clients(
     assert computed == sum(map(len, prompts))
 
 
+@pytest.mark.slow
 def test_a_sweep_has_each_setting_at_each_concurrency_as_often_as_asked_for() -> None:
     (task,) = laps_tasks(TINY)
     rows = list(task.run(Deadline.after(60)))

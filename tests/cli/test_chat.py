@@ -69,6 +69,7 @@ def test_an_error_ends_a_turn_alone(router: Router) -> None:
     assert said(router.requests[1]) == [("user", "second")]
 
 
+@pytest.mark.slow
 def test_an_answer_has_a_limit_and_it_is_told(router: Router, run: Run) -> None:
     def cut(request: Request, _: object) -> Responses:
         yield first(request)
@@ -84,6 +85,7 @@ def test_an_answer_has_a_limit_and_it_is_told(router: Router, run: Run) -> None:
     assert result.stderr == "(the answer ended at 512 tokens; --max-tokens sets the limit)\n"
 
 
+@pytest.mark.slow
 def test_what_no_longer_fits_is_made_to(router: Router, run: Run) -> None:
     def too_long(request: Request, context: Any) -> Responses:
         fail(context, PromptTooLong("prompt: too long"))
@@ -101,6 +103,7 @@ def test_what_no_longer_fits_is_made_to(router: Router, run: Run) -> None:
     assert said(third_try) == [("user", "two")]
 
 
+@pytest.mark.slow
 def test_a_limit_that_was_asked_for_is_kept(router: Router, run: Run) -> None:
     def too_long(request: Request, context: Any) -> Responses:
         fail(context, PromptTooLong("prompt: too long"))
@@ -112,6 +115,7 @@ def test_a_limit_that_was_asked_for_is_kept(router: Router, run: Run) -> None:
     assert router.requests[0].max_tokens == 9
 
 
+@pytest.mark.slow
 def test_sampling_options_and_json(router: Router, run: Run) -> None:
     router.scripts.append(hello)
     arguments = ("--top-p", "0.5", "--top-k", "3", "--stop", "A", "--timeout", "9", "--json")

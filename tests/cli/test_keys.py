@@ -9,6 +9,7 @@ from cli.conftest import Run
 from lengthwise_router.keys.key_file import read_key_file
 
 
+@pytest.mark.slow
 def test_a_new_key_is_said_once_beside_its_entry(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     keys = []
@@ -23,6 +24,7 @@ def test_a_new_key_is_said_once_beside_its_entry(run: Run, tmp_path: Path) -> No
     assert [entry.name for entry in read_key_file(file)] == ["alice", 'it\'s "odd": #1 🐙']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 129])
 def test_a_name_that_no_tenant_may_have_is_refused(run: Run, name: str) -> None:
     result = run("keys", "new", name)
@@ -32,6 +34,7 @@ def test_a_name_that_no_tenant_may_have_is_refused(run: Run, name: str) -> None:
     assert not result.stdout
 
 
+@pytest.mark.slow
 def test_a_key_in_the_environment_that_is_none_is_not_shown(run: Run) -> None:
     result = run("models", LENGTHWISE_API_KEY="not a key")
     assert result.returncode == 1

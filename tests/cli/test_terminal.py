@@ -42,6 +42,7 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     assert harmless("\U0001f469\u200d\U0001f467") == "\U0001f469\u200d\U0001f467"
 
 
+@pytest.mark.slow
 def test_ascii_output_is_escaped_and_no_traceback(router: Router, run: Run) -> None:
     router.scripts.append(signs)
     result = run("generate", "é", "--stats", "-e", router.address, PYTHONIOENCODING="ascii")
@@ -51,6 +52,7 @@ def test_ascii_output_is_escaped_and_no_traceback(router: Router, run: Run) -> N
     assert "2 output tokens - first token" not in result.stdout
 
 
+@pytest.mark.slow
 def test_json_in_ascii_is_still_json(router: Router, run: Run) -> None:
     router.scripts.append(signs)
     result = run("generate", "é", "--json", "-e", router.address, PYTHONIOENCODING="ascii")
@@ -96,6 +98,7 @@ def test_no_color_means_no_colour(router: Router, monkeypatch: pytest.MonkeyPatc
     assert "\x1b[3" not in terminal.output
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(router: Router) -> None:
     def much(request: Request, _: object) -> Responses:
         yield first(request)
@@ -114,6 +117,7 @@ def test_a_closed_pipe_is_quiet(router: Router) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_no_traceback(router: Router) -> None:
     router.scripts.append(signs)
     command = [*COMMAND, "generate", "hi", "-e", router.address]
@@ -123,6 +127,7 @@ def test_a_closed_standard_output_is_no_traceback(router: Router) -> None:
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_version_help_and_completion(run: Run) -> None:
     assert run("--version").stdout == f"lengthwise {version('lengthwise')}\n"
     assert "Commands:" in run("-h").stdout
@@ -131,6 +136,7 @@ def test_version_help_and_completion(run: Run) -> None:
     assert "complete" in completion.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -149,11 +155,13 @@ def test_a_wrong_command_line_is_exit_code_2(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_the_endpoint_may_come_from_the_environment(router: Router, run: Run) -> None:
     result = run("model", LENGTHWISE_ENDPOINT=f"{router.address} 127.0.0.1:1")
     assert result.stdout.startswith("name")
 
 
+@pytest.mark.slow
 def test_a_deadline_that_passed_is_a_clear_sentence(router: Router, run: Run) -> None:
     def never(request: Request, _: object) -> Responses:
         yield first(request)
@@ -166,6 +174,7 @@ def test_a_deadline_that_passed_is_a_clear_sentence(router: Router, run: Run) ->
     assert "Stream removed" not in result.stderr
 
 
+@pytest.mark.slow
 def test_standard_input_that_is_no_utf_8_is_one_line(router: Router) -> None:
     result = subprocess.run(
         [*COMMAND, "generate", "-", "-e", router.address],
@@ -176,6 +185,7 @@ def test_standard_input_that_is_no_utf_8_is_one_line(router: Router) -> None:
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_a_message_is_broken_between_words_on_a_terminal_and_one_line_elsewhere(run: Run) -> None:
     arguments = ("up", "--model", "/no/folder")
     line = run(*arguments).stderr
@@ -188,6 +198,7 @@ def test_a_message_is_broken_between_words_on_a_terminal_and_one_line_elsewhere(
     assert " ".join(row.strip() for row in rows).split() == line.split()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_is_named(run: Run) -> None:
     refused = run("bench", "--from", "no.csv")
     assert refused.stderr == "lengthwise: no.csv: No such file or directory\n"

@@ -249,6 +249,7 @@ def test_explaining_an_unknown_request_is_one_line_and_exit_code_1(
     assert capsys.readouterr().err == "lengthwise: request_id: got 'r1', expected another\n"
 
 
+@pytest.mark.slow
 def test_interrupting_is_quiet_and_comes_after_what_was_printed(router: Router) -> None:
     def slow(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
         yield words(0, "Hello ")

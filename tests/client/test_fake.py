@@ -42,6 +42,7 @@ def test_a_lost_attempt_goes_on_with_the_next_reply() -> None:
     assert not fake.requests[0].HasField("resume"), "a recorded request changed afterwards"
 
 
+@pytest.mark.slow
 def test_replies_come_with_delays_and_silence() -> None:
     fake = FakeTransport(["a", 0.1, "b", 5.0, "never"], "abc")
     with Client(transports=[fake], timeout=Timeout(silence=0.3)) as client:

@@ -70,6 +70,7 @@ def test_no_watchdog_is_left_when_no_stream_is_open(router: Router) -> None:
         until(lambda: not watchdogs(), 5.0)
 
 
+@pytest.mark.slow
 def test_a_caller_that_is_slow_to_ask_does_not_count_as_silence(router: Router) -> None:
     def script(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
         yield words(0, "a")

@@ -210,6 +210,7 @@ def test_a_router_that_is_down_is_passed_over(router: Router, caller: Caller) ->
     assert caller.stream(["127.0.0.1:1", router.address], "hi")[0].text == "a"
 
 
+@pytest.mark.slow
 def test_a_request_that_takes_too_long_ends_in_time(router: Router, caller: Caller) -> None:
     def script(request: inference_pb2.GenerateRequest, context: Any) -> Responses:
         while context.is_active():

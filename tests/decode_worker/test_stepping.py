@@ -276,6 +276,7 @@ def test_overlapping_steps_count_once_in_the_cost_model(
     assert median(seconds) > 0.003
 
 
+@pytest.mark.slow
 def test_a_reservation_is_answered_while_a_prompt_is_computed(make_model: MakeModel) -> None:
     engine = SteppedEngine(make_model(asynchronous=True, step_seconds=0.2))
     engine.ask(prompt_of(120), 2)

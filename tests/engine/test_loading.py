@@ -68,6 +68,7 @@ def test_a_load_takes_what_is_computed_with_and_little_more(
     assert anonymous < stored / 8 + 24, "mapped, but for what is joined"
 
 
+@pytest.mark.slow
 def test_what_is_mapped_is_what_is_stored_wherever_it_lies(copy_of: CopyOf) -> None:
     """A header of odd length leaves no tensor at an address that its type wants."""
     folder = copy_of("llama")

@@ -60,6 +60,7 @@ def test_an_invariant_answer_is_the_same_in_any_batch_chunk_and_worker(
     assert _differing(models, 12, seed=1) == 0
 
 
+@pytest.mark.slow
 def test_a_fast_answer_depends_on_the_batch(load: Load) -> None:
     model = load("llama", dtype=torch.float32, numerics="fast")
     assert _differing([model], 8, seed=1) > 0

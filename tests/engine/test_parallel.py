@@ -70,6 +70,7 @@ def _logprobs(token: SampledToken) -> torch.Tensor:
     return torch.tensor([logprob for _, logprob in sorted(token.top_logprobs)])
 
 
+@pytest.mark.slow
 def test_a_layer_is_reported_stored_once_all_ranks_stored_it(
     make_checkpoint: Callable[..., Path],
 ) -> None:

@@ -79,6 +79,7 @@ def test_every_family_computes_what_rounding_by_hand_computes(any_checkpoint: Pa
     assert max(differences) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["llama", "mistral-window", "qwen2", "qwen3"])
 def test_logits_err_by_about_a_tenth_in_three_layers(variant: str, copy_of: CopyOf) -> None:
     """A projection errs by 3.7 % (tests/kernels/test_fp8.py). Twelve of them, one after the other

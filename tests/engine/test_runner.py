@@ -147,6 +147,7 @@ def test_a_row_that_follows_samples_as_if_its_token_were_known(
         pending = following
 
 
+@pytest.mark.slow
 def test_sampling_is_honoured_and_does_not_depend_on_the_batch(
     make_checkpoint: Callable[..., Path], generate: Generate
 ) -> None:

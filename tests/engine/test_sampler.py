@@ -58,6 +58,7 @@ logit_rows = st.lists(
 rows = st.tuples(logit_rows, samplings, sequences)
 
 
+@pytest.mark.slow
 @given(batch=st.lists(rows, min_size=1, max_size=6), data=st.data())
 def test_a_row_samples_the_same_token_alone_as_in_any_batch(
     batch: list[tuple[list[float], SamplingParameters, list[int]]], data: st.DataObject

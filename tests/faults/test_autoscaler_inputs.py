@@ -272,6 +272,7 @@ async def test_numbers_that_no_release_has_are_held(release: Release, lie: Lie) 
     assert any(text.startswith(("data_implausible: ", "data_stale: ")) for text in events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

@@ -94,6 +94,7 @@ async def test_what_only_the_larger_of_two_workers_holds_goes_there(
     assert not deployment.decode[0].reserves
 
 
+@pytest.mark.slow
 async def test_a_larger_worker_that_is_away_is_waited_for(toy: Path, serve: Serve) -> None:
     deployment = await serve(toy, num_decode=2, no_worker_seconds=10.0, local_prefill=True)
     deployment.decode[0].blocks_total = DECODE_BLOCKS

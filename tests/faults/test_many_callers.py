@@ -84,6 +84,7 @@ def test_an_error_that_quotes_too_much_stays_the_error_it_is(router: Process) ->
     assert len(str(caught.value)) < 4096
 
 
+@pytest.mark.slow
 async def test_idle_connections_to_the_metrics_port_take_few_threads(router: Process) -> None:
     host, _, port = router.metrics_address.rpartition(":")
     process = psutil.Process(router.pid)

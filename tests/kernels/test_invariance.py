@@ -153,6 +153,7 @@ def test_attention_of_a_token_is_the_same_in_a_prompt_a_chunk_and_a_decode_step(
     assert not _varying(True, dtype, heads, head_dim, window, block_size)
 
 
+@pytest.mark.slow
 def test_attention_that_is_not_invariant_varies() -> None:
     assert _varying(False, torch.float32, (2, 2), 32, None, 16)
 

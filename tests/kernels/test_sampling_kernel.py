@@ -62,6 +62,7 @@ def test_tokens_are_those_of_the_truth(device: str, top_k: int, top_p: float, mi
     _check(2 * torch.randn(2, 1003), [top_k] * 2, [top_p] * 2, [min_p] * 2, device)
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_ask_for_different_things(device: str) -> None:
     _check(torch.randn(4, 333), [0, 3, 0, 50], [1.0, 1.0, 0.8, 0.6], [0.0, 0.0, 0.2, 0.0], device)
 

@@ -148,6 +148,7 @@ def test_a_frozen_process_is_drained_all_the_same(make_cluster: MakeCluster) -> 
     assert time.monotonic() - started < 5.0
 
 
+@pytest.mark.slow
 def test_a_process_that_ignores_the_drain_is_killed_and_its_log_kept(
     make_cluster: MakeCluster,
 ) -> None:

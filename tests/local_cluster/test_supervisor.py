@@ -50,6 +50,7 @@ def test_a_dead_process_is_brought_back_after_a_while(make_cluster: MakeCluster)
         assert supervisor.look() == []
 
 
+@pytest.mark.slow
 def test_a_process_that_keeps_dying_is_given_up(make_cluster: MakeCluster) -> None:
     clock, delays = Clock(), []
     with make_cluster(configs={"decode": {"behaviour": "crash-later"}}) as cluster:
@@ -67,6 +68,7 @@ def test_a_process_that_keeps_dying_is_given_up(make_cluster: MakeCluster) -> No
     assert delays == [0.5, 1.0, 2.0, 4.0, 8.0]
 
 
+@pytest.mark.slow
 def test_old_deaths_are_forgotten(make_cluster: MakeCluster) -> None:
     clock = Clock()
     with make_cluster() as cluster:

@@ -83,6 +83,7 @@ def test_every_process_has_its_row(make_cluster: MakeCluster, worker: Worker) ->
         assert int(drawn(table)["decode-0"][-1].replace(",", "")) > 0
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_distinguished(make_cluster: MakeCluster, worker: Worker) -> None:
     with (
         make_cluster(configs={"decode": {"listen": worker.address}}) as cluster,

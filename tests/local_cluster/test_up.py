@@ -74,6 +74,7 @@ def gone(children: list[psutil.Process]) -> bool:
     return not alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_it_says_how_to_call_it_and_drains_when_asked(model: Path, signum: int) -> None:
     with running(model, decode=2) as up:
@@ -108,6 +109,7 @@ def test_a_worker_that_dies_comes_back(model: Path) -> None:
         assert (Path(folder[1]) / "prefill-0.log").exists()
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_start_is_named_with_its_last_words(model: Path) -> None:
     with running(model, configs={"decode": {"behaviour": "crash"}}) as up:
         assert up.finish() == 1
@@ -117,6 +119,7 @@ def test_a_process_that_cannot_start_is_named_with_its_last_words(model: Path) -
         assert "Traceback" not in up.output
 
 
+@pytest.mark.slow
 def test_a_load_shows_where_there_is_no_terminal(model: Path) -> None:
     with running(model, configs={"decode": {"behaviour": "load"}}) as up:
         up.read_until(r"decode-0 is loading m\[odel\]: 16 of 64 MiB, 1.5 s\n")
@@ -125,6 +128,7 @@ def test_a_load_shows_where_there_is_no_terminal(model: Path) -> None:
         assert up.output.count("16 of 64 MiB") == 1
 
 
+@pytest.mark.slow
 def test_a_load_shows_on_a_terminal(model: Path) -> None:
     arguments = {"model": str(model), "configs": {"prefill": {"behaviour": "load"}}}
     program = f"runpy.run_path({str(UP)!r}, run_name='__main__')"
@@ -135,6 +139,7 @@ def test_a_load_shows_on_a_terminal(model: Path) -> None:
     assert terminal.finish() == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_starting_leaves_nothing_behind(model: Path) -> None:
     with running(model, configs={"decode": {"behaviour": "mute"}}) as up:
         deadline = time.monotonic() + 10.0
@@ -146,6 +151,7 @@ def test_an_interrupt_while_starting_leaves_nothing_behind(model: Path) -> None:
         assert gone(children)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 3])
 def test_an_interrupt_between_a_start_and_its_bookkeeping_leaves_nothing_behind(
     model: Path, start: int, tmp_path: Path
@@ -166,6 +172,7 @@ def test_an_interrupt_while_a_dead_process_is_started_again_leaves_nothing_behin
     assert not processes_of(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_kills(model: Path) -> None:
     with running(model, configs={"prefill": {"behaviour": "stubborn"}}) as up:
         up.read_until(r"Ctrl-C stops it")
@@ -178,6 +185,7 @@ def test_a_second_interrupt_kills(model: Path) -> None:
         assert "killed, because it did not end by itself: prefill-0" in up.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

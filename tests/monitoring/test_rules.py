@@ -94,6 +94,7 @@ def test_group_names_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_texts_name_only_labels_that_their_expressions_have() -> None:
     """Those that the rule adds are not there yet when texts are made."""
     for case in CASES:

@@ -69,6 +69,7 @@ async def test_all_that_ask_at_first_wait_for_one_try(network: Network) -> None:
     assert network.tried == 1
 
 
+@pytest.mark.slow
 async def test_a_way_that_is_known_not_to_work_keeps_no_request_waiting_and_is_tried_again(
     network: Network,
 ) -> None:
@@ -85,6 +86,7 @@ async def test_a_way_that_is_known_not_to_work_keeps_no_request_waiting_and_is_t
     await eventually(is_up, 10)
 
 
+@pytest.mark.slow
 async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(network: Network) -> None:
     network.seconds = 0.01
     await network.fails_after()
@@ -94,6 +96,7 @@ async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(network: Ne
     assert network.tried == tried
 
 
+@pytest.mark.slow
 async def test_closing_ends_what_is_tried(network: Network) -> None:
     await network.fails_after()
     await network.links.close()

@@ -172,6 +172,7 @@ async def test_cancelling_while_waiting_frees_the_place(deploy: Deploy) -> None:
     assert not life.attempts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "config"),
     [

@@ -96,6 +96,7 @@ async def test_stop_texts_end_choices_by_themselves(deploy: Deploy) -> None:
     await deployment.nothing_is_held()
 
 
+@pytest.mark.slow
 async def test_choices_go_on_where_a_decode_worker_dies(deploy: Deploy) -> None:
     deployment = await deploy(1, 2, step_seconds=0.01)
     call = asyncio.create_task(choices_of(deployment, 6))
@@ -118,6 +119,7 @@ async def test_the_first_choice_that_fails_over_still_leads(deploy: Deploy) -> N
     assert len(deployment.prefill[1].requests) == 2
 
 
+@pytest.mark.slow
 async def test_a_decode_worker_that_takes_no_more_is_left(deploy: Deploy) -> None:
     deployment = await deploy(1, 2, step_seconds=0.02)
     call = asyncio.create_task(choices_of(deployment, 4))
@@ -166,6 +168,7 @@ async def test_the_first_error_ends_the_others(deploy: Deploy) -> None:
     await eventually(lambda: deployment.in_flight == 0)
 
 
+@pytest.mark.slow
 async def test_a_stream_is_kept_alive_while_all_choices_wait(deploy: Deploy) -> None:
     deployment = await deploy(1, 1, prefill_timeout_seconds=5.0)
     deployment.prefill[0].delay_seconds = 0.4

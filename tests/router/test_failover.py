@@ -346,6 +346,7 @@ async def test_a_worker_that_stays_busy_is_given_up(deploy: Deploy) -> None:
     await deployment.nothing_is_held()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 async def test_without_workers_a_request_waits_and_then_is_refused(
     deploy: Deploy, role: str
@@ -361,6 +362,7 @@ async def test_without_workers_a_request_waits_and_then_is_refused(
     assert 0.5 < time.monotonic() - began_at < 2.0
 
 
+@pytest.mark.slow
 async def test_many_requests_survive_the_loss_of_their_workers(deploy: Deploy) -> None:
     deployment = await deploy(2, 2)
     prefill, decode = chosen_first(deployment)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy
 from router.stub_workers import MODEL, stub_answer, stub_logprobs
@@ -174,6 +175,7 @@ async def test_the_last_message_has_usage_and_where_the_time_went(deploy: Deploy
     assert not any(message.HasField("usage") for message in answer.messages[:-1])
 
 
+@pytest.mark.slow
 async def test_unset_max_tokens_is_as_many_as_the_context_holds(deploy: Deploy) -> None:
     deployment = await deploy(step_seconds=0.0005)
     answer = await deployment.generate()
@@ -181,6 +183,7 @@ async def test_unset_max_tokens_is_as_many_as_the_context_holds(deploy: Deploy) 
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
+@pytest.mark.slow
 async def test_decode_workers_are_told_how_long_to_gather_tokens(deploy: Deploy) -> None:
     deployment = await deploy(message_interval_seconds=0.05, num_decode=2)
     await deployment.generate()
@@ -193,6 +196,7 @@ async def test_a_token_leaves_as_soon_as_it_is_there(deploy: Deploy) -> None:
     assert len(answer.messages) == 10
 
 
+@pytest.mark.slow
 async def test_a_silent_stream_is_kept_alive_in_every_phase(deploy: Deploy) -> None:
     deployment = await deploy(keepalive_seconds=0.1, prefill_timeout_seconds=5.0)
     deployment.prefill[0].delay_seconds = 0.45
@@ -202,6 +206,7 @@ async def test_a_silent_stream_is_kept_alive_in_every_phase(deploy: Deploy) -> N
     assert answer.token_ids == stub_answer(PROMPT, 5)
 
 
+@pytest.mark.slow
 async def test_many_requests_at_once_each_get_their_own_tokens(deploy: Deploy) -> None:
     deployment = await deploy(num_prefill=2, num_decode=2)
     prompts = [tuple(b"request %d" % number) for number in range(100)]
@@ -261,6 +266,7 @@ async def test_the_model_is_described(deploy: Deploy) -> None:
     assert not model.has_chat_template
 
 
+@pytest.mark.slow
 async def test_a_draining_router_finishes_what_runs_and_refuses_what_is_new(
     deploy: Deploy,
 ) -> None:

@@ -210,6 +210,7 @@ async def test_a_decode_worker_that_fails_alone_is_blamed_and_the_answer_the_sam
     await deployment.nothing_is_held()
 
 
+@pytest.mark.slow
 async def test_times_of_a_prompt_that_was_not_to_be_computed_there_are_malformed(
     deploy: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from harness.samples import samples_of
 from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy
@@ -14,6 +15,7 @@ from lengthwise_wire.v1 import inference_pb2
 SHORT, LONG = {"length_class": "short"}, {"length_class": "long"}
 
 
+@pytest.mark.slow
 async def test_requests_and_tokens_are_counted(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0")
     for _ in range(3):
@@ -99,6 +101,7 @@ async def test_gaps_between_messages_are_measured(deploy: Deploy) -> None:
     assert decoding / most <= await deployment.metric(f"{name}_sum") <= decoding
 
 
+@pytest.mark.slow
 async def test_retries_are_counted_by_phase_and_reason(deploy: Deploy) -> None:
     deployment = await deploy(metrics_listen="127.0.0.1:0", max_attempts=3)
     deployment.prefill[0].error = InternalError("a defect")

@@ -188,6 +188,7 @@ async def test_requests_of_one_id_to_two_models_are_two_requests(serve: Serve) -
         await explain(inference_pb2.ExplainRequest(request_id="alone", model="x"))
 
 
+@pytest.mark.slow
 async def test_metrics_and_status_are_each_models_own(serve: Serve) -> None:
     deployment = await serve("a", "b")
     for _ in range(2):

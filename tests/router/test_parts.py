@@ -85,6 +85,7 @@ def told(parts: list[pb.AnswerPart]) -> list[tuple[str, str]]:
     return made
 
 
+@pytest.mark.slow
 async def test_a_call_goes_on_where_its_router_was_lost(
     served: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

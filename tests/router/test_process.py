@@ -64,6 +64,7 @@ async def test_it_announces_itself_serves_drains_and_exits_with_0(
     assert not list(announced.glob("*.json"))
 
 
+@pytest.mark.slow
 async def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path: Path) -> None:
     process = await start({"model": "/nowhere", "discovery": {"folder": "x"}}, tmp_path)
     _, stderr = await asyncio.wait_for(process.communicate(), 20)

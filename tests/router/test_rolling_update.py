@@ -26,6 +26,7 @@ async def _old(deployment: Deployment, *, prefill: int, decode: int, has: str = 
     await eventually(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["predicted_ttft", "round_robin", "least_loaded", "prefix"])
 @pytest.mark.parametrize("local_prefill", [False, True])
 async def test_requests_reach_only_workers_that_understand_them(
@@ -65,6 +66,7 @@ async def test_the_reason_names_what_others_lack(deploy: Deploy) -> None:
     assert "lack" not in explained.attempts[0].placement_reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prefill", "decode", "role"), [(2, 0, "prefill"), (0, 2, "decode")])
 async def test_a_request_that_no_worker_understands_is_refused_by_name(
     deploy: Deploy, prefill: int, decode: int, role: str

@@ -108,6 +108,7 @@ async def test_a_path_of_any_bytes_ends_nothing(
         await _is_served(channel)
 
 
+@pytest.mark.slow
 async def test_calls_without_a_request_yield_to_newer_ones_and_end_in_time(
     running: _Running, address: str, channel: grpc.aio.Channel
 ) -> None:
@@ -120,6 +121,7 @@ async def test_calls_without_a_request_yield_to_newer_ones_and_end_in_time(
         await eventually(lambda: running.refused["no_request"] >= 8)
 
 
+@pytest.mark.slow
 async def test_a_caller_that_reads_nothing_loses_its_call(
     running: _Running, address: str, channel: grpc.aio.Channel
 ) -> None:
@@ -134,6 +136,7 @@ async def test_a_caller_that_reads_nothing_loses_its_call(
         await _is_served(channel)
 
 
+@pytest.mark.slow
 async def test_a_reader_that_pauses_is_told_to_go_on_where_it_was(
     running: _Running, channel: grpc.aio.Channel
 ) -> None:

@@ -72,6 +72,7 @@ async def test_a_process_that_starts_or_drains_is_alive_but_not_healthy(
     assert await asyncio.to_thread(_get, address, "/livez") == (200, "ok\n")
 
 
+@pytest.mark.slow
 async def test_a_stuck_event_loop_is_reported_while_it_is_stuck(
     liveness: Liveness, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from grpc.aio import EOF  # type: ignore[attr-defined]  # absent from the stubs
 
 from lengthwise_runtime.calls.large_requests import (
@@ -30,6 +31,7 @@ class _Call:
         return self._request
 
 
+@pytest.mark.slow
 async def test_large_requests_are_read_at_their_pace_after_a_burst() -> None:
     requests = LargeRequests()
     began_at = time.monotonic()
@@ -40,6 +42,7 @@ async def test_large_requests_are_read_at_their_pace_after_a_burst() -> None:
     assert time.monotonic() - began_at >= least
 
 
+@pytest.mark.slow
 async def test_other_connections_do_not_wait_for_those_that_take_turns() -> None:
     requests = LargeRequests()
     for _ in range(3):

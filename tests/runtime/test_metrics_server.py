@@ -113,6 +113,7 @@ def test_every_method_has_an_answer(
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_without_a_descriptor_it_waits_and_says_so(
     address: Address, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ async def test_watchers_hear_of_changes_early_and_of_nothing_in_time(changes: bo
             await call.read()
 
 
+@pytest.mark.slow
 async def test_all_watchers_learn_of_the_same_blocks_whenever_they_come() -> None:
     """40,000 contents change under five watchers; messages carry 5,000 at most."""
     log = BlockLog(5_000)

@@ -40,6 +40,7 @@ def trail(done: SimulatedRun) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     prefill=st.integers(0, 3),

@@ -82,6 +82,7 @@ def test_a_start_that_fails_says_why_in_bounded_time(
     process.stop()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_before_it_was_ready_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ def play(policy: PastFuturePolicy) -> tuple[int, int]:
     return done, thrown_out
 
 
+@pytest.mark.slow
 def test_predicting_serves_more_than_worst_cases_and_hardly_anybody_is_thrown_out() -> None:
     done, thrown_out = play(PastFuturePolicy())
     cautious, none = play(PastFuturePolicy(window=0))

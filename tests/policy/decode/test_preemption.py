@@ -168,6 +168,7 @@ arrivals = st.tuples(
 )
 
 
+@pytest.mark.slow
 @given(
     traffic=st.lists(arrivals, min_size=4, max_size=14),
     max_running=st.integers(1, 8),

@@ -3,6 +3,7 @@
 from collections import deque
 from math import ceil
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -218,6 +219,7 @@ def test_a_constant_demand_reaches_a_state_that_stays(
     assert not lacking or not room or max(both.values()) > 7
 
 
+@pytest.mark.slow
 @given(STARTS, st.floats(0.1, 6.0), st.floats(0.1, 6.0))
 @settings(max_examples=8, deadline=None)
 def test_demand_that_wavers_within_the_margin_makes_no_pod_come_and_go(

@@ -155,6 +155,7 @@ async def test_an_event_that_comes_twice_changes_nothing(api: FakeApi, follow: F
     assert [len(addresses) for addresses in follower.seen] == [0, 1, 2]
 
 
+@pytest.mark.slow
 async def test_an_event_that_never_came_is_made_good_by_the_next_list(
     api: FakeApi, follow: Follow
 ) -> None:
@@ -178,6 +179,7 @@ async def test_a_dropped_watch_is_taken_up_again_and_loses_nothing(
         await follower.until(f"10.0.0.{number}", seconds=3 * SOON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["gone", "gone_in_stream"])
 async def test_an_expired_version_leads_to_a_new_list(
     api: FakeApi, follow: Follow, caplog: pytest.LogCaptureFixture, fault: str

@@ -154,6 +154,7 @@ FORMATS: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_formats_that_are_none_are_refused(shared: ServedHttp) -> None:
     for response_format, param in FORMATS:
         body = {

@@ -80,6 +80,7 @@ async def _connections(http: ServedHttp, count: int) -> list[Any]:
     return [connection.transport for connection in state.connections]
 
 
+@pytest.mark.slow
 async def test_headers_that_do_not_come_end_the_connection(
     http: ServedHttp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ async def test_pipelined_requests_are_answered_in_order(http: ServedHttp) -> Non
     await caller.close()
 
 
+@pytest.mark.slow
 async def test_a_request_may_begin_where_another_ends(http: ServedHttp) -> None:
     """However the bytes are cut."""
     caller = await connected(http.deployment.app.http_address)
@@ -215,6 +217,7 @@ async def test_one_connection_too_many_closes_the_one_idle_for_longest(
         await caller.close()
 
 
+@pytest.mark.slow
 async def test_a_draining_router_finishes_what_runs(serve: Deploy) -> None:
     deployment = await serve(step_seconds=0.01)
     caller = await connected(deployment.app.http_address)
@@ -232,6 +235,7 @@ async def test_a_draining_router_finishes_what_runs(serve: Deploy) -> None:
         await one.close()
 
 
+@pytest.mark.slow
 async def test_a_text_that_nobody_looks_at_in_time_is_told_so(serve: Deploy) -> None:
     deployment = await serve(default_deadline_seconds=0.3)
     renderer = deployment.served.encoder._short

@@ -11,6 +11,7 @@ from router.http.raw import answer
 from router.stub_workers import MODEL
 
 
+@pytest.mark.slow
 async def test_errors_are_those_of_the_openai_package(serve: Deploy) -> None:
     deployment = await serve(max_requests_in_flight=1, max_queued=0, default_deadline_seconds=1.0)
     base = f"http://{deployment.app.http_address}/v1"

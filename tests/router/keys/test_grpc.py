@@ -268,6 +268,7 @@ async def test_routers_share_the_limits(keyed: Keyed, tmp_path: Path) -> None:
     await refused(deployment.stub.Generate(request(), metadata=bearer("lw-few")))
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_removed_finishes_what_it_began(keyed: Keyed, tmp_path: Path) -> None:
     deployment = await keyed(entry("alice", max_concurrent=5), step_seconds=0.03)
     call = deployment.stub.Generate(request(max_tokens=100), metadata=bearer("lw-alice"))

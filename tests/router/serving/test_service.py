@@ -89,6 +89,7 @@ async def test_responses_come_in_order_and_the_last_is_marked(
     assert ended(service) == "OK"
 
 
+@pytest.mark.slow
 async def test_a_caller_that_gets_nothing_for_long_is_sent_keepalives(
     service: InferenceService, workers: tuple[StubPrefill, StubDecode]
 ) -> None:

@@ -83,6 +83,7 @@ async def test_a_process_that_is_killed_is_replaced(start: Start) -> None:
     assert answers[1:] == ["two", "three"]  # the first may have met it dying
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_frozen_is_replaced(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def announce(folder: Path, worker: StubPrefill | StubDecode, role: str) -> Path:
     return note
 
 
+@pytest.mark.slow
 async def test_a_frozen_worker_is_lost_within_the_heartbeat_timeout(deploy: Deploy) -> None:
     deployment = await deploy(heartbeat_timeout_seconds=0.4)
     worker = deployment.prefill[0]
@@ -49,6 +50,7 @@ async def test_a_killed_worker_is_lost_at_once(deploy: Deploy) -> None:
     assert time.monotonic() - began_at < 0.5
 
 
+@pytest.mark.slow
 async def test_a_silence_of_the_router_itself_is_not_the_workers(
     deploy: Deploy, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +83,7 @@ async def test_workers_of_other_weights_are_never_paired(deploy: Deploy, running
     assert not other.reserves
 
 
+@pytest.mark.slow
 async def test_a_draining_worker_gets_nothing_new_and_finishes_what_it_has(deploy: Deploy) -> None:
     deployment = await deploy(1, 2, step_seconds=0.01)
     first = min(deployment.decode, key=lambda worker: worker.worker_id)
@@ -111,6 +114,7 @@ async def test_one_worker_under_two_addresses_is_one_worker(
     assert len(deployment.usable()) == 2
 
 
+@pytest.mark.slow
 async def test_workers_come_and_go_with_their_announcements(
     deploy: Deploy, running: Running, tmp_path: Path
 ) -> None:
