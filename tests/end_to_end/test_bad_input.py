@@ -72,7 +72,7 @@ async def test_bad_requests_are_named(
     assert word in details or word.replace(",", "") in details
     assert "Traceback" not in details
     await channel.close(None)
-    await eventually(lambda: nothing_is_held(cluster), 1)
+    await eventually(lambda: nothing_is_held(cluster))
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ async def test_a_waiting_clients_stream_is_kept_alive(deploy: Deploy) -> None:
     call = await occupied(deployment)
     waiting = deployment.call(max_tokens=3)
     for _ in range(3):
-        message = await asyncio.wait_for(waiting.read(), 2)
+        message = await asyncio.wait_for(waiting.read(), 10)
         assert not message.ByteSize()
     call.cancel()
     while not message.finish_reason:
-        message = await asyncio.wait_for(waiting.read(), 2)
+        message = await asyncio.wait_for(waiting.read(), 10)
 
 
 async def test_higher_priorities_go_first(deploy: Deploy) -> None:

@@ -150,7 +150,7 @@ def test_the_process_dies_with_its_parent() -> None:
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         parent.kill()
-    until(lambda: not psutil.pid_exists(pid), 2.0)
+    until(lambda: not psutil.pid_exists(pid))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 async def _blocks_return(cluster: LocalCluster) -> None:
-    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address), 1)
+    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address))
 
 
 @pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 200, 513, 1500])

@@ -3,11 +3,12 @@ only what is missing, and speaks as if everything had been sent."""
 
 import asyncio
 import urllib.request
+from contextlib import suppress
 
 import grpc
 import pytest
 from harness.waiting import eventually
-from harness.workers import PlainRouter, all_free, is_refused, oracle, prompt_of, status_of
+from harness.workers import PlainRouter, all_free, oracle, prompt_of, status_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from lengthwise_checkpoint.toy import ToySpec
@@ -39,7 +40,7 @@ async def _block_bytes(cluster: LocalCluster) -> int:
 
 
 async def _settled(cluster: LocalCluster) -> None:
-    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address), 1)
+    await eventually(lambda: all_free(cluster.prefill[0].address, cluster.decode[0].address))
 
 
 async def test_a_second_turn_moves_only_what_the_first_has_not_left(
@@ -133,10 +134,10 @@ async def test_a_piece_that_names_a_shared_block_is_refused(
     await router.reserve(number, prompt, 5)
     assert router.cached[number] == 192
     router.cached[number] = 0  # as a prefill worker that pushes everything all the same
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with suppress(grpc.aio.AioRpcError):  # a first token may be faster than the refusal
         await router.prefill(number, prompt)
-    assert is_refused(caught.value, grpc.StatusCode.UNAVAILABLE)
-    await router.release(number)
+    await eventually(lambda: number in router.ended)
+    assert "which the prompt misses here" in router.ended[number].error
     assert await router.generate(prompt, 5) == oracle(prompt, 5, toy_spec)
     await _settled(cluster)
 

@@ -88,13 +88,13 @@ class KVReceive:
             return
         if arrival.link not in (None, link):
             raise InvalidRequest(f"reservation {announce.reservation} is fed by another link")
+        arrival.link = link  # fails with it
         end = announce.first_block + announce.num_blocks
         if announce.first_block < arrival.first_block or end > len(arrival.block_ids):
             raise InvalidRequest(
                 f"blocks: got [{announce.first_block}, {end}), expected some of"
                 f" [{arrival.first_block}, {len(arrival.block_ids)}), which the prompt misses here"
             )
-        arrival.link = link
         arrival.started_at = arrival.started_at or time.monotonic()
         arrival.announced += 1
         arrival.announced_bytes += announce.num_bytes

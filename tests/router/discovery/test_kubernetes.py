@@ -188,7 +188,7 @@ async def test_an_expired_version_leads_to_a_new_list(
     follower = follow()
     await eventually(lambda: api.lists == 2, SOON)
     setattr(api, fault, False)
-    await eventually(lambda: api.watches, 2.0)
+    await eventually(lambda: api.watches)
     api.put(endpoint_slice("workers-1", endpoint("10.0.0.1")))
     await follower.until("10.0.0.1")
     assert not caplog.records, "an expired version is ordinary"
@@ -204,7 +204,7 @@ async def test_the_last_known_workers_stay_while_the_api_server_is_away(
     await follower.until("10.0.0.1")
     await watching(api)
     await server.stop()
-    await eventually(lambda: "cannot reach" in caplog.text, 2.0)
+    await eventually(lambda: "cannot reach" in caplog.text)
     api.put(endpoint_slice("workers-1", endpoint("10.0.0.1"), endpoint("10.0.0.2")))
     assert follower.now == {"10.0.0.1"}
     await server.start()
