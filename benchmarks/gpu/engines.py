@@ -14,6 +14,7 @@ from gpu.models import RandomModel, Shape, random_model
 from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
+from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.torch_runner import TorchRunner
 
 GRAPH_MEMORY_BYTES: Final = 8 << 30
@@ -43,8 +44,9 @@ class Engine:
                 self.model.decoder,
                 self.cache,
                 recorder=recorder,
-                graph_memory_bytes=GRAPH_MEMORY_BYTES,
+                graphs=GraphPlan(memory_bytes=GRAPH_MEMORY_BYTES),
             )
+            self._runners[graphs].capture_graphs()
         return self._runners[graphs]
 
     def require_replays(self) -> None:

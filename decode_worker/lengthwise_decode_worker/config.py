@@ -31,6 +31,9 @@ class DecodeSettings:
 class DecodeWorkerConfig(WorkerConfig, DecodeSettings):
     """Keys of both stand side by side."""
 
+    graph_prompt_tokens: tuple[int, ...] | None = (64, 256, 512)
+    """Of the prompts that it computes itself; a step has `policy.step_tokens` at most."""
+
     def __post_init__(self) -> None:
         WorkerConfig.__post_init__(self)
         DecodeSettings.__post_init__(self)

@@ -31,6 +31,7 @@ from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.numerics import Numerics, choose_numerics, fall_back
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
+from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
 from lengthwise_engine.runner.memory_plan import MemoryPlan, MemorySettings, plan_memory
@@ -98,7 +99,7 @@ def load_runner(
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
     numerics: Numerics = "fast",
-    graph_memory_bytes: int = 0,
+    graphs: GraphPlan = NO_GRAPHS,
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
 ) -> LoadedModel:
@@ -108,8 +109,8 @@ def load_runner(
     weights, workspace and graphs leave of a share of the memory: of a GPU's, or on the CPU of
     `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
-    their projections; `numerics` is the promise. On a GPU every kernel is compiled before this
-    returns, and steps that come again are replayed from graphs of up to `graph_memory_bytes`.
+    their projections; `numerics` is the promise. On a GPU every kernel is compiled and `graphs` are
+    captured before this returns.
 
     With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
     each, without graphs: `kv_memory_bytes` is what each of them has for its KV heads, and one that
@@ -125,7 +126,7 @@ def load_runner(
         num_blocks=num_blocks,
         kv_memory_bytes=kv_memory_bytes,
         max_context=max_context,
-        graph_memory_bytes=graph_memory_bytes if tensor_parallel_size == 1 else 0,
+        graph_memory_bytes=graphs.memory_bytes if tensor_parallel_size == 1 else 0,
         block_size=block_size,
     )
     memory = _Memory(target, int(memory_share * memory_bytes), memory_share, settings)
@@ -144,7 +145,7 @@ def load_runner(
         return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds)
     with loading_weights(checkpoint, target):
         model = load_model(checkpoint, target, kind, quantization)
-    return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graph_memory_bytes)
+    return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,22 +226,22 @@ def _one_rank(
 
 
 def _over_weights(
-    checkpoint: Path, model: Decoder, numerics: str, plan: MemoryPlan, graph_memory_bytes: int
+    checkpoint: Path, model: Decoder, numerics: str, plan: MemoryPlan, graphs: GraphPlan
 ) -> LoadedModel:
     cache = KVCache.allocate(plan.layout, plan.num_blocks, model.device)
-    runner = _torch_runner(model, cache, graph_memory_bytes)
+    runner = _torch_runner(model, cache, graphs)
     fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest, numerics)
     loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
     return replace(loaded, steps=runner.counts, files=model.weights.files, numerics=numerics)
 
 
-def _torch_runner(model: Decoder, cache: KVCache, graph_memory_bytes: int) -> TorchRunner:
+def _torch_runner(model: Decoder, cache: KVCache, graphs: GraphPlan) -> TorchRunner:
     if model.device.type != "cuda":
         return TorchRunner(model, cache)
-    check_graph_memory(cache, graph_memory_bytes, torch.cuda.mem_get_info(model.device)[0])
-    recorder = CudaRecorder(model.device) if graph_memory_bytes else None
-    runner = TorchRunner(model, cache, recorder=recorder, graph_memory_bytes=graph_memory_bytes)
+    check_graph_memory(cache, graphs.memory_bytes, torch.cuda.mem_get_info(model.device)[0])
+    runner = TorchRunner(model, cache, recorder=CudaRecorder(model.device), graphs=graphs)
     logger.info("compiled and ran the first steps in %.1f s", runner.warm_up())
+    runner.capture_graphs()
     return runner
 
 

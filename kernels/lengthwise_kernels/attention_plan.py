@@ -50,12 +50,21 @@ class AttentionBatch:
 class PaddedShape:
     """What a step is padded to so that it can be replayed from a CUDA graph.
 
-    `prompts` says what its sequences are: prompt chunks, or else single tokens.
+    `rows` of its sequences are single tokens and as many of its tokens theirs; all others are
+    prompt chunks, also those of one token where there are no rows.
     """
 
     tokens: int
     sequences: int
-    prompts: bool
+    rows: int
+
+    @property
+    def chunks(self) -> int:
+        return self.sequences - self.rows
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self.tokens - self.rows
 
 
 class AttentionPlan(Protocol):

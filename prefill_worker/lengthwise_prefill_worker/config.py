@@ -42,6 +42,9 @@ class PrefillSettings:
 class PrefillWorkerConfig(WorkerConfig, PrefillSettings):
     """Keys of both stand side by side."""
 
+    graph_rows: tuple[int, ...] | None = (1,)
+    """It decodes nothing; the last token of a cached prompt is one row."""
+
     def __post_init__(self) -> None:
         WorkerConfig.__post_init__(self)
         PrefillSettings.__post_init__(self)

@@ -10,6 +10,7 @@ import torch
 from lengthwise_engine.errors import DeviceMemoryError
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -30,7 +31,7 @@ def _load(folder: Path, graph_memory_bytes: int) -> LoadedModel:
         num_blocks=64,
         kv_memory_bytes=0,
         dtype=torch.float32,
-        graph_memory_bytes=graph_memory_bytes,
+        graphs=GraphPlan(memory_bytes=graph_memory_bytes, rows=(1, 8), prompt_tokens=(64, 256)),
     )
 
 

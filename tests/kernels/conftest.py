@@ -5,6 +5,7 @@ A test of a kernel is written once. Where torch finds a GPU it runs there and is
 `gpu`; elsewhere Triton's interpreter runs the same kernel on the CPU.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item, "fixturenames", ()
             ):
                 item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture
+def on_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine computes with the kernels in Triton's interpreter (`kernels.graph_runners`)."""
+    if device != "cpu":
+        pytest.skip("tests/gpu/test_graphs.py runs graphs on the GPU")
+    from kernels.graph_runners import switch_kernels
+
+    switch_kernels(monkeypatch)
+
+
+@pytest.fixture
+def qwen(make_checkpoint: Callable[..., Path], on_kernels: None) -> Path:
+    return make_checkpoint("qwen2", num_hidden_layers=2)

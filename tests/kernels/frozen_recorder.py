@@ -13,19 +13,23 @@ class FrozenRecorder:
     captured stays what it was, so a step's own lengths or lists show as wrong tokens. Raises
     RuntimeError where a body asks the device something, as a GPU's recorder would.
 
-    `graph_bytes` is what each graph is said to take.
+    `step_bytes` is what a step is said to allocate; as on a GPU, graphs share it.
     """
 
-    def __init__(self, graph_bytes: int = 0) -> None:
-        self._graph_bytes = graph_bytes
-        self._count = 0
+    def __init__(self, step_bytes: int = 0) -> None:
+        self.step_bytes = step_bytes
+        self._pool_bytes = 0
+
+    def measure(self, body: Body) -> int:
+        body()
+        return self.step_bytes
 
     def capture(self, body: Body) -> Graph:
-        self._count += 1
+        self._pool_bytes = max(self._pool_bytes, self.step_bytes)
         return _FrozenGraph(body)
 
-    def used_bytes(self) -> int:
-        return self._count * self._graph_bytes
+    def pool_bytes(self) -> int:
+        return self._pool_bytes
 
 
 class _FrozenGraph:

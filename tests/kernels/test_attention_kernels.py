@@ -180,7 +180,7 @@ SHARED = [256, 0, 288, 256, 288, 256]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "padded_to",
-    [None, PaddedShape(tokens=16, sequences=16, prompts=False)],
+    [None, PaddedShape(tokens=16, sequences=16, rows=16)],
     ids=["as-it-is", "padded"],
 )
 def test_a_plan_finds_the_prefixes_that_pay(
@@ -244,15 +244,21 @@ def test_a_second_pass_is_taken_only_where_it_saves_more_than_it_costs() -> None
         assert bool(found) is pays
 
 
-@pytest.mark.parametrize("prompts", [False, True], ids=["decode", "prompts"])
-def test_padding_to_a_room_changes_no_result(device: str, prompts: bool) -> None:
-    mix = [(1, 31), (1, 200), (1, 5)] if not prompts else [(5, 100), (1, 40), (40, 0)]
+@pytest.mark.parametrize(
+    ("mix", "padded_to"),
+    [
+        ([(1, 31), (1, 200), (1, 5)], PaddedShape(tokens=8, sequences=8, rows=8)),
+        ([(5, 100), (1, 40), (40, 0)], PaddedShape(tokens=55, sequences=5, rows=0)),
+        ([(5, 100), (1, 40), (40, 0)], PaddedShape(tokens=56, sequences=6, rows=4)),
+    ],
+    ids=["decode", "prompts", "mixed"],
+)
+def test_padding_to_a_room_changes_no_result(
+    device: str, mix: list[tuple[int, int]], padded_to: PaddedShape
+) -> None:
     step = paged_step(mix, heads=(6, 2), head_dim=24, dtype=torch.float32, device=device)
     tokens = len(step.queries)
-    padded_to = PaddedShape(tokens=tokens + 9, sequences=5, prompts=prompts)
-    if not prompts:
-        padded_to = PaddedShape(tokens=8, sequences=8, prompts=False)
-    sampled = [0, 2] if prompts else None
+    sampled = [0, 2] if padded_to.chunks else None
     layout = lay_out_attention(
         step.batch, windows=(None,), sampled=sampled, spec=step.spec, padded_to=padded_to
     )
@@ -261,7 +267,7 @@ def test_padding_to_a_room_changes_no_result(device: str, prompts: bool) -> None
     queries[:tokens] = step.queries
     got = bound.plans[None].attend(queries, step.layer, step.scale)[:tokens]
     torch.testing.assert_close(got, step.expected, atol=4e-6, rtol=4e-6)
-    if prompts:
+    if sampled is not None:
         ends = torch.tensor([4, 45], device=device)
         queries = torch.full((padded_to.sequences, 6, 24), torch.nan, device=device)
         queries[:2] = step.queries[ends]

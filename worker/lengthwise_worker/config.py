@@ -59,8 +59,14 @@ class WorkerConfig:
     max_context: int | None = None
     """The most tokens of a request, prompt and output; unset: the model's context, or what the KV
     cache holds of it."""
-    graph_memory_bytes: int = 1 << 30
+    graph_memory_bytes: int = 2 << 30
     """On a GPU: for CUDA graphs of steps that come again. 0: every step is launched."""
+    graph_rows: tuple[int, ...] | None = None
+    """Decode rows of the steps whose graphs are captured at the start, 256 at most; unset: 1, 2, 4,
+    8 and so on up to 256. Other numbers of rows are padded to the next of these."""
+    graph_prompt_tokens: tuple[int, ...] | None = None
+    """Tokens of steps of short prompts, likewise, 2 to 4096; unset: 32, 64 and so on up to
+    1024."""
     num_blocks: int | None = None
     """KV blocks, instead of `kv_memory_bytes`."""
     prefix_caching: bool = True
@@ -107,6 +113,10 @@ class WorkerConfig:
         require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         require_at_least("threads", self.threads, 0)
         require_at_least("graph_memory_bytes", self.graph_memory_bytes, 0)
+        for name, least, most in (("graph_rows", 1, 256), ("graph_prompt_tokens", 2, 4096)):
+            sizes = getattr(self, name) or ()
+            if any(not least <= size <= most for size in sizes):
+                raise ValueError(f"{name}: expected sizes of {least} to {most}, got {sizes}")
 
     @property
     def model_name(self) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, PROMPT_TOKENS, GraphPlan
 from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
 from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
@@ -132,6 +133,15 @@ async def start_engine(config: WorkerConfig) -> Engine:
     return engine
 
 
+def _graph_plan(config: WorkerConfig) -> GraphPlan:
+    rows, tokens = config.graph_rows, config.graph_prompt_tokens
+    return GraphPlan(
+        memory_bytes=config.graph_memory_bytes,
+        rows=DECODE_ROWS if rows is None else rows,
+        prompt_tokens=PROMPT_TOKENS if tokens is None else tokens,
+    )
+
+
 def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     ranks = config.tensor_parallel_size
     if config.threads or ranks > 1:
@@ -156,7 +166,7 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         max_context=config.max_context,
         memory_bytes=config.memory_bytes or usable_memory_bytes(),
         memory_share=config.memory_share,
-        graph_memory_bytes=config.graph_memory_bytes,
+        graphs=_graph_plan(config),
         tensor_parallel_size=ranks,
         stall_seconds=config.stall_seconds,
     )

@@ -162,7 +162,7 @@ class _StepCollector(Collector):
         yield total
         seconds = CounterMetricFamily(
             "lengthwise_graph_capture_seconds_total",
-            "Time that steps waited for the capture of a CUDA graph",
+            "Time that captures of CUDA graphs took before the worker was ready",
             labels=("role",),
         )
         seconds.add_metric(role, steps.capture_seconds)

@@ -126,6 +126,13 @@ class Decoder:
         """What rank 0 sampled, on all ranks: the next step's rows may follow it."""
         return tokens if self._ranks is None else self._ranks.agree(tokens)
 
+    def all_agree(self, fact: bool) -> bool:
+        """Whether it is true on all ranks. Waits for the device."""
+        if self._ranks is None:
+            return fact
+        dissent = torch.tensor([float(not fact)], device=self.device)
+        return self._ranks.sum(dissent).item() == 0.0
+
     def _sum(self, partial: torch.Tensor) -> torch.Tensor:
         return partial if self._ranks is None else self._ranks.sum(partial)
 

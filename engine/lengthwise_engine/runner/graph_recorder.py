@@ -20,17 +20,21 @@ class Graph(Protocol):
 
 
 class Recorder(Protocol):
-    """Captures bodies on one device."""
+    """Captures bodies on one device. What it counts is of this process alone."""
+
+    def measure(self, body: Body) -> int:
+        """Compute `body`; the most bytes that it had allocated at once."""
 
     def capture(self, body: Body) -> Graph:
-        """Record what `body` launches, without computing it. It has been called before, so that
+        """Record what `body` launches, without computing it. It has been measured before, so that
         every kernel is compiled.
 
         Raises `torch.OutOfMemoryError` when the device has no room for the graph.
         """
 
-    def used_bytes(self) -> int:
-        """Memory of the device that is in use, for whatever."""
+    def pool_bytes(self) -> int:
+        """What captured bodies allocate from, all of them together: it grows to what the largest
+        one needs."""
 
 
 class CudaRecorder:
@@ -40,17 +44,25 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = torch.cuda.graph_pool_handle()
+        self._is_empty = True
+
+    def measure(self, body: Body) -> int:
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        body()
+        return torch.cuda.max_memory_allocated(self._device) - before
 
     def capture(self, body: Body) -> Graph:
         graph = torch.cuda.CUDAGraph()
+        self._is_empty = False
         # Other threads go on waiting for events and copying meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             body()
         return graph
 
-    def used_bytes(self) -> int:
-        # Capturing gives back what PyTorch only keeps for later; so that is not counted before.
-        torch.cuda.synchronize(self._device)
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(self._device)
-        return total - free
+    def pool_bytes(self) -> int:
+        # Not `mem_get_info`: other processes may use the device too.
+        if self._is_empty:
+            return 0
+        segments = torch.cuda.memory.memory_snapshot(self._pool)  # type: ignore[no-untyped-call]
+        return sum(segment["total_size"] for segment in segments)

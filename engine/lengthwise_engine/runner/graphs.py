@@ -1,8 +1,9 @@
 """Steps that are replayed instead of launched.
 
-A graph is captured when its form comes first, as long as `memory_bytes` lasts, and stays
-for good; every step that has none is computed by ordinary launches, with the same tokens. All
-graphs share one input and one output, since steps are computed one after the other.
+Graphs are captured before a worker is ready, as many as `memory_bytes` holds, and stay for good;
+every step that has none is computed by ordinary launches, with the same tokens. All graphs share
+one input and one output and what they compute in between, since steps are computed one after the
+other.
 """
 
 import logging
@@ -15,7 +16,7 @@ from typing import Final, Literal
 import torch
 
 from lengthwise_engine.runner.graph_recorder import Graph, Recorder
-from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, padded_shape
+from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, GraphPlan
 from lengthwise_engine.runner.step_tensors import StepLayout
 from lengthwise_kernels.dispatch import AttentionForm, PaddedShape
 from lengthwise_kernels.staging import Place, places, refill
@@ -33,6 +34,15 @@ _Key = tuple[AttentionForm, tuple[tuple[str, Place], ...]]
 
 _INPUT_BYTES: Final = 2 << 20
 """For all arrays of a step but its block tables: 1.1 MB at 4,096 tokens."""
+
+_ROUNDING_BYTES: Final = 48 << 20
+"""Of a pool beyond what a body has allocated at once: cuBLAS' workspace, 32 MiB on Hopper, and what
+segments are rounded up by."""
+
+_LAYER_BYTES: Final = 768 << 10
+"""Of the driver, for each layer of a graph: a dozen launches of 64 KB each. That was measured with
+driver 470 (forums.developer.nvidia.com, 244901), and is near the 26 MiB that vLLM logs for a graph
+(its #22897). The first part of `make gpu-check` measures it."""
 
 
 def kind_of(lengths: Sequence[int]) -> StepKind:
@@ -54,43 +64,47 @@ class StepCounts:
 
 
 class StepGraphs:
-    """The graphs of one model and cache."""
+    """The graphs of one model and cache. Captured are those of steps computed while `captures`."""
 
     def __init__(
         self,
         recorder: Recorder,
         compute: Compute,
+        agree: Callable[[bool], bool],
+        plan: GraphPlan,
         *,
-        memory_bytes: int,
         device: torch.device,
         vocab_size: int,
+        num_layers: int,
         most_blocks: int,
         counts: StepCounts,
     ) -> None:
-        """`most_blocks` is how many blocks a sequence may have.
+        """`most_blocks` is how many blocks a sequence may have; `agree` says whether something is
+        true on all ranks, which have to capture the same.
 
         Raises `torch.OutOfMemoryError` when input and output do not fit.
         """
+        self.plan = plan
+        self.captures = False
+        self.missed = 0
         self._recorder = recorder
         self._compute = compute
-        self._memory_bytes = memory_bytes
+        self._agree = agree
+        self._driver_bytes = num_layers * _LAYER_BYTES
         self._counts = counts
         self._graphs: dict[_Key, Graph] = {}
         self._shapes: set[PaddedShape] = set()
-        self._largest = 0
-        used = recorder.used_bytes()
         rows = DECODE_ROWS[-1]
         size = _INPUT_BYTES + 4 * rows * most_blocks
         self._input = torch.zeros(size, dtype=torch.uint8, device=device)
         self._logits = torch.zeros(rows, vocab_size, dtype=torch.float32, device=device)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._own_bytes = self._input.nbytes + self._logits.nbytes
-        counts.graph_bytes = max(self._own_bytes, recorder.used_bytes() - used)
+        counts.graph_bytes = self._held(0, 0)
 
     def padded_shape(self, lengths: Sequence[int]) -> PaddedShape | None:
         """What to pad a step to; None: it is not to be replayed."""
-        shape = padded_shape(lengths)
-        return shape if shape in self._shapes or self._may_capture() else None
+        shape = self.plan.padded(lengths)
+        return shape if self.captures or shape in self._shapes else None
 
     def compute(
         self, layout: StepLayout, padded_to: PaddedShape, prepare: Callable[[Tensors], None]
@@ -121,39 +135,35 @@ class StepGraphs:
             result[0].copy_(logits)
             result[1].copy_(tokens)
 
-        body()
-        if self._may_capture():
+        if self.captures:
             self._capture(key, padded_to, body)
+        else:
+            body()
         return *result, False
 
-    def _may_capture(self) -> bool:
-        return self._counts.graph_bytes + self._largest <= self._memory_bytes
+    def _held(self, pool_bytes: int, num_graphs: int) -> int:
+        own = self._input.nbytes + self._logits.nbytes + self._tokens.nbytes
+        return own + pool_bytes + num_graphs * self._driver_bytes
 
     def _capture(self, key: _Key, padded_to: PaddedShape, body: Callable[[], None]) -> None:
-        """The next graph is presumed to be as large as the largest so far."""
-        used, began_at = self._recorder.used_bytes(), time.monotonic()
-        try:
-            self._graphs[key] = self._recorder.capture(body)
-        except torch.OutOfMemoryError:
-            logger.warning(
-                "no memory for a CUDA graph after %d bytes of graph_memory_bytes %d: no more are"
-                " captured; lower kv_memory_bytes or graph_memory_bytes",
-                self._counts.graph_bytes,
-                self._memory_bytes,
-            )
-            self._memory_bytes = 0
+        """Compute a step, and capture it if that fits beside all others."""
+        needed, began_at = self._recorder.measure(body), time.monotonic()
+        pool = max(self._recorder.pool_bytes(), needed + _ROUNDING_BYTES)
+        fits = self._held(pool, self._counts.graphs + 1) <= self.plan.memory_bytes
+        graph = self._record(body) if self._agree(fits) else None
+        if not self._agree(graph is not None) or graph is None:
+            self.missed += 1
             return
-        size = max(0, self._recorder.used_bytes() - used)
-        seconds = time.monotonic() - began_at
+        self._graphs[key] = graph
         self._shapes.add(padded_to)
-        self._largest = max(self._largest, size)
         self._counts.graphs += 1
-        self._counts.graph_bytes += size
-        self._counts.capture_seconds += seconds
-        logger.info(
-            "captured CUDA graph %d for %s in %.2f s, %d bytes",
-            self._counts.graphs,
-            padded_to,
-            seconds,
-            size,
-        )
+        self._counts.graph_bytes = self._held(self._recorder.pool_bytes(), self._counts.graphs)
+        self._counts.capture_seconds += time.monotonic() - began_at
+        logger.debug("captured CUDA graph %d, for %s", self._counts.graphs, padded_to)
+
+    def _record(self, body: Callable[[], None]) -> Graph | None:
+        try:
+            return self._recorder.capture(body)
+        except torch.OutOfMemoryError as error:
+            logger.warning("no memory for a CUDA graph: %s; lower kv_memory_bytes", error)
+            return None

@@ -113,15 +113,20 @@ def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[Sample
 
 
 def draw_arrays(
-    states: Sequence[SamplingState], positions: Sequence[int], room: int | None = None
+    states: Sequence[SamplingState],
+    positions: Sequence[int],
+    room: int | None = None,
+    *,
+    always: bool = False,
 ) -> Arrays:
-    """What the rows that draw need; nothing if none does. `positions` are those of the new tokens.
+    """What the rows that draw need; nothing if none does, unless it is `always` wanted. `positions`
+    are those of the new tokens.
 
     With `room` they are padded to so many rows; a row of padding draws for row `room`, which
     nothing reads.
     """
     rows = [row for row, state in enumerate(states) if not state.sampling.greedy]
-    if not rows:
+    if not rows and not always:
         return {}
     samplings = [states[row].sampling for row in rows]
     columns: dict[str, tuple[Sequence[float], type[np.generic], float]] = {

@@ -59,10 +59,10 @@ def lay_out_step(
     )
     begun = [block for chunk in chunks if (block := chunk.begun_block(block_size)) is not None]
     sampling = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
-    # Steps of one form agree about it; those of one padded shape for prompts differ in who is
+    # Steps of one form agree about it; those of one padded shape with chunks differ in who is
     # sampled.
     all_sampled = len(sampling) == len(positions) and not (
-        padded_to is not None and padded_to.prompts
+        padded_to is not None and padded_to.chunks
     )
     sampled = np.arange(len(positions)) if all_sampled else np.cumsum(lengths)[sampling] - 1
     laid_out = lay_out_attention(

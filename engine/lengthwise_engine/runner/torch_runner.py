@@ -4,9 +4,11 @@ It owns a model and a cache, and nothing between two steps depends on what it ra
 but the cache, and the tokens that the next step's rows follow.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,12 +27,13 @@ from lengthwise_engine.runner.base import (
 )
 from lengthwise_engine.runner.device_step import DeviceStep
 from lengthwise_engine.runner.graph_recorder import Recorder
+from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kind_of
 from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
 from lengthwise_engine.runner.step_tensors import StepLayout, lay_out_step, padded
-from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, warm_up_steps
+from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, capture_steps, warm_up_steps
 from lengthwise_kernels.dispatch import (
     AttentionForm,
     PaddedShape,
@@ -38,6 +41,10 @@ from lengthwise_kernels.dispatch import (
     warm_up_attention,
 )
 from lengthwise_kernels.staging import Arrays, to_device
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS: Final = 5.0
 
 OnLayer = Callable[[int], None]
 
@@ -51,10 +58,9 @@ class TorchRunner:
         cache: KVCache,
         *,
         recorder: Recorder | None = None,
-        graph_memory_bytes: int = 0,
+        graphs: GraphPlan | None = None,
     ) -> None:
-        """With a `recorder`, steps that come again are replayed, from graphs that take up to
-        `graph_memory_bytes`."""
+        """With a `recorder`, steps that `graphs` plans are replayed once they were captured."""
         expected = KVLayout.of(
             model.spec,
             block_size=cache.layout.block_size,
@@ -68,14 +74,16 @@ class TorchRunner:
         self._before: Sequence[SequenceChunk] = ()
         self._tokens_before = torch.empty(0, dtype=torch.int64, device=model.device)
         self.counts = StepCounts()
-        self._graphs: StepGraphs | None = None
-        if recorder is not None and graph_memory_bytes:
-            self._graphs = StepGraphs(
+        self.graphs: StepGraphs | None = None
+        if recorder is not None and graphs is not None and graphs.memory_bytes:
+            self.graphs = StepGraphs(
                 recorder,
                 self._compute,
-                memory_bytes=graph_memory_bytes,
+                model.all_agree,
+                graphs,
                 device=model.device,
                 vocab_size=model.spec.vocab_size,
+                num_layers=model.spec.num_layers,
                 most_blocks=cache.layout.num_blocks_for(model.spec.context_length),
                 counts=self.counts,
             )
@@ -128,6 +136,37 @@ class TorchRunner:
         self._before = ()
         return time.monotonic() - began_at
 
+    @torch.inference_mode()
+    def capture_graphs(self) -> None:
+        """Capture what is planned, so that no request waits for it, and log how it goes.
+
+        Overwrites the first block of the cache with zeros: only before anything is in it.
+        """
+        graphs, counts = self.graphs, self.counts
+        if graphs is None:
+            return
+        steps = list(capture_steps(graphs.plan, layout=self.layout, spec=self._model.spec))
+        began_at = told_at = time.monotonic()
+        graphs.captures = True
+        for number, chunks in enumerate(steps, 1):
+            self.run(chunks)
+            if time.monotonic() - told_at > _PROGRESS_SECONDS:
+                told_at = time.monotonic()
+                logger.info("captured %d of %d CUDA graphs", number, len(steps))
+        graphs.captures = False
+        self._cache.tensor[:, :1].zero_()
+        self._before = ()
+        logger.info(
+            "captured %d CUDA graphs in %.1f s; with input and output they take %d bytes",
+            *(counts.graphs, time.monotonic() - began_at, counts.graph_bytes),
+        )
+        if graphs.missed:
+            logger.warning(
+                "graph_memory_bytes %d has no room for %d more graphs, whose steps are launched:"
+                " raise it, or plan fewer with graph_rows and graph_prompt_tokens",
+                *(graphs.plan.memory_bytes, graphs.missed),
+            )
+
     def run(
         self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None = None
     ) -> list[SampledToken | None]:
@@ -139,12 +178,12 @@ class TorchRunner:
         """The step, and whether it is computed without callbacks between its layers."""
         events = self._events(on_layer)
         lengths = [len(chunk.token_ids) for chunk in chunks]
-        padded_to = None if self._graphs is None else self._graphs.padded_shape(lengths)
+        padded_to = None if self.graphs is None else self.graphs.padded_shape(lengths)
         layout = self._lay_out(chunks, padded_to)
         follow = partial(self._follow, any(chunk.follows is not None for chunk in chunks))
         tokens, replayed = None, False
-        if self._graphs is not None and padded_to is not None:
-            logits, tokens, replayed = self._graphs.compute(layout, padded_to, follow)
+        if self.graphs is not None and padded_to is not None:
+            logits, tokens, replayed = self.graphs.compute(layout, padded_to, follow)
         else:
             tensors = to_device(layout.arrays, self._model.device)
             follow(tensors)
@@ -176,7 +215,12 @@ class TorchRunner:
     ) -> StepLayout:
         sampling = [(chunk.sampling, chunk.end) for chunk in chunks if chunk.sampling is not None]
         rows = None if padded_to is None else padded_to.sequences
-        draws = draw_arrays([state for state, _ in sampling], [end for _, end in sampling], rows)
+        draws = draw_arrays(
+            [state for state, _ in sampling],
+            [end for _, end in sampling],
+            rows,
+            always=padded_to is not None and padded_to.chunks > 0,
+        )
         return lay_out_step(
             chunks,
             windows=self._model.spec.windows,

@@ -164,30 +164,30 @@ def lay_out_attention(
     group = spec.num_heads // spec.num_kv_heads
     arrays: dict[str, Ints] = {}
     rows, splits = 0, 0
-    as_prompts = step.lengths > (0 if padded_to is not None and padded_to.prompts else 1)
+    as_prompts = step.lengths > (0 if padded_to is not None and not padded_to.rows else 1)
     chunks, singles = np.flatnonzero(as_prompts), np.flatnonzero(~as_prompts)
     if len(chunks):
-        rows = tile_rows(int(step.lengths.max()), group)
-        # Each sequence may end with a tile that is not full.
-        most = (
-            None if padded_to is None else padded_to.tokens // (rows // group) + padded_to.sequences
-        )
+        longest = int(step.lengths.max()) if padded_to is None else padded_to.chunk_tokens
+        rows, most = tile_rows(longest, group), None
+        if padded_to is not None:
+            # Each chunk may end with a tile that is not full.
+            most = padded_to.chunk_tokens // (rows // group) + padded_to.chunks
         tiles = cut_tiles(step.whole_tiles(chunks), rows, group)
         arrays["tiles"] = padded(np.array(tiles, dtype=np.int32), most)
-    count = None if padded_to is None else padded_to.sequences
     if len(singles):
+        count = None if padded_to is None else padded_to.rows
         groups = _groups(batch, singles, windows, spec)
         prefixes = None
         if groups:
             singles, prefixes, arrays["prefix.tiles"], splits = _share(
                 step, singles, groups, spec, count
             )
-        places = step.firsts[singles]
-        arrays |= row_arrays("rows", step, singles, places, set(windows), spec, count, prefixes)
+        places = _places(step.firsts[singles], padded_to)
+        arrays |= row_arrays("rows", step, singles, places, set(windows), spec, prefixes)
     if sampled is not None:
         last = np.array(sampled, dtype=np.int64)
-        places = np.arange(len(last))
-        arrays |= row_arrays("last", step, last, places, {windows[-1]}, spec, count, None)
+        room = len(last) if padded_to is None else padded_to.sequences
+        arrays |= row_arrays("last", step, last, np.arange(room), {windows[-1]}, spec, None)
     # The longest array comes last: with `padded_to` only its used part is copied.
     arrays["tables"] = step.tables
     form = _KernelForm(
@@ -200,6 +200,15 @@ def lay_out_attention(
         own_last=sampled is not None,
     )
     return AttentionLayout(form=form, arrays=arrays)
+
+
+def _places(places: Ints, padded_to: PaddedShape | None) -> Ints:
+    """Of rows; those of padding get places behind all chunks, which padding tokens have."""
+    if padded_to is None:
+        return places
+    filled = np.arange(padded_to.rows) + padded_to.chunk_tokens
+    filled[: len(places)] = places
+    return filled
 
 
 def _groups(
@@ -266,7 +275,7 @@ def decode_rows(
     )
     rows, places = np.arange(len(singles)), np.array([place for place, _, _ in singles])
     shared = None if prefixes is None else np.array(prefixes)
-    arrays = row_arrays("rows", step, rows, places, {window}, spec, None, shared)
+    arrays = row_arrays("rows", step, rows, places, {window}, spec, shared)
     form = _KernelForm(
         block_size=block_size,
         num_programs=PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(spec.device),

@@ -54,19 +54,16 @@ def row_arrays(
     places: Ints,
     windows: Iterable[int | None],
     spec: AttentionSpec,
-    count: int | None,
     prefixes: Ints | None,
 ) -> dict[str, Ints]:
-    """The arrays of `DecodeRows` of these sequences' last tokens, padded to `count`.
+    """The arrays of `DecodeRows` of these sequences' last tokens, padded to as many as there are
+    `places`, where results are written, zeros of padding too.
 
     With `prefixes` a row does not see its first so many keys in layers without a window.
     """
-    ends = step.ends[rows]
-    # Padding writes its zeros to its own place.
-    queries = np.arange(max(count or 0, len(rows)))
-    queries[: len(rows)] = places
+    ends, count = step.ends[rows], len(places)
     arrays = {
-        f"{name}.queries": queries.astype(np.int32),
+        f"{name}.queries": places.astype(np.int32),
         f"{name}.ends": padded(ends, count),
         f"{name}.table_starts": padded(step.table_starts[rows], count),
     }
@@ -76,7 +73,7 @@ def row_arrays(
         if prefixes is not None and window is None:
             begins = prefixes
         tiles = np.where(ends > begins, -(-ends // tile) - begins // tile, 0)
-        first_tiles = np.zeros(len(queries) + 1, dtype=np.int32)
+        first_tiles = np.zeros(count + 1, dtype=np.int32)
         first_tiles[1:] = tiles.sum()
         first_tiles[1 : len(rows) + 1] = np.cumsum(tiles)
         arrays[f"{name}.begins.{window}"] = padded(begins, count)
