@@ -15,6 +15,7 @@ NAMES = (
     "micro.tensor_parallel",
     "micro.numerics",
     "micro.stepping",
+    "micro.step_jitter",
     "micro.router_cpu",
     "front_door.cost",
     "front_door.streams",

@@ -30,6 +30,7 @@ from gpu.aims import summary
 from gpu.device_tests import pytest_tasks
 from gpu.engine import engine_tasks
 from gpu.kernels import agreement_tasks, kernel_tasks
+from gpu.questions import TABLE, lines, question_tasks
 from gpu.scale import FULL, TINY, Scale
 from gpu.supervisor import DEVICE_LOST, supervise
 from gpu.task import Deadline, DeviceLost, Journal, Row, Task, run_tasks
@@ -48,14 +49,15 @@ class Part:
 
 
 PARTS: Final[Mapping[str, Part]] = {
-    # First, and small: a broken kernel is known within a minute.
-    "agreement": Part(weight=60, tasks=agreement_tasks),
-    "kernels": Part(weight=90, tasks=kernel_tasks),
-    "engine": Part(weight=80, tasks=engine_tasks),
-    "laps": Part(weight=130, tasks=laps_tasks),
-    "transformers": Part(weight=60, tasks=rival_tasks),
+    # First, and small: what nobody could know before, and whether a kernel is broken.
+    "questions": Part(weight=90, tasks=question_tasks),
+    "agreement": Part(weight=50, tasks=agreement_tasks),
+    "kernels": Part(weight=80, tasks=kernel_tasks),
+    "engine": Part(weight=70, tasks=engine_tasks),
+    "laps": Part(weight=100, tasks=laps_tasks),
+    "transformers": Part(weight=50, tasks=rival_tasks),
     # Last: they measure nothing, and `make test-gpu` runs them too.
-    "tests": Part(weight=60, tasks=pytest_tasks),
+    "tests": Part(weight=40, tasks=pytest_tasks),
 }
 
 
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     journals = _supervise(chosen, scale, options)
     tables, failed = _report(journals, folder, options.commit)
-    print(*summary(tables), sep="\n")
+    print(*summary(tables), *lines(tables.get(TABLE, [])), sep="\n")
     return 1 if failed else 0
 
 

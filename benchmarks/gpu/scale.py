@@ -22,6 +22,11 @@ class Scale:
     dtype: torch.dtype
     shapes: Mapping[str, Shape]
 
+    questions_model: str
+    questions_rows: Sequence[int]
+    questions_history: int
+    questions_pieces: int
+
     agreement: Sizes
     kernels: Sizes
 
@@ -68,6 +73,10 @@ FULL: Final = Scale(
     device="cuda",
     dtype=torch.bfloat16,
     shapes=SHAPES,
+    questions_model="Qwen2.5-0.5B",
+    questions_rows=(1, 128),
+    questions_history=1000,
+    questions_pieces=64,
     agreement=AGREEMENT,
     kernels=Sizes(),
     engine_models=("Qwen2.5-7B", "Qwen2.5-32B"),
@@ -109,6 +118,10 @@ TINY: Final = Scale(
     device="cpu",
     dtype=torch.float32,
     shapes={"tiny": qwen2(hidden=32, inner=48, layers=2, heads=(4, 2), vocab=128)},
+    questions_model="tiny",
+    questions_rows=(1, 3),
+    questions_history=20,
+    questions_pieces=4,
     agreement=TINY_SIZES,
     kernels=TINY_SIZES,
     engine_models=("tiny",),

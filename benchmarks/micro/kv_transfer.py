@@ -56,13 +56,14 @@ OUTSTANDING = 64
 ORDERS = ("contiguous", "scattered")
 BARE = "bare gloo"
 LIMIT_SECONDS = 60.0
+CPU = torch.device("cpu")
 
 
 class TransferPair:
     """Two transfer processes and a link between them."""
 
-    def __init__(self, *, shared_memory: bool) -> None:
-        caches = [KVCache.allocate(LAYOUT, NUM_BLOCKS, torch.device("cpu")) for _ in range(2)]
+    def __init__(self, *, shared_memory: bool, device: torch.device = CPU) -> None:
+        caches = [KVCache.allocate(LAYOUT, NUM_BLOCKS, device) for _ in range(2)]
         for cache in caches:
             cache.tensor.fill_(1)
         self._up = threading.Semaphore(0)
@@ -70,12 +71,20 @@ class TransferPair:
         self._num_issued = 0
         self._sender, self._receiver = (
             TransferProcess(
-                KVShards.of(cache), TransferConfig(shared_memory=shared_memory), self._on_event
+                KVShards.of(cache),
+                TransferConfig(
+                    backend="nccl" if device.type == "cuda" else "gloo",
+                    shared_memory=shared_memory,
+                    connect_seconds=LIMIT_SECONDS,
+                ),
+                self._on_event,
             )
             for cache in caches
         )
         started_at = time.perf_counter()
-        for process in (self._sender, self._receiver):
+        for name, process in (("sender", self._sender), ("receiver", self._receiver)):
+            # NCCL refuses two ranks on one device unless each says it is a host of its own.
+            os.environ["NCCL_HOSTID"] = name
             process.start()
         for process in (self._sender, self._receiver):
             process.wait_ready()

@@ -113,8 +113,8 @@ def load_runner(
     captured before this returns.
 
     With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
-    each, without graphs: `kv_memory_bytes` is what each of them has for its KV heads, and one that
-    keeps the others waiting for `stall_seconds` is lost.
+    each: `kv_memory_bytes` is what each of them has for its KV heads, the memory of `graphs` for
+    its graphs, and one that keeps the others waiting for `stall_seconds` is lost.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
     `CacheSizeError` for a cache or context that cannot be had, `DeviceMemoryError` where the memory
@@ -126,7 +126,7 @@ def load_runner(
         num_blocks=num_blocks,
         kv_memory_bytes=kv_memory_bytes,
         max_context=max_context,
-        graph_memory_bytes=graphs.memory_bytes if tensor_parallel_size == 1 else 0,
+        graph_memory_bytes=graphs.memory_bytes,
         block_size=block_size,
     )
     memory = _Memory(target, int(memory_share * memory_bytes), memory_share, settings)
@@ -142,7 +142,7 @@ def load_runner(
     plan = memory.plan(shard, kind)
     if tensor_parallel_size > 1:
         fall_back(numerics, "sums over several ranks were not shown to be")
-        return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds)
+        return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds, graphs)
     with loading_weights(checkpoint, target):
         model = load_model(checkpoint, target, kind, quantization)
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs)
@@ -252,6 +252,7 @@ def _all_ranks(
     device: torch.device,
     quantization: Quantization,
     stall_seconds: float,
+    graphs: GraphPlan,
 ) -> LoadedModel:
     plan = RankPlan(
         checkpoint=str(checkpoint),
@@ -263,6 +264,7 @@ def _all_ranks(
         num_blocks=memory.num_blocks,
         block_size=memory.layout.block_size,
         stall_seconds=stall_seconds,
+        graphs=graphs if device.type == "cuda" else NO_GRAPHS,
     )
     parallel = load_parallel(plan)
     return LoadedModel(

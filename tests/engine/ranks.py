@@ -12,6 +12,8 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.runner.base import SampledToken, SequenceChunk
+from lengthwise_engine.runner.graph_recorder import Recorder
+from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.steps import pack_step, receive_step
@@ -23,8 +25,11 @@ STALL_SECONDS = 10.0
 class RanksInThreads:
     """Rank 0 is the caller of `run`; `caches` and `layers` are to look at."""
 
-    def __init__(self, plan: RankPlan, rendezvous: int) -> None:
+    def __init__(
+        self, plan: RankPlan, rendezvous: int, make_recorder: Callable[[], Recorder | None]
+    ) -> None:
         self.plan = plan
+        self._make_recorder = make_recorder
         self.caches = [
             KVCache.allocate(plan.of(rank).layout(), plan.num_blocks, torch.device("cpu"))
             for rank in range(plan.size)
@@ -38,7 +43,7 @@ class RanksInThreads:
         for thread in self._threads:
             thread.start()
         self.runner = self._make_runner(0, rendezvous)
-        self.runner.warm_up()  # as ranks on GPUs do
+        self._warm_up(self.runner)
 
     @property
     def cache(self) -> KVCache:
@@ -70,13 +75,18 @@ class RanksInThreads:
     def _make_runner(self, rank: int, rendezvous: int) -> TorchRunner:
         plan = self.plan.of(rank)
         weights = plan.load()  # before the ranks meet: then each bounds its wait for the others
-        return plan.runner(weights, self.caches[rank], plan.meet(rendezvous))
+        return plan.runner(weights, self.caches[rank], plan.meet(rendezvous), self._make_recorder())
+
+    def _warm_up(self, runner: TorchRunner) -> None:
+        """As ranks on GPUs do, before they capture graphs."""
+        if runner.graphs is None:
+            runner.warm_up()
 
     def _follow(self, rank: int, rendezvous: int) -> None:
         _, theirs = self._sockets[rank - 1]
         try:
             runner = self._make_runner(rank, rendezvous)
-            runner.warm_up()
+            self._warm_up(runner)
             while (chunks := receive_step(theirs)) is not None:
                 runner.run(chunks)
         except BaseException as error:
@@ -85,7 +95,14 @@ class RanksInThreads:
 
 
 @contextmanager
-def ranks_in_threads(checkpoint: Path, size: int, num_blocks: int) -> Iterator[RanksInThreads]:
+def ranks_in_threads(
+    checkpoint: Path,
+    size: int,
+    num_blocks: int,
+    *,
+    graphs: GraphPlan = NO_GRAPHS,
+    make_recorder: Callable[[], Recorder | None] = lambda: None,
+) -> Iterator[RanksInThreads]:
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type="cpu",
@@ -95,10 +112,11 @@ def ranks_in_threads(checkpoint: Path, size: int, num_blocks: int) -> Iterator[R
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
         stall_seconds=STALL_SECONDS,
+        graphs=graphs,
     )
     rendezvous = os.memfd_create("ranks")
     try:
-        ranks = RanksInThreads(plan, rendezvous)
+        ranks = RanksInThreads(plan, rendezvous, make_recorder)
         try:
             yield ranks
         finally:

@@ -16,7 +16,9 @@ from lengthwise_engine.models.decoder_loader import Quantization, read_spec
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DecoderWeights, load_weights
-from lengthwise_engine.runner.memory import loading_weights
+from lengthwise_engine.runner.graph_recorder import CudaRecorder, Recorder
+from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
+from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.tensor_parallel.group import RankGroup
 
@@ -34,6 +36,7 @@ class RankPlan:
     block_size: int
     stall_seconds: float
     quantization: Quantization = "none"
+    graphs: GraphPlan = NO_GRAPHS
 
     @property
     def device(self) -> torch.device:
@@ -68,10 +71,23 @@ class RankPlan:
             rendezvous, self.rank, self.size, device=self.device, stall_seconds=self.stall_seconds
         )
 
-    def runner(self, weights: DecoderWeights, cache: KVCache, group: RankGroup) -> TorchRunner:
+    def runner(
+        self,
+        weights: DecoderWeights,
+        cache: KVCache,
+        group: RankGroup,
+        recorder: Recorder | None = None,
+    ) -> TorchRunner:
         """Ready to compute; all ranks make theirs at the same time, because on GPUs the first steps
-        are taken here."""
-        runner = TorchRunner(Decoder(self.shard().part, weights, group), cache)
-        if self.device.type == "cuda":
+        are taken and graphs captured here. CPUs have no graphs but those of a `recorder`."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu and recorder is None:
+            free_bytes = torch.cuda.mem_get_info(self.device)[0]
+            check_graph_memory(cache, self.graphs.memory_bytes, free_bytes)
+            recorder = CudaRecorder(self.device)
+        model = Decoder(self.shard().part, weights, group)
+        runner = TorchRunner(model, cache, recorder=recorder, graphs=self.graphs)
+        if on_gpu:
             runner.warm_up()
+        runner.capture_graphs()
         return runner

@@ -16,7 +16,10 @@ from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 _LENGTH: Final = struct.Struct("=I")
 _HEADER: Final = 5  # of a chunk, see `pack_step`
 _NOTHING: Final = -1
-_ANY_TOKEN: Final = SamplingParameters(temperature=0.0)
+_GREEDY: Final = SamplingParameters(temperature=0.0)
+_DRAWN: Final = SamplingParameters(temperature=1.0)
+_SAMPLINGS: Final = (None, _GREEDY, _DRAWN)
+"""Which graph a step is replayed from depends on whether tokens are drawn."""
 
 
 def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
@@ -25,8 +28,9 @@ def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
     for chunk in chunks:
         num_blocks = -(-chunk.end // block_size)
         follows = _NOTHING if chunk.follows is None else chunk.follows
-        samples = chunk.sampling is not None
-        numbers.extend((chunk.start, follows, samples, len(chunk.token_ids), num_blocks))
+        sampling = None if chunk.sampling is None else chunk.sampling.sampling
+        kind = 0 if sampling is None else 1 if sampling.greedy else 2
+        numbers.extend((chunk.start, follows, kind, len(chunk.token_ids), num_blocks))
         numbers.extend(chunk.token_ids)
         numbers.extend(chunk.block_ids[:num_blocks])
     body = numbers.tobytes()
@@ -57,7 +61,7 @@ def _unpack(body: bytes) -> list[SequenceChunk]:
     numbers = array("i", body)
     chunks, at = [], 0
     while at < len(numbers):
-        start, follows, samples, num_tokens, num_blocks = numbers[at : at + _HEADER]
+        start, follows, kind, num_tokens, num_blocks = numbers[at : at + _HEADER]
         tokens = at + _HEADER
         blocks = tokens + num_tokens
         at = blocks + num_blocks
@@ -67,15 +71,19 @@ def _unpack(body: bytes) -> list[SequenceChunk]:
                 token_ids=numbers[tokens:blocks],
                 start=start,
                 block_ids=numbers[blocks:at],
-                sampling=_sampled_elsewhere(known) if samples else None,
+                sampling=_sampled_elsewhere(_SAMPLINGS[kind], known),
                 follows=None if follows == _NOTHING else follows,
             )
         )
     return chunks
 
 
-def _sampled_elsewhere(num_tokens: int) -> SamplingState:
+def _sampled_elsewhere(
+    sampling: SamplingParameters | None, num_tokens: int
+) -> SamplingState | None:
     """Asks for logits; what this rank samples from its share of them is of no use."""
+    if sampling is None:
+        return None
     return SamplingState(
-        sampling=_ANY_TOKEN, token_ids=range(num_tokens), num_prompt_tokens=num_tokens
+        sampling=sampling, token_ids=range(num_tokens), num_prompt_tokens=num_tokens
     )
