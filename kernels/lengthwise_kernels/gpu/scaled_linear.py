@@ -28,6 +28,10 @@ _MULTIPLE: Final = 16
 
 _FIRST_CAPABILITY: Final = (8, 9)
 
+_FIRST_TORCH: Final = (2, 12)
+"""Products with scales for rows ignored the current stream before (pytorch#177651): wrong beside
+other streams, and fatal while a graph is captured."""
+
 
 @triton.jit(do_not_specialize=["rows"])
 def _scaled_linear_kernel(
@@ -60,7 +64,14 @@ def _scaled_linear_kernel(
 
 
 def check_fp8(device: torch.device) -> None:
-    """Raise `UnsupportedByKernel` if the GPU has no matrix units for 8-bit floating point."""
+    """Raise `UnsupportedByKernel` if the GPU has no matrix units for 8-bit floating point, or if
+    torch cannot be asked to use them."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    require(
+        version >= _FIRST_TORCH,
+        f"FP8 needs torch 2.12 or newer, got {torch.__version__}, whose products launch on another"
+        " stream than the step's; update torch, or set quantization to none and serve full weights",
+    )
     major, minor = torch.cuda.get_device_capability(device)
     require(
         (major, minor) >= _FIRST_CAPABILITY,
