@@ -1,15 +1,18 @@
 """Small clusters and workloads for tests of the simulator."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
 from harness.block_integrity import check_cache
 
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.types import Role
-from lengthwise_simulator.cluster.simulation import SimulatedRun
-from lengthwise_simulator.cluster.spec import WorkerGroup
+from lengthwise_simulator.cluster.simulation import SimulatedRun, Simulation
+from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
 from lengthwise_simulator.cost.profile import LinearCosts
+from lengthwise_simulator.results import RunSummary
+from lengthwise_simulator.search.sweep import SweepPoint
 from lengthwise_simulator.workload.planned import ArrivingRequest, single_request
 
 COST = CostModel(
@@ -42,12 +45,24 @@ def random_requests(number: int, *, rate: float, seed: int = 0) -> Iterator[Arri
 
 
 def check_nothing_is_left(run: SimulatedRun) -> None:
-    """Every request has ended, and every block is free."""
+    """Every request has ended, and every block is free, but those of workers that are gone."""
     for journey in run.journeys:
         assert journey.ending is not None
         if journey.ending == "done":
             assert journey.generated == journey.request.output_tokens
             assert journey.arrived_at <= journey.first_token_at <= journey.ended_at
     for worker in run.workers:
+        if worker.is_gone:
+            continue
         assert worker.blocks.num_free == worker.blocks.num_blocks
         check_cache(worker.blocks)
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """Of a point of a sweep, in any process."""
+
+    def __call__(self, point: SweepPoint) -> RunSummary:
+        groups = (group("prefill", point.prefill), group("decode", point.decode))
+        requests = random_requests(5, rate=point.rate, seed=point.seed)
+        return RunSummary.of(Simulation(ClusterSpec(groups=groups), requests).run())

@@ -16,7 +16,7 @@ from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_policy.prefill.disciplines import DISCIPLINES
 from lengthwise_policy.prefill.policy import PrefillPolicy
 from lengthwise_simulator.cluster.simulation import SimulatedRun, Simulation
-from lengthwise_simulator.cluster.spec import ClusterPolicies, ClusterSpec
+from lengthwise_simulator.cluster.spec import ClusterPolicies, ClusterSpec, WorkerFailure
 from lengthwise_simulator.errors import SimulationError
 from lengthwise_simulator.workload.arrivals import poisson
 from lengthwise_simulator.workload.planned import ArrivingRequest, single_request
@@ -78,6 +78,68 @@ def test_no_block_leaks_and_no_request_is_lost(
     check_nothing_is_left(done)
 
 
+@pytest.mark.slow
+@settings(max_examples=15, deadline=None)
+@given(
+    failures=st.lists(
+        st.tuples(
+            st.floats(0, 3),
+            st.sampled_from(["prefill-0-0000", "prefill-0-0001", "decode-1-0000", "decode-1-0001"]),
+        ),
+        max_size=6,
+    ),
+    start=st.floats(0, 12),
+    kv_tokens=st.integers(200, 4000),
+    caching=st.booleans(),
+    rate=st.floats(20, 200),
+    routers=st.integers(1, 2),
+    seed=st.integers(0, 9),
+)
+def test_whatever_fails_no_block_leaks_and_no_request_is_lost(
+    failures: list[tuple[float, str]], start: float, kv_tokens: int, caching: bool, rate: float,
+    routers: int, seed: int,
+) -> None:  # fmt: skip
+    slow = {"kv_tokens": kv_tokens, "link": 1e8}
+    cluster = ClusterSpec(
+        groups=(
+            replace(group("prefill", 2, **slow), start_seconds=start),  # type: ignore[arg-type]
+            replace(group("decode", 2, **slow), start_seconds=start),  # type: ignore[arg-type]
+        ),
+        policies=ClusterPolicies(prefix_caching=caching),
+        failures=tuple(WorkerFailure(at=at, worker=worker) for at, worker in failures),
+        routers=routers,
+    )
+    done = run(cluster, random_requests(60, rate=rate, seed=seed))
+    assert len(done.journeys) == 60
+    check_nothing_is_left(done)
+
+
+def test_a_request_goes_on_where_its_decode_worker_has_failed() -> None:
+    failing = replace(
+        PAIR,
+        groups=(group("prefill", 1), group("decode", 2)),
+        policies=NO_LOCAL,
+        failures=(WorkerFailure(at=1.5, worker="decode-1-0000"),),
+    )
+    journeys = run(failing, [single_request(1.0, 100, 400, key=key) for key in (1, 2)]).journeys
+    assert [each.ending for each in journeys] == ["done", "done"]
+    (moved,) = [each for each in journeys if each.num_attempts == 2]
+    assert moved.decode == "decode-1-0001"
+    # What had been generated in 0.5 s of steps of 6 ms; the prefill worker has the prompt still.
+    assert 70 < moved.computed_tokens - 100 < 90
+
+
+def test_a_pod_takes_the_place_of_a_failed_one_once_it_has_started() -> None:
+    alone = replace(
+        AGGREGATED,
+        groups=(replace(group("decode", 1), start_seconds=3.0),),
+        failures=(WorkerFailure(at=1.0, worker="decode-0-0000"),),
+    )
+    (journey,) = run(alone, [single_request(2.0, 100, 5, key=1)]).journeys
+    assert journey.decode == "decode-0-0000+1"
+    assert 4.0 < journey.first_token_at < 4.2
+
+
 def test_equal_seeds_give_equal_runs() -> None:
     cluster = ClusterSpec(groups=(group("prefill", 2), group("decode", 2)), routers=2)
     one, other = (run(cluster, random_requests(60, rate=30)) for _ in range(2))
@@ -89,10 +151,10 @@ def test_a_lone_request_takes_what_its_steps_and_calls_take() -> None:
     cluster = replace(PAIR, call_seconds=0.001)
     (journey,) = run(cluster, [single_request(1.0, 400, 3, key=1)]).journeys
     assert journey.rule == "predicted ttft"
-    # Reserve and its answer, Prefill and its answer.
-    first = 1.0 + 4 * 0.001 + cost.step_seconds([(400, 0)], 0, 0)
+    # Reserve and its answer, Prefill and its answer; the first of a pair opens the link between.
+    first = 1.0 + 6 * 0.001 + cost.step_seconds([(400, 0)], 0, 0)
     assert journey.first_token_at == pytest.approx(first)
-    sent = first - 0.001 + 400 * 131_072 / 25e9 + 0.001
+    sent = first - 0.001 + 0.001 + 400 * 131_072 / 25e9 + 0.001  # announced, sent, committed
     steps = sum(cost.step_seconds([], 1, 400 + done) for done in (1, 2))
     assert journey.ended_at == pytest.approx(sent + steps + 0.001)
 
@@ -168,6 +230,7 @@ def test_local_prefill_is_a_choice_of_the_policy() -> None:
         ({"groups": (group("prefill", 1),)}, "no decode worker"),
         ({"groups": (group("decode", 1, kv_tokens=3),)}, "does not fit"),
         ({"policies": ClusterPolicies(strategy="best")}, "predicted_ttft"),
+        ({"failures": (WorkerFailure(at=1.0, worker="decode-0"),)}, "decode-1-0000"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(change: dict[str, object], told: str) -> None:

@@ -5,28 +5,27 @@ as the engine's loop does. A step begins when the one before has ended: steps la
 save the host's time between them, have no other effect here than that there is none.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from random import Random
-from typing import Any
 
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.kv.prefix_cache import PrefixCache
-from lengthwise_policy.placement.blame import Blame
-from lengthwise_policy.types import RequestId, WorkerId
+from lengthwise_policy.types import RequestId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
-from lengthwise_simulator.cluster.network import NetworkPort
 from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
-from lengthwise_simulator.cluster.statuses import ReportedState, StatusFeed
+from lengthwise_simulator.cluster.statuses import ReportedState
+from lengthwise_simulator.cluster.worker import SimulatedWorker
 from lengthwise_simulator.events import EventHeap
 
 PREDICT_SECONDS = 0.1
 """How often the predicted peak is drawn anew, as the worker's snapshots do."""
+
+SEED = 1
+"""Of the scheduler's predictions, as in every worker."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +38,7 @@ class _Sequence:
     is_started: bool  # its first token has come, here or from a prefill worker
 
 
-class SimulatedDecodeWorker:
+class SimulatedDecodeWorker(SimulatedWorker):
     """Holds the requests of its scheduler."""
 
     role = "decode"
@@ -47,38 +46,27 @@ class SimulatedDecodeWorker:
     def __init__(
         self, name: str, group: WorkerGroup, cluster: ClusterSpec, fit: CostFit, heap: EventHeap
     ) -> None:
-        self.worker_id = WorkerId(name)
-        self.group = group
-        self.fit = fit
-        self.port = NetworkPort(bytes_per_second=group.link_bytes_per_second)
+        super().__init__(name, group, cluster, fit, heap)
         policies = cluster.policies
-        self.blocks = PrefixCache(
-            group.kv_tokens // cluster.block_size, enabled=policies.prefix_caching
-        )
         self.scheduler = DecodeScheduler(
             policies.decode,
             policies.objectives,
             self.blocks,
             cluster.block_size,
-            Random(f"{cluster.seed}/{name}").random,
+            Random(SEED).random,
         )
-        self.busy_seconds = 0.0
-        self.num_steps = 0
-        self._cluster = cluster
-        self._heap = heap
+        self.generated_tokens = 0
         self._running: DecodeStep | None = None
-        self._inbox: list[tuple[Callable[[JourneyAttempt], None], JourneyAttempt]] = []
         self._sequences: dict[RequestId, _Sequence] = {}
         self._predicted = 0
         self._predict_at = 0.0
-        self.feed = StatusFeed.of(self, cluster)
+        self._frozen: ReportedState | None = None
 
     def state(self) -> ReportedState:
-        scheduler, now = self.scheduler, self._heap.now
-        is_empty = not scheduler.num_running and not scheduler.num_reserved
-        if now >= self._predict_at or is_empty:
-            self._predicted = scheduler.predicted_blocks()
-            self._predict_at = now + PREDICT_SECONDS
+        """What reservations during a step change is shown at its end."""
+        if self._frozen is not None:
+            return self._frozen
+        scheduler = self.scheduler
         return ReportedState(
             blocks_free=self.blocks.num_free,
             running_requests=scheduler.num_running,
@@ -86,12 +74,21 @@ class SimulatedDecodeWorker:
             queued_tokens=scheduler.queued_tokens,
             context_tokens=scheduler.context_tokens,
             blocks_predicted=self._predicted,
+            draining=self.is_draining,
         )
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._sequences) + len(self._inbox)
 
     def reserve(self, attempt: JourneyAttempt) -> None:
         """The router's call has come."""
+        if self.is_gone or not attempt.is_current:
+            return
         if self._running is not None and self._running.chunks:
-            self.feed.changing(self._heap.now)
+            self.feed.touch(self._heap.now)
+            if self._frozen is None:
+                self._frozen = self.state()
             self._reserve(attempt)
         else:
             self._receive(self._reserve, attempt)
@@ -104,47 +101,63 @@ class SimulatedDecodeWorker:
         """The router has given it up."""
         self._receive(self._release, attempt)
 
-    def _receive(self, action: Callable[[JourneyAttempt], None], attempt: JourneyAttempt) -> None:
-        self._inbox.append((action, attempt))
-        self._turn()
+    def link_lost(self, attempt: JourneyAttempt) -> None:
+        """Nothing more arrives of it."""
+        self._receive(self._drain, attempt)
+
+    def fail(self) -> None:
+        """What it has generated stays generated: routers have it."""
+        self.is_gone = True
+        for sequence in self._sequences.values():
+            journey = sequence.attempt.journey
+            if sequence.is_started and sequence.attempt.is_current:
+                generated = sequence.num_tokens - journey.request.prompt_tokens
+                journey.generated = max(journey.generated, generated)
+
+    def _attempt(self, request_id: RequestId) -> JourneyAttempt:
+        return self._sequences[request_id].attempt
 
     def _turn(self) -> None:
-        if self._running is not None:
+        if self._running is not None or self.is_gone:
             return
-        if self._inbox:
-            self.feed.changing(self._heap.now)
-            inbox, self._inbox = self._inbox, []
-            for action, attempt in inbox:
-                action(attempt)
-        for grant in self.scheduler.take_granted():
-            self._granted(grant)
+        now = self._heap.now
+        self.feed.touch(now)
+        has_taken = self._take_inbox()
+        self._grant()
         step = self.scheduler.next_step(self.fit.model)
+        self._predict(now)
         if step is None:
+            if has_taken:
+                self.feed.turned(now)
+            self._end_if_idle()
             return
         self._running = step
-        if step.preempted:
-            self.feed.changing(self._heap.now)
-            for request_id in step.preempted:
-                self._sequences[request_id].attempt.journey.preemptions += 1
-        for chunk in step.chunks:
-            journey = self._sequences[chunk.request_id].attempt.journey
-            journey.computed_tokens += chunk.num_tokens
-            if journey.began_at != journey.began_at:
-                journey.began_at = self._heap.now
         sequences = self._sequences
-        seconds = self.group.costs.step_seconds(
-            [(chunk.num_tokens, chunk.start) for chunk in step.chunks],
-            len(step.request_ids),
-            sum([sequences[request_id].num_tokens for request_id in step.request_ids]),
-        )
-        self.busy_seconds += seconds
-        self.num_steps += 1
-        self._heap.after(seconds, self._ended, step)
+        for request_id in step.preempted:
+            sequences[request_id].attempt.journey.preemptions += 1
+        context = sum([sequences[request_id].num_tokens for request_id in step.request_ids])
+        self._begin_step(step.chunks, len(step.request_ids), context, self._ended, step)
+
+    def _predict(self, now: float) -> None:
+        is_empty = not self.scheduler.num_running and not self.scheduler.num_reserved
+        if now >= self._predict_at or is_empty:
+            self._predicted = self.scheduler.predicted_blocks()
+            self._predict_at = now + PREDICT_SECONDS
+
+    def _grant(self) -> None:
+        for grant in self.scheduler.take_granted():
+            self._granted(grant)
 
     def _ended(self, step: DecodeStep) -> None:
-        self._running = None
+        if self.is_gone:
+            return
+        now = self._heap.now
+        self.feed.touch(now)
+        self._running = self._frozen = None
         block_size = self._cluster.block_size
-        for request_id in self.scheduler.emitted(step):
+        emitted = self.scheduler.emitted(step)
+        self.generated_tokens += len(emitted)
+        for request_id in emitted:
             sequence = self._sequences[request_id]
             sequence.num_tokens += 1
             if (sequence.num_tokens - 1) % block_size == 0:
@@ -154,11 +167,10 @@ class SimulatedDecodeWorker:
                 self._answer(sequence.attempt.journey.router.began_to_decode, sequence.attempt)
             if sequence.num_tokens == sequence.last_length:
                 self._finish(sequence)
+        self._grant()
+        self._predict(now)
+        self.feed.turned(now)
         self._turn()
-
-    def _answer(self, action: Callable[..., None], *arguments: Any) -> None:
-        """The router is told."""
-        self._heap.after(self._cluster.call_seconds, action, *arguments)
 
     def _name_blocks(self, sequence: _Sequence) -> None:
         attempt, block_size = sequence.attempt, self._cluster.block_size
@@ -168,12 +180,14 @@ class SimulatedDecodeWorker:
 
     def _finish(self, sequence: _Sequence) -> None:
         attempt = sequence.attempt
-        self.feed.changing(self._heap.now)
         del self._sequences[attempt.request_id]
         self.scheduler.finish(attempt.request_id)
         self._answer(attempt.journey.router.finished, attempt)
 
     def _reserve(self, attempt: JourneyAttempt) -> None:
+        if self.is_draining:
+            self._refuse(attempt, PolicyError(f"{self.worker_id} is draining"))
+            return
         journey = attempt.journey
         num_tokens, block_size = attempt.num_tokens, self._cluster.block_size
         reservation = Reservation(
@@ -189,9 +203,7 @@ class SimulatedDecodeWorker:
         try:
             grant = self.scheduler.reserve(reservation)
         except PolicyError as error:
-            self._answer(
-                journey.router.attempt_failed, attempt, Blame.of(self.worker_id), str(error)
-            )
+            self._refuse(attempt, error)
             return
         self._sequences[attempt.request_id] = _Sequence(
             attempt, num_tokens, num_tokens + journey.tokens_left, not attempt.is_local
@@ -202,18 +214,23 @@ class SimulatedDecodeWorker:
     def _granted(self, grant: Grant) -> None:
         if grant.rule == "resumed":
             return
+        self.feed.changed(self._heap.now)
         attempt = self._sequences[grant.request_id].attempt
         attempt.held_tokens = grant.num_cached_tokens
         self._answer(attempt.journey.router.reserved, attempt)
 
     def _commit(self, attempt: JourneyAttempt) -> None:
         sequence = self._sequences.get(attempt.request_id)
-        attempt.is_sending = False
+        self._drain(attempt)
         if sequence is None:  # released meanwhile
-            self.scheduler.drained(attempt.request_id)
             return
+        attempt.has_arrived = True
         self.scheduler.commit(attempt.request_id)
         sequence.num_tokens += 1
+
+    def _drain(self, attempt: JourneyAttempt) -> None:
+        attempt.is_sending = False
+        self.scheduler.drained(attempt.request_id)
 
     def _release(self, attempt: JourneyAttempt) -> None:
         self.scheduler.release(attempt.request_id, receiving=attempt.is_sending)

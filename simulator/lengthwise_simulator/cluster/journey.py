@@ -23,6 +23,7 @@ class PromptComputer(Protocol):
     worker_id: WorkerId
 
     def prefill(self, attempt: "JourneyAttempt") -> None: ...
+    def cancel(self, attempt: "JourneyAttempt") -> None: ...
 
 
 class TokenGenerator(Protocol):
@@ -34,6 +35,7 @@ class TokenGenerator(Protocol):
     def reserve(self, attempt: "JourneyAttempt") -> None: ...
     def commit(self, attempt: "JourneyAttempt") -> None: ...
     def release(self, attempt: "JourneyAttempt") -> None: ...
+    def link_lost(self, attempt: "JourneyAttempt") -> None: ...
 
 
 class JourneyOwner(Protocol):
@@ -43,7 +45,9 @@ class JourneyOwner(Protocol):
     def prefilled(self, attempt: "JourneyAttempt") -> None: ...
     def began_to_decode(self, attempt: "JourneyAttempt") -> None: ...
     def finished(self, attempt: "JourneyAttempt") -> None: ...
-    def attempt_failed(self, attempt: "JourneyAttempt", blame: Blame, reason: str) -> None: ...
+    def attempt_failed(
+        self, attempt: "JourneyAttempt", blame: Blame, reason: str, *, busy: bool
+    ) -> None: ...
 
 
 Ending = Literal["done", "refused", "failed"]
@@ -61,8 +65,12 @@ class JourneyAttempt:
     residual_tokens: int  # of the prompt, to be computed, as the router believes
     prefill_placed: Placed | None = None
     decode_placed: Placed | None = None
+    prefill_called_at: float = 0.0
     held_tokens: int = 0  # of the prompt, that the decode worker had when it reserved
     is_sending: bool = False  # a prefill worker has taken it, and not all of its KV has arrived
+    has_arrived: bool = False  # all of its KV is at the decode worker
+    last_piece_at: float = 0.0  # of its KV, ready to be sent
+    late_bytes: int = 0  # that were not sent by then, with that piece
     sent_until: float = 0.0  # when what was pushed so far has arrived
 
     @property
@@ -72,6 +80,14 @@ class JourneyAttempt:
     @property
     def is_current(self) -> bool:
         return self.journey.attempt is self
+
+    def needs(self, worker_id: WorkerId) -> bool:
+        """Whether it fails with this worker: a prefill worker has done its part once all of the
+        KV has arrived."""
+        if self.decode is not None and self.decode.worker_id == worker_id:
+            return True
+        prefill = self.prefill
+        return prefill is not None and prefill.worker_id == worker_id and not self.has_arrived
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -90,6 +106,7 @@ class Journey:
     decode: WorkerId | None = None
     rule: str = ""  # of the last placement
     length: LengthClass = "long"  # by what was to be computed when it was placed first
+    residual_tokens: int = 0  # to be computed, as believed then; of its prompt until it is placed
     computed_tokens: int = 0  # prompt tokens that were computed for it, anywhere
     admitted_at: float = nan
     began_at: float = nan  # its first prompt tokens are computed

@@ -3,8 +3,6 @@ over a link follow one another, so that many to one decode worker wait for each 
 
 from dataclasses import dataclass
 
-from lengthwise_policy.cost.transfer_rate import TransferRate
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class NetworkPort:
@@ -19,17 +17,16 @@ class NetworkPort:
 def push_kv(
     source: NetworkPort,
     target: NetworkPort,
-    rate: TransferRate,
     *,
     num_bytes: int,
     last_bytes: int,
     ready_from: float,
     ready_until: float,
-) -> float:
-    """When the last of `num_bytes` has arrived.
+) -> tuple[float, int]:
+    """When the last of `num_bytes` has arrived, and how many were not sent by `ready_until`.
 
     They become ready from `ready_from` to `ready_until`, the `last_bytes` of them at the end: all
-    of them where a piece is sent as one. `rate` observes what was not sent by then.
+    of them where a piece is sent as one.
     """
     per_second = min(source.bytes_per_second, target.bytes_per_second)
     begin = max(ready_from, source.out_free_at, target.in_free_at)
@@ -37,7 +34,5 @@ def push_kv(
     arrived_at = max(busy_until, ready_until + last_bytes / per_second)
     source.out_free_at = target.in_free_at = busy_until
     source.bytes_sent += num_bytes
-    if num_bytes:
-        late_bytes = min(num_bytes, last_bytes + int(max(busy_until - ready_until, 0) * per_second))
-        rate.moved(late_bytes, arrived_at - ready_until)
-    return arrived_at
+    late_bytes = last_bytes + int(max(busy_until - ready_until, 0) * per_second)
+    return arrived_at, min(num_bytes, late_bytes)

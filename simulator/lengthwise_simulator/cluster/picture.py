@@ -1,13 +1,12 @@
-"""One worker as a router sees it: its last report, and what the router has placed there."""
+"""Workers as a router sees them: their last reports, and what the router has placed there."""
 
 from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.placement.outstanding import Outstanding, Placed
 from lengthwise_policy.placement.worker_view import WorkerView
-from lengthwise_simulator.cluster.decode_worker import SimulatedDecodeWorker
-from lengthwise_simulator.cluster.prefill_worker import SimulatedPrefillWorker
+from lengthwise_policy.types import WorkerId
+from lengthwise_simulator.cluster.journey import JourneyAttempt
 from lengthwise_simulator.cluster.spec import ClusterSpec
-
-SimulatedWorker = SimulatedPrefillWorker | SimulatedDecodeWorker
+from lengthwise_simulator.cluster.worker import SimulatedWorker
 
 
 class WorkerPicture:
@@ -18,9 +17,8 @@ class WorkerPicture:
         self._cluster = cluster
         self._reader = reader
         self._outstanding = Outstanding()
-        self._report = worker.feed.latest
+        self._report = worker.feed.open()
         self._cost = worker.fit.measured or worker.fit.model
-        self._seen_at = 0.0  # when a status came last, heartbeats included
         self._view: WorkerView | None = None
 
     def place(self, placed: Placed) -> None:
@@ -38,34 +36,23 @@ class WorkerPicture:
 
     def look(self, now: float, index: PrefixIndex) -> WorkerView:
         """What is known now; what the worker reports of its blocks goes into the index."""
-        reports = self.worker.feed.take(self._reader, now)
-        for report in reports:
-            self._came(report.at)
-            if report.events is not None:
+        for report in self.worker.feed.take(self._reader, now):
+            for events in report.events:
                 index.update(
-                    self.worker.worker_id,
-                    reset=False,
-                    added=report.events.added,
-                    removed=report.events.removed,
+                    self.worker.worker_id, reset=False, added=events.added, removed=events.removed
                 )
             self._report = report
-        heartbeat = self._cluster.heartbeat_seconds
-        while self._outstanding.unseen_requests and now - self._seen_at >= heartbeat:
-            self._came(self._seen_at + heartbeat)
+            self._outstanding.status_came()
+            self._view = None
         if self._view is None:
             self._view = self._look()
         return self._view
-
-    def _came(self, at: float) -> None:
-        self._seen_at = at
-        self._outstanding.status_came()
-        self._view = None
 
     def _look(self) -> WorkerView:
         worker, state, outstanding = self.worker, self._report.state, self._outstanding
         return WorkerView(
             worker_id=worker.worker_id,
-            role="prefill" if isinstance(worker, SimulatedPrefillWorker) else "decode",
+            role=worker.role,
             blocks_total=worker.blocks.num_blocks,
             blocks_free=state.blocks_free,
             block_size=self._cluster.block_size,
@@ -74,7 +61,7 @@ class WorkerPicture:
             queued_tokens=state.queued_tokens,
             queued_short_tokens=state.queued_short_tokens,
             step=self._report.number,
-            draining=False,
+            draining=state.draining,
             model_fingerprint="",
             layout_fingerprint="",
             outstanding_requests=outstanding.unseen_requests,
@@ -90,3 +77,44 @@ class WorkerPicture:
             kv_bytes_per_second=state.kv_bytes_per_second,
             length_class=worker.group.length_class,
         )
+
+
+class FleetPicture:
+    """Of all workers, and of the blocks that they report."""
+
+    def __init__(self, cluster: ClusterSpec, reader: int) -> None:
+        self._cluster = cluster
+        self._reader = reader
+        self._pictures: dict[WorkerId, WorkerPicture] = {}
+        self.index = PrefixIndex()
+
+    def __getitem__(self, name: WorkerId) -> WorkerPicture:
+        return self._pictures[name]
+
+    def joined(self, worker: SimulatedWorker) -> None:
+        self._pictures[worker.worker_id] = WorkerPicture(worker, self._cluster, self._reader)
+
+    def lost(self, worker: SimulatedWorker) -> None:
+        self._pictures.pop(worker.worker_id, None)
+        self.index.forget(worker.worker_id)
+
+    def views(self, now: float) -> list[WorkerView]:
+        return [picture.look(now, self.index) for picture in self._pictures.values()]
+
+    def prefill_ended(self, attempt: JourneyAttempt) -> None:
+        """It counts at the prefill worker no more."""
+        if attempt.prefill_placed is not None and attempt.prefill is not None:
+            self._unplace(attempt.prefill.worker_id, attempt.prefill_placed)
+            attempt.prefill_placed = None
+
+    def ended(self, attempt: JourneyAttempt) -> None:
+        """It counts nowhere any more."""
+        self.prefill_ended(attempt)
+        if attempt.decode_placed is not None and attempt.decode is not None:
+            self._unplace(attempt.decode.worker_id, attempt.decode_placed)
+            attempt.decode_placed = None
+
+    def _unplace(self, name: WorkerId, placed: Placed) -> None:
+        picture = self._pictures.get(name)
+        if picture is not None:
+            picture.unplace(placed)

@@ -5,48 +5,36 @@ from math import inf
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.cost.transfer_rate import TransferRate
 from lengthwise_policy.errors import PolicyError
-from lengthwise_policy.kv.prefix_cache import PrefixCache
-from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import PromptChunk, RequestId, WorkerId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
-from lengthwise_simulator.cluster.network import NetworkPort, push_kv
+from lengthwise_simulator.cluster.network import push_kv
 from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
-from lengthwise_simulator.cluster.statuses import ReportedState, StatusFeed
+from lengthwise_simulator.cluster.statuses import ReportedState
+from lengthwise_simulator.cluster.worker import SimulatedWorker
 from lengthwise_simulator.events import EventHeap
 
 
-class SimulatedPrefillWorker:
-    """Takes what has come between its steps, as the engine's loop does."""
+class SimulatedPrefillWorker(SimulatedWorker):
+    """Computes prompts and sends their KV."""
 
     role = "prefill"
 
     def __init__(
         self, name: str, group: WorkerGroup, cluster: ClusterSpec, fit: CostFit, heap: EventHeap
     ) -> None:
-        self.worker_id = WorkerId(name)
-        self.group = group
-        self.fit = fit
-        self.port = NetworkPort(bytes_per_second=group.link_bytes_per_second)
+        super().__init__(name, group, cluster, fit, heap)
         policies = cluster.policies
-        self.blocks = PrefixCache(
-            group.kv_tokens // cluster.block_size, enabled=policies.prefix_caching
-        )
         self.scheduler = PrefillScheduler(
             policies.prefill, policies.objectives, self.blocks, cluster.block_size
         )
-        self.busy_seconds = 0.0
-        self.num_steps = 0
-        self._cluster = cluster
-        self._heap = heap
         self._rate = TransferRate()
         self._running: PrefillBatch | None = None
-        self._inbox: list[JourneyAttempt] = []
         self._attempts: dict[RequestId, JourneyAttempt] = {}
+        self._links: dict[WorkerId, float] = {}  # when each is open
         self._num_wakes = 0
-        self.feed = StatusFeed.of(self, cluster)
 
     def state(self) -> ReportedState:
         short, long = (self.scheduler.queue_length(name) for name in ("short", "long"))
@@ -57,21 +45,47 @@ class SimulatedPrefillWorker:
             queued_tokens=short.tokens + long.tokens,
             queued_short_tokens=short.tokens,
             kv_bytes_per_second=self._rate.bytes_per_second,
+            draining=self.is_draining,
         )
 
+    @property
+    def num_requests(self) -> int:
+        return len(self._attempts) + len(self._inbox)
+
     def prefill(self, attempt: JourneyAttempt) -> None:
-        """The router's call has come."""
-        self.feed.changing(self._heap.now)
-        self._inbox.append(attempt)
-        self._turn()
+        """The router's call has come; nothing is computed before the link is there, which the first
+        request for it opens with a call."""
+        now = attempt.prefill_called_at = self._heap.now
+        if attempt.decode is not None:
+            opened = now + 2 * self._cluster.call_seconds
+            open_at = self._links.setdefault(attempt.decode.worker_id, opened)
+            if open_at > now:
+                self._heap.at(open_at, self._receive, self._enqueue, attempt)
+                return
+        self._receive(self._enqueue, attempt)
+
+    def cancel(self, attempt: JourneyAttempt) -> None:
+        """The router has given it up: its blocks are free once nothing of it is being sent."""
+        self._heap.at(attempt.sent_until, self._receive, self._release, attempt)
+
+    def fail(self) -> None:
+        self.is_gone = True
+        for attempt in self._attempts.values():
+            if attempt.decode is not None:
+                attempt.decode.link_lost(attempt)
 
     def _enqueue(self, attempt: JourneyAttempt) -> None:
+        if not attempt.is_current:
+            return  # cancelled meanwhile
+        if self.is_draining:
+            self._refuse(attempt, PolicyError(f"{self.worker_id} is draining"))
+            return
         journey = attempt.journey
         block_size = self._cluster.block_size
         job = PrefillJob(
             request_id=attempt.request_id,
             num_tokens=attempt.num_tokens,
-            arrived_at=self._heap.now,
+            arrived_at=attempt.prefill_called_at,
             deadline_at=inf,
             hashes=tuple(journey.names_of(attempt.num_tokens // block_size, block_size)),
             priority=journey.request.priority,
@@ -80,52 +94,48 @@ class SimulatedPrefillWorker:
         try:
             self.scheduler.enqueue(job)
         except PolicyError as error:
-            self._heap.after(
-                self._cluster.call_seconds,
-                journey.router.attempt_failed,
-                attempt,
-                Blame.of(self.worker_id),
-                str(error),
-            )
+            self._refuse(attempt, error)
         else:
             attempt.is_sending = attempt.decode is not None
             self._attempts[job.request_id] = attempt
 
+    def _attempt(self, request_id: RequestId) -> JourneyAttempt:
+        return self._attempts[request_id]
+
     def _turn(self) -> None:
-        if self._running is not None:
+        if self._running is not None or self.is_gone:
             return
-        inbox, self._inbox = self._inbox, []
-        for attempt in inbox:
-            self._enqueue(attempt)
         now = self._heap.now
+        self.feed.touch(now)
+        has_taken = self._take_inbox()
         batch = self.scheduler.next_batch(now, self.fit.model, self.fit.short_tokens)
         self._num_wakes += 1
-        if batch is None:
-            if self.scheduler.wake_at is not None:
-                self._heap.at(self.scheduler.wake_at, self._woken, self._num_wakes)
+        if batch is not None:
+            self._running = batch
+            self._begin_step(batch.chunks, 0, 0, self._ended, batch, now)
             return
-        self._running = batch
-        chunks = [(chunk.num_tokens, chunk.start) for chunk in batch.chunks]
-        seconds = self.group.costs.step_seconds(chunks, 0, 0)
-        self.busy_seconds += seconds
-        self.num_steps += 1
-        for chunk in batch.chunks:
-            journey = self._attempts[chunk.request_id].journey
-            journey.computed_tokens += chunk.num_tokens
-            if journey.began_at != journey.began_at:
-                journey.began_at = now
-        self._heap.after(seconds, self._ended, batch, now)
+        if self.scheduler.wake_at is not None:
+            self._heap.at(self.scheduler.wake_at, self._woken, self._num_wakes)
+        if has_taken:
+            self.feed.turned(now)
+        self._end_if_idle()
 
     def _woken(self, number: int) -> None:
-        if number == self._num_wakes:
+        if number == self._num_wakes and not self.is_gone:
             self._turn()
 
     def _ended(self, batch: PrefillBatch, began_at: float) -> None:
-        self.feed.changing(self._heap.now)
+        if self.is_gone:
+            return
+        now = self._heap.now
+        self.feed.touch(now)
         self._running = None
         complete = set(self.scheduler.computed(batch))
+        self.feed.turned(now)
         for chunk in batch.chunks:
-            attempt = self._attempts[chunk.request_id]
+            attempt = self._attempts.get(chunk.request_id)
+            if attempt is None:
+                continue
             if attempt.decode is not None:
                 self._push(attempt, chunk, began_at)
             if chunk.request_id in complete:
@@ -133,23 +143,31 @@ class SimulatedPrefillWorker:
         self._turn()
 
     def _complete(self, attempt: JourneyAttempt) -> None:
-        self._heap.after(self._cluster.call_seconds, attempt.journey.router.prefilled, attempt)
+        self._answer(attempt.journey.router.prefilled, attempt)
         if attempt.decode is None:
-            self._release(attempt)
-            return
-        self._heap.at(attempt.sent_until, self._sent, attempt)
+            self._heap.after(0.0, self._receive, self._release, attempt)
+        else:
+            self._heap.at(attempt.sent_until, self._sent, attempt)
 
     def _sent(self, attempt: JourneyAttempt) -> None:
         """All of its KV has arrived."""
         assert attempt.decode is not None
-        self.feed.changing(self._heap.now)
-        self._release(attempt)
-        self._heap.after(self._cluster.call_seconds, attempt.decode.commit, attempt)
-        self._turn()  # blocks are free
+        if self.is_gone:
+            return
+        self._answer(attempt.decode.commit, attempt)
+        self._heap.after(2 * self._cluster.call_seconds, self._committed, attempt)
+        self._receive(self._release, attempt)
+
+    def _committed(self, attempt: JourneyAttempt) -> None:
+        """The decode worker has said so: from the last piece on it measures the link."""
+        now = self._heap.now
+        if attempt.late_bytes and not self.is_gone:
+            self.feed.touch(now)
+            self._rate.moved(attempt.late_bytes, now - attempt.last_piece_at)
 
     def _release(self, attempt: JourneyAttempt) -> None:
         self.scheduler.release(attempt.request_id)
-        del self._attempts[attempt.request_id]
+        self._attempts.pop(attempt.request_id, None)
 
     def _push(self, attempt: JourneyAttempt, chunk: PromptChunk, began_at: float) -> None:
         """What the batch has computed of a prompt, and before its first chunk what was cached."""
@@ -174,16 +192,20 @@ class SimulatedPrefillWorker:
         ready_from: float,
         ready_until: float,
     ) -> None:
+        """A piece moves once its announcement has come."""
         assert attempt.decode is not None
-        arrived_at = push_kv(
+        if not num_bytes:
+            return
+        announcing = self._cluster.call_seconds
+        arrived_at, attempt.late_bytes = push_kv(
             self.port,
             attempt.decode.port,
-            self._rate,
             num_bytes=num_bytes,
             last_bytes=last_bytes,
-            ready_from=ready_from,
-            ready_until=ready_until,
+            ready_from=ready_from + announcing,
+            ready_until=ready_until + announcing,
         )
+        attempt.last_piece_at = ready_until
         attempt.sent_until = max(attempt.sent_until, arrived_at)
 
     def _bytes(self, attempt: JourneyAttempt, start: int, end: int) -> int:

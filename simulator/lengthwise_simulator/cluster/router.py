@@ -4,14 +4,13 @@ Its calls take `call_seconds` each way. What it does not do in virtual time: tok
 tenant for output before the request has ended.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 
 from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.kv.prefix_cache import short_hash
-from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.blame import Blame
@@ -22,14 +21,15 @@ from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.types import RequestId, WorkerId
 from lengthwise_simulator.cluster.decode_worker import SimulatedDecodeWorker
 from lengthwise_simulator.cluster.journey import Ending, Journey, JourneyAttempt
-from lengthwise_simulator.cluster.picture import SimulatedWorker, WorkerPicture
+from lengthwise_simulator.cluster.picture import FleetPicture
 from lengthwise_simulator.cluster.prefill_worker import SimulatedPrefillWorker
 from lengthwise_simulator.cluster.spec import ClusterSpec
+from lengthwise_simulator.cluster.worker import SimulatedWorker
 from lengthwise_simulator.events import EventHeap
 from lengthwise_simulator.workload.planned import ArrivingRequest
 
-MAX_ATTEMPTS = 4
-NO_WORKER_SECONDS = 5.0
+MAX_ATTEMPTS = 8
+NO_WORKER_SECONDS = 10.0
 """Both are the routers' defaults."""
 
 
@@ -39,7 +39,6 @@ class SimulatedRouter:
     def __init__(
         self,
         number: int,
-        workers: Mapping[WorkerId, SimulatedWorker],
         cluster: ClusterSpec,
         heap: EventHeap,
         on_end: Callable[[Journey], None],
@@ -52,11 +51,25 @@ class SimulatedRouter:
         self._admission = Admission(policies.admission)
         self._strategy = make_strategy(policies.strategy, policies.placement, random)
         self._forecast = make_strategy("predicted_ttft", policies.placement, random)
-        self._index = PrefixIndex()
-        self._pictures = {
-            name: WorkerPicture(worker, cluster, number) for name, worker in workers.items()
-        }
+        self._pictures = FleetPicture(cluster, number)
         self._waiting: dict[Ticket, Journey] = {}
+        self._attempted: dict[Journey, None] = {}  # under way, in their order
+
+    def joined(self, worker: SimulatedWorker) -> None:
+        """It is connected from now on."""
+        self._pictures.joined(worker)
+
+    def lost(self, worker: SimulatedWorker) -> None:
+        """Its streams have ended; what depends on it is attempted elsewhere, and goes on after the
+        tokens that it has."""
+        self._pictures.lost(worker)
+        blame = Blame.of(worker.worker_id)
+        for journey in list(self._attempted):
+            attempt = journey.attempt
+            if attempt is not None and attempt.needs(worker.worker_id):
+                if journey.generated > 1:
+                    journey.attempts.progressed()
+                self.attempt_failed(attempt, blame, f"{worker.worker_id} was lost", lost=True)
 
     def arrive(self, request: ArrivingRequest, number: int) -> Journey:
         now = self._heap.now
@@ -65,6 +78,7 @@ class SimulatedRouter:
             number=number,
             router=self,
             arrived_at=now,
+            residual_tokens=request.prompt_tokens,
             attempts=Attempts(max_attempts=MAX_ATTEMPTS, patience_seconds=NO_WORKER_SECONDS),
         )
         decision = self._admission.ask(self._demand(journey), now)
@@ -110,14 +124,14 @@ class SimulatedRouter:
         self._choose(journey)
 
     def _input(self, journey: Journey) -> PlacementInput:
-        now, index = self._heap.now, self._index
-        views = [picture.look(now, index) for picture in self._pictures.values()]
+        now = self._heap.now
+        views = self._pictures.views(now)
         block_size = self._cluster.block_size
         usable = (journey.num_tokens - 1) // block_size
         known = len(journey.short_hashes)
         if known < usable:
             journey.short_hashes += map(short_hash, journey.names_of(usable, block_size)[known:])
-        matched = index.matched_blocks(journey.short_hashes)
+        matched = self._pictures.index.matched_blocks(journey.short_hashes)
         return PlacementInput(
             request=PlacementRequest(
                 num_tokens=journey.num_tokens,
@@ -163,8 +177,9 @@ class SimulatedRouter:
         residual = request.residual_tokens(computing)
         length = length_class(residual, self._pictures[computing].worker.fit.short_tokens)
         if journey.num_attempts == 0:
-            journey.length = length
+            journey.length, journey.residual_tokens = length, residual
         journey.num_attempts += 1
+        self._attempted[journey] = None
         journey.prefill, journey.decode = placement.prefill, placement.decode
         journey.rule = placement.rule
         attempt = journey.attempt = JourneyAttempt(
@@ -210,7 +225,7 @@ class SimulatedRouter:
         """The prefill worker's reply has come, with the first token."""
         if not attempt.is_current:
             return
-        self._unplace_prefill(attempt)
+        self._pictures.prefill_ended(attempt)
         journey = attempt.journey
         self._first_token(journey)
         journey.generated += 1
@@ -232,15 +247,30 @@ class SimulatedRouter:
             attempt.journey.generated = attempt.journey.request.output_tokens
             self._end(attempt.journey, "done")
 
-    def attempt_failed(self, attempt: JourneyAttempt, blame: Blame, reason: str) -> None:
+    def attempt_failed(
+        self,
+        attempt: JourneyAttempt,
+        blame: Blame,
+        reason: str,
+        *,
+        lost: bool = False,
+        busy: bool = False,
+    ) -> None:
+        """`lost`, `busy`: as in `Attempts.failed`."""
         if not attempt.is_current:
             return
         journey, now = attempt.journey, self._heap.now
-        if attempt.decode is not None:
-            self._heap.after(self._cluster.call_seconds, attempt.decode.release, attempt)
+        for release in (
+            attempt.decode.release if attempt.decode is not None else None,
+            attempt.prefill.cancel if attempt.prefill is not None else None,
+        ):
+            if release is not None:
+                self._heap.after(self._cluster.call_seconds, release, attempt)
         self._close(attempt)
         journey.reason = reason
-        if journey.attempts.failed(blame, now):
+        if journey.tokens_left <= 0:
+            self._end(journey, "done")  # only the news of its end was lost
+        elif journey.attempts.failed(blame, now, lost=lost, busy=busy):
             self._choose(journey)
         else:
             self._end(journey, "failed", reason)
@@ -249,21 +279,14 @@ class SimulatedRouter:
         if journey.first_token_at != journey.first_token_at:
             journey.first_token_at = self._heap.now
 
-    def _unplace_prefill(self, attempt: JourneyAttempt) -> None:
-        if attempt.prefill_placed is not None and attempt.prefill is not None:
-            self._pictures[attempt.prefill.worker_id].unplace(attempt.prefill_placed)
-            attempt.prefill_placed = None
-
     def _close(self, attempt: JourneyAttempt) -> None:
-        self._unplace_prefill(attempt)
-        if attempt.decode_placed is not None and attempt.decode is not None:
-            self._pictures[attempt.decode.worker_id].unplace(attempt.decode_placed)
-            attempt.decode_placed = None
+        self._pictures.ended(attempt)
         attempt.journey.attempt = None
 
     def _end(self, journey: Journey, ending: Ending, reason: str = "") -> None:
         if journey.attempt is not None:
             self._close(journey.attempt)
+        self._attempted.pop(journey, None)
         journey.ending, journey.reason = ending, reason
         journey.ended_at = self._heap.now
         journey.names.clear()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
 from lengthwise_policy.decode.policy import DecodePolicy
@@ -27,6 +28,15 @@ class WorkerGroup:
     link_bytes_per_second: float  # of KV, in and out
     gpus: int = 1  # of each worker
     length_class: LengthClass | None = None
+    start_seconds: float = 60.0  # of a pod that takes a failed one's place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFailure:
+    """The process ends, with all that it holds; routers notice at once, and another pod starts."""
+
+    at: float  # seconds
+    worker: str  # its name, as `ClusterSpec.workers` has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +70,7 @@ class ClusterSpec:
     heartbeat_seconds: float = 0.5  # and when nothing has changed
     call_seconds: float = 0.0005  # one way between router and worker, and of a control message
     longest_prompt: int = 8192  # up to which workers have measured their costs
+    failures: tuple[WorkerFailure, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +91,14 @@ class ClusterSpec:
                     f"{group.role} workers: got room for {group.kv_tokens} tokens of KV, expected"
                     f" a block of {self.block_size} at least; the model does not fit: use more or"
                     " larger GPUs for a worker"
+                )
+
+        names = [name for name, _ in self.workers()]
+        for failure in self.failures:
+            if failure.worker not in names or not 0 <= failure.at < inf:
+                raise SimulationError(
+                    f"failure: got {failure.worker!r} at {failure.at:g} s, expected one of"
+                    f" {', '.join(names)} and an instant from 0 on"
                 )
 
     @property

@@ -1,19 +1,16 @@
 """What workers report of themselves, as late as routers receive it.
 
-A worker sends a status when something has changed, at most every `status_seconds`, and as a
-heartbeat. None is made that no router looks at: before a worker changes, it keeps what the last
-instant at which a status was due would have shown.
+A worker sends a status when something worth it has changed, at most every `status_seconds`, and as
+a heartbeat. None is made that no router looks at: before a worker changes, it keeps what the last
+status that was due would have shown.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor
-from typing import Protocol, Self
-from zlib import crc32
+from math import inf
 
 from lengthwise_policy.kv.prefix_cache import BlockEvents, PrefixCache
-from lengthwise_policy.types import WorkerId
 from lengthwise_simulator.cluster.spec import ClusterSpec
 
 
@@ -29,6 +26,7 @@ class ReportedState:
     context_tokens: int = 0
     blocks_predicted: int = 0
     kv_bytes_per_second: float = 0.0
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,81 +34,76 @@ class Report:
     """One status."""
 
     number: int
-    at: float
+    sent_at: float
     state: ReportedState
-    events: BlockEvents | None
-
-
-class ReportingWorker(Protocol):
-    worker_id: WorkerId
-    blocks: PrefixCache
-
-    def state(self) -> ReportedState: ...
+    events: tuple[BlockEvents, ...]
 
 
 class StatusFeed:
-    """Of one worker, to `readers` routers, each of which takes every report once."""
+    """Of one worker, to all routers, each of which takes every report once."""
 
     def __init__(
         self,
         *,
         state: Callable[[], ReportedState],
-        events: Callable[[], BlockEvents | None],
-        interval: float,
-        phase: float,
-        readers: int,
+        blocks: PrefixCache,
+        cluster: ClusterSpec,
+        began_at: float,
     ) -> None:
-        """Statuses are due at `phase` and every `interval` after it."""
         self._state = state
-        self._events = events
-        self._interval = interval
-        self._phase = phase
+        self._blocks = blocks
+        self._interval = cluster.status_seconds
+        self._heartbeat = cluster.heartbeat_seconds
+        self._travel = cluster.call_seconds
         self._reports: deque[Report] = deque()
-        self._taken = [0] * readers
-        self._changed_at = 0.0
-        self._has_changed = False
+        self._events: list[BlockEvents] = []
+        self._taken = [0] * cluster.routers
+        self._sent_at = began_at
+        self._due_at = inf  # of the next status, heartbeats excepted
         self._made = 0
-        self.latest = Report(number=0, at=0.0, state=state(), events=events())
 
-    @classmethod
-    def of(cls, worker: "ReportingWorker", cluster: ClusterSpec) -> Self:
-        """Workers report at different instants."""
-        share = crc32(worker.worker_id.encode()) / 2**32
-        return cls(
-            state=worker.state,
-            events=worker.blocks.take_events,
-            interval=cluster.status_seconds,
-            phase=(share - 1) * cluster.status_seconds,
-            readers=cluster.routers,
-        )
+    def open(self) -> Report:
+        """The first status, which routers have when they meet the worker."""
+        return Report(number=0, sent_at=self._sent_at, state=self._state(), events=())
 
-    def changing(self, now: float) -> None:
-        """Something is about to change."""
-        self._make(now)
-        self._has_changed = True
-        self._changed_at = now
+    def touch(self, now: float) -> None:
+        """The worker's state is about to change: what was due before shows it as it is."""
+        while (due := min(self._due_at, self._sent_at + self._heartbeat)) < now:
+            if self._due_at == inf:  # of heartbeats that say the same two are enough
+                due += max((now - due) // self._heartbeat - 1, 0.0) * self._heartbeat
+            self._send(due)
+
+    def changed(self, now: float) -> None:
+        """What has changed is worth a status before the next heartbeat."""
+        self.touch(now)
+        if self._due_at == inf:
+            self._due_at = max(now, self._sent_at + self._interval)
+
+    def turned(self, now: float) -> None:
+        """A turn of the engine has ended, which reports what became of blocks."""
+        self.changed(now)
+        events = self._blocks.take_events()
+        if events is not None:
+            self._events.append(events)
 
     def take(self, reader: int, now: float) -> list[Report]:
-        """What has come since the reader took last."""
-        self._make(now)
-        taken = self._taken[reader]
-        self._taken[reader] = self._made
+        """What has reached this router since it took last."""
+        self.touch(now)
+        taken, until = self._taken[reader], now - self._travel
         if taken == self._made:
             return []
-        found = [report for report in self._reports if report.number > taken]
-        least = min(self._taken)
-        while self._reports and self._reports[0].number <= least:
-            self._reports.popleft()
+        found = [each for each in self._reports if each.number > taken and each.sent_at <= until]
+        if found:
+            self._taken[reader] = found[-1].number
+            least = min(self._taken)
+            while self._reports and self._reports[0].number <= least:
+                self._reports.popleft()
         return found
 
-    def _make(self, now: float) -> None:
-        """The status that was due last, if anything changed before it and after the one before."""
-        if not self._has_changed:
-            return
-        due = floor((now - self._phase) / self._interval) * self._interval + self._phase
-        if due < self._changed_at:
-            return
-        self._has_changed = False
+    def _send(self, at: float) -> None:
+        self._sent_at, self._due_at = at, inf
         self._made += 1
-        self.latest = Report(number=self._made, at=due, state=self._state(), events=self._events())
-        self._reports.append(self.latest)
+        events, self._events = tuple(self._events), []
+        self._reports.append(
+            Report(number=self._made, sent_at=at, state=self._state(), events=events)
+        )

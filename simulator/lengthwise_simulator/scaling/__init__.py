@@ -1,0 +1,1 @@
+"""The autoscaler in the loop: pods that take time to start, drain and change roles."""
