@@ -150,6 +150,112 @@ def plan(
         find_plan(inputs, gpus, rate=rate, attainment=attainment, seconds=seconds, values=values)
 
 
+def sweep(
+    model: ModelPath,
+    out: Annotated[Path, Option(help="CSV of a row per point; points it has are not run again.")],
+    rates: Annotated[list[float], Option("--rate", help="Requests a second; repeat for more.")],
+    gpu: Gpu = "H100",
+    ratios: Annotated[
+        list[str], Option("--ratio", help="PREFILL:DECODE workers; repeat; 0:N is aggregated.")
+    ] = ["1:1"],  # noqa: B006  (typer copies it)
+    prefill_gpus: Annotated[int, Option(min=1, help="Of each prefill worker.")] = 1,
+    decode_gpus: Annotated[int, Option(min=1, help="Of each decode worker.")] = 1,
+    disciplines: Annotated[
+        list[str], Option("--discipline", help="Of prefill workers; repeat for more.")
+    ] = [DEFAULT_DISCIPLINE],  # noqa: B006
+    strategies: Annotated[
+        list[str], Option("--strategy", help="Of placement; repeat for more.")
+    ] = [DEFAULT_STRATEGY],  # noqa: B006
+    seeds: Annotated[int, Option(min=1, max=1000, help="Runs of each, of other arrivals.")] = 1,
+    steps: Steps = None,
+    trace: Trace = None,
+    lengths: Lengths = ["1000/200"],  # noqa: B006
+    requests: Annotated[int, Option(min=1, max=10_000_000, help="Of each run.")] = 1000,
+    cv: Variation = 1.0,
+    turns: Turns = 1.0,
+    think: Think = 10.0,
+    system_tokens: System = 0,
+    local_prefill: Local = True,
+    ttft_short: TtftShort = OBJECTIVES.ttft_short_seconds,
+    ttft_long: TtftLong = OBJECTIVES.ttft_long_seconds,
+    tpot: Tpot = OBJECTIVES.tpot_seconds,
+    seed: Seed = 0,
+    processes: Annotated[int, Option(min=1, max=256, help="That run points at once.")] = 2,
+) -> None:
+    """Simulate every combination of rates, ratios and policies; write a row for each.
+
+    Ended before its end, it goes on where it was: what the file has is not run again.
+    """
+    with _simulation_errors():
+        from lengthwise_cli.simulate.inputs import Inputs
+        from lengthwise_cli.simulate.sweeping import SweepGrid, run_sweep
+
+        inputs = Inputs(
+            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=None, cv=cv,
+            speed=1.0, turns=turns, think=think, system_tokens=system_tokens,
+            strategy=strategies[0], discipline=disciplines[0], local_prefill=local_prefill,
+            objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,
+        )  # fmt: skip
+        grid = SweepGrid(
+            rates=rates, disciplines=disciplines, strategies=strategies, ratios=ratios,
+            seeds=range(seed, seed + seeds),
+        )  # fmt: skip
+        run_sweep(
+            inputs, grid, (prefill_gpus, decode_gpus), requests=requests, path=out,
+            processes=processes,
+        )  # fmt: skip
+
+
+def tune(
+    model: ModelPath,
+    rate: Annotated[float, Option(help="Requests a second, near what the deployment stands.")],
+    gpu: Gpu = "H100",
+    prefill: Annotated[int, Option(min=0, help="Workers; 0: aggregated serving.")] = 1,
+    prefill_gpus: Annotated[int, Option(min=1, help="Of each.")] = 1,
+    decode: Annotated[int, Option(min=1, help="Workers.")] = 1,
+    decode_gpus: Annotated[int, Option(min=1, help="Of each.")] = 1,
+    steps: Steps = None,
+    trace: Trace = None,
+    lengths: Lengths = ["1000/200"],  # noqa: B006
+    requests: Annotated[int, Option(min=1, max=10_000_000, help="Of each run.")] = 1000,
+    seeds: Annotated[int, Option(min=2, max=100, help="Runs of each value, in pairs.")] = 4,
+    cv: Variation = 1.0,
+    turns: Turns = 1.0,
+    think: Think = 10.0,
+    system_tokens: System = 0,
+    strategy: Strategy = DEFAULT_STRATEGY,
+    discipline: Discipline = DEFAULT_DISCIPLINE,
+    local_prefill: Local = True,
+    ttft_short: TtftShort = OBJECTIVES.ttft_short_seconds,
+    ttft_long: TtftLong = OBJECTIVES.ttft_long_seconds,
+    tpot: Tpot = OBJECTIVES.tpot_seconds,
+    seed: Seed = 0,
+    values: Annotated[
+        Path | None, Option(help="Write the chart's values of what is better here.")
+    ] = None,
+) -> None:
+    """Find better batch tokens, shares and windows by simulation; tell gain and spread.
+
+    Each value is tried against the best so far on the same workloads; one whose gain is not larger
+    than its spread over them is not taken.
+    """
+    with _simulation_errors():
+        from lengthwise_cli.simulate.inputs import Inputs
+        from lengthwise_cli.simulate.tuning import find_settings
+        from lengthwise_simulator.search.shape import DeploymentShape
+
+        inputs = Inputs(
+            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=None, cv=cv,
+            speed=1.0, turns=turns, think=think, system_tokens=system_tokens,
+            strategy=strategy, discipline=discipline, local_prefill=local_prefill,
+            objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,
+        )  # fmt: skip
+        shape = DeploymentShape(
+            prefill=prefill, prefill_ranks=prefill_gpus, decode=decode, decode_ranks=decode_gpus
+        )
+        find_settings(inputs, shape, rate=rate, requests=requests, seeds=seeds, values=values)
+
+
 def _objectives(ttft_short: float, ttft_long: float, tpot: float) -> Objectives:
     try:
         return Objectives(
@@ -170,4 +276,4 @@ def _simulation_errors() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (simulate, plan)
+COMMANDS: tuple[Callable[..., Any], ...] = (simulate, plan, sweep, tune)
