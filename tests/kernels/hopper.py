@@ -2,8 +2,9 @@
 
 A program rather than a test: Triton has to be imported without its interpreter. Prints one line of
 JSON for each launch: its case, kernel and code, registers and bytes of stack per thread and of
-shared memory per program, whether it multiplies matrices with Hopper's own instruction, and whether
-it reads memory in pieces of 16 bytes.
+shared memory per program, whether it multiplies matrices with Hopper's own instruction, whether
+it reads memory in pieces of 16 bytes, the sizes of its asynchronous copies, and of each of its
+loops that issue some, how many may be under way where it waits.
 
 Launchers run unchanged, on tensors without memory (device "meta"). Only what would talk
 to a driver is replaced: which GPU there is, and the launch itself.
@@ -25,6 +26,8 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from lengthwise_kernels.gpu import launch
+
+COPY = r"cp\.async\.c[ag].*, (0x[0-9a-f]+)"
 
 
 class Hopper:
@@ -52,6 +55,30 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {"registers": int(found["REG"]), "stack": int(found["STACK"]) + int(found["LOCAL"])}
 
 
+def waits(ttgir: str) -> list[list[int]]:
+    """For each loop that copies into shared memory itself, the copies that may be under way at
+    each of its waits."""
+    found: list[list[int]] = []
+    # Of each open brace, what its region copies and waits for.
+    regions: list[tuple[bool, list[str], list[int]]] = []
+    for line in ttgir.splitlines():
+        loop = re.search(r"\bscf\.(for|while)\b|^\s*} do {", line) is not None
+        wait = re.search(r"ttg\.async_wait.*num = (\d+)", line)
+        if regions and wait:
+            regions[-1][2].append(int(wait[1]))
+        if regions and "ttg.async_copy_global_to_local" in line:
+            regions[-1][1].append(line)
+        code = re.sub(r"{[^{}]*}", "", line.split(" loc(")[0])
+        for brace in re.findall(r"[{}]", code):
+            if brace == "{":
+                regions.append((loop, [], []))
+            elif regions:
+                is_loop, copies, nums = regions.pop()
+                if is_loop and copies:
+                    found.append(nums)
+    return found
+
+
 def main(names: list[str]) -> None:
     driver.set_active(Hopper())
     launch.DEVICE_TYPE = "meta"
@@ -73,6 +100,8 @@ def main(names: list[str]) -> None:
                 "code": kernel.hash,
                 **resources(kernel.asm["cubin"]),
                 "shared": kernel.metadata.shared,
+                "waits": waits(kernel.asm["ttgir"]),
+                "copies": sorted({int(size, 16) for size in re.findall(COPY, ptx)}),
                 "wgmma": "wgmma.mma_async" in ptx,
                 "wide": "ld.global.v4.b32" in ptx
                 or ", 0x10" in ptx

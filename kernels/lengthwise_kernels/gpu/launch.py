@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 import triton
+from triton.runtime import driver
 
 from lengthwise_kernels.errors import UnsupportedByKernel
 
@@ -19,6 +20,7 @@ DEVICE_TYPE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 """Where tensors have to lie; Triton's interpreter works on the CPU's."""
 
 _INTERPRETED_MULTIPROCESSORS: Final = 4
+_HOPPER_SHARED_BYTES: Final = 227 * 1024
 
 
 def check(
@@ -61,6 +63,16 @@ def multiprocessors(device: torch.device) -> int:
         return _INTERPRETED_MULTIPROCESSORS
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
+
+
+@functools.cache
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that one program may have; a Hopper GPU's where there is none."""
+    if device.type != "cuda":
+        return _HOPPER_SHARED_BYTES
+    index = torch.cuda.current_device() if device.index is None else device.index
+    size: int = driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return size
 
 
 def _name(dtype: torch.dtype) -> str:

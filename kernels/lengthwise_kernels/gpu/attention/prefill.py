@@ -25,11 +25,19 @@ import triton.language as tl
 
 from lengthwise_kernels.gpu.attention.attend import attend, finish
 from lengthwise_kernels.gpu.attention.decode import block_dim, check_heads
-from lengthwise_kernels.gpu.launch import require
+from lengthwise_kernels.gpu.launch import require, shared_bytes
 
 _SMALL_ROWS: Final = 64
 _LARGE_ROWS: Final = 128
 """Rows of a tile: what one and two groups of four warps take to a matrix unit."""
+
+_STAGES: Final = 5
+"""Of the software pipeline. Block ids are one level of it and keys another, and each level gets
+half of the stages but one: with 3 the compiler waits for every copy as soon as it is issued, with 5
+a tile of keys and values is on its way while another is used."""
+
+_UNPIPELINED: Final = 3
+"""For GPUs with half the shared memory of Hopper's (compute capability 8.6 and 8.9)."""
 
 MAX_GROUP: Final = _LARGE_ROWS
 """Query heads that share a key head: they lie in one tile."""
@@ -137,7 +145,7 @@ def prefill_attention(
     )
     if len(prompts.tiles) == 0:
         return
-    keys, warps, stages = prefill_block(head_dim, queries.dtype, prompts.rows)
+    keys, warps, stages = prefill_block(head_dim, queries.dtype, prompts.rows, queries.device)
     _prefill_kernel[(len(prompts.tiles), num_kv_heads)](
         queries, layer, prompts.tiles, prompts.tables, out, scale,
         WINDOW=prompts.window or 0, NUM_KV_HEADS=num_kv_heads, GROUP=group, HEAD_DIM=head_dim,
@@ -146,14 +154,27 @@ def prefill_attention(
     )  # fmt: skip
 
 
-def prefill_block(head_dim: int, dtype: torch.dtype, rows: int) -> tuple[int, int, int]:
+def prefill_block(
+    head_dim: int, dtype: torch.dtype, rows: int, device: torch.device
+) -> tuple[int, int, int]:
     """Keys per tile, warps and stages.
 
-    A thread has 255 registers; these are the largest tiles whose scores and results fit them (8
-    warps of a Hopper GPU: 211 for head_dim 64, 180 for 128, 254 for 256; tiles twice as large spill
-    at 256 and leave nothing for addresses at 128). float32 has no matrix unit: it is for tests.
+    The largest tiles whose scores and results fit the 255 registers of a thread on Hopper, of those
+    whose pipeline fits the device's shared memory; `docs/gpu.md` has what each takes. float32 has
+    no matrix unit: it is for tests.
     """
+    dim = block_dim(head_dim)
     warps = 4 if rows <= _SMALL_ROWS and head_dim <= 128 else 8
     if dtype == torch.float32:
         return 16, warps, 1
-    return max(32, min(128, 8192 // block_dim(head_dim))), warps, 3
+    fewer = max(32, min(128, 8192 // dim))
+    most = 128 if rows > _SMALL_ROWS and dim <= 128 else fewer
+    for keys in (most, fewer):
+        if _pipeline_bytes(rows, dim, keys) <= shared_bytes(device):
+            return keys, warps, _STAGES
+    return fewer, warps, _UNPIPELINED
+
+
+def _pipeline_bytes(rows: int, dim: int, keys: int) -> int:
+    """Shared memory of a program: queries, three tiles of keys and values, and block ids."""
+    return 2 * dim * (rows + 3 * 2 * keys) + 1024

@@ -160,7 +160,7 @@ def shared_prefix_attention(
     decode_attention(queries, layer, rests, scale, rest, rest_lses)
     part_lses = rest.new_empty((len(rests.queries), num_heads, groups.splits))
     parts = rest.new_empty((*part_lses.shape, block_d))
-    keys, warps, stages = prefill_block(head_dim, queries.dtype, _TILE_ROWS)
+    keys, warps, stages = prefill_block(head_dim, queries.dtype, _TILE_ROWS, queries.device)
     _prefix_kernel[(len(groups.tiles), num_kv_heads, groups.splits)](
         queries, layer, rests.queries, groups.tiles, rests.tables, parts, part_lses, scale,
         NUM_KV_HEADS=num_kv_heads, GROUP=group, HEAD_DIM=head_dim, PAGE=rests.block_size,
