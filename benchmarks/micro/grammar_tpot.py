@@ -26,9 +26,9 @@ from llguidance import LLMatcher
 from rows import append_rows
 
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
+from lengthwise_engine.sampling.grammar import GrammarState
 from micro.structured_output import VOCABULARY, large_tokenizer, schema
 
 SHAPE = "Qwen2.5-0.5B"

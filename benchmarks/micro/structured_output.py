@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import lengthwise
 from lengthwise_checkpoint.toy import EOS_TOKEN_ID
-from lengthwise_engine.runner.grammar import GrammarState
+from lengthwise_engine.sampling.grammar import GrammarState
 from lengthwise_local import LocalCluster
 
 MAX_TOKENS = 512

@@ -15,7 +15,7 @@ from lengthwise_decode_worker.messages import DecodeWork
 from lengthwise_decode_worker.publisher import Publisher
 from lengthwise_decode_worker.reservation_span import ReservationSpan
 from lengthwise_decode_worker.reservations import Reservations
-from lengthwise_engine.runner.grammar import GrammarState
+from lengthwise_engine.sampling.grammar import GrammarState
 from lengthwise_policy.decode.gathering import LONGEST_INTERVAL_SECONDS
 from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.kv.prefix_cache import block_hashes

@@ -28,6 +28,7 @@ from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
 from lengthwise_kernels.reference.invariant_linear import invariant_linear as invariant_linear
 from lengthwise_kernels.reference.invariant_linear import is_alike_alone as is_alike_alone
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
+from lengthwise_kernels.reference.penalties import Penalties as Penalties
 
 P = ParamSpec("P")
 R = TypeVar("R")

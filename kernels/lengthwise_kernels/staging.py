@@ -75,6 +75,7 @@ def _pinned(arrays: Arrays, where: Mapping[str, Place], device: torch.device) ->
 
 
 _DTYPES: Final = {
+    np.dtype(np.bool_): torch.bool,
     np.dtype(np.int32): torch.int32,
     np.dtype(np.int64): torch.int64,
     np.dtype(np.float32): torch.float32,

@@ -41,7 +41,8 @@ class SamplingParameters:
     every step asks."""
 
     def __post_init__(self) -> None:
-        changes = self.needs_history or bool(self.logit_bias) or self.min_tokens > 0
+        changes = self.penalised or self.needs_history or bool(self.logit_bias)
+        changes = changes or self.min_tokens > 0
         object.__setattr__(self, "may_change_logits", changes)
 
     @property
@@ -55,8 +56,8 @@ class SamplingParameters:
 
     @property
     def needs_history(self) -> bool:
-        """Whether the next token cannot be chosen before all earlier ones are known."""
-        return self.penalised or bool(self.grammar)
+        """Whether the next token cannot be chosen before the host knows all earlier ones."""
+        return bool(self.grammar)
 
     @property
     def takes_best(self) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from lengthwise_engine.runner.grammar import GrammarState, refusal_of
 from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT
+from lengthwise_engine.sampling.grammar import GrammarState, refusal_of
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId

@@ -240,9 +240,12 @@ def watched(model: LoadedModel) -> SteppedEngine:
     return SteppedEngine(model)
 
 
-def test_the_next_step_is_launched_before_the_last_has_ended(make_model: MakeModel) -> None:
+@pytest.mark.parametrize("sampling", [SAMPLINGS[0], SAMPLINGS[4]], ids=["plain", "penalised"])
+def test_the_next_step_is_launched_before_the_last_has_ended(
+    sampling: SamplingParameters, make_model: MakeModel
+) -> None:
     engine = watched(make_model(asynchronous=True, step_seconds=0.01))
-    number = engine.ask(prompt_of(10), 30)
+    number = engine.ask(prompt_of(10), 30, sampling=sampling)
     engine.run()
     runner = engine.model.runner
     assert isinstance(runner, Watched)
@@ -250,16 +253,6 @@ def test_the_next_step_is_launched_before_the_last_has_ended(make_model: MakeMod
     assert runner.num_ahead >= 15  # 29 on a machine that does not stop
     assert len(engine.tokens(number)) == 30
     assert engine.outputs[-1].gap_seconds in (None, 0.0)
-
-
-def test_penalties_wait_for_the_tokens_they_are_computed_from(make_model: MakeModel) -> None:
-    engine = watched(make_model(asynchronous=True, step_seconds=0.005))
-    engine.ask(prompt_of(10), 10, sampling=SAMPLINGS[4])
-    engine.ask(prompt_of(10, 1), 20)
-    engine.run()
-    runner = engine.model.runner
-    assert isinstance(runner, Watched)
-    assert 1 <= runner.num_ahead <= 10, "only once the request with penalties had ended"
 
 
 def test_overlapping_steps_count_once_in_the_cost_model(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_engine.runner.sampler import NO_TOKEN, SamplingState, sample
+from lengthwise_engine.sampling.grammar import GrammarState
 from lengthwise_policy.sampling import SamplingParameters
 
 TOKENS = [*(bytes([value]) for value in range(256)), b"yes", b"no", b"ye", b"es", b" n", b"<end>"]

@@ -63,6 +63,7 @@ class Model:
             agree,
             plan,
             device=torch.device("cpu"),
+            dtype=torch.float32,
             vocab_size=1,
             num_layers=layers,
             most_blocks=2048,

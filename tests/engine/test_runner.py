@@ -77,9 +77,9 @@ BROKEN_FOLLOWING: dict[str, tuple[dict[str, Any], str]] = {
         {"sampling": _state([1, 2, 3, 4])},
         "sampled after all 4 tokens of the sequence, but the chunk ends at 4",
     ),
-    "penalised": (
-        {"sampling": _state([1, 2, 3], presence_penalty=1.0)},
-        "penalties and grammars need every token before",
+    "grammar": (
+        {"sampling": _state([1, 2, 3], grammar="{}")},
+        "a grammar needs every token before",
     ),
 }
 
@@ -114,7 +114,10 @@ def test_a_row_that_follows_samples_as_if_its_token_were_known(
         loaded = load_runner(
             make_checkpoint(variant), device="cpu", num_blocks=8, kv_memory_bytes=0
         )
-    samplings = [SamplingParameters(temperature=0.0), SamplingParameters(seed=5)]
+    samplings = [
+        SamplingParameters(temperature=0.0, repetition_penalty=1.5, frequency_penalty=0.7),
+        SamplingParameters(seed=5),
+    ]
     prompts = [list(range(15)), [9, 8, 7]]
     expected = generate(loaded, prompts, 4, samplings=samplings)
     states = [

@@ -115,9 +115,8 @@ def test_rows_follow_tokens_that_the_host_has_not_seen(
 def test_launching_waits_for_nothing(
     make_checkpoint: Callable[..., Path], graph_memory_bytes: int
 ) -> None:
-    """Greedy, drawn and reported tokens; penalties have to see what was sampled before."""
+    """Greedy, drawn, penalised and reported tokens."""
     loaded = _load(make_checkpoint("qwen3"), graph_memory_bytes)
-    samplings = [sampling for sampling in SAMPLINGS if not sampling.penalised]
     chunks = [
         SequenceChunk(
             token_ids=[7],
@@ -125,7 +124,7 @@ def test_launching_waits_for_nothing(
             block_ids=range(4 * index, 4 * index + 4),
             sampling=SamplingState(sampling=sampling, token_ids=[7] * 21, num_prompt_tokens=9),
         )
-        for index, sampling in enumerate(samplings)
+        for index, sampling in enumerate(SAMPLINGS)
     ]
     expected = loaded.runner.run(chunks)
     torch.cuda.synchronize()

@@ -11,7 +11,6 @@ import torch
 from lengthwise_kernels.gpu import (
     kv_clear,
     kv_pack,
-    kv_pack_fp8,
     kv_store,
     quantise_rows,
     rms_norm,
@@ -27,6 +26,7 @@ from lengthwise_kernels.gpu.attention.shared_prefix import (
 )
 from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms
+from lengthwise_kernels.reference.penalties import Penalties
 
 BF16, F32 = torch.bfloat16, torch.float32
 
@@ -75,8 +75,6 @@ def _pack() -> None:
     cache, blocks = _empty(4, 100, 2, 16, 8, 128), _empty(10, dtype=torch.int64)
     packed = kv_pack.pack_blocks(cache, blocks)
     kv_pack.unpack_blocks(packed, blocks, cache)
-    packed = kv_pack_fp8.pack_blocks_fp8(cache, blocks)
-    kv_pack_fp8.unpack_blocks_fp8(packed, blocks, cache)
     kv_clear.clear_blocks(cache, blocks)
 
 
@@ -105,15 +103,23 @@ def _steps() -> None:
         prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
 
 
-def _sample() -> None:
+def _sample(dtype: torch.dtype) -> None:
     whole, part = _empty(32, dtype=torch.int64), _empty(32, dtype=F32)
     sampling.sample_tokens(
-        _empty(32, 152_064, dtype=F32),
+        _empty(32, 152_064, dtype=dtype),
+        temperatures=part,
         seeds=whole,
         positions=whole,
         top_k=whole,
         top_p=part,
         min_p=part,
+        penalties=Penalties(
+            counts=_empty(257, 152_064, dtype=torch.int32),
+            slots=whole,
+            repetition=part,
+            presence=part,
+            frequency=part,
+        ),
     )
 
 
@@ -130,8 +136,9 @@ def _rows(count: int = 64, width: int = 48) -> DecodeRows:
     )
 
 
-def _shared_prefix() -> None:
-    queries, layer = _empty(64, 32, 128), _empty(100, 2, 16, 8, 128)
+def _shared_prefix(heads: tuple[int, int, int]) -> None:
+    num_heads, num_kv_heads, head_dim = heads
+    queries, layer = _empty(64, num_heads, head_dim), _empty(100, 2, 16, num_kv_heads, head_dim)
     out = torch.empty_like(queries)
     groups = PrefixGroups(tiles=_indices(16, 4), rests=_rows(), splits=4)
     shared_prefix_attention(queries, layer, groups, 0.1, out)
@@ -156,8 +163,17 @@ def _prefill(
     prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
 
 
-# (query heads, key heads, head size) of Qwen2.5-0.5B, Llama-3.1-8B and Gemma 2 9B
-HEADS = {"64": (14, 2, 64), "128": (32, 8, 128), "256": (16, 8, 256)}
+# (query heads, key heads, head size) of Qwen2.5-0.5B, Llama-3.1-8B, Qwen2.5-32B, 7B and 72B, Phi-3
+# mini (whose heads are none of the sizes that matrix units take), and Gemma 2 9B
+HEADS = {
+    "64": (14, 2, 64),
+    "128": (32, 8, 128),
+    "128-by-5": (40, 8, 128),
+    "128-by-7": (28, 4, 128),
+    "128-by-8": (64, 8, 128),
+    "96": (32, 32, 96),
+    "256": (16, 8, 256),
+}
 
 CASES: dict[str, Callable[[], None]] = {
     "elementwise": _elementwise,
@@ -168,17 +184,29 @@ CASES: dict[str, Callable[[], None]] = {
     "store": partial(_store, normed=False),
     "store-normed": partial(_store, normed=True),
     "pack": _pack,
-    "sample": _sample,
+    "sample": partial(_sample, BF16),
+    "sample-float32": partial(_sample, F32),
     "steps": _steps,
-    "shared-prefix": _shared_prefix,
     "decode-float32-64": partial(_decode, HEADS["64"], F32),
     "prefill-float32-64": partial(_prefill, HEADS["64"], F32, 128, None),
+    "prefill-small-64": partial(_prefill, HEADS["64"], BF16, 64, None),
     "prefill-small-128": partial(_prefill, HEADS["128"], BF16, 64, None),
+    "prefill-small-256": partial(_prefill, HEADS["256"], BF16, 64, None),
     "decode-float16-16": partial(_decode, (4, 2, 16), torch.float16),
-    "prefill-window-128": partial(_prefill, HEADS["128"], BF16, 128, 4096),
-    **{f"decode-{name}": partial(_decode, heads, BF16) for name, heads in HEADS.items()},
     **{
-        f"prefill-{name}": partial(_prefill, heads, BF16, 128, None)
-        for name, heads in HEADS.items()
+        f"decode-{name}": partial(_decode, HEADS[name], BF16)
+        for name in ("64", "128", "128-by-8", "256")
+    },
+    **{
+        f"shared-prefix-{name}": partial(_shared_prefix, HEADS[name])
+        for name in ("64", "128-by-5", "256")
+    },
+    **{
+        f"prefill-{name}": partial(_prefill, HEADS[name], BF16, 128, None)
+        for name in ("64", "128", "128-by-7", "256")
+    },
+    **{
+        f"prefill-window-{name}": partial(_prefill, HEADS[name], BF16, 128, 4096)
+        for name in ("64", "128-by-5", "128-by-8", "96", "256")
     },
 }

@@ -98,28 +98,32 @@ def test_padding_leaves_the_blocks_of_others_alone(qwen: Path) -> None:
 
 @interpreted
 def test_rows_follow_the_step_before_from_graph_to_graph(qwen: Path) -> None:
-    """Rows that swap places, padded to four, after an eager step and after replayed ones."""
+    """Rows that swap places, padded to four, after an eager step and after replayed ones; two have
+    penalties for tokens that only the device knows."""
     runner = new_runner(qwen, ALL, FrozenRecorder())
     requests = prompts_of([3, 15, 6])
     expected = [list[int]() for _ in requests]
-    for request in requests:
-        request.max_tokens = 5
+    repeating = SamplingParameters(temperature=0.0, frequency_penalty=2.0, repetition_penalty=1.5)
+    hot = SamplingParameters(temperature=0.5, seed=9, presence_penalty=1.0, top_k=20)
+    for request, sampling in zip(requests, (GREEDY, repeating, hot), strict=True):
+        request.max_tokens, request.sampling = 5, sampling
     _follow_none(plain_runner(qwen), requests, expected)
     order = [0, 1, 2]
-    pending = runner.launch([request.chunk() for request in requests])
+    first = [request.chunk() for request in requests]
+    states = [chunk.sampling for chunk in first]
+    pending = runner.launch(first)
     got = [[token.token_id for token in pending.tokens() if token is not None]]
     for step in range(4):
         before, order = order, [order[1], order[2], order[0]]
+        for request, state, text in zip(requests, states, expected, strict=True):
+            assert state is not None
+            state.token_ids = request.prompt + text[:step]
         chunks = [
             SequenceChunk(
                 token_ids=(0,),
                 start=len(requests[row].prompt) + step,
                 block_ids=requests[row].blocks,
-                sampling=SamplingState(
-                    sampling=GREEDY,
-                    token_ids=requests[row].prompt + expected[row][:step],
-                    num_prompt_tokens=len(requests[row].prompt),
-                ),
+                sampling=states[row],
                 follows=before.index(row),
             )
             for row in order
@@ -145,7 +149,7 @@ def _follow_none(
 
 
 @interpreted
-def test_penalties_biases_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> None:
+def test_biases_and_logprobs_are_computed_beside_the_graph(qwen: Path) -> None:
     eager, graphs = plain_runner(qwen), new_runner(qwen, ALL, FrozenRecorder())
     chunks = [request.chunk() for request in prompts_of([5, 9, 4])]
     for chunk, asked in zip(

@@ -68,14 +68,32 @@ def test_half_precision_keeps_everything_in_registers_and_shared_memory(
             assert kernel["stack"] == 0 or "float32" in case, kernel
 
 
-def test_prompts_are_multiplied_by_warp_groups(
+def test_prompts_and_common_prefixes_are_multiplied_by_warp_groups(
     compiled: dict[str, list[dict[str, object]]],
 ) -> None:
     prompts = [kernel for kernels in compiled.values() for kernel in kernels
-               if kernel["kernel"] == "_prefill_kernel"]  # fmt: skip
+               if kernel["kernel"] in ("_prefill_kernel", "_prefix_kernel")]  # fmt: skip
     assert [kernel["wgmma"] for kernel in prompts] == [
         "float32" not in str(kernel["case"]) for kernel in prompts
     ]
+
+
+def test_loops_compute_while_their_next_tiles_are_copied_in_the_widest_pieces(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    """No loop waits for the copies that it has just issued. Copies are of 16 bytes, and of 4 where
+    it is block ids that are copied."""
+    pipelined = [kernel for case, kernels in compiled.items() if "float32" not in case
+                 for kernel in kernels if kernel["waits"]]  # fmt: skip
+    assert {kernel["kernel"] for kernel in pipelined} == {
+        "_decode_kernel", "_prefill_kernel", "_prefix_kernel", "_scaled_linear_kernel"
+    }  # fmt: skip
+    for kernel in pipelined:
+        loops = kernel["waits"]
+        assert isinstance(loops, list)
+        assert all(loop and min(loop) > 0 for loop in loops), kernel
+        paged = kernel["kernel"] != "_scaled_linear_kernel"
+        assert kernel["copies"] == ([4, 16] if paged else [16]), kernel
 
 
 def test_memory_is_read_in_the_widest_pieces(

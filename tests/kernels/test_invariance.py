@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lengthwise_kernels.dispatch import (
     AttentionBatch,
+    Penalties,
     add_rms_norm,
     invariant_linear,
     is_alike_alone,
@@ -124,13 +125,22 @@ def test_a_row_draws_the_same_token_with_the_same_report_beside_any_others(
 ) -> None:
     def draw(scores: torch.Tensor) -> torch.Tensor:
         count = len(scores)
+        some = torch.full((count,), 1.1)
         return sample_tokens(
             scores,
+            temperatures=some,
             seeds=torch.full((count,), 5),
             positions=torch.full((count,), 9),
             top_k=torch.full((count,), top_k),
             top_p=torch.full((count,), top_p),
             min_p=torch.full((count,), min_p),
+            penalties=Penalties(
+                counts=torch.arange(2 * vocab_size, dtype=torch.int32).view(2, -1) % 5,
+                slots=torch.ones(count, dtype=torch.int64),
+                repetition=some,
+                presence=some,
+                frequency=some,
+            ),
         )
 
     scores = 3 * _normal(ROWS, vocab_size)

@@ -1,15 +1,20 @@
 """The sampling kernel: Philox bit for bit, noise as exact as float32, tokens those of the truth."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from lengthwise_kernels.errors import UnsupportedByKernel
 from lengthwise_kernels.reference import sampling as truth
+from lengthwise_kernels.reference.penalties import Penalties
 
 pytest.importorskip("triton", reason="Triton is not installed")
 import triton
 import triton.language as tl
 
+from lengthwise_kernels.gpu import sampling, sampling_threshold
 from lengthwise_kernels.gpu.sampling import gumbel, philox_words, sample_tokens
 
 SEEDS = [0, -1, 2**40 + 3, -(2**63)]
@@ -68,7 +73,6 @@ def test_rows_of_a_batch_ask_for_different_things(device: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("top_k", "top_p", "min_p"), [(0, 1.0, 0.0), (3, 1.0, 0.0), (40, 0.9, 0.0), (0, 0.999, 0.1)]
 )
@@ -86,11 +90,7 @@ def test_ties_at_a_threshold_all_stay(device: str) -> None:
     scores = torch.tensor([[1.0, 1.0, 0.0, -0.0, 0.0, -5.0]]).repeat(24, 1)
     tokens = sample_tokens(
         scores.to(device),
-        seeds=torch.arange(24, device=device),
-        positions=torch.full((24,), 5, device=device),
-        top_k=torch.full((24,), 3, device=device),
-        top_p=torch.ones(24, device=device),
-        min_p=torch.zeros(24, device=device),
+        **_arguments(24, 6, device, seeds=torch.arange(24), top_k=torch.full((24,), 3)),
     )
     assert set(tokens.tolist()) == {0, 1, 2, 3, 4}
 
@@ -99,6 +99,109 @@ def test_ties_at_a_threshold_all_stay(device: str) -> None:
 def test_more_than_one_block_of_scores_is_searched(device: str) -> None:
     scores = torch.randn(1, 20_000)
     _check(scores, [50], [0.9], [0.0], device)
+
+
+class Reads:
+    """How often a row is read, in passes over it."""
+
+    def __init__(self, vocab_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passes = 0.0
+        read = sampling_threshold.read_scores
+
+        def counted(row: Any, token: Any) -> Any:
+            self.passes += len(token.handle.data) / (-(-vocab_size // 8192) * 8192)
+            return read(row, token)
+
+        for module in (sampling, sampling_threshold):
+            monkeypatch.setattr(module, "read_scores", counted)
+
+
+def _flat(vocab_size: int) -> torch.Tensor:
+    return 0.01 * torch.randn(1, vocab_size)
+
+
+def _in_few_columns(vocab_size: int) -> torch.Tensor:
+    """The best tokens are multiples of 8,192 apart, and the others equal."""
+    scores = torch.zeros(1, vocab_size)
+    scores[0, ::8192] += 3.0
+    return scores
+
+
+ROWS: dict[str, Callable[[int], torch.Tensor]] = {
+    "peaked": lambda vocab_size: 3 * torch.randn(1, vocab_size),
+    "flat": _flat,
+    "few columns": _in_few_columns,
+    "equal": lambda vocab_size: torch.zeros(1, vocab_size),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p", "most"),
+    [
+        (0, 1.0, 0.0, 1),
+        (0, 1.0, 0.2, 2),
+        (20, 1.0, 0.0, 5),
+        (0, 0.95, 0.0, 5),
+        (20, 0.8, 0.0, 6),
+        (9000, 1.0, 0.0, 5),
+        (9000, 0.9, 0.1, 9),
+    ],
+)
+def test_a_row_is_read_a_few_times(
+    device: str,
+    row: str,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if device != "cpu":
+        pytest.skip("counts what the interpreter reads")
+    vocab_size = 60_000
+    reads = Reads(vocab_size, monkeypatch)
+    _check(ROWS[row](vocab_size), [top_k], [top_p], [min_p], device)
+    assert reads.passes <= most + (row == "equal"), reads.passes
+
+
+def test_a_row_without_temperature_takes_its_best_token_whatever_it_asks_for(device: str) -> None:
+    scores = torch.randn(2, 333).to(torch.bfloat16)
+    arguments = _arguments(
+        2,
+        333,
+        device,
+        temperatures=torch.zeros(2),
+        top_k=torch.tensor([3, 0]),
+        seeds=torch.ones(2, dtype=torch.int64),
+    )
+    assert torch.equal(sample_tokens(scores.to(device), **arguments).cpu(), scores.argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_penalties_and_temperatures_are_those_of_the_truth(device: str, dtype: torch.dtype) -> None:
+    """Rows of slot 0 have none, whatever their numbers say."""
+    rows, vocab_size = 4, 333
+    scores = (3 * torch.randn(rows, vocab_size)).to(dtype).to(device)
+    counts = torch.randint(0, 7, (3, vocab_size), dtype=torch.int32)
+    counts[0] = 0
+    penalties = Penalties(
+        counts=counts.to(device),
+        slots=torch.tensor([2, 0, 1, 2], device=device),
+        repetition=torch.tensor([1.3, 1.2, 1.0, 0.8], device=device),
+        presence=torch.tensor([0.0, 1.0, 0.7, -0.5], device=device),
+        frequency=torch.tensor([0.4, 1.0, 0.0, -0.1], device=device),
+    )
+    arguments = _arguments(
+        rows, vocab_size, device,
+        temperatures=torch.tensor([0.0, 0.7, 1.3, 0.2]),
+        seeds=torch.tensor(SEEDS),
+        top_k=torch.tensor([0, 0, 20, 0]),
+        top_p=torch.tensor([1.0, 0.9, 0.8, 1.0]),
+    )  # fmt: skip
+    arguments["penalties"] = penalties
+    assert torch.equal(sample_tokens(scores, **arguments), truth.sample_tokens(scores, **arguments))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter's numpy
@@ -114,41 +217,64 @@ def test_a_row_that_is_broken_shows_a_token_that_is(
         scores[1, 7] = odd
     first, second = sample_tokens(
         scores.to(device),
-        seeds=torch.arange(2, device=device),
-        positions=torch.full((2,), 5, device=device),
-        top_k=torch.full((2,), top_k, device=device),
-        top_p=torch.full((2,), top_p, device=device),
-        min_p=torch.full((2,), min_p, device=device),
+        **_arguments(
+            2,
+            333,
+            device,
+            top_k=torch.full((2,), top_k),
+            top_p=torch.full((2,), top_p),
+            min_p=torch.full((2,), min_p),
+        ),
     ).tolist()
     assert 0 <= first < 333
     assert odd == -torch.inf or second == 7
 
 
 def test_what_is_no_score_is_refused(device: str) -> None:
-    row = torch.zeros(1, dtype=torch.int64, device=device)
-    part = torch.zeros(1, device=device)
-    with pytest.raises(UnsupportedByKernel, match=r"\[any, any\] of float32 .*of bfloat16"):
+    with pytest.raises(UnsupportedByKernel, match=r"\[any, any\] of float32 .*of int64"):
         sample_tokens(
-            torch.zeros(1, 8, dtype=torch.bfloat16, device=device),
-            seeds=row, positions=row, top_k=row, top_p=part, min_p=part,
-        )  # fmt: skip
+            torch.zeros(1, 8, dtype=torch.int64, device=device), **_arguments(1, 8, device)
+        )
+
+
+def _arguments(rows: int, vocab_size: int, device: str, **given: torch.Tensor) -> dict[str, Any]:
+    """Of `sample_tokens`: those given, and nothing that is not asked for."""
+    whole, part = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows)
+    arguments: dict[str, Any] = {
+        "temperatures": part + 1,
+        "seeds": whole,
+        "positions": whole + 5,
+        "top_k": whole,
+        "top_p": part + 1,
+        "min_p": part,
+        **given,
+    }
+    arguments = {name: tensor.to(device) for name, tensor in arguments.items()}
+    arguments.setdefault(
+        "penalties",
+        Penalties(
+            counts=torch.zeros(1, vocab_size, dtype=torch.int32, device=device),
+            slots=whole.to(device),
+            repetition=part.to(device),
+            presence=part.to(device),
+            frequency=part.to(device),
+        ),
+    )
+    return arguments
 
 
 def _check(
-    scores: torch.Tensor,
-    top_k: list[int],
-    top_p: list[float],
-    min_p: list[float],
-    device: str,
+    scores: torch.Tensor, top_k: list[int], top_p: list[float], min_p: list[float], device: str
 ) -> list[int]:
-    rows = len(scores)
-    arguments = {
-        "seeds": torch.tensor(SEEDS[:rows], device=device),
-        "positions": torch.arange(rows, device=device),
-        "top_k": torch.tensor(top_k, device=device),
-        "top_p": torch.tensor(top_p, device=device),
-        "min_p": torch.tensor(min_p, device=device),
-    }
+    rows, vocab_size = scores.shape
+    arguments = _arguments(
+        rows, vocab_size, device,
+        seeds=torch.tensor(SEEDS[:rows]),
+        positions=torch.arange(rows),
+        top_k=torch.tensor(top_k),
+        top_p=torch.tensor(top_p),
+        min_p=torch.tensor(min_p),
+    )  # fmt: skip
     scores = scores.to(device)
     tokens = sample_tokens(scores, **arguments)
     assert torch.equal(tokens, truth.sample_tokens(scores, **arguments))

@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.text.end_tokens import read_end_tokens
 from lengthwise_checkpoint.tokenizer import read_text_files
-from lengthwise_engine.runner.grammar import GrammarState, reason_of
+from lengthwise_engine.sampling.grammar import GrammarState, reason_of
 from lengthwise_wire.errors import InvalidRequest
 
 MAX_KEPT = 32

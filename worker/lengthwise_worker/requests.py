@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 from lengthwise_checkpoint.spec import ModelSpec
-from lengthwise_engine.runner.grammar import GrammarState
 from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_engine.sampling.grammar import GrammarState
 from lengthwise_policy.kv.salts import block_salt
 from lengthwise_wire import limits
 from lengthwise_wire.convert import sampling_from_wire

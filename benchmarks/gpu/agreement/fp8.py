@@ -1,4 +1,4 @@
-"""The cases of 8-bit floating point: quantising, alone and on the way, products, KV for the wire.
+"""The cases of 8-bit floating point: quantising, alone and on the way, and products.
 
 Products are compared with those of bfloat16 on the numbers that the 8-bit ones stand for: what a
 user runs who does not quantise.
@@ -11,9 +11,9 @@ from typing import Any, Final
 import torch
 from torch.nn import functional
 
-from gpu.agreement.case import FLOPS_PER_SECOND, Case, Run, Sizes, paged_layer
-from lengthwise_kernels.gpu import kv_pack_fp8, quantise_rows, rms_norm, scaled_linear, silu_mul
-from lengthwise_kernels.reference import fp8, kv_fp8
+from gpu.agreement.case import FLOPS_PER_SECOND, Case, Run, Sizes
+from lengthwise_kernels.gpu import quantise_rows, rms_norm, scaled_linear, silu_mul
+from lengthwise_kernels.reference import fp8
 from lengthwise_kernels.reference.fp8 import Fp8Rows
 
 FP8_FLOPS_PER_SECOND: Final = 2 * FLOPS_PER_SECOND
@@ -25,7 +25,6 @@ def fp8_cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
     yield from _quantising(sizes, device, dtype)
     for rows in sizes.linear_rows:
         yield _product(rows, sizes, device, dtype)
-    yield _wire(sizes, device, dtype)
 
 
 def _quantising(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
@@ -92,20 +91,6 @@ def _product(rows: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
         num_bytes=x.values.nbytes + weight.values.nbytes + 2 * rows * sizes.inner * dtype.itemsize,
         flops=4 * rows * sizes.hidden * sizes.inner,
         flops_per_second=FP8_FLOPS_PER_SECOND,
-    )
-
-
-def _wire(sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
-    num_layers, count = sizes.packed
-    cache = torch.stack([paged_layer(4 * count, sizes, device, dtype) for _ in range(num_layers)])
-    chosen = torch.randperm(4 * count, device=device)[:count]
-    read = cache[:, :count]
-    return Case(
-        op="pack_blocks_fp8",
-        shape=f"{count} blocks of {num_layers} layers",
-        ours=lambda: kv_pack_fp8.pack_blocks_fp8(cache, chosen),
-        rivals=_eager_and_compiled(lambda: kv_fp8.pack_blocks_fp8(cache, chosen), device),
-        num_bytes=read.nbytes + read.numel(),
     )
 
 

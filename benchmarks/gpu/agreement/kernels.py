@@ -12,6 +12,7 @@ from gpu.agreement.fp8 import fp8_cases
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.reference import kv, layers
 from lengthwise_kernels.reference import sampling as plain_sampling
+from lengthwise_kernels.reference.penalties import Penalties
 
 
 def cases(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
@@ -115,14 +116,29 @@ def _cache(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
 def _sampling(sizes: Sizes, device: str) -> Iterator[Case]:
     rows, vocab_size = sizes.vocabulary
     scores = 4 * torch.randn(rows, vocab_size, device=device)
-    seeds = torch.arange(rows, device=device)
-    for name, top_k, top_p in (("plain", 0, 1.0), ("top-k", 50, 1.0), ("top-p", 0, 0.9)):
-        narrowing = {
+    seeds, ones = torch.arange(rows, device=device), torch.ones(rows, device=device)
+    counts = torch.zeros(2, vocab_size, dtype=torch.int32, device=device)
+    counts[1, ::50] = 2
+    for name, top_k, top_p, slot in (
+        ("plain", 0, 1.0, 0),
+        ("top-k", 50, 1.0, 0),
+        ("top-p", 0, 0.9, 0),
+        ("top-k and top-p, penalised", 20, 0.8, 1),
+    ):
+        narrowing: dict[str, Any] = {
+            "temperatures": ones,
             "seeds": seeds,
             "positions": seeds,
             "top_k": torch.full((rows,), top_k, device=device),
             "top_p": torch.full((rows,), top_p, device=device),
             "min_p": torch.zeros(rows, device=device),
+            "penalties": Penalties(
+                counts=counts,
+                slots=torch.full((rows,), slot, device=device),
+                repetition=1.05 * ones,
+                presence=ones,
+                frequency=ones,
+            ),
         }
         yield Case(
             op="sample_tokens",

@@ -35,8 +35,8 @@ class LaunchedStep:
 
     @property
     def may_be_followed(self) -> bool:
-        """Whether the next step can be launched before the tokens of this one are known: penalties
-        and grammars need all of them."""
+        """Whether the next step can be launched before the tokens of this one are known: grammars
+        need all of them."""
         return not any(
             chunk.sampling is not None and chunk.sampling.sampling.needs_history
             for chunk in self.chunks

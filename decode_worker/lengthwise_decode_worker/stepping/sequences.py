@@ -16,8 +16,8 @@ from lengthwise_decode_worker.stepping.launched import LaunchedStep
 from lengthwise_decode_worker.stepping.local_prefills import LocalPrefills
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
 from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.grammar import refusal_of
 from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT, SampledToken
+from lengthwise_engine.sampling.grammar import refusal_of
 from lengthwise_policy.decode.request import Grant
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep

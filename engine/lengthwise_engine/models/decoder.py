@@ -72,7 +72,7 @@ class Decoder:
     def forward(
         self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
-        """Logits, float32 [len(step.sampled), vocab_size], of the step's sampled rows.
+        """Logits [len(step.sampled), vocab_size], of the weights' type, of the step's sampled rows.
 
         `cache` is a `KVCache.tensor`; keys and values of all new tokens are written to it, and
         `on_layer(i)` is called once those of layer i are, by all ranks. Only rank 0 has the logits.
@@ -104,7 +104,7 @@ class Decoder:
         logits, _ = weights.head.after_norm(projected, hidden, weights.norm, eps)
         if self._ranks is not None:
             logits = self._ranks.gather_columns(logits, self.spec.vocab_size)
-        return logits.float()
+        return logits
 
     def _store(
         self,

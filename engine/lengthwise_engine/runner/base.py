@@ -13,7 +13,7 @@ from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.errors import StepError
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner.sampler import SampledToken as SampledToken
-from lengthwise_engine.runner.sampler import SamplingState
+from lengthwise_engine.sampling.state import SamplingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +174,6 @@ def _check_follows(
         )
     if chunk.sampling is not None and chunk.sampling.sampling.needs_history:
         raise StepError(
-            f"chunk {index}: penalties and grammars need every token before, but it follows one"
-            " that is not known yet; launch it after the step before was read"
+            f"chunk {index}: a grammar needs every token before, but it follows one that is not"
+            " known yet; launch it after the step before was read"
         )

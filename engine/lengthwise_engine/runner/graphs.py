@@ -28,7 +28,7 @@ STEP_KINDS: Final[tuple[StepKind, ...]] = ("decode", "prefill", "mixed")
 
 Tensors = Mapping[str, torch.Tensor]
 Compute = Callable[[AttentionForm, Tensors], tuple[torch.Tensor, torch.Tensor]]
-"""Logits, float32 [rows, vocab_size], and tokens, int64 [rows], of a bound step."""
+"""Logits [rows, vocab_size] and tokens, int64 [rows], of a bound step."""
 
 _Key = tuple[AttentionForm, tuple[tuple[str, Place], ...]]
 
@@ -74,6 +74,7 @@ class StepGraphs:
         plan: GraphPlan,
         *,
         device: torch.device,
+        dtype: torch.dtype,
         vocab_size: int,
         num_layers: int,
         most_blocks: int,
@@ -97,7 +98,7 @@ class StepGraphs:
         rows = DECODE_ROWS[-1]
         size = _INPUT_BYTES + 4 * rows * most_blocks
         self._input = torch.zeros(size, dtype=torch.uint8, device=device)
-        self._logits = torch.zeros(rows, vocab_size, dtype=torch.float32, device=device)
+        self._logits = torch.zeros(rows, vocab_size, dtype=dtype, device=device)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         counts.graph_bytes = self._held(0, 0)
 

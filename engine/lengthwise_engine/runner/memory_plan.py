@@ -176,8 +176,8 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
 
 
 def step_bytes(shard: ModelShard, dtype: str) -> int:
-    """Of a full step, at most: one layer's tensors, and float32 logits before and after they are
-    adjusted."""
+    """Of a full step, at most: one layer's tensors, logits as they are adjusted, in float32, and as
+    they were or, on GPUs, counts of tokens for penalties."""
     part = shard.part
     heads = (part.num_heads + 2 * part.num_kv_heads) * part.head_dim
     each = 4 * part.hidden_size + 2 * heads + 3 * part.intermediate_size

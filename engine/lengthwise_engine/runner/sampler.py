@@ -2,7 +2,7 @@
 
 Invariant: a token is a function of (logits, sampling parameters, seed, position) and of nothing
 else, so a request samples the same tokens whatever batch, worker or retry it runs in. The steps, in
-this order: logit bias, penalties, min_tokens, grammar, temperature, top-k, top-p, min-p,
+this order: logit bias, min_tokens, grammar, penalties, temperature, top-k, top-p, min-p,
 Gumbel-max. Ties at a threshold all stay. Rows that do not need a step do not pay for it, and
 nothing here waits for the device but `sample`.
 """
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from lengthwise_engine.runner.grammar import GrammarState
-from lengthwise_kernels.dispatch import sample_tokens
+from lengthwise_engine.sampling.state import SamplingState as SamplingState
+from lengthwise_engine.sampling.token_counts import TokenCounts
+from lengthwise_kernels.dispatch import Penalties, sample_tokens
 from lengthwise_kernels.staging import Arrays, to_device
 from lengthwise_policy.sampling import SamplingParameters as SamplingParameters
 
@@ -27,30 +27,6 @@ NO_TOKEN_TEXT: Final = (
     "no token can be chosen: the logits are NaN or infinite, or min_tokens or the grammar leave"
     " none; are the weights whole?"
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class SamplingState:
-    """What the next token of one sequence depends on besides its logits.
-
-    `token_ids` is the whole sequence so far and grows with it; the position of the token sampled
-    next is `len(token_ids)`. The first `num_prompt_tokens` of them are the prompt.
-    """
-
-    sampling: SamplingParameters
-    token_ids: Sequence[int]
-    num_prompt_tokens: int
-    grammar: GrammarState | None = None
-    """Where `sampling` has one."""
-
-    def may_end(self, position: int) -> bool:
-        """Whether the token at this position may be one that ends the request."""
-        return position - self.num_prompt_tokens >= self.sampling.min_tokens
-
-    def keeps_logits(self, position: int) -> bool:
-        """Whether the token at this position is chosen from the logits as they are."""
-        sampling = self.sampling
-        return not sampling.needs_history and not sampling.logit_bias and self.may_end(position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,44 +80,47 @@ class ChosenTokens:
 
 
 def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
-    """One token for each row of `logits` [rows, vocab_size], float32, which stay as they are."""
+    """One token for each row of `logits` [rows, vocab_size], which stay as they are."""
     positions = [len(state.token_ids) for state in states]
-    draws = to_device(draw_arrays(states, positions), logits.device)
+    counts = TokenCounts(logits.shape[1], logits.device, num_slots=len(states))
+    new = counts.plan(states, [None] * len(states))
+    counts.add(new, logits.new_empty(0, dtype=torch.int64))
+    draws = to_device(draw_arrays(states, positions, new.slots), logits.device)
     scores = adjusted(logits, states, positions)
-    chosen = report(logits, choose(scores, draws), states, scores)
+    chosen = report(logits, choose(scores, draws, counts.table), states, scores)
     return chosen.read(chosen.numbers.cpu())
 
 
 def draw_arrays(
     states: Sequence[SamplingState],
     positions: Sequence[int],
+    slots: Sequence[int],
     room: int | None = None,
     *,
     always: bool = False,
 ) -> Arrays:
-    """What the rows that draw need; nothing if none does, unless it is `always` wanted. `positions`
-    are those of the new tokens.
+    """How each row is drawn and penalised; nothing if all take the best logit as it is, unless it
+    is `always` wanted. `positions` are those of the new tokens, `slots` those of the rows' counts.
 
-    With `room` they are padded to so many rows; a row of padding draws for row `room`, which
-    nothing reads.
+    With `room` they are padded to so many rows.
     """
-    rows = [row for row, state in enumerate(states) if not state.sampling.greedy]
-    if not rows and not always:
+    samplings = [state.sampling for state in states]
+    takes_best = all(sampling.greedy and not sampling.penalised for sampling in samplings)
+    if takes_best and not always:
         return {}
-    samplings = [states[row].sampling for row in rows]
     columns: dict[str, tuple[Sequence[float], type[np.generic], float]] = {
-        "rows": (rows, np.int64, room or 0),
-        "temperatures": ([sampling.temperature for sampling in samplings], np.float32, 1.0),
+        "temperatures": ([0.0 if s.greedy else s.temperature for s in samplings], np.float32, 0.0),
         # As int64: the upper half of the unsigned seeds becomes negative with the same bits.
-        "seeds": ([(sampling.seed + 2**63) % 2**64 - 2**63 for sampling in samplings], np.int64, 0),
-        "positions": ([positions[row] for row in rows], np.int64, 0),
-        "top_k": ([sampling.top_k for sampling in samplings], np.int64, 0),
-        "top_p": ([sampling.top_p for sampling in samplings], np.float32, 1.0),
-        "min_p": ([sampling.min_p for sampling in samplings], np.float32, 0.0),
+        "seeds": ([(s.seed + 2**63) % 2**64 - 2**63 for s in samplings], np.int64, 0),
+        "positions": (positions, np.int64, 0),
+        "top_k": ([s.top_k for s in samplings], np.int64, 0),
+        "top_p": ([s.top_p for s in samplings], np.float32, 1.0),
+        "min_p": ([s.min_p for s in samplings], np.float32, 0.0),
+        "slots": (slots, np.int64, 0),
+        "repetition": ([s.repetition_penalty for s in samplings], np.float32, 1.0),
+        "presence": ([s.presence_penalty for s in samplings], np.float32, 0.0),
+        "frequency": ([s.frequency_penalty for s in samplings], np.float32, 0.0),
     }
-    if room is None and len(rows) == len(states):
-        # Nothing has to be picked from the logits.
-        del columns["rows"]
     arrays = {}
     for name, (values, dtype, filler) in columns.items():
         array = np.full(room or len(values), filler, dtype=dtype)
@@ -150,34 +129,37 @@ def draw_arrays(
     return arrays
 
 
-def choose(logits: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A token for each row of `logits`; int64 [rows]. `tensors` hold those of `draw_arrays`."""
+def choose(
+    logits: torch.Tensor, tensors: Mapping[str, torch.Tensor], counts: torch.Tensor
+) -> torch.Tensor:
+    """A token for each row of `logits`; int64 [rows]. `tensors` hold those of `draw_arrays`,
+    `counts` is a `TokenCounts.table`."""
     if "draws.seeds" not in tensors:
         return logits.argmax(-1)
-    count, rows = len(logits), tensors.get("draws.rows")
-    scores = logits if rows is None else logits[rows.clamp(max=count - 1)]
-    drawn = sample_tokens(
-        scores / tensors["draws.temperatures"].unsqueeze(1),
+    return sample_tokens(
+        logits,
+        temperatures=tensors["draws.temperatures"],
         seeds=tensors["draws.seeds"],
         positions=tensors["draws.positions"],
         top_k=tensors["draws.top_k"],
         top_p=tensors["draws.top_p"],
         min_p=tensors["draws.min_p"],
+        penalties=Penalties(
+            counts=counts,
+            slots=tensors["draws.slots"],
+            repetition=tensors["draws.repetition"],
+            presence=tensors["draws.presence"],
+            frequency=tensors["draws.frequency"],
+        ),
     )
-    if rows is None:
-        return drawn
-    # One more than there are rows: for padding.
-    chosen = drawn.new_empty(count + 1)
-    chosen[:count] = logits.argmax(-1)
-    return chosen.index_copy_(0, rows, drawn)[:count]
 
 
 def adjusted(
     logits: torch.Tensor, states: Sequence[SamplingState], positions: Sequence[int]
 ) -> torch.Tensor:
-    """`logits`, or a copy with biases, penalties, without the tokens that end a request below
+    """`logits`, or a copy in float32 with biases, without the tokens that end a request below
     `min_tokens`, and without those that a grammar does not allow. `positions` are those of the new
-    tokens."""
+    tokens. What is launched does not grow with rows."""
     rows = [
         row
         for row, state in enumerate(states)
@@ -185,52 +167,52 @@ def adjusted(
     ]
     if not rows:
         return logits
-    logits = logits.clone()
-    for row in rows:
-        state, values = states[row], logits[row]
-        sampling = state.sampling
-        if sampling.logit_bias:
-            _add_biases(values, sampling.logit_bias)
-        if sampling.penalised:
-            _penalise(values, state)
-        if not state.may_end(positions[row]):
-            stops = [token_id for token_id in sampling.stop_token_ids if token_id < len(values)]
-            values.index_fill_(0, _on(values.device, stops), float("-inf"))
-        if state.grammar is not None:
-            _keep(values, state.grammar.allowed(state.token_ids[state.num_prompt_tokens :]))
+    logits = logits.to(torch.float32, copy=True)
+    every, vocab_size = logits.view(-1), logits.shape[1]
+    biases = {
+        row * vocab_size + token_id: bias
+        for row in rows
+        for token_id, bias in states[row].sampling.logit_bias.items()
+        if token_id < vocab_size
+    }
+    stops = [
+        row * vocab_size + token_id
+        for row in rows
+        if not states[row].may_end(positions[row])
+        for token_id in states[row].sampling.stop_token_ids
+        if token_id < vocab_size
+    ]
+    arrays: Arrays = {
+        "biased": np.fromiter(biases.keys(), np.int64, len(biases)),
+        "biases": np.fromiter(biases.values(), np.float32, len(biases)),
+        "stops": np.array(stops, dtype=np.int64),
+    }
+    tensors = to_device(arrays, logits.device)
+    every.index_add_(0, tensors["biased"], tensors["biases"])
+    every.index_fill_(0, tensors["stops"], float("-inf"))
+    _keep_allowed(logits, states, rows)
     return logits
 
 
-def _keep(values: torch.Tensor, allowed: npt.NDArray[np.bool_]) -> None:
-    """While the device still computes the logits, the host finds what is allowed."""
-    tensor = to_device({"forbidden": ~allowed}, values.device)["forbidden"]
-    values.masked_fill_(tensor, float("-inf"))
-
-
-def _add_biases(values: torch.Tensor, biases: Mapping[int, float]) -> None:
-    known = {token_id: bias for token_id, bias in biases.items() if token_id < len(values)}
-    arrays: Arrays = {
-        "ids": np.fromiter(known.keys(), np.int64, len(known)),
-        "biases": np.fromiter(known.values(), np.float32, len(known)),
+def _keep_allowed(
+    logits: torch.Tensor, states: Sequence[SamplingState], rows: Sequence[int]
+) -> None:
+    """While the device still computes the logits, the host finds what grammars allow."""
+    masks = {
+        row: ~grammar.allowed(states[row].token_ids[states[row].num_prompt_tokens :])
+        for row in rows
+        if (grammar := states[row].grammar) is not None
     }
-    tensors = to_device(arrays, values.device)
-    values.index_add_(0, tensors["ids"], tensors["biases"])
-
-
-def _penalise(values: torch.Tensor, state: SamplingState) -> None:
-    """Repetition over prompt and output (Hugging Face), the others over the output (OpenAI)."""
-    sampling = state.sampling
-    seen = _on(values.device, state.token_ids)
-    if sampling.repetition_penalty != 1.0:
-        before = values[seen]
-        penalty = sampling.repetition_penalty
-        values[seen] = torch.where(before < 0, before * penalty, before / penalty)
-    # Unlike bincount, which asks the device for the largest token.
-    output = seen[state.num_prompt_tokens :]
-    counts = torch.zeros_like(values).index_add_(
-        0, output, torch.ones_like(output, dtype=values.dtype)
-    )
-    values -= counts * sampling.frequency_penalty + (counts > 0) * sampling.presence_penalty
+    if not masks:
+        return
+    arrays: Arrays = {
+        "rows": np.array(list(masks), dtype=np.int64),
+        "forbidden": np.stack(list(masks.values())),
+    }
+    tensors = to_device(arrays, logits.device)
+    kept = logits.index_select(0, tensors["rows"])
+    kept.masked_fill_(tensors["forbidden"], float("-inf"))
+    logits.index_copy_(0, tensors["rows"], kept)
 
 
 def report(
@@ -244,11 +226,11 @@ def report(
     Log-probabilities are of `logits`, before biases and penalties; `scores` are after them.
     """
     asked = _asked(states)
-    chosen_for = scores.gather(1, chosen.unsqueeze(1)).squeeze(1).view(torch.int32)
+    chosen_for = scores.gather(1, chosen.unsqueeze(1)).squeeze(1).float().view(torch.int32)
     if not asked:
         return ChosenTokens(torch.cat((chosen.int(), chosen_for)), states, 0)
     index = _on(logits.device, asked)
-    logprobs = logits[index].log_softmax(-1)
+    logprobs = logits[index].float().log_softmax(-1)
     most = max(states[row].sampling.top_logprobs or 0 for row in asked)
     best = logprobs.topk(min(most, logits.shape[1]), dim=-1)
     of_chosen = logprobs.gather(1, chosen[index].unsqueeze(1))

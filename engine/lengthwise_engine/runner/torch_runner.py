@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
@@ -34,6 +35,8 @@ from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
 from lengthwise_engine.runner.step_tensors import StepLayout, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, capture_steps, warm_up_steps
+from lengthwise_engine.sampling.state import SamplingState
+from lengthwise_engine.sampling.token_counts import NUM_SLOTS, NewTokens, TokenCounts
 from lengthwise_kernels.dispatch import (
     AttentionForm,
     PaddedShape,
@@ -73,6 +76,7 @@ class TorchRunner:
         self._cache = cache
         self._before: Sequence[SequenceChunk] = ()
         self._tokens_before = torch.empty(0, dtype=torch.int64, device=model.device)
+        self._token_counts = TokenCounts(model.spec.vocab_size, model.device)
         self.counts = StepCounts()
         self.graphs: StepGraphs | None = None
         if recorder is not None and graphs is not None and graphs.memory_bytes:
@@ -82,6 +86,7 @@ class TorchRunner:
                 model.all_agree,
                 graphs,
                 device=model.device,
+                dtype=model.dtype,
                 vocab_size=model.spec.vocab_size,
                 num_layers=model.spec.num_layers,
                 most_blocks=cache.layout.num_blocks_for(model.spec.context_length),
@@ -179,7 +184,10 @@ class TorchRunner:
         events = self._events(on_layer)
         lengths = [len(chunk.token_ids) for chunk in chunks]
         padded_to = None if self.graphs is None else self.graphs.padded_shape(lengths)
-        layout = self._lay_out(chunks, padded_to)
+        states = [chunk.sampling for chunk in chunks]
+        sampling = [state for state in states if state is not None]
+        counts, new_tokens = self._count(chunks, sampling)
+        layout = self._lay_out(chunks, padded_to, new_tokens.slots)
         follow = partial(self._follow, any(chunk.follows is not None for chunk in chunks))
         tokens, replayed = None, False
         if self.graphs is not None and padded_to is not None:
@@ -190,17 +198,15 @@ class TorchRunner:
             launched = on_layer if events is None else events.launched
             logits = self._logits(layout.form, tensors, launched)
         (self.counts.replayed if replayed else self.counts.launched)[kind_of(lengths)] += 1
-        states = [chunk.sampling for chunk in chunks]
-        sampling = [state for state in states if state is not None]
         if padded_to is not None:
             logits = logits[: len(sampling)]
         ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
         scores = adjusted(logits, sampling, ends)
         if tokens is None:
-            tokens = choose(scores, tensors)
+            tokens = choose(scores, tensors, counts.table)
         elif scores is not logits:
-            draws = to_device(draw_arrays(sampling, ends), self._model.device)
-            tokens = choose(scores, draws)
+            arrays = draw_arrays(sampling, ends, new_tokens.slots)
+            tokens = choose(scores, to_device(arrays, self._model.device), counts.table)
         self._tokens_before = tokens = self._model.agree(tokens)
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
@@ -210,17 +216,34 @@ class TorchRunner:
             events.finish()
         return step, padded_to is not None
 
+    def _count(
+        self, chunks: Sequence[SequenceChunk], states: Sequence[SamplingState]
+    ) -> tuple[TokenCounts, NewTokens]:
+        """Counts for the penalties of a step that samples for `states`, brought up to date."""
+        counts, rows = self._token_counts, self._rows_before()
+        num_penalised = sum(state.sampling.penalised for state in states)
+        if num_penalised > NUM_SLOTS:
+            counts = TokenCounts(self._model.spec.vocab_size, self._model.device, num_penalised)
+        sources = [
+            None if chunk.follows is None else int(rows[chunk.follows])
+            for chunk in chunks
+            if chunk.sampling is not None
+        ]
+        new = counts.plan(states, sources)
+        counts.add(new, self._tokens_before)
+        return counts, new
+
     def _lay_out(
-        self, chunks: Sequence[SequenceChunk], padded_to: PaddedShape | None
+        self,
+        chunks: Sequence[SequenceChunk],
+        padded_to: PaddedShape | None,
+        slots: Sequence[int],
     ) -> StepLayout:
         sampling = [(chunk.sampling, chunk.end) for chunk in chunks if chunk.sampling is not None]
         rows = None if padded_to is None else padded_to.sequences
-        draws = draw_arrays(
-            [state for state, _ in sampling],
-            [end for _, end in sampling],
-            rows,
-            always=padded_to is not None and padded_to.chunks > 0,
-        )
+        states, ends = [state for state, _ in sampling], [end for _, end in sampling]
+        is_prompts = padded_to is not None and padded_to.chunks > 0
+        draws = draw_arrays(states, ends, slots, rows, always=is_prompts)
         return lay_out_step(
             chunks,
             windows=self._model.spec.windows,
@@ -239,7 +262,7 @@ class TorchRunner:
             # A graph's arrays are the same in every step.
             nothing = np.zeros(rows or 0, dtype=np.int64)
             return {"follow.places": nothing, "follow.rows": nothing} if rows else {}
-        row_of = np.cumsum([chunk.sampling is not None for chunk in self._before]) - 1
+        row_of = self._rows_before()
         firsts = np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)])
         places, sources = firsts[list(following)], row_of[list(following.values())]
         if rows is not None:
@@ -247,6 +270,10 @@ class TorchRunner:
             places = padded(places, rows, int(places[0]))
             sources = padded(sources, rows, int(sources[0]))
         return {"follow.places": places, "follow.rows": sources}
+
+    def _rows_before(self) -> NDArray[np.int64]:
+        """In which row of its sampled tokens each chunk of the step before has its own."""
+        return np.cumsum([chunk.sampling is not None for chunk in self._before]) - 1
 
     def _follow(self, any_follows: bool, tensors: Tensors) -> None:
         if any_follows:
@@ -256,7 +283,7 @@ class TorchRunner:
     def _compute(self, form: AttentionForm, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         """What graphs hold: logits of a step's sampled rows, and tokens chosen from them as is."""
         logits = self._logits(form, tensors, None)
-        return logits, choose(logits, tensors)
+        return logits, choose(logits, tensors, self._token_counts.table)
 
     def _logits(
         self, form: AttentionForm, tensors: Tensors, on_layer: OnLayer | None

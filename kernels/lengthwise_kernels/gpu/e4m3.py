@@ -1,4 +1,4 @@
-"""Rounding to e4m3, as the kernels that quantise share it."""
+"""Rounding to e4m3."""
 
 import triton
 import triton.language as tl

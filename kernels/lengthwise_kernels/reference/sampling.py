@@ -9,6 +9,8 @@ from typing import Final
 
 import torch
 
+from lengthwise_kernels.reference.penalties import Penalties, penalise
+
 _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS: Final = (0x9E3779B9, 0xBB67AE85)
 _NUM_ROUNDS: Final = 10
@@ -73,21 +75,42 @@ def _gumbel(word: torch.Tensor) -> torch.Tensor:
 
 
 def sample_tokens(
-    scores: torch.Tensor,
+    logits: torch.Tensor,
     *,
+    temperatures: torch.Tensor,
+    seeds: torch.Tensor,
+    positions: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    penalties: Penalties,
+) -> torch.Tensor:
+    """A sample of softmax(kept scores) for each row of `logits`, floats [rows, vocab_size].
+
+    Scores are penalised logits over the temperature, in float32. Kept are the `top_k` (0: all) best
+    tokens, of them the fewest whose mass reaches `top_p`, of those the ones at least `min_p` times
+    as likely as the best; ties at a threshold all stay. Of a row of temperature 0 only the best is
+    kept. All other arguments are [rows], seeds 64 bits as int64. The result is int64 [rows]. Of a
+    row with NaN or inf it is the token of one.
+    """
+    scores = penalise(logits.float(), penalties)
+    tokens = scores.argmax(-1)
+    rows = (temperatures > 0).nonzero().squeeze(1)
+    if len(rows):
+        columns = (seeds, positions, top_k, top_p, min_p)
+        drawn = scores[rows] / temperatures[rows].unsqueeze(1)
+        tokens[rows] = _draw(drawn, *(column[rows] for column in columns))
+    return tokens
+
+
+def _draw(
+    scores: torch.Tensor,
     seeds: torch.Tensor,
     positions: torch.Tensor,
     top_k: torch.Tensor,
     top_p: torch.Tensor,
     min_p: torch.Tensor,
 ) -> torch.Tensor:
-    """A sample of softmax(kept scores) for each row of `scores`, float32 [rows, vocab_size].
-
-    Kept are the `top_k` (0: all) best tokens, of them the fewest whose mass reaches `top_p`, of
-    those the ones at least `min_p` times as likely as the best; ties at a threshold all stay. All
-    other arguments are [rows], seeds 64 bits as int64. The result is int64 [rows]. Of a row with
-    NaN or inf it is the token of one.
-    """
     tokens = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
     narrowed = (top_k > 0) | (top_p < 1.0) | (min_p > 0.0)
     whole = (~narrowed).nonzero().squeeze(1)

@@ -1,0 +1,1 @@
+"""What a token depends on besides the logits of its step."""
