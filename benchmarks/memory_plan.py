@@ -26,7 +26,8 @@ GIB: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """`dtype` is what `auto` means there, of checkpoints in bfloat16."""
+    """`dtype` is what `auto` means there, of checkpoints in bfloat16; on a CPU without instructions
+    for that."""
 
     name: str
     device_type: str

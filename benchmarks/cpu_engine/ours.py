@@ -73,7 +73,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     keep_freed_memory()
     model = load_runner(
-        Path(sys.argv[1]), device="cpu", num_blocks=NUM_BLOCKS, dtype=torch.bfloat16
+        Path(sys.argv[1]),
+        device="cpu",
+        num_blocks=NUM_BLOCKS,
+        dtype=torch.bfloat16,
+        numerics="auto",
     )
     with os.fdopen(int(sys.argv[2]), "w", buffering=1) as answers:
         print("ready", file=answers)

@@ -48,9 +48,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
-    are those that this process made, that of its own computing first. `numerics` is empty, or names
-    how it computes where that is invariant. `steps` is what a runner of real models counts, `files`
-    what a real model's weights may be mapped from.
+    are those that this process made, that of its own computing first. `is_invariant` says how it
+    computes; `numerics`, unless empty, names with which workers alone it shares requests. `steps`
+    is what a runner of real models counts, `files` what a real model's weights may be mapped from.
     """
 
     runner: ModelRunner
@@ -58,6 +58,7 @@ class LoadedModel:
     shards: KVShards
     spec: ModelSpec
     fingerprint: str
+    is_invariant: bool = False
     numerics: str = ""
     steps: StepCounts = field(default_factory=StepCounts)
     ranks: RankWatch | None = None
@@ -232,7 +233,13 @@ def _over_weights(
     runner = _torch_runner(model, cache, graphs)
     fingerprint = _fingerprint(checkpoint, model.spec, model.weights.digest, numerics)
     loaded = _one_rank(cache, runner, _clamped(model.spec, plan), fingerprint)
-    return replace(loaded, steps=runner.counts, files=model.weights.files, numerics=numerics)
+    return replace(
+        loaded,
+        steps=runner.counts,
+        files=model.weights.files,
+        is_invariant=model.attention.invariant,
+        numerics=numerics,
+    )
 
 
 def _torch_runner(model: Decoder, cache: KVCache, graphs: GraphPlan) -> TorchRunner:

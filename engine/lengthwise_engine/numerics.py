@@ -13,12 +13,13 @@ from lengthwise_engine.models.decoder import Decoder
 logger = logging.getLogger(__name__)
 
 Numerics = Literal["auto", "invariant", "fast"]
-"""What is asked for; auto: invariant where that can be had, else fast."""
+"""What is asked for; auto: on CPUs invariant where that can be had, else fast."""
 
 
 def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
-    """The model as it is to be computed, and its numerics: empty for fast, else a name that two
-    workers share exactly if both are invariant and compute alike.
+    """The model as it is to be computed, and its numerics: a name that two workers share exactly
+    if both are to be invariant, and compute alike. It is empty where only one worker is: under
+    auto, workers of unlike machines go on serving together, and with each other's requests.
 
     Errors: NumericsError where `asked` is invariant and the model cannot be.
     """
@@ -32,7 +33,7 @@ def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
     if found.varying:
         fall_back(asked, f"{', '.join(found.varying)} vary with the number of rows on this machine")
         return model, ""
-    return invariant, found.digest
+    return invariant, found.digest if asked == "invariant" else ""
 
 
 def fall_back(asked: Numerics, why: str) -> None:

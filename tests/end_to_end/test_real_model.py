@@ -109,7 +109,7 @@ def transformers() -> Iterator[Transformers]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(model=smollm2_folder()) as cluster:
+    with LocalCluster(model=smollm2_folder(), settings=["dtype=float32"]) as cluster:
         yield cluster
 
 

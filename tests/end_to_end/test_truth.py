@@ -28,9 +28,10 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[lengthwise.Client]:
-    """Of the demo model's deployment, as `lengthwise up` starts it, and another decode worker."""
+    """Of the demo model's deployment as `lengthwise up` starts it, but with another decode worker
+    and in the type of `Reference`."""
     with (
-        LocalCluster(model=DEMO_MODEL, decode=2) as cluster,
+        LocalCluster(model=DEMO_MODEL, decode=2, settings=["dtype=float32"]) as cluster,
         lengthwise.Client(cluster.endpoints) as client,
     ):
         yield client

@@ -28,7 +28,8 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(model=DEMO_MODEL, prefill=0, decode=2) as cluster:
+    settings = ["dtype=float32"]
+    with LocalCluster(model=DEMO_MODEL, prefill=0, decode=2, settings=settings) as cluster:
         yield cluster
 
 

@@ -34,9 +34,13 @@ def test_layouts_share_a_fingerprint_only_if_they_are_equal() -> None:
         replace(LAYOUT, block_size=32),
         replace(LAYOUT, dtype="float16"),
     ]
-    assert len({layout.fingerprint() for layout in [LAYOUT, *others]}) == 5
-    assert replace(LAYOUT).fingerprint() == LAYOUT.fingerprint()
-    assert len(LAYOUT.fingerprint()) == 16
+    assert len({layout.fingerprint("cpu") for layout in [LAYOUT, *others]}) == 5
+    assert replace(LAYOUT).fingerprint("cpu") == LAYOUT.fingerprint("cpu")
+    assert len(LAYOUT.fingerprint("cpu")) == 16
+
+
+def test_a_cpu_and_a_gpu_that_lay_out_blocks_alike_know_no_way_to_exchange_them() -> None:
+    assert LAYOUT.fingerprint("cpu") != LAYOUT.fingerprint("cuda")
 
 
 @pytest.mark.parametrize(

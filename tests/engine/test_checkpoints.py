@@ -12,6 +12,7 @@ from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Linear
+from lengthwise_kernels import packed
 
 CopyOf = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -48,9 +49,25 @@ def test_a_sharded_checkpoint_holds_the_same_model(copy_of: CopyOf) -> None:
             assert mine.bias is None or theirs.bias is None or torch.equal(mine.bias, theirs.bias)
 
 
-def test_a_cpu_computes_in_float32_whatever_the_checkpoint_stores(
-    copy_of: CopyOf,
+@pytest.mark.skipif(
+    not packed.multiplies_bfloat16(), reason="this CPU has no instructions for bfloat16"
+)
+@pytest.mark.parametrize(
+    ("stored", "computed"),
+    [("bfloat16", torch.bfloat16), ("float16", torch.float32), ("float32", torch.float32)],
+)
+def test_a_cpu_computes_in_what_is_stored_where_it_has_instructions_for_it(
+    stored: str, computed: torch.dtype, copy_of: CopyOf
 ) -> None:
+    folder = copy_of("llama-gqa-tied", {"dtype": stored})
+    assert load_model(folder, CPU).dtype == computed
+    assert load_model(folder, CPU, torch.float16).dtype == torch.float16
+
+
+def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
+    copy_of: CopyOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda: False)
     folder = copy_of("llama-gqa-tied", {"dtype": "bfloat16"})
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -61,7 +78,6 @@ def test_a_cpu_computes_in_float32_whatever_the_checkpoint_stores(
     assert isinstance(down, Linear)
     assert torch.equal(down.weight, stored.float())
     assert model.weights.head.weight.data_ptr() == model.weights.embedding.data_ptr()
-    assert load_model(folder, CPU, torch.float16).dtype == torch.float16
 
 
 def test_a_stored_head_wins_over_a_config_that_says_it_is_tied(

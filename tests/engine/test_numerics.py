@@ -17,6 +17,7 @@ from engine.random_schedule import (
 
 from lengthwise_engine.errors import NumericsError
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_worker.config import WorkerConfig
 
 Load = Callable[..., LoadedModel]
 
@@ -67,11 +68,11 @@ def test_a_fast_answer_depends_on_the_batch(load: Load) -> None:
 
 
 def test_workers_that_compute_otherwise_do_not_share_a_fingerprint(load: Load) -> None:
-    """Invariant ones are alike, whatever threads they have; a fast one is no partner for them."""
+    """Invariant ones are alike, whatever threads they have; others are no partners for them."""
     before = torch.get_num_threads()
     models = []
     try:
-        for threads, numerics in ((1, "invariant"), (2, "auto"), (1, "fast")):
+        for threads, numerics in ((1, "invariant"), (2, "invariant"), (1, "fast")):
             torch.set_num_threads(threads)
             models.append(load("llama", dtype=torch.bfloat16, numerics=numerics))
     finally:
@@ -81,6 +82,13 @@ def test_workers_that_compute_otherwise_do_not_share_a_fingerprint(load: Load) -
     assert first.numerics == second.numerics
     assert first.fingerprint == second.fingerprint
     assert (fast.numerics, fast.fingerprint == first.fingerprint) == ("", False)
+
+
+def test_by_default_a_cpu_is_invariant_and_a_partner_of_any_other(load: Load) -> None:
+    default = WorkerConfig(model="any").numerics
+    auto, fast = load("llama", numerics=default), load("llama", numerics="fast")
+    assert (auto.is_invariant, fast.is_invariant) == (True, False)
+    assert (auto.numerics, auto.fingerprint) == ("", fast.fingerprint)
 
 
 def test_several_ranks_that_are_asked_to_be_invariant_do_not_start(load: Load) -> None:
@@ -100,4 +108,4 @@ def test_a_machine_that_varies_is_found_out(load: Load, monkeypatch: pytest.Monk
     monkeypatch.setattr("lengthwise_engine.models.linear.invariant_linear", vary)
     with pytest.raises(NumericsError, match=r"qkv.*head vary with the number of rows"):
         load("llama", dtype=torch.float32, numerics="invariant")
-    assert not load("llama", dtype=torch.float32, numerics="auto").numerics
+    assert not load("llama", dtype=torch.float32, numerics="auto").is_invariant

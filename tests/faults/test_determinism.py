@@ -19,11 +19,6 @@ SHAPE = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.xfail(
-    strict=False,
-    reason="mended by: Exact and fast (not strict: how a product of one row is rounded beside the"
-    " same row among others is up to the CPU)",
-)
 async def test_in_bfloat16_a_prompt_of_which_all_but_a_token_is_cached_is_answered_as_before(
     make_checkpoint: Callable[..., Path],
 ) -> None:

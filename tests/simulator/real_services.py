@@ -86,7 +86,7 @@ class _Engine:
         self.model = load_runner(folder, device="cpu", num_blocks=config.num_blocks)
         self.grammars = Grammars(folder, self.model.spec.vocab_size)
         self.transfer_changed = asyncio.Event()
-        self.layout_fingerprint = self.model.shards.layout.fingerprint()
+        self.layout_fingerprint = self.model.shards.layout.fingerprint("cpu")
         self._config = config
         self._loop = asyncio.get_running_loop()
         self.transfer = _Transfer(wire, self.model.cache, self._deliver, number)

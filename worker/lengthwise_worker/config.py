@@ -37,11 +37,11 @@ class WorkerConfig:
     """Whether KV is copied out of the sender's memory where both workers are on one machine. False
     is for measuring and testing `backend` there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of computation; auto: float32 on CPUs, the checkpoint's on GPUs."""
-    numerics: Literal["auto", "invariant", "fast"] = "fast"
+    """Of computation; auto: the checkpoint's, but float32 on CPUs without instructions for it."""
+    numerics: Literal["auto", "invariant", "fast"] = "auto"
     """invariant: a token's logits are the same to the bit whatever batch, chunk or worker computes
-    it, or the worker does not start. fast: they may differ in a last bit. auto: invariant where the
-    worker finds that it is, else fast."""
+    it, or the worker does not start. fast: they may differ in a last bit. auto: computed so on CPUs
+    where the worker finds that it can, else fast; it still serves together with unlike workers."""
     quantization: Literal["none", "fp8"] = "none"
     """fp8: the projections of a full checkpoint are rounded to FP8 at start. One that stores them
     so is computed so either way."""

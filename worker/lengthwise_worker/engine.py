@@ -85,7 +85,7 @@ class Engine:
 
     @property
     def layout_fingerprint(self) -> str:
-        return self.model.shards.layout.fingerprint()
+        return self.model.shards.layout.fingerprint(self.model.shards.device_type)
 
     def _deliver(self, event: TransferEvent) -> None:
         # At the end of a process the reader thread may outlive the loop by a moment.
@@ -126,7 +126,7 @@ async def start_engine(config: WorkerConfig) -> Engine:
         model.shards.num_blocks,
         model.shards.layout.block_size,
         model.shards.layout.dtype,
-        "invariant" if model.numerics else "fast",
+        "invariant" if model.is_invariant else "fast",
         config.tensor_parallel_size,
         model.shards.device_type,
     )

@@ -54,7 +54,8 @@ class KVLayout:
         """How many blocks `num_tokens` tokens of one sequence need."""
         return -(-num_tokens // self.block_size)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, device_type: str) -> str:
         """16 hex digits, equal for two layouts exactly when their blocks are interchangeable, by
-        workers that know the same way to do it."""
-        return hashlib.sha256(repr((_EXCHANGE, astuple(self))).encode()).hexdigest()[:16]
+        workers that know the same way to do it: on a GPU and on a CPU they know none."""
+        value = repr((_EXCHANGE, device_type, astuple(self)))
+        return hashlib.sha256(value.encode()).hexdigest()[:16]

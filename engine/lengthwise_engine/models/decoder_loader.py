@@ -15,6 +15,7 @@ from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights
+from lengthwise_kernels.dispatch import packs
 
 Quantization = Literal["none", "fp8"]
 """What a worker does to projections; those stored as FP8 are computed so either way."""
@@ -31,11 +32,12 @@ def read_spec(checkpoint: Path, quantization: Quantization = "none") -> DecoderS
 def compute_dtype(
     spec: DecoderSpec, device: torch.device, dtype: torch.dtype | None
 ) -> torch.dtype:
-    """The type a model computes in: `dtype`, or if that is None the checkpoint's own on a GPU and
-    float32 on a CPU."""
+    """The type a model computes in: `dtype`, or if that is None the checkpoint's own; float32
+    instead on a CPU, but for bfloat16 where it has instructions for that."""
     if dtype is not None:
         return dtype
-    return torch.float32 if device.type == "cpu" else getattr(torch, spec.dtype)
+    stored: torch.dtype = getattr(torch, spec.dtype)
+    return torch.float32 if device.type == "cpu" and not packs(device, stored) else stored
 
 
 def load_model(
