@@ -7,6 +7,8 @@ NAMES = (
     "structure",
     "micro.policy",
     "micro.placement",
+    "fleet.statuses",
+    "fleet.herding",
     "scheduling.prefill_disciplines",
     "goodput.simulation",
     "micro.prefix",

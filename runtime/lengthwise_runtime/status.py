@@ -2,6 +2,7 @@
 heartbeat; flexible workers change their role on request."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ HEARTBEAT_SECONDS = 0.5
 late."""
 
 CHANGE_SECONDS = 0.05
-"""At most this often, so that bursts of requests do not become bursts of statuses."""
+"""At most this often, so that bursts of requests do not become bursts of statuses; a watcher may
+ask for ordinary changes to come less often."""
 
 
 # Begins the change to a role and returns the one before. Raises RoleRefused.
@@ -40,7 +42,7 @@ def keep_role(_role: Role) -> Role:
 
 
 class StatusBoard(worker_pb2_grpc.WorkerServicer):
-    """Holds no state of its own: asks `current` for a status whenever one is due.
+    """Asks `current` for a status whenever one is due, and adds who watches.
 
     Each status has what happened to the blocks in `blocks` since the watcher's last one.
     """
@@ -52,17 +54,23 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
         self._blocks = blocks
         self._set_role = set_role
         self._changed = asyncio.Event()
+        self._changed_urgently = asyncio.Event()
         self._closed = False
+        self._routers: Counter[str] = Counter()  # their watches
 
-    def changed(self) -> None:
-        """The status is worth reporting before the heartbeat; call it on the event loop."""
+    def changed(self, *, urgent: bool = False) -> None:
+        """The status is worth reporting before the heartbeat, and with `urgent` before the interval
+        that a watcher has asked for; call it on the event loop."""
         event, self._changed = self._changed, asyncio.Event()
         event.set()
+        if urgent:
+            event, self._changed_urgently = self._changed_urgently, asyncio.Event()
+            event.set()
 
     def close(self) -> None:
         """Every watcher receives the status once more, and the end of its stream."""
         self._closed = True
-        self.changed()
+        self.changed(urgent=True)
 
     async def SetRole(
         self, request: worker_pb2.SetRoleRequest, context: Context
@@ -79,12 +87,29 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
     async def Watch(
         self, request: worker_pb2.WatchRequest, context: Context
     ) -> AsyncIterator[worker_pb2.WorkerStatus]:
+        interval = min(max(CHANGE_SECONDS, request.interval_seconds), HEARTBEAT_SECONDS)
+        if not request.router_id:
+            async for status in self._statuses(interval):
+                yield status
+            return
+        self._routers[request.router_id] += 1
+        try:
+            async for status in self._statuses(interval):
+                yield status
+        finally:
+            self._routers[request.router_id] -= 1
+            if not self._routers[request.router_id]:
+                del self._routers[request.router_id]
+
+    async def _statuses(self, interval: float) -> AsyncIterator[worker_pb2.WorkerStatus]:
         cursor: Cursor | None = None
         while True:
-            changed, is_last = self._changed, self._closed
+            changed, changed_urgently = self._changed, self._changed_urgently
+            is_last = self._closed
             events, cursor = self._blocks.since(cursor)
             status = worker_pb2.WorkerStatus()
             status.CopyFrom(self._current())  # which may be one object for every watcher
+            status.routers = len(self._routers)
             if events is not None:
                 status.block_events.CopyFrom(events)
             yield status
@@ -93,7 +118,17 @@ class StatusBoard(worker_pb2_grpc.WorkerServicer):
             await asyncio.sleep(CHANGE_SECONDS)
             if cursor.unsent:
                 continue
-            try:
-                await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS - CHANGE_SECONDS)
-            except TimeoutError:
+            if await _happens(changed_urgently, interval - CHANGE_SECONDS):
                 continue
+            await _happens(changed, HEARTBEAT_SECONDS - interval)
+
+
+async def _happens(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it does within so many seconds."""
+    if event.is_set() or seconds <= 0:
+        return event.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

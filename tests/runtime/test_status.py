@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
+from harness.waiting import eventually
 
 from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
@@ -73,6 +75,66 @@ async def test_watchers_hear_of_changes_early_and_of_nothing_in_time(changes: bo
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call.read()
+
+
+@pytest.mark.slow
+async def test_only_urgent_changes_come_earlier_than_a_watcher_asks_for() -> None:
+    boards = [StatusBoard(_Engine().status, BlockLog(), keep_role) for _ in range(2)]
+    received = [0, 0]
+
+    async def count(number: int) -> None:
+        async with _watched(boards[number]) as stub:
+            call = stub.Watch(worker_pb2.WatchRequest(interval_seconds=0.4), timeout=30)
+            while not enough.is_set():
+                await call.read()
+                received[number] += 1
+            call.cancel()
+
+    enough = asyncio.Event()
+    tasks = [asyncio.create_task(count(number)) for number in range(2)]
+    await eventually(lambda: min(received) >= 2)
+    received[:] = [0, 0]
+    while received[1] < 9:
+        await asyncio.sleep(0.02)
+        boards[0].changed()
+        boards[1].changed(urgent=True)
+    assert received[0] <= 5
+    enough.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", [-1.0, float("nan"), float("inf")])
+async def test_an_interval_that_cannot_be_is_held_to_what_can(interval: float) -> None:
+    engine = _Engine()
+    async with _watched(StatusBoard(engine.status, BlockLog(), keep_role)) as stub:
+        call = stub.Watch(worker_pb2.WatchRequest(interval_seconds=interval), timeout=10)
+        started_at = time.monotonic()
+        await call.read()
+        await call.read()
+        assert HEARTBEAT_SECONDS / 2 < time.monotonic() - started_at < 5
+        call.cancel()
+
+
+@pytest.mark.slow
+async def test_every_router_that_watches_counts_once_and_no_longer_than_it_does() -> None:
+    async with _watched(StatusBoard(_Engine().status, BlockLog(), keep_role)) as stub:
+
+        def watch(router_id: str) -> Any:
+            return stub.Watch(worker_pb2.WatchRequest(router_id=router_id), timeout=20)
+
+        calls = [watch(name) for name in ("one", "other", "other", "")]
+        for call in calls:
+            await call.read()
+        last = watch("one")
+        assert (await last.read()).routers == 2
+        for call in calls[1:]:
+            call.cancel()
+        async with asyncio.timeout(15):
+            while (await last.read()).routers != 1:
+                pass
+        last.cancel()
+        calls[0].cancel()
 
 
 @pytest.mark.slow

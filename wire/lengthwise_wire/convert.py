@@ -14,6 +14,7 @@ ROLES: dict[worker_pb2.Role, Role] = {
     worker_pb2.ROLE_PREFILL: "prefill",
     worker_pb2.ROLE_DECODE: "decode",
 }
+_COSTS = tuple(field.name for field in fields(CostModel))
 ROLES_ON_WIRE = {role: number for number, role in ROLES.items()}
 
 
@@ -51,4 +52,4 @@ def cost_to_wire(cost: CostModel, num_samples: int) -> worker_pb2.CostModel:
 
 
 def cost_from_wire(cost: worker_pb2.CostModel) -> CostModel:
-    return CostModel(**{field.name: getattr(cost, field.name) for field in fields(CostModel)})
+    return CostModel(**{name: getattr(cost, name) for name in _COSTS})

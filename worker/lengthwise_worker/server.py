@@ -77,14 +77,14 @@ class WorkerServer:
     async def set_ready(self, ready: bool) -> None:
         """What health reports while it serves; watchers are notified of what else has changed."""
         await self._server.set_serving(ready)
-        self.board.changed()
+        self.board.changed(urgent=True)
 
     async def withdraw(self) -> None:
         """First step of a drain: unhealthy, no longer announced, watchers notified."""
         await self._server.set_serving(False)
         if self._note is not None:
             await asyncio.to_thread(self._note.unlink, missing_ok=True)
-        self.board.changed()
+        self.board.changed(urgent=True)
 
     async def close(self) -> None:
         """Last step: nothing listens any more, no call runs, no metric of this role is shown."""

@@ -36,15 +36,14 @@ def find_candidates(asked: PlacementInput) -> Candidates:
     request, prefill, decode = asked.request, asked.prefill, asked.decode
     num_tokens = request.num_tokens
     needs = request.needs
-    able_prefill = [
-        view for view in prefill if view.capacity_tokens >= num_tokens and not view.draining
-    ]
-    if needs:
-        able_prefill = [view for view in able_prefill if needs <= view.capabilities]
     able_decode: list[WorkerView] = []
     if request.needs_decode:
-        able_prefill = [view for view in able_prefill if view.transfers]
+        able_prefill = [view for view in prefill if view.paired_tokens >= num_tokens]
         able_decode = [view for view in able_to_decode(request, decode) if view.transfers]
+    else:
+        able_prefill = [view for view in prefill if view.open_tokens >= num_tokens]
+    if needs:
+        able_prefill = [view for view in able_prefill if needs <= view.capabilities]
     for prefill_views, decode_views, note in _by_standing(request, able_prefill, able_decode):
         if not request.needs_decode:
             found = Candidates(prefill=prefill_views, partners={}, note=note)
@@ -125,7 +124,7 @@ def _of_length(request: PlacementRequest, found: Candidates) -> Candidates:
     A prompt's class is that of what the worker would have to compute of it.
     """
     views = found.prefill
-    if all(view.length_class is None for view in views):
+    if {view.length_class for view in views} == {None}:
         return found  # as nearly always
     meant = [view for view in views if _is_meant_for(view, request)]
     num_others = len(views) - len(meant)
@@ -150,7 +149,7 @@ def able_to_decode(request: PlacementRequest, decode: Sequence[WorkerView]) -> l
     if request.reserved_decode is not None:
         return [view for view in decode if view.worker_id == request.reserved_decode]
     kv_tokens, needs = request.kv_tokens, request.needs
-    able = [view for view in decode if view.capacity_tokens >= kv_tokens and not view.draining]
+    able = [view for view in decode if view.open_tokens >= kv_tokens]
     return [view for view in able if needs <= view.capabilities] if needs else able
 
 
@@ -198,4 +197,4 @@ def _why_unable(views: Sequence[WorkerView], num_tokens: int) -> str:
 
 def _names(views: Sequence[WorkerView]) -> str:
     """The kinds present, `model/layout` each."""
-    return ", ".join(sorted({"/".join(view.kind) for view in views}))
+    return ", ".join(sorted({view.kind for view in views}))

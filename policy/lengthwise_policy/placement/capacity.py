@@ -20,18 +20,17 @@ def exceeded_capacity(
     """Why the workers that are there cannot hold the request even when they are empty; None when
     some can, or when a role that could has no worker at all. No prefill worker is hoped for where
     decode workers compute prompts without any."""
-    has_prefill = bool(prefill)
-    prefill, decode = _lasting(request.needs, prefill), _lasting(request.needs, decode)
-    if request.needs_decode and _is_too_small(decode, request.kv_tokens):
-        return f"{request.kv_tokens} tokens of prompt and output; {_largest('decode', decode)}"
+    needs, kv_tokens, num_tokens = request.needs, request.kv_tokens, request.num_tokens
+    if request.needs_decode and _are_too_small(needs, decode, kv_tokens):
+        return f"{kv_tokens} tokens of prompt and output; {_largest('decode', needs, decode)}"
     if local_prefill:
-        if not _is_too_small(decode, request.kv_tokens):
+        if not _are_too_small(needs, decode, kv_tokens):
             return None
-        if not has_prefill:
-            return f"{request.num_tokens} tokens of prompt; {_largest('decode', decode)}"
-    if not _is_too_small(prefill, request.num_tokens):
+        if not prefill:
+            return f"{num_tokens} tokens of prompt; {_largest('decode', needs, decode)}"
+    if not _are_too_small(needs, prefill, num_tokens):
         return None
-    return f"{request.num_tokens} tokens of prompt; {_largest('prefill', prefill)}"
+    return f"{num_tokens} tokens of prompt; {_largest('prefill', needs, prefill)}"
 
 
 def most_new_tokens(
@@ -50,12 +49,18 @@ def _lasting(needs: frozenset[str], views: Sequence[WorkerView]) -> list[WorkerV
     return [view for view in views if not view.draining and needs <= view.capabilities]
 
 
-def _is_too_small(views: Sequence[WorkerView], num_tokens: int) -> bool:
-    return bool(views) and all(view.capacity_tokens < num_tokens for view in views)
+def _are_too_small(needs: frozenset[str], views: Sequence[WorkerView], num_tokens: int) -> bool:
+    """Whether there are some, and none is large enough: nearly always the first one is."""
+    if any(
+        view.capacity_tokens >= num_tokens and not view.draining and needs <= view.capabilities
+        for view in views
+    ):
+        return False
+    return bool(_lasting(needs, views))
 
 
-def _largest(role: Role, views: Sequence[WorkerView]) -> str:
-    view = max(views, key=lambda view: view.capacity_tokens)
+def _largest(role: Role, needs: frozenset[str], views: Sequence[WorkerView]) -> str:
+    view = max(_lasting(needs, views), key=lambda view: view.capacity_tokens)
     if view.capacity_tokens < view.blocks_total * view.block_size:
         return f"the largest {role} worker takes requests of {view.context_length} tokens in all"
     return (

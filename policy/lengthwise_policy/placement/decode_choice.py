@@ -11,6 +11,7 @@ from math import inf
 
 from lengthwise_policy.placement.placement import PlacementRequest
 from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.spreading import OtherRouters
 
 MAX_EXTRA_REQUESTS = 8
 """By how many requests a worker may be ahead of the least busy one and still be preferred for what
@@ -19,10 +20,13 @@ and AIBrix leave prefixes alone beyond 64 and 8 to 16 requests."""
 
 
 def choose_partner(
-    request: PlacementRequest, views: Sequence[WorkerView], tpot_seconds: float
+    request: PlacementRequest,
+    views: Sequence[WorkerView],
+    tpot_seconds: float,
+    others: OtherRouters,
 ) -> WorkerView:
     """Of at least one worker."""
-    least = _least_busy(request, views)
+    least = _spread(request, views, others) if others.count else _least_busy(request, views)
     cached_tokens = request.cached_tokens
     if not cached_tokens:
         return least
@@ -30,7 +34,10 @@ def choose_partner(
     most_requests = least.load_requests + MAX_EXTRA_REQUESTS
     for view in views:
         cached = cached_tokens.get(view.worker_id, 0)
-        if cached < held or not cached or view.load_requests > most_requests:
+        if cached < held or not cached:
+            continue
+        # What all requests share brings those of other routers there too.
+        if view.load_requests + others.count * view.outstanding_requests > most_requests:
             continue
         if view.room_tokens <= request.num_tokens - cached:
             continue
@@ -62,6 +69,25 @@ def _least_busy(request: PlacementRequest, views: Sequence[WorkerView]) -> Worke
     if best is None:
         return min(views, key=lambda view: (-view.room_tokens, view.worker_id))
     return best
+
+
+def _spread(
+    request: PlacementRequest, views: Sequence[WorkerView], others: OtherRouters
+) -> WorkerView:
+    """Of those with room, one whose next step is among the shortest."""
+    scored = [
+        (view.next_step_seconds, view.load_requests, view.worker_id, view)
+        for view in views
+        if view.room_tokens > request.num_tokens
+    ]
+    if not scored:
+        return _least_busy(request, views)
+    own = 1 + sum(view.outstanding_requests for *_, view in scored)
+    cost = scored[0][-1].cost
+    longer = cost.decode_request_seconds + cost.decode_context_seconds * request.num_tokens
+    if longer:
+        return others.choose(scored, own * longer)[-1]
+    return others.choose([each[1:] for each in scored], own)[-1]
 
 
 def _is_less_busy(view: WorkerView, other: WorkerView) -> bool:

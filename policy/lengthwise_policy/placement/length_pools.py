@@ -84,7 +84,7 @@ class LengthPools:
         staying = [view for view in candidates.prefill if view.worker_id != self._moving]
         views = [view for view in staying if self._takes(request, view)]
         candidates = replace(candidates, prefill=views or staying or candidates.prefill)
-        return place_soonest("length pools", request, candidates, self._objectives.tpot_seconds)
+        return place_soonest("length pools", asked, candidates, self._objectives.tpot_seconds)
 
     def _takes(self, request: PlacementRequest, view: WorkerView) -> bool:
         """A worker that has cached all but a short rest takes that, whatever its pool."""

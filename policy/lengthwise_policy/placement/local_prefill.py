@@ -20,7 +20,7 @@ that holds a reservation filled by prefill workers stays with them as long as th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from heapq import nsmallest
+from heapq import nlargest, nsmallest
 
 from lengthwise_policy.cost.model import PRIOR, CostModel, typical_cost
 from lengthwise_policy.errors import NoCandidates
@@ -36,13 +36,16 @@ from lengthwise_policy.placement.placement import (
 )
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
-from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.placement.worker_view import WorkerView, wait_seconds
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 AT_RISK = 0.5
 """Predicted to take more than this share of its TTFT SLO, a request may well miss it: predictions
 know nothing of what comes next. In benchmarks/goodput/simulation.py 90 % of requests meet SLOs of
 1 s and 150 ms up to 6.4 requests/s with 0.5, 6.2 with 1, 4.9 without this rule."""
+
+# Whether a decode worker lacks room, its seconds, its requests, its id, and what is predicted.
+Found = tuple[bool, float, int, WorkerId | None, Candidate]
 
 MAX_HOLDERS = 4
 """How many of the decode workers that hold most of a prompt are looked at for it."""
@@ -62,16 +65,16 @@ class LocalPrefill:
         self._tpot_seconds = objectives.tpot_seconds
 
     def __call__(self, asked: PlacementInput) -> Placement:
-        request, decode = asked.request, asked.decode
+        request = asked.request
         try:
             placement = self._remote(asked)
         except NoCandidates as lacking:
-            fallback = self._without_prefill_workers(request, decode, allow_failed=True)
+            fallback = self._without_prefill_workers(asked, allow_failed=True)
             if fallback is None:
                 raise
             return replace(fallback, reason=f"{fallback.reason}; {lacking.reason}")
         if request.blame.standing(placement.prefill, placement.decode):
-            fallback = self._without_prefill_workers(request, decode, allow_failed=False)
+            fallback = self._without_prefill_workers(asked, allow_failed=False)
             return placement if fallback is None else fallback
         if request.reserved_decode is not None or placement.decode is None:
             return placement
@@ -128,9 +131,10 @@ class LocalPrefill:
         )
 
     def _without_prefill_workers(
-        self, request: PlacementRequest, decode: Sequence[WorkerView], *, allow_failed: bool
+        self, asked: PlacementInput, *, allow_failed: bool
     ) -> Placement | None:
-        able = able_to_decode(request, decode)
+        request = asked.request
+        able = able_to_decode(request, asked.decode)
         views = [view for view in able if view.worker_id not in request.blame.workers]
         doubtful = request.blame.doubtful
         sound = [view for view in views if view.worker_id not in doubtful]
@@ -141,8 +145,8 @@ class LocalPrefill:
         if not views:
             return None
         costs = _presumed_costs(views)
-        found = []
-        for view in _with_holders(request, _least_loaded(request, views, costs), views):
+        found: list[Found] = []
+        for view in _with_holders(request, _least_loaded(asked, views, costs), views):
             cost = costs[view.worker_id]
             local = local_candidate(request, view, cost, self._tpot_seconds, required=True)
             if local is None:
@@ -150,7 +154,8 @@ class LocalPrefill:
             lacks_room = view.room_tokens <= local.residual_tokens
             seconds = local.ttft_seconds + _imposed_seconds(request, view, local, cost)
             found.append((lacks_room, seconds, view.load_requests, local.decode, local))
-        best, *others = (local for *_, local in nsmallest(MAX_CANDIDATES, found))
+        best = _spread(asked, found, costs[views[0].worker_id])
+        rest = [local for *_, local in nsmallest(MAX_CANDIDATES, found) if local is not best]
         return Placement(
             prefill=None,
             decode=best.decode,
@@ -159,8 +164,16 @@ class LocalPrefill:
                 f"no prefill worker: {best.ttft_seconds * 1e3:.1f} ms for"
                 f" {best.residual_tokens} tokens{note}"
             ),
-            candidates=(best, *others),
+            candidates=(best, *rest[: MAX_CANDIDATES - 1]),
         )
+
+
+def _spread(asked: PlacementInput, found: Sequence[Found], cost: CostModel) -> Candidate:
+    """The soonest of those with room, or one nearly as soon where other routers place too."""
+    lacks_room, *_, soonest = min(found)
+    unseen = sum(view.outstanding_tokens for view in asked.decode)
+    scored = [each[1:] for each in found if each[0] == lacks_room]
+    return asked.others.choose(scored, soonest.prefill_seconds + wait_seconds(cost, unseen))[-1]
 
 
 def local_candidate(
@@ -215,24 +228,24 @@ def _with_holders(
     cached = request.cached_tokens
     if not cached:
         return [*chosen]
-    holders = [view for view in views if view.worker_id in cached and view not in chosen]
-    failed = request.blame.workers
-    if failed:
-        holders = [view for view in holders if view.worker_id not in failed]
-    # Tuples instead of a key: half the time where every worker holds something.
+    others = request.blame.workers.union(view.worker_id for view in chosen)
+    holders = [view for view in views if view.worker_id in cached and view.worker_id not in others]
+    able = able_to_decode(request, holders)
+    most = nlargest(MAX_HOLDERS, [cached[view.worker_id] for view in able])
     ranked = [
         (-cached[view.worker_id], view.next_step_seconds, view.worker_id, view)
-        for view in able_to_decode(request, holders)
+        for view in able
+        if cached[view.worker_id] >= most[-1]
     ]
     return [*chosen, *(view for *_, view in nsmallest(MAX_HOLDERS, ranked))]
 
 
 def _least_loaded(
-    request: PlacementRequest, views: Sequence[WorkerView], costs: Mapping[WorkerId, CostModel]
+    asked: PlacementInput, views: Sequence[WorkerView], costs: Mapping[WorkerId, CostModel]
 ) -> list[WorkerView]:
     """Those that are worth a prediction whatever they hold: looking at all of 256 workers closely
     takes as long as the rest of a placement does, several times."""
-    num_tokens = request.num_tokens
+    num_tokens = asked.request.num_tokens
     ranked = [
         (
             view.room_tokens <= num_tokens,
@@ -244,7 +257,7 @@ def _least_loaded(
         )
         for view in views
     ]
-    return [view for *_, view in nsmallest(MAX_CANDIDATES, ranked)]
+    return [view for *_, view in nsmallest(MAX_CANDIDATES * (asked.others.count + 1), ranked)]
 
 
 def _presumed_costs(views: Sequence[WorkerView]) -> dict[WorkerId, CostModel]:

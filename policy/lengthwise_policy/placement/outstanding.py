@@ -1,11 +1,28 @@
 """What this router has placed at one worker, and how much of it the worker's status shows already.
 
-A placement is unseen until a second status has come after it. The first may have been on
-its way already; the second lies at least the statuses' interval (0.05 s) after it, and by then the
-worker counts the request itself. Counted by both it would make every queue look twice as long.
+A placement is unseen until a status has come that left SEEN_SECONDS after it or later: an earlier
+one may have been on its way already, and a later one counts the request itself. Counted by both it
+would make every queue look twice as long.
 """
 
 from dataclasses import dataclass, field
+
+SEEN_SECONDS = 0.05
+"""Within which a request reaches its worker: two calls, and the decode worker's answer between two
+of its steps."""
+
+STATUSES_PER_SECOND = 2500
+"""That a router asks all its workers for together. One costs it 60 microseconds."""
+
+SHORTEST_INTERVAL = 0.05
+LONGEST_INTERVAL = 0.5
+"""Seconds between two statuses of a worker that changes."""
+
+
+def status_interval(num_workers: int) -> float:
+    """Seconds between the statuses of each of so many workers: the more there are, the less does
+    it matter that one looks older than it is."""
+    return min(max(SHORTEST_INTERVAL, num_workers / STATUSES_PER_SECOND), LONGEST_INTERVAL)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -25,39 +42,39 @@ class Outstanding:
     local_tokens: int = 0
     unseen_tokens: int = 0
     unseen_short_tokens: int = 0
-    _newest: set[Placed] = field(default_factory=set)
-    _older: set[Placed] = field(default_factory=set)  # one status has come since
+    _unseen: dict[Placed, float] = field(default_factory=dict)  # when it was placed, oldest first
 
     @property
     def unseen_requests(self) -> int:
-        return len(self._newest) + len(self._older)
+        return len(self._unseen)
 
-    def add(self, placed: Placed) -> None:
+    def add(self, placed: Placed, now: float) -> None:
         self.requests += 1
         self.local_tokens += placed.local_tokens
         self.unseen_tokens += placed.tokens
         self.unseen_short_tokens += placed.short_tokens
-        self._newest.add(placed)
+        self._unseen[placed] = now
 
     def remove(self, placed: Placed) -> None:
         """The request has ended there."""
         self.requests -= 1
         self.computed(placed)
-        for generation in (self._newest, self._older):
-            if placed in generation:
-                generation.remove(placed)
-                self._seen(placed)
+        if placed in self._unseen:
+            self._seen(placed)
 
     def computed(self, placed: Placed) -> None:
         """The decode worker has computed the prompt."""
         self.local_tokens -= placed.local_tokens
         placed.local_tokens = 0
 
-    def status_came(self) -> None:
-        for placed in self._older:
+    def status_came(self, now: float) -> None:
+        while self._unseen:
+            placed, at = next(iter(self._unseen.items()))
+            if now - at < SEEN_SECONDS:
+                break
             self._seen(placed)
-        self._older, self._newest = self._newest, set()
 
     def _seen(self, placed: Placed) -> None:
+        del self._unseen[placed]
         self.unseen_tokens -= placed.tokens
         self.unseen_short_tokens -= placed.short_tokens

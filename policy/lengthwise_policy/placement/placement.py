@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from lengthwise_policy.kv.blocks import kv_slots
 from lengthwise_policy.placement.blame import NO_BLAME, Blame
 from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.spreading import ALONE, OtherRouters
 from lengthwise_policy.types import WorkerId
 
 PlacementRule = str
@@ -48,6 +49,7 @@ class PlacementInput:
     prefill: Sequence[WorkerView]
     decode: Sequence[WorkerView]
     now: float
+    others: OtherRouters = ALONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,8 @@ from lengthwise_policy.placement.placement import (
     PlacementRequest,
     PlacementRule,
 )
-from lengthwise_policy.placement.worker_view import Kind, WorkerView
+from lengthwise_policy.placement.worker_view import Kind, WorkerView, wait_seconds
+from lengthwise_policy.spreading import OtherRouters
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 MAX_CANDIDATES = 8
@@ -56,18 +57,24 @@ class PredictedTtft:
 
     def __call__(self, asked: PlacementInput) -> Placement:
         candidates = find_candidates(asked)
-        return place_soonest("predicted ttft", asked.request, candidates, self._tpot_seconds)
+        return place_soonest("predicted ttft", asked, candidates, self._tpot_seconds)
 
 
 def place_soonest(
-    rule: PlacementRule, request: PlacementRequest, candidates: Candidates, tpot_seconds: float
+    rule: PlacementRule, asked: PlacementInput, candidates: Candidates, tpot_seconds: float
 ) -> Placement:
-    """On the soonest of at least one prefill worker, with the best partner for its kind."""
+    """On the soonest of at least one prefill worker, with the best partner for its kind; on one of
+    those that are nearly as soon where other routers place too."""
+    request, others = asked.request, asked.others
     partners = {
-        kind: choose_partner(request, views, tpot_seconds)
+        kind: choose_partner(request, views, tpot_seconds, others)
         for kind, views in candidates.partners.items()
     }
-    best = nsmallest(MAX_CANDIDATES, _scores(request, candidates.prefill, partners))
+    scores = _scores(request, candidates.prefill, partners)
+    best = nsmallest(MAX_CANDIDATES, scores)
+    if others.count:
+        taken = _spread(request, best[0][-1], scores, others)
+        best = [taken, *(score for score in best if score is not taken)][:MAX_CANDIDATES]
     ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
     first, chosen = ranked[0], best[0][-1]
     rest = room_left(partners.get(chosen.kind))
@@ -81,6 +88,15 @@ def place_soonest(
         ),
         candidates=ranked,
     )
+
+
+def _spread(
+    request: PlacementRequest, best: WorkerView, scores: Sequence[Score], others: OtherRouters
+) -> Score:
+    """One of those that are nearly as soon as the best."""
+    own = candidate(request, best, None).prefill_seconds
+    unseen = sum(view.outstanding_tokens for *_, view in scores)
+    return others.choose(scores, own + wait_seconds(best.cost, unseen))
 
 
 def candidate(request: PlacementRequest, view: WorkerView, partner: WorkerView | None) -> Candidate:

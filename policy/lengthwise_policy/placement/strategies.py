@@ -36,8 +36,12 @@ class LeastLoaded:
     rules: tuple[PlacementRule, ...] = ("least loaded",)
 
     def __call__(self, asked: PlacementInput) -> Placement:
-        candidates = find_candidates(asked)
-        return _place("least loaded", candidates, _fewest_ahead, _most_room)
+        return _place(
+            "least loaded",
+            find_candidates(asked),
+            lambda views: _few_ahead(asked, views),
+            lambda views: _much_room(asked, views),
+        )
 
 
 class LongestPrefix:
@@ -50,27 +54,22 @@ class LongestPrefix:
         self._tpot_seconds = tpot_seconds
 
     def __call__(self, asked: PlacementInput) -> Placement:
-        def longest(views: Sequence[WorkerView]) -> WorkerView:
+        def holder(views: Sequence[WorkerView]) -> WorkerView:
             least = _fewest_ahead(views)
             most_ahead = max(
                 least.tokens_ahead * IMBALANCED_RATIO, least.tokens_ahead + IMBALANCED_TOKENS
             )
             balanced = [view for view in views if view.tokens_ahead <= most_ahead]
             cached = asked.request.cached_tokens
-            return min(
-                balanced,
-                key=lambda view: (
-                    -cached.get(view.worker_id, 0),
-                    view.tokens_ahead,
-                    view.worker_id,
-                ),
-            )
+            longest = max(cached.get(view.worker_id, 0) for view in balanced)
+            holders = [view for view in balanced if cached.get(view.worker_id, 0) == longest]
+            return _few_ahead(asked, holders)
 
         return _place(
             "prefix",
             find_candidates(asked),
-            longest,
-            lambda views: choose_partner(asked.request, views, self._tpot_seconds),
+            holder,
+            lambda views: choose_partner(asked.request, views, self._tpot_seconds, asked.others),
         )
 
 
@@ -154,6 +153,20 @@ def _place(
         rule=rule,
         reason=f"{rule}: {rest}",
     )
+
+
+def _few_ahead(asked: PlacementInput, views: Sequence[WorkerView]) -> WorkerView:
+    """The one with the fewest tokens ahead, or nearly so where other routers place too."""
+    own = asked.request.num_tokens + sum(view.outstanding_tokens for view in views)
+    scored = [(view.tokens_ahead, view.worker_id, view) for view in views]
+    return asked.others.choose(scored, own)[-1]
+
+
+def _much_room(asked: PlacementInput, views: Sequence[WorkerView]) -> WorkerView:
+    """Likewise, by free KV."""
+    own = asked.request.num_tokens + sum(view.outstanding_tokens for view in views)
+    scored = [(-view.room_tokens, view.worker_id, view) for view in views]
+    return asked.others.choose(scored, own)[-1]
 
 
 def _fewest_ahead(views: Sequence[WorkerView]) -> WorkerView:

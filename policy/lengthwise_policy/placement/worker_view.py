@@ -1,13 +1,14 @@
 """What a router knows of one worker when it places a request."""
 
 from dataclasses import dataclass, field
+from sys import intern
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LengthClass
 from lengthwise_policy.types import STEP_TOKENS, Role, WorkerId
 
-# (model fingerprint, KV layout fingerprint): workers of one kind can exchange KV.
-Kind = tuple[str, str]
+Kind = str
+"""Fingerprints of model and KV layout: workers of one kind can exchange KV."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class WorkerView:
     transfers: bool = True  # whether KV can leave it (prefill) or reach it (decode) now
     kind: Kind = field(init=False, repr=False, compare=False)
     capacity_tokens: int = field(init=False, repr=False, compare=False)
+    open_tokens: int = field(init=False, repr=False, compare=False)  # the most of a new request
+    paired_tokens: int = field(init=False, repr=False, compare=False)  # if KV has to cross
     tokens_ahead: int = field(init=False, repr=False, compare=False)
     short_wait_seconds: float = field(init=False, repr=False, compare=False)
     long_wait_seconds: float = field(init=False, repr=False, compare=False)
@@ -62,19 +65,22 @@ class WorkerView:
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
-        derive(self, "kind", (self.model_fingerprint, self.layout_fingerprint))
+        derive(self, "kind", intern(f"{self.model_fingerprint}/{self.layout_fingerprint}"))
         slots = self.blocks_total * self.block_size
         # The last token of a sequence needs no slot.
         longest = self.context_length - 1 if self.context_length else slots
-        derive(self, "capacity_tokens", min(slots, longest))
+        capacity = min(slots, longest)
+        derive(self, "capacity_tokens", capacity)
+        derive(self, "open_tokens", 0 if self.draining else capacity)
+        derive(self, "paired_tokens", 0 if self.draining or not self.transfers else capacity)
         ahead = self.queued_tokens + self.outstanding_tokens
         derive(self, "tokens_ahead", ahead)
         # A short prompt waits for the short ones and at most for one step of a long one, which
         # cannot be stopped; a long prompt waits for all.
         short_ahead = min(self.queued_short_tokens + self.outstanding_short_tokens, ahead)
         short_wait = short_ahead + min(ahead - short_ahead, STEP_TOKENS)
-        derive(self, "short_wait_seconds", _wait_seconds(self.cost, short_wait))
-        derive(self, "long_wait_seconds", _wait_seconds(self.cost, ahead))
+        derive(self, "short_wait_seconds", wait_seconds(self.cost, short_wait))
+        derive(self, "long_wait_seconds", wait_seconds(self.cost, ahead))
         load = self.running_requests + self.queued_requests + self.outstanding_requests
         derive(self, "load_requests", load)
         # Blocks that no request holds now nor is predicted to hold, less what is waited for
@@ -87,7 +93,7 @@ class WorkerView:
         derive(self, "kv_seconds_per_token", self.kv_bytes_per_token / rate if rate > 0 else 0.0)
 
 
-def _wait_seconds(cost: CostModel, tokens: int) -> float:
+def wait_seconds(cost: CostModel, tokens: int) -> float:
     """Of a prefill worker, for queued prompts of so many tokens in all, in full steps."""
     steps = -(-tokens // STEP_TOKENS)
     per_token = cost.token_seconds + cost.attention_seconds * STEP_TOKENS

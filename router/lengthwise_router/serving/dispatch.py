@@ -16,6 +16,7 @@ from lengthwise_policy.placement.placement import Placement, PlacementInput, Pla
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.shared_prompt import place_beside
 from lengthwise_policy.placement.strategies import make_strategy
+from lengthwise_policy.spreading import OtherRouters
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.metrics import RouterMetrics
@@ -227,6 +228,8 @@ class Dispatch:
     def _limit(self, generation: Generation) -> bool:
         """Holds an open request to what the largest decode worker of now can hold; returns whether
         that changed its limit."""
+        if generation.request.max_tokens is not None:
+            return False
         _, decode = self._workers.views()
         most = most_new_tokens(len(generation.token_ids), generation.needs, decode)
         return most is not None and generation.limit(most)
@@ -251,7 +254,13 @@ class Dispatch:
 
     def _input(self, request: PlacementRequest) -> PlacementInput:
         prefill, decode = self._workers.views()
-        return PlacementInput(request=request, prefill=prefill, decode=decode, now=time.monotonic())
+        return PlacementInput(
+            request=request,
+            prefill=prefill,
+            decode=decode,
+            now=time.monotonic(),
+            others=OtherRouters(self._workers.other_routers, random.random),
+        )
 
     async def _request(
         self,

@@ -7,12 +7,15 @@ depends on the worker is notified, and a new connection is tried with growing pa
 
 import asyncio
 import logging
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import aclosing
 
 import grpc
 
+from lengthwise_policy.placement.outstanding import status_interval
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition
 from lengthwise_router.workers.model_workers import ModelWorkers
@@ -31,6 +34,13 @@ MAX_PAUSE_SECONDS = 1.0
 
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 """By a worker, of this router's certificate."""
+
+COMPARE_SECONDS = 0.25
+"""Between two comparisons of all workers, which take 1 ms for a thousand."""
+
+WATCH_ANEW_SECONDS = 0.05
+"""At most this often a worker is watched anew, for statuses at another interval: the first of a
+stream names every block that the worker has."""
 
 OWN_PAUSE_SECONDS = 0.5
 """When sweeps lie further apart, this process itself stood still, and silence means nothing."""
@@ -64,6 +74,8 @@ class Fleet:
         self._step_stall_seconds = step_stall_seconds
         self._roster = Roster()
         self._swept_at = time.monotonic()
+        self._compared_at = -math.inf
+        self._watched_anew_at = -math.inf
         self.models = {model: ModelWorkers(model, self._roster) for model in models}
         # Where one model is served, every worker is taken for one of its workers.
         self._presumed_model = next(iter(self.models)) if len(self.models) == 1 else ""
@@ -97,13 +109,17 @@ class Fleet:
                     self._notify()
                     for address in addresses - self._roster.workers.keys():
                         channel = await self._open(address)
-                        worker = Worker(address, channel, self.router_id, self._presumed_model)
-                        self._roster.workers[address] = worker
+                        worker = self._worker(address, channel)
+                        self._roster.add(worker)
                         group.create_task(self._follow(worker), name=f"follow {address}")
             finally:
                 # A connection that breaks at the very moment it is cancelled ends as broken: then
                 # this keeps it from being made anew.
                 self._roster.addresses = frozenset()
+
+    def _worker(self, address: str, channel: grpc.aio.Channel) -> Worker:
+        changed = self._roster.changed
+        return Worker(address, channel, self.router_id, self._presumed_model, changed)
 
     def sweep(self, now: float) -> None:
         """Gives up workers that have been silent for too long, and compares the others."""
@@ -114,8 +130,10 @@ class Fleet:
                 worker.received_at += stood_still
             if now - worker.received_at > self._heartbeat_timeout_seconds:
                 worker.lose("silent")
-        for each in self.models.values():
-            each.compare()
+        if now - self._compared_at >= COMPARE_SECONDS:
+            self._compared_at = now
+            for each in self.models.values():
+                each.compare()
 
     async def flush_releases(self) -> None:
         """Returns when every reservation has been given back."""
@@ -144,7 +162,7 @@ class Fleet:
             if files != (files := file_versions(self._tls)):
                 await worker.channel.close(None)
                 worker.call_through(await self._open(worker.address))
-        del self._roster.workers[worker.address]
+        self._roster.remove(worker)
         await worker.channel.close(None)
 
     async def _open(self, address: str) -> grpc.aio.Channel:
@@ -175,32 +193,66 @@ class Fleet:
         raise _ConnectionEnded
 
     async def _watch(self, worker: Worker, connection: asyncio.TaskGroup) -> None:
-        watch = worker_pb2_grpc.WorkerStub(worker.channel).Watch(worker_pb2.WatchRequest())
         has_decode_tasks = False
         workers: ModelWorkers | None = None
         worker_id = WorkerId("")
         try:
-            async for status in watch:
-                if self._is_duplicate(worker, status):
-                    raise _ConnectionEnded
-                if workers is not None and status.model != workers.model:
-                    raise _ConnectionEnded  # another model's worker is another worker
-                before = worker.offers
-                worker.received(status, self.models.keys(), self._step_stall_seconds)
-                if worker.offers != before:
-                    self._notify()
-                if worker.condition == "incompatible":
-                    continue
-                workers, worker_id = self.models[worker.model], worker.worker_id
-                workers.prefixes.update(status)
-                if worker.role == "decode" and worker.condition == "ready" and not has_decode_tasks:
-                    has_decode_tasks = True
-                    connection.create_task(self._receive_tokens(worker))
-                    connection.create_task(worker.releases.run())
+            async with aclosing(self._statuses(worker)) as statuses:
+                async for status in statuses:
+                    if status.worker_id != worker_id and self._is_duplicate(worker, status):
+                        raise _ConnectionEnded
+                    if workers is not None and status.model != workers.model:
+                        raise _ConnectionEnded  # another model's worker is another worker
+                    self._received(worker, status)
+                    if worker.condition == "incompatible":
+                        continue
+                    workers, worker_id = self.models[worker.model], worker.worker_id
+                    workers.prefixes.update(status)
+                    is_ready = worker.role == "decode" and worker.condition == "ready"
+                    if is_ready and not has_decode_tasks:
+                        has_decode_tasks = True
+                        connection.create_task(self._receive_tokens(worker))
+                        connection.create_task(worker.releases.run())
         finally:
             if workers is not None:
                 workers.prefixes.forget(worker_id)
         raise _ConnectionEnded
+
+    def _received(self, worker: Worker, status: worker_pb2.WorkerStatus) -> None:
+        before = worker.offers
+        worker.received(status, self.models.keys(), self._step_stall_seconds)
+        if worker.offers != before:
+            self._notify()
+
+    async def _statuses(self, worker: Worker) -> AsyncGenerator[worker_pb2.WorkerStatus]:
+        """At an interval that suits the number of workers, and at another one once that has changed
+        much."""
+        stub = worker_pb2_grpc.WorkerStub(worker.channel)
+        has_ended = False
+        while not has_ended:
+            interval = status_interval(self.num_discovered)
+            watch = stub.Watch(
+                worker_pb2.WatchRequest(router_id=self.router_id, interval_seconds=interval)
+            )
+            has_ended = True
+            try:
+                async for status in watch:
+                    yield status
+                    if self._is_unsuited(interval):
+                        has_ended = False
+                        break
+            finally:
+                watch.cancel()
+
+    def _is_unsuited(self, interval: float) -> bool:
+        """Whether a stream with this interval should make way for one with another now."""
+        if 0.5 < status_interval(self.num_discovered) / interval < 2.0:
+            return False
+        now = time.monotonic()
+        if now - self._watched_anew_at < WATCH_ANEW_SECONDS:
+            return False  # it is another worker's turn
+        self._watched_anew_at = now
+        return True
 
     async def _receive_tokens(self, worker: Worker) -> None:
         stub = decode_pb2_grpc.DecodeWorkerStub(worker.channel)
@@ -210,7 +262,7 @@ class Fleet:
         batches = stub.Tokens(request)
         async for batch in batches:
             if not worker.is_streaming:  # which is all that the first, empty batch means
-                worker.is_streaming = True
+                worker.tokens_come()
                 self._notify()
             try:
                 worker.streams.deliver(batch)

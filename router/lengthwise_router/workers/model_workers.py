@@ -1,7 +1,6 @@
 """The workers of one served model: which of them requests may use, and what they have in common."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median_low
 
@@ -26,6 +25,8 @@ class ModelWorkers:
         self.prefixes = Prefixes()
         self.short_tokens = DEFAULT_SHORT_TOKENS
         """Where most workers that compute prompts draw the line between the length classes."""
+        self.other_routers = 0
+        """That watch the same workers, as these tell."""
 
     @property
     def all(self) -> list[Worker]:
@@ -41,14 +42,7 @@ class ModelWorkers:
     def is_complete(self) -> bool:
         """Whether it is known of every address that discovery proposes which worker is there, or
         that it is none of this model's."""
-        known = {
-            address
-            for address, worker in self._roster.workers.items()
-            if worker.is_usable
-            or worker.condition == "incompatible"
-            or worker.model not in ("", self.model)
-        }
-        return self._roster.addresses <= known
+        return self._roster.is_complete(self.model)
 
     @property
     def capacity_tokens(self) -> int:
@@ -56,24 +50,14 @@ class ModelWorkers:
         _, decode = self.views()
         return max((view.capacity_tokens for view in decode if not view.draining), default=0)
 
-    def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
+    def views(self) -> tuple[Sequence[WorkerView], Sequence[WorkerView]]:
         """The prefill and the decode workers that policies may choose from. One that discovery has
         withdrawn is as good as draining: it goes on with what it has."""
-        prefill: list[WorkerView] = []
-        decode: list[WorkerView] = []
-        for worker in self._usable():
-            view = worker.view()
-            if worker.address not in self._roster.addresses:
-                view = dataclasses.replace(view, draining=True)
-            (prefill if worker.role == "prefill" else decode).append(view)
-        return prefill, decode
+        return self._roster.views(self.model)
 
     def worker(self, worker_id: WorkerId) -> Worker:
         """A worker of the views. Errors: KeyError."""
-        for worker in self._usable():
-            if worker.worker_id == worker_id:
-                return worker
-        raise KeyError(worker_id)
+        return self._roster.worker(worker_id)
 
     @property
     def fingerprint(self) -> str:
@@ -99,20 +83,24 @@ class ModelWorkers:
             wakeup.ring()
 
     def compare(self) -> None:
-        """Takes from the workers the boundary of the length classes, and what newcomers' steps may
-        take."""
+        """Takes from the workers the boundary of the length classes, how many routers they have,
+        and what newcomers' steps may take."""
         usable = list(self._usable())
+        routers = [worker.status.routers for worker in usable if worker.status is not None]
+        self.other_routers = max(0, max(routers, default=0) - 1)
         computing = [worker for worker in usable if worker.role == "prefill"] or usable
         if computing:
             self.short_tokens = median_low(worker.short_tokens for worker in computing)
-        for newcomer in [worker for worker in self.all if worker.is_newcomer]:
+        newcomers = [worker for worker in self.all if worker.is_newcomer]
+        for role in {worker.role for worker in newcomers}:
             peers = [
                 cost
                 for worker in self.all
-                if worker.role == newcomer.role and (cost := worker.measured_cost) is not None
+                if worker.role == role and (cost := worker.measured_cost) is not None
             ]
-            if peers:
-                newcomer.presume(typical_cost(peers))
+            for newcomer in newcomers if peers else ():
+                if newcomer.role == role:
+                    newcomer.presume(typical_cost(peers))
 
     def _usable(self) -> Iterator[Worker]:
         for worker in self._roster.workers.values():

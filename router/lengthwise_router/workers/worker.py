@@ -11,7 +11,7 @@ What depends on a worker registers with it, and is notified the moment it is los
 import asyncio
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import grpc
@@ -41,13 +41,21 @@ class Dependent(Protocol):
 class Worker:
     """Changed by the fleet, which watches it; read and called by dispatches."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel, router_id: str, model: str) -> None:
-        """`model`: what it is taken to serve until it says so; empty: nothing."""
+    def __init__(
+        self,
+        address: str,
+        channel: grpc.aio.Channel,
+        router_id: str,
+        model: str,
+        changed: Callable[["Worker"], None],
+    ) -> None:
+        """`model`: what it is taken to serve until it says so; empty: nothing. `changed`: called
+        whenever its view, or whether it is usable, may have changed."""
         self.address = address
         self.model = model  # its own once it has reported a served one, also when it is lost
         self.router_id = router_id
         self.streams = TokenFanOut()
-        self.is_streaming = False  # a decode worker whose Tokens stream to this router is open
+        self.is_streaming = False
         self.lost = asyncio.Event()
         self.has_left = False  # lost, after it had drained
         self.status: worker_pb2.WorkerStatus | None = None
@@ -60,6 +68,7 @@ class Worker:
         self._stepped_at = 0.0
         self._refusal = ""
         self._view: WorkerView | None = None
+        self._changed = changed
         self.call_through(channel)
 
     def call_through(self, channel: grpc.aio.Channel) -> None:
@@ -121,8 +130,8 @@ class Worker:
         now = time.monotonic()
         last, self.status = self.status, status
         self.received_at = now
-        self.outstanding.status_came()
-        self._view = None
+        self.outstanding.status_came(now)
+        self._view_changed()
         if last is None or status.step != last.step or not status.running_requests:
             self._stepped_at = now
         elif not last.running_requests:
@@ -158,6 +167,11 @@ class Worker:
         if condition == "stalled":
             self._notify("stalled")
 
+    def tokens_come(self) -> None:
+        """This decode worker's Tokens stream to this router is open."""
+        self.is_streaming = True
+        self._view_changed()
+
     def refused(self, details: str) -> None:
         """The worker does not take this router for one. Said once for each reason."""
         if details != self._refusal:
@@ -178,7 +192,11 @@ class Worker:
         self.lost.set()
         self._notify(reason)
         self.status = None
+        self._view_changed()
+
+    def _view_changed(self) -> None:
         self._view = None
+        self._changed(self)
 
     def _notify(self, reason: LossReason) -> None:
         for dependent in tuple(self.dependents):
@@ -186,21 +204,21 @@ class Worker:
 
     def place(self, placed: Placed) -> None:
         """Counts a request placed here until `unplace`."""
-        self.outstanding.add(placed)
-        self._view = None
+        self.outstanding.add(placed, time.monotonic())
+        self._view_changed()
 
     def unplace(self, placed: Placed) -> None:
         self.outstanding.remove(placed)
-        self._view = None
+        self._view_changed()
 
     def computed(self, placed: Placed) -> None:
         """This decode worker has computed the request's prompt itself."""
         self.outstanding.computed(placed)
-        self._view = None
+        self._view_changed()
 
     def presume(self, cost: CostModel) -> None:
         self.presumed_cost = cost
-        self._view = None
+        self._view_changed()
 
     def view(self) -> WorkerView:
         """For policies; only of workers that are ready or draining."""

@@ -21,8 +21,8 @@ class WorkerPicture:
         self._cost = worker.fit.measured or worker.fit.model
         self._view: WorkerView | None = None
 
-    def place(self, placed: Placed) -> None:
-        self._outstanding.add(placed)
+    def place(self, placed: Placed, now: float) -> None:
+        self._outstanding.add(placed, now)
         self._view = None
 
     def unplace(self, placed: Placed) -> None:
@@ -42,7 +42,7 @@ class WorkerPicture:
                     self.worker.worker_id, reset=False, added=events.added, removed=events.removed
                 )
             self._report = report
-            self._outstanding.status_came()
+            self._outstanding.status_came(report.sent_at + self._cluster.call_seconds)
             self._view = None
         if self._view is None:
             self._view = self._look()

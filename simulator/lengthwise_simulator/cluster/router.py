@@ -18,6 +18,7 @@ from lengthwise_policy.placement.capacity import exceeded_capacity
 from lengthwise_policy.placement.outstanding import Placed
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.strategies import make_strategy
+from lengthwise_policy.spreading import OtherRouters
 from lengthwise_policy.types import RequestId, WorkerId
 from lengthwise_simulator.cluster.decode_worker import SimulatedDecodeWorker
 from lengthwise_simulator.cluster.journey import Ending, Journey, JourneyAttempt
@@ -37,11 +38,7 @@ class SimulatedRouter:
     """One of several that see the same workers."""
 
     def __init__(
-        self,
-        number: int,
-        cluster: ClusterSpec,
-        heap: EventHeap,
-        on_end: Callable[[Journey], None],
+        self, number: int, cluster: ClusterSpec, heap: EventHeap, on_end: Callable[[Journey], None]
     ) -> None:
         self._cluster = cluster
         self._heap = heap
@@ -52,6 +49,7 @@ class SimulatedRouter:
         self._strategy = make_strategy(policies.strategy, policies.placement, random)
         self._forecast = make_strategy("predicted_ttft", policies.placement, random)
         self._pictures = FleetPicture(cluster, number)
+        self._others = OtherRouters(cluster.routers - 1, random)
         self._waiting: dict[Ticket, Journey] = {}
         self._attempted: dict[Journey, None] = {}  # under way, in their order
 
@@ -142,6 +140,7 @@ class SimulatedRouter:
             prefill=[view for view in views if view.role == "prefill"],
             decode=[view for view in views if view.role == "decode"],
             now=now,
+            others=self._others,
         )
 
     def _choose(self, journey: Journey) -> None:
@@ -193,13 +192,13 @@ class SimulatedRouter:
         if placement.prefill is not None:
             short = residual if length == "short" else 0
             attempt.prefill_placed = Placed(tokens=residual, short_tokens=short)
-            self._pictures[placement.prefill].place(attempt.prefill_placed)
+            self._pictures[placement.prefill].place(attempt.prefill_placed, self._heap.now)
         if placement.decode is not None:
             lacking = request.residual_tokens(placement.decode)
             attempt.decode_placed = Placed(
                 tokens=lacking, local_tokens=lacking if attempt.is_local else 0
             )
-            self._pictures[placement.decode].place(attempt.decode_placed)
+            self._pictures[placement.decode].place(attempt.decode_placed, self._heap.now)
         self._call(attempt)
 
     def _call(self, attempt: JourneyAttempt) -> None:

@@ -19,6 +19,7 @@ from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES, PredictedTtft, candidate
 from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.spreading import ALONE
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 SLO = 0.1
@@ -131,8 +132,8 @@ def test_the_decode_worker_is_chosen_for_its_own_sake(
     decodes: list[WorkerView], chosen: str
 ) -> None:
     asked = request(cached_tokens=cached(d2=64))
-    assert choose_partner(asked, decodes, SLO).worker_id == chosen
-    assert choose_partner(asked, decodes[::-1], SLO).worker_id == chosen
+    assert choose_partner(asked, decodes, SLO, ALONE).worker_id == chosen
+    assert choose_partner(asked, decodes[::-1], SLO, ALONE).worker_id == chosen
     assert pair(place(asked, [large(prefill("p1"))], decodes)) == ("p1", chosen)
 
 
@@ -219,7 +220,7 @@ def test_the_choice_is_the_best_of_all_pairs(
     mixed = data.draw(st.permutations(prefills)), data.draw(st.permutations(decodes))
     assert place(asked, *map(list, mixed)) == placement
     partners = {
-        kind: choose_partner(asked, some, SLO) for kind, some in candidates.partners.items()
+        kind: choose_partner(asked, some, SLO, ALONE) for kind, some in candidates.partners.items()
     }
     every = [candidate(asked, view, partners[view.kind]) for view in candidates.prefill]
     best = min(predicted.ttft_seconds for predicted in every)
@@ -229,7 +230,7 @@ def test_the_choice_is_the_best_of_all_pairs(
     assert placement.candidates[0] == chosen
 
 
-def _kind(views: list[WorkerView], worker_id: WorkerId | None) -> tuple[str, str]:
+def _kind(views: list[WorkerView], worker_id: WorkerId | None) -> str:
     return next(view.kind for view in views if view.worker_id == worker_id)
 
 
@@ -243,7 +244,7 @@ def test_the_partner_is_the_best_by_the_rule(
             view.worker_id: 16 * blocks for view, blocks in zip(views, held, strict=False) if blocks
         }
     )
-    chosen = choose_partner(asked, views, SLO)
+    chosen = choose_partner(asked, views, SLO, ALONE)
     roomy = [view for view in views if view.room_tokens > 100]
     if roomy:
         least = min(roomy, key=lambda v: (v.next_step_seconds, v.load_requests, v.worker_id))

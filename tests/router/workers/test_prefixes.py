@@ -11,7 +11,7 @@ from router.stub_workers import StubWorker, stub_answer
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.kv.prefix_index import PrefixIndex
-from lengthwise_policy.placement.outstanding import Outstanding, Placed
+from lengthwise_policy.placement.outstanding import SEEN_SECONDS, Outstanding, Placed
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.workers.prefixes import Prefixes, PromptPrefix
 from lengthwise_wire.v1 import worker_pb2
@@ -156,28 +156,27 @@ async def test_other_requests_go_on_while_a_long_prompt_is_hashed() -> None:
     assert turns > 20
 
 
-def test_a_placement_counts_until_a_second_status_has_come() -> None:
+def test_a_placement_counts_until_a_status_has_left_that_shows_it() -> None:
     outstanding = Outstanding()
     first, second = Placed(tokens=100, short_tokens=100), Placed(tokens=900)
-    outstanding.add(first)
-    outstanding.status_came()
-    outstanding.add(second)
+    outstanding.add(first, 1.0)
+    outstanding.status_came(1.0 + SEEN_SECONDS / 2)
+    outstanding.add(second, 1.0 + SEEN_SECONDS / 2)
     assert (outstanding.unseen_tokens, outstanding.unseen_short_tokens) == (1000, 100)
-    outstanding.status_came()
+    outstanding.status_came(1.0 + SEEN_SECONDS)
     assert (outstanding.unseen_requests, outstanding.unseen_tokens) == (1, 900)
     outstanding.remove(first)
     assert (outstanding.requests, outstanding.unseen_tokens) == (1, 900)
     outstanding.remove(second)
-    outstanding.status_came()
+    outstanding.status_came(2.0)
     assert (outstanding.requests, outstanding.unseen_tokens) == (0, 0)
 
 
 def test_a_local_prompt_counts_until_it_is_computed() -> None:
     outstanding = Outstanding()
     placed = Placed(tokens=50, local_tokens=50)
-    outstanding.add(placed)
-    for _ in range(3):
-        outstanding.status_came()
+    outstanding.add(placed, 1.0)
+    outstanding.status_came(2.0)
     assert (outstanding.local_tokens, outstanding.unseen_tokens) == (50, 0)
     outstanding.computed(placed)
     outstanding.remove(placed)

@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alengthwise/v1/worker.proto\x12\rlengthwise.v1\"\x0e\n\x0cWatchRequest\"3\n\x0eSetRoleRequest\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.lengthwise.v1.Role\"8\n\x0fSetRoleResponse\x12%\n\x08previous\x18\x01 \x01(\x0e\x32\x13.lengthwise.v1.Role\"\xdc\x05\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12!\n\x04role\x18\x02 \x01(\x0e\x32\x13.lengthwise.v1.Role\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x08 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\t \x01(\r\x12\x18\n\x10running_requests\x18\n \x01(\r\x12*\n\x06queues\x18\x0b \x03(\x0b\x32\x1a.lengthwise.v1.QueueStatus\x12\x0c\n\x04step\x18\x0c \x01(\x04\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x1b\n\x13output_tokens_total\x18\x0e \x01(\x04\x12\x1b\n\x13prompt_tokens_total\x18\x0f \x01(\x04\x12\x12\n\nvocab_size\x18\x10 \x01(\r\x12&\n\x04\x63ost\x18\x11 \x01(\x0b\x32\x18.lengthwise.v1.CostModel\x12\x14\n\x0cshort_tokens\x18\x12 \x01(\r\x12\x1b\n\x13kv_bytes_per_second\x18\x13 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x14 \x01(\x04\x12\x30\n\x0c\x62lock_events\x18\x15 \x01(\x0b\x32\x1a.lengthwise.v1.BlockEvents\x12\x15\n\rblocks_cached\x18\x16 \x01(\r\x12\x18\n\x10\x62locks_predicted\x18\x17 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x18 \x01(\x04\x12\x10\n\x08\x66lexible\x18\x19 \x01(\x08\x12\x14\n\x0clength_class\x18\x1a \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x1b \x03(\t\x12\x15\n\rtransfer_down\x18\x1c \x01(\x08\"\xbd\x01\n\tCostModel\x12\x14\n\x0cstep_seconds\x18\x01 \x01(\x01\x12\x15\n\rtoken_seconds\x18\x02 \x01(\x01\x12\x19\n\x11\x61ttention_seconds\x18\x03 \x01(\x01\x12\x17\n\x0fhistory_seconds\x18\x04 \x01(\x01\x12\x1e\n\x16\x64\x65\x63ode_request_seconds\x18\x05 \x01(\x01\x12\x1e\n\x16\x64\x65\x63ode_context_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07samples\x18\x07 \x01(\x04\"<\n\x0b\x42lockEvents\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06\"E\n\x0bQueueStatus\x12\x14\n\x0clength_class\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x04*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x32\x97\x01\n\x06Worker\x12\x43\n\x05Watch\x12\x1b.lengthwise.v1.WatchRequest\x1a\x1b.lengthwise.v1.WorkerStatus0\x01\x12H\n\x07SetRole\x12\x1d.lengthwise.v1.SetRoleRequest\x1a\x1e.lengthwise.v1.SetRoleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alengthwise/v1/worker.proto\x12\rlengthwise.v1\";\n\x0cWatchRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x18\n\x10interval_seconds\x18\x02 \x01(\x01\"3\n\x0eSetRoleRequest\x12!\n\x04role\x18\x01 \x01(\x0e\x32\x13.lengthwise.v1.Role\"8\n\x0fSetRoleResponse\x12%\n\x08previous\x18\x01 \x01(\x0e\x32\x13.lengthwise.v1.Role\"\xed\x05\n\x0cWorkerStatus\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12!\n\x04role\x18\x02 \x01(\x0e\x32\x13.lengthwise.v1.Role\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x12\n\nblock_size\x18\x07 \x01(\r\x12\x14\n\x0c\x62locks_total\x18\x08 \x01(\r\x12\x13\n\x0b\x62locks_free\x18\t \x01(\r\x12\x18\n\x10running_requests\x18\n \x01(\r\x12*\n\x06queues\x18\x0b \x03(\x0b\x32\x1a.lengthwise.v1.QueueStatus\x12\x0c\n\x04step\x18\x0c \x01(\x04\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x1b\n\x13output_tokens_total\x18\x0e \x01(\x04\x12\x1b\n\x13prompt_tokens_total\x18\x0f \x01(\x04\x12\x12\n\nvocab_size\x18\x10 \x01(\r\x12&\n\x04\x63ost\x18\x11 \x01(\x0b\x32\x18.lengthwise.v1.CostModel\x12\x14\n\x0cshort_tokens\x18\x12 \x01(\r\x12\x1b\n\x13kv_bytes_per_second\x18\x13 \x01(\x01\x12\x1a\n\x12kv_bytes_per_token\x18\x14 \x01(\x04\x12\x30\n\x0c\x62lock_events\x18\x15 \x01(\x0b\x32\x1a.lengthwise.v1.BlockEvents\x12\x15\n\rblocks_cached\x18\x16 \x01(\r\x12\x18\n\x10\x62locks_predicted\x18\x17 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x18 \x01(\x04\x12\x10\n\x08\x66lexible\x18\x19 \x01(\x08\x12\x14\n\x0clength_class\x18\x1a \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x1b \x03(\t\x12\x15\n\rtransfer_down\x18\x1c \x01(\x08\x12\x0f\n\x07routers\x18\x1d \x01(\r\"\xbd\x01\n\tCostModel\x12\x14\n\x0cstep_seconds\x18\x01 \x01(\x01\x12\x15\n\rtoken_seconds\x18\x02 \x01(\x01\x12\x19\n\x11\x61ttention_seconds\x18\x03 \x01(\x01\x12\x17\n\x0fhistory_seconds\x18\x04 \x01(\x01\x12\x1e\n\x16\x64\x65\x63ode_request_seconds\x18\x05 \x01(\x01\x12\x1e\n\x16\x64\x65\x63ode_context_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07samples\x18\x07 \x01(\x04\"<\n\x0b\x42lockEvents\x12\r\n\x05reset\x18\x01 \x01(\x08\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x03(\x06\x12\x0f\n\x07removed\x18\x03 \x03(\x06\"E\n\x0bQueueStatus\x12\x14\n\x0clength_class\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\x04*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x10\n\x0cROLE_PREFILL\x10\x01\x12\x0f\n\x0bROLE_DECODE\x10\x02\x32\x97\x01\n\x06Worker\x12\x43\n\x05Watch\x12\x1b.lengthwise.v1.WatchRequest\x1a\x1b.lengthwise.v1.WorkerStatus0\x01\x12H\n\x07SetRole\x12\x1d.lengthwise.v1.SetRoleRequest\x1a\x1e.lengthwise.v1.SetRoleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lengthwise.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1232
-  _globals['_ROLE']._serialized_end=1295
+  _globals['_ROLE']._serialized_start=1294
+  _globals['_ROLE']._serialized_end=1357
   _globals['_WATCHREQUEST']._serialized_start=45
-  _globals['_WATCHREQUEST']._serialized_end=59
-  _globals['_SETROLEREQUEST']._serialized_start=61
-  _globals['_SETROLEREQUEST']._serialized_end=112
-  _globals['_SETROLERESPONSE']._serialized_start=114
-  _globals['_SETROLERESPONSE']._serialized_end=170
-  _globals['_WORKERSTATUS']._serialized_start=173
-  _globals['_WORKERSTATUS']._serialized_end=905
-  _globals['_COSTMODEL']._serialized_start=908
-  _globals['_COSTMODEL']._serialized_end=1097
-  _globals['_BLOCKEVENTS']._serialized_start=1099
-  _globals['_BLOCKEVENTS']._serialized_end=1159
-  _globals['_QUEUESTATUS']._serialized_start=1161
-  _globals['_QUEUESTATUS']._serialized_end=1230
-  _globals['_WORKER']._serialized_start=1298
-  _globals['_WORKER']._serialized_end=1449
+  _globals['_WATCHREQUEST']._serialized_end=104
+  _globals['_SETROLEREQUEST']._serialized_start=106
+  _globals['_SETROLEREQUEST']._serialized_end=157
+  _globals['_SETROLERESPONSE']._serialized_start=159
+  _globals['_SETROLERESPONSE']._serialized_end=215
+  _globals['_WORKERSTATUS']._serialized_start=218
+  _globals['_WORKERSTATUS']._serialized_end=967
+  _globals['_COSTMODEL']._serialized_start=970
+  _globals['_COSTMODEL']._serialized_end=1159
+  _globals['_BLOCKEVENTS']._serialized_start=1161
+  _globals['_BLOCKEVENTS']._serialized_end=1221
+  _globals['_QUEUESTATUS']._serialized_start=1223
+  _globals['_QUEUESTATUS']._serialized_end=1292
+  _globals['_WORKER']._serialized_start=1360
+  _globals['_WORKER']._serialized_end=1511
 # @@protoc_insertion_point(module_scope)

@@ -17,8 +17,12 @@ ROLE_PREFILL: Role
 ROLE_DECODE: Role
 
 class WatchRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("router_id", "interval_seconds")
+    ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    router_id: str
+    interval_seconds: float
+    def __init__(self, router_id: _Optional[str] = ..., interval_seconds: _Optional[float] = ...) -> None: ...
 
 class SetRoleRequest(_message.Message):
     __slots__ = ("role",)
@@ -33,7 +37,7 @@ class SetRoleResponse(_message.Message):
     def __init__(self, previous: _Optional[_Union[Role, str]] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker_id", "role", "model", "model_fingerprint", "layout_fingerprint", "context_length", "block_size", "blocks_total", "blocks_free", "running_requests", "queues", "step", "draining", "output_tokens_total", "prompt_tokens_total", "vocab_size", "cost", "short_tokens", "kv_bytes_per_second", "kv_bytes_per_token", "block_events", "blocks_cached", "blocks_predicted", "context_tokens", "flexible", "length_class", "capabilities", "transfer_down")
+    __slots__ = ("worker_id", "role", "model", "model_fingerprint", "layout_fingerprint", "context_length", "block_size", "blocks_total", "blocks_free", "running_requests", "queues", "step", "draining", "output_tokens_total", "prompt_tokens_total", "vocab_size", "cost", "short_tokens", "kv_bytes_per_second", "kv_bytes_per_token", "block_events", "blocks_cached", "blocks_predicted", "context_tokens", "flexible", "length_class", "capabilities", "transfer_down", "routers")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +66,7 @@ class WorkerStatus(_message.Message):
     LENGTH_CLASS_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_DOWN_FIELD_NUMBER: _ClassVar[int]
+    ROUTERS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     role: Role
     model: str
@@ -90,7 +95,8 @@ class WorkerStatus(_message.Message):
     length_class: str
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     transfer_down: bool
-    def __init__(self, worker_id: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., layout_fingerprint: _Optional[str] = ..., context_length: _Optional[int] = ..., block_size: _Optional[int] = ..., blocks_total: _Optional[int] = ..., blocks_free: _Optional[int] = ..., running_requests: _Optional[int] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ..., output_tokens_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., vocab_size: _Optional[int] = ..., cost: _Optional[_Union[CostModel, _Mapping]] = ..., short_tokens: _Optional[int] = ..., kv_bytes_per_second: _Optional[float] = ..., kv_bytes_per_token: _Optional[int] = ..., block_events: _Optional[_Union[BlockEvents, _Mapping]] = ..., blocks_cached: _Optional[int] = ..., blocks_predicted: _Optional[int] = ..., context_tokens: _Optional[int] = ..., flexible: _Optional[bool] = ..., length_class: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., transfer_down: _Optional[bool] = ...) -> None: ...
+    routers: int
+    def __init__(self, worker_id: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., model_fingerprint: _Optional[str] = ..., layout_fingerprint: _Optional[str] = ..., context_length: _Optional[int] = ..., block_size: _Optional[int] = ..., blocks_total: _Optional[int] = ..., blocks_free: _Optional[int] = ..., running_requests: _Optional[int] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., step: _Optional[int] = ..., draining: _Optional[bool] = ..., output_tokens_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., vocab_size: _Optional[int] = ..., cost: _Optional[_Union[CostModel, _Mapping]] = ..., short_tokens: _Optional[int] = ..., kv_bytes_per_second: _Optional[float] = ..., kv_bytes_per_token: _Optional[int] = ..., block_events: _Optional[_Union[BlockEvents, _Mapping]] = ..., blocks_cached: _Optional[int] = ..., blocks_predicted: _Optional[int] = ..., context_tokens: _Optional[int] = ..., flexible: _Optional[bool] = ..., length_class: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., transfer_down: _Optional[bool] = ..., routers: _Optional[int] = ...) -> None: ...
 
 class CostModel(_message.Message):
     __slots__ = ("step_seconds", "token_seconds", "attention_seconds", "history_seconds", "decode_request_seconds", "decode_context_seconds", "samples")

@@ -50,8 +50,9 @@ class WorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Watch(self, request, context):
-        """The worker's status at once, on change (at most every 50 ms) and every heartbeat (500 ms).
-        Silence for longer than 2 s means that the worker is frozen or cut off.
+        """The worker's status at once, on change (at most every 50 ms, or as seldom as the watcher asks)
+        and every heartbeat (500 ms). What decides whether the worker can be used at all is not kept
+        back. Silence for longer than 2 s means that the worker is frozen or cut off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

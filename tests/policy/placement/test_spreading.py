@@ -1,0 +1,128 @@
+"""Routers that place at once on the same picture: where each goes, and that they do not meet."""
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policy.placement.views import asking, cached, decode, large, prefill, request
+
+from lengthwise_policy.placement.outstanding import (
+    LONGEST_INTERVAL,
+    SHORTEST_INTERVAL,
+    status_interval,
+)
+from lengthwise_policy.placement.placement import Placement, PlacementInput
+from lengthwise_policy.placement.policy import PlacementPolicy
+from lengthwise_policy.placement.strategies import make_strategy
+from lengthwise_policy.spreading import ALONE, OtherRouters, water_level
+
+LOADS = st.lists(st.floats(0, 100), min_size=1, max_size=12)
+
+
+@given(loads=LOADS, expected=st.floats(1e-3, 1000))
+def test_the_level_is_that_at_which_what_is_expected_has_found_room(
+    loads: list[float], expected: float
+) -> None:
+    level = water_level(loads, expected)
+    assert sum(max(level - load, 0) for load in loads) == pytest.approx(expected, rel=1e-6)
+
+
+@given(loads=LOADS, own=st.floats(0, 100), draw=st.floats(0, 1, exclude_max=True))
+def test_nobody_goes_where_nobody_is_expected(loads: list[float], own: float, draw: float) -> None:
+    scored = [(load, str(name)) for name, load in enumerate(loads)]
+    load, _ = OtherRouters(3, lambda: draw).choose(scored, own)
+    if own:
+        assert load <= water_level(loads, 3 * own)
+    else:
+        assert load == min(loads)
+    assert ALONE.choose(scored, own) == min(scored)
+
+
+def test_choices_are_in_proportion_to_the_room_below_the_level() -> None:
+    """By hand: 2 and 4 are filled to 6 by what 3 others add, 2 each; 9 is above."""
+    others = OtherRouters(3, Random(1).random)
+    counts = Counter(
+        others.choose([(9.0, "c"), (2.0, "a"), (4.0, "b")], 2.0)[1] for _ in range(6000)
+    )
+    assert counts["c"] == 0
+    assert counts["a"] / counts["b"] == pytest.approx(4 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["predicted_ttft", "length_pools", "least_loaded", "prefix", "power_of_two"]
+)
+@pytest.mark.parametrize("local_prefill", [False, True])
+def test_eight_routers_with_one_picture_do_not_meet_at_one_worker(
+    strategy: str, local_prefill: bool
+) -> None:
+    placements = [place(strategy, 7, seed, local_prefill=local_prefill) for seed in range(8)]
+    decodes = Counter(placement.decode for placement in placements)
+    assert max(decodes.values()) <= 4
+    if placements[0].prefill is not None:
+        assert max(Counter(each.prefill for each in placements).values()) <= 4
+
+
+@pytest.mark.parametrize("strategy", ["predicted_ttft", "least_loaded", "prefix"])
+def test_a_router_that_is_alone_takes_the_best(strategy: str) -> None:
+    chosen = {place(strategy, 0, seed, local_prefill=False).prefill for seed in range(8)}
+    assert chosen == {"p00"}
+
+
+def test_without_prefill_workers_routers_do_not_meet_either() -> None:
+    placements = [place("predicted_ttft", 7, seed, num_prefill=0) for seed in range(8)]
+    assert {each.rule for each in placements} == {"no prefill worker"}
+    assert max(Counter(each.decode for each in placements).values()) <= 4
+
+
+def test_equal_draws_give_equal_placements_whatever_the_order_of_the_workers() -> None:
+    asked = _asked(7, Random(3).random)
+    strategy = make_strategy("predicted_ttft", PlacementPolicy(), Random(1).random)
+    turned = replace(
+        _asked(7, Random(3).random), prefill=asked.prefill[::-1], decode=asked.decode[::-1]
+    )
+    assert strategy(asked) == strategy(turned)
+
+
+def test_a_worker_that_has_the_prompt_is_far_enough_ahead_for_every_router() -> None:
+    """Computing it anew takes a hundred times as long."""
+    asked = request(num_tokens=3200, cached_tokens=cached(p09=3184), max_new_tokens=1)
+    for seed in range(8):
+        assert place("predicted_ttft", 3, seed, asked=asked).prefill == "p09"
+
+
+@given(st.integers(0, 100_000))
+def test_the_more_workers_the_fewer_statuses_of_each(count: int) -> None:
+    interval = status_interval(count)
+    assert SHORTEST_INTERVAL <= interval <= LONGEST_INTERVAL
+    assert status_interval(count + 1) >= interval
+    assert status_interval(64) == SHORTEST_INTERVAL
+    if interval < LONGEST_INTERVAL:
+        assert count / interval <= 2500 * (1 + 1e-9)
+
+
+def place(
+    strategy: str,
+    others: int,
+    seed: int,
+    *,
+    local_prefill: bool = True,
+    num_prefill: int = 16,
+    asked: object = None,
+) -> Placement:
+    draw = Random(seed).random
+    placed = _asked(others, draw, num_prefill)
+    if asked is not None:
+        placed = replace(placed, request=asked)  # type: ignore[arg-type]
+    policy = PlacementPolicy(local_prefill=local_prefill)
+    return make_strategy(strategy, policy, draw)(placed)
+
+
+def _asked(others: int, draw: object, num_prefill: int = 16) -> PlacementInput:
+    """All but equally idle workers: the first of each role is the best by a hair."""
+    prefills = [large(prefill(f"p{n:02}"), queued_tokens=n) for n in range(num_prefill)]
+    decodes = [large(decode(f"d{n:02}"), context_tokens=n) for n in range(16)]
+    asked = asking(request(num_tokens=300), prefills, decodes)
+    return replace(asked, others=OtherRouters(others, draw))  # type: ignore[arg-type]
