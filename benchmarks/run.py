@@ -18,6 +18,7 @@ NAMES = (
     "micro.numerics",
     "micro.stepping",
     "micro.step_jitter",
+    "micro.launches",
     "micro.router_cpu",
     "front_door.cost",
     "front_door.streams",

@@ -46,6 +46,11 @@ class SamplingParameters:
         object.__setattr__(self, "may_change_logits", changes)
 
     @property
+    def is_argmax(self) -> bool:
+        """Whether the largest logit wins, without penalties."""
+        return self.greedy and not self.penalised
+
+    @property
     def penalised(self) -> bool:
         """Whether earlier tokens of the sequence change the logits."""
         return (

@@ -105,8 +105,7 @@ def draw_arrays(
     With `room` they are padded to so many rows.
     """
     samplings = [state.sampling for state in states]
-    takes_best = all(sampling.greedy and not sampling.penalised for sampling in samplings)
-    if takes_best and not always:
+    if all(sampling.is_argmax for sampling in samplings) and not always:
         return {}
     columns: dict[str, tuple[Sequence[float], type[np.generic], float]] = {
         "temperatures": ([0.0 if s.greedy else s.temperature for s in samplings], np.float32, 0.0),

@@ -19,7 +19,7 @@ _NOTHING: Final = -1
 _GREEDY: Final = SamplingParameters(temperature=0.0)
 _DRAWN: Final = SamplingParameters(temperature=1.0)
 _SAMPLINGS: Final = (None, _GREEDY, _DRAWN)
-"""Which graph a step is replayed from depends on whether tokens are drawn."""
+"""Which graph a step is replayed from depends on whether all rows take the best logit."""
 
 
 def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
@@ -29,7 +29,7 @@ def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
         num_blocks = -(-chunk.end // block_size)
         follows = _NOTHING if chunk.follows is None else chunk.follows
         sampling = None if chunk.sampling is None else chunk.sampling.sampling
-        kind = 0 if sampling is None else 1 if sampling.greedy else 2
+        kind = 0 if sampling is None else 1 if sampling.is_argmax else 2
         numbers.extend((chunk.start, follows, kind, len(chunk.token_ids), num_blocks))
         numbers.extend(chunk.token_ids)
         numbers.extend(chunk.block_ids[:num_blocks])
