@@ -4,11 +4,14 @@ Where there is a GPU, tests/gpu/test_engine.py says so of the real thing; here t
 interpreted, in the places where the engine calls operations.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models import decoder, linear
@@ -85,6 +88,16 @@ def _generate(folder: Path, quantization: Quantization) -> list[list[int]]:
     return sequences
 
 
+def _use_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced = set()
+    for name, kernel in KERNELS.items():
+        for module in (decoder, linear, step_tensors, sampler):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, kernel)
+                replaced.add(name)
+    assert replaced == KERNELS.keys()
+
+
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_text_is_that_of_plain_pytorch(
     device: str,
@@ -100,11 +113,59 @@ def test_text_is_that_of_plain_pytorch(
         "qwen3-biases-layer-types", num_hidden_layers=2, layer_types=layers, sliding_window=12
     )
     expected = _generate(folder, quantization)
-    replaced = set()
-    for name, kernel in KERNELS.items():
-        for module in (decoder, linear, step_tensors, sampler):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, kernel)
-                replaced.add(name)
-    assert replaced == KERNELS.keys()
+    _use_kernels(monkeypatch)
     assert _generate(folder, quantization) == expected
+
+
+_LAUNCHES_NOTHING = (
+    *("view", "_unsafe_view", "empty", "new_empty", "select", "slice", "split", "unbind", "t"),
+    *("transpose", "detach", "alias", "as_strided", "expand", "unsqueeze", "squeeze", "flatten"),
+)
+
+
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the kernels of Triton, and PyTorch's operations but those that only look at a
+    tensor or make room for one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names = Counter[str]()
+        interpreter = pytest.importorskip("triton.runtime.interpreter")
+        run = interpreter.GridExecutor.__call__
+
+        def counted(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            self.names[executor.fn.__name__] += 1
+            with _disable_current_modes():
+                return run(executor, *args, **kwargs)
+
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", counted)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::").partition(".")[0]
+        if not name.startswith(_LAUNCHES_NOTHING):
+            self.names[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_layer_of_a_decode_step_takes_ten_launches(
+    device: str, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four products, two norms, the gate, rotation with the cache, attention and its merge."""
+    if device != "cpu":
+        pytest.skip("counts what the interpreter runs")
+    _use_kernels(monkeypatch)
+    state = SamplingState(sampling=HOT, token_ids=[3] * 9, num_prompt_tokens=8)
+    chunk = SequenceChunk(token_ids=[3], start=8, block_ids=[1], sampling=state)
+    counts = []
+    for num_layers in (2, 3):
+        folder = make_checkpoint("llama", num_hidden_layers=num_layers)
+        runner = load_runner(
+            folder, device="cpu", num_blocks=4, kv_memory_bytes=0, dtype=torch.float32
+        ).runner
+        with monkeypatch.context() as patched, Launches(patched) as launches:
+            runner.run([chunk])
+        counts.append(launches.names)
+    layer = counts[1] - counts[0]
+    assert layer.total() == 10, layer
