@@ -1,5 +1,5 @@
 """What a checkpoint's files say, read once for routers and workers: no weights, no torch.
 
-`families.read_spec` reads config.json, `generation` the end-of-sequence ids and sampling defaults,
-`tokenizer` all that belongs to the text; `hub` finds the files.
+`families` and `architectures` read config.json, `generation` the end-of-sequence ids and sampling
+defaults, `tokenizer` all that belongs to the text; `hub` finds the files.
 """

@@ -12,9 +12,7 @@ from typing import Final
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.quantisation import stores_fp8
 from lengthwise_checkpoint.rope import read_context_length, read_rope
-from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec, ModelSpec
-from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
-from lengthwise_checkpoint.toy import read_toy_spec
+from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +34,12 @@ def read_config(folder: Path) -> ConfigJson:
     return config.overlaid_by("text_config") if "text_config" in config else config
 
 
-def read_spec(config: ConfigJson) -> ModelSpec:
-    """The spec of the toy, or of a checkpoint of one of `FAMILIES`.
+def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
+    """The spec of a checkpoint of one of `FAMILIES`.
 
     Raises `UnsupportedModel` for what is not implemented, `CheckpointError` for values that are
     missing, malformed or contradict each other.
     """
-    if config.text("model_type") == TOY:
-        return read_toy_spec(config)
-    return read_decoder_spec(config)
-
-
-def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
-    """The same of `FAMILIES` alone."""
     model_type = config.text("model_type")
     if model_type not in FAMILIES:
         message = f"{model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
@@ -71,7 +62,7 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
         num_layers=_num_layers(config),
         num_kv_heads=traits.num_kv_heads,
         head_dim=traits.head_dim,
-        dtype=_dtype(config),
+        dtype=read_dtype(config),
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),
         num_heads=num_heads,
@@ -183,7 +174,7 @@ def _refuse_unsupported(config: ConfigJson) -> None:
         raise config.unsupported("hidden_act", message)
 
 
-def _dtype(config: ConfigJson) -> str:
+def read_dtype(config: ConfigJson) -> str:
     """`dtype`, or `torch_dtype` as transformers 4 wrote it."""
     dtype = config.text("dtype", config.text("torch_dtype", "float32"))
     if dtype not in DTYPES:

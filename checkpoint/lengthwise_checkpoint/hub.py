@@ -20,6 +20,9 @@ TEXT_FILES: Final = (
 )
 """What a router reads."""
 
+CONFIG_FILES: Final = ("config.json",)
+"""What a worker reads first."""
+
 MODEL_FILES: Final = ("*.json", "*.safetensors")
 """What a worker reads."""
 

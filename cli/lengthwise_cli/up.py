@@ -1,7 +1,6 @@
 """`lengthwise up`: a whole deployment on this machine, until Ctrl-C.
 
-SIGINT or SIGTERM drains everything, a second one cuts the draining short, and no process stays
-behind: see `Interrupts` for what a signal may not cut in two.
+A signal drains everything, a second one cuts that short; no process stays behind (`Interrupts`).
 """
 
 import json
@@ -58,6 +57,9 @@ def up(
     dtype: Annotated[
         str | None, Option(help="auto, float32, bfloat16 or float16: what is computed in.")
     ] = None,
+    model_backend: Annotated[
+        str | None, Option(help="auto, native or transformers: whose code computes the model.")
+    ] = None,
     kv_memory: Annotated[
         str | None, Option(help="Of each worker's KV cache: bytes, or 512Mi, 4Gi, 4G.")
     ] = None,
@@ -95,7 +97,7 @@ def up(
         port=port,
         metrics_port=metrics_port,
         http_port=_http_port(http_port, port),
-        settings=[*_settings(dtype, kv_memory, max_context), *(settings or ())],
+        settings=[*_settings(dtype, model_backend, kv_memory, max_context), *(settings or ())],
         start_seconds=start_timeout,
     )
     run(cluster, say=say, once=once, is_demo=not model)
@@ -108,14 +110,11 @@ def _http_port(given: int, port: int) -> int | None:
     return given if port or given != HTTP_PORT else 0
 
 
-def _settings(dtype: str | None, kv_memory: str | None, max_context: int | None) -> Iterator[str]:
-    """Errors: CommandError."""
-    if dtype is not None:
-        yield f"dtype={dtype}"
-    if kv_memory is not None:
-        yield f"kv_memory_bytes={parse_bytes(kv_memory)}"
-    if max_context is not None:
-        yield f"max_context={max_context}"
+def _settings(dtype: object, backend: object, kv_memory: str | None, context: object) -> list[str]:
+    kv_bytes = None if kv_memory is None else parse_bytes(kv_memory)
+    given = zip(("dtype", "model_backend", "max_context"), (dtype, backend, context), strict=True)
+    pairs = [*given, ("kv_memory_bytes", kv_bytes)]
+    return [f"{key}={value}" for key, value in pairs if value is not None]
 
 
 def run(

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from lengthwise_checkpoint.architectures import ModelBackend, is_native
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.families import read_config
@@ -17,8 +18,10 @@ from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_checkpoint.toy import MODEL_TYPE as TOY
 from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
 from lengthwise_engine.fingerprint import model_fingerprint
+from lengthwise_engine.foreign_trials import check_isolation
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.memory_budget import MemoryBudget
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import (
     Quantization,
@@ -26,17 +29,25 @@ from lengthwise_engine.models.decoder_loader import (
     load_model,
     read_spec,
 )
+from lengthwise_engine.models.foreign.loader import load_foreign
+from lengthwise_engine.models.foreign.skeleton import read_foreign_spec, refuse_settings
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.numerics import Numerics, choose_numerics, fall_back
+from lengthwise_engine.models.step import StepModel
+from lengthwise_engine.numerics import (
+    Numerics,
+    choose_foreign_numerics,
+    choose_numerics,
+    fall_back,
+)
 from lengthwise_engine.runner.base import ModelRunner
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_engine.runner.memory import check_graph_memory, loading_weights
-from lengthwise_engine.runner.memory_plan import MemoryPlan, MemorySettings, plan_memory
+from lengthwise_engine.runner.memory_plan import MemoryPlan, MemorySettings
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_engine.tensor_parallel.parallel_model import check_devices, load_parallel
+from lengthwise_engine.tensor_parallel.parallel_model import load_parallel
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
@@ -103,6 +114,7 @@ def load_runner(
     graphs: GraphPlan = NO_GRAPHS,
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
+    model_backend: ModelBackend = "auto",
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
@@ -110,8 +122,8 @@ def load_runner(
     weights, workspace and graphs leave of a share of the memory: of a GPU's, or on the CPU of
     `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
-    their projections; `numerics` is the promise. On a GPU every kernel is compiled and `graphs` are
-    captured before this returns.
+    their projections; `numerics` is the promise, `model_backend` whose code computes. On a GPU
+    every kernel is compiled and `graphs` are captured before this returns.
 
     With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
     each: `kv_memory_bytes` is what each of them has for its KV heads, the memory of `graphs` for
@@ -130,14 +142,13 @@ def load_runner(
         graph_memory_bytes=graphs.memory_bytes,
         block_size=block_size,
     )
-    memory = _Memory(target, int(memory_share * memory_bytes), memory_share, settings)
+    memory = MemoryBudget(target, int(memory_share * memory_bytes), memory_share, settings)
     if config.text("model_type") == TOY:
-        toy = _toy_spec(config, tensor_parallel_size, quantization)
-        plan = memory.plan(toy, torch.float32)
-        cache = KVCache.allocate(plan.layout, plan.num_blocks, target)
-        make = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-        fingerprint = model_fingerprint(checkpoint)
-        return _one_rank(cache, make(cache, toy), _clamped(toy, plan), fingerprint)
+        return _toy(checkpoint, memory, _toy_spec(config, tensor_parallel_size, quantization))
+    if not is_native(config, model_backend):
+        refuse_settings(config, tensor_parallel_size, quantization)
+        return _foreign(config, memory, dtype, numerics)
+    logger.info("model: %s, computed by our own code", config.text("model_type"))
     shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
     plan = memory.plan(shard, kind)
@@ -149,47 +160,11 @@ def load_runner(
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """The memory of a device, `cpu_bytes` of it where that is the CPU."""
-
-    device: torch.device
-    cpu_bytes: int
-    share: float
-    settings: MemorySettings
-
-    def plan(self, model: ModelShard | ModelSpec, dtype: torch.dtype) -> MemoryPlan:
-        """Of each rank. Logs it."""
-        plan = plan_memory(
-            model,
-            device_type=self.device.type,
-            dtype=str(dtype).removeprefix("torch."),
-            budget_bytes=self._budget_bytes(model.size if isinstance(model, ModelShard) else 1),
-            settings=self.settings,
-        )
-        logger.info("memory: %s", plan)
-        if plan.is_clamped_by_cache:
-            logger.warning(
-                "the KV cache of %d blocks holds requests of up to %d tokens, the model's context"
-                " is %d: longer ones are refused; give the worker more memory, or set max_context",
-                *(plan.num_blocks, plan.context_length, plan.model_context),
-            )
-        if 0 < plan.budget_bytes < plan.total_bytes:
-            logger.warning(
-                "this takes up to %d bytes, beyond the worker's share of %d: lower num_blocks or"
-                " kv_memory_bytes, or leave them unset",
-                *(plan.total_bytes, plan.budget_bytes),
-            )
-        return plan
-
-    def _budget_bytes(self, num_ranks: int) -> int:
-        """Ranks on the CPU divide its memory; what others hold of a GPU cannot be had. Errors:
-        RankError."""
-        check_devices(self.device.type, num_ranks)
-        if self.device.type != "cuda":
-            return self.cpu_bytes // num_ranks
-        free, total = torch.cuda.mem_get_info(self.device)
-        return min(int(self.share * total), free)
+def check_servable(checkpoint: Path, model_backend: ModelBackend) -> None:
+    """From config.json alone, before there are weights. Errors: CheckpointError."""
+    config = read_config(checkpoint)
+    if config.text("model_type") != TOY and not is_native(config, model_backend):
+        read_foreign_spec(config)
 
 
 SpecT = TypeVar("SpecT", bound=ModelSpec)
@@ -217,6 +192,34 @@ def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quant
     return read_toy_spec(config)
 
 
+def _toy(checkpoint: Path, memory: MemoryBudget, toy: ToySpec) -> LoadedModel:
+    plan = memory.plan(toy, torch.float32)
+    cache = KVCache.allocate(plan.layout, plan.num_blocks, memory.device)
+    make = AsynchronousToyRunner if toy.asynchronous else ToyRunner
+    fingerprint = model_fingerprint(checkpoint)
+    return _one_rank(cache, make(cache, toy), _clamped(toy, plan), fingerprint)
+
+
+def _foreign(
+    config: ConfigJson, memory: MemoryBudget, asked: torch.dtype | None, numerics: Numerics
+) -> LoadedModel:
+    """A model that transformers computes, without graphs."""
+    checkpoint, spec = config.path.parent, read_foreign_spec(config)
+    logger.info("model: %s, computed by transformers' code", spec.model_type)
+    dtype = compute_dtype(spec, memory.device, asked)
+    plan = memory.plan(spec, dtype)
+    with loading_weights(checkpoint, memory.device):
+        model = load_foreign(config, spec, memory.device, dtype)
+    check_isolation(model)
+    digest = choose_foreign_numerics(model, numerics)
+    cache = KVCache.allocate(plan.layout, plan.num_blocks, model.device)
+    runner = _torch_runner(model, cache, NO_GRAPHS)
+    fingerprint = model_fingerprint(checkpoint, model.digest, is_foreign=True, numerics=digest)
+    loaded = _one_rank(cache, runner, _clamped(spec, plan), fingerprint)
+    is_invariant = model.attention.invariant
+    return replace(loaded, steps=runner.counts, is_invariant=is_invariant, numerics=digest)
+
+
 def _one_rank(
     cache: KVCache, runner: ModelRunner, spec: ModelSpec, fingerprint: str
 ) -> LoadedModel:
@@ -242,7 +245,7 @@ def _over_weights(
     )
 
 
-def _torch_runner(model: Decoder, cache: KVCache, graphs: GraphPlan) -> TorchRunner:
+def _torch_runner(model: StepModel, cache: KVCache, graphs: GraphPlan) -> TorchRunner:
     if model.device.type != "cuda":
         return TorchRunner(model, cache)
     check_graph_memory(cache, graphs.memory_bytes, torch.cuda.mem_get_info(model.device)[0])

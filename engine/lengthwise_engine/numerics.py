@@ -7,8 +7,10 @@ import logging
 from typing import Literal
 
 from lengthwise_engine.errors import NumericsError
+from lengthwise_engine.foreign_trials import invariance_digest
 from lengthwise_engine.invariance import try_invariance
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.foreign.model import ForeignModel
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,22 @@ def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
         fall_back(asked, f"{', '.join(found.varying)} vary with the number of rows on this machine")
         return model, ""
     return invariant, found.digest if asked == "invariant" else ""
+
+
+def choose_foreign_numerics(model: ForeignModel, asked: Numerics) -> str:
+    """The same of a model that transformers computes, which stays the one that is given."""
+    if asked == "fast":
+        return ""
+    if model.device.type != "cpu" or model.spec.is_scored:
+        where = "soft caps and sinks are" if model.spec.is_scored else f"{model.device.type} is"
+        fall_back(asked, f"attention with {where} not invariant in transformers' models")
+        return ""
+    model.set_invariant(True)
+    digest = invariance_digest(model)
+    if not digest:
+        model.set_invariant(False)
+        fall_back(asked, "transformers' model varies with the number of rows on this machine")
+    return digest if asked == "invariant" else ""
 
 
 def fall_back(asked: Numerics, why: str) -> None:

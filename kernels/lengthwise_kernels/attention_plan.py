@@ -21,7 +21,8 @@ class AttentionSpec:
     """What is the same in every step of a model; `dtype` is that of queries, keys and values.
 
     `invariant`: a token's result is the same to the bit whatever else a step computes, and whether
-    it computes the token as a single one or in a chunk. On CPUs only.
+    it computes the token as a single one or in a chunk. On CPUs only. `plain`: by plain PyTorch on
+    every device, as whatever has `Scoring` is.
     """
 
     num_heads: int
@@ -30,6 +31,20 @@ class AttentionSpec:
     dtype: torch.dtype
     device: torch.device
     invariant: bool = False
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What some models do between scores and their softmax.
+
+    Scores s become `cap` tanh(s / cap) (Gemma 2, arXiv:2408.00118); `sinks` [num_heads] stand
+    beside the scores of each query and take their share of its weights (gpt-oss, after
+    arXiv:2309.17453).
+    """
+
+    cap: float | None = None
+    sinks: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +91,15 @@ class AttentionPlan(Protocol):
         `layer` is [num_blocks, 2, block_size, num_kv_heads, head_dim]; query heads h · num_heads /
         num_kv_heads and following share key head h. Returns the shape of `queries`.
         """
+
+
+class ScoredPlan(AttentionPlan, Protocol):
+    """Of an `AttentionSpec` that is `plain`."""
+
+    def attend_scored(
+        self, queries: torch.Tensor, layer: torch.Tensor, scale: float, scoring: Scoring
+    ) -> torch.Tensor:
+        """The same with `scoring`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

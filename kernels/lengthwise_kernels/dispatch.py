@@ -18,6 +18,8 @@ from lengthwise_kernels.attention_plan import AttentionLayout as AttentionLayout
 from lengthwise_kernels.attention_plan import AttentionPlan as AttentionPlan
 from lengthwise_kernels.attention_plan import AttentionSpec as AttentionSpec
 from lengthwise_kernels.attention_plan import PaddedShape as PaddedShape
+from lengthwise_kernels.attention_plan import ScoredPlan as ScoredPlan
+from lengthwise_kernels.attention_plan import Scoring as Scoring
 from lengthwise_kernels.attention_plan import StepAttention as StepAttention
 from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
@@ -63,6 +65,8 @@ quantise_rows = _by_device(fp8.quantise_rows, "quantise_rows")
 add_rms_norm_fp8 = _by_device(fp8.add_rms_norm_fp8, "quantise_rows")
 silu_mul_fp8 = _by_device(fp8.silu_mul_fp8, "quantise_rows")
 scaled_linear = _by_device(fp8.scaled_linear, "scaled_linear")
+store = kv.store
+"""Without a kernel of its own: one `index_copy_` on every device."""
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
 clear_blocks = _by_device(kv.clear_blocks, "kv_clear")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
@@ -84,21 +88,25 @@ def lay_out_attention(
     the step is padded to it.
     """
     truth = attention.lay_out_attention
-    lay_out = _on_gpu(truth, "attention.plan") if spec.device.type == "cuda" else truth
+    lay_out = _on_gpu(truth, "attention.plan") if _has_kernels(spec) else truth
     return lay_out(batch, windows=windows, sampled=sampled, spec=spec, padded_to=padded_to)
 
 
 def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:
     """Compile what only some steps need; `layer` is one of the cache's."""
-    if spec.device.type == "cuda":
+    if _has_kernels(spec):
         warm_up = _load("attention.plan", "warm_up_attention")
         cast(Callable[[AttentionSpec, torch.Tensor], None], warm_up)(spec, layer)
 
 
 def check_attention(spec: AttentionSpec) -> None:
     """Raise `UnsupportedByKernel` if attention of this model cannot be computed on its device."""
-    if spec.device.type == "cuda":
+    if _has_kernels(spec):
         cast(Callable[[AttentionSpec], None], _load("attention.plan", "check_attention"))(spec)
+
+
+def _has_kernels(spec: AttentionSpec) -> bool:
+    return spec.device.type == "cuda" and not spec.plain
 
 
 def check_fp8(device: torch.device) -> None:

@@ -9,8 +9,9 @@ import pytest
 from harness.checkpoints import CHECKPOINT_VARIANTS
 from transformers import AutoConfig
 
+from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
-from lengthwise_checkpoint.families import read_config, read_decoder_spec, read_spec
+from lengthwise_checkpoint.families import read_config, read_decoder_spec
 from lengthwise_checkpoint.spec import DecoderSpec
 
 ConfigOf = Callable[..., Path]
@@ -68,8 +69,8 @@ def test_a_nested_text_model_is_refused_by_its_own_keys(config_of: ConfigOf) -> 
 
 
 def test_the_toy_is_a_model_too(toy_folder: Path) -> None:
-    spec = read_spec(read_config(toy_folder))
-    assert (spec.context_length, spec.vocab_size) == (512, 260)
+    limits = read_limits(read_config(toy_folder))
+    assert (limits.context_length, limits.vocab_size) == (512, 260)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError
-from lengthwise_checkpoint.families import read_config, read_spec
+from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.generation import read_generation_defaults
 from lengthwise_checkpoint.tokenizer import read_text_files
 
@@ -64,7 +65,7 @@ CONTENTS: Mapping[str, str] = {
 def read_all(folder: Path) -> None:
     """As a router does at its start."""
     config = read_config(folder)
-    read_spec(config)
+    read_limits(config)
     read_generation_defaults(folder, config)
     read_text_files(folder)
 

@@ -38,6 +38,9 @@ class WorkerConfig:
     is for measuring and testing `backend` there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of computation; auto: the checkpoint's, but float32 on CPUs without instructions for it."""
+    model_backend: Literal["auto", "native", "transformers"] = "auto"
+    """Whose code computes the model: native is ours, of the families that it knows; transformers is
+    the package's, which has nearly all (docs/models.md). auto: native where it can."""
     numerics: Literal["auto", "invariant", "fast"] = "auto"
     """invariant: a token's logits are the same to the bit whatever batch, chunk or worker computes
     it, or the worker does not start. fast: they may differ in a last bit. auto: computed so on CPUs

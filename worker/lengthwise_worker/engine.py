@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint
-from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_checkpoint.hub import CONFIG_FILES, MODEL_FILES, find_checkpoint
+from lengthwise_engine.loaded_model import LoadedModel, check_servable, load_runner
 from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, PROMPT_TOKENS, GraphPlan
 from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
@@ -106,7 +106,7 @@ async def start_engine(config: WorkerConfig) -> Engine:
     Errors: those of `load_runner` and `TransferProcess.start`, for the operator to mend.
     """
     started_at = time.monotonic()
-    folder = await asyncio.to_thread(find_checkpoint, config.model, MODEL_FILES)
+    folder = await asyncio.to_thread(_find, config)
     model = await asyncio.to_thread(_load, folder, config)
     try:
         engine = Engine(model, Grammars(folder, model.spec.vocab_size), config)
@@ -142,6 +142,13 @@ def _graph_plan(config: WorkerConfig) -> GraphPlan:
     )
 
 
+def _find(config: WorkerConfig) -> Path:
+    """The folder of the checkpoint; what cannot be served is told before weights are fetched."""
+    if not Path(config.model).expanduser().is_dir():
+        check_servable(find_checkpoint(config.model, CONFIG_FILES), config.model_backend)
+    return find_checkpoint(config.model, MODEL_FILES)
+
+
 def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     ranks = config.tensor_parallel_size
     if config.threads or ranks > 1:
@@ -160,6 +167,7 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         quantization=config.quantization,
+        model_backend=config.model_backend,
         numerics=config.numerics,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,

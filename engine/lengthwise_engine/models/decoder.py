@@ -4,7 +4,7 @@ One class serves every family, configured by its `DecoderSpec`; what a step need
 weights comes in a `StepTensors`, and nothing is computed whose result is not read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -68,6 +68,10 @@ class Decoder:
         )
         self._ranks = ranks
         self._frequencies = rope_frequencies(spec.rope, spec.head_dim).to(self.device)
+
+    @property
+    def windows(self) -> Sequence[int | None]:
+        return self.spec.windows
 
     def forward(
         self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None

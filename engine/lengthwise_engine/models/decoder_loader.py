@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
-from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
@@ -29,9 +29,7 @@ def read_spec(checkpoint: Path, quantization: Quantization = "none") -> DecoderS
     return spec
 
 
-def compute_dtype(
-    spec: DecoderSpec, device: torch.device, dtype: torch.dtype | None
-) -> torch.dtype:
+def compute_dtype(spec: ModelSpec, device: torch.device, dtype: torch.dtype | None) -> torch.dtype:
     """The type a model computes in: `dtype`, or if that is None the checkpoint's own; float32
     instead on a CPU, but for bfloat16 where it has instructions for that."""
     if dtype is not None:

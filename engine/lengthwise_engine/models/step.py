@@ -1,11 +1,13 @@
 """What a model computes one step from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan
+from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan, AttentionSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +41,32 @@ class StepTensors:
             plans=attention.plans,
             last_plan=attention.last,
         )
+
+
+class StepModel(Protocol):
+    """A loaded model, whoever's code it is; `windows` has one entry for each layer of the cache."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: AttentionSpec
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def windows(self) -> Sequence[int | None]: ...
+
+    def forward(
+        self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None
+    ) -> torch.Tensor:
+        """Logits, float32 [len(step.sampled), vocab_size], of the step's sampled rows.
+
+        `cache` is a `KVCache.tensor`; keys and values of all new tokens are written to it, and
+        `on_layer(i)` is called once those of layer i are.
+        """
+
+    def agree(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What rank 0 sampled, on all ranks."""
+
+    def all_agree(self, fact: bool) -> bool:
+        """Whether it is true on all ranks. Waits for the device."""

@@ -11,6 +11,7 @@ import torch
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.kv.layout import ITEM_BYTES, KVLayout
+from lengthwise_engine.models.foreign.spec import ForeignSpec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_kernels.dispatch import packs
 from lengthwise_policy.types import STEP_TOKENS
@@ -99,12 +100,8 @@ def plan_memory(
     """
     part = model.part if isinstance(model, ModelShard) else model
     layout = KVLayout.of(part, block_size=settings.block_size, dtype=dtype)
-    weights = 0
-    if isinstance(model, ModelShard):
-        weights = weight_bytes(model, device_type, dtype)
-    workspace = PROCESS_BYTES[device_type]
-    if isinstance(model, ModelShard):
-        workspace += step_bytes(model, dtype)
+    weights, step = _model_bytes(model, device_type, dtype)
+    workspace = PROCESS_BYTES[device_type] + step
     graphs = settings.graph_memory_bytes if device_type == "cuda" else 0
     fixed = weights + workspace + graphs
     num_blocks = _count_blocks(layout, budget_bytes, fixed, settings)
@@ -124,6 +121,17 @@ def plan_memory(
         model_context=part.context_length,
         context_length=min(asked or part.context_length, num_blocks * settings.block_size + 1),
     )
+
+
+def _model_bytes(model: ModelShard | ModelSpec, device_type: str, dtype: str) -> tuple[int, int]:
+    """Of weights and of a full step."""
+    if isinstance(model, ModelShard):
+        return weight_bytes(model, device_type, dtype), step_bytes(model, dtype)
+    if isinstance(model, ForeignSpec):
+        copied = packs(torch.device(device_type), getattr(torch, dtype))
+        step = STEP_TOKENS * model.step_width * ITEM_BYTES[dtype] + _logit_bytes(model)
+        return model.weight_bytes(dtype, is_head_copied=copied), step
+    return 0, 0
 
 
 def _count_blocks(
@@ -181,8 +189,12 @@ def step_bytes(shard: ModelShard, dtype: str) -> int:
     part = shard.part
     heads = (part.num_heads + 2 * part.num_kv_heads) * part.head_dim
     each = 4 * part.hidden_size + 2 * heads + 3 * part.intermediate_size
-    logits = 2 * 4 * SAMPLED_ROWS * part.vocab_size
-    return STEP_TOKENS * each * ITEM_BYTES[dtype] + logits
+    return STEP_TOKENS * each * ITEM_BYTES[dtype] + _logit_bytes(part)
+
+
+def _logit_bytes(spec: ModelSpec) -> int:
+    """Before and after they are adjusted."""
+    return 2 * 4 * SAMPLED_ROWS * spec.vocab_size
 
 
 def _mib(num_bytes: int) -> str:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.step import StepTensors
+from lengthwise_engine.models.step import StepModel, StepTensors
 from lengthwise_engine.runner.base import (
     PendingStep,
     SampledToken,
@@ -53,11 +52,11 @@ OnLayer = Callable[[int], None]
 
 
 class TorchRunner:
-    """A `ModelRunner` that computes a `Decoder`."""
+    """A `ModelRunner` that computes a loaded model."""
 
     def __init__(
         self,
-        model: Decoder,
+        model: StepModel,
         cache: KVCache,
         *,
         recorder: Recorder | None = None,
@@ -246,7 +245,7 @@ class TorchRunner:
         draws = draw_arrays(states, ends, slots, rows, always=is_prompts)
         return lay_out_step(
             chunks,
-            windows=self._model.spec.windows,
+            windows=self._model.windows,
             block_size=self.layout.block_size,
             attention=self._model.attention,
             padded_to=padded_to,

@@ -13,10 +13,12 @@ from lengthwise_kernels.attention_plan import (
     AttentionPlan,
     AttentionSpec,
     PaddedShape,
+    Scoring,
     StepAttention,
 )
 from lengthwise_kernels.reference.decode_group import DecodeGroup, DecodeRow, gather, half_blocks
 from lengthwise_kernels.reference.invariant_attention import plan_invariant_attention
+from lengthwise_kernels.reference.scored_attention import scored_attention
 
 _QUERY_TILE: Final = 256
 """Queries per masked tile: bounds a mask to 256 x keys, and skips keys no query of the tile sees.
@@ -52,6 +54,35 @@ class _ReferencePlan:
             _attend_chunk(queries, layer, chunk, scale, output)
         for group in self.decode_groups:
             _attend_decode(queries, layer, group, scale, output)
+        return output
+
+    def attend_scored(
+        self, queries: torch.Tensor, layer: torch.Tensor, scale: float, scoring: Scoring
+    ) -> torch.Tensor:
+        output = torch.empty_like(queries)
+        for chunk in self.prompt_chunks:
+            keys, values = (half.flatten(0, 1) for half in gather(layer, chunk.halves))
+            for tile in chunk.tiles:
+                output[tile.queries] = scored_attention(
+                    queries[tile.queries].unsqueeze(0),
+                    keys[tile.keys].unsqueeze(0),
+                    values[tile.keys].unsqueeze(0),
+                    tile.mask,
+                    scale,
+                    scoring,
+                )[0]
+        for group in self.decode_groups:
+            shape = (len(group.rows), -1, *layer.shape[-2:])
+            keys, values = gather(layer, group.halves)
+            seen = group.mask == 0
+            output[group.rows] = scored_attention(
+                queries[group.rows].unsqueeze(1),
+                keys.view(shape),
+                values.view(shape),
+                seen,
+                scale,
+                scoring,
+            )[:, 0]
         return output
 
 

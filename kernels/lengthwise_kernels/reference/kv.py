@@ -51,7 +51,7 @@ def rotate_and_store(
     value heads; `cos` and `sin` are [tokens, head_dim / 2]; `rows` [2, tokens] is from `kv_rows`.
     The result is [tokens, num_heads, head_dim].
     """
-    num_kv_heads, head_dim = layer.shape[-2:]
+    num_kv_heads = layer.shape[-2]
     sizes = [heads.shape[1] - 2 * num_kv_heads, num_kv_heads]
     turning, values = heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
     if norms is not None:
@@ -60,10 +60,16 @@ def rotate_and_store(
         keys = rms_norm(keys, norms.key, norms.eps)
         turning = torch.cat((queries, keys), dim=1)
     queries, keys = torch.split(rotate(turning, cos, sin), sizes, dim=1)
-    width = num_kv_heads * head_dim
-    stored = torch.cat((keys, values)).view(-1, width)
-    layer.view(-1, width).index_copy_(0, rows.view(-1), stored)
+    store(keys, values, layer, rows)
     return queries
+
+
+def store(
+    keys: torch.Tensor, values: torch.Tensor, layer: torch.Tensor, rows: torch.Tensor
+) -> None:
+    """Write keys and values, [tokens, num_kv_heads, head_dim] each, to `rows` of `kv_rows`."""
+    stored = torch.cat((keys, values)).flatten(1)
+    layer.view(-1, stored.shape[1]).index_copy_(0, rows.view(-1), stored)
 
 
 def pack_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError
-from lengthwise_checkpoint.families import read_config, read_spec
+from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.generation import read_generation_defaults
 from lengthwise_checkpoint.hub import TEXT_FILES, find_checkpoint
 from lengthwise_checkpoint.text.end_tokens import read_end_tokens
@@ -38,15 +39,15 @@ def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
     """Reads a checkpoint folder, or the same files of a hub id. Errors: CheckpointError."""
     folder = find_checkpoint(model, TEXT_FILES)
     config = read_config(folder)
-    spec = read_spec(config)
+    limits = read_limits(config)
     generation = read_generation_defaults(folder, config)
     text = read_text_files(folder)
     _check_defaults(folder, generation.sampling)
     return Checkpoint(
         name=served_name or model.rstrip("/").rpartition("/")[2],
-        context_length=spec.context_length,
-        vocab_size=spec.vocab_size,
-        eos_token_ids=read_end_tokens(folder, text, spec.vocab_size),
+        context_length=limits.context_length,
+        vocab_size=limits.vocab_size,
+        eos_token_ids=read_end_tokens(folder, text, limits.vocab_size),
         default_sampling=generation.sampling,
         tokenizer=text.tokenizer,
         cleans_up=text.cleans_up,
