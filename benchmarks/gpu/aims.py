@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from gpu import peer
 from gpu.task import Row
 
 Rows = Sequence[Row]
@@ -32,6 +33,7 @@ class Aim:
     wanted: float
     table: str
     find: Callable[[Rows], Iterator[Got]]
+    is_asked: Callable[[], bool] = lambda: True
 
 
 def of_ceiling(
@@ -153,7 +155,17 @@ AIMS: Final = (
         Aim(what=f"{op}, of bandwidth", wanted=0.85, table=KERNELS, find=of_ceiling(op))
         for op in ("rms_norm", "add_rms_norm", "silu_mul", "rotate_and_store", "pack_blocks")
     ),
-    Aim(what="prefill, of peak", wanted=0.55, table=ENGINE, find=of_ceiling("prefill")),
+    Aim(what="prefill, of peak", wanted=0.0, table=ENGINE, find=of_ceiling("prefill")),
+    *(
+        Aim(
+            what=f"{op} / vLLM's by operator tables",
+            wanted=1.0,
+            table=ENGINE,
+            find=over(op, peer.NAME),
+            is_asked=peer.is_there,
+        )
+        for op in ("prefill", "decode")
+    ),
     Aim(
         what="decode step, of bandwidth (1 / 1.25)",
         wanted=0.80,
@@ -187,6 +199,8 @@ def summary(tables: Mapping[str, Rows]) -> list[str]:
     """Lines of aim, wanted, got and what stands beside it."""
     lines = [f"{'aim':52} {'shape':36} {'wanted':>7} {'got':>7} {'p50 ms':>10}  beside"]
     for aim in AIMS:
+        if not aim.is_asked():
+            continue
         found = list(aim.find(tables.get(aim.table, [])))
         wanted = f"{aim.wanted:.2f}" if aim.wanted else "-"
         if not found:

@@ -26,10 +26,11 @@ from laps.sweep import laps_tasks
 from rows import DATA, append_rows
 
 from gpu.against_transformers import rival_tasks
-from gpu.aims import summary
+from gpu.aims import ENGINE, summary
 from gpu.device_tests import pytest_tasks
 from gpu.engine import engine_tasks
 from gpu.kernels import agreement_tasks, kernel_tasks
+from gpu.peer import peer_rows
 from gpu.questions import TABLE, lines, question_tasks
 from gpu.scale import FULL, TINY, Scale
 from gpu.supervisor import DEVICE_LOST, supervise
@@ -156,7 +157,10 @@ def _report(
         for outcome in journal.outcomes().values():
             failed |= outcome.state == "failed"
             print(f"{name:14} {outcome.task:36} {outcome.state:9} {outcome.why}")
+    tables[ENGINE] += peer_rows(tables[ENGINE])
     for table, rows in tables.items():
+        if not rows:
+            continue
         try:
             append_rows(table, rows, folder)
         except ValueError as error:
