@@ -1,7 +1,8 @@
 """Whether a loaded model computes a token alike in every batch on this machine, found by trying.
 
 What matrix products of a row return is up to libraries (oneDNN, MKL), which choose kernels by
-machine, shape and number of rows; no list of machines says which are alike. So each kind of
+machine, shape and number of rows; no list of machines says which are alike. On GPUs it follows from
+how the kernels are written, if compilers and matrix units do as is thought. So each kind of
 operation of the model is computed for many rows and for few of them, on one thread and on all, and
 compared to the bit. The same results, as a digest, tell two workers whether they compute alike.
 """
@@ -15,6 +16,7 @@ import torch
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
+from lengthwise_kernels.staging import to_device
 
 _PARTS = ((0, 1), (1, 3), (3, 6), (0, 7), (40, 41), (6, 39), (66, 67))
 """Rows that are computed again apart, of `_ROWS`: ones, twos, threes, ends of tiles."""
@@ -40,20 +42,32 @@ class Invariance:
 @torch.inference_mode()
 def try_invariance(model: Decoder) -> Invariance:
     """Takes as long as a prompt of some 200 tokens in one layer, and three times the head."""
-    digest = hashlib.sha256(f"{torch.__version__} {model.device.type}".encode())
+    digest = hashlib.sha256(f"{torch.__version__} {_machine(model.device)}".encode())
     varying: list[str] = []
     for name, operation, x in _operations(model):
         whole = _on_one_thread(operation, x)
         if not all(torch.equal(operation(x[a:b]), whole[a:b]) for a, b in ((0, _ROWS), *_PARTS)):
             varying.append(name)
-        digest.update(whole.view(torch.uint8).numpy().data)
+        digest.update(_bytes(whole))
     for window in sorted(set(model.spec.windows), key=lambda size: size or 0):
         name = "attention" if window is None else f"attention in windows of {window}"
         whole, alike = _attention(model, window)
         if not alike:
             varying.append(name)
-        digest.update(whole.view(torch.uint8).numpy().data)
+        digest.update(_bytes(whole))
     return Invariance(varying=tuple(varying), digest=digest.hexdigest()[:16])
+
+
+def _machine(device: torch.device) -> str:
+    """Of CPUs the results say what is to be known; GPUs of one capability run the same code."""
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device.type} {torch.cuda.get_device_capability(device)}"
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    data: memoryview = tensor.cpu().view(torch.uint8).numpy().data
+    return data
 
 
 def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
@@ -66,9 +80,10 @@ def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
         ("down", spec.intermediate_size, layer.down),
         ("head", spec.hidden_size, model.weights.head),
     ):
-        row = _numbers((1, width), model.dtype)
+        row = _numbers((1, width), model.dtype).to(model.device)
         yield name, _sensitive(projection, row), row.repeat(_ROWS, 1)
-    yield "gate", silu_mul, _numbers((_ROWS, 2 * spec.intermediate_size), model.dtype)
+    gates = _numbers((_ROWS, 2 * spec.intermediate_size), model.dtype)
+    yield "gate", silu_mul, gates.to(model.device)
 
 
 def _sensitive(projection: Projection, row: torch.Tensor) -> Rows:
@@ -95,8 +110,8 @@ def _attention(model: Decoder, window: int | None) -> tuple[torch.Tensor, bool]:
     spec = model.attention
     num_blocks = -(-_TOKENS // _BLOCK_SIZE)
     shape = (num_blocks, 2, _BLOCK_SIZE, spec.num_kv_heads, spec.head_dim)
-    layer = _numbers(shape, model.dtype)
-    queries = _numbers((_TOKENS, spec.num_heads, spec.head_dim), model.dtype)
+    layer = _numbers(shape, model.dtype).to(model.device)
+    queries = _numbers((_TOKENS, spec.num_heads, spec.head_dim), model.dtype).to(model.device)
 
     def attend(parts: Sequence[tuple[int, int]]) -> torch.Tensor:
         batch = AttentionBatch(
@@ -105,7 +120,8 @@ def _attention(model: Decoder, window: int | None) -> tuple[torch.Tensor, bool]:
             block_ids=[range(num_blocks)] * len(parts),
             block_size=_BLOCK_SIZE,
         )
-        step = lay_out_attention(batch, windows=[window], sampled=None, spec=spec).form.bind({})
+        layout = lay_out_attention(batch, windows=[window], sampled=None, spec=spec)
+        step = layout.form.bind(to_device(layout.arrays, spec.device))
         own = torch.cat([queries[start:end] for start, end in parts])
         return step.plans[window].attend(own, layer, spec.head_dim**-0.5)
 

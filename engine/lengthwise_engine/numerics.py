@@ -11,6 +11,7 @@ from lengthwise_engine.foreign_trials import invariance_digest
 from lengthwise_engine.invariance import try_invariance
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.foreign.model import ForeignModel
+from lengthwise_kernels.dispatch import check_attention
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +24,16 @@ def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
     if both are to be invariant, and compute alike. It is empty where only one worker is: under
     auto, workers of unlike machines go on serving together, and with each other's requests.
 
-    Errors: NumericsError where `asked` is invariant and the model cannot be.
+    Errors: NumericsError where `asked` is invariant and the model cannot be, `UnsupportedByKernel`
+    where no kernel computes it so.
     """
     if asked == "fast":
         return model, ""
-    if model.device.type != "cpu":
-        fall_back(asked, f"on {model.device.type} what a token's logits are depends on the batch")
+    if asked == "auto" and model.device.type != "cpu":
+        fall_back(asked, f"on {model.device.type} invariant is slower, and has to be asked for")
         return model, ""
     invariant = Decoder(model.spec, model.weights, invariant=True)
+    check_attention(invariant.attention)
     found = try_invariance(invariant)
     if found.varying:
         fall_back(asked, f"{', '.join(found.varying)} vary with the number of rows on this machine")

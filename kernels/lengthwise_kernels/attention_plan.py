@@ -21,7 +21,7 @@ class AttentionSpec:
     """What is the same in every step of a model; `dtype` is that of queries, keys and values.
 
     `invariant`: a token's result is the same to the bit whatever else a step computes, and whether
-    it computes the token as a single one or in a chunk. On CPUs only. `plain`: by plain PyTorch on
+    it computes the token as a single one or in a chunk. `plain`: by plain PyTorch on
     every device, as whatever has `Scoring` is.
     """
 

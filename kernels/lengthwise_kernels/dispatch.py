@@ -25,10 +25,9 @@ from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
+from lengthwise_kernels.reference import invariant_linear as invariant
 from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
 from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
-from lengthwise_kernels.reference.invariant_linear import invariant_linear as invariant_linear
-from lengthwise_kernels.reference.invariant_linear import is_alike_alone as is_alike_alone
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
 from lengthwise_kernels.reference.penalties import Penalties as Penalties
 
@@ -65,6 +64,8 @@ quantise_rows = _by_device(fp8.quantise_rows, "quantise_rows")
 add_rms_norm_fp8 = _by_device(fp8.add_rms_norm_fp8, "quantise_rows")
 silu_mul_fp8 = _by_device(fp8.silu_mul_fp8, "quantise_rows")
 scaled_linear = _by_device(fp8.scaled_linear, "scaled_linear")
+invariant_linear = _by_device(invariant.invariant_linear, "invariant_linear")
+is_alike_alone = _by_device(invariant.is_alike_alone, "invariant_linear")
 store = kv.store
 """Without a kernel of its own: one `index_copy_` on every device."""
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")

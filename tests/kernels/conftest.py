@@ -7,7 +7,9 @@ A test of a kernel is written once. Where torch finds a GPU it runs there and is
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,3 +48,22 @@ def on_kernels(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def qwen(make_checkpoint: Callable[..., Path], on_kernels: None) -> Path:
     return make_checkpoint("qwen2", num_hidden_layers=2)
+
+
+@pytest.fixture
+def exact_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter multiplies bfloat16 matrices as numbers, and not as bit patterns
+    (triton-lang/triton#11584)."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    create_dot = interpreter.InterpreterBuilder.create_dot
+
+    def widened(handle: Any) -> Any:
+        if not handle.dtype.scalar.is_bf16():
+            return handle
+        numbers = (handle.data.astype(np.uint32) << 16).view(np.float32)
+        return interpreter.TensorHandle(numbers, interpreter.tl.float32)
+
+    def exact_dot(self: object, a: Any, b: Any, *rest: Any) -> Any:
+        return create_dot(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", exact_dot)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from lengthwise_kernels.gpu import (
+    invariant_linear,
     kv_clear,
     kv_pack,
     kv_store,
@@ -19,6 +20,7 @@ from lengthwise_kernels.gpu import (
     silu_mul,
 )
 from lengthwise_kernels.gpu.attention.decode import DecodeRows, decode_attention
+from lengthwise_kernels.gpu.attention.fixed_splits import SplitTiles, split_attention
 from lengthwise_kernels.gpu.attention.prefill import PromptTiles, prefill_attention
 from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
@@ -54,10 +56,19 @@ def _quantise() -> None:
     quantise_rows.silu_mul_fp8(_empty(64, 2 * 27_648))
 
 
-def _scaled(rows: int, bias: bool) -> None:
-    scaled_linear.triton_linear(
-        _fp8_rows(rows, 5120), _fp8_rows(27_648, 5120), _empty(27_648) if bias else None, BF16
-    )
+def _scaled(rows: int, bias: bool, tile_rows: int | None = None) -> None:
+    x, weight = _fp8_rows(rows, 5120), _fp8_rows(27_648, 5120)
+    scaled_linear.triton_linear(x, weight, _empty(27_648) if bias else None, BF16, tile_rows)
+
+
+def _invariant(dtype: torch.dtype) -> None:
+    """Projections of all numbers of rows, which the same code has to serve."""
+    for rows in (1, 16, 37, 4096):
+        invariant_linear.invariant_linear(
+            _empty(rows, 5120, dtype=dtype), _empty(27_648, 5120, dtype=dtype), None
+        )
+    x = _empty(1, 5120, dtype=dtype)
+    invariant_linear.invariant_linear(x, _empty(7168, 5120, dtype=dtype), _empty(7168, dtype=dtype))
 
 
 def _fp8_rows(rows: int, size: int) -> Fp8Rows:
@@ -163,6 +174,24 @@ def _prefill(
     prefill_attention(queries, layer, prompts, 0.1, torch.empty_like(queries))
 
 
+def _splits(heads: tuple[int, int, int], dtype: torch.dtype, window: int | None) -> None:
+    """Prompts and single queries, which the same code has to serve."""
+    num_heads, num_kv_heads, head_dim = heads
+    layer = _empty(100, 2, 16, num_kv_heads, head_dim, dtype=dtype)
+    for tokens, tiles, cut in ((4096, 128, False), (16, 16, True), (1, 1, True)):
+        queries = _empty(tokens, num_heads, head_dim, dtype=dtype)
+        splits = SplitTiles(
+            tiles=_indices(tiles, 4),
+            first_programs=_indices(tiles + 1),
+            tables=_indices(4 * 48),
+            block_size=16,
+            num_programs=tiles,
+            cut=cut,
+            window=window,
+        )
+        split_attention(queries, layer, splits, 0.1, torch.empty_like(queries))
+
+
 # (query heads, key heads, head size) of Qwen2.5-0.5B, Llama-3.1-8B, Qwen2.5-32B, 7B and 72B, Phi-3
 # mini (whose heads are none of the sizes that matrix units take), and Gemma 2 9B
 HEADS = {
@@ -181,6 +210,16 @@ CASES: dict[str, Callable[[], None]] = {
     "scaled-small": partial(_scaled, 16, bias=True),
     "scaled-64": partial(_scaled, 64, bias=False),
     "scaled-large": partial(_scaled, 4096, bias=True),
+    "scaled-invariant": partial(_scaled, 1, bias=False, tile_rows=scaled_linear.INVARIANT_ROWS),
+    "invariant-linear": partial(_invariant, BF16),
+    "invariant-linear-float16": partial(_invariant, torch.float16),
+    "invariant-linear-float32": partial(_invariant, F32),
+    "splits-window-128": partial(_splits, HEADS["128"], torch.float16, 4096),
+    "splits-float32-64": partial(_splits, HEADS["64"], F32, None),
+    **{
+        f"splits-{name}": partial(_splits, HEADS[name], BF16, None)
+        for name in ("64", "96", "128", "256")
+    },
     "store": partial(_store, normed=False),
     "store-normed": partial(_store, normed=True),
     "pack": _pack,

@@ -68,14 +68,31 @@ def test_half_precision_keeps_everything_in_registers_and_shared_memory(
             assert kernel["stack"] == 0 or "float32" in case, kernel
 
 
-def test_prompts_and_common_prefixes_are_multiplied_by_warp_groups(
+def test_prompts_and_all_that_is_invariant_are_multiplied_by_warp_groups(
     compiled: dict[str, list[dict[str, object]]],
 ) -> None:
-    prompts = [kernel for kernels in compiled.values() for kernel in kernels
-               if kernel["kernel"] in ("_prefill_kernel", "_prefix_kernel")]  # fmt: skip
-    assert [kernel["wgmma"] for kernel in prompts] == [
-        "float32" not in str(kernel["case"]) for kernel in prompts
+    tiles = [
+        kernel
+        for case, kernels in compiled.items()
+        for kernel in kernels
+        if kernel["kernel"] in ("_prefill_kernel", "_prefix_kernel", "_split_kernel")
+        or "invariant" in case
     ]
+    assert len(tiles) > 15
+    assert [kernel["wgmma"] for kernel in tiles] == [
+        "float32" not in str(kernel["case"]) for kernel in tiles
+    ]
+
+
+def test_what_is_invariant_is_one_code_for_every_number_of_rows_and_all_kinds_of_steps(
+    compiled: dict[str, list[dict[str, object]]],
+) -> None:
+    """With a bias there is another: a projection has one or has none."""
+    for case, kernels in compiled.items():
+        if case.startswith(("splits", "invariant-linear")):
+            names = [kernel["kernel"] for kernel in kernels]
+            codes = len({kernel["code"] for kernel in kernels})
+            assert codes == len(set(names)) + names.count("_linear_kernel") // 5, case
 
 
 def test_loops_compute_while_their_next_tiles_are_copied_in_the_widest_pieces(
@@ -86,13 +103,15 @@ def test_loops_compute_while_their_next_tiles_are_copied_in_the_widest_pieces(
     pipelined = [kernel for case, kernels in compiled.items() if "float32" not in case
                  for kernel in kernels if kernel["waits"]]  # fmt: skip
     assert {kernel["kernel"] for kernel in pipelined} == {
-        "_decode_kernel", "_prefill_kernel", "_prefix_kernel", "_scaled_linear_kernel"
+        "_decode_kernel", "_prefill_kernel", "_prefix_kernel", "_split_kernel", "_linear_kernel"
     }  # fmt: skip
     for kernel in pipelined:
         loops = kernel["waits"]
         assert isinstance(loops, list)
+        # Between two splits nothing is left to be copied.
+        loops = loops[: 1 if kernel["kernel"] == "_split_kernel" else None]
         assert all(loop and min(loop) > 0 for loop in loops), kernel
-        paged = kernel["kernel"] != "_scaled_linear_kernel"
+        paged = kernel["kernel"] != "_linear_kernel"
         assert kernel["copies"] == ([4, 16] if paged else [16]), kernel
 
 

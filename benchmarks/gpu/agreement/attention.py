@@ -1,7 +1,7 @@
 """The cases of attention: ours reads keys in shuffled blocks, PyTorch gets them in one piece."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -82,7 +82,10 @@ def _prompt(length: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
         op="prefill_attention",
         shape=f"{length} causal, {num_heads}/{num_kv_heads} heads of {head_dim}",
         ours=lambda: plan.attend(step.queries, step.layer, step.scale),
-        rivals={name: sdpa(backend) for name, backend in backends.items()},
+        rivals={
+            **{name: sdpa(backend) for name, backend in backends.items()},
+            "fixed splits": _invariant(step),
+        },
         num_bytes=2 * step.queries.nbytes + keys.nbytes + values.nbytes,
         flops=2 * num_heads * head_dim * length * (length + 1),
     )
@@ -125,10 +128,18 @@ def _decode(
         ours=lambda: plan.attend(step.queries, step.layer, step.scale),
         rivals={
             f"{SPLITS} splits": split,
+            "fixed splits": _invariant(step),
             "gather and sdpa": lambda: plain.attend(step.queries, step.layer, step.scale),
         },
         num_bytes=2 * sum(lengths) * num_kv_heads * head_dim * dtype.itemsize,
     )
+
+
+def _invariant(step: "_Step") -> Run:
+    """As `numerics: invariant` computes it."""
+    spec = replace(step.spec, invariant=True)
+    plan = attention.plan_attention(step.batch, window=None, spec=spec)
+    return lambda: plan.attend(step.queries, step.layer, step.scale)
 
 
 def _shared_prefix(

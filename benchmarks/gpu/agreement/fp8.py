@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from gpu.agreement.case import FLOPS_PER_SECOND, Case, Run, Sizes
 from lengthwise_kernels.gpu import quantise_rows, rms_norm, scaled_linear, silu_mul
+from lengthwise_kernels.gpu.invariant_linear import invariant_linear
 from lengthwise_kernels.reference import fp8
 from lengthwise_kernels.reference.fp8 import Fp8Rows
 
@@ -73,10 +74,11 @@ def _product(rows: int, sizes: Sizes, device: str, dtype: torch.dtype) -> Case:
     x = fp8.quantise_rows(torch.randn(rows, sizes.hidden, device=device))
     weight = fp8.quantise_rows(torch.randn(2 * sizes.inner, sizes.hidden, device=device))
     full_x, full_weight = _dequantised(x, dtype), _dequantised(weight, dtype)
+    name = str(dtype).removeprefix("torch.")
     rivals: dict[str, Run] = {
-        f"torch {str(dtype).removeprefix('torch.')}": partial(
-            functional.linear, full_x, full_weight
-        ),
+        f"torch {name}": partial(functional.linear, full_x, full_weight),
+        f"invariant {name}": partial(invariant_linear, full_x, full_weight, None),
+        "invariant": partial(scaled_linear.scaled_linear, x, weight, None, dtype, invariant=True),
         "triton": partial(scaled_linear.triton_linear, x, weight, None, dtype),
     }
     if device == "cuda":

@@ -83,6 +83,7 @@ class Fp8Linear:
     weight: Fp8Rows
     bias: torch.Tensor | None
     dtype: torch.dtype
+    invariant: bool = False
 
     @classmethod
     def of(cls, full: Linear) -> "Fp8Linear":
@@ -103,7 +104,7 @@ class Fp8Linear:
         return self._project(silu_mul_fp8(gate_up))
 
     def in_any_batch(self) -> "Fp8Linear":
-        return self  # sums of 8-bit products are exact
+        return replace(self, invariant=True)
 
     def _project(self, rows: Fp8Rows) -> torch.Tensor:
-        return scaled_linear(rows, self.weight, self.bias, self.dtype)
+        return scaled_linear(rows, self.weight, self.bias, self.dtype, invariant=self.invariant)

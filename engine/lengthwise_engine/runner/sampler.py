@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from lengthwise_engine.sampling.state import SamplingState as SamplingState
 from lengthwise_engine.sampling.token_counts import TokenCounts
@@ -229,7 +230,10 @@ def report(
     if not asked:
         return ChosenTokens(torch.cat((chosen.int(), chosen_for)), states, 0)
     index = _on(logits.device, asked)
-    logprobs = logits[index].float().log_softmax(-1)
+    # On GPUs the order of a row's sum depends on whether it begins at a multiple of 16 bytes.
+    room = -logits.shape[1] % 4
+    wide = functional.pad(logits[index].float(), (0, room), value=float("-inf"))
+    logprobs = wide.log_softmax(-1)[:, : logits.shape[1]]
     most = max(states[row].sampling.top_logprobs or 0 for row in asked)
     best = logprobs.topk(min(most, logits.shape[1]), dim=-1)
     of_chosen = logprobs.gather(1, chosen[index].unsqueeze(1))

@@ -32,9 +32,13 @@ _FIRST_TORCH: Final = (2, 12)
 """Products with scales for rows ignored the current stream before (pytorch#177651): wrong beside
 other streams, and fatal while a graph is captured."""
 
+INVARIANT_ROWS: Final = 64
+"""Rows of a tile where every number of rows has to be computed alike: what a group of four warps
+multiplies at once. More would let a few rows wait for the matrix units rather than for weights."""
+
 
 @triton.jit(do_not_specialize=["rows"])
-def _scaled_linear_kernel(
+def _linear_kernel(
     x_ptr, x_scales_ptr, weight_ptr, weight_scales_ptr, bias_ptr, out_ptr, rows, outputs, inputs,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -52,15 +56,16 @@ def _scaled_linear_kernel(
         b = tl.load(
             weight_row + number[:, None], mask=is_output[None, :] & is_number[:, None], other=0.0
         )
-        acc = tl.dot(a, b, acc, max_num_imprecise_acc=BLOCK_K)
-    x_scale = tl.load(x_scales_ptr + row, mask=is_row, other=0.0)
-    weight_scale = tl.load(weight_scales_ptr + output, mask=is_output, other=0.0)
-    scaled = acc * x_scale[:, None] * weight_scale[None, :]
+        acc = tl.dot(a, b, acc, max_num_imprecise_acc=BLOCK_K, input_precision="ieee")
+    if x_scales_ptr is not None:
+        x_scale = tl.load(x_scales_ptr + row, mask=is_row, other=0.0)
+        weight_scale = tl.load(weight_scales_ptr + output, mask=is_output, other=0.0)
+        acc = acc * x_scale[:, None] * weight_scale[None, :]
     if bias_ptr is not None:
-        scaled += tl.load(bias_ptr + output, mask=is_output, other=0.0).to(tl.float32)[None, :]
+        acc += tl.load(bias_ptr + output, mask=is_output, other=0.0).to(tl.float32)[None, :]
     target = out_ptr + row.to(tl.int64)[:, None] * outputs + output[None, :]
     inside = is_row[:, None] & is_output[None, :]
-    tl.store(target, scaled.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(target, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def check_fp8(device: torch.device) -> None:
@@ -81,10 +86,18 @@ def check_fp8(device: torch.device) -> None:
 
 
 def scaled_linear(
-    x: Fp8Rows, weight: Fp8Rows, bias: torch.Tensor | None, dtype: torch.dtype
+    x: Fp8Rows,
+    weight: Fp8Rows,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    invariant: bool = False,
 ) -> torch.Tensor:
-    """x weight^T + bias, as `dtype` [rows, out]; `weight` has a row for each output."""
+    """x weight^T + bias, as `dtype` [rows, out]; `weight` has a row for each output. `invariant`: a
+    row is the same to the bit whatever rows are beside it."""
     _check(x, weight, bias, dtype)
+    if invariant:
+        return triton_linear(x, weight, bias, dtype, INVARIANT_ROWS)
     (rows, inputs), outputs = x.values.shape, len(weight.values)
     aligned = inputs % _MULTIPLE == 0 and outputs % _MULTIPLE == 0
     if rows and aligned and dtype == torch.bfloat16 and x.is_cuda:
@@ -110,20 +123,39 @@ def library_linear(
 
 
 def triton_linear(
-    x: Fp8Rows, weight: Fp8Rows, bias: torch.Tensor | None, dtype: torch.dtype
+    x: Fp8Rows,
+    weight: Fp8Rows,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    tile_rows: int | None = None,
 ) -> torch.Tensor:
-    """By Triton."""
-    (rows, inputs), outputs = x.values.shape, len(weight.values)
-    out = x.values.new_empty((rows, outputs), dtype=dtype)
-    if rows:
-        block_m = min(128, max(16, triton.next_power_of_2(rows)))
-        grid = (triton.cdiv(rows, block_m), triton.cdiv(outputs, 128))
-        _scaled_linear_kernel[grid](
-            x.values, x.scales, weight.values, weight.scales, bias, out, rows, outputs, inputs,
-            BLOCK_M=block_m, BLOCK_N=128, BLOCK_K=128,
-            num_warps=8 if block_m == 128 else 4, num_stages=3,
-        )  # fmt: skip
+    """By Triton, `tile_rows` rows at a time; None: as many as suit."""
+    rows = len(x.values)
+    if tile_rows is None:
+        tile_rows = min(128, max(16, triton.next_power_of_2(rows)))
+    out = x.values.new_empty((rows, len(weight.values)), dtype=dtype)
+    multiply(x.values, x.scales, weight.values, weight.scales, bias, out, tile_rows)
     return out
+
+
+def multiply(
+    x: torch.Tensor,
+    x_scales: torch.Tensor | None,
+    weight: torch.Tensor,
+    weight_scales: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    tile_rows: int,
+) -> None:
+    """`out` = x weight^T + bias, with scales or without, by Triton; x may be of any type here."""
+    (rows, inputs), outputs = x.shape, len(weight)
+    if rows == 0:
+        return
+    _linear_kernel[(triton.cdiv(rows, tile_rows), triton.cdiv(outputs, 128))](
+        x, x_scales, weight, weight_scales, bias, out, rows, outputs, inputs,
+        BLOCK_M=tile_rows, BLOCK_N=128, BLOCK_K=128 // x.itemsize,
+        num_warps=8 if tile_rows == 128 else 4, num_stages=3,
+    )  # fmt: skip
 
 
 def _check(x: Fp8Rows, weight: Fp8Rows, bias: torch.Tensor | None, dtype: torch.dtype) -> None:

@@ -42,13 +42,18 @@ def quantise_rows(x: torch.Tensor) -> Fp8Rows:
 
 
 def scaled_linear(
-    x: Fp8Rows, weight: Fp8Rows, bias: torch.Tensor | None, dtype: torch.dtype
+    x: Fp8Rows,
+    weight: Fp8Rows,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    *,
+    invariant: bool = False,
 ) -> torch.Tensor:
     """x weight^T + bias, as `dtype` [rows, out]; `weight` has a row for each output.
 
     The scales are constant along a sum, so they are applied to sums of 8-bit products. Those are
     exact in float64 (multiples of 2^-18 below 2^18 each, for up to 2^17 of them), so that a row's
-    result is the same however many rows are computed with it.
+    result is the same however many rows are computed with it, `invariant` or not.
     """
     sums = (x.values.double() @ weight.values.double().T).float()
     scaled = sums * x.scales.unsqueeze(1) * weight.scales

@@ -1,5 +1,5 @@
 """A step's attention on a GPU: prompt chunks, decode rows, and decode rows with a common prefix,
-each with its kernel.
+each with its kernel; or all in `split_attention`, where it has to be invariant.
 
 Planning happens on the host, into arrays that one copy takes to the GPU; what the layers then
 launch depends on a form and on tensors and reads nothing back. Padded to a `PaddedShape`, steps of
@@ -22,6 +22,8 @@ from lengthwise_kernels.attention_plan import (
     StepAttention,
 )
 from lengthwise_kernels.gpu.attention.decode import MAX_HEAD_DIM, DecodeRows, decode_attention
+from lengthwise_kernels.gpu.attention.fixed_splits import TILE_ROWS
+from lengthwise_kernels.gpu.attention.fixed_splits_plan import lay_out_fixed_splits
 from lengthwise_kernels.gpu.attention.prefill import (
     MAX_GROUP,
     PromptTiles,
@@ -117,10 +119,10 @@ class _KernelForm:
 
 def check_attention(spec: AttentionSpec) -> None:
     """Raise `UnsupportedByKernel` unless the kernels compute attention of this model."""
-    group = spec.num_heads // spec.num_kv_heads
+    group, most = spec.num_heads // spec.num_kv_heads, TILE_ROWS if spec.invariant else MAX_GROUP
     require(
-        spec.head_dim <= MAX_HEAD_DIM and group <= MAX_GROUP and spec.dtype in FLOATS,
-        f"attention on a GPU needs heads of at most {MAX_HEAD_DIM} numbers, at most {MAX_GROUP}"
+        spec.head_dim <= MAX_HEAD_DIM and group <= most and spec.dtype in FLOATS,
+        f"attention on a GPU needs heads of at most {MAX_HEAD_DIM} numbers, at most {most}"
         f" query heads for each key head, and one of {', '.join(map(str, FLOATS))}; got heads of"
         f" {spec.head_dim}, {group} for each key head, {spec.dtype}",
     )
@@ -129,7 +131,7 @@ def check_attention(spec: AttentionSpec) -> None:
 def warm_up_attention(spec: AttentionSpec, layer: torch.Tensor) -> None:
     """Compile attention over common prefixes, which may be long in coming."""
     group = spec.num_heads // spec.num_kv_heads
-    if group > MAX_SHARING_GROUP:
+    if group > MAX_SHARING_GROUP or spec.invariant:
         return
     groups = PrefixGroups(
         tiles=torch.tensor([[0, 1, 1, 0]], dtype=torch.int32, device=spec.device),
@@ -160,6 +162,10 @@ def lay_out_attention(
 
     `sampled` are the sequences whose last token is sampled, None: all tokens are.
     """
+    if spec.invariant:
+        return lay_out_fixed_splits(
+            batch, windows=windows, sampled=sampled, spec=spec, padded_to=padded_to
+        )
     step = StepSequences.of(batch)
     group = spec.num_heads // spec.num_kv_heads
     arrays: dict[str, Ints] = {}

@@ -170,11 +170,11 @@ def prefill_block(
     fewer = max(32, min(128, 8192 // dim))
     most = 128 if rows > _SMALL_ROWS and dim <= 128 else fewer
     for keys in (most, fewer):
-        if _pipeline_bytes(rows, dim, keys) <= shared_bytes(device):
+        if pipeline_bytes(rows, dim, keys) <= shared_bytes(device):
             return keys, warps, _STAGES
     return fewer, warps, _UNPIPELINED
 
 
-def _pipeline_bytes(rows: int, dim: int, keys: int) -> int:
+def pipeline_bytes(rows: int, dim: int, keys: int) -> int:
     """Shared memory of a program: queries, three tiles of keys and values, and block ids."""
     return 2 * dim * (rows + 3 * 2 * keys) + 1024

@@ -1,0 +1,75 @@
+"""The engine computes alike whatever is computed with a token, on the kernels that it takes for
+`numerics: invariant` on a GPU, in Triton's interpreter."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from engine.random_schedule import NUM_BLOCKS, CachedRunner, alone, in_crowds, random_requests
+
+from lengthwise_engine import invariance
+from lengthwise_engine.loaded_model import load_runner
+from lengthwise_engine.models import decoder, linear, weights
+from lengthwise_engine.models.decoder_loader import Quantization
+from lengthwise_engine.runner import sampler, step_tensors
+
+pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.gpu import (
+    invariant_linear,
+    kv_store,
+    quantise_rows,
+    rms_norm,
+    scaled_linear,
+)
+from lengthwise_kernels.gpu.attention import plan
+
+# The others compute every number of a row from that row alone, and the interpreter is slow.
+KERNELS = {
+    "add_rms_norm": rms_norm.add_rms_norm,
+    "invariant_linear": invariant_linear.invariant_linear,
+    "is_alike_alone": invariant_linear.is_alike_alone,
+    "lay_out_attention": plan.lay_out_attention,
+    "quantise_rows": quantise_rows.quantise_rows,
+    "rotate_and_store": kv_store.rotate_and_store,
+    "scaled_linear": scaled_linear.scaled_linear,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.usefixtures("exact_bfloat16")
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+def test_an_answer_is_the_same_in_any_batch_and_chunk(
+    device: str,
+    quantization: Quantization,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the operations were tried one by one, as at each start."""
+    if device != "cpu":
+        pytest.skip("tests/gpu/test_numerics.py computes on the GPU")
+    monkeypatch.setattr(weights, "packs", lambda device, dtype: False)
+    monkeypatch.setattr(invariance, "_TOKENS", 100)
+    monkeypatch.setattr(invariance, "_AGAIN", ((0, 1), (5, 12), (63, 65), (99, 100)))
+    replaced = set()
+    for name, kernel in KERNELS.items():
+        for module in (decoder, linear, step_tensors, sampler, invariance):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, kernel)
+                replaced.add(name)
+    assert replaced == KERNELS.keys()
+    model = load_runner(
+        make_checkpoint("qwen2-some-windows"),
+        device="cpu",
+        num_blocks=NUM_BLOCKS,
+        dtype=torch.bfloat16,
+        quantization=quantization,
+        numerics="invariant",
+    )
+    assert model.numerics
+    worker = CachedRunner(model.runner, model.cache)
+    requests = random_requests(20, model.spec.vocab_size, seed=2)
+    requests = [one for one in requests if len(one.prompt) <= 64 and one.num_tokens <= 12][:3]
+    assert len(requests) == 3
+    assert in_crowds([worker], requests, seed=2) == [alone(worker, one) for one in requests]
