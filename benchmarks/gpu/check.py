@@ -30,6 +30,7 @@ from gpu.aims import ENGINE, summary
 from gpu.device_tests import pytest_tasks
 from gpu.engine import engine_tasks
 from gpu.kernels import agreement_tasks, kernel_tasks
+from gpu.models import SHAPES
 from gpu.peer import peer_rows
 from gpu.questions import TABLE, lines, question_tasks
 from gpu.scale import FULL, TINY, Scale
@@ -157,7 +158,7 @@ def _report(
         for outcome in journal.outcomes().values():
             failed |= outcome.state == "failed"
             print(f"{name:14} {outcome.task:36} {outcome.state:9} {outcome.why}")
-    tables[ENGINE] += peer_rows(tables[ENGINE])
+    tables[ENGINE] += peer_rows(tables[ENGINE], {**SHAPES, **TINY.shapes})
     for table, rows in tables.items():
         if not rows:
             continue

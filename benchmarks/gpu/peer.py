@@ -7,8 +7,8 @@ than a worker, so that it may lie in an environment of its own: `AICONFIGURATOR=
     AICONFIGURATOR=aic/bin/python make gpu-check
 
 This file is also the program that the other Python runs, so it imports nothing else of ours. It
-reads lines of model, "static_ctx" or "static_gen", requests and tokens of each, and answers with
-milliseconds.
+reads lines of a model's config.json, "static_ctx" or "static_gen", requests and tokens of each, and
+answers with milliseconds.
 """
 
 import json
@@ -16,8 +16,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 Row = Mapping[str, Any]
@@ -28,7 +30,7 @@ SECONDS: Final = 60.0
 PREFILL: Final = re.compile(r"(?P<model>\S+), (?P<tokens>\d+) tokens")
 DECODE: Final = re.compile(r"(?P<model>\S+), (?P<requests>\d+) rows after (?P<tokens>\d+)")
 
-Shape = tuple[str, str, int, int]
+Question = tuple[Mapping[str, Any], str, int, int]
 
 
 def is_there() -> bool:
@@ -36,10 +38,11 @@ def is_there() -> bool:
     return "AICONFIGURATOR" in os.environ or find_spec("aiconfigurator") is not None
 
 
-def peer_rows(rows: Sequence[Row]) -> list[Row]:
-    """A row of the peer beside each of ours that it has an answer for."""
-    asked = [(row, shape) for row in rows if (shape := _shape(row)) is not None]
-    answers = _ask([shape for _, shape in asked]) if asked and is_there() else []
+def peer_rows(rows: Sequence[Row], configs: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """A row of the peer beside each of ours that it has an answer for; `configs` are the models'
+    config.json by name."""
+    asked = [(row, question) for row in rows if (question := _question(row, configs)) is not None]
+    answers = _ask([question for _, question in asked]) if asked and is_there() else []
     return [
         {
             **row,
@@ -58,20 +61,20 @@ def peer_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _shape(row: Row) -> Shape | None:
+def _question(row: Row, configs: Mapping[str, Mapping[str, Any]]) -> Question | None:
     if row["implementation"] != "lengthwise":
         return None
     if row["op"] == "prefill" and (found := PREFILL.fullmatch(row["shape"])):
-        return found["model"], "static_ctx", 1, int(found["tokens"])
+        return configs[found["model"]], "static_ctx", 1, int(found["tokens"])
     if row["op"] == "decode" and (found := DECODE.fullmatch(row["shape"])):
-        return found["model"], "static_gen", int(found["requests"]), int(found["tokens"])
+        return configs[found["model"]], "static_gen", int(found["requests"]), int(found["tokens"])
     return None
 
 
-def _ask(shapes: Sequence[Shape]) -> list[float | None]:
+def _ask(questions: Sequence[Question]) -> list[float | None]:
     """Empty where there is no aiconfigurator, or it does not answer."""
     python = os.environ.get("AICONFIGURATOR", sys.executable)
-    asked = "".join(f"{json.dumps(shape)}\n" for shape in shapes)
+    asked = "".join(f"{json.dumps(question)}\n" for question in questions)
     try:
         done = subprocess.run(
             [python, __file__], input=asked, capture_output=True, text=True, timeout=SECONDS
@@ -96,14 +99,18 @@ def _answers(lines: Sequence[str]) -> Iterator[float | None]:
     version = perf_database.get_latest_database_version(SYSTEM, "vllm")
     database = perf_database.get_database(SYSTEM, "vllm", version)
     for line in lines:
-        name, mode, requests, tokens = json.loads(line)
+        shape, mode, requests, tokens = json.loads(line)
+        architecture = f"{shape['model_type'].capitalize()}ForCausalLM"
         try:
-            model = models.get_model(f"Qwen/{name}", config.ModelConfig(), "vllm")
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "config.json")
+                file.write_text(json.dumps({**shape, "architectures": [architecture]}))
+                model = models.get_model(folder, config.ModelConfig(), "vllm")
             session = InferenceSession(model, database, get_backend("vllm"))
             asked = config.RuntimeConfig(batch_size=requests, beam_width=1, isl=tokens, osl=2)
             yield round(float(session.run_static_latency_only(asked, mode)), 4)
         except Exception as error:
-            print(f"{name}: {error}", file=sys.stderr)
+            print(f"{line.strip()}: {error}", file=sys.stderr)
             yield None
 
 

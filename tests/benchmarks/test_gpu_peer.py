@@ -18,6 +18,7 @@ def row(op: str, shape: str, milliseconds: float, implementation: str = "lengthw
     ).row()
 
 
+CONFIGS = {"Qwen2.5-7B": {"size": 7}, "tiny": {"size": 0}}
 OURS = [
     row("prefill", "Qwen2.5-7B, 4096 tokens", 80.0),
     row("prefill", "Qwen2.5-7B, 4096 tokens", 60.0, "lengthwise fp8"),
@@ -40,11 +41,11 @@ def test_the_peer_is_asked_for_each_of_our_shapes(
     asked = tmp_path / "asked"
     answer = f"cat > {asked}; echo loading; echo '[91.0, 6.5, null]'"
     monkeypatch.setenv("AICONFIGURATOR", python_that(tmp_path, answer))
-    rows = peer_rows(OURS)
+    rows = peer_rows(OURS, CONFIGS)
     assert asked.read_text().splitlines() == [
-        '["Qwen2.5-7B", "static_ctx", 1, 4096]',
-        '["Qwen2.5-7B", "static_gen", 32, 1024]',
-        '["tiny", "static_gen", 1, 20]',
+        '[{"size": 7}, "static_ctx", 1, 4096]',
+        '[{"size": 7}, "static_gen", 32, 1024]',
+        '[{"size": 0}, "static_gen", 1, 20]',
     ]
     assert [(each["shape"], each["p50_ms"]) for each in rows] == [
         ("Qwen2.5-7B, 4096 tokens", 91.0),
@@ -60,12 +61,12 @@ def test_a_peer_that_says_nothing_is_left_out(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AICONFIGURATOR", python_that(tmp_path, script))
-    assert peer_rows(OURS) == []
+    assert peer_rows(OURS, CONFIGS) == []
     monkeypatch.setenv("AICONFIGURATOR", str(tmp_path / "missing"))
-    assert peer_rows(OURS) == []
+    assert peer_rows(OURS, CONFIGS) == []
 
 
 def test_without_a_peer_its_aims_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AICONFIGURATOR", raising=False)
-    assert peer_rows(OURS) == []
+    assert peer_rows(OURS, CONFIGS) == []
     assert not [line for line in summary({ENGINE: OURS}) if "operator tables" in line]
