@@ -3,6 +3,7 @@ process logs, turns unhealthy, and ends, and its supervisor starts a clean one."
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -16,6 +17,13 @@ def end_process(error: BaseException) -> None:
     """Flushes logs and ends the process at once: no handler may run on a broken engine."""
     logging.shutdown()
     os._exit(EXIT_CODE)
+
+
+SWITCH_SECONDS = 0.0005
+"""How long another thread keeps the interpreter when the engine thread wants it back, which lets go
+of it with each of a step's 300 launches. Beside an event loop that is never idle the slowest of a
+hundred steps took 61 to 117 ms with Python's 5 ms, 21 to 35 with this; with streams of tokens only
+it makes no difference (benchmarks/data/step_jitter.csv)."""
 
 
 class StepThread:
@@ -35,6 +43,8 @@ class StepThread:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Other threads of the process switch faster from now on."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_runtime.step_thread import EXIT_CODE, StepThread
+from lengthwise_runtime.step_thread import EXIT_CODE, SWITCH_SECONDS, StepThread
 from lengthwise_wire.errors import Overloaded
 
 
@@ -87,3 +87,15 @@ def test_a_thread_begins_once_and_when_stopped_ends_after_its_step() -> None:
     assert not threading.Event().wait(0.05)
     assert len(steps) == count
     assert began_in == ["engine"]
+
+
+def test_the_engine_thread_gets_the_interpreter_back_soon() -> None:
+    before, seen = sys.getswitchinterval(), threading.Event()
+    thread = StepThread(seen.set)
+    try:
+        thread.start()
+        assert seen.wait(10)
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS, abs=1e-5)
+    finally:
+        assert thread.stop(10)
+        sys.setswitchinterval(before)
