@@ -214,9 +214,12 @@ def split_attention(
         BLOCK_D=block_d, TILE=keys, **heads, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     if splits.cut:
+        rows = triton.next_power_of_2(group)
         _fold_kernel[(num_tiles, num_kv_heads)](
             splits.tiles, splits.first_programs, out, parts, peaks, masses, scale,
-            BLOCK_M=triton.next_power_of_2(group), BLOCK_D=block_d, **heads, num_warps=4,
+            BLOCK_M=rows, BLOCK_D=block_d, **heads,
+            # A thread reads 16 bytes at least.
+            num_warps=max(1, min(4, rows * block_d // 128)),
         )  # fmt: skip
 
 
