@@ -78,7 +78,7 @@ def test_a_row_of_an_8_bit_product_is_the_same_beside_any_number_of_others(devic
         x = quantise_rows.quantise_rows(rows)
         return scaled_linear.scaled_linear(x, weight, None, torch.float32, invariant=True)
 
-    assert not _varying(product, _normal(ROWS, 200).to(device), COUNTS)
+    assert not _varying(product, _normal(ROWS, 200).to(device), COUNTS[::4])
 
 
 def test_a_row_of_norms_gates_and_draws_is_the_same_beside_any_others(device: str) -> None:

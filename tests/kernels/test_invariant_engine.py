@@ -50,8 +50,8 @@ def test_an_answer_is_the_same_in_any_batch_and_chunk(
     if device != "cpu":
         pytest.skip("tests/gpu/test_numerics.py computes on the GPU")
     monkeypatch.setattr(weights, "packs", lambda device, dtype: False)
-    monkeypatch.setattr(invariance, "_TOKENS", 100)
-    monkeypatch.setattr(invariance, "_AGAIN", ((0, 1), (5, 12), (63, 65), (99, 100)))
+    monkeypatch.setattr(invariance, "_TOKENS", 66)
+    monkeypatch.setattr(invariance, "_AGAIN", ((0, 1), (63, 65)))
     replaced = set()
     for name, kernel in KERNELS.items():
         for module in (decoder, linear, step_tensors, sampler, invariance):
@@ -69,7 +69,7 @@ def test_an_answer_is_the_same_in_any_batch_and_chunk(
     )
     assert model.numerics
     worker = CachedRunner(model.runner, model.cache)
-    requests = random_requests(20, model.spec.vocab_size, seed=2)
-    requests = [one for one in requests if len(one.prompt) <= 64 and one.num_tokens <= 12][:3]
-    assert len(requests) == 3
+    requests = random_requests(40, model.spec.vocab_size, seed=2)
+    requests = [one for one in requests if len(one.prompt) <= 64 and one.num_tokens <= 6][:2]
+    assert len(requests) == 2
     assert in_crowds([worker], requests, seed=2) == [alone(worker, one) for one in requests]
