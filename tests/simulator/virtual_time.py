@@ -139,7 +139,7 @@ class VirtualStepThread:
         try:
             while not self._ended:
                 self._step()
-        except SystemExit:
+        except SystemExit:  # it was told to end
             pass
         except BaseException as error:
             self._failure = error

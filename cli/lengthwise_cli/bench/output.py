@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lengthwise_cli.bench import report
 from lengthwise_cli.bench.run import Run
-from lengthwise_cli.errors import CommandError
+from lengthwise_cli.errors import CommandError, check_target
 from lengthwise_cli.terminal import make_console
 from lengthwise_policy.objectives import Objectives
 
@@ -26,8 +26,7 @@ class Output:
 
     def __post_init__(self) -> None:
         for name, path in (("--csv", self.csv), ("--plot", self.plot)):
-            if path is not None and (path.is_dir() or not path.parent.is_dir()):
-                raise CommandError(f"{name}: got {path}, expected a file in a folder that exists")
+            check_target(name, path)
         if self.plot is not None and self.plot.suffix not in FORMATS:
             expected = ", ".join(FORMATS)
             raise CommandError(f"--plot: got {self.plot}, expected a name that ends in {expected}")

@@ -26,6 +26,12 @@ MIXED_ROWS = 1000
 """Drawn of `--lengths`."""
 
 
+def check_rate(rate: float) -> None:
+    """Errors: CommandError."""
+    if not 0 < rate < float("inf"):
+        raise CommandError(f"--rate: got {rate:g}, expected requests a second above 0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """Errors of all methods: CommandError, SimulationError, CheckpointError, OSError."""
@@ -81,6 +87,13 @@ class Inputs:
         chosen = draw.choices(kinds, [kind.weight for kind in kinds], k=MIXED_ROWS)
         planned = [kind.draw(draw, 0.0) for kind in chosen]
         return [TraceRow(None, each.prompt_tokens, each.output_tokens, ()) for each in planned]
+
+    def fitting_rows(self, context: int) -> list[TraceRow]:
+        """Those that a model of this context can serve; at least one."""
+        rows = [row for row in self.rows() if row.prompt_tokens + row.output_tokens <= context]
+        if not rows:
+            raise CommandError(f"no request fits the context of the model, {context:,} tokens")
+        return rows
 
     def requests(self, most: int) -> list[ArrivingRequest]:
         """Those of one run."""

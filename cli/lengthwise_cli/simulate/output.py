@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lengthwise_cli.errors import CommandError
+from lengthwise_cli.errors import CommandError, check_target
 from lengthwise_cli.terminal import LATENCIES, Column, fit_encoding, fitted, harmless, make_console
 from lengthwise_simulator.chrome_trace import write_chrome_trace
 from lengthwise_simulator.cluster.simulation import SimulatedRun
@@ -35,12 +35,7 @@ class RunOutput:
 
     def __post_init__(self) -> None:
         for name in ("csv", "json", "plot", "chrome_trace"):
-            path = getattr(self, name)
-            if path is not None and (path.is_dir() or not path.parent.is_dir()):
-                option = name.replace("_", "-")
-                raise CommandError(
-                    f"--{option}: got {path}, expected a file in a folder that exists"
-                )
+            check_target(f"--{name.replace('_', '-')}", getattr(self, name))
         if self.plot is not None and self.plot.suffix not in FORMATS:
             expected = ", ".join(FORMATS)
             raise CommandError(f"--plot: got {self.plot}, expected a name that ends in {expected}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from lengthwise_cli.errors import CommandError
-from lengthwise_cli.simulate.inputs import Inputs
+from lengthwise_cli.errors import CommandError, check_target
+from lengthwise_cli.simulate.inputs import Inputs, check_rate
 from lengthwise_cli.terminal import Column, fit_encoding, fitted, harmless, make_console, say
 from lengthwise_policy.objectives import Objectives
 from lengthwise_simulator.search.plan import PlannedShape, gpus_needed, plan
@@ -36,15 +36,11 @@ def find_plan(
     seconds: float,
     values: Path | None,
 ) -> None:
-    if rate is not None and not 0 < rate < float("inf"):
-        raise CommandError(f"--rate: got {rate:g}, expected requests a second above 0")
-    if values is not None and (values.is_dir() or not values.parent.is_dir()):
-        raise CommandError(f"--values: got {values}, expected a file in a folder that exists")
+    if rate is not None:
+        check_rate(rate)
+    check_target("--values", values)
     model, policies = inputs.model_on_gpus(), inputs.policies()
-    context = model.spec.context_length
-    rows = [row for row in inputs.rows() if row.prompt_tokens + row.output_tokens <= context]
-    if not rows:
-        raise CommandError(f"no request fits the context of the model, {context:,} tokens")
+    rows = inputs.fitting_rows(model.spec.context_length)
 
     def workload(at_rate: float) -> Sequence[ArrivingRequest]:
         number = max(LEAST_REQUESTS, round(at_rate * seconds))

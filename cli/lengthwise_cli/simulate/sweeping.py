@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from lengthwise_cli.errors import CommandError
-from lengthwise_cli.simulate.inputs import Inputs
+from lengthwise_cli.errors import CommandError, check_target
+from lengthwise_cli.simulate.inputs import Inputs, check_rate
 from lengthwise_cli.terminal import say
 from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_simulator.cluster.simulation import Simulation
@@ -66,8 +66,7 @@ class SweepGrid:
         """Errors: CommandError."""
         shapes = [_workers(ratio) for ratio in self.ratios]
         for rate in self.rates:
-            if not 0 < rate < float("inf"):
-                raise CommandError(f"--rates: got {rate:g}, expected requests a second above 0")
+            check_rate(rate)
         return [
             SweepPoint(
                 workload=workload,
@@ -94,18 +93,14 @@ def run_sweep(
     processes: int,
 ) -> None:
     """Errors: CommandError, SimulationError, OSError."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise CommandError(f"--out: got {path}, expected a file in a folder that exists")
+    check_target("--out", path)
     for discipline in grid.disciplines:
         replace(inputs, discipline=discipline).policies()  # refused before anything runs
     for strategy in grid.strategies:
         if strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise CommandError(f"--strategy: got {strategy!r}, expected one of {known}")
-    context = inputs.model_on_gpus().spec.context_length
-    rows = [row for row in inputs.rows() if row.prompt_tokens + row.output_tokens <= context]
-    if not rows:
-        raise CommandError(f"no request fits the context of the model, {context:,} tokens")
+    rows = inputs.fitting_rows(inputs.model_on_gpus().spec.context_length)
     run = PointRun(inputs=inputs, rows=rows, gpus=gpus, requests=requests)
     points = grid.points(run.workload)
     file = SweepFile(path)
@@ -127,5 +122,5 @@ def _workers(ratio: str) -> tuple[int, int]:
         if decode and max(prefill, decode) <= 10_000:
             return prefill, decode
     raise CommandError(
-        f"--ratios: got {ratio!r}, expected PREFILL:DECODE workers such as 2:1; 0:3 is aggregated"
+        f"--ratio: got {ratio!r}, expected PREFILL:DECODE workers such as 2:1; 0:3 is aggregated"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from lengthwise_cli.errors import CommandError
-from lengthwise_cli.simulate.inputs import Inputs
+from lengthwise_cli.errors import check_target
+from lengthwise_cli.simulate.inputs import Inputs, check_rate
 from lengthwise_cli.terminal import Column, fit_encoding, fitted, harmless, make_console, say
 from lengthwise_simulator.cluster.simulation import Simulation
 from lengthwise_simulator.cluster.spec import ClusterPolicies
@@ -28,15 +28,10 @@ def find_settings(
     values: Path | None,
 ) -> None:  # fmt: skip
     """Errors: CommandError, SimulationError."""
-    if not 0 < rate < float("inf"):
-        raise CommandError(f"--rate: got {rate:g}, expected requests a second above 0")
-    if values is not None and (values.is_dir() or not values.parent.is_dir()):
-        raise CommandError(f"--values: got {values}, expected a file in a folder that exists")
+    check_rate(rate)
+    check_target("--values", values)
     model = inputs.model_on_gpus()
-    context = model.spec.context_length
-    rows = [row for row in inputs.rows() if row.prompt_tokens + row.output_tokens <= context]
-    if not rows:
-        raise CommandError(f"no request fits the context of the model, {context:,} tokens")
+    rows = inputs.fitting_rows(model.spec.context_length)
 
     def run(policies: ClusterPolicies, seed: int) -> RunSummary:
         workload = replace(inputs, seed=seed).requests_at(rows, rate, requests)
