@@ -11,6 +11,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import psutil
@@ -51,15 +52,15 @@ async def stream(address: str, request: bytes, outcome: Outcome) -> None:
     head = answer = b""
     try:
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        is_stream = head.startswith(b"HTTP/1.1 200")
-        outcome.num_open += is_stream
-        outcome.most_open = max(outcome.most_open, outcome.num_open)
-        while piece := await reader.read(1 << 16):
-            answer = (answer + piece)[-1000:]
-        outcome.num_open -= is_stream
-        writer.close()
+        with closing(writer.transport):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            is_stream = head.startswith(b"HTTP/1.1 200")
+            outcome.num_open += is_stream
+            outcome.most_open = max(outcome.most_open, outcome.num_open)
+            while piece := await reader.read(1 << 16):
+                answer = (answer + piece)[-1000:]
+            outcome.num_open -= is_stream
     except (OSError, asyncio.IncompleteReadError) as error:
         answer = repr(error).encode()
     status = int(head.split()[1]) if head else 0

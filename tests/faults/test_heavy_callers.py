@@ -3,7 +3,7 @@ them."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,6 +24,9 @@ pytestmark = pytest.mark.slow
 
 OTHERS_WAIT_SECONDS = 0.25
 """50 ms are right; machines that run tests are busy."""
+
+MAX_ROUNDS = 4
+"""A busy machine delays some of them, but not each time."""
 
 CHART_MIB = 1024
 """What the chart gives a router."""
@@ -114,6 +117,14 @@ async def another_caller(router: Process) -> AsyncIterator[list[float]]:
         await asyncio.gather(asking, return_exceptions=True)
 
 
+async def soon_passes(measure: Callable[[], Awaitable[float]], seconds: float) -> None:
+    """One of a few rounds takes less than this."""
+    measured: list[float] = []
+    while not measured or measured[-1] >= seconds:
+        assert len(measured) < MAX_ROUNDS, measured
+        measured.append(await measure())
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -132,11 +143,7 @@ async def test_nobody_waits_while_a_heavy_message_is_looked_at(
                 await send(router, message)
         return max(seconds)
 
-    # A busy machine delays some of them, but not each time.
-    rounds = 0
-    while await longest_wait() >= OTHERS_WAIT_SECONDS:
-        rounds += 1
-        assert rounds < 4
+    await soon_passes(longest_wait, OTHERS_WAIT_SECONDS)
 
 
 def is_in_flight(client: lengthwise.Client, count: int) -> bool:
@@ -170,14 +177,18 @@ async def test_prompts_of_the_largest_size_leave_memory_and_threads_for_others(
         async with grpc.aio.insecure_channel(router.address) as channel:
             stub = inference_pb2_grpc.InferenceStub(channel)
             await stub.Tokenize(usual, timeout=20)
-            sending = asyncio.gather(*(send(router, message) for _ in range(3)))
-            await asyncio.sleep(0.2)
-            began_at = time.monotonic()
-            await stub.Tokenize(usual, timeout=40)
-            seconds = time.monotonic() - began_at
-        assert set(await sending) <= {
-            grpc.StatusCode.INVALID_ARGUMENT,
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-        }
+
+            async def wait_of_another() -> float:
+                sending = asyncio.gather(*(send(router, message) for _ in range(3)))
+                await asyncio.sleep(0.2)
+                began_at = time.monotonic()
+                await stub.Tokenize(usual, timeout=40)
+                seconds = time.monotonic() - began_at
+                assert set(await sending) <= {
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                }
+                return seconds
+
+            await soon_passes(wait_of_another, 2 * OTHERS_WAIT_SECONDS)
         assert peak_mib(router) < CHART_MIB / 2
-        assert seconds < 2 * OTHERS_WAIT_SECONDS

@@ -158,10 +158,12 @@ async def _send(port: int, data: bytes) -> str:
     with suppress(OSError, TimeoutError):
         async with asyncio.timeout(2.0):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(data)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(reader.read(100), 0.1)
-            writer.close()
+            try:
+                writer.write(data)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(100), 0.1)
+            finally:
+                writer.close()
     return "bytes"
 
 

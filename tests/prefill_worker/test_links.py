@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import time
 from typing import Any
 
 import pytest
@@ -16,18 +15,17 @@ KEY = ("10.0.0.1:50051", "decode-1")
 
 
 class Link:
-    """One that comes up after a while, or fails after it."""
+    """One that comes up, or fails, once its network says so."""
 
     _numbers = itertools.count()
 
-    def __init__(self, seconds: float, *, works: bool) -> None:
+    def __init__(self, network: "Network") -> None:
         self.name = f"link-{next(self._numbers)}"
-        self._seconds = seconds
-        self._works = works
+        self._network = network
 
     async def open(self, timeout_seconds: float) -> None:
-        await asyncio.sleep(self._seconds)
-        if not self._works:
+        await self._network.answers.wait()
+        if not self._network.works:
             raise TransferFailed("no route")
 
     async def closed(self) -> None: ...
@@ -40,25 +38,24 @@ class Network:
 
     def __init__(self) -> None:
         self.works = False
-        self.seconds = 0.3
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.tried = 0
         self.links = DecodeLinks(self._new, 5.0)
 
     def _new(self, _: WorkerKey) -> Any:
         self.tried += 1
-        return Link(self.seconds, works=self.works)
+        return Link(self)
 
-    async def fails_after(self) -> float:
-        began_at = time.monotonic()
-        with pytest.raises(TransferFailed, match="no route"):
-            await self.links.to(KEY)
-        return time.monotonic() - began_at
+    async def fails(self) -> None:
+        async with asyncio.timeout(10):
+            with pytest.raises(TransferFailed, match="no route"):
+                await self.links.to(KEY)
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+async def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     monkeypatch.setattr(module, "REOPEN_SECONDS", 0.02)
-    monkeypatch.setattr(module, "FORGET_SECONDS", 0.5)
     return Network()
 
 
@@ -69,13 +66,21 @@ async def test_all_that_ask_at_first_wait_for_one_try(network: Network) -> None:
     assert network.tried == 1
 
 
-@pytest.mark.slow
 async def test_a_way_that_is_known_not_to_work_keeps_no_request_waiting_and_is_tried_again(
     network: Network,
 ) -> None:
-    assert await network.fails_after() >= 0.3
-    assert await network.fails_after() < 0.2
+    network.answers.clear()
+    asking = asyncio.create_task(network.fails())
+    await eventually(lambda: network.tried)
+    await asyncio.sleep(0)
+    assert not asking.done()
+    network.answers.set()
+    await asking
+    network.answers.clear()
+    await eventually(lambda: network.tried >= 2)
+    await network.fails()  # though the next try is under way
     network.works = True
+    network.answers.set()
 
     async def is_up() -> bool:
         try:
@@ -86,10 +91,11 @@ async def test_a_way_that_is_known_not_to_work_keeps_no_request_waiting_and_is_t
     await eventually(is_up, 10)
 
 
-@pytest.mark.slow
-async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(network: Network) -> None:
-    network.seconds = 0.01
-    await network.fails_after()
+async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORGET_SECONDS", 0.05)
+    await network.fails()
     await eventually(lambda: not network.links._opening, 10)
     tried = network.tried
     await asyncio.sleep(0.1)
@@ -98,7 +104,7 @@ async def test_a_way_that_is_asked_for_no_more_is_not_tried_for_ever(network: Ne
 
 @pytest.mark.slow
 async def test_closing_ends_what_is_tried(network: Network) -> None:
-    await network.fails_after()
+    await network.fails()
     await network.links.close()
     with pytest.raises(TransferFailed):
         await asyncio.wait_for(network.links.to(KEY), 10)

@@ -218,7 +218,7 @@ async def test_the_answer_is_the_same_whatever_fails(
     await asyncio.sleep(0)
     began_at = time.monotonic()
     answer = await deployment.generate(max_tokens=NUM_TOKENS)
-    assert time.monotonic() - began_at < 4.0
+    assert time.monotonic() - began_at < 10
     await failing
     assert answer.token_ids == stub_answer(PROMPT, NUM_TOKENS)
     assert answer.text == bytes(answer.token_ids).decode()
@@ -359,7 +359,7 @@ async def test_without_workers_a_request_waits_and_then_is_refused(
     error = await deployment.refused(max_tokens=5)
     assert error.code().name == "UNAVAILABLE"
     assert f"no {role} worker" in error.details()
-    assert 0.5 < time.monotonic() - began_at < 2.0
+    assert 0.5 < time.monotonic() - began_at < 10
 
 
 @pytest.mark.slow

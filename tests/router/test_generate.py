@@ -1,7 +1,6 @@
 """The life of a request when nothing goes wrong."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -278,8 +277,6 @@ async def test_a_draining_router_finishes_what_runs_and_refuses_what_is_new(
     await asyncio.sleep(0)
     error = await deployment.refused(max_tokens=3)
     assert error.code().name == "UNAVAILABLE"
-    began_at = time.monotonic()
     count += sum([len(message.token_ids) async for message in messages])
     assert count == 50
-    await draining
-    assert time.monotonic() - began_at < 2.0
+    await asyncio.wait_for(draining, 10)

@@ -197,7 +197,7 @@ async def test_a_decode_worker_that_fails_alone_is_blamed_and_the_answer_the_sam
     await asyncio.sleep(0)
     began_at = time.monotonic()
     answer = await deployment.generate(max_tokens=NUM_TOKENS)
-    assert time.monotonic() - began_at < 4.0
+    assert time.monotonic() - began_at < 10
     await failing
     assert answer.token_ids == stub_answer(PROMPT, NUM_TOKENS)
     assert answer.last.timings.retries == 1

@@ -130,13 +130,15 @@ async def test_a_key_is_asked_for_before_the_body(stub_checkpoint: Path, tmp_pat
     async with serving(stub_checkpoint, tmp_path, entry("alice")) as (deployment, client):
         host, _, port = deployment.app.http_address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            b"content-length: 1000000\r\n\r\n{"
-        )
-        async with asyncio.timeout(10):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 401")
-        writer.close()
+        try:
+            writer.write(
+                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+                b"content-length: 1000000\r\n\r\n{"
+            )
+            async with asyncio.timeout(10):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        finally:
+            writer.transport.abort()
         answer = await client.get("/v1/models", headers=bearer("x" * (1 << 20)))
         assert answer.status_code == 431
 
