@@ -11,6 +11,7 @@ from typing import Final
 
 from gpu import peer
 from gpu.task import Row
+from lengthwise_simulator.cost.aiconfigurator import is_installed
 
 Rows = Sequence[Row]
 
@@ -162,7 +163,7 @@ AIMS: Final = (
             wanted=1.0,
             table=ENGINE,
             find=over(op, peer.NAME),
-            is_asked=peer.is_there,
+            is_asked=is_installed,
         )
         for op in ("prefill", "decode")
     ),

@@ -1,5 +1,6 @@
 """The times of a peer that another Python knows, beside ours."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -39,14 +40,22 @@ def test_the_peer_is_asked_for_each_of_our_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = tmp_path / "asked"
-    answer = f"cat > {asked}; echo loading; echo '[91.0, 6.5, null]'"
-    monkeypatch.setenv("AICONFIGURATOR", python_that(tmp_path, answer))
+    said = (
+        {"version": "0", "steps": [[80.0, 11.0, 0.0]]},
+        {"version": "0", "steps": [[6.0, 0, 0.5]]},
+    )
+    answer = json.dumps([*said, {"error": "no such model"}])
+    monkeypatch.setenv(
+        "AICONFIGURATOR", python_that(tmp_path, f"cat > {asked}; echo loading; echo '{answer}'")
+    )
     rows = peer_rows(OURS, CONFIGS)
-    assert asked.read_text().splitlines() == [
-        '[{"size": 7}, "static_ctx", 1, 4096]',
-        '[{"size": 7}, "static_gen", 32, 1024]',
-        '[{"size": 0}, "static_gen", 1, 20]',
+    questions = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert [(each["config"]["size"], each["steps"]) for each in questions] == [
+        (7, [[4096, 0, 0, 0]]),
+        (7, [[0, 0, 32, 1024]]),
+        (0, [[0, 0, 1, 20]]),
     ]
+    assert {(each["system"], each["ranks"]) for each in questions} == {("h200_sxm", 1)}
     assert [(each["shape"], each["p50_ms"]) for each in rows] == [
         ("Qwen2.5-7B, 4096 tokens", 91.0),
         ("Qwen2.5-7B, 32 rows after 1024", 6.5),

@@ -16,6 +16,7 @@ from lengthwise_simulator.cost.gpus import GPUS, find_gpu
 from lengthwise_simulator.cost.profile import CostProfile, LinearCosts, measured_by_workers
 from lengthwise_simulator.cost.published import OPT_13B_A100, SplitwiseCosts
 from lengthwise_simulator.cost.roofline import RooflineCosts
+from lengthwise_simulator.cost.step_tables import StepGrid, StepTables
 from lengthwise_simulator.errors import SimulationError
 
 LLAMA_70B = read_decoder_spec(
@@ -35,7 +36,14 @@ LLAMA_70B = read_decoder_spec(
         },
     )
 )
+TABLES = StepTables(
+    grid=StepGrid(tokens=(1, 1000), past=(0, 10_000), requests=(1, 64), context=(1, 10_000)),
+    rest=(5.0, 50.0),
+    prompts=((0.0, 0.1), (1.0, 10.0)),
+    decodes=((0.1, 1.0), (0.2, 20.0)),
+)
 PROFILES: list[CostProfile] = [
+    TABLES,
     LinearCosts(COST),
     OPT_13B_A100[2],
     RooflineCosts(LLAMA_70B, GPUS["H100"], 4),

@@ -23,6 +23,15 @@ Gpu = Annotated[str, Option(help="B200, H200, H100, A100, A100-40GB, L40S or L4.
 Steps = Annotated[
     Path | None, Option(help="CSV of steps that were measured, in place of calculated times.")
 ]
+Silicon = Annotated[
+    Path | None,
+    Option(
+        "--aiconfigurator",
+        metavar="FILE",
+        help="Step times by the tables of an aiconfigurator, kept in this file; where it is not"
+        " there, the Python that AICONFIGURATOR names is asked.",
+    ),
+]
 Trace = Annotated[
     Path | None, Option(help="Of Azure, BurstGPT, Mooncake, or CSV of prompt and output tokens.")
 ]
@@ -58,6 +67,7 @@ def simulate(
     decode: Annotated[int, Option(min=1, help="Workers.")] = 1,
     decode_gpus: Annotated[int, Option(min=1, help="Of each.")] = 1,
     steps: Steps = None,
+    aiconfigurator: Silicon = None,
     trace: Trace = None,
     lengths: Lengths = ["1000/200"],  # noqa: B006  (typer copies it)
     requests: Annotated[int, Option(min=1, max=10_000_000, help="How many, at most.")] = 1000,
@@ -93,7 +103,8 @@ def simulate(
 
         output = RunOutput(csv=csv, json=json, plot=plot, chrome_trace=chrome_trace)
         inputs = Inputs(
-            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=rate, cv=cv,
+            model=model, gpu=gpu, steps=steps, aiconfigurator=aiconfigurator,
+            trace=trace, lengths=lengths, rate=rate, cv=cv,
             speed=speed, turns=turns, think=think, system_tokens=system_tokens,
             strategy=strategy, discipline=discipline, local_prefill=local_prefill,
             objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,
@@ -109,6 +120,7 @@ def plan(
     gpus: Annotated[int, Option(min=1, max=64, help="Of one unit; --rate says how many units.")],
     gpu: Gpu = "H100",
     steps: Steps = None,
+    aiconfigurator: Silicon = None,
     trace: Trace = None,
     lengths: Lengths = ["1000/200"],  # noqa: B006  (typer copies it)
     rate: Annotated[float | None, Option(help="Requests a second that have to be served.")] = None,
@@ -142,7 +154,8 @@ def plan(
         from lengthwise_cli.simulate.planning import find_plan
 
         inputs = Inputs(
-            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=None, cv=cv,
+            model=model, gpu=gpu, steps=steps, aiconfigurator=aiconfigurator,
+            trace=trace, lengths=lengths, rate=None, cv=cv,
             speed=1.0, turns=turns, think=think, system_tokens=system_tokens,
             strategy=strategy, discipline=discipline, local_prefill=True,
             objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,
@@ -168,6 +181,7 @@ def sweep(
     ] = [DEFAULT_STRATEGY],  # noqa: B006
     seeds: Annotated[int, Option(min=1, max=1000, help="Runs of each, of other arrivals.")] = 1,
     steps: Steps = None,
+    aiconfigurator: Silicon = None,
     trace: Trace = None,
     lengths: Lengths = ["1000/200"],  # noqa: B006
     requests: Annotated[int, Option(min=1, max=10_000_000, help="Of each run.")] = 1000,
@@ -191,7 +205,8 @@ def sweep(
         from lengthwise_cli.simulate.sweeping import SweepGrid, run_sweep
 
         inputs = Inputs(
-            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=None, cv=cv,
+            model=model, gpu=gpu, steps=steps, aiconfigurator=aiconfigurator,
+            trace=trace, lengths=lengths, rate=None, cv=cv,
             speed=1.0, turns=turns, think=think, system_tokens=system_tokens,
             strategy=strategies[0], discipline=disciplines[0], local_prefill=local_prefill,
             objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,
@@ -215,6 +230,7 @@ def tune(
     decode: Annotated[int, Option(min=1, help="Workers.")] = 1,
     decode_gpus: Annotated[int, Option(min=1, help="Of each.")] = 1,
     steps: Steps = None,
+    aiconfigurator: Silicon = None,
     trace: Trace = None,
     lengths: Lengths = ["1000/200"],  # noqa: B006
     requests: Annotated[int, Option(min=1, max=10_000_000, help="Of each run.")] = 1000,
@@ -245,7 +261,8 @@ def tune(
         from lengthwise_simulator.search.shape import DeploymentShape
 
         inputs = Inputs(
-            model=model, gpu=gpu, steps=steps, trace=trace, lengths=lengths, rate=None, cv=cv,
+            model=model, gpu=gpu, steps=steps, aiconfigurator=aiconfigurator,
+            trace=trace, lengths=lengths, rate=None, cv=cv,
             speed=1.0, turns=turns, think=think, system_tokens=system_tokens,
             strategy=strategy, discipline=discipline, local_prefill=local_prefill,
             objectives=_objectives(ttft_short, ttft_long, tpot), seed=seed,

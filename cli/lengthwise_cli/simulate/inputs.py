@@ -1,11 +1,12 @@
 """What is simulated, made of the commands' options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import get_args
 
+from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
 from lengthwise_cli.bench.plan import PromptLengths
 from lengthwise_cli.errors import CommandError
@@ -15,6 +16,8 @@ from lengthwise_policy.prefill.policy import DisciplineName, PrefillPolicy
 from lengthwise_simulator.cluster.spec import ClusterPolicies
 from lengthwise_simulator.cost.calibrated import calibrate
 from lengthwise_simulator.cost.gpus import find_gpu
+from lengthwise_simulator.cost.profile import CostProfile
+from lengthwise_simulator.cost.silicon import silicon_tables
 from lengthwise_simulator.search.shape import ModelOnGpus
 from lengthwise_simulator.workload.arrivals import gamma
 from lengthwise_simulator.workload.planned import ArrivingRequest
@@ -39,6 +42,7 @@ class Inputs:
     model: Path
     gpu: str
     steps: Path | None
+    aiconfigurator: Path | None
     trace: Path | None
     lengths: list[str]
     rate: float | None
@@ -63,8 +67,20 @@ class Inputs:
             spec=read_decoder_spec(read_config(self.model)),
             gpu=find_gpu(self.gpu),
             gpu_name=self.gpu.upper(),
-            measured=calibrate(self.steps) if self.steps is not None else None,
+            measured=self._measured(),
         )
+
+    def _measured(self) -> Callable[[int], CostProfile | None] | None:
+        if self.steps is not None and self.aiconfigurator is not None:
+            raise CommandError("got --steps and --aiconfigurator, expected one of them")
+        if self.steps is not None:
+            costs = calibrate(self.steps)
+            return lambda ranks: costs
+        if self.aiconfigurator is not None:
+            file = ConfigJson.read(self.model / "config.json")
+            values = {key: file.value(key) for key in file}
+            return silicon_tables(self.aiconfigurator, values, self.gpu.upper()).get
+        return None
 
     def policies(self) -> ClusterPolicies:
         names = get_args(DisciplineName)

@@ -133,15 +133,14 @@ def _guess(
 
 
 def _prompt_seconds(model: ModelOnGpus, ranks: int, prompt: int) -> float:
-    costs = model.measured or model.costs(ranks)
-    return costs.step_seconds([(prompt, 0)], 0, 0)
+    return model.step_costs(ranks).step_seconds([(prompt, 0)], 0, 0)
 
 
 def _batch(
     model: ModelOnGpus, ranks: int, context: int, objectives: Objectives
 ) -> tuple[float, int]:
     """The largest batch within objective and memory, and what its step takes."""
-    costs = model.measured or model.costs(ranks)
+    costs = model.step_costs(ranks)
     batch = 1
     while batch < 256 and 2 * batch * context <= model.costs(ranks).kv_tokens:
         if costs.step_seconds([], 2 * batch, 2 * batch * context) > objectives.tpot_seconds:

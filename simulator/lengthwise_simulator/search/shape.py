@@ -1,6 +1,6 @@
 """A deployment's shape: how many workers of how many GPUs do what."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lengthwise_checkpoint.spec import DecoderSpec
@@ -41,24 +41,41 @@ class DeploymentShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOnGpus:
-    """`measured`: what steps took in place of what is calculated for them, whatever the ranks."""
+    """`measured`: what steps of so many ranks took, in place of what is calculated for them; None
+    where that was not measured."""
 
     spec: DecoderSpec
     gpu: GpuModel
     gpu_name: str
-    measured: CostProfile | None = None
+    measured: Callable[[int], CostProfile | None] | None = None
 
     def costs(self, ranks: int) -> RooflineCosts:
+        """Calculated ones, which know memory and links too."""
         return RooflineCosts(self.spec, self.gpu, ranks)
+
+    def step_costs(self, ranks: int) -> CostProfile:
+        """What its steps are taken to take. Errors: SimulationError."""
+        calculated = self.costs(ranks)
+        measured = calculated if self.measured is None else self.measured(ranks)
+        if measured is None:
+            raise SimulationError(
+                f"got a worker of {ranks} {self.gpu_name}, expected a number of them whose steps"
+                " were measured; or leave the measurements away"
+            )
+        return measured
 
     def fitting_ranks(self, most: int) -> Iterator[int]:
         """Powers of two that divide the heads, and whose GPUs hold the model and a request."""
         ranks = 1
         while ranks <= min(most, self.spec.num_kv_heads, 8):
             divides = not self.spec.num_kv_heads % ranks and not self.spec.num_heads % ranks
-            if divides and self.costs(ranks).kv_tokens >= min(self.spec.context_length, 8192):
+            is_known = self.measured is None or self.measured(ranks) is not None
+            if divides and is_known and self._holds_a_request(ranks):
                 yield ranks
             ranks *= 2
+
+    def _holds_a_request(self, ranks: int) -> bool:
+        return self.costs(ranks).kv_tokens >= min(self.spec.context_length, 8192)
 
     def cluster(self, shape: DeploymentShape, policies: ClusterPolicies, seed: int) -> ClusterSpec:
         """Errors: SimulationError."""
@@ -82,7 +99,7 @@ class ModelOnGpus:
         return WorkerGroup(
             role="prefill" if role == "prefill" else "decode",
             count=count,
-            costs=self.measured or costs,
+            costs=self.step_costs(ranks),
             kv_tokens=costs.kv_tokens,
             kv_bytes_per_token=costs.kv_bytes_per_token,
             link_bytes_per_second=costs.link_bytes_per_second,
