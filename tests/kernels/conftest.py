@@ -5,18 +5,28 @@ A test of a kernel is written once. Where torch finds a GPU it runs there and is
 `gpu`; elsewhere Triton's interpreter runs the same kernel on the CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from kernels.quick_interpreter import quicken
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_interpreter() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if find_spec("triton") and not torch.cuda.is_available():
+            quicken(monkeypatch)
+        yield
 
 
 @pytest.fixture

@@ -105,18 +105,17 @@ def attention_by_definition(
     start: int,
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One query at a time, in float32; the first query is at position `start`.
+    """By masked scores in float32; the first query is at position `start`.
 
     Returns results [queries, heads, dim] and log-sum-exps [queries, heads].
     """
     share = queries.shape[1] // keys.shape[1]
-    rows, lses = [], []
-    for offset, query in enumerate(queries.float()):
-        last = start + offset
-        first = 0 if window is None else max(0, last - window + 1)
-        seen_keys = keys[first : last + 1].float().repeat_interleave(share, dim=1)
-        seen_values = values[first : last + 1].float().repeat_interleave(share, dim=1)
-        scores = torch.einsum("hd,khd->hk", query, seen_keys) * query.shape[-1] ** -0.5
-        rows.append(torch.einsum("hk,khd->hd", scores.softmax(-1), seen_values))
-        lses.append(scores.logsumexp(-1))
-    return torch.stack(rows), torch.stack(lses)
+    keys, values = (each.float().repeat_interleave(share, dim=1) for each in (keys, values))
+    scores = torch.einsum("qhd,khd->qhk", queries.float(), keys) * queries.shape[-1] ** -0.5
+    last = torch.arange(start, start + len(queries))[:, None]
+    position = torch.arange(len(keys))[None, :]
+    seen = position <= last
+    if window is not None:
+        seen &= position > last - window
+    scores.masked_fill_(~seen[:, None, :], -torch.inf)
+    return torch.einsum("qhk,khd->qhd", scores.softmax(-1), values), scores.logsumexp(-1)

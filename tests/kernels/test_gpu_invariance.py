@@ -24,6 +24,7 @@ from lengthwise_kernels.gpu import quantise_rows, rms_norm, sampling, scaled_lin
 from lengthwise_kernels.gpu.attention import fixed_splits, fixed_splits_plan
 from lengthwise_kernels.gpu.attention.plan import check_attention, lay_out_attention
 from lengthwise_kernels.gpu.invariant_linear import invariant_linear
+from lengthwise_kernels.reference.fp8 import Fp8Rows
 from lengthwise_kernels.staging import to_device
 
 pytestmark = pytest.mark.usefixtures("exact_bfloat16")
@@ -49,7 +50,9 @@ def _varying(operation: Rows, x: torch.Tensor, parts: Sequence[Part]) -> list[Pa
     ]
 
 
-COUNTS = [(0, count) for count in range(1, ROWS)] + [(start, ROWS) for start in (1, 7, 63, 64, 69)]
+COUNTS = [(0, count) for count in (1, 2, 3, 15, 16, 17, 32, 33, 63, 64, 65)]
+COUNTS += [(start, ROWS) for start in (1, 63, 64, 69)]
+"""Around every power of 2 that tiles may be chosen by, and from within a tile on."""
 
 
 @pytest.mark.slow
@@ -72,21 +75,21 @@ def test_a_row_of_a_product_is_the_same_beside_any_number_of_others(
 
 @pytest.mark.slow
 def test_a_row_of_an_8_bit_product_is_the_same_beside_any_number_of_others(device: str) -> None:
+    """Of quantised rows, which below are found to be the same."""
     weight = quantise_rows.quantise_rows(_normal(37, 200).to(device))
+    x = quantise_rows.quantise_rows(_normal(ROWS, 200).to(device))
 
     def product(rows: torch.Tensor) -> torch.Tensor:
-        x = quantise_rows.quantise_rows(rows)
-        return scaled_linear.scaled_linear(x, weight, None, torch.float32, invariant=True)
+        part = Fp8Rows(values=x.values[rows], scales=x.scales[rows])
+        return scaled_linear.scaled_linear(part, weight, None, torch.float32, invariant=True)
 
-    assert not _varying(product, _normal(ROWS, 200).to(device), COUNTS[::4])
+    assert not _varying(product, torch.arange(ROWS, device=device), COUNTS)
 
 
 def test_a_row_of_norms_gates_and_draws_is_the_same_beside_any_others(device: str) -> None:
-    weight, x = _normal(100).to(device), _normal(9, 200).to(device)
-    assert not _norms_and_draws_that_vary(weight, x)
+    """Each has a kernel of its own, fast or not."""
+    weight, x = _normal(100).to(device), _normal(5, 200).to(device)
 
-
-def _norms_and_draws_that_vary(weight: torch.Tensor, x: torch.Tensor) -> set[str]:
     def draw(scores: torch.Tensor) -> torch.Tensor:
         whole = torch.full((len(scores),), 7, device=x.device)
         part = torch.full((len(scores),), 0.8, device=x.device)
@@ -114,32 +117,24 @@ def _norms_and_draws_that_vary(weight: torch.Tensor, x: torch.Tensor) -> set[str
         "quantising": lambda x: quantise_rows.quantise_rows(x.contiguous()).values.float(),
         "draw": lambda x: draw(x.contiguous()),
     }
-    parts = [(0, 1), (3, 4), (2, 9)]
-    return {name for name, operation in operations.items() if _varying(operation, x, parts)}
+    parts = [(0, 1), (2, 3), (1, 5)]
+    varying = {name for name, operation in operations.items() if _varying(operation, x, parts)}
+    assert not varying
 
 
-SPLIT_KEYS = 128
-LENGTH = 300
-SINGLES = (0, 100, 127, 128, 129, 256, 299)
-CHUNKS = ((0, 33), (7, 12), (120, 140), (96, 300), (255, 257))
-ALONE: tuple[Part, ...] = (*((at, at + 1) for at in SINGLES), *CHUNKS)
-
-
-@pytest.fixture
-def short_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+def _shorten_splits(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
     for module in (fixed_splits, fixed_splits_plan):
-        monkeypatch.setattr(module, "SPLIT_KEYS", SPLIT_KEYS)
+        monkeypatch.setattr(module, "SPLIT_KEYS", keys)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_splits")
 @pytest.mark.parametrize(
-    ("dtype", "heads", "head_dim", "window", "block_size"),
+    ("dtype", "heads", "head_dim", "window", "block_size", "split"),
     [
-        (torch.bfloat16, (4, 1), 128, None, 16),
-        (torch.float16, (2, 2), 24, 37, 24),
-        (torch.bfloat16, (7, 1), 80, 200, 16),
-        (torch.float32, (32, 1), 16, None, 8),
+        (torch.bfloat16, (4, 1), 128, None, 16, 64),
+        (torch.float16, (2, 2), 24, 37, 24, 128),
+        (torch.bfloat16, (7, 1), 80, 100, 16, 64),
+        (torch.float32, (32, 1), 16, None, 8, 32),
     ],
     ids=["tiles-in-splits", "window", "long-window-odd-group", "two-queries-a-tile"],
 )
@@ -150,10 +145,17 @@ def test_attention_of_a_token_is_the_same_in_a_prompt_a_chunk_and_a_decode_step(
     head_dim: int,
     window: int | None,
     block_size: int,
+    split: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At once, in chunks over a prefix, in rows, each alone and all in one step; and it is
     attention."""
-    length = LENGTH if heads[0] < 32 else 140
+    _shorten_splits(monkeypatch, split)
+    length = 2 * split + 12
+    singles = (0, split - 1, split, length - 1)
+    parts = [(at, at + 1) for at in singles]
+    parts += [(0, 17), (7, 12), (split - 8, split + 12), (2 * split - 1, 2 * split + 1)]
+    parts += [(split - 20, length)]
     step = paged_step(
         [(length, 0)],
         heads=heads,
@@ -163,7 +165,6 @@ def test_attention_of_a_token_is_the_same_in_a_prompt_a_chunk_and_a_decode_step(
         block_size=block_size,
         device=device,
     )
-    parts = [part for part in ALONE if part[1] <= length]
     whole = _attend(step, [(0, length)], window)
     tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(whole.float(), step.expected, atol=tolerance, rtol=tolerance)
@@ -174,11 +175,11 @@ def test_attention_of_a_token_is_the_same_in_a_prompt_a_chunk_and_a_decode_step(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_splits")
 def test_padding_sampling_alone_and_how_many_programs_there_are_change_no_bit(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three rows with several splits, one has a program for each of them."""
+    _shorten_splits(monkeypatch, 128)
     monkeypatch.setattr(fixed_splits_plan, "_LEAST_PROGRAMS", 4)
     monkeypatch.setattr(fixed_splits_plan, "_PROGRAMS_PER_QUERY", 1)
     step = paged_step([(200, 0)], heads=(4, 2), head_dim=16, dtype=torch.float16, device=device)
@@ -225,25 +226,17 @@ def test_more_query_heads_of_a_key_head_than_a_tile_has_rows_are_refused() -> No
 
 
 @pytest.mark.slow
-def test_what_varies_in_fast_mode_is_attention(device: str) -> None:
-    """Operation by operation, shared out among the few programs that a GPU of the interpreter has.
-    What cuBLAS does with other numbers of rows no interpreter knows."""
+def test_attention_varies_in_fast_mode(device: str) -> None:
+    """Shared out among the few programs that a GPU of the interpreter has. What cuBLAS does with
+    other numbers of rows no interpreter knows."""
     if device != "cpu":
         pytest.skip("a GPU has a program for every tile of so few keys")
     step = paged_step([(400, 0)], heads=(2, 2), head_dim=16, dtype=torch.float32, device=device)
-    weight, x = _normal(100).to(device), _normal(9, 200).to(device)
-    varying = _norms_and_draws_that_vary(weight, x)
     attend = partial(_attend, step, window=None, invariant=False)
     alone = attend([(390, 391)])
     # So many tiles of keys that a program has two.
-    if not torch.equal(attend([(390, 391)] * 6)[:1], alone):
-        varying.add("attention of a token beside others")
-    if not torch.equal(attend([(360, 391)])[-1:], alone):
-        varying.add("attention of a token and of its chunk")
-    assert varying == {
-        "attention of a token beside others",
-        "attention of a token and of its chunk",
-    }
+    assert not torch.equal(attend([(390, 391)] * 6)[:1], alone)
+    assert not torch.equal(attend([(360, 391)])[-1:], alone)
 
 
 def _lay_out(
