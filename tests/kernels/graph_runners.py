@@ -14,7 +14,7 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models import decoder
 from lengthwise_engine.models.decoder_loader import load_model
-from lengthwise_engine.runner import sampler, step_tensors
+from lengthwise_engine.runner import graph_shapes, sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
@@ -39,7 +39,12 @@ _kernels_are_on = True
 
 
 def switch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's operations are Triton's, interpreted, but for a `PlainRunner`'s."""
+    """The engine's operations are Triton's, interpreted, but for a `PlainRunner`'s. Each row that
+    is padded is a program at least, so that shapes are the smallest that serve the tests."""
+    monkeypatch.setattr(graph_shapes, "PROMPTS", (4,))
+    monkeypatch.setattr(graph_shapes, "MAX_PROMPT", 40)
+    monkeypatch.setattr(graph_shapes, "MIXED_ROWS", (3,))
+    monkeypatch.setattr(graph_shapes, "MIXED_PROMPTS", 2)
     for name, kernel in KERNELS.items():
         for module in (decoder, step_tensors, sampler):
             if hasattr(module, name):
@@ -109,7 +114,7 @@ def new_runner(
     if recorder is None:
         return PlainRunner(model, cache)
     cache.tensor.fill_(torch.nan)
-    plan = GraphPlan(memory_bytes=graph_memory_bytes)
+    plan = GraphPlan(memory_bytes=graph_memory_bytes, prompt_tokens=(16, 32, 48))
     runner = TorchRunner(model, cache, recorder=recorder, graphs=plan)
     if runner.graphs is not None:
         runner.graphs.captures = True

@@ -10,7 +10,6 @@ import pytest
 import torch
 from kernels.frozen_recorder import FrozenRecorder
 
-from lengthwise_engine.runner import graph_shapes
 from lengthwise_engine.runner.graph_recorder import Body, Graph
 from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.sampler import SamplingState
@@ -55,9 +54,8 @@ def test_mixed_steps_are_replayed_too(qwen: Path) -> None:
 
 
 @interpreted
-def test_after_the_start_nothing_is_captured(qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_start_nothing_is_captured(qwen: Path) -> None:
     """All forms of what is planned serve greedy and drawn requests; the rest is launched."""
-    monkeypatch.setattr(graph_shapes, "PROMPTS", (4,))  # each draws, which the interpreter feels
     runner = new_runner(qwen, ALL, FrozenRecorder())
     assert runner.graphs is not None
     runner.graphs.plan = GraphPlan(memory_bytes=ALL, rows=(2,), prompt_tokens=(16,))
@@ -95,7 +93,6 @@ def test_ranks_replay_what_one_computes(
     make_checkpoint: Callable[..., Path], on_kernels: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two ranks capture alike, and choose alike, though only rank 0 knows how tokens are drawn."""
-    monkeypatch.setattr(graph_shapes, "PROMPTS", (4,))
     _one_kernel_at_a_time(monkeypatch)
     folder = make_checkpoint("llama-biases", num_hidden_layers=1)
     chunks = [request.chunk() for request in prompts_of([9, 4])]
