@@ -151,6 +151,15 @@ class ConfigJson:
             raise self._unexpected(key, value, "an object")
         return ConfigJson(self.path, value, f"{self._where}{key}.")
 
+    def below(self, prefix: str) -> "ConfigJson":
+        """The values whose keys begin with `prefix`, by what follows it."""
+        values = {
+            key.removeprefix(prefix): value
+            for key, value in self._values.items()
+            if key.startswith(prefix)
+        }
+        return ConfigJson(self.path, values, f"{self._where}{prefix}")
+
     def overlaid_by(self, key: str) -> "ConfigJson":
         """The object under `key`, with the values of this one for the keys it lacks."""
         inner = self.object(key)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from tqdm import tqdm
 
 from lengthwise_checkpoint.progress import ByteProgress
@@ -39,3 +39,11 @@ def download(repository: str, revision: str | None, files: Sequence[str]) -> Pat
     if progress.total:
         progress.finish()
     return Path(folder)
+
+
+def list_files(repository: str, revision: str | None) -> list[str]:
+    """The paths of all files of the repository; none where the hub is not to be asked. Raises
+    whatever the hub's client raises."""
+    if constants.HF_HUB_OFFLINE:
+        return []
+    return HfApi().list_repo_files(repository, revision=revision)

@@ -4,12 +4,15 @@ A family is a function from config.json to its `_Traits`, and a line in `FAMILIE
 absent keys are those of the family's config class in transformers.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.gguf.config import config_values
+from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
 from lengthwise_checkpoint.quantisation import stores_fp8
 from lengthwise_checkpoint.rope import read_context_length, read_rope
 from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec
@@ -29,9 +32,19 @@ class _Traits:
 
 
 def read_config(folder: Path) -> ConfigJson:
-    """A checkpoint's config.json; of a nested model, its `text_config` over what stands around."""
+    """A checkpoint's config.json; of a nested model, its `text_config` over what stands around; of
+    a GGUF file, what one would say."""
+    if is_gguf(folder):
+        return ConfigJson(folder, config_values(read_gguf(folder)))
     config = ConfigJson.read(folder / "config.json")
     return config.overlaid_by("text_config") if "text_config" in config else config
+
+
+def config_bytes(checkpoint: Path) -> bytes:
+    """What the same models have the same of: config.json as it is stored, or what one would say."""
+    if is_gguf(checkpoint):
+        return json.dumps(config_values(read_gguf(checkpoint)), sort_keys=True).encode()
+    return (checkpoint / "config.json").read_bytes()
 
 
 def read_decoder_spec(config: ConfigJson) -> DecoderSpec:

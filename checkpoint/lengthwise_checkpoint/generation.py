@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from lengthwise_checkpoint.config_json import MAX_INTEGER, ConfigJson
+from lengthwise_checkpoint.gguf.generation import generation_values
+from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
 from lengthwise_policy.sampling import SamplingParameters
 
 _SMALLEST_PENALTY: Final = 1e-6
@@ -23,8 +25,11 @@ class GenerationDefaults:
 
 
 def read_generation_defaults(folder: Path, config: ConfigJson) -> GenerationDefaults:
-    """Those of a checkpoint folder with this `config`."""
-    generation = ConfigJson.read_optional(folder / "generation_config.json")
+    """Those of a checkpoint with this `config`."""
+    if is_gguf(folder):
+        generation = ConfigJson(folder, generation_values(read_gguf(folder)))
+    else:
+        generation = ConfigJson.read_optional(folder / "generation_config.json")
     return GenerationDefaults(
         eos_token_ids=generation.token_ids("eos_token_id") or config.token_ids("eos_token_id"),
         sampling=_read_sampling(generation),

@@ -28,6 +28,8 @@ def stores_fp8(config: ConfigJson) -> bool:
     """
     if "quantization_config" not in config:
         return False
+    if config.object("quantization_config").value("quant_method") == "gguf":
+        return False  # it is full weights that are read of a GGUF file
     if found := _other_scheme(config.object("quantization_config")):
         raise config.unsupported("quantization_config", f"found {found}; {_SUPPORTED}")
     return True

@@ -43,11 +43,21 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FactorScaling:
+    """Each frequency divided by one of `factors`, the fastest first (GGUF's Llama 3.1)."""
+
+    factors: tuple[float, ...]
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | FactorScaling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RopeSpec:
     """theta^(-2 i / head_dim) for i in [0, head_dim / 2), then scaled."""
 
     theta: float
-    scaling: LinearScaling | Llama3Scaling | YarnScaling | None
+    scaling: RopeScaling | None
 
     @property
     def attention_factor(self) -> float:
@@ -90,9 +100,7 @@ def read_context_length(config: ConfigJson, rope: RopeSpec) -> int:
     return length
 
 
-def _read_scaling(
-    config: ConfigJson, scaling: ConfigJson
-) -> LinearScaling | Llama3Scaling | YarnScaling | None:
+def _read_scaling(config: ConfigJson, scaling: ConfigJson) -> RopeScaling | None:
     # Some configs keep the trained length beside, not inside, the scaling; transformers prefers it.
     key = "original_max_position_embeddings"
     length = config.integer("max_position_embeddings")
@@ -110,6 +118,11 @@ def _read_scaling(
                 low_freq_factor=scaling.number("low_freq_factor"),
                 high_freq_factor=scaling.number("high_freq_factor"),
                 original_context_length=original,
+            )
+        case "factors":
+            factors = scaling.listed("factors")
+            return FactorScaling(
+                factors=tuple(factors.number(each, minimum=1e-6) for each in factors)
             )
         case "yarn":
             return _read_yarn(scaling, original, length)

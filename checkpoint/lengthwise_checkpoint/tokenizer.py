@@ -13,6 +13,8 @@ from tokenizers import AddedToken, Tokenizer, models
 
 from lengthwise_checkpoint.config_json import ConfigJson, read_text, shorten
 from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
+from lengthwise_checkpoint.gguf.tokenizer import read_gguf_tokenizer
 from lengthwise_checkpoint.text.chat_template import read_chat_template
 from lengthwise_checkpoint.text.special_tokens import add_tokens, read_special_tokens
 from lengthwise_checkpoint.text.tokenizer_class import find_class, rebuild
@@ -51,7 +53,9 @@ class TextFiles:
 
 
 def read_text_files(folder: Path) -> TextFiles:
-    """Those of a checkpoint folder. Raises `CheckpointError`."""
+    """Those of a checkpoint. Raises `CheckpointError`."""
+    if is_gguf(folder):
+        return _read_gguf(folder)
     config = ConfigJson.read_optional(folder / "tokenizer_config.json")
     path = folder / "tokenizer.json"
     text = read_text(path, MAX_TOKENIZER_BYTES)
@@ -77,6 +81,17 @@ def read_text_files(folder: Path) -> TextFiles:
         cleans_up=_cleans_up(config, tokenizer),
         special_tokens={name: token.content for name, token in special.named.items()},
         chat_template=read_chat_template(folder, config),
+    )
+
+
+def _read_gguf(path: Path) -> TextFiles:
+    metadata = read_gguf(path).metadata
+    tokenizer, special_tokens = read_gguf_tokenizer(metadata)
+    return TextFiles(
+        tokenizer=tokenizer,
+        cleans_up=False,
+        special_tokens=special_tokens,
+        chat_template=metadata.text("tokenizer.chat_template", "") or None,
     )
 
 

@@ -7,6 +7,8 @@ times.
 import hashlib
 from pathlib import Path
 
+from lengthwise_checkpoint.families import config_bytes
+
 
 def model_fingerprint(
     checkpoint: Path,
@@ -26,7 +28,7 @@ def model_fingerprint(
     """
     digest = hashlib.sha256(b"fp8:" if rounded_to_fp8 else b"")
     digest.update(b"transformers:" if is_foreign else b"")
-    digest.update((checkpoint / "config.json").read_bytes())
+    digest.update(config_bytes(checkpoint))
     digest.update(weights_digest.encode())
     digest.update(numerics.encode())
     return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lengthwise_checkpoint.hub import model_name
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.preflight import find_model
 
@@ -18,7 +19,7 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
         if not equals or Path(text).expanduser().exists():
             name, model = "", text
         model = find_model(model)
-        name = name or Path(model).name
+        name = name or model_name(model)
         if name in models:
             raise LocalClusterError(
                 f"--model: got two models named {name!r}; name one otherwise: --model NAME={model}"

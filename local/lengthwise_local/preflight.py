@@ -6,7 +6,10 @@ import socket
 from itertools import combinations
 from pathlib import Path
 
-from lengthwise_checkpoint.hub import is_hub_id
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.families import read_config
+from lengthwise_checkpoint.gguf.model import is_gguf
+from lengthwise_checkpoint.hub import find_checkpoint, is_hub_id
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.process import Role
 
@@ -120,15 +123,21 @@ def find_model(model: str | Path | None) -> str:
 
 
 def _checkpoint(folder: Path) -> Path:
+    try:
+        found = find_checkpoint(str(folder), ()) if folder.exists() else folder
+        if is_gguf(found):
+            read_config(found)
+            return found.absolute()  # a link's name says more than that of what it leads to
+    except CheckpointError as error:
+        raise LocalClusterError(str(error)) from error
     if (folder / "config.json").is_file():
         return folder.resolve()
-    expected = "expected a folder with config.json and .safetensors, or a hub id (owner/name)"
-    if folder.suffix == ".gguf" or (folder.is_dir() and any(folder.glob("*.gguf"))):
-        raise LocalClusterError(f"{folder}: GGUF is not supported; {expected}")
+    expected = (
+        "expected a folder with config.json and .safetensors, a .gguf file or a hub id (owner/name)"
+    )
     if folder.is_dir():
         raise LocalClusterError(f"no model in {folder}, which holds no config.json; {expected}")
-    found = "is a file" if folder.exists() else "does not exist"
-    raise LocalClusterError(f"no model in {folder}, which {found}; {expected}")
+    raise LocalClusterError(f"no model in {folder}, which does not exist; {expected}")
 
 
 def _demo_model() -> Path:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from lengthwise_checkpoint.hub import model_name
 from lengthwise_policy.checks import require_at_least, require_at_most
 from lengthwise_policy.decode.gathering import LONGEST_INTERVAL_SECONDS
 from lengthwise_policy.objectives import Objectives
@@ -71,7 +72,7 @@ class ServedModelConfig:
 
     @property
     def name(self) -> str:
-        return self.served_name or self.model.rstrip("/").rpartition("/")[2]
+        return self.served_name or model_name(self.model)
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or not 1 <= len(self.name) <= MAX_NAME_CHARACTERS:

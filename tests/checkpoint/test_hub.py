@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_checkpoint.errors import CheckpointError
-from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint, is_hub_id
+from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint, is_hub_id, model_name
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,8 @@ from lengthwise_checkpoint.hub import MODEL_FILES, find_checkpoint, is_hub_id
         ("name", False),
         ("name@of/branch", False),
         ("a/b/c", False),
+        ("owner/name/model.gguf", True),
+        ("owner/name/Q8_0/model-00001-of-00002.gguf@main", True),
         ("./name", False),
         ("~/name", False),
         ("/name", False),
@@ -32,7 +34,9 @@ def test_a_folder_is_its_own_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nothing", "one-part", "~nobody/x"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"got '{name}', expected a checkpoint folder or a"):
+    with pytest.raises(
+        CheckpointError, match=f"got '{name}', expected a checkpoint folder, a .gguf"
+    ):
         find_checkpoint(name, MODEL_FILES)
 
 
@@ -58,3 +62,31 @@ def test_what_the_hub_does_not_give_is_one_error(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(CheckpointError, match=told) as caught:
             find_checkpoint(name, MODEL_FILES)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_one_gguf_model_is_that_file(tmp_path: Path) -> None:
+    """In parts or whole; where there are safetensors too, these are meant."""
+    (tmp_path / "README.md").touch()
+    for number in (1, 2):
+        (tmp_path / f"model-0000{number}-of-00002.gguf").touch()
+    assert find_checkpoint(str(tmp_path), MODEL_FILES) == tmp_path / "model-00001-of-00002.gguf"
+    (tmp_path / "model.Q8_0.gguf").touch()
+    told = r"2 GGUF models \(model-00001-of-00002\.gguf, model\.Q8_0\.gguf\), expected one; name it"
+    with pytest.raises(CheckpointError, match=told):
+        find_checkpoint(str(tmp_path), MODEL_FILES)
+    assert find_checkpoint(str(tmp_path / "model.Q8_0.gguf"), ()) == tmp_path / "model.Q8_0.gguf"
+    (tmp_path / "model.safetensors").touch()
+    assert find_checkpoint(str(tmp_path), MODEL_FILES) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("owner/name", "name"),
+        ("/models/chat/", "chat"),
+        ("/models/chat-Q4_K_M.gguf", "chat-Q4_K_M"),
+        ("owner/name/chat-00001-of-00003.gguf", "chat"),
+    ],
+)
+def test_a_model_is_called_by_its_last_part(name: str, expected: str) -> None:
+    assert model_name(name) == expected

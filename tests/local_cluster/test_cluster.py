@@ -220,8 +220,8 @@ def test_a_port_in_use_is_one_line_before_anything_starts(make_cluster: MakeClus
     ("model", "message"),
     [
         pytest.param("/nowhere/at/all", "which does not exist", id="missing"),
-        pytest.param(__file__, "which is a file", id="file"),
-        pytest.param("/nowhere/model.gguf", "GGUF is not supported", id="gguf"),
+        pytest.param(__file__, "not a GGUF file", id="file"),
+        pytest.param("/nowhere/model.gguf", "does not exist; expected a folder with", id="gguf"),
         pytest.param("/", "holds no config.json", id="no-checkpoint"),
         pytest.param("llama", "expected a folder with config.json", id="neither"),
     ],

@@ -70,7 +70,7 @@ async def test_a_configuration_that_cannot_work_is_reported_in_one_line(tmp_path
     _, stderr = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
     (line,) = stderr.decode().splitlines()
-    assert "model: got '/nowhere', expected a checkpoint folder or a hub id" in line
+    assert "model: got '/nowhere', expected a checkpoint folder, a .gguf file" in line
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from lengthwise_checkpoint.hub import model_name
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.objectives import Objectives
 from lengthwise_runtime.config import STRICT
@@ -123,7 +124,7 @@ class WorkerConfig:
 
     @property
     def model_name(self) -> str:
-        return self.served_name or Path(self.model).name
+        return self.served_name or model_name(self.model)
 
     def transfer_backend(self, device_type: str) -> Literal["gloo", "nccl"]:
         """Backend of KV transfer for a cache on this type of device."""

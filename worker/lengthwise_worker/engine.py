@@ -143,8 +143,8 @@ def _graph_plan(config: WorkerConfig) -> GraphPlan:
 
 
 def _find(config: WorkerConfig) -> Path:
-    """The folder of the checkpoint; what cannot be served is told before weights are fetched."""
-    if not Path(config.model).expanduser().is_dir():
+    """The checkpoint; what cannot be served is told before weights are fetched."""
+    if not Path(config.model).expanduser().exists():
         check_servable(find_checkpoint(config.model, CONFIG_FILES), config.model_backend)
     return find_checkpoint(config.model, MODEL_FILES)
 

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from lengthwise_checkpoint.config_json import ConfigJson
 
-_QWEN_2_WORDS: Final = (
+QWEN_2_WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -56,7 +56,7 @@ def _qwen_2(tokenizer: Tokenizer, config: ConfigJson) -> None:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN_2_WORDS), behavior="isolated", invert=False),
+            pre_tokenizers.Split(Regex(QWEN_2_WORDS), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=prefixes, use_regex=False),
         ]
     )

@@ -8,7 +8,13 @@ import math
 
 import torch
 
-from lengthwise_checkpoint.rope import LinearScaling, Llama3Scaling, RopeSpec, YarnScaling
+from lengthwise_checkpoint.rope import (
+    FactorScaling,
+    LinearScaling,
+    Llama3Scaling,
+    RopeSpec,
+    YarnScaling,
+)
 
 
 def rope_frequencies(rope: RopeSpec, head_dim: int) -> torch.Tensor:
@@ -19,6 +25,8 @@ def rope_frequencies(rope: RopeSpec, head_dim: int) -> torch.Tensor:
             return 1.0 / wavelengths
         case LinearScaling(factor=factor):
             return 1.0 / wavelengths / factor
+        case FactorScaling(factors=factors):
+            return 1.0 / wavelengths / torch.tensor(factors)
         case Llama3Scaling():
             return _llama3(1.0 / wavelengths, rope.scaling)
         case YarnScaling():

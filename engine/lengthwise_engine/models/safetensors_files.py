@@ -1,4 +1,4 @@
-"""A checkpoint's weights on disk: one safetensors file, or several with an index.
+"""A checkpoint's weights on disk: one safetensors file, several with an index, or GGUF.
 
 Every tensor is checked against the shape the model needs before a byte of it is used or room is
 made for it, and whatever is wrong with a file is said with its name.
@@ -13,13 +13,14 @@ import torch
 
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.gguf.model import is_gguf
 from lengthwise_checkpoint.progress import ByteProgress
-from lengthwise_engine.models.tensor_file import DTYPES, PIECE_BYTES, TensorFile, TensorPlace
+from lengthwise_engine.models.gguf_file import open_gguf
+from lengthwise_engine.models.tensor_file import PIECE_BYTES, TensorFile, TensorPlace
 from lengthwise_engine.models.weights_digest import WeightsDigest
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_FULL_DTYPES: Final = ("F32", "BF16", "F16")
 _FP8_DTYPES: Final = ("F8_E4M3",)
 _MAX_SHOWN: Final = 8  # files of a folder
 
@@ -46,13 +47,18 @@ def _is_whole(kept: range, size: int) -> bool:
 
 
 class SafetensorsFiles:
-    """All tensors of a checkpoint folder, by name."""
+    """All tensors of a checkpoint, by name."""
 
     def __init__(self, folder: Path, *, hashed: bool = False) -> None:
         """`hashed`: take the `digest` of all of them."""
         self.folder = folder
         self._files: dict[str, TensorFile] = {}
-        if (folder / _SINGLE).exists():
+        if is_gguf(folder):
+            self._files.update(open_gguf(folder))
+            self._file_of = {
+                name: file_name for file_name, file in self._files.items() for name in file.places
+            }
+        elif (folder / _SINGLE).exists():
             self._file_of = dict.fromkeys(self._open(_SINGLE).places, _SINGLE)
         elif (folder / _INDEX).exists():
             self._file_of = _read_index(folder / _INDEX)
@@ -114,9 +120,9 @@ class SafetensorsFiles:
         file = self._file(parts[0].name)
         begin = end = self._rows(parts[0])[0]
         for part in parts:
-            place, (first, last) = self._place(part.name), self._rows(part)
+            first, last = self._rows(part)
             follows = first == end and self._file(part.name) is file and part.has_whole_rows
-            if not follows or DTYPES.get(place.dtype) != dtype:
+            if not follows or not file.can_map(part.name, dtype):
                 return None
             end = last
         if begin == end or begin % dtype.itemsize:
@@ -135,23 +141,19 @@ class SafetensorsFiles:
         """Fill `target`, converting the type, a piece at a time. No bytes but the part's are read,
         except for the digest."""
         file, place = self._file(part.name), self._place(part.name)
-        supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else _FULL_DTYPES
+        supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else file.full_dtypes
         if place.dtype not in supported:
             raise UnsupportedModel(
                 f"{file.path}: tensor {part.name} has type {place.dtype}; supported are"
                 f" {', '.join(supported)}"
             )
         self._read(part.name)
-        source = file.tensor(part.name)[tuple(slice(each.start, each.stop) for each in part.kept)]
-        num_rows = max(1, PIECE_BYTES // place.row_bytes)
-        at, _ = self._rows(part)
-        pieces = zip(torch.split(target, num_rows), torch.split(source, num_rows), strict=True)
-        for target_rows, rows in pieces:
-            target_rows.copy_(rows)
-            piece = len(rows) * place.row_bytes
-            file.let_go(at, at + piece)
-            self._tell(piece)
-            at += piece
+        columns = tuple(slice(kept.start, kept.stop) for kept in part.kept[1:])
+        at = 0
+        for rows in file.read_rows(part.name, part.kept[0]):
+            target[at : at + len(rows)].copy_(rows[(slice(None), *columns)])
+            self._tell(len(rows) * place.row_bytes)
+            at += len(rows)
 
     def _tell(self, num_bytes: int) -> None:
         if self._is_told:

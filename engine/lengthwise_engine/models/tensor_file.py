@@ -9,7 +9,7 @@ import mmap
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,6 +48,9 @@ class TensorPlace:
 class TensorFile:
     """A file that was found to be whole. It stays open, and mapped for reading."""
 
+    full_dtypes: Sequence[str] = ("F32", "BF16", "F16")
+    """Types of tensors that become numbers of any type."""
+
     def __init__(self, path: Path) -> None:
         """Raises `CheckpointError`, and FileNotFoundError."""
         self.path = path
@@ -71,14 +74,17 @@ class TensorFile:
     def _open(self) -> tuple[mmap.mmap, dict[str, TensorPlace]]:
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             raise CheckpointError(f"{self.path}: not a regular file")
+        places = self._read_places()
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), places
+
+    def _read_places(self) -> dict[str, TensorPlace]:
         try:
             # Checks the header, and that its tensors fill the file exactly.
             with safe_open(f"/proc/self/fd/{self.descriptor}", framework="np"):
                 pass
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.path}: not a whole safetensors file: {error}") from error
-        places = dict(_read_header(self.descriptor))
-        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), places
+        return dict(_read_header(self.descriptor))
 
     @property
     def is_changed(self) -> bool:
@@ -89,6 +95,20 @@ class TensorFile:
         """The whole tensor as it is stored, which must not be written to."""
         place = self.places[name]
         return self.rows(place.begin, place.end, DTYPES[place.dtype]).view(place.shape)
+
+    def can_map(self, name: str, dtype: torch.dtype) -> bool:
+        """Whether the tensor's bytes are its numbers in `dtype`, row after row."""
+        return DTYPES.get(self.places[name].dtype) == dtype
+
+    def read_rows(self, name: str, kept: range) -> Iterator[torch.Tensor]:
+        """Some rows of a tensor, whole and in pieces, each to be used before the next is taken."""
+        place = self.places[name]
+        count = max(1, PIECE_BYTES // place.row_bytes)
+        at = place.begin + kept.start * place.row_bytes
+        for rows in torch.split(self.tensor(name)[kept.start : kept.stop], count):
+            yield rows
+            self.let_go(at, at + len(rows) * place.row_bytes)
+            at += len(rows) * place.row_bytes
 
     def rows(self, begin: int, end: int, dtype: torch.dtype) -> torch.Tensor:
         """What lies there, one-dimensional."""

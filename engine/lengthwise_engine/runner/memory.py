@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lengthwise_checkpoint.gguf.model import is_gguf
 from lengthwise_engine.errors import DeviceMemoryError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.runner.base import SequenceChunk
@@ -18,7 +19,8 @@ from lengthwise_engine.runner.base import SequenceChunk
 @contextmanager
 def loading_weights(checkpoint: Path, device: torch.device) -> Iterator[None]:
     """Raises `DeviceMemoryError` when the weights of `checkpoint` do not fit."""
-    stored = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors") if file.exists())
+    files = [checkpoint] if is_gguf(checkpoint) else checkpoint.glob("*.safetensors")
+    stored = sum(file.stat().st_size for file in files if file.exists())
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if device.type == "cpu" and stored > machine:
         raise DeviceMemoryError(

@@ -10,7 +10,8 @@ from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.generation import read_generation_defaults
-from lengthwise_checkpoint.hub import TEXT_FILES, find_checkpoint
+from lengthwise_checkpoint.gguf.model import is_gguf
+from lengthwise_checkpoint.hub import TEXT_FILES, find_checkpoint, model_name
 from lengthwise_checkpoint.text.end_tokens import read_end_tokens
 from lengthwise_checkpoint.tokenizer import read_text_files
 from lengthwise_policy.sampling import SamplingParameters
@@ -36,7 +37,7 @@ class Checkpoint:
 
 
 def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
-    """Reads a checkpoint folder, or the same files of a hub id. Errors: CheckpointError."""
+    """Reads a checkpoint folder or GGUF file, or those of a hub id. Errors: CheckpointError."""
     folder = find_checkpoint(model, TEXT_FILES)
     config = read_config(folder)
     limits = read_limits(config)
@@ -44,7 +45,7 @@ def load_checkpoint(model: str, served_name: str = "") -> Checkpoint:
     text = read_text_files(folder)
     _check_defaults(folder, generation.sampling)
     return Checkpoint(
-        name=served_name or model.rstrip("/").rpartition("/")[2],
+        name=served_name or model_name(model),
         context_length=limits.context_length,
         vocab_size=limits.vocab_size,
         eos_token_ids=read_end_tokens(folder, text, limits.vocab_size),
@@ -63,4 +64,5 @@ def _check_defaults(folder: Path, sampling: SamplingParameters) -> None:
         try:
             SAMPLING_PARAMETERS[field.name].check(field.name, value)
         except InvalidRequest as error:
-            raise CheckpointError(f"{folder / 'generation_config.json'}: {error}") from error
+            where = folder if is_gguf(folder) else folder / "generation_config.json"
+            raise CheckpointError(f"{where}: {error}") from error
