@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.gguf_files import write_file
+from harness.gguf.files import write_file
 from harness.reference import DEMO_MODEL
 from tokenizers import Tokenizer
 

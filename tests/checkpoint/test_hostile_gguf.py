@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.gguf_files import Array, write_file
+from harness.gguf.files import Array, write_file
 
 from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
-from harness.gguf_files import write_file, write_gguf
+from harness.gguf.files import write_file, write_gguf
 from safetensors.torch import load_file
 
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel

@@ -11,7 +11,7 @@ from lengthwise_checkpoint.gguf.vocabulary import (
     CONTROL,
     NORMAL,
     USER_DEFINED,
-    Vocabulary,
+    GgufVocabulary,
     read_vocabulary,
 )
 from lengthwise_checkpoint.gguf.word_splits import read_word_split
@@ -48,7 +48,7 @@ def read_gguf_tokenizer(metadata: ConfigJson) -> tuple[Tokenizer, Mapping[str, s
 
 
 def _byte_level(
-    metadata: ConfigJson, vocabulary: Vocabulary, special: Mapping[str, str]
+    metadata: ConfigJson, vocabulary: GgufVocabulary, special: Mapping[str, str]
 ) -> tuple[Tokenizer, bool]:
     split = read_word_split(metadata)
     model = models.BPE(
@@ -65,7 +65,7 @@ def _byte_level(
 
 
 def _sentencepiece(
-    metadata: ConfigJson, vocabulary: Vocabulary, special: Mapping[str, str]
+    metadata: ConfigJson, vocabulary: GgufVocabulary, special: Mapping[str, str]
 ) -> tuple[Tokenizer, bool]:
     stored = "tokenizer.ggml.merges" in metadata
     model = models.BPE(
@@ -88,12 +88,12 @@ def _sentencepiece(
 
 
 _KINDS: Final[
-    Mapping[str, Callable[[ConfigJson, Vocabulary, Mapping[str, str]], tuple[Tokenizer, bool]]]
+    Mapping[str, Callable[[ConfigJson, GgufVocabulary, Mapping[str, str]], tuple[Tokenizer, bool]]]
 ] = {"gpt2": _byte_level, "llama": _sentencepiece}
 """Each gives the tokenizer, and whether it begins a text where the file does not say."""
 
 
-def _ids(vocabulary: Vocabulary) -> dict[str, int]:
+def _ids(vocabulary: GgufVocabulary) -> dict[str, int]:
     return {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
 
 
@@ -108,7 +108,7 @@ def _stored_merges(metadata: ConfigJson) -> list[tuple[str, str]]:
     return merges
 
 
-def _implied_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def _implied_merges(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
     """All pairs of tokens that make a token, those of the highest score first."""
     ids = _ids(vocabulary)
     scored = []
@@ -124,7 +124,7 @@ def _implied_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     return [pair for _, pair in scored]
 
 
-def _add_special_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+def _add_special_tokens(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     added = [
         AddedToken(token, normalized=False, special=kind == CONTROL)
         for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)

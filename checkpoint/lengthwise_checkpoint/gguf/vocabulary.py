@@ -17,7 +17,7 @@ MAX_TOKEN_LENGTH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
+class GgufVocabulary:
     """`tokens` and their `kinds` by id; `scores`, the higher the likelier, for sentencepiece."""
 
     tokens: Sequence[str]
@@ -35,7 +35,7 @@ class Vocabulary:
         return self.tokens[token_id]
 
 
-def read_vocabulary(metadata: ConfigJson) -> Vocabulary:
+def read_vocabulary(metadata: ConfigJson) -> GgufVocabulary:
     """Raises `CheckpointError`."""
     key = "tokenizer.ggml.tokens"
     tokens = metadata.texts(key)
@@ -44,7 +44,7 @@ def read_vocabulary(metadata: ConfigJson) -> Vocabulary:
     if len(longest := max(tokens, key=len)) > MAX_TOKEN_LENGTH:
         message = f"a token of {len(longest)} characters, expected {MAX_TOKEN_LENGTH} at most"
         raise metadata.error(key, message)
-    return Vocabulary(
+    return GgufVocabulary(
         tokens=tokens,
         kinds=_numbers(metadata, "tokenizer.ggml.token_type", len(tokens), NORMAL),
         scores=_numbers(metadata, "tokenizer.ggml.scores", len(tokens), 0.0),

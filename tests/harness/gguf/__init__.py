@@ -1,0 +1,1 @@
+"""Models of architectures that transformers computes, and how far ours are from them."""
