@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from lengthwise_policy.kv.prefix_cache import short_hash, short_hashes
 from lengthwise_simulator.errors import SimulationError
 from lengthwise_simulator.workload.requests import as_recorded
 from lengthwise_simulator.workload.text import TextSpan, block_names
-from lengthwise_simulator.workload.traces import TraceRow, read_trace
+from lengthwise_simulator.workload.traces import (
+    OWN_KEYS,
+    SESSION_KEYS,
+    TraceRow,
+    read_trace,
+)
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
@@ -155,3 +161,11 @@ def test_a_block_is_named_by_all_that_lies_before_its_end() -> None:
     assert names[0] == block_names((TextSpan(1, 20),), 16, 0, 1)[0]
     assert names[1] == block_names((TextSpan(9, 20), TextSpan(2, 12)), 16, 1, 2)[0]
     assert block_names(text, 16, 2, 4) == names[2:]
+
+
+def test_no_two_blocks_of_any_texts_have_one_name() -> None:
+    keys = [0, 1, 2, 513, OWN_KEYS, OWN_KEYS + 1, SESSION_KEYS - 1, SESSION_KEYS, 2 * SESSION_KEYS]
+    names = [name for key in keys for name in block_names((TextSpan(key, 1),), 16, 0, 20_000)]
+    assert len(set(names)) == len(names)
+    assert len(set(short_hashes(names))) == len(names)
+    assert short_hashes(names[:3]) == tuple(map(short_hash, names[:3]))

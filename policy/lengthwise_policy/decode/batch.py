@@ -141,15 +141,19 @@ class DecodeBatch:
         `preempted` receives those whose blocks went to others; None: none may be preempted.
         """
         rows: list[DecodeRequest] = []
+        block_size = self._block_size
         self._starved = None
         for request in tuple(self._requests):
             if len(rows) == self._policy.max_running:
                 break
-            awaited = request.num_awaited
+            num_tokens = request.sequence_tokens
+            awaited = 0
+            if request.steps_in_flight:
+                awaited = request.num_awaited
+                num_tokens += awaited
             if (request.phase != "running" and not awaited) or request.tokens_left <= awaited:
                 continue
-            num_tokens = request.sequence_tokens + awaited
-            is_full = num_tokens > len(request.block_ids) * self._block_size
+            is_full = num_tokens > len(request.block_ids) * block_size
             if is_full and not self._has_grown(request, preempted):
                 # It keeps its blocks: seniors have theirs, and a junior that could give up one is
                 # not there. What is filled by a transfer will be, or will be gone.

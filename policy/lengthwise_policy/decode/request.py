@@ -101,7 +101,8 @@ class DecodeRequest:
     @property
     def num_awaited(self) -> int:
         """Tokens that the steps in flight sample of it."""
-        return max(self.num_launched + 1 - self.sequence_tokens, 0)
+        awaited = self.num_launched + 1 - self.sequence_tokens
+        return awaited if awaited > 0 else 0
 
     @property
     def num_own_blocks(self) -> int:
@@ -135,7 +136,8 @@ class DecodeRequest:
         """All known tokens up to `num_computed` lie in the cache; after the last, one more is
         known."""
         self.num_computed = num_computed
-        self.num_launched = max(self.num_launched, num_computed)
+        if num_computed > self.num_launched:
+            self.num_launched = num_computed
         if num_computed == self.sequence_tokens:
             if self.phase == "running":
                 self.own_slots += 1

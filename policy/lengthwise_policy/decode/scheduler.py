@@ -184,7 +184,8 @@ class DecodeScheduler:
         Returns their requests in the order of the step, without those that ended meanwhile. Raises
         ValueError if `step` is not the oldest in flight.
         """
-        if not self._in_flight or step != self._in_flight[0]:
+        oldest = self._in_flight[0] if self._in_flight else None
+        if step is not oldest and step != oldest:
             raise ValueError(
                 f"emitted: expected the oldest of the steps in flight {[*self._in_flight]}, got "
                 f"{step}"

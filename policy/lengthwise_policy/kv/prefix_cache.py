@@ -16,9 +16,10 @@ ones beyond it are evicted in plain LRU order.
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from struct import unpack
 from typing import NewType
 
 from lengthwise_policy.checks import require_at_least
@@ -29,7 +30,6 @@ BlockHash = NewType("BlockHash", bytes)
 
 _TOKEN = "I"
 _HASH_BYTES = 16
-_SHORT_BYTES = 8
 
 
 def block_hashes(
@@ -59,11 +59,16 @@ def block_hashes(
 
 
 def short_hash(block_hash: BlockHash) -> int:
-    """The first 64 bits: what events and the router's index carry.
+    """Of one block."""
+    return short_hashes((block_hash,))[0]
+
+
+def short_hashes(hashes: Collection[BlockHash]) -> tuple[int, ...]:
+    """The first 64 bits of each: what events and the router's index carry.
 
     Two of a million blocks share one with probability 3e-8; the router then expects a hit too many.
     """
-    return int.from_bytes(block_hash[:_SHORT_BYTES], "big")
+    return unpack(f">{2 * len(hashes)}Q", b"".join(hashes))[::2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +112,8 @@ class PrefixCache:
         self._ordinary: OrderedDict[int, int] = OrderedDict()
         self._returning: OrderedDict[int, int] = OrderedDict()
         self._releases = 0
-        self._added: set[int] = set()
-        self._removed: set[int] = set()
+        self._added: dict[BlockHash, None] = {}  # in order: neighbours are looked up together
+        self._removed: dict[BlockHash, None] = {}
 
     @property
     def num_free(self) -> int:
@@ -175,11 +180,14 @@ class PrefixCache:
         self._check_in_use(block_ids[: len(hashes)])
         if not self._enabled:
             return
+        names, block_of = self._names, self._block_of
+        added = []
         for block_id, name in zip(block_ids, hashes, strict=False):
-            if self._names[block_id] is None and name not in self._block_of:
-                self._names[block_id] = name
-                self._block_of[name] = block_id
-                self._note(short_hash(name), self._removed, self._added)
+            if names[block_id] is None and name not in block_of:
+                names[block_id] = name
+                block_of[name] = block_id
+                added.append(name)
+        _note(added, self._removed, self._added)
 
     def release(self, block_ids: Iterable[int], *, returning: bool = False) -> None:
         """Gives up one reference of each block; `returning`: their conversation will go on.
@@ -193,13 +201,14 @@ class PrefixCache:
         if len(set(released)) != len(released):
             raise ValueError(f"a block is given back twice in one call: {released}")
         empty = []
+        references, names = self._references, self._names
         for block_id in reversed(released):
-            self._references[block_id] -= 1
+            references[block_id] -= 1
             if returning:
                 self._returns[block_id] = True
-            if self._references[block_id]:
+            if references[block_id]:
                 continue
-            if self._names[block_id] is None:
+            if names[block_id] is None:
                 empty.append(block_id)
             else:
                 self._releases += 1
@@ -211,7 +220,7 @@ class PrefixCache:
         """What came and went since the last call, or None when nothing did."""
         if not self._added and not self._removed:
             return None
-        events = BlockEvents(added=tuple(self._added), removed=tuple(self._removed))
+        events = BlockEvents(added=short_hashes(self._added), removed=short_hashes(self._removed))
         self._added.clear()
         self._removed.clear()
         return events
@@ -228,47 +237,60 @@ class PrefixCache:
     def _fresh(self, num_blocks: int) -> tuple[int, ...]:
         """Takes empty blocks, evicting as many as are missing; enough are known to be there."""
         missing = num_blocks - self._pool.num_free
-        if missing > 0:
-            self._pool.release([self._evict() for _ in range(missing)])
-        fresh = self._pool.allocate(num_blocks)
+        evicted = self._evict(missing) if missing > 0 else []
+        if len(evicted) == 1 == num_blocks:  # as a request grows
+            fresh: tuple[int, ...] | None = tuple(evicted)
+        else:
+            self._pool.release(evicted)
+            fresh = self._pool.allocate(num_blocks)
         assert fresh is not None
         for block_id in fresh:
             self._references[block_id] = 1
             self._returns[block_id] = False
         return fresh
 
-    def _evict(self) -> int:
-        """Forgets the content of the block that is to go first."""
-        queue = self._ordinary or self._returning
-        if queue is self._ordinary and len(self._returning) > self._max_returning:
-            queue = min(self._ordinary, self._returning, key=_oldest)
-        block_id, _ = queue.popitem(last=False)
-        name = self._names[block_id]
-        assert name is not None
-        self._names[block_id] = None
-        del self._block_of[name]
-        self._note(short_hash(name), self._added, self._removed)
-        return block_id
+    def _evict(self, num_blocks: int) -> list[int]:
+        """Forgets the contents of the blocks that are to go first."""
+        names, ordinary, returning = self._names, self._ordinary, self._returning
+        evicted, removed = [], []
+        for _ in range(num_blocks):
+            queue = ordinary or returning
+            if ordinary and len(returning) > self._max_returning:
+                queue = min(ordinary, returning, key=_oldest)
+            block_id, _ = queue.popitem(last=False)
+            name = names[block_id]
+            assert name is not None
+            names[block_id] = None
+            del self._block_of[name]
+            evicted.append(block_id)
+            removed.append(name)
+        _note(removed, self._added, self._removed)
+        return evicted
 
     def _queue_of(self, block_id: int) -> OrderedDict[int, int]:
         return self._returning if self._returns[block_id] else self._ordinary
 
     def _check_in_use(self, block_ids: Sequence[int]) -> None:
-        for block_id in block_ids:
+        if not block_ids:
+            return
+        for block_id in (min(block_ids), max(block_ids)):
             if not 0 <= block_id < self.num_blocks:
                 raise ValueError(
                     f"foreign block: expected ids in [0, {self.num_blocks}), got {block_id}"
                 )
-            if not self._references[block_id]:
-                raise ValueError(f"block {block_id} is not in use: it is free already")
+        if not all(map(self._references.__getitem__, block_ids)):
+            free = next(each for each in block_ids if not self._references[each])
+            raise ValueError(f"block {free} is not in use: it is free already")
 
-    @staticmethod
-    def _note(content: int, cancelled: set[int], noted: set[int]) -> None:
-        """Notes an event, or takes back its opposite where that was not reported yet."""
-        if content in cancelled:
-            cancelled.remove(content)
-        else:
-            noted.add(content)
+
+def _note(
+    contents: list[BlockHash], cancelled: dict[BlockHash, None], noted: dict[BlockHash, None]
+) -> None:
+    """Notes events, or takes back their opposites where those were not reported yet."""
+    opposites = cancelled.keys() & contents if cancelled else ()
+    noted.update(dict.fromkeys(contents))
+    for name in opposites:
+        del cancelled[name], noted[name]
 
 
 def _oldest(queue: OrderedDict[int, int]) -> int:

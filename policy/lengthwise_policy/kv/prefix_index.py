@@ -46,20 +46,8 @@ class PrefixIndex:
         if reset:
             self.forget(worker_id)
         bit = self._bits.get(worker_id) or self._join(worker_id)
-        for content in removed:
-            for generation in (self._young, self._old):
-                left = generation.get(content, 0) & ~bit
-                if left:
-                    generation[content] = left
-                else:
-                    generation.pop(content, None)
-        for content in added:
-            mask = self._young.get(content)
-            if mask is None:
-                mask = self._old.pop(content, bit)
-                self._insert(content, mask)
-            if not mask & bit:
-                self._young[content] = mask | bit
+        self._remove(bit, removed)
+        self._add(bit, added)
 
     def forget(self, worker_id: WorkerId) -> None:
         """The worker is gone. Unknown workers are ignored."""
@@ -100,6 +88,24 @@ class PrefixIndex:
         if asked_again:
             self._renew(asked_again)
         return matched
+
+    def _remove(self, bit: int, contents: Iterable[int]) -> None:
+        young, old = self._young, self._old
+        for content in contents:
+            generation = young if content in young else old
+            mask = generation.get(content, 0)
+            if mask == bit:
+                del generation[content]
+            elif mask & bit:
+                generation[content] = mask ^ bit
+
+    def _add(self, bit: int, contents: Iterable[int]) -> None:
+        for content in contents:
+            mask = self._young.get(content)
+            if mask is None:
+                self._insert(content, self._old.pop(content, 0) | bit)
+            elif not mask & bit:
+                self._young[content] = mask | bit
 
     def _renew(self, contents: Sequence[int]) -> None:
         """Moves old entries to the young, all at once: the first moved may drop the old ones."""

@@ -10,7 +10,7 @@ go on meanwhile.
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from lengthwise_policy.kv.prefix_cache import BlockHash, block_hashes, short_hash
+from lengthwise_policy.kv.prefix_cache import BlockHash, block_hashes, short_hashes
 from lengthwise_policy.kv.prefix_index import PrefixIndex
 from lengthwise_policy.kv.salts import block_salt
 from lengthwise_policy.types import WorkerId
@@ -58,7 +58,7 @@ class PromptPrefix:
             end = min(num_tokens, (known + SLICE_TOKENS // block_size) * block_size)
             named = block_hashes(token_ids[:end], block_size, salt, hashes)
             hashes += named[known:]
-            short += map(short_hash, named[known:])
+            short += short_hashes(named[known:])
             if end < num_tokens:
                 await asyncio.sleep(0)
         return short

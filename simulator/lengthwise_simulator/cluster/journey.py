@@ -120,11 +120,11 @@ class Journey:
     short_hashes: list[int] = field(default_factory=list)
 
     def names_of(self, num_blocks: int, block_size: int) -> list[BlockHash]:
-        """Of the first blocks of its text."""
+        """Of the first blocks of its text; not to be changed, and good until more are asked for."""
         known = len(self.names)
         if known < num_blocks:
             self.names += block_names(self.request.text, block_size, known, num_blocks)
-        return self.names[:num_blocks]
+        return self.names if len(self.names) == num_blocks else self.names[:num_blocks]
 
     @property
     def num_tokens(self) -> int:

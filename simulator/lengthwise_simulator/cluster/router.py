@@ -10,7 +10,7 @@ from random import Random
 from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.kv.prefix_cache import short_hash
+from lengthwise_policy.kv.prefix_cache import short_hashes
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.blame import Blame
@@ -128,7 +128,7 @@ class SimulatedRouter:
         usable = (journey.num_tokens - 1) // block_size
         known = len(journey.short_hashes)
         if known < usable:
-            journey.short_hashes += map(short_hash, journey.names_of(usable, block_size)[known:])
+            journey.short_hashes += short_hashes(journey.names_of(usable, block_size)[known:])
         matched = self._pictures.index.matched_blocks(journey.short_hashes)
         return PlacementInput(
             request=PlacementRequest(

@@ -4,12 +4,17 @@ A text is a row of spans. A span's key stands for its own tokens and all before 
 texts are equal up to a token where that token lies at one place of spans with one key.
 """
 
-from typing import NamedTuple
+from array import array
+from struct import unpack
+from typing import Final, NamedTuple
 
 from lengthwise_policy.kv.prefix_cache import BlockHash
 
-_PLACE_BITS = 24
-"""Of a place in a span: 16 million tokens."""
+_SPREAD: Final = 0x9E3779B97F4A7C15
+"""The golden ratio: its multiples by any two keys lie so far apart that spans of up to 3 million
+tokens have no number in common; consecutive blocks have near ones, which tables of them like."""
+
+_MASK: Final = (1 << 63) - 1
 
 
 class TextSpan(NamedTuple):
@@ -30,10 +35,13 @@ def block_names(text: Text, block_size: int, first: int, end: int) -> list[Block
             break
         is_last = number == len(text)
         stop = end if is_last else min(end, (begin + num_tokens) // block_size)
-        high = key << _PLACE_BITS
-        names += [
-            BlockHash((high | (block + 1) * block_size - begin).to_bytes(16, "little"))
-            for block in range(first + len(names), stop)
-        ]
+        begun = first + len(names)
+        if begun < stop:
+            low = (key * _SPREAD & _MASK) - begin
+            ends = range(low + (begun + 1) * block_size, low + stop * block_size + 1, block_size)
+            wide = array("Q", bytes(16 * len(ends)))
+            wide[::2] = array("Q", ends)
+            wide.byteswap()
+            names += map(BlockHash, unpack("16s" * len(ends), wide))
         begin += num_tokens
     return names
