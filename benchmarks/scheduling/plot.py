@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from matplotlib.figure import Figure
-
 from scheduling.result import Result
 
 PLAY: Final = "multi_turn"
@@ -13,6 +11,8 @@ PLAY: Final = "multi_turn"
 
 def draw(results: Sequence[Result], path: Path) -> Path:
     """Writes the distributions of TTFT in the multi-turn play, all repeats together."""
+    from matplotlib.figure import Figure  # tests that draw nothing need not wait for it
+
     shown = [result for result in results if result.play == PLAY]
     figure = Figure(figsize=(10.0, 4.2), layout="constrained")
     for axes, length in zip(figure.subplots(1, 2, sharey=True), ("short", "long"), strict=True):

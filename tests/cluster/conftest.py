@@ -46,16 +46,13 @@ RULES = sorted((FOLDER.parents[1] / "helm" / "lengthwise" / "rules").glob("*.yam
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = {path for path in {item.path for item in items} if FOLDER in path.parents}
     for item in items:
-        if is_ours(item):
+        if item.path in ours:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(300))
-    items.sort(key=lambda item: ORDER.index(item.path.stem) if is_ours(item) else -1)
-
-
-def is_ours(item: pytest.Item) -> bool:
-    return FOLDER in item.path.parents
+    items.sort(key=lambda item: ORDER.index(item.path.stem) if item.path in ours else -1)
 
 
 COSTS: list[CostRow] = []
