@@ -61,7 +61,7 @@ def modules(package: Path) -> list[Module]:
 
 def _module(path: Path) -> Module:
     text = path.read_text(encoding="utf-8")
-    nodes = list(ast.walk(ast.parse(text)))
+    nodes = list(_statements(ast.parse(text)))
     functions = (n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     return Module(
         path=path,
@@ -69,6 +69,14 @@ def _module(path: Path) -> Module:
         functions=tuple((n.end_lineno or n.lineno) - n.lineno + 1 for n in functions),
         classes=tuple(n.name for n in nodes if isinstance(n, ast.ClassDef)),
     )
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All of them, nested ones too; not to look into expressions is four times as fast."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
+            yield child
+            yield from _statements(child)
 
 
 def duplicated_classes(all_modules: Iterable[Module]) -> dict[str, list[Path]]:
