@@ -24,10 +24,11 @@ def toy_spec(toy_folder: Path) -> ToySpec:
     return read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
     """Two workers of each role, three routers. A test leaves all of them running, and nothing
-    held."""
+    held. Of each file its own: kept to the session's end it would take a 17th of a core all along.
+    """
     worker = {"num_blocks": 2048}
     with LocalCluster(
         model=toy_folder,

@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -51,10 +53,16 @@ def client(cluster: LocalCluster) -> Iterator[lengthwise.Client]:
         yield client
 
 
+def at_once(
+    client: lengthwise.Client, seeds: Iterable[int], **options: Any
+) -> list[lengthwise.Completion]:
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda seed: client.generate(PROMPT, seed=seed, **options), seeds))
+
+
 def test_json_is_of_its_schema_whatever_the_seed(client: lengthwise.Client) -> None:
     schema = Invoice.model_json_schema()
-    for seed in range(12):
-        completion = client.generate(PROMPT, json_schema=schema, seed=seed, max_tokens=400)
+    for completion in at_once(client, range(12), json_schema=schema, max_tokens=400):
         assert completion.finish_reason == "stop"
         invoice = Invoice.model_validate_json(completion.text)
         assert json.loads(completion.text) == invoice.model_dump()
@@ -87,14 +95,10 @@ def test_json_is_of_its_schema_whatever_the_seed(client: lengthwise.Client) -> N
 )
 def test_text_is_of_its_constraint(
     client: lengthwise.Client,
-    options: lengthwise.Options,
+    options: dict[str, Any],
     is_of_it: Callable[[str], object],
 ) -> None:
-    for seed in range(6):
-        completion = client.generate(
-            PROMPT,
-            **lengthwise.Options(**options, seed=seed, max_tokens=100),
-        )
+    for completion in at_once(client, range(6), **options, max_tokens=100):
         if completion.finish_reason == "stop":
             assert is_of_it(completion.text), completion.text
         else:

@@ -25,7 +25,7 @@ def toy_spec(toy_folder: Path) -> ToySpec:
     return read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
     """Every worker has its turn. A test leaves all of it running, and nothing held."""
     worker: dict[str, object] = {"num_blocks": 1024, "stall_seconds": STALL_SECONDS, "threads": 1}
@@ -36,7 +36,7 @@ def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def worker(cluster: LocalCluster, toy_folder: Path) -> Iterator[Process]:
     """The flexible one; a test leaves it running, in either role."""
     worker = flexible_worker(

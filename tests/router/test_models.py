@@ -228,13 +228,15 @@ async def test_every_model_adds_the_same_series_and_requests_add_none(serve: Ser
 
 
 async def test_objectives_may_differ(serve: Serve, stub_checkpoint: Path) -> None:
-    strict = ServedModelConfig(
-        model=str(stub_checkpoint),
-        served_name="b",
-        objectives=Objectives(ttft_short_seconds=0.001),
+    patient, strict = (
+        ServedModelConfig(
+            model=str(stub_checkpoint),
+            served_name=name,
+            objectives=Objectives(ttft_short_seconds=seconds),
+        )
+        for name, seconds in (("a", 60.0), ("b", 0.001))
     )
-    usual = ServedModelConfig(model=str(stub_checkpoint), served_name="a")
-    deployment = await serve("a", "b", models=(usual, strict))
+    deployment = await serve("a", "b", models=(patient, strict))
     deployment.prefill[1].delay_seconds = 0.01
     for name in ("a", "b"):
         await deployment.generate(model=name, max_tokens=2)

@@ -25,7 +25,7 @@ def toy_spec(toy_folder: Path) -> ToySpec:
     return read_toy_spec(ConfigJson.read(toy_folder / "config.json"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(toy_folder: Path) -> Iterator[LocalCluster]:
     """256 blocks of 16 tokens each; a stall of 2 s. A test leaves it working, and nothing held."""
     worker = {"num_blocks": 256, "stall_seconds": 2.0, "drain_seconds": 5.0}
