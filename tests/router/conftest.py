@@ -5,7 +5,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from router.deployment import Deploy, Running, deploying
+import pytest_asyncio
+from router.deployment import Deploy, Deployment, Running, deployed, deploying
 from router.stub_workers import MODEL, StubWorker
 
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -22,6 +23,13 @@ async def deploy(stub_checkpoint: Path) -> AsyncIterator[Deploy]:
     """`await deploy(num_prefill=1, num_decode=1, **config)` gives a Deployment that is ready."""
     async with deploying(stub_checkpoint) as deploy:
         yield deploy
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing(stub_checkpoint: Path) -> AsyncIterator[Deployment]:
+    """One pair of workers, the same for all tests of a file, which leave it as it was."""
+    async with deployed(stub_checkpoint, 1, 1, 0.002, {}) as deployment:
+        yield deployment
 
 
 @pytest.fixture

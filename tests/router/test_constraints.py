@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from router.deployment import Deploy
 
@@ -17,7 +18,7 @@ from lengthwise_wire.v1 import common_pb2
 Constraint, Choice = common_pb2.Constraint, common_pb2.Choice
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def grammars() -> AsyncIterator[GrammarCompiler]:
     grammars = GrammarCompiler(max_waiting=8)
     running = asyncio.create_task(grammars.run())
@@ -36,6 +37,7 @@ def schema(**keys: Any) -> dict[str, str]:
     return {"json_schema": json.dumps(keys)}
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -52,7 +54,12 @@ def schema(**keys: Any) -> dict[str, str]:
         pytest.param({"regex": "a(b"}, "unclosed group", id="an open group"),
         pytest.param({"regex": "(?=a)b"}, "look-around", id="look-around"),
         pytest.param({"regex": "(a?){1000}a{1000}"}, "too many", id="an explosion"),
-        pytest.param({"regex": "((a{100}){100}){100}"}, "constraint: ", id="a larger explosion"),
+        pytest.param(
+            {"regex": "((a{100}){100}){100}"},
+            "constraint: ",
+            id="a larger explosion",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"lark": "start: foo"}, 'unknown name: "foo"', id="no such rule"),
         pytest.param({"lark": "start: A\nA: /a/ & /b/"}, "refuses", id="an empty intersection"),
     ],
@@ -67,6 +74,7 @@ async def test_what_does_not_compile_is_refused(
     assert await compiled(grammars, regex="fine"), "the next is compiled"
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_what_was_compiled_is_remembered_up_to_a_bound(grammars: GrammarCompiler) -> None:
     first = await compiled(grammars, regex="a0")
     assert grammars.compiled(Constraint(regex="a0")) == first, "at once"
@@ -87,6 +95,7 @@ class Letters:
         return list(text)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("kind", "text"),
     [

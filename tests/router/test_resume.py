@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from router.deployment import PROMPT, Deploy
+from router.deployment import PROMPT, Deploy, Deployment
 from router.stub_workers import stub_answer
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
@@ -16,11 +16,11 @@ def _resume(token_ids: list[int]) -> inference_pb2.Resume:
     return inference_pb2.Resume(token_ids=token_ids)
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("received", [1, 2, 19, 38, 39])
-async def test_the_stream_goes_on_at_the_next_index(deploy: Deploy, received: int) -> None:
-    deployment = await deploy()
+async def test_the_stream_goes_on_at_the_next_index(standing: Deployment, received: int) -> None:
     whole = stub_answer(PROMPT, 40)
-    answer = await deployment.generate(
+    answer = await standing.generate(
         max_tokens=40, sampling=SEEDED, resume=_resume(whole[:received])
     )
     assert answer.messages[0].index == received

@@ -13,17 +13,18 @@ from lengthwise_router.config import HttpConfig
 from lengthwise_router.frontends.http.page.files import STATIC
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_page_is_there_with_all_that_it_needs_and_nothing_from_elsewhere(
-    http: ServedHttp,
+    shared: ServedHttp,
 ) -> None:
-    page = await http.plain.get("/")
+    page = await shared.plain.get("/")
     assert page.status_code == 200
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     pending, seen = set(re.findall(r'(?:src|href)="([^"]+)"', page.text)), set()
     while pending:
         name = pending.pop()
         seen.add(name)
-        file = await http.plain.get("/" + name)
+        file = await shared.plain.get("/" + name)
         assert file.status_code == 200, name
         assert file.headers["x-content-type-options"] == "nosniff"
         imported = re.findall(r'from "\./([^"]+)"', file.text)
@@ -39,8 +40,9 @@ def test_no_file_makes_code_of_text_or_names_another_site(path: Path) -> None:
         assert forbidden not in text
 
 
-async def test_what_runs_on_the_page_is_its_own_files_alone(http: ServedHttp) -> None:
-    policy = (await http.plain.get("/")).headers["content-security-policy"]
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_runs_on_the_page_is_its_own_files_alone(shared: ServedHttp) -> None:
+    policy = (await shared.plain.get("/")).headers["content-security-policy"]
     rules = dict(rule.split(maxsplit=1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
     assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
@@ -72,24 +74,26 @@ async def test_a_request_is_explained_as_over_grpc(http: ServedHttp) -> None:
     assert told["end"]["code"] == "OK"
 
 
-async def test_what_is_not_remembered_is_refused_in_words(http: ServedHttp) -> None:
-    response = await http.complete(tenant="a")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_is_not_remembered_is_refused_in_words(shared: ServedHttp) -> None:
+    response = await shared.complete(tenant="a")
     request_id = response.headers["x-request-id"]
     for path in (f"/explain/{request_id}", "/explain/other"):
-        refused = await http.plain.get(path)
+        refused = await shared.plain.get(path)
         assert refused.status_code == 404
         assert "request" in error_of(refused)["message"]
-    unknown = await http.plain.get(f"/explain/{request_id}", params={"model": "other"})
+    unknown = await shared.plain.get(f"/explain/{request_id}", params={"model": "other"})
     assert error_of(unknown)["code"] == "model_not_found"
     for name in ("", "a" * 1000, "a%00b"):
-        assert (await http.plain.get(f"/explain/{name}")).status_code == 400
+        assert (await shared.plain.get(f"/explain/{name}")).status_code == 400
 
 
-async def test_the_status_is_that_of_grpc(http: ServedHttp) -> None:
-    await http.complete()
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_status_is_that_of_grpc(shared: ServedHttp) -> None:
+    await shared.complete()
     async with asyncio.timeout(10):
         while True:
-            status = (await http.plain.get("/status")).json()
+            status = (await shared.plain.get("/status")).json()
             if all("status" in worker for worker in status["workers"]):
                 break
             await asyncio.sleep(0.1)
@@ -103,10 +107,11 @@ async def test_the_status_is_that_of_grpc(http: ServedHttp) -> None:
     assert not status["draining"]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_many_who_look_at_once_are_told_the_same_and_cost_one_report(
-    http: ServedHttp,
+    shared: ServedHttp,
 ) -> None:
-    answers = await asyncio.gather(*(http.plain.get("/status") for _ in range(50)))
+    answers = await asyncio.gather(*(shared.plain.get("/status") for _ in range(50)))
     assert len({answer.json()["uptime_seconds"] for answer in answers}) < 25
 
 

@@ -4,10 +4,12 @@ import math
 from typing import Any
 
 import pytest
-from router.deployment import PROMPT, Deploy
+from router.deployment import PROMPT, Deployment
 from router.stub_workers import stub_answer
 
 from lengthwise_wire.v1 import common_pb2, inference_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 Stop = inference_pb2.StopConditions
 Resume = inference_pb2.Resume
@@ -157,28 +159,26 @@ BAD = [
     [pytest.param(fields, expected, id=name) for name, fields, expected in BAD],
 )
 async def test_it_is_an_invalid_argument(
-    deploy: Deploy, fields: dict[str, Any], expected: str
+    standing: Deployment, fields: dict[str, Any], expected: str
 ) -> None:
-    deployment = await deploy()
-    error = await deployment.refused(**{"max_tokens": 3, **fields})
+    computed = len(standing.prefill[0].requests)
+    error = await standing.refused(**{"max_tokens": 3, **fields})
     assert error.code().name == "INVALID_ARGUMENT"
     assert expected in error.details()
-    assert deployment.in_flight == 0
-    assert not deployment.prefill[0].requests
+    assert standing.in_flight == 0
+    assert len(standing.prefill[0].requests) == computed
 
 
-async def test_prompts_that_do_not_fit_have_an_error_of_their_own(deploy: Deploy) -> None:
-    deployment = await deploy()
-    error = await deployment.refused(prompt=[1] * 600)
+async def test_prompts_that_do_not_fit_have_an_error_of_their_own(standing: Deployment) -> None:
+    error = await standing.refused(prompt=[1] * 600)
     assert error.trailing_metadata()["lengthwise-error"] == "PromptTooLong"
 
 
-async def test_a_model_that_is_not_served_is_not_found(deploy: Deploy) -> None:
-    deployment = await deploy()
-    error = await deployment.refused(model="other", max_tokens=1)
+async def test_a_model_that_is_not_served_is_not_found(standing: Deployment) -> None:
+    error = await standing.refused(model="other", max_tokens=1)
     assert error.code().name == "NOT_FOUND"
     assert error.details() == "model: got 'other', this router serves 'stub'"
-    answer = await deployment.generate(model="stub", max_tokens=1)
+    answer = await standing.generate(model="stub", max_tokens=1)
     assert answer.token_ids == stub_answer(PROMPT, 1)
 
 
@@ -200,13 +200,13 @@ async def test_a_model_that_is_not_served_is_not_found(deploy: Deploy) -> None:
         pytest.param({"stop": Stop(strings=["é" * 256] * 16)}, id="longest stop strings"),
     ],
 )
-async def test_the_bounds_themselves_are_accepted(deploy: Deploy, fields: dict[str, Any]) -> None:
-    deployment = await deploy()
-    answer = await deployment.generate(**{"max_tokens": 2, **fields})
+async def test_the_bounds_themselves_are_accepted(
+    standing: Deployment, fields: dict[str, Any]
+) -> None:
+    answer = await standing.generate(**{"max_tokens": 2, **fields})
     assert answer.last.finish_reason == common_pb2.FINISH_REASON_LENGTH
 
 
-async def test_bytes_that_are_no_message_are_an_invalid_argument(deploy: Deploy) -> None:
-    deployment = await deploy()
-    error = await deployment.refused_bytes(b"\x1a\x04\x0a\x02\xff\xfe")
+async def test_bytes_that_are_no_message_are_an_invalid_argument(standing: Deployment) -> None:
+    error = await standing.refused_bytes(b"\x1a\x04\x0a\x02\xff\xfe")
     assert error.code().name == "INVALID_ARGUMENT"
