@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 from lengthwise_checkpoint.rope import RopeSpec
 
-Projections = Literal["full", "fp8", "stored fp8"]
-"""How the matrices of layers are computed: in the model's type; in 8-bit floating point, rounded
-when they are loaded; or in 8-bit floating point as the checkpoint stores them."""
+Projections = Literal["full", "fp8", "int8", "int4", "stored fp8"]
+"""How the matrices of layers are computed: in the model's type; rounded when they are loaded, to
+8-bit floating point or to integers; or in 8-bit floating point as the checkpoint stores them."""
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 
@@ -55,3 +55,8 @@ class DecoderSpec(ModelSpec):
     qk_norm: bool
     tied_embeddings: bool
     projections: Projections = "full"
+
+    @property
+    def rounded_to(self) -> str:
+        """What full projections become when they are loaded; empty: nothing else."""
+        return self.projections if self.projections in ("fp8", "int8", "int4") else ""

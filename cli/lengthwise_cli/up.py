@@ -37,6 +37,7 @@ FIRST_PROMPT = "def read_lines(path):"
 BASE_PROMPT = "Once upon a time"
 FIRST_TOKENS = 64
 MODEL_SECONDS = 10.0
+_KEYS = ("dtype", "model_backend", "quantization", "max_context", "kv_memory_bytes")
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code of a shell's command that SIGPIPE ended."""
 
@@ -60,6 +61,7 @@ def up(
     model_backend: Annotated[
         str | None, Option(help="auto, native or transformers: whose code computes the model.")
     ] = None,
+    quantization: Annotated[str | None, Option(help="none, int8, int4, fp8: of weights.")] = None,
     kv_memory: Annotated[
         str | None, Option(help="Of each worker's KV cache: bytes, or 512Mi, 4Gi, 4G.")
     ] = None,
@@ -79,9 +81,7 @@ def up(
     say: Annotated[
         str | None, Option(help="Stream a first completion of this text when all is ready.")
     ] = None,
-    once: Annotated[
-        bool, Option("--once", help="Stop after a first completion; for scripts.")
-    ] = False,
+    once: Annotated[bool, Option("--once", help="Stop after a completion; for scripts.")] = False,
     start_timeout: Annotated[
         float, Option(help="Seconds in which all must be ready; loading large models takes long.")
     ] = 120.0,
@@ -97,7 +97,7 @@ def up(
         port=port,
         metrics_port=metrics_port,
         http_port=_http_port(http_port, port),
-        settings=[*_settings(dtype, model_backend, kv_memory, max_context), *(settings or ())],
+        settings=_settings(kv_memory, settings, dtype, model_backend, quantization, max_context),
         start_seconds=start_timeout,
     )
     run(cluster, say=say, once=once, is_demo=not model)
@@ -110,11 +110,10 @@ def _http_port(given: int, port: int) -> int | None:
     return given if port or given != HTTP_PORT else 0
 
 
-def _settings(dtype: object, backend: object, kv_memory: str | None, context: object) -> list[str]:
+def _settings(kv_memory: str | None, more: list[str] | None, *given: object) -> list[str]:
     kv_bytes = None if kv_memory is None else parse_bytes(kv_memory)
-    given = zip(("dtype", "model_backend", "max_context"), (dtype, backend, context), strict=True)
-    pairs = [*given, ("kv_memory_bytes", kv_bytes)]
-    return [f"{key}={value}" for key, value in pairs if value is not None]
+    pairs = zip(_KEYS, (*given, kv_bytes), strict=True)
+    return [*(f"{key}={value}" for key, value in pairs if value is not None), *(more or ())]
 
 
 def run(

@@ -14,19 +14,19 @@ def model_fingerprint(
     checkpoint: Path,
     weights_digest: str = "",
     *,
-    rounded_to_fp8: bool = False,
+    rounded_to: str = "",
     is_foreign: bool = False,
     numerics: str = "",
 ) -> str:
     """16 hex digits of config.json (shapes, rope, quantisation) and of every byte of the weights.
 
-    `weights_digest`: `WeightsDigest`'s; empty for a model without weights. `rounded_to_fp8` says
-    that the worker rounds projections when it loads them: then its KV is another than that of a
-    worker that does not, and neither may use the other's. `is_foreign`: transformers' code
-    computes it, and rounds otherwise than ours. So do invariant workers of different `numerics`,
-    and those that are not (empty).
+    `weights_digest`: `WeightsDigest`'s; empty for a model without weights. `rounded_to`: what the
+    worker rounds projections to when it loads them; empty: nothing. Its KV is another than that of
+    a worker that rounds otherwise, and neither may use the other's. `is_foreign`: transformers'
+    code computes it, and rounds otherwise than ours. So do invariant workers of different
+    `numerics`, and those that are not (empty).
     """
-    digest = hashlib.sha256(b"fp8:" if rounded_to_fp8 else b"")
+    digest = hashlib.sha256(f"{rounded_to}:".encode() if rounded_to else b"")
     digest.update(b"transformers:" if is_foreign else b"")
     digest.update(config_bytes(checkpoint))
     digest.update(weights_digest.encode())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
 from lengthwise_kernels.staging import to_device
@@ -89,7 +90,7 @@ def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
 def _sensitive(projection: Projection, row: torch.Tensor) -> Rows:
     """Less what it returns for this row: what is left is what 16 bits had rounded away, in which
     another order of adding nearly always shows."""
-    if not isinstance(projection, Linear):
+    if not isinstance(projection, Linear | IntegerLinear):
         return projection
     result = projection(row)[0]
     bias = -result if projection.bias is None else projection.bias - result

@@ -293,5 +293,5 @@ def _fingerprint(
     checkpoint: Path, spec: DecoderSpec, weights_digest: str, numerics: str = ""
 ) -> str:
     return model_fingerprint(
-        checkpoint, weights_digest, rounded_to_fp8=spec.projections == "fp8", numerics=numerics
+        checkpoint, weights_digest, rounded_to=spec.rounded_to, numerics=numerics
     )

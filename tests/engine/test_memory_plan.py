@@ -11,6 +11,7 @@ from harness.checkpoints import CHECKPOINT_VARIANTS
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model, read_spec
+from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Fp8Linear, Linear
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DecoderWeights
@@ -37,7 +38,7 @@ def tensors(weights: DecoderWeights) -> dict[int, torch.Tensor]:
                 found += [value.weight, value.bias]
             elif isinstance(value, Fp8Linear):
                 found += [value.weight.values, value.weight.scales, value.bias]
-            else:
+            elif not isinstance(value, IntegerLinear):
                 found.append(value)
     return {
         id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor
@@ -55,6 +56,29 @@ def test_weights_are_counted_to_the_byte(
     model = load_model(folder, torch.device("cpu"), torch.bfloat16, quantization)  # type: ignore[arg-type]
     taken = sum(tensor.nbytes for tensor in tensors(model.weights).values())
     assert weight_bytes(ModelShard(whole=model.spec), "cpu", "bfloat16") == taken
+
+
+@pytest.mark.parametrize("variant", ["llama-biases", "qwen3"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounded_weights_are_counted_and_are_fewer(
+    make_checkpoint: Callable[..., Path], variant: str, bits: int
+) -> None:
+    """oneDNN says how it fills up blocks only once it has: that is counted at its most."""
+    folder = make_checkpoint(variant)
+    model = load_model(folder, torch.device("cpu"), torch.bfloat16, f"int{bits}")  # type: ignore[arg-type]
+    taken = sum(tensor.nbytes for tensor in tensors(model.weights).values())
+    integers = [
+        getattr(layer, name)
+        for layer in model.weights.layers
+        for name in ("qkv", "output", "gate_up", "down")
+    ]
+    biases = [each.bias for each in integers if each.bias is not None]
+    taken += sum(each.num_bytes for each in integers) + sum(bias.nbytes for bias in biases)
+    shard = ModelShard(whole=model.spec)
+    counted = weight_bytes(shard, "cpu", "bfloat16")
+    full = weight_bytes(ModelShard(whole=read_spec(folder)), "cpu", "bfloat16")
+    assert taken <= counted < full
+    assert counted == taken or bits == 8
 
 
 def plan(budget_bytes: int, device_type: str = "cpu", **settings: int) -> MemoryPlan:

@@ -46,9 +46,10 @@ class WorkerConfig:
     """invariant: a token's logits are the same to the bit whatever batch, chunk or worker computes
     it, or the worker does not start. fast: they may differ in a last bit. auto: computed so on CPUs
     where the worker finds that it can, else fast; it still serves together with unlike workers."""
-    quantization: Literal["none", "fp8"] = "none"
-    """fp8: the projections of a full checkpoint are rounded to FP8 at start. One that stores them
-    so is computed so either way."""
+    quantization: Literal["none", "fp8", "int8", "int4"] = "none"
+    """What the projections of a full checkpoint are rounded to at start: FP8, with inputs, for
+    GPUs; integers of 8 or 4 bits, weights alone, on CPUs (docs/models.md). One that is stored
+    quantised is computed so either way."""
     tensor_parallel_size: int = 1
     """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
     device of its own."""

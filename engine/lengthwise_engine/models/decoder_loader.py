@@ -17,15 +17,15 @@ from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import load_weights
 from lengthwise_kernels.dispatch import packs
 
-Quantization = Literal["none", "fp8"]
-"""What a worker does to projections; those stored as FP8 are computed so either way."""
+Quantization = Literal["none", "fp8", "int8", "int4"]
+"""What a worker does to full projections; those stored as FP8 are computed so either way."""
 
 
 def read_spec(checkpoint: Path, quantization: Quantization = "none") -> DecoderSpec:
     """The spec of a checkpoint folder of a supported family, with projections as asked."""
     spec = read_decoder_spec(read_config(checkpoint))
-    if quantization == "fp8" and spec.projections == "full":
-        return replace(spec, projections="fp8")
+    if quantization != "none" and spec.projections == "full":
+        return replace(spec, projections=quantization)
     return spec
 
 

@@ -41,8 +41,26 @@ class Projection(Protocol):
         """The same, such that no row of y depends on how many others there are."""
 
 
+class Unfused:
+    """A projection that computes what comes before it apart."""
+
+    __slots__ = ()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        normed, total = add_rms_norm(x, residual, norm, eps)
+        return self(normed), total
+
+    def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return self(silu_mul(gate_up))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Linear:
+class Linear(Unfused):
     """In the type the model computes in; `weight` is [out, in], plain or packed. `lone`: as for
     `invariant_linear`, of one that is `invariant`."""
 
@@ -59,15 +77,6 @@ class Linear:
         if self.invariant:
             return invariant_linear(x, self.weight, self.bias, lone=self.lone)
         return linear(x, self.weight, self.bias)
-
-    def after_norm(
-        self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        normed, total = add_rms_norm(x, residual, norm, eps)
-        return self(normed), total
-
-    def after_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
-        return self(silu_mul(gate_up))
 
     def in_any_batch(self) -> "Linear":
         return replace(self, invariant=True, lone=is_alike_alone(self.weight))

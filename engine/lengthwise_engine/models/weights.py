@@ -14,6 +14,8 @@ import torch
 
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import Projections
+from lengthwise_engine.models.integers.codes import ROUNDED_BITS, Codes
+from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
@@ -78,8 +80,10 @@ def load_weights(
     """
     spec = shard.whole
     reader = _Reader(files, device, dtype, spec.projections)
-    if spec.projections != "full":
+    if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
+    elif spec.projections != "full":
+        check_integers(device)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
     # As transformers: a stored head wins over a config that says it is tied.
@@ -207,7 +211,7 @@ class _Reader:
         """`scales` are read where they are stored."""
         stored = self._projections == "stored fp8"
         # What is rounded or packed at once is not kept mapped.
-        may_map = stored or not (self._projections == "fp8" or self._packs)
+        may_map = stored or (self._projections == "full" and not self._packs)
         weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=may_map)
         bias = None if biases is None else self._stack(biases, self._dtype)
         if stored:
@@ -215,6 +219,9 @@ class _Reader:
             return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
         if self._projections == "fp8":
             return Fp8Linear.of(Linear(weight=weight, bias=bias))
+        if self._projections in ROUNDED_BITS:
+            codes = Codes.rounded(weight, ROUNDED_BITS[self._projections])
+            return IntegerLinear.of(codes, bias, self._dtype)
         return self.linear(weight, bias)
 
     def check_all_used(self) -> None:

@@ -8,10 +8,12 @@ from typing import Final
 
 import torch
 
-from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.kv.layout import ITEM_BYTES, KVLayout
 from lengthwise_engine.models.foreign.spec import ForeignSpec
+from lengthwise_engine.models.integers.codes import ROUNDED_BITS, ROUNDED_GROUP
+from lengthwise_engine.models.integers.linear import integer_bytes
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_kernels.dispatch import packs
 from lengthwise_policy.types import STEP_TOKENS
@@ -160,7 +162,7 @@ def _count_blocks(
 
 
 def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
-    """Of a rank's weights as they are computed with, in `dtype` but for 8-bit projections."""
+    """Of a rank's weights as they are computed with, in `dtype` but for quantised projections."""
     part, item = shard.part, ITEM_BYTES[dtype]
     heads, kv = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
     hidden, inner = part.hidden_size, part.intermediate_size
@@ -173,14 +175,24 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     layer = item * (2 * hidden + 2 * part.head_dim * part.qk_norm)
     for inputs, outputs, has_bias in projections:
         layer += item * outputs * has_bias
-        if part.projections == "full":
-            layer += item * inputs * outputs
-        else:
-            layer += inputs * outputs + 4 * outputs  # a float32 scale for each output
+        layer += _projection_bytes(part, inputs, outputs, item)
     # Packed, a tied head is a copy.
     is_view = part.tied_embeddings and not packs(torch.device(device_type), getattr(torch, dtype))
     head = 0 if is_view else len(shard.vocabulary) * hidden
     return part.num_layers * layer + item * (part.vocab_size * hidden + hidden + head)
+
+
+def _projection_bytes(spec: DecoderSpec, inputs: int, outputs: int, item: int) -> int:
+    """Of a projection's weights, which may be fewer for integers."""
+    if spec.projections == "full":
+        return item * inputs * outputs
+    if spec.projections not in ROUNDED_BITS:
+        return inputs * outputs + 4 * outputs  # a float32 scale for each output
+    bits = ROUNDED_BITS[spec.projections]
+    group_size = inputs if bits == 8 else ROUNDED_GROUP
+    return integer_bytes(
+        inputs, outputs, bits=bits, group_size=group_size, is_plain=bits == 8, item=item
+    )
 
 
 def step_bytes(shard: ModelShard, dtype: str) -> int:

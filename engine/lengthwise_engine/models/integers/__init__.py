@@ -1,0 +1,1 @@
+"""Projections whose weights are integers with scales, stored or rounded so."""

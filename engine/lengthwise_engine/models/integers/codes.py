@@ -1,0 +1,72 @@
+"""One projection's weights as integers with scales, whatever format they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+
+ROUNDED_BITS: Final[Mapping[str, int]] = {"int8": 8, "int4": 4}
+"""Of projections that are rounded when they are loaded."""
+ROUNDED_GROUP: Final = 32
+"""Inputs that share a scale where weights are rounded to 4 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codes:
+    """[out, in]: (values - zeros) * scales, in groups of `group_size` inputs one after the other;
+    the last may have fewer.
+
+    `values` is uint8 of 0 to 2^bits - 1; `scales` and `zeros` are float32 [out, groups]. `order`
+    [in], where it is not None: weight i belongs to input order[i].
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    bits: int
+    group_size: int
+    order: torch.Tensor | None = None
+
+    @classmethod
+    def rounded(cls, weight: torch.Tensor, bits: int) -> "Codes":
+        """A full weight: to 8 bits with a scale for each output, symmetric; to 4 bits with the
+        least and the largest of each group at both ends."""
+        size = weight.shape[1]
+        if bits == 8:
+            scales = weight.abs().amax(1, keepdim=True).float().clamp(min=_LEAST) / 127
+            values = torch.div(weight, scales).round_().add_(128).to(torch.uint8)
+            zeros = torch.full_like(scales, 128.0)
+            return cls(values=values, scales=scales, zeros=zeros, bits=8, group_size=size)
+        pieces = torch.split(weight, ROUNDED_GROUP, 1)
+        low = torch.stack([piece.amin(1) for piece in pieces], 1).float().clamp(max=0)
+        high = torch.stack([piece.amax(1) for piece in pieces], 1).float().clamp(min=0)
+        scales = (high - low).clamp(min=_LEAST) / 15
+        zeros = (-low / scales).round_()
+        values = torch.empty(weight.shape, dtype=torch.uint8)
+        for group, piece in enumerate(pieces):
+            own = (
+                (piece / scales[:, group, None]).add_(zeros[:, group, None]).round_().clamp_(0, 15)
+            )
+            values[:, group * ROUNDED_GROUP :][:, : piece.shape[1]] = own
+        return cls(values=values, scales=scales, zeros=zeros, bits=4, group_size=ROUNDED_GROUP)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each output has one scale and a zero in the middle."""
+        middle = float(1 << self.bits - 1)
+        return self.scales.shape[1] == 1 and bool((self.zeros == middle).all())
+
+    def below(self, others: "Sequence[Codes]") -> "Codes":
+        """With those of other projections of the same inputs below it."""
+        everything = [self, *others]
+        return replace(
+            self,
+            values=torch.cat([each.values for each in everything]),
+            scales=torch.cat([each.scales for each in everything]),
+            zeros=torch.cat([each.zeros for each in everything]),
+        )
+
+
+_LEAST: Final = 2.0**-100
+"""A scale's inverse has to be a normal number."""

@@ -1,0 +1,109 @@
+"""Projections with weights of 8 and 4 bits: what they compute, whom they serve with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine.integer_checkpoints import ROUND, reference_model
+
+from lengthwise_engine.loaded_model import LoadedModel, load_runner
+from lengthwise_engine.models.decoder_loader import load_model
+from lengthwise_engine.models.integers import linear
+from lengthwise_engine.models.integers.codes import Codes
+from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
+from lengthwise_kernels.errors import UnsupportedByKernel
+
+VOCABULARY = 320
+BITS = pytest.mark.parametrize("bits", [8, 4])
+
+
+def load(folder: Path, quantization: Any = "none", **options: Any) -> LoadedModel:
+    return load_runner(
+        folder,
+        device="cpu",
+        num_blocks=32,
+        quantization=quantization,
+        **options,
+    )
+
+
+def prompt(length: int) -> list[int]:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
+
+
+def logprobs(loaded: LoadedModel, length: int) -> torch.Tensor:
+    """Of every token after a prompt."""
+    tokens = prompt(length)
+    sampling = SamplingParameters(temperature=0.0, top_logprobs=VOCABULARY)
+    state = SamplingState(sampling=sampling, token_ids=tokens, num_prompt_tokens=length)
+    chunk = SequenceChunk(token_ids=tokens, start=0, block_ids=range(32), sampling=state)
+    (token,) = loaded.runner.run([chunk])
+    assert token is not None
+    found = dict(token.top_logprobs)
+    return torch.tensor([found[index] for index in range(VOCABULARY)])
+
+
+@pytest.mark.slow
+@BITS
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize("variant", ["llama-biases", "mistral-window", "qwen2", "qwen3"])
+def test_every_family_computes_what_rounding_by_hand_computes(
+    variant: str,
+    vnni: bool,
+    bits: int,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not vnni:
+        monkeypatch.setattr(linear, "multiplies_int8", lambda: False)
+    folder, name = make_checkpoint(variant), f"int{bits}"
+    loaded, reference = (
+        load(folder, name, dtype=torch.float32),
+        reference_model(folder, ROUND[name]),
+    )
+    for length in (1, 5, 40):
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt(length)])).logits[0, -1]
+        expected = logits.log_softmax(-1)
+        difference = (logprobs(loaded, length) - expected).norm() / (
+            expected - expected.mean()
+        ).norm()
+        assert difference < 1e-3
+
+
+@BITS
+def test_ranks_round_their_own_shares(bits: int, make_checkpoint: Callable[..., Path]) -> None:
+    """Of the outputs, which have scales of their own, they are those of the whole."""
+    folder = make_checkpoint("qwen3")
+    weight = load_model(folder, torch.device("cpu"), torch.float32).weights.layers[1].gate_up.weight  # type: ignore[attr-defined]
+    whole = Codes.rounded(weight, bits)
+    upper, lower = (Codes.rounded(half, bits) for half in weight.chunk(2))
+    assert torch.equal(upper.below([lower]).values, whole.values)
+    assert torch.equal(upper.below([lower]).scales, whole.scales)
+
+
+def test_workers_that_round_in_another_way_share_no_kv(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    folder = make_checkpoint("llama")
+    fingerprints = {load(folder, each).fingerprint for each in ("none", "fp8", "int8", "int4")}
+    assert len(fingerprints) == 4
+    assert load(folder, "int4").fingerprint in fingerprints
+
+
+def test_a_gpu_is_told_what_it_has_instead() -> None:
+    with pytest.raises(UnsupportedByKernel, match=r"on CPUs alone, and this is cuda.*fp8"):
+        check_integers(torch.device("cuda"))
+
+
+@BITS
+def test_weights_of_zeros_stay_zeros(bits: int) -> None:
+    codes = Codes.rounded(torch.zeros(20, 40), bits)
+    bias = torch.randn(20)
+    result = IntegerLinear.of(codes, bias, torch.float32)(torch.randn(3, 40))
+    assert torch.equal(result, bias.expand(3, -1))
