@@ -1,109 +1,125 @@
-"""Workers that do nothing but publish statuses: hundreds of gRPC servers in a process, over the
-status board that serves in real workers.
+"""Workers that do nothing but publish statuses: hundreds of gRPC servers in a process, at a fifth
+of what real workers' servers cost, so that two cores can hold a thousand of them and the router.
 
-A busy one ends a step every STEP_SECONDS, and each changes its queue, its counts and a block.
+A busy one ends a step every STEP_SECONDS, and each changes its queue, its counts and a block: every
+status has all of that. They keep to `Worker.Watch`'s contract: a status at once, then at the
+interval that the watcher asks for while they are busy, else as heartbeats.
 """
 
 import asyncio
-import itertools
 import multiprocessing
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 import grpc
 
-from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
-from lengthwise_runtime.block_log import BlockLog
-from lengthwise_runtime.server import Server
-from lengthwise_runtime.status import StatusBoard, keep_role
+from lengthwise_runtime.status import CHANGE_SECONDS, HEARTBEAT_SECONDS
 from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING
 from lengthwise_wire.convert import ROLES_ON_WIRE
-from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc, worker_pb2, worker_pb2_grpc
+from lengthwise_wire.v1 import worker_pb2
 
 STEP_SECONDS = 0.04
 START_SECONDS = 120.0
 BLOCKS_KEPT = 256
 
-
-class PublishingBoard(StatusBoard):
-    """Counts the statuses that leave."""
-
-    num_sent = 0
-
-    async def Watch(
-        self, request: worker_pb2.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[worker_pb2.WorkerStatus]:
-        async for status in super().Watch(request, context):
-            PublishingBoard.num_sent += 1
-            yield status
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class PublishingWorker(decode_pb2_grpc.DecodeWorkerServicer):
+class PublishingWorker(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # of the stubs alone
     """Its Tokens streams stay open and say nothing."""
 
-    def __init__(self, role: Role, number: int, model: str) -> None:
-        self._log = BlockLog()
-        self._hashes = itertools.count(number << 40)
-        self._kept: list[int] = []
-        self._board = PublishingBoard(lambda: self._status, self._log, keep_role)
-        self._server = Server("127.0.0.1:0", None, [])
-        worker_pb2_grpc.add_WorkerServicer_to_server(self._board, self._server.guarded)
-        decode_pb2_grpc.add_DecodeWorkerServicer_to_server(self, self._server.guarded)
-        self._status = worker_pb2.WorkerStatus(
-            worker_id=f"{role}-{number:012x}",
-            role=ROLES_ON_WIRE[role],
-            model=model,
-            model_fingerprint="0123456789abcdef" * 4,
-            layout_fingerprint="fedcba9876543210" * 4,
-            context_length=131_072,
-            block_size=16,
-            blocks_total=20_000,
-            blocks_free=10_000,
-            kv_bytes_per_token=131_072,
-            kv_bytes_per_second=1e10,
-            vocab_size=128_256,
-            short_tokens=256,
-            cost=worker_pb2.CostModel(
-                step_seconds=0.01,
-                token_seconds=5e-5,
-                attention_seconds=1e-8,
-                history_seconds=1e-7,
-                decode_request_seconds=1e-4,
-                decode_context_seconds=1e-8 + number * 1e-12,
+    num_sent = 0
+    """By all of a process."""
+
+    def __init__(self, role: Role, number: int, model: str, *, busy: bool) -> None:
+        self._is_busy = busy
+        self._began_at = time.monotonic() + number % 100 * STEP_SECONDS / 100
+        self._first_block = number << 40
+        self._handlers = {
+            "/lengthwise.v1.Worker/Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            "/lengthwise.v1.DecodeWorker/Tokens": grpc.unary_stream_rpc_method_handler(
+                self._tokens
             ),
-            capabilities=(*CAPABILITIES, PREFIX_CACHING),
-        )
-        self._queues = [self._status.queues.add(length_class=name) for name in ("short", "long")]
+        }
+        self._constant = _constant_part(role, number, model).SerializeToString()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(details.method)
 
     async def start(self) -> str:
-        return str(await self._server.start())
+        self._server = grpc.aio.server(handlers=[self])
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return f"127.0.0.1:{port}"
 
-    async def stop(self) -> None:
-        await self._server.stop(0)
+    async def _watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        wanted = worker_pb2.WatchRequest.FromString(request).interval_seconds
+        interval = min(max(CHANGE_SECONDS, wanted), HEARTBEAT_SECONDS)
+        if not self._is_busy:
+            interval = HEARTBEAT_SECONDS
+        last: int | None = None
+        while True:
+            step = int((time.monotonic() - self._began_at) / STEP_SECONDS) if self._is_busy else 0
+            PublishingWorker.num_sent += 1
+            # Fields that come twice are taken from where they come last.
+            yield self._constant + self._changing_part(step, last).SerializeToString()
+            last = step
+            await asyncio.sleep(interval)
 
-    def step(self) -> None:
-        """One has ended."""
-        status, turn = self._status, self._status.step
-        status.step += 1
-        status.running_requests = 16 + turn % 7
-        status.blocks_free = 10_000 - turn % 500
-        status.context_tokens = 20_000 + turn % 1000
-        status.output_tokens_total += status.running_requests
-        for queue in self._queues:
-            queue.requests = turn % 3
-            queue.tokens = 200 * queue.requests
-        self._kept.append(next(self._hashes))
-        gone = (self._kept.pop(0),) if len(self._kept) > BLOCKS_KEPT else ()
-        self._log.append(BlockEvents(added=(self._kept[-1],), removed=gone))
-        self._board.changed()
+    def _changing_part(self, step: int, last: int | None) -> worker_pb2.WorkerStatus:
+        status = worker_pb2.WorkerStatus(
+            step=step,
+            running_requests=16 + step % 7,
+            blocks_free=10_000 - step % 500,
+            context_tokens=20_000 + step % 1000,
+            output_tokens_total=18 * step,
+        )
+        for name in ("short", "long"):
+            count = step % 3
+            status.queues.add(length_class=name, requests=count, tokens=200 * count)
+        held = range(self._first_block + max(step - BLOCKS_KEPT, 0), self._first_block + step)
+        events = status.block_events
+        if last is None:
+            events.reset = True
+            events.added.extend(held)
+        elif step > last:
+            gone = range(self._first_block + max(last - BLOCKS_KEPT, 0), held.start)
+            events.added.extend(held[-(step - last) :])
+            events.removed.extend(gone)
+        return status
 
-    async def Tokens(
-        self, request: decode_pb2.TokensRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[decode_pb2.TokenBatch]:
-        yield decode_pb2.TokenBatch()
+    async def _tokens(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield b""
         await asyncio.Event().wait()
+
+
+def _constant_part(role: Role, number: int, model: str) -> worker_pb2.WorkerStatus:
+    return worker_pb2.WorkerStatus(
+        worker_id=f"{role}-{number:012x}",
+        role=ROLES_ON_WIRE[role],
+        model=model,
+        model_fingerprint="0123456789abcdef" * 4,
+        layout_fingerprint="fedcba9876543210" * 4,
+        context_length=131_072,
+        block_size=16,
+        blocks_total=20_000,
+        kv_bytes_per_token=131_072,
+        kv_bytes_per_second=1e10,
+        vocab_size=128_256,
+        short_tokens=256,
+        cost=worker_pb2.CostModel(
+            step_seconds=0.01,
+            token_seconds=5e-5,
+            attention_seconds=1e-8,
+            history_seconds=1e-7,
+            decode_request_seconds=1e-4,
+            decode_context_seconds=1e-8 + number * 1e-12,
+        ),
+        capabilities=(*CAPABILITIES, PREFIX_CACHING),
+    )
 
 
 class PublishingWorkers:
@@ -116,7 +132,7 @@ class PublishingWorkers:
         self.process = context.Process(
             target=_publish, args=(theirs, numbers, model, busy), daemon=True
         )
-        self.addresses: list[str] = []
+        self.addresses: Sequence[str] = ()
 
     def __enter__(self) -> Self:
         self.process.start()
@@ -143,14 +159,12 @@ async def _publish_for_ever(
     connection: Connection, numbers: range, model: str, is_busy: bool
 ) -> None:
     roles: tuple[Role, Role] = ("prefill", "decode")
-    workers = [PublishingWorker(roles[number % 2], number, model) for number in numbers]
+    workers = [
+        PublishingWorker(roles[number % 2], number, model, busy=is_busy) for number in numbers
+    ]
     connection.send([await worker.start() for worker in workers])
     while True:
-        # In groups: workers do not end their steps at one instant.
-        for first in range(8):
-            await asyncio.sleep(STEP_SECONDS / 8)
-            for worker in workers[first::8] if is_busy else ():
-                worker.step()
+        await asyncio.sleep(0.05)
         if connection.poll():
             connection.recv()
-            connection.send(PublishingBoard.num_sent)
+            connection.send(PublishingWorker.num_sent)
