@@ -53,6 +53,7 @@ class PrefillWorker(RoleWorker):
             mailbox=self._mailbox,
             send=self._send,
             metrics=self._metrics,
+            queued_tokens=lambda: sum(tokens for *_, tokens in self._loop.snapshot.queues),
             max_seconds=config.max_request_seconds,
             tracer=self._tracer,
         )

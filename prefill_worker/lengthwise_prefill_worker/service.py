@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,13 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         mailbox: Mailbox[Command],
         send: KVSend,
         metrics: PrefillMetrics,
+        queued_tokens: Callable[[], int],
         max_seconds: float,
         tracer: "Tracer | None" = None,
     ) -> None:
-        """`max_seconds`: the longest deadline."""
+        """`queued_tokens`: that the engine has, as its status tells. `max_seconds`: the longest
+        deadline."""
+        self._queued_tokens = queued_tokens
         self._tracer = tracer
         self._max_seconds = max_seconds
         self._spec = engine.model.spec
@@ -87,6 +90,10 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             raise NoWorkerAvailable("this prefill worker is draining; try another one")
         check_request(request, self._spec)
         check_destination(request.destination, len(request.token_ids), self._block_size)
+        if request.HasField("most_tokens_ahead"):
+            tokens_ahead = self._tokens_ahead()
+            if tokens_ahead > request.most_tokens_ahead:
+                return prefill_pb2.PrefillResponse(tokens_ahead=tokens_ahead)
         grammar = await self._grammars.state(request.grammar)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
@@ -123,6 +130,12 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             # What is being sent is released by its commit.
             if not (sent and goes_on):
                 self._send.cancel(request_id)
+
+    def _tokens_ahead(self) -> int:
+        """Of prompts that are queued, and of those that the engine has not looked at yet."""
+        waiting = self._mailbox.waiting()
+        come = sum(each.job.num_tokens for each in waiting if isinstance(each, PrefillWork))
+        return self._queued_tokens() + come
 
     def on_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """What the engine thread hands over once per step; runs on the event loop."""

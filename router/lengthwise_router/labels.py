@@ -29,7 +29,9 @@ LOSS_REASONS: tuple[LossReason, ...] = get_args(LossReason)
 StreamFailure = Literal["gap", "ended_with_error", "malformed", "refused"]
 """What was wrong with a decode worker's tokens."""
 
-CallFailure = Literal["rpc_error", "timeout", "overloaded", "stale", "transfer_failed", "wrong_end"]
+CallFailure = Literal[
+    "rpc_error", "timeout", "overloaded", "crowded", "stale", "transfer_failed", "wrong_end"
+]
 
 FailureReason = LossReason | StreamFailure | CallFailure
 """Why an attempt failed."""

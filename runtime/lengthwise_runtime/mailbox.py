@@ -29,6 +29,11 @@ class Mailbox(Generic[T]):
             self._items.append(item)
             self._changed.notify()
 
+    def waiting(self) -> list[T]:
+        """All waiting commands, which go on waiting."""
+        with self._changed:
+            return list(self._items)
+
     def drain(self, timeout_seconds: float) -> list[T]:
         """All waiting commands, in order; waits up to `timeout_seconds` for a first one."""
         with self._changed:

@@ -7,6 +7,7 @@ known, whichever workers it meets on its way.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from math import inf
 from typing import Any, NoReturn
 
 from harness.stub_worker import MODEL as MODEL
@@ -54,6 +55,7 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
         self.delay_seconds = 0.0
         self.hangs = False
         self.commits = True
+        self.tokens_ahead: int | None = None  # None: of a version that queues behind any number
 
     def _register(self, server: Server) -> None:
         prefill_pb2_grpc.add_PrefillWorkerServicer_to_server(self, server.guarded)
@@ -62,6 +64,9 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
         self, request: prefill_pb2.PrefillRequest, context: Context
     ) -> prefill_pb2.PrefillResponse:
         self.requests.append(request)
+        most = request.most_tokens_ahead if request.HasField("most_tokens_ahead") else inf
+        if self.tokens_ahead is not None and self.tokens_ahead > most:
+            return prefill_pb2.PrefillResponse(tokens_ahead=self.tokens_ahead)
         self.running += 1
         try:
             await self._compute()

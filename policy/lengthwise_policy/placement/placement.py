@@ -81,6 +81,8 @@ class Placement:
     rule: PlacementRule
     reason: str  # the rule, and the numbers behind it
     candidates: tuple[Candidate, ...] = ()  # the best few, best first, of rules that predict
+    # Behind more tokens than these the prefill worker is not to queue the prompt; None: behind any.
+    most_tokens_ahead: int | None = None
 
     @property
     def chosen(self) -> Candidate | None:

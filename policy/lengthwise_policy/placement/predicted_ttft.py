@@ -34,6 +34,10 @@ from lengthwise_policy.types import STEP_TOKENS, WorkerId
 MAX_CANDIDATES = 8
 """Reported with a placement, to explain it."""
 
+MAX_REFUSALS = 3
+"""By crowded workers, of one request. Each costs it two calls to the decode worker and one to the
+prefill worker; in fleet/herding.py eight bring no more than three."""
+
 LAYERWISE_TOKENS = 512
 """Longer prompts are pushed layer by layer: the prefill workers' default."""
 
@@ -87,7 +91,21 @@ def place_soonest(
             f" {chosen.tokens_ahead} tokens ahead, {rest}{candidates.note}"
         ),
         candidates=ranked,
+        most_tokens_ahead=_most_ahead(request, best) if others.count else None,
     )
+
+
+def _most_ahead(request: PlacementRequest, best: Sequence[Score]) -> int | None:
+    """Behind how many tokens the first worker is still as soon as the next best: behind more, which
+    other routers have placed there meanwhile, the request had better be placed anew."""
+    if len(best) < 2 or len(request.blame.workers) >= MAX_REFUSALS:
+        return None
+    seconds, _, _, view = best[0]
+    step_seconds = wait_seconds(view.cost, STEP_TOKENS)
+    if not step_seconds:
+        return None
+    spare = max(min(best[1:])[0] - seconds, 0.0)
+    return view.tokens_ahead + int(spare / step_seconds * STEP_TOKENS)
 
 
 def _spread(

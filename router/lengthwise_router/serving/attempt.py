@@ -42,12 +42,15 @@ class WorkerAttempt:
         config: RouterConfig,
         *,
         residual_tokens: int,
+        most_tokens_ahead: int | None,
     ) -> None:
-        """`residual_tokens`: what the prefill worker has to compute, as far as known."""
+        """`residual_tokens`: what the prefill worker has to compute, as far as known;
+        `most_tokens_ahead`: as in `Placement`."""
         self._generation = generation
         self._pair = pair
         self._config = config
         self._residual_tokens = residual_tokens
+        self._most_tokens_ahead = most_tokens_ahead
         self._silent_since = 0.0
         self._preemptions = 0  # recorded so far
 
@@ -104,9 +107,17 @@ class WorkerAttempt:
         with self._placed():
             response = await self._call(
                 worker.prefill,
-                prefill_request(generation, self._pair.reservation),
+                prefill_request(generation, self._pair.reservation, self._most_tokens_ahead),
                 self._config.prefill_timeout_seconds,
                 self._pair.prefill_id,
+            )
+        if response.HasField("tokens_ahead"):
+            raise self._pair.failure(
+                "crowded",
+                f"{response.tokens_ahead} tokens wait at the prefill worker, expected"
+                f" {self._most_tokens_ahead} at most",
+                Blame.of(self._pair.prefill_id),
+                keeps_reservation=True,
             )
         generation.prefilled(response)
         if self._pair.reservation is None and generation.shared_prompt is not None:

@@ -114,7 +114,7 @@ class Dispatch:
                         reservation = None
                     self._count(generation, failure)
                     now = time.monotonic()
-                    busy = failure.reason == "overloaded"
+                    busy = failure.reason in ("overloaded", "crowded")
                     if not attempts.failed(failure.blame, now, lost=failure.is_loss, busy=busy):
                         raise failure.error from failure
         finally:
@@ -155,7 +155,13 @@ class Dispatch:
 
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
         residual_tokens = choice.request.residual_tokens(pair.prefill_id)
-        return WorkerAttempt(generation, pair, self._config, residual_tokens=residual_tokens)
+        return WorkerAttempt(
+            generation,
+            pair,
+            self._config,
+            residual_tokens=residual_tokens,
+            most_tokens_ahead=choice.placement.most_tokens_ahead,
+        )
 
     async def _join(
         self, generation: Generation, prompt: SharedPrompt, attempts: Attempts
@@ -284,6 +290,8 @@ class Dispatch:
 
     def _count(self, generation: Generation, failure: AttemptFailed) -> None:
         self._metrics.retries(failure.phase, failure.reason).inc()
+        if failure.reason == "crowded":
+            return  # nothing has gone wrong
         generation.timings.retries += 1
         generation.deadline.reason = f"attempt failed in phase {failure.phase}: {failure.error}"
         logger.warning(

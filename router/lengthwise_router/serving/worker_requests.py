@@ -26,11 +26,13 @@ def reserve_request(
 
 
 def prefill_request(
-    generation: Generation, reservation: DecodeReservation | None
+    generation: Generation, reservation: DecodeReservation | None, most_tokens_ahead: int | None
 ) -> prefill_pb2.PrefillRequest:
-    """Asks for the first token and, with a reservation, for the KV to be sent there."""
+    """Asks for the first token and, with a reservation, for the KV to be sent there; to be refused
+    behind more than `most_tokens_ahead`."""
+    common = {**_common(generation), "most_tokens_ahead": most_tokens_ahead}
     if reservation is None:
-        return prefill_pb2.PrefillRequest(epoch=1, **_common(generation))
+        return prefill_pb2.PrefillRequest(epoch=1, **common)
     return prefill_pb2.PrefillRequest(
         epoch=reservation.epoch,
         destination=prefill_pb2.KVDestination(
@@ -40,7 +42,7 @@ def prefill_request(
             router_id=reservation.worker.router_id,
             num_cached_tokens=reservation.num_cached_tokens,
         ),
-        **_common(generation),
+        **common,
     )
 
 

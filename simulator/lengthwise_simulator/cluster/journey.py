@@ -63,6 +63,7 @@ class JourneyAttempt:
     prefill: PromptComputer | None
     decode: TokenGenerator | None
     residual_tokens: int  # of the prompt, to be computed, as the router believes
+    most_tokens_ahead: int | None = None  # behind which the prefill worker queues it
     prefill_placed: Placed | None = None
     decode_placed: Placed | None = None
     prefill_called_at: float = 0.0

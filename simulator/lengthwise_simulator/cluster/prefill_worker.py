@@ -4,7 +4,8 @@ from math import inf
 
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.cost.transfer_rate import TransferRate
-from lengthwise_policy.errors import PolicyError
+from lengthwise_policy.errors import PolicyError, QueueFull
+from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
@@ -55,6 +56,10 @@ class SimulatedPrefillWorker(SimulatedWorker):
     def prefill(self, attempt: JourneyAttempt) -> None:
         """The router's call has come; nothing is computed before the link is there, which the first
         request for it opens with a call."""
+        most = attempt.most_tokens_ahead
+        if most is not None and self._tokens_ahead > most:
+            self._refuse(attempt, QueueFull(f"more than {most} tokens are queued"))
+            return
         now = attempt.prefill_called_at = self._heap.now
         if attempt.decode is not None:
             opened = now + 2 * self._cluster.call_seconds
@@ -63,6 +68,13 @@ class SimulatedPrefillWorker(SimulatedWorker):
                 self._heap.at(open_at, self._receive, self._enqueue, attempt)
                 return
         self._receive(self._enqueue, attempt)
+
+    @property
+    def _tokens_ahead(self) -> int:
+        """Of prompts that are queued, or have just come."""
+        queued = sum(self.scheduler.queue_length(name).tokens for name in LENGTH_CLASSES)
+        come = (each for action, each in self._inbox if action == self._enqueue)
+        return queued + sum(each.residual_tokens for each in come)
 
     def cancel(self, attempt: JourneyAttempt) -> None:
         """The router has given it up: its blocks are free once nothing of it is being sent."""

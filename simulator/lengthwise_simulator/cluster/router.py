@@ -188,6 +188,7 @@ class SimulatedRouter:
             prefill=self._prefill_worker(placement.prefill),
             decode=self._decode_worker(placement.decode),
             residual_tokens=residual,
+            most_tokens_ahead=placement.most_tokens_ahead,
         )
         if placement.prefill is not None:
             short = residual if length == "short" else 0

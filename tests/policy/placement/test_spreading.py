@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy.placement.views import asking, cached, decode, large, prefill, request
 
+from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.outstanding import (
     LONGEST_INTERVAL,
     SHORTEST_INTERVAL,
@@ -16,8 +17,10 @@ from lengthwise_policy.placement.outstanding import (
 )
 from lengthwise_policy.placement.placement import Placement, PlacementInput
 from lengthwise_policy.placement.policy import PlacementPolicy
+from lengthwise_policy.placement.predicted_ttft import candidate
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.spreading import ALONE, OtherRouters, water_level
+from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 LOADS = st.lists(st.floats(0, 100), min_size=1, max_size=12)
 
@@ -91,6 +94,45 @@ def test_a_worker_that_has_the_prompt_is_far_enough_ahead_for_every_router() -> 
     asked = request(num_tokens=3200, cached_tokens=cached(p09=3184), max_new_tokens=1)
     for seed in range(8):
         assert place("predicted_ttft", 3, seed, asked=asked).prefill == "p09"
+
+
+@given(
+    tokens=st.lists(st.integers(0, 20_000), min_size=2, max_size=10),
+    held=st.integers(0, 90),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_worker_is_to_refuse_what_would_come_sooner_from_another(
+    tokens: list[int], held: int, draw: float
+) -> None:
+    prefills = [large(prefill(f"p{n}"), queued_tokens=each) for n, each in enumerate(tokens)]
+    wanted = request(num_tokens=2000, max_new_tokens=1, cached_tokens=cached(p0=16 * held))
+    asked = replace(asking(wanted, prefills, []), others=OtherRouters(7, lambda: draw))
+    placement = make_strategy("predicted_ttft", PlacementPolicy(), lambda: draw)(asked)
+    most = placement.most_tokens_ahead
+    assert most is not None
+    (taken,) = (view for view in prefills if view.worker_id == placement.prefill)
+    assert most >= taken.tokens_ahead
+    seconds = {view.worker_id: candidate(wanted, view, None).ttft_seconds for view in prefills}
+    soonest = min(seconds[each] for each in seconds if each != placement.prefill)
+    with_most = candidate(wanted, replace(taken, queued_tokens=most), None).ttft_seconds
+    one_step = replace(taken, queued_tokens=most + STEP_TOKENS + 1)
+    assert with_most <= max(soonest, seconds[taken.worker_id]) + taken.cost.step_seconds
+    assert candidate(wanted, one_step, None).ttft_seconds > soonest
+
+
+def test_where_nothing_better_can_be_found_no_worker_is_to_refuse() -> None:
+    def most(others: int, workers: int, *refused: str) -> int | None:
+        asked = request(num_tokens=300, blame=Blame.of(*map(WorkerId, refused)))
+        return place(
+            "predicted_ttft", others, 1, asked=asked, num_prefill=workers, local_prefill=False
+        ).most_tokens_ahead
+
+    assert most(7, 16) is not None
+    assert most(0, 16) is None
+    assert most(7, 1) is None
+    assert most(7, 2, "p00") is None
+    assert most(7, 16, "p00", "p01") is not None
+    assert most(7, 16, "p00", "p01", "p02") is None
 
 
 @given(st.integers(0, 100_000))

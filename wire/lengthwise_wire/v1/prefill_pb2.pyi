@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PrefillRequest(_message.Message):
-    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "top_logprobs", "stop_token_ids", "destination", "priority", "conversation_returns", "cache_salt", "grammar")
+    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "top_logprobs", "stop_token_ids", "destination", "priority", "conversation_returns", "cache_salt", "grammar", "most_tokens_ahead")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class PrefillRequest(_message.Message):
     CONVERSATION_RETURNS_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    MOST_TOKENS_AHEAD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -33,7 +34,8 @@ class PrefillRequest(_message.Message):
     conversation_returns: bool
     cache_salt: bytes
     grammar: str
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., destination: _Optional[_Union[KVDestination, _Mapping]] = ..., priority: _Optional[int] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ...) -> None: ...
+    most_tokens_ahead: int
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., destination: _Optional[_Union[KVDestination, _Mapping]] = ..., priority: _Optional[int] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., most_tokens_ahead: _Optional[int] = ...) -> None: ...
 
 class KVDestination(_message.Message):
     __slots__ = ("address", "worker_id", "reservation", "router_id", "num_cached_tokens")
@@ -50,7 +52,7 @@ class KVDestination(_message.Message):
     def __init__(self, address: _Optional[str] = ..., worker_id: _Optional[str] = ..., reservation: _Optional[int] = ..., router_id: _Optional[str] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
 
 class PrefillResponse(_message.Message):
-    __slots__ = ("token_id", "logprobs", "finish_reason", "queue_seconds", "prefill_seconds", "num_cached_tokens", "length_class", "reason")
+    __slots__ = ("token_id", "logprobs", "finish_reason", "queue_seconds", "prefill_seconds", "num_cached_tokens", "length_class", "reason", "tokens_ahead")
     TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +61,7 @@ class PrefillResponse(_message.Message):
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LENGTH_CLASS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_AHEAD_FIELD_NUMBER: _ClassVar[int]
     token_id: int
     logprobs: _common_pb2.TokenLogprobs
     finish_reason: _common_pb2.FinishReason
@@ -67,4 +70,5 @@ class PrefillResponse(_message.Message):
     num_cached_tokens: int
     length_class: str
     reason: str
-    def __init__(self, token_id: _Optional[int] = ..., logprobs: _Optional[_Union[_common_pb2.TokenLogprobs, _Mapping]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ..., length_class: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    tokens_ahead: int
+    def __init__(self, token_id: _Optional[int] = ..., logprobs: _Optional[_Union[_common_pb2.TokenLogprobs, _Mapping]] = ..., finish_reason: _Optional[_Union[_common_pb2.FinishReason, str]] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., num_cached_tokens: _Optional[int] = ..., length_class: _Optional[str] = ..., reason: _Optional[str] = ..., tokens_ahead: _Optional[int] = ...) -> None: ...
