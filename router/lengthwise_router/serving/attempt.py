@@ -40,7 +40,6 @@ class WorkerAttempt:
         generation: Generation,
         pair: WorkerPair,
         config: RouterConfig,
-        *,
         residual_tokens: int,
         most_tokens_ahead: int | None,
     ) -> None:

@@ -113,9 +113,8 @@ class Dispatch:
                         reservation.close()
                         reservation = None
                     self._count(generation, failure)
-                    now = time.monotonic()
-                    busy = failure.reason in ("overloaded", "crowded")
-                    if not attempts.failed(failure.blame, now, lost=failure.is_loss, busy=busy):
+                    now, lost, busy = time.monotonic(), failure.is_loss, failure.is_busy
+                    if not attempts.failed(failure.blame, now, lost=lost, busy=busy):
                         raise failure.error from failure
         finally:
             if reservation is not None:
@@ -155,13 +154,8 @@ class Dispatch:
 
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
         residual_tokens = choice.request.residual_tokens(pair.prefill_id)
-        return WorkerAttempt(
-            generation,
-            pair,
-            self._config,
-            residual_tokens=residual_tokens,
-            most_tokens_ahead=choice.placement.most_tokens_ahead,
-        )
+        most_ahead = choice.placement.most_tokens_ahead
+        return WorkerAttempt(generation, pair, self._config, residual_tokens, most_ahead)
 
     async def _join(
         self, generation: Generation, prompt: SharedPrompt, attempts: Attempts

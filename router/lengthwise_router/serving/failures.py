@@ -28,6 +28,11 @@ class AttemptFailed(Exception):
         """Whether the connection to a worker ended."""
         return self.reason in LOSS_REASONS
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the worker is well, and had too much to do."""
+        return self.reason in ("overloaded", "crowded")
+
 
 def reason_of(error: LengthwiseError) -> CallFailure:
     """Of a call that a worker answered with this error."""
