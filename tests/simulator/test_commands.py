@@ -81,6 +81,7 @@ def test_a_plan_ends_with_values(model: Path, tmp_path: Path) -> None:
     ("options", "told"),
     [
         ({"gpu": "H300"}, "got 'H300', expected one of B200"),
+        ({"prefill": 0, "local_prefill": False}, "decode workers that compute no prompts"),
         ({"decode_gpus": 3}, "expected a divisor of the model's 16 heads"),
         ({"lengths": ["0/5"]}, "--lengths: got '0/5'"),
         ({"rate": -1.0}, "rate: got -1"),

@@ -113,24 +113,26 @@ def test_workers_measure_what_their_steps_take() -> None:
 def perf_model(path: Path) -> Path:
     names = "model,hardware,prompt_size,batch_size,prompt_time,token_time,tensor_parallel"
     lines = ["m,g,512,1,100,50,8", "m,g,512,1,102,52,8", "m,g,512,1,101,51,8"]
-    lines += ["m,g,1024,1,200,51,8", "m,g,512,4,390,60,8", "other,g,512,1,1,1,8"]
+    lines += ["m,g,1024,1,200,51,8", "m,g,512,4,390,60,8", "other,g,512,1,1,1,8", "m,g,512,1,9,9,4"]
     path.write_text("\n".join([names, *lines]))
     return path
 
 
 def test_splitwise_s_table_is_interpolated_between_medians(tmp_path: Path) -> None:
-    costs = SplitwiseCosts(perf_model(tmp_path / "perf.csv"), "m", "g")
+    costs = SplitwiseCosts(perf_model(tmp_path / "perf.csv"), "m", "g", 8)
     assert costs.step_seconds([(512, 0)], 0, 0) == pytest.approx(0.101)
     assert costs.step_seconds([(256, 0), (512, 0)], 0, 0) == pytest.approx(0.1505)
     assert costs.step_seconds([(8, 0)], 0, 0) == pytest.approx(0.101)
     assert costs.step_seconds([], 4, 99) == pytest.approx(0.060)
     assert costs.step_seconds([], 7, 99) == pytest.approx(0.069)
     assert costs.step_seconds([(512, 0)], 1, 9) == pytest.approx(0.1111)
-    with pytest.raises(SimulationError, match="got m on x, expected one of m on g, other on g"):
-        SplitwiseCosts(tmp_path / "perf.csv", "m", "x")
-    (tmp_path / "bad.csv").write_text("model,hardware\nm,g\n")
+    with pytest.raises(
+        SimulationError, match="got m on 8 x, expected one of m on 4 g, m on 8 g, other"
+    ):
+        SplitwiseCosts(tmp_path / "perf.csv", "m", "x", 8)
+    (tmp_path / "bad.csv").write_text("model,hardware,tensor_parallel\nm,g,8\n")
     with pytest.raises(SimulationError, match=r"bad.csv, line 2: .*prompt_size"):
-        SplitwiseCosts(tmp_path / "bad.csv", "m", "g")
+        SplitwiseCosts(tmp_path / "bad.csv", "m", "g", 8)
 
 
 def steps_file(path: Path, number: int = 200) -> Path:

@@ -76,6 +76,12 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if not any(group.role == "decode" and group.count for group in self.groups):
             raise SimulationError("cluster: got no decode worker, expected at least one")
+        has_prefill = any(group.role == "prefill" and group.count for group in self.groups)
+        if not has_prefill and not self.policies.placement.local_prefill:
+            raise SimulationError(
+                "cluster: got no prefill worker, and decode workers that compute no prompts;"
+                " expected some that do"
+            )
         if self.policies.strategy not in STRATEGIES:
             raise SimulationError(
                 f"strategy: got {self.policies.strategy!r}, expected one of {', '.join(STRATEGIES)}"

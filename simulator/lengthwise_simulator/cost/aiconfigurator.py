@@ -40,7 +40,7 @@ Step = tuple[int, int, int, int]
 Milliseconds = tuple[float, float, float]
 """All but attention, attention of the prompt, attention of the decodes."""
 
-_PROGRAM: Final = Path(__file__).with_name("aiconfigurator_program.py")
+PROGRAM: Final = Path(__file__).with_name("aiconfigurator_program.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,34 +67,53 @@ def is_installed() -> bool:
 
 def ask(questions: Sequence[StepQuestion]) -> list[StepAnswer]:
     """One for each. Errors: SimulationError where there is no aiconfigurator, or it breaks."""
-    lines = []
-    for question in questions:
-        system = SYSTEMS.get(question.gpu)
-        if system is None:
-            raise SimulationError(
-                f"aiconfigurator: got {question.gpu}, expected one of {', '.join(SYSTEMS)}"
-            )
-        asked = {"config": question.config, "system": system, "ranks": question.ranks}
-        lines.append(json.dumps({**asked, "steps": question.steps}))
-    python = os.environ.get(VARIABLE) or sys.executable
+    asked = [
+        {
+            "config": question.config,
+            "system": system_of(question.gpu),
+            "ranks": question.ranks,
+            "steps": question.steps,
+        }
+        for question in questions
+    ]
+    try:
+        return [_answer(*each) for each in zip(questions, answers(PROGRAM, asked), strict=True)]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _absent(f"its answer makes no sense: {error}") from error
+
+
+def system_of(gpu: str) -> str:
+    """Its name of a GPU. Errors: SimulationError."""
+    system = SYSTEMS.get(gpu)
+    if system is None:
+        known = ", ".join(SYSTEMS)
+        raise SimulationError(f"aiconfigurator: got {gpu}, expected one of {known}")
+    return system
+
+
+def answers(program: Path, questions: Sequence[object], seconds: float = SECONDS) -> list[Any]:
+    """What a program says that the named Python runs: it reads a line of JSON for each question,
+    and writes a list of the answers last. Errors: SimulationError."""
     try:
         done = subprocess.run(
-            [python, "-I", str(_PROGRAM)],
-            input="".join(f"{line}\n" for line in lines),
+            [_python(), "-I", str(program)],
+            input="".join(f"{json.dumps(question)}\n" for question in questions),
             capture_output=True,
             encoding="utf-8",
             errors="replace",
-            timeout=SECONDS,
+            timeout=seconds,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _absent(python, str(error)) from error
+        raise _absent(str(error)) from error
     if done.returncode:
-        raise _absent(python, (done.stderr.strip().splitlines() or ["it said nothing"])[-1])
+        raise _absent((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
     try:
-        answers = json.loads(done.stdout.splitlines()[-1])
-        return [_answer(*each) for each in zip(questions, answers, strict=True)]
-    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _absent(python, f"its answer makes no sense: {error}") from error
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError, RecursionError) as error:
+        raise _absent(f"its answer makes no sense: {error}") from error
+    if not isinstance(said, list) or len(said) != len(questions):
+        raise _absent("its answer makes no sense: it is no list of answers")
+    return said
 
 
 def _answer(question: StepQuestion, answer: Mapping[str, Any]) -> StepAnswer:
@@ -106,9 +125,13 @@ def _answer(question: StepQuestion, answer: Mapping[str, Any]) -> StepAnswer:
     return StepAnswer(version=str(answer["version"]), steps=steps)  # type: ignore[arg-type]
 
 
-def _absent(python: str, why: str) -> SimulationError:
+def _python() -> str:
+    return os.environ.get(VARIABLE) or sys.executable
+
+
+def _absent(why: str) -> SimulationError:
     return SimulationError(
-        f"{VARIABLE}: got {python}, expected a Python with aiconfigurator 0.12 ({why[:300]}); make"
-        " one: python -m venv aic && aic/bin/pip install aiconfigurator==0.12.0, then export"
+        f"{VARIABLE}: got {_python()}, expected a Python with aiconfigurator 0.12 ({why[:300]});"
+        " make one: python -m venv aic && aic/bin/pip install aiconfigurator==0.12.0, then export"
         f" {VARIABLE}=aic/bin/python"
     )

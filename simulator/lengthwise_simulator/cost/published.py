@@ -73,7 +73,7 @@ class SplitwiseCosts:
     """Splitwise's measurements (splitwise_perf_model.csv, MIT), interpolated: prompts by their
     tokens in all, decodes by how many there are; beyond the last, as between the last two."""
 
-    def __init__(self, path: Path, model: str, hardware: str) -> None:
+    def __init__(self, path: Path, model: str, hardware: str, ranks: int) -> None:
         """Errors: SimulationError, OSError."""
         prompts: dict[int, list[float]] = defaultdict(list)
         tokens: dict[int, list[float]] = defaultdict(list)
@@ -82,8 +82,9 @@ class SplitwiseCosts:
             reader = csv.DictReader(file)
             try:
                 for row in reader:
-                    found.add(f"{row['model']} on {row['hardware']}")
-                    if (row["model"], row["hardware"]) != (model, hardware):
+                    on = int(row["tensor_parallel"])
+                    found.add(f"{row['model']} on {on} {row['hardware']}")
+                    if (row["model"], row["hardware"], on) != (model, hardware, ranks):
                         continue
                     batch = int(row["batch_size"])
                     prompts[batch * int(row["prompt_size"])].append(float(row["prompt_time"]))
@@ -91,11 +92,12 @@ class SplitwiseCosts:
             except (KeyError, TypeError, ValueError) as error:
                 raise SimulationError(
                     f"{path}, line {reader.line_num}: {error!r}; expected the columns model,"
-                    " hardware, prompt_size, batch_size, prompt_time, token_time"
+                    " hardware, prompt_size, batch_size, prompt_time, token_time, tensor_parallel"
                 ) from error
         if not prompts:
             raise SimulationError(
-                f"{path}: got {model} on {hardware}, expected one of {', '.join(sorted(found))}"
+                f"{path}: got {model} on {ranks} {hardware}, expected one of"
+                f" {', '.join(sorted(found))}"
             )
         self._prompts = sorted((size, median(times) / 1e3) for size, times in prompts.items())
         self._tokens = sorted((size, median(times) / 1e3) for size, times in tokens.items())

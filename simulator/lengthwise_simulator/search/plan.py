@@ -21,7 +21,7 @@ WorkloadAt = Callable[[float], Sequence[ArrivingRequest]]
 """Requests at so many a second."""
 
 SIMULATED = 6
-"""Of the disaggregated shapes, those that look best; aggregated ones are all simulated."""
+"""Of the disaggregated shapes, so many that look best; aggregated ones are all simulated."""
 
 BUSY = 0.8
 """Share of their time that prefill workers may compute before queues grow, for the first guess."""
@@ -58,13 +58,38 @@ def plan(
     *,
     attainment: float = 0.9,
     precision: float = 0.05,
+    simulated: int = SIMULATED,
     seed: int = 0,
     on_planned: Callable[[PlannedShape], None] = lambda planned: None,
 ) -> list[PlannedShape]:
     """The shapes simulated, best first. Errors: SimulationError where no shape fits."""
+    likely = likely_shapes(model, gpus, workload(1.0), policies.objectives, simulated)
+    planned = []
+    for shape, guess in likely:
+        cluster = model.cluster(shape, policies, seed)
+
+        def run(rate: float) -> RunSummary:
+            requests = workload(rate)
+            misses = int((1 - attainment) * sum(map(num_turns, requests)))
+            return RunSummary.of(Simulation(cluster, requests).run(misses))  # noqa: B023
+
+        stood = highest_rate(run, guess=guess, attainment=attainment, precision=precision)
+        planned.append(PlannedShape(shape=shape, stood=stood))
+        on_planned(planned[-1])
+    return sorted(planned, key=lambda each: -each.per_gpu)
+
+
+def likely_shapes(
+    model: ModelOnGpus,
+    gpus: int,
+    sample: Sequence[ArrivingRequest],
+    objectives: Objectives,
+    simulated: int = SIMULATED,
+) -> list[tuple[DeploymentShape, float]]:
+    """Aggregated shapes, and so many disaggregated ones that look best, with the requests a second
+    that arithmetic gives them. Errors: SimulationError where no shape fits."""
     if gpus < 1:
         raise SimulationError(f"gpus: got {gpus}, expected at least 1")
-    sample = workload(1.0)
     shapes = list(_shapes(model, gpus))
     if not shapes:
         needed = model.costs(1).weight_bytes / 1e9
@@ -73,23 +98,11 @@ def plan(
             f" {gpus * model.gpu.memory_bytes / 1e9:.0f} GB are there at most 8 for a worker; plan"
             " with more or larger GPUs"
         )
-    guesses = {shape: _guess(model, shape, sample, policies.objectives) for shape in shapes}
+    guesses = {shape: _guess(model, shape, sample, objectives) for shape in shapes}
     split = [shape for shape in shapes if not shape.is_aggregated]
     split.sort(key=lambda shape: -guesses[shape] / shape.gpus)
-    chosen = split[:SIMULATED] + [shape for shape in shapes if shape.is_aggregated]
-    planned = []
-    for shape in chosen:
-        cluster = model.cluster(shape, policies, seed)
-
-        def run(rate: float) -> RunSummary:
-            requests = workload(rate)
-            misses = int((1 - attainment) * sum(map(num_turns, requests)))
-            return RunSummary.of(Simulation(cluster, requests).run(misses))  # noqa: B023
-
-        stood = highest_rate(run, guess=guesses[shape], attainment=attainment, precision=precision)
-        planned.append(PlannedShape(shape=shape, stood=stood))
-        on_planned(planned[-1])
-    return sorted(planned, key=lambda each: -each.per_gpu)
+    chosen = split[:simulated] + [shape for shape in shapes if shape.is_aggregated]
+    return [(shape, guesses[shape]) for shape in chosen]
 
 
 def gpus_needed(planned: PlannedShape, rate: float) -> DeploymentShape:
