@@ -96,6 +96,7 @@ def test_an_arm_is_compared_with_the_baseline_of_its_own_repeat() -> None:
     assert pooled_ratio(results, "tokens_per_second") is None
 
 
+@pytest.mark.slow  # matplotlib is imported
 def test_the_report_names_the_verdict_and_the_plot_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

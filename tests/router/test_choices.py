@@ -236,13 +236,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("fields", "reason"), BAD)
 async def test_what_cannot_be_served_is_refused(
-    deploy: Deploy, fields: dict[str, Any], reason: str
+    standing: Deployment, fields: dict[str, Any], reason: str
 ) -> None:
-    deployment = await deploy(1, 1)
-    error = await deployment.refused(**{"max_tokens": 4, **fields})
+    error = await standing.refused(**{"max_tokens": 4, **fields})
     assert error.code().name == "INVALID_ARGUMENT"
     assert reason in error.details()
-    await eventually(lambda: deployment.in_flight == 0)
-    await deployment.nothing_is_held()
+    await eventually(lambda: standing.in_flight == 0)
+    await standing.nothing_is_held()

@@ -1,6 +1,7 @@
 """A router that serves several models: none is taken for another, and none waits for another."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -72,37 +73,35 @@ async def test_a_request_goes_to_its_models_workers_alone(serve: Serve) -> None:
     assert [len(worker.reserves) for worker in deployment.decode] == [3, 2]
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "message"),
-    [
-        pytest.param(
-            "", "INVALID_ARGUMENT", "model: got none, expected one of 'a', 'b/c d'", id="none"
-        ),
-        pytest.param("x", "NOT_FOUND", "got 'x', this router serves 'a', 'b/c d'", id="unknown"),
-        pytest.param("A", "NOT_FOUND", "got 'A', this router serves 'a', 'b/c d'", id="other case"),
-        pytest.param("a ", "NOT_FOUND", "got 'a ', this router serves", id="a blank more"),
-        pytest.param("b", "NOT_FOUND", "got 'b', this router serves", id="the beginning of one"),
-        pytest.param("x" * 9_000, "NOT_FOUND", "got 9000 characters, this router", id="long"),
-        pytest.param("\n\x00", "NOT_FOUND", r"got '\\n\\x00', this router", id="control"),
-    ],
-)
-async def test_a_name_that_is_no_models_is_refused_with_those_served(
-    serve: Serve, name: str, code: str, message: str
-) -> None:
+NO_MODELS = [
+    ("", "INVALID_ARGUMENT", "model: got none, expected one of 'a', 'b/c d'"),
+    ("x", "NOT_FOUND", "got 'x', this router serves 'a', 'b/c d'"),
+    ("A", "NOT_FOUND", "got 'A', this router serves 'a', 'b/c d'"),
+    ("a ", "NOT_FOUND", "got 'a ', this router serves"),
+    ("b", "NOT_FOUND", "got 'b', this router serves"),
+    ("x" * 9_000, "NOT_FOUND", "got 9000 characters, this router"),
+    ("\n\x00", "NOT_FOUND", r"got '\\n\\x00', this router"),
+]
+
+
+async def test_a_name_that_is_no_models_is_refused_with_those_served(serve: Serve) -> None:
     deployment = await serve("b/c d", "a")
     text = inference_pb2.Prompt(text="hello")
-    calls = [
-        deployment.generate(model=name, max_tokens=1),
-        deployment.stub.Tokenize(inference_pb2.TokenizeRequest(model=name, prompt=text)),
-        deployment.stub.GetModel(inference_pb2.GetModelRequest(model=name)),
-    ]
-    for call in calls:
-        with pytest.raises(grpc.aio.AioRpcError, match=message) as caught:
-            await call
-        assert caught.value.code().name == code
-    requests = "lengthwise_requests_total"
-    assert await deployment.metric(requests, code=code, model="") == 1
-    assert await deployment.metric(requests) == 1
+    codes = Counter[str]()
+    for name, code, message in NO_MODELS:
+        codes[code] += 1
+        calls = [
+            deployment.generate(model=name, max_tokens=1),
+            deployment.stub.Tokenize(inference_pb2.TokenizeRequest(model=name, prompt=text)),
+            deployment.stub.GetModel(inference_pb2.GetModelRequest(model=name)),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.aio.AioRpcError, match=message) as caught:
+                await call
+            assert caught.value.code().name == code
+        requests = "lengthwise_requests_total"
+        assert await deployment.metric(requests, code=code, model="") == codes[code]
+        assert await deployment.metric(requests) == codes.total()
 
 
 async def test_a_refusal_lists_no_more_names_than_a_status_holds(serve: Serve) -> None:

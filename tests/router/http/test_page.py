@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from router.deployment import Deploy
+from router.http.conftest import calling
 from router.http.raw import JSON, ServedHttp, error_of
 from router.stub_workers import MODEL
 
@@ -49,12 +50,12 @@ async def test_what_runs_on_the_page_is_its_own_files_alone(shared: ServedHttp) 
     assert rules["frame-ancestors"] == "'none'"
 
 
-async def test_without_the_page_all_else_is_served(serve: Deploy, http: ServedHttp) -> None:
+async def test_without_the_page_all_else_is_served(serve: Deploy) -> None:
     deployment = await serve(http=HttpConfig(listen="127.0.0.1:0", page=False))
-    base = f"http://{deployment.app.http_address}"
-    for path in ("/", "/page/main.js"):
-        assert (await http.plain.get(base + path)).status_code == 404
-    assert (await http.plain.get(base + "/status")).status_code == 200
+    async with calling(deployment) as http:
+        for path in ("/", "/page/main.js"):
+            assert (await http.plain.get(path)).status_code == 404
+        assert (await http.plain.get("/status")).status_code == 200
 
 
 async def test_a_request_is_explained_as_over_grpc(http: ServedHttp) -> None:
