@@ -31,7 +31,7 @@ if not torch.cuda.is_available():
 # No deadline: an example that takes long on a busy machine is no failure. `make test-quick` asks
 # for the other profile with --hypothesis-profile.
 settings.register_profile("thorough", deadline=None, max_examples=100, stateful_step_count=40)
-settings.register_profile("quick", deadline=None, max_examples=20, stateful_step_count=40)
+settings.register_profile("quick", deadline=None, max_examples=10, stateful_step_count=30)
 settings.load_profile("thorough")
 
 

@@ -66,7 +66,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Readings]:
 
 
 @pytest.mark.parametrize("title", FOLDERS)
-@settings(max_examples=40)
+@settings(max_examples=min(40, settings().max_examples))
 @given(text=TEXT, stray=st.lists(st.integers(0, 300), max_size=4), data=st.data())
 def test_an_answer_is_transformers_text_of_all_tokens_less_the_prompts(
     folders: dict[str, Readings], title: str, text: str, stray: list[int], data: st.DataObject

@@ -87,7 +87,7 @@ def calls_as_written(draw: st.DrawFn, name: str) -> tuple[str, list[dict[str, An
     return "\n".join(f"<tool_call>{one}</tool_call>" for one in written), given
 
 
-@settings(max_examples=30)
+@settings(max_examples=min(30, settings().max_examples))
 @given(data=st.data(), name=st.sampled_from(["hermes", "mistral", "llama3_json"]))
 def test_whatever_arguments_are_written_are_told_whole(data: st.DataObject, name: str) -> None:
     text, given = data.draw(calls_as_written(name))
@@ -102,7 +102,7 @@ def test_whatever_arguments_are_written_are_told_whole(data: st.DataObject, name
         assert parsed(format_of(name).parser(FUNCTIONS), [text]) == merged(parts)
 
 
-@settings(max_examples=30)
+@settings(max_examples=min(30, settings().max_examples))
 @given(
     city=st.text(max_size=20)
     | st.sampled_from(["\n", "a\n\n", "</para", "<parameter=x>", '"', "\\"]),
