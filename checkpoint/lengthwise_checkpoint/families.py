@@ -13,7 +13,7 @@ from typing import Final
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.gguf.config import config_values
 from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
-from lengthwise_checkpoint.quantisation import stores_fp8
+from lengthwise_checkpoint.quantisation import read_stored
 from lengthwise_checkpoint.rope import read_context_length, read_rope
 from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec
 
@@ -68,6 +68,7 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
             "head_dim", f"rotary embedding needs an even size, got {traits.head_dim}"
         )
     rope = read_rope(config)
+    projections, integers = read_stored(config)
     return DecoderSpec(
         model_type=model_type,
         context_length=read_context_length(config, rope),
@@ -87,7 +88,8 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
         mlp_bias=traits.mlp_bias,
         qk_norm=traits.qk_norm,
         tied_embeddings=config.boolean("tie_word_embeddings", False),
-        projections="stored fp8" if stores_fp8(config) else "full",
+        projections=projections,
+        integers=integers,
     )
 
 

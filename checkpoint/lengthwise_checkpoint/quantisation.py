@@ -1,13 +1,15 @@
 """How a checkpoint's projections are quantised.
 
-One scheme is supported, 8-bit floating point (e4m3) for weights and activations; embedding, norms
-and head stay as they are (W8A8 of vLLM and llm-compressor).
+As integers (`integer_schemes`), or in 8-bit floating point (e4m3), weights and activations (W8A8 of
+vLLM and llm-compressor); embedding, norms and head stay as they are.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 from lengthwise_checkpoint.config_json import ConfigJson
+from lengthwise_checkpoint.integer_schemes import IntegerScheme, read_integer_scheme
+from lengthwise_checkpoint.spec import Projections
 
 _KIND: Final = {"type": "float", "num_bits": 8, "symmetric": True}
 _GROUP: Final[Mapping[str, Mapping[str, object]]] = {
@@ -15,24 +17,27 @@ _GROUP: Final[Mapping[str, Mapping[str, object]]] = {
     "input_activations": {**_KIND, "strategy": "token", "dynamic": True},
 }
 _SUPPORTED: Final = (
-    "supported is 'compressed-tensors' of format 'float-quantized' alone: 8-bit floating-point"
+    "supported is 'compressed-tensors' of format 'float-quantized': 8-bit floating-point"
     " weights with a scale per channel, activations with a dynamic scale per token, of all linear"
-    " layers but lm_head"
+    " layers but lm_head; its formats 'pack-quantized' and 'int-quantized'; 'gptq' and 'awq'"
 )
 
 
-def stores_fp8(config: ConfigJson) -> bool:
-    """Whether the projections of a checkpoint are stored as FP8, a `weight_scale` beside each.
+def read_stored(config: ConfigJson) -> tuple[Projections, IntegerScheme | None]:
+    """How the projections of a checkpoint are stored; FP8 has a `weight_scale` beside each.
 
     Raises `UnsupportedModel` for every other kind of quantised checkpoint.
     """
     if "quantization_config" not in config:
-        return False
-    if config.object("quantization_config").value("quant_method") == "gguf":
-        return False  # it is full weights that are read of a GGUF file
-    if found := _other_scheme(config.object("quantization_config")):
+        return "full", None
+    quantised = config.object("quantization_config")
+    if quantised.value("quant_method") == "gguf":
+        return "full", None  # it is full weights that are read of a GGUF file
+    if (scheme := read_integer_scheme(quantised)) is not None:
+        return "stored integers", scheme
+    if found := _other_scheme(quantised):
         raise config.unsupported("quantization_config", f"found {found}; {_SUPPORTED}")
-    return True
+    return "stored fp8", None
 
 
 def _other_scheme(found: ConfigJson) -> str:

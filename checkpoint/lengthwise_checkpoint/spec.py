@@ -5,11 +5,13 @@ checkpoint used.
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from lengthwise_checkpoint.integer_schemes import IntegerScheme
 from lengthwise_checkpoint.rope import RopeSpec
 
-Projections = Literal["full", "fp8", "int8", "int4", "stored fp8"]
+Projections = Literal["full", "fp8", "int8", "int4", "stored fp8", "stored integers"]
 """How the matrices of layers are computed: in the model's type; rounded when they are loaded, to
-8-bit floating point or to integers; or in 8-bit floating point as the checkpoint stores them."""
+8-bit floating point or to integers; or as the checkpoint stores them, in
+8-bit floating point or as integers."""
 
 DTYPES: Final = ("float32", "bfloat16", "float16")
 
@@ -41,6 +43,7 @@ class DecoderSpec(ModelSpec):
     `windows` has one entry per layer: how many positions back a query sees (itself included), or
     None for all. `qkv_bias`, `output_bias` and `mlp_bias` say which projections have biases;
     `qk_norm` that queries and keys are normalised per head before rotation.
+    `integers` says how «stored integers» are.
     """
 
     hidden_size: int
@@ -55,6 +58,7 @@ class DecoderSpec(ModelSpec):
     qk_norm: bool
     tied_embeddings: bool
     projections: Projections = "full"
+    integers: IntegerScheme | None = None
 
     @property
     def rounded_to(self) -> str:

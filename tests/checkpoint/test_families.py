@@ -109,9 +109,9 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], type[CheckpointError], str]] = {
         r"LlamaForSequenceClassification.*ForCausalLM",
     ),
     "quantised": (
-        {"quantization_config": {"quant_method": "awq", "bits": 4}},
+        {"quantization_config": {"quant_method": "hqq", "bits": 4}},
         UnsupportedModel,
-        "found quant_method 'awq'; supported is 'compressed-tensors'",
+        "found quant_method 'hqq'; supported is 'compressed-tensors'",
     ),
     "other-activation": ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act: 'gelu'"),
     "float8": ({"dtype": "float8_e4m3fn"}, UnsupportedModel, "dtype: 'float8_e4m3fn'"),

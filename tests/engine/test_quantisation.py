@@ -162,7 +162,7 @@ def test_scales_in_half_precision_are_read_too(copy_of: CopyOf) -> None:
     ("changes", "found"),
     [
         ({"quant_method": "fp8"}, "found quant_method 'fp8'"),
-        ({"format": "pack-quantized"}, "found format 'pack-quantized'"),
+        ({"format": "naive-quantized"}, "found format 'naive-quantized'"),
         ({"config_groups": {}}, r"found config_groups \[\]"),
         ({"group.weights.num_bits": 4}, "found weights with num_bits 4"),
         ({"group.weights.strategy": "tensor"}, "found weights with strategy 'tensor'"),

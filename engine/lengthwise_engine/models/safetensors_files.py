@@ -21,7 +21,13 @@ from lengthwise_engine.models.weights_digest import WeightsDigest
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_FP8_DTYPES: Final = ("F8_E4M3",)
+_EXACT_DTYPES: Final = {
+    torch.float8_e4m3fn: ("F8_E4M3",),
+    torch.int8: ("I8",),
+    torch.int32: ("I32", "I64"),
+    torch.int64: ("I64", "I32"),
+}
+"""What may be read as a type that is not one of the full numbers'."""
 _MAX_SHOWN: Final = 8  # files of a folder
 
 
@@ -141,7 +147,7 @@ class SafetensorsFiles:
         """Fill `target`, converting the type, a piece at a time. No bytes but the part's are read,
         except for the digest."""
         file, place = self._file(part.name), self._place(part.name)
-        supported = _FP8_DTYPES if target.dtype == torch.float8_e4m3fn else file.full_dtypes
+        supported = _EXACT_DTYPES.get(target.dtype, file.full_dtypes)
         if place.dtype not in supported:
             raise UnsupportedModel(
                 f"{file.path}: tensor {part.name} has type {place.dtype}; supported are"

@@ -24,6 +24,9 @@ DTYPES: Final = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 """Of safetensors, those that are read."""
 

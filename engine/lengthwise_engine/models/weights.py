@@ -12,10 +12,11 @@ from typing import Final
 
 import torch
 
-from lengthwise_checkpoint.errors import CheckpointError
-from lengthwise_checkpoint.spec import Projections
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.integers.codes import ROUNDED_BITS, Codes
 from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
+from lengthwise_engine.models.integers.stored import StoredIntegers, stacked
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
@@ -79,7 +80,7 @@ def load_weights(
     it.
     """
     spec = shard.whole
-    reader = _Reader(files, device, dtype, spec.projections)
+    reader = _Reader(files, device, dtype, spec)
     if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
     elif spec.projections != "full":
@@ -155,12 +156,17 @@ class _Reader:
         files: SafetensorsFiles,
         device: torch.device,
         dtype: torch.dtype,
-        projections: Projections,
+        spec: DecoderSpec,
     ) -> None:
         self._files = files
         self._device = device
         self._dtype = dtype
-        self._projections = projections
+        self._projections = spec.projections
+        self._integers = None
+        if spec.integers is not None:
+            has = files.__contains__
+            self._integers = StoredIntegers(spec.integers, has, self._copied)
+            self._integers.check_there(spec.num_layers)
         self._packs = packs(device, dtype)
         self._used: set[str] = set()
 
@@ -209,6 +215,8 @@ class _Reader:
         biases: Sequence[TensorPart] | None,
     ) -> Projection:
         """`scales` are read where they are stored."""
+        if self._integers is not None:
+            return self._read_integers(self._integers, weights, biases)
         stored = self._projections == "stored fp8"
         # What is rounded or packed at once is not kept mapped.
         may_map = stored or (self._projections == "full" and not self._packs)
@@ -223,6 +231,27 @@ class _Reader:
             codes = Codes.rounded(weight, ROUNDED_BITS[self._projections])
             return IntegerLinear.of(codes, bias, self._dtype)
         return self.linear(weight, bias)
+
+    def _read_integers(
+        self,
+        stored: StoredIntegers,
+        weights: Sequence[TensorPart],
+        biases: Sequence[TensorPart] | None,
+    ) -> IntegerLinear:
+        codes = []
+        for part in weights:
+            name = part.name.removesuffix(".weight")
+            num_outputs, num_inputs = part.shape
+            rows, columns = part.kept
+            try:
+                codes.append(stored.codes(name, num_outputs, num_inputs).part(rows, columns))
+            except ValueError as error:
+                raise UnsupportedModel(f"{name}: {error}; use fewer ranks") from error
+        bias = None if biases is None else self._stack(biases, self._dtype)
+        return IntegerLinear.of(stacked(codes, weights[0].name), bias, self._dtype)
+
+    def _copied(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return self._stack([TensorPart.whole(name, shape)], dtype, may_map=False)
 
     def check_all_used(self) -> None:
         left = sorted(

@@ -186,6 +186,11 @@ def _projection_bytes(spec: DecoderSpec, inputs: int, outputs: int, item: int) -
     """Of a projection's weights, which may be fewer for integers."""
     if spec.projections == "full":
         return item * inputs * outputs
+    if (stored := spec.integers) is not None:
+        bits, group_size, is_plain = stored.bits, stored.group_size or inputs, stored.is_plain
+        return integer_bytes(
+            inputs, outputs, bits=bits, group_size=group_size, is_plain=is_plain, item=item
+        )
     if spec.projections not in ROUNDED_BITS:
         return inputs * outputs + 4 * outputs  # a float32 scale for each output
     bits = ROUNDED_BITS[spec.projections]

@@ -51,6 +51,32 @@ class Codes:
             values[:, group * ROUNDED_GROUP :][:, : piece.shape[1]] = own
         return cls(values=values, scales=scales, zeros=zeros, bits=4, group_size=ROUNDED_GROUP)
 
+    def in_order(self, groups: torch.Tensor) -> "Codes":
+        """The same, where `groups` [in] says which group each input is of. Errors: ValueError."""
+        order = torch.argsort(groups, stable=True)
+        expected = torch.arange(len(groups)) // self.group_size
+        if not torch.equal(groups[order].long(), expected):
+            raise ValueError(f"does not put {self.group_size} inputs into each group")
+        if torch.equal(order, torch.arange(len(order))):
+            return self
+        return replace(self, values=self.values[:, order], order=order)
+
+    def part(self, rows: range, columns: range) -> "Codes":
+        """Of some outputs and inputs. Errors: ValueError where that cuts a group."""
+        kept = slice(rows.start, rows.stop)
+        values, scales, zeros = self.values[kept], self.scales[kept], self.zeros[kept]
+        if len(columns) < values.shape[1]:
+            values = values[:, columns.start : columns.stop]
+            if self.group_size < self.values.shape[1]:
+                if self.order is not None or columns.start % self.group_size:
+                    raise ValueError(
+                        f"inputs {columns.start} to {columns.stop} begin within a group"
+                    )
+                first = columns.start // self.group_size
+                groups = slice(first, first - (-len(columns) // self.group_size))
+                scales, zeros = scales[:, groups], zeros[:, groups]
+        return replace(self, values=values, scales=scales, zeros=zeros)
+
     @property
     def is_plain(self) -> bool:
         """Whether each output has one scale and a zero in the middle."""
