@@ -16,7 +16,7 @@ MODULES = (
     "lengthwise_engine.tensor_parallel.rank_main",
 )
 
-READ_LATE = ("LENGTHWISE_", "NCCL_HOSTID", "PYTEST_CURRENT_TEST")
+READ_LATE = ("LENGTHWISE_", "NCCL_HOSTID", "OTEL_", "PYTEST_CURRENT_TEST")
 """What the names of variables begin with that no library reads while it is imported."""
 
 
