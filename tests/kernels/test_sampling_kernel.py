@@ -79,16 +79,30 @@ def test_a_token_of_logit_minus_infinity_is_never_drawn(
     assert min(tokens) >= 300
 
 
-@pytest.mark.slow
-def test_ties_at_a_threshold_all_stay(device: str) -> None:
-    scores = torch.tensor([[1.0, 1.0, 0.0, -0.0, 0.0, -5.0]]).to(device)
-    thirds = torch.full((100,), 3)
-    arguments = _arguments(100, 6, device, seeds=torch.arange(100), top_k=thirds)
-    tokens = truth.sample_tokens(scores.repeat(100, 1), **arguments).tolist()
-    assert set(tokens) == {0, 1, 2, 3, 4}
-    seeds = torch.tensor([tokens.index(token) for token in range(5)])
-    arguments = _arguments(5, 6, device, seeds=seeds, top_k=thirds[:5])
-    assert sample_tokens(scores.repeat(5, 1), **arguments).tolist() == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize(
+    ("scores", "top_k", "top_p", "kept"),
+    [
+        ([1.0, 1.0, 0.0, -0.0, 0.0, -5.0], 3, 1.0, 5),
+        # 0.73 of the two is the first's.
+        ([1.0, 0.0, -0.5], 2, 0.75, 2),
+    ],
+    ids=["ties", "mass-of-top-k"],
+)
+def test_all_at_a_threshold_stay(
+    device: str, scores: list[float], top_k: int, top_p: float, kept: int
+) -> None:
+    """The truth says with which seeds each is drawn."""
+
+    def arguments(seeds: torch.Tensor) -> dict[str, Any]:
+        count = len(seeds)
+        filters = {"top_k": torch.full((count,), top_k), "top_p": torch.full((count,), top_p)}
+        return _arguments(count, len(scores), device, seeds=seeds, **filters)
+
+    row = torch.tensor([scores], device=device)
+    tokens = truth.sample_tokens(row.repeat(100, 1), **arguments(torch.arange(100))).tolist()
+    assert set(tokens) == set(range(kept))
+    seeds = torch.tensor([tokens.index(token) for token in range(kept)])
+    assert sample_tokens(row.repeat(kept, 1), **arguments(seeds)).tolist() == list(range(kept))
 
 
 @pytest.mark.slow
