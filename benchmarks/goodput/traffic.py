@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scaling.traffic import read_trace
+from lengthwise_simulator.workload.traces import read_trace
 
 SCALE: Final = 4
 MAX_OUTPUT_TOKENS: Final = 128
@@ -32,7 +32,7 @@ class Arrival:
 def read_lengths(path: Path) -> list[tuple[int, int]]:
     """Tokens of prompt and output, a quarter of the trace's; outputs are cut at 128.
 
-    Errors: ValueError as `read_trace`.
+    Errors: SimulationError, OSError.
     """
     return [
         (

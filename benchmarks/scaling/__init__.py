@@ -1,1 +1,1 @@
-"""The autoscaler over a simulated plant, and role flips live."""
+"""The autoscaler over a simulated release, and role flips live."""

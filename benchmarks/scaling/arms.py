@@ -13,39 +13,13 @@ from collections.abc import Callable, Mapping
 from math import ceil, floor
 from typing import Final
 
-from lengthwise_policy.objectives import Objectives
-from lengthwise_policy.scaling.demand import DemandPolicy, decode_demand, prefill_demand
+from lengthwise_policy.scaling.demand import DemandPolicy
 from lengthwise_policy.scaling.policy import ScalingPolicy
-from lengthwise_policy.scaling.scaler import Scaler
-from lengthwise_policy.scaling.state import Action, Demand, Group, PoolState, Scale
+from lengthwise_policy.scaling.state import Action, PoolState, Scale
 from lengthwise_policy.types import Role
-from scaling.loop import Controller
-from scaling.plant import Seen
-from scaling.workers import BLOCKS, COST, TPOT_SECONDS, TTFT_SECONDS
-
-DEMAND: Final = DemandPolicy(
-    objectives=Objectives(
-        ttft_short_seconds=TTFT_SECONDS["short"],
-        ttft_long_seconds=TTFT_SECONDS["long"],
-        tpot_seconds=TPOT_SECONDS,
-    )
-)
-
-
-class Lengthwise:
-    """The code that scales in a cluster."""
-
-    def __init__(self, policy: ScalingPolicy, demand: DemandPolicy = DEMAND) -> None:
-        self._scaler = Scaler(policy)
-        self._demand = demand
-
-    def decide(self, seen: Seen) -> list[Action]:
-        ready = {role: _ready(seen, role) for role in ("prefill", "decode")}
-        demands: dict[Group, Demand] = {
-            ("prefill", None): prefill_demand(seen.prefill, self._demand, ready["prefill"]),
-            ("decode", None): decode_demand(seen.decode, self._demand, ready["decode"]),
-        }
-        return self._scaler.decide(seen.now, seen.pools, demands)
+from lengthwise_simulator.scaling.observed import ObservedLoad
+from lengthwise_simulator.scaling.scaled_simulation import ScalerController, ScalingController
+from scaling.release import COST, OBJECTIVES
 
 
 class PerRole:
@@ -55,7 +29,7 @@ class PerRole:
         self._rules: dict[str, Rule] = {}
         self._make = rule
 
-    def decide(self, seen: Seen) -> list[Action]:
+    def decide(self, seen: ObservedLoad) -> list[Action]:
         actions: list[Action] = []
         for state in seen.pools:
             pool = state.pool
@@ -71,14 +45,14 @@ class Rule(ABC):
     """One pool's; keeps what it remembers."""
 
     @abstractmethod
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
         """None: as it is."""
 
 
 class Static(Rule):
     """As it began; given Lengthwise's own average, which cannot be known beforehand."""
 
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
         return None
 
 
@@ -92,9 +66,9 @@ class Hpa(Rule):
         self._recommended: deque[tuple[float, int]] = deque()
         self._up_at = -15.0
 
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
         ratio = seen.busy_share[state.pool.role] / self.TARGET
-        ready = _ready(seen, state.pool.role)
+        ready = seen.ready(state.pool.role)
         wanted = state.replicas if abs(ratio - 1) <= 0.1 else ceil(ready * ratio)
         self._recommended.append((seen.now, wanted))
         while self._recommended[0][0] < seen.now - 300:
@@ -117,16 +91,16 @@ class Kpa(Rule):
         self._panic_at = -180.0
         self._up_at = -300.0
 
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
         if state.pool.role == "prefill":
             inside = sum(pod.running_requests for pod in state.pods if pod.role == "prefill")
             value = float(inside)
         else:
-            value = seen.decode.blocks_predicted / BLOCKS / 0.5
+            value = seen.decode.blocks_predicted / seen.decode.blocks_per_worker / 0.5
         self._values.append((seen.now, value))
         while self._values[0][0] < seen.now - 180:
             self._values.popleft()
-        ready = max(_ready(seen, state.pool.role), 1)
+        ready = max(seen.ready(state.pool.role), 1)
         recent = [value for at, value in self._values if at >= seen.now - 60]
         stable = sum(value for _, value in self._values) / len(self._values)
         panic = sum(recent) / len(recent)
@@ -155,13 +129,13 @@ class LlmD(Rule):
         self._up_at = -60.0
         self._down_at = -120.0
 
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
         self._scores.append((seen.now, min(self._score(seen, state.pool.role), 2.0)))
         while self._scores[0][0] < seen.now - 45:
             self._scores.popleft()
         score = sum(score for _, score in self._scores) / len(self._scores)
         number = state.replicas
-        share = _ready(seen, state.pool.role) / number
+        share = seen.ready(state.pool.role) / number
         if score > 0.55 and seen.now - self._up_at >= 60:
             wanted = number + ceil(number * (score * share / 0.55 - 1))
             if wanted > number:
@@ -175,11 +149,11 @@ class LlmD(Rule):
         return None
 
     @staticmethod
-    def _score(seen: Seen, role: Role) -> float:
+    def _score(seen: ObservedLoad, role: Role) -> float:
         if role == "decode":
-            return (seen.decode.tpot_seconds or 0.0) / TPOT_SECONDS
+            return (seen.decode.tpot_seconds or 0.0) / OBJECTIVES.tpot_seconds
         return max(
-            (ttft or 0.0) / TTFT_SECONDS[length]
+            (ttft or 0.0) / OBJECTIVES.ttft_seconds(length)
             for length, ttft in seen.prefill.ttft_seconds.items()
         )
 
@@ -194,32 +168,33 @@ class Dynamo(Rule):
     def __init__(self) -> None:
         self._decided_at = 0.0
 
-    def replicas(self, seen: Seen, state: PoolState) -> int | None:
-        if seen.now - self._decided_at < self.INTERVAL or not seen.arrived:
+    def replicas(self, seen: ObservedLoad, state: PoolState) -> int | None:
+        arrived = sum(seen.prefill.arrived_tokens.values())
+        if seen.now - self._decided_at < self.INTERVAL or not arrived:
             return None
         self._decided_at = seen.now
         if state.pool.role == "prefill":
             # The correction is at least 1 here: the profile is exact, and there are no hits.
-            return ceil(sum(seen.prefill.arrived_tokens.values()) * COST.token_seconds)
+            return ceil(arrived * COST.token_seconds)
         if not seen.finished:
             return None
         number = len(seen.finished)
-        prompt = sum(request.prompt_tokens for request in seen.finished) / number
-        output = sum(request.output_tokens for request in seen.finished) / number
+        prompt = sum(each.request.prompt_tokens for each in seen.finished) / number
+        output = sum(each.generated for each in seen.finished) / number
         each = COST.decode_request_seconds + COST.decode_context_seconds * (prompt + output / 2)
-        rate = (TPOT_SECONDS - COST.step_seconds) / each / TPOT_SECONDS
-        requests = sum(seen.prefill.arrived_tokens.values()) / prompt
+        itl = OBJECTIVES.tpot_seconds
+        rate = (itl - COST.step_seconds) / each / itl
+        requests = arrived / prompt
         return ceil(requests * output / rate)
 
 
-def _ready(seen: Seen, role: Role) -> int:
-    return sum(
-        pod.phase == "ready" and pod.role == role for state in seen.pools for pod in state.pods
-    )
+def lengthwise() -> ScalerController:
+    """The code that scales in a cluster."""
+    return ScalerController(ScalingPolicy(), DemandPolicy(objectives=OBJECTIVES))
 
 
-ARMS: Final[Mapping[str, Callable[[], Controller]]] = {
-    "lengthwise": lambda: Lengthwise(ScalingPolicy()),
+ARMS: Final[Mapping[str, Callable[[], ScalingController]]] = {
+    "lengthwise": lengthwise,
     "hpa": lambda: PerRole(Hpa),
     "aibrix kpa": lambda: PerRole(Kpa),
     "llm-d slo-aware": lambda: PerRole(LlmD),

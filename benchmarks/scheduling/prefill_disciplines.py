@@ -1,14 +1,13 @@
 """The disciplines of one simulated prefill worker: thousands of requests, no model, no noise.
 
-The scheduler is the one that serves; batches take what a cost model says, that of the benchmark's
-small Llama on one core. It separates disciplines that a live run of seconds cannot; it leaves
-out prefix reuse, local prefill and everything but the prefill worker.
+A simulated cluster, whose steps take what a cost model says, that of the benchmark's small Llama on
+one core. It separates disciplines that a live run of seconds cannot; it leaves out prefix reuse,
+local prefill and decoding.
 
 Run `python -m scheduling.prefill_disciplines`; rows go to
 benchmarks/data/prefill_disciplines.csv.
 """
 
-import math
 from collections.abc import Mapping
 from statistics import mean
 from typing import Final
@@ -17,13 +16,14 @@ from rows import append_rows
 from traces import SHAREGPT_LENGTHS
 
 from lengthwise_policy.cost.model import CostModel
-from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES
-from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.prefill.policy import PrefillPolicy
-from lengthwise_policy.prefill.queue import PrefillJob
-from lengthwise_policy.prefill.scheduler import PrefillScheduler
-from lengthwise_policy.types import RequestId
+from lengthwise_policy.types import Role
+from lengthwise_simulator.cluster.simulation import Simulation
+from lengthwise_simulator.cluster.spec import ClusterPolicies, ClusterSpec, WorkerGroup
+from lengthwise_simulator.cost.profile import LinearCosts
+from lengthwise_simulator.workload.planned import single_request
 from scheduling.arms import CONTEXT_LENGTH
 from scheduling.traffic import MULTI_TURN, LengthClass, Lengths, open_loop, read_lengths, scale
 
@@ -35,7 +35,6 @@ COST: Final = CostModel(
     decode_request_seconds=0.0,
     decode_context_seconds=0.0,
 )
-SHORT_TOKENS: Final = 64  # the boundary that this cost gives, clipped
 RATE: Final = 18.0  # requests/s: the worker is busy for 70 % of the time
 SECONDS: Final = 120.0
 SEEDS: Final = range(1, 7)
@@ -69,32 +68,30 @@ def arrivals(rows: list[Lengths], seed: int) -> list[Arrival]:
 
 
 def play(policy: PrefillPolicy, coming: list[Arrival]) -> dict[LengthClass, list[float]]:
-    """Seconds from arrival to the end of the prefill, by class."""
-    scheduler = PrefillScheduler(policy, Objectives(), PrefixCache(100_000, enabled=False), 16)
+    """Seconds from arrival to the first token, by class. One token is all that is generated, so
+    that the decode worker has nothing to do."""
+    policies = ClusterPolicies(
+        placement=PlacementPolicy(local_prefill=False), prefill=policy, prefix_caching=False
+    )
+    cluster = ClusterSpec(groups=(_workers("prefill"), _workers("decode")), policies=policies)
+    requests = [
+        single_request(at, tokens, 1, key=key) for key, (at, tokens, _) in enumerate(coming)
+    ]
     took: dict[LengthClass, list[float]] = {name: [] for name in LENGTH_CLASSES}
-    now, arrived = 0.0, 0
-    while arrived < len(coming) or scheduler.num_queued:
-        while arrived < len(coming) and coming[arrived][0] <= now:
-            at, tokens, _ = coming[arrived]
-            request_id = RequestId(str(arrived))
-            scheduler.enqueue(
-                PrefillJob(
-                    request_id=request_id, num_tokens=tokens, arrived_at=at, deadline_at=math.inf
-                )
-            )
-            arrived += 1
-        batch = scheduler.next_batch(now, COST, SHORT_TOKENS)
-        if batch is None:
-            next_at = coming[arrived][0] if arrived < len(coming) else math.inf
-            now = min(next_at, scheduler.wake_at or math.inf)
-            continue
-        chunks = (COST.chunk_seconds(chunk.num_tokens, chunk.start) for chunk in batch.chunks)
-        now += COST.step_seconds + sum(chunks)
-        for request_id in scheduler.computed(batch):
-            at, _, length = coming[int(request_id)]
-            took[length].append(now - at)
-            scheduler.release(request_id)
+    for journey in Simulation(cluster, requests).run().journeys:
+        took[coming[journey.number][2]].append(journey.ttft_seconds)
     return took
+
+
+def _workers(role: Role) -> WorkerGroup:
+    return WorkerGroup(
+        role=role,
+        count=1,
+        costs=LinearCosts(COST),
+        kv_tokens=1_600_000,
+        kv_bytes_per_token=1,
+        link_bytes_per_second=1e9,
+    )
 
 
 def main() -> None:

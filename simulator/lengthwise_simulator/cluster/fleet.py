@@ -30,7 +30,7 @@ class SimulatedFleet:
         self._fits: dict[WorkerGroup, CostFit] = {}
         self._watchers: list[WorkerWatcher] = []
         self._number = 0
-        self._gone: list[SimulatedWorker] = []
+        self._left: list[SimulatedWorker] = []  # they drain, or are gone
         self._failed: set[str] = set()  # places
         self._present = {
             name: self._make(WorkerId(name), group) for name, group in cluster.workers()
@@ -39,9 +39,9 @@ class SimulatedFleet:
             heap.at(failure.at, self._fail, failure.worker)
 
     def __iter__(self) -> Iterator[SimulatedWorker]:
-        """Those that are gone last."""
+        """Those that have left their places last."""
         yield from self._present.values()
-        yield from self._gone
+        yield from self._left
 
     def fit(self, group: WorkerGroup) -> CostFit:
         """What its workers have measured of their steps."""
@@ -73,6 +73,7 @@ class SimulatedFleet:
         """The worker takes nothing new, and is gone once it is idle; `then` is called then."""
         worker = self._present.pop(place, None)
         if worker is not None:
+            self._left.append(worker)
             worker.drain(partial(self._drained, worker, then))
         else:
             self._failed.discard(place)  # no pod takes the place
@@ -84,7 +85,6 @@ class SimulatedFleet:
         then()
 
     def _lose(self, worker: SimulatedWorker) -> None:
-        self._gone.append(worker)
         for watcher in self._watchers:
             self._heap.after(self._cluster.call_seconds, watcher.lost, worker)
 
@@ -104,6 +104,7 @@ class SimulatedFleet:
         if worker is None:
             return  # another has failed there, and its successor still starts
         worker.fail()
+        self._left.append(worker)
         self._lose(worker)
         self._failed.add(place)
         self._heap.after(worker.group.start_seconds, self._restart, place, worker.group)

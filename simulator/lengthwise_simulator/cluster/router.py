@@ -30,8 +30,7 @@ from lengthwise_simulator.events import EventHeap
 from lengthwise_simulator.workload.planned import ArrivingRequest
 
 MAX_ATTEMPTS = 8
-NO_WORKER_SECONDS = 10.0
-"""Both are the routers' defaults."""
+"""The routers' default."""
 
 
 class SimulatedRouter:
@@ -77,7 +76,10 @@ class SimulatedRouter:
             router=self,
             arrived_at=now,
             residual_tokens=request.prompt_tokens,
-            attempts=Attempts(max_attempts=MAX_ATTEMPTS, patience_seconds=NO_WORKER_SECONDS),
+            attempts=Attempts(
+                max_attempts=MAX_ATTEMPTS,
+                patience_seconds=self._cluster.policies.no_worker_seconds,
+            ),
         )
         decision = self._admission.ask(self._demand(journey), now)
         if isinstance(decision, Refuse):

@@ -51,6 +51,7 @@ class ClusterPolicies:
     prefix_caching: bool = True
     layerwise_tokens: int = 512  # as the prefill workers' key of that name
     piece_bytes: int = 4 << 20  # likewise
+    no_worker_seconds: float = 10.0  # as the routers' key of that name
 
     @property
     def objectives(self) -> Objectives:

@@ -15,7 +15,7 @@ from lengthwise_simulator.errors import SimulationError
 from lengthwise_simulator.results import RunSummary
 from lengthwise_simulator.search.goodput import StoodRate, highest_rate
 from lengthwise_simulator.search.shape import DeploymentShape, ModelOnGpus
-from lengthwise_simulator.workload.planned import ArrivingRequest, num_turns
+from lengthwise_simulator.workload.planned import ArrivingRequest, turns
 
 WorkloadAt = Callable[[float], Sequence[ArrivingRequest]]
 """Requests at so many a second."""
@@ -70,7 +70,7 @@ def plan(
 
         def run(rate: float) -> RunSummary:
             requests = workload(rate)
-            misses = int((1 - attainment) * sum(map(num_turns, requests)))
+            misses = int((1 - attainment) * sum(1 for each in requests for _ in turns(each)))
             return RunSummary.of(Simulation(cluster, requests).run(misses))  # noqa: B023
 
         stood = highest_rate(run, guess=guess, attainment=attainment, precision=precision)

@@ -1,5 +1,6 @@
 """A request before it arrives, and what follows it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lengthwise_simulator.errors import SimulationError
@@ -52,9 +53,9 @@ def single_request(
     )
 
 
-def num_turns(request: ArrivingRequest) -> int:
+def turns(request: ArrivingRequest) -> Iterator[ArrivingRequest]:
     """Of the conversation that begins with it."""
-    count, turn = 1, request.follow_up
+    turn: ArrivingRequest | None = request
     while turn is not None:
-        count, turn = count + 1, turn.follow_up
-    return count
+        yield turn
+        turn = turn.follow_up

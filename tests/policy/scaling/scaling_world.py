@@ -1,6 +1,6 @@
 """Deployments whose pods take decisions' time to start, leave and change roles, for scaling tests.
 
-No work is done here: demands are given. `benchmarks/scaling/plant.py` closes that loop.
+No work is done here: demands are given. The simulator closes that loop.
 """
 
 from collections.abc import Mapping, Sequence
