@@ -94,7 +94,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     run.write(tmp_path / "run.csv")
     assert Results.read(tmp_path / "run.csv") == run
     (tmp_path / "run.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CommandError, match="no file that --csv wrote"):
+    with pytest.raises(CommandError, match="expected a file that --csv of bench"):
         Results.read(tmp_path / "run.csv")
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from lengthwise_cli.errors import CommandError
 from lengthwise_cli.simulate.command import simulate
+from lengthwise_cli.simulate.replay import replay
 
 CONFIG = {
     "model_type": "llama",
@@ -111,3 +112,45 @@ def test_a_damaged_config_is_refused_by_name(model: Path) -> None:
     (model / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": -1}))
     with pytest.raises(CommandError, match=r"config\.json: num_hidden_layers"):
         simulate(model=model)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prompt_tokens,output_tokens\n12,-3\n", "line 2: output_tokens: got '-3', expected an"),
+        ("a,b\n1,2\n", "line 1: got columns a, b, expected"),
+        ("arrived_at,prompt_tokens,output_tokens\n5,1,1\n3,1,1\n", "time goes back to -2 s"),
+        ("prompt_tokens,output_tokens\n12,3\n", "name a rate of arrivals"),
+        ("prompt_tokens,output_tokens\n", "holds no request"),
+    ],
+)
+def test_a_bad_trace_is_one_line_and_nothing_is_sent(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    with pytest.raises(CommandError) as raised:
+        replay(trace=path, endpoint=["127.0.0.1:9"])
+    assert told in str(raised.value)
+    assert str(path) in str(raised.value) or "rate" in told
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rate": 0.0}, "rate: got 0"),
+        ({"speed": 0.0, "trace": True}, "speed: got 0"),
+        ({"tpot": -1.0}, "tpot_seconds"),
+        ({"json": Path("absent/a.json")}, "--json: got absent"),
+        ({"lengths": ["5"]}, "--lengths: got '5'"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line(
+    tmp_path: Path, options: dict[str, Any], told: str
+) -> None:
+    if options.get("trace"):
+        options = {**options, "trace": tmp_path / "trace.csv"}
+        options["trace"].write_text("arrived_at,prompt_tokens,output_tokens\n5,1,1\n")
+    with pytest.raises(CommandError) as raised:
+        replay(endpoint=["127.0.0.1:9"], **options)
+    assert told in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -10,7 +10,7 @@ from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise_cli import options as option
 from lengthwise_cli.bench.load import Load
 from lengthwise_cli.bench.output import Output
-from lengthwise_cli.bench.plan import MAX_REQUESTS
+from lengthwise_cli.bench.plan import MAX_REQUESTS, plan_requests
 from lengthwise_cli.bench.run import Run
 from lengthwise_cli.errors import CommandError
 from lengthwise_policy.objectives import Objectives
@@ -66,9 +66,9 @@ def bench(
         run, is_whole = Run.read(read), True
     else:
         load = Load(
-            rate=rate, num_requests=requests, lengths=lengths, trace=trace, seed=seed,
-            max_in_flight=max_in_flight, timeout=timeout, endpoints=endpoint, model=model,
-            tls=option.make_tls(tls_authority, tls_certificate, tls_private_key),
+            plan=plan_requests(lengths, trace, rate=rate, num_requests=requests, seed=seed),
+            seed=seed, max_in_flight=max_in_flight, timeout=timeout, endpoints=endpoint,
+            model=model, tls=option.make_tls(tls_authority, tls_certificate, tls_private_key),
         )  # fmt: skip
         run, is_whole = load.run()
     output.write(run, before)

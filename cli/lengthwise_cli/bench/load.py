@@ -2,34 +2,31 @@
 
 import asyncio
 import contextlib
-import math
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from lengthwise.aio import AsyncClient
 from lengthwise.client import Client
 from lengthwise.settings import Retry, Timeout, Tls
 from lengthwise.types import Model
-from lengthwise_cli.bench.plan import PlannedRequest, PromptLengths, read_trace, synthetic
+from lengthwise_cli.bench.plan import PlannedRequest
 from lengthwise_cli.bench.play import Player
 from lengthwise_cli.bench.run import RequestResult, Run
 from lengthwise_cli.errors import CommandError
 from lengthwise_cli.options import CONNECT_SECONDS, TRIES, named
 from lengthwise_cli.terminal import say
 
-DEFAULT_RATE = 5.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Requests, and where they go. `rate` None: as the trace says, or 5 a second."""
+    """Requests, and where they go."""
 
-    rate: float | None
-    num_requests: int
-    lengths: list[str]
-    trace: Path | None
+    plan: Sequence[PlannedRequest]
     seed: int
     max_in_flight: int
     timeout: float
@@ -42,7 +39,6 @@ class Load:
 
         Errors: CommandError, LengthwiseError, OSError.
         """
-        plan = self._plan()
         with (
             named(self.endpoints),
             Client(
@@ -55,7 +51,7 @@ class Load:
         ):
             model, statuses = client.model(), client.status().models
         (short_tokens,) = (each.short_tokens for each in statuses if each.model == model.name)
-        plan = _fitting(plan, model)
+        plan = _fitting(self.plan, model)
         results, is_whole = asyncio.run(self._play(plan, model, short_tokens))
         if not results:
             raise CommandError("interrupted before any request had ended")
@@ -66,53 +62,50 @@ class Load:
         """Errors: InvalidRequest."""
         return Timeout(total=self.timeout, connect=CONNECT_SECONDS)
 
-    def _plan(self) -> list[PlannedRequest]:
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise CommandError(f"--rate: got {self.rate:g}, expected requests a second above 0")
-        if self.trace is not None:
-            return read_trace(
-                self.trace, rate=self.rate, num_requests=self.num_requests, seed=self.seed
-            )
-        kinds = [PromptLengths.parse(text) for text in self.lengths]
-        rate = DEFAULT_RATE if self.rate is None else self.rate
-        return synthetic(kinds, rate=rate, num_requests=self.num_requests, seed=self.seed)
-
     async def _play(
         self, plan: list[PlannedRequest], model: Model, short_tokens: int
     ) -> tuple[list[RequestResult], bool]:
         results: list[RequestResult] = []
-        shows_progress = sys.stderr.isatty()
+        total = sum(1 for each in plan for _ in each.turns())
+        progress = Progress(
+            *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        task = progress.add_task("requests", total=total)
 
         def on_end(result: RequestResult) -> None:
             results.append(result)
-            if shows_progress:
-                print(f"\r{len(results):,} of {len(plan):,} ended", end="", file=sys.stderr)
+            progress.advance(task)
 
         retry = Retry(attempts=1)  # another try would hide what is measured
-        async with AsyncClient(
+        client = AsyncClient(
             self.endpoints, tls=self.tls, timeout=self._timeout, retry=retry, model=model.name
-        ) as client:
-            player = Player(
-                client,
-                vocab_size=model.vocab_size,
-                short_tokens=short_tokens,
-                max_in_flight=self.max_in_flight,
-                seed=self.seed,
-                on_end=on_end,
-            )
-            playing = asyncio.create_task(player.play(plan))
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, playing.cancel)
-            with contextlib.suppress(asyncio.CancelledError):  # by the handler alone
-                await playing
-        if shows_progress:
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
+        )
+        with progress:
+            async with client:
+                player = Player(
+                    client,
+                    vocab_size=model.vocab_size,
+                    short_tokens=short_tokens,
+                    max_in_flight=self.max_in_flight,
+                    seed=self.seed,
+                    on_end=on_end,
+                )
+                playing = asyncio.create_task(player.play(plan))
+                asyncio.get_running_loop().add_signal_handler(signal.SIGINT, playing.cancel)
+                with contextlib.suppress(asyncio.CancelledError):  # by the handler alone
+                    await playing
         return results, not playing.cancelled()
 
 
-def _fitting(plan: list[PlannedRequest], model: Model) -> list[PlannedRequest]:
-    """Those that the context holds. Errors: CommandError where it holds none."""
+def _fitting(plan: Sequence[PlannedRequest], model: Model) -> list[PlannedRequest]:
+    """Those that the context holds, to their last turn. Errors: CommandError: it holds none."""
     fitting = [
-        each for each in plan if each.prompt_tokens + each.output_tokens <= model.context_length
+        each
+        for each in plan
+        if all(
+            turn.prompt_tokens + turn.output_tokens <= model.context_length for turn in each.turns()
+        )
     ]
     if not fitting:
         raise CommandError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from lengthwise_cli.bench import report
 from lengthwise_cli.bench.run import Run
 from lengthwise_cli.errors import CommandError, check_target
+from lengthwise_cli.json_files import write_json
 from lengthwise_cli.terminal import make_console
 from lengthwise_policy.objectives import Objectives
 
@@ -23,9 +24,10 @@ class Output:
     objectives: Objectives
     csv: Path | None
     plot: Path | None
+    json: Path | None = None
 
     def __post_init__(self) -> None:
-        for name, path in (("--csv", self.csv), ("--plot", self.plot)):
+        for name, path in (("--csv", self.csv), ("--plot", self.plot), ("--json", self.json)):
             check_target(name, path)
         if self.plot is not None and self.plot.suffix not in FORMATS:
             expected = ", ".join(FORMATS)
@@ -42,8 +44,13 @@ class Output:
             report.compare(before, run, self.objectives, console)
         if self.csv is not None:
             run.write(self.csv)
+        if self.json is not None:
+            write_json(run.as_json(self.objectives), self.json)
         if self.plot is not None:
             from lengthwise_cli.bench.plot import draw  # matplotlib takes a second, and an extra
 
-            runs = {"before": before, "now": run} if before is not None else {"requests": run}
+            runs = {"requests": run}
+            if before is not None:
+                names = ("simulated", "live") if before.is_simulated else ("before", "now")
+                runs = dict(zip(names, (before, run), strict=True))
             draw(runs, self.objectives, self.plot)

@@ -2,9 +2,10 @@
 
 import csv
 import gzip
+import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from lengthwise_cli.errors import CommandError
+from lengthwise_simulator.workload.text import Text
 
 MAX_REQUESTS = 100_000
+DEFAULT_RATE = 5.0
 _LENGTHS = re.compile(r"(\d+)(?:-(\d+))?/(\d+)(?:x(\d+))?")
 _COLUMNS = {
     "at": ("arrived_at", "TIMESTAMP"),
@@ -26,9 +29,21 @@ _COLUMNS = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRequest:
     due_at: float
-    """Seconds after the beginning."""
+    """Seconds after the beginning; of a follow-up: not before it is due after the reply."""
     prompt_tokens: int
     output_tokens: int
+    text: Text = ()
+    """Equal parts of texts are equal tokens; of none, each token is drawn for itself."""
+    think_seconds: float = 0.0
+    """Of a follow-up: after the reply to the request before."""
+    follow_up: "PlannedRequest | None" = None
+
+    def turns(self) -> Iterator["PlannedRequest"]:
+        """Of the conversation that begins with it."""
+        turn: PlannedRequest | None = self
+        while turn is not None:
+            yield turn
+            turn = turn.follow_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +79,24 @@ class PromptLengths:
             prompt_tokens=source.randint(self.least, self.most),
             output_tokens=self.output_tokens,
         )
+
+
+def plan_requests(
+    lengths: Sequence[str],
+    trace: Path | None,
+    *,
+    rate: float | None,
+    num_requests: int,
+    seed: int,
+) -> list[PlannedRequest]:
+    """`rate` None: as the trace says, or 5 a second. Errors: CommandError, OSError."""
+    if rate is not None and not 0 < rate < math.inf:
+        raise CommandError(f"--rate: got {rate:g}, expected requests a second above 0")
+    if trace is not None:
+        return read_trace(trace, rate=rate, num_requests=num_requests, seed=seed)
+    kinds = [PromptLengths.parse(text) for text in lengths]
+    rate = DEFAULT_RATE if rate is None else rate
+    return synthetic(kinds, rate=rate, num_requests=num_requests, seed=seed)
 
 
 def poisson_times(rate: float, source: random.Random) -> Iterator[float]:

@@ -15,12 +15,6 @@ LATE_SECONDS = 0.05
 """Where a hundredth of the requests was sent later than this the client is too slow to measure."""
 
 LATENCY = (*LATENCIES, Column("goodput", rank=2))
-COMPARISON = (
-    Column("", is_number=False),
-    Column("before"),
-    Column("now"),
-    Column("ratio"),
-)
 
 
 def show(run: Run, objectives: Objectives, console: Console) -> None:
@@ -59,7 +53,9 @@ def compare(before: Run, now: Run, objectives: Objectives, console: Console) -> 
         if old == old or new == new:  # at least one is a number
             ratio = f"{new / old:.2f}" if old and old == old and new == new else ""
             rows.append((name, _number(old), _number(new), ratio))
-    console.print(fitted(COMPARISON, rows, console))
+    names = ("simulated", "live") if before.is_simulated else ("before", "now")
+    columns = (Column("", is_number=False), *map(Column, names), Column("ratio"))
+    console.print(fitted(columns, rows, console))
 
 
 def _parts(run: Run) -> Iterator[tuple[str, Run]]:

@@ -10,6 +10,8 @@ from typing import Literal, Self
 
 from lengthwise_cli.errors import CommandError
 from lengthwise_policy.objectives import Objectives
+from lengthwise_simulator.results import FIELDS as SIMULATED_FIELDS
+from lengthwise_simulator.results import PERCENTS
 
 LengthName = Literal["short", "long"]
 
@@ -45,6 +47,7 @@ class Run:
     """All requests of a run, at least one."""
 
     results: tuple[RequestResult, ...]
+    is_simulated: bool = False
 
     @property
     def answered(self) -> tuple[RequestResult, ...]:
@@ -83,19 +86,48 @@ class Run:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote. Errors: CommandError, OSError."""
-        readers = {field.name: field.type for field in fields(RequestResult)}
+        """What `write` wrote, or a simulation. Errors: CommandError, OSError."""
+        measured = {field.name for field in fields(RequestResult)}
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            if set(reader.fieldnames or ()) != readers.keys():
-                raise CommandError(f"{path}: is no file that --csv wrote")
+            names = set(reader.fieldnames or ())
+            if names not in (measured, set(SIMULATED_FIELDS)):
+                raise CommandError(
+                    f"{path}: got columns {', '.join(sorted(names))[:200] or 'none'}, expected a"
+                    " file that --csv of bench, replay or simulate wrote"
+                )
+            read = _result if names == measured else _simulated
             try:
-                results = tuple(_result(row) for row in reader)
+                results = tuple(read(row) for row in reader)
             except (ValueError, TypeError, KeyError, csv.Error) as error:
                 raise CommandError(f"{path}, line {reader.line_num}: {error}") from error
         if not results:
             raise CommandError(f"{path}: holds no request")
-        return cls(results)
+        return cls(results, is_simulated=read is _simulated)
+
+    def as_json(self, objectives: Objectives) -> dict[str, object]:
+        """As a simulation's summary has it; seconds."""
+        parts = [(name, self.of_class(name)) for name in ("short", "long", "all")]
+        return {
+            "seconds": self.seconds,
+            "goodput": self.goodput(objectives),
+            "output_tokens_per_second": self.output_tokens_per_second,
+            "percents": PERCENTS,
+            "classes": [
+                part._class_json(name, objectives) for name, part in parts if part is not None
+            ],
+        }
+
+    def _class_json(self, name: str, objectives: Objectives) -> dict[str, object]:
+        answered = self.answered
+        return {
+            "name": name,
+            "requests": len(self.results),
+            "answered": len(answered),
+            "ttft_seconds": [percentile(ttfts(answered), percent) for percent in PERCENTS],
+            "tpot_seconds": [percentile(tpots(answered), percent) for percent in PERCENTS],
+            "attainment": sum(each.meets(objectives) for each in self.results) / len(self.results),
+        }
 
 
 def percentile(values: Iterable[float], percent: int) -> float:
@@ -115,13 +147,35 @@ def tpots(results: Sequence[RequestResult]) -> list[float]:
     return [result.tpot for result in results if result.output_tokens > 1]
 
 
+def _length_class(name: str, text: str) -> LengthName:
+    if text not in ("short", "long"):
+        raise ValueError(f"{name}: got {text!r}, expected short or long")
+    return "short" if text == "short" else "long"
+
+
+def _simulated(row: dict[str, str]) -> RequestResult:
+    """Of a request of a simulation."""
+    prompt, is_done = int(row["prompt_tokens"]), row["ending"] == "done"
+    return RequestResult(
+        due_at=float(row["arrived_at"]),
+        sent_late=0.0,
+        length_class=_length_class("length", row["length"]),
+        prompt_tokens=prompt,
+        cached_tokens=max(prompt - int(row["computed_tokens"]), 0),
+        output_tokens=int(row["output_tokens"]),
+        ttft=float(row["ttft_seconds"]) if is_done else 0.0,
+        tpot=float(row["tpot_seconds"]) if is_done else 0.0,
+        total=float(row["total_seconds"]),
+        retries=max(int(row["attempts"]) - 1, 0),
+        error="" if is_done else row["reason"] or row["ending"],
+    )
+
+
 def _result(row: dict[str, str]) -> RequestResult:
-    if row["length_class"] not in ("short", "long"):
-        raise ValueError(f"length_class: got {row['length_class']!r}, expected short or long")
     return RequestResult(
         due_at=float(row["due_at"]),
         sent_late=float(row["sent_late"]),
-        length_class="short" if row["length_class"] == "short" else "long",
+        length_class=_length_class("length_class", row["length_class"]),
         prompt_tokens=int(row["prompt_tokens"]),
         cached_tokens=int(row["cached_tokens"]),
         output_tokens=int(row["output_tokens"]),

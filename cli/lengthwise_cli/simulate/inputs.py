@@ -36,13 +36,9 @@ def check_rate(rate: float) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """Errors of all methods: CommandError, SimulationError, CheckpointError, OSError."""
+class Workload:
+    """Errors of all methods: CommandError, SimulationError, OSError."""
 
-    model: Path
-    gpu: str
-    steps: Path | None
-    aiconfigurator: Path | None
     trace: Path | None
     lengths: list[str]
     rate: float | None
@@ -51,48 +47,7 @@ class Inputs:
     turns: float
     think: float
     system_tokens: int
-    strategy: str
-    discipline: str
-    local_prefill: bool
-    objectives: Objectives
     seed: int
-
-    def model_on_gpus(self) -> ModelOnGpus:
-        if not self.model.is_dir():
-            raise CommandError(
-                f"--model: got {self.model}, expected a checkpoint's folder; its config.json is"
-                " enough"
-            )
-        return ModelOnGpus(
-            spec=read_decoder_spec(read_config(self.model)),
-            gpu=find_gpu(self.gpu),
-            gpu_name=self.gpu.upper(),
-            measured=self._measured(),
-        )
-
-    def _measured(self) -> Callable[[int], CostProfile | None] | None:
-        if self.steps is not None and self.aiconfigurator is not None:
-            raise CommandError("got --steps and --aiconfigurator, expected one of them")
-        if self.steps is not None:
-            costs = calibrate(self.steps)
-            return lambda ranks: costs
-        if self.aiconfigurator is not None:
-            file = ConfigJson.read(self.model / "config.json")
-            values = {key: file.value(key) for key in file}
-            return silicon_tables(self.aiconfigurator, values, self.gpu.upper()).get
-        return None
-
-    def policies(self) -> ClusterPolicies:
-        names = get_args(DisciplineName)
-        if self.discipline not in names:
-            raise CommandError(
-                f"--discipline: got {self.discipline!r}, expected one of {', '.join(names)}"
-            )
-        return ClusterPolicies(
-            strategy=self.strategy,
-            placement=PlacementPolicy(local_prefill=self.local_prefill, objectives=self.objectives),
-            prefill=PrefillPolicy(discipline=self.discipline),  # type: ignore[arg-type]
-        )
 
     def rows(self, most: int | None = None) -> Sequence[TraceRow]:
         """Of the trace, or drawn of the lengths."""
@@ -132,3 +87,54 @@ class Inputs:
             mean_turns=self.turns, think_seconds=self.think, system_tokens=self.system_tokens
         )
         return conversations(sessions, rows, times, max(1, round(number / self.turns)), draw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs(Workload):
+    """Errors of all methods: CommandError, SimulationError, CheckpointError, OSError."""
+
+    model: Path
+    gpu: str
+    steps: Path | None
+    aiconfigurator: Path | None
+    strategy: str
+    discipline: str
+    local_prefill: bool
+    objectives: Objectives
+
+    def model_on_gpus(self) -> ModelOnGpus:
+        if not self.model.is_dir():
+            raise CommandError(
+                f"--model: got {self.model}, expected a checkpoint's folder; its config.json is"
+                " enough"
+            )
+        return ModelOnGpus(
+            spec=read_decoder_spec(read_config(self.model)),
+            gpu=find_gpu(self.gpu),
+            gpu_name=self.gpu.upper(),
+            measured=self._measured(),
+        )
+
+    def _measured(self) -> Callable[[int], CostProfile | None] | None:
+        if self.steps is not None and self.aiconfigurator is not None:
+            raise CommandError("got --steps and --aiconfigurator, expected one of them")
+        if self.steps is not None:
+            costs = calibrate(self.steps)
+            return lambda ranks: costs
+        if self.aiconfigurator is not None:
+            file = ConfigJson.read(self.model / "config.json")
+            values = {key: file.value(key) for key in file}
+            return silicon_tables(self.aiconfigurator, values, self.gpu.upper()).get
+        return None
+
+    def policies(self) -> ClusterPolicies:
+        names = get_args(DisciplineName)
+        if self.discipline not in names:
+            raise CommandError(
+                f"--discipline: got {self.discipline!r}, expected one of {', '.join(names)}"
+            )
+        return ClusterPolicies(
+            strategy=self.strategy,
+            placement=PlacementPolicy(local_prefill=self.local_prefill, objectives=self.objectives),
+            prefill=PrefillPolicy(discipline=self.discipline),  # type: ignore[arg-type]
+        )

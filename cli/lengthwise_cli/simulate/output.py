@@ -1,6 +1,5 @@
 """Where the results of a simulation go, and as which tables."""
 
-import json as json_format
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lengthwise_cli.errors import CommandError, check_target
+from lengthwise_cli.json_files import write_json
 from lengthwise_cli.terminal import LATENCIES, Column, fit_encoding, fitted, harmless, make_console
 from lengthwise_simulator.chrome_trace import write_chrome_trace
 from lengthwise_simulator.cluster.simulation import SimulatedRun
@@ -49,8 +49,7 @@ class RunOutput:
         if self.csv is not None:
             write_csv(run.journeys, self.csv)
         if self.json is not None:
-            text = json_format.dumps(_without_nan(summary.as_json()), indent=2)
-            self.json.write_text(text + "\n", encoding="utf-8")
+            write_json(summary.as_json(), self.json)
         if self.chrome_trace is not None:
             write_chrome_trace(run.journeys, self.chrome_trace)
         if self.plot is not None:
@@ -102,12 +101,3 @@ def _latencies(result: ClassResult) -> tuple[str, ...]:
 def _told(value: float, text: str) -> str:
     """Nothing of what there is not."""
     return "" if math.isnan(value) else text.format(value)
-
-
-def _without_nan(value: object) -> object:
-    """JSON has no nan."""
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
