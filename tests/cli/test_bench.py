@@ -14,8 +14,10 @@ from lengthwise_cli.bench import report
 from lengthwise_cli.bench.plan import PromptLengths, read_trace, synthetic
 from lengthwise_cli.bench.run import RequestResult
 from lengthwise_cli.bench.run import Run as Results
+from lengthwise_cli.bench.texts import PromptTexts
 from lengthwise_cli.errors import CommandError
 from lengthwise_policy.objectives import Objectives
+from lengthwise_simulator.workload.text import TextSpan
 from lengthwise_wire.v1 import inference_pb2
 
 
@@ -113,6 +115,19 @@ def test_reports_fit_eighty_columns_whatever_the_run_holds() -> None:
     assert max(map(len, lines)) <= 80
     assert "nan" not in capture.get()
     assert not math.isnan(runs[1].seconds)
+
+
+def test_prompts_are_equal_as_far_as_the_texts_of_a_trace_are() -> None:
+    texts = PromptTexts(1000, seed=1)
+    shared = (TextSpan(7, 32), TextSpan(8, 32))
+    one = texts.token_ids((*shared, TextSpan(9, 32)), 90)
+    other = texts.token_ids((*shared, TextSpan(10, 32)), 120)
+    assert (len(one), len(other)) == (90, 120)
+    assert one[:64] == other[:64]
+    assert one[64:] != other[64:90]
+    assert texts.token_ids((TextSpan(5, 1),), 40)[:20] == texts.token_ids((TextSpan(5, 1),), 20)
+    assert texts.token_ids(shared, 40) == one[:40]
+    assert PromptTexts(1000, seed=2).token_ids(shared, 64) != one[:64]
 
 
 def answer(request: inference_pb2.GenerateRequest, _: object) -> Responses:

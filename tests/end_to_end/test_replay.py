@@ -57,8 +57,6 @@ def test_a_trace_is_played_and_told_as_a_simulation_is(
     assert [found[each["timestamp"] / 1e3]["prompt_tokens"] for each in TRACE] == [
         str(each["input_length"]) for each in TRACE
     ]
-    assert int(found[0.3]["cached_tokens"]) >= 1024, "what the trace shares is not shared"
-    assert int(found[0.1]["cached_tokens"]) == 0
     told = json.loads(summary.read_text())
     assert told["classes"][-1]["answered"] == 5
 
