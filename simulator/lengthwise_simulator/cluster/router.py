@@ -12,7 +12,6 @@ from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.kv.prefix_cache import short_hashes
 from lengthwise_policy.length_class import length_class
-from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.blame import Blame
 from lengthwise_policy.placement.capacity import exceeded_capacity
 from lengthwise_policy.placement.outstanding import Placed
@@ -28,9 +27,6 @@ from lengthwise_simulator.cluster.spec import ClusterSpec
 from lengthwise_simulator.cluster.worker import SimulatedWorker
 from lengthwise_simulator.events import EventHeap
 from lengthwise_simulator.workload.planned import ArrivingRequest
-
-MAX_ATTEMPTS = 8
-"""The routers' default."""
 
 
 class SimulatedRouter:
@@ -76,10 +72,7 @@ class SimulatedRouter:
             router=self,
             arrived_at=now,
             residual_tokens=request.prompt_tokens,
-            attempts=Attempts(
-                max_attempts=MAX_ATTEMPTS,
-                patience_seconds=self._cluster.policies.no_worker_seconds,
-            ),
+            attempts=self._cluster.policies.attempts(),
         )
         decision = self._admission.ask(self._demand(journey), now)
         if isinstance(decision, Refuse):

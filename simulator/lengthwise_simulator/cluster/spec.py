@@ -8,6 +8,7 @@ from lengthwise_policy.admission.admission import AdmissionPolicy
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import DEFAULT_STRATEGY, STRATEGIES
 from lengthwise_policy.prefill.policy import PrefillPolicy
@@ -51,11 +52,16 @@ class ClusterPolicies:
     prefix_caching: bool = True
     layerwise_tokens: int = 512  # as the prefill workers' key of that name
     piece_bytes: int = 4 << 20  # likewise
-    no_worker_seconds: float = 10.0  # as the routers' key of that name
+    max_attempts: int = 8  # as the routers' key of that name
+    no_worker_seconds: float = 10.0  # likewise
 
     @property
     def objectives(self) -> Objectives:
         return self.placement.objectives
+
+    def attempts(self) -> Attempts:
+        """Of one request, none of them made."""
+        return Attempts(max_attempts=self.max_attempts, patience_seconds=self.no_worker_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
