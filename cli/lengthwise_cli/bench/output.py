@@ -5,9 +5,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lengthwise_cli.bench import report
+from lengthwise_cli.bench.json_files import write_json
 from lengthwise_cli.bench.run import Run
 from lengthwise_cli.errors import CommandError, check_target
-from lengthwise_cli.json_files import write_json
 from lengthwise_cli.terminal import make_console
 from lengthwise_policy.objectives import Objectives
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from lengthwise_cli.bench.json_files import write_json
 from lengthwise_cli.errors import CommandError, check_target
-from lengthwise_cli.json_files import write_json
 from lengthwise_cli.terminal import LATENCIES, Column, fit_encoding, fitted, harmless, make_console
 from lengthwise_simulator.chrome_trace import write_chrome_trace
 from lengthwise_simulator.cluster.simulation import SimulatedRun
