@@ -16,7 +16,7 @@ from typing import Annotated
 from rich.console import Console
 from rich.live import Live
 from rich.status import Status
-from typer import Option
+from typer import Argument, Option
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
 from lengthwise._session import join
@@ -43,12 +43,13 @@ PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 def up(
+    models: Annotated[list[str] | None, Argument(metavar="[MODEL]...", help="As --model.")] = None,
     model: Annotated[
         list[str] | None,
         Option(
             metavar="MODEL",
-            help="Checkpoint folder or hub id, or NAME=ONE; repeat to serve several; not given: the"
-            " demo model.",
+            help="Checkpoint folder, .gguf file or hub id, or NAME=ONE; repeat to serve several; not"
+            " given: the demo model.",
         ),
     ] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
@@ -87,8 +88,9 @@ def up(
     ] = 120.0,
 ) -> None:
     """Run routers, prefill workers and decode workers on this machine."""
+    asked = [*(models or ()), *(model or ())]
     cluster = LocalCluster(
-        models=named_models(model or ()),
+        models=named_models(asked),
         prefill=prefill,
         decode=decode,
         routers=routers,
@@ -100,7 +102,7 @@ def up(
         settings=_settings(kv_memory, settings, dtype, model_backend, quantization, max_context),
         start_seconds=start_timeout,
     )
-    run(cluster, say=say, once=once, is_demo=not model)
+    run(cluster, say=say, once=once, is_demo=not asked)
 
 
 def _http_port(given: int, port: int) -> int | None:

@@ -25,7 +25,7 @@ def where_enabled(**demanded: Json) -> ConfigDict:
 def weights_by_source(schema: Json) -> None:
     """What each source of weights cannot do without."""
     text = {"minLength": 1}
-    hub = {"properties": {"id": {"pattern": "^[^/ ]+/[^/ ]+$"}}}
+    hub = {"properties": {"id": {"pattern": r"^[^/ ]+/[^/ ]+(/[^ ]+\.gguf)?$"}}}
     download = {"properties": {"url": {"pattern": "^https?://"}}}
     cases: list[tuple[Json, Json]] = [
         ({"source": "claim"}, {"name": text, "claim": {"properties": {"name": text}}}),

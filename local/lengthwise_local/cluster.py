@@ -59,7 +59,7 @@ class LocalCluster:
     ) -> None:
         """Checks what can be checked; starts nothing.
 
-        model: checkpoint folder or hub id; None: the demo model.
+        model: checkpoint folder, .gguf file or hub id; None: the demo model.
         models: instead of it, several, by the names that requests call them.
         prefill, decode: workers of each model; prefill 0: decode workers compute all prompts.
         host: where routers listen; workers and metrics stay on loopback.

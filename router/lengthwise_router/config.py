@@ -64,7 +64,7 @@ class ServedModelConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    model: str  # checkpoint folder or hub id: tokenizer, chat template and limits come from it
+    model: str  # checkpoint folder, .gguf file or hub id: tokenizer, chat template and limits come from it
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     objectives: Objectives | None = None  # not given: the router's
     tool_parser: ToolParserName | None = None  # not given: the router's
@@ -113,7 +113,7 @@ class RouterConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     discovery: DiscoveryConfig  # where the workers are
-    # Checkpoint folder or hub id: tokenizer, chat template and limits come from it.
+    # Checkpoint folder, .gguf file or hub id: tokenizer, chat template and limits come from it.
     model: str = ""
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     models: tuple[ServedModelConfig, ...] = ()  # instead of `model`, where several are served

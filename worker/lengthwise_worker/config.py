@@ -21,7 +21,7 @@ class WorkerConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     model: str
-    """Checkpoint folder or hub id."""
+    """Checkpoint folder, .gguf file or hub id."""
     served_name: str = ""
     """Name that clients ask for; empty: the last part of `model`."""
     listen: str = "127.0.0.1:0"

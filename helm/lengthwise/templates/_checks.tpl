@@ -76,7 +76,7 @@
 {{- $model := .weights -}}
 {{- if and (eq $model.source "claim") (not $model.claim.name) -}}
 {{- fail (printf "%sclaim.name: got none, expected a PersistentVolumeClaim's: source is claim" $place) -}}
-{{- else if and (eq $model.source "hub") (not (regexMatch "^[^/ ]+/[^/ ]+$" $model.hub.id)) -}}
+{{- else if and (eq $model.source "hub") (not (regexMatch "^[^/ ]+/[^/ ]+(/[^ ]+[.]gguf)?$" $model.hub.id)) -}}
 {{- fail (printf "%shub.id: got %q, expected OWNER/NAME: source is hub" $place $model.hub.id) -}}
 {{- else if and (eq $model.source "download") (not (regexMatch "^https?://" $model.download.url)) -}}
 {{- fail (printf "%sdownload.url: got %q, expected http:// or https://: source is download" $place $model.download.url) -}}

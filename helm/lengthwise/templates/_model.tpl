@@ -57,7 +57,7 @@ and the volume and folder that a pod finds its files in.
 {{- else if eq .source "demo" -}}
 demo
 {{- else if eq .source "hub" -}}
-{{- splitList "/" .hub.id | last -}}
+{{- splitList "/" .hub.id | last | trimSuffix ".gguf" -}}
 {{- else -}}
 {{- fail (printf "model.name: expected what clients ask for, where model.source is %s" .source) -}}
 {{- end -}}
