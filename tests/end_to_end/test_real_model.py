@@ -1,4 +1,5 @@
-"""A real chat model, SmolLM2-135M-Instruct, says what `transformers` says, to the letter.
+"""A real chat model, SmolLM2-135M-Instruct as GGUF, says what `transformers` says of a folder with
+the same weights, to the letter.
 
 One forward pass of transformers over a prompt and its answer tells for each position which token
 was the likeliest after all before it: if that is the answer's at every position, greedy decoding
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from end_to_end.smollm2 import smollm2_folder
+from end_to_end.smollm2 import smollm2_file, smollm2_folder
 
 import lengthwise
 from lengthwise import Completion, Message
@@ -109,7 +110,7 @@ def transformers() -> Iterator[Transformers]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(model=smollm2_folder(), settings=["dtype=float32"]) as cluster:
+    with LocalCluster(model=smollm2_file(), settings=["dtype=float32"]) as cluster:
         yield cluster
 
 
