@@ -41,17 +41,15 @@ _KEYS = ("dtype", "model_backend", "quantization", "max_context", "kv_memory_byt
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code of a shell's command that SIGPIPE ended."""
 
+_MODEL_HELP = (
+    "Checkpoint folder, .gguf file or hub id, or NAME=ONE; repeat to serve several; not given: the"
+    " demo model."
+)
+
 
 def up(
     models: Annotated[list[str] | None, Argument(metavar="[MODEL]...", help="As --model.")] = None,
-    model: Annotated[
-        list[str] | None,
-        Option(
-            metavar="MODEL",
-            help="Checkpoint folder, .gguf file or hub id, or NAME=ONE; repeat to serve several;"
-            " not given: the demo model.",
-        ),
-    ] = None,
+    model: Annotated[list[str] | None, Option(metavar="MODEL", help=_MODEL_HELP)] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
     decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,
