@@ -48,7 +48,7 @@ _MODEL_HELP = (
 
 
 def up(
-    models: Annotated[list[str] | None, Argument(metavar="[MODEL]...", help="As --model.")] = None,
+    models: Annotated[list[str] | None, Argument(metavar="MODEL", help="As --model.")] = None,
     model: Annotated[list[str] | None, Option(metavar="MODEL", help=_MODEL_HELP)] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
     decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
