@@ -135,7 +135,7 @@ class PlainRouter:
             lease_seconds=fields.pop("lease_seconds", 60.0),
             **fields,
         )
-        response: decode_pb2.ReserveResponse = await self.decode_stub.Reserve(request, timeout=10)
+        response: decode_pb2.ReserveResponse = await self.decode_stub.Reserve(request, timeout=30)
         self.cached[number] = response.num_cached_tokens
         return response
 
