@@ -22,7 +22,8 @@ class EventHeap:
         heappush(self._heap, (max(when, self.now), self._asked, action, arguments))
 
     def after(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
-        self.at(self.now + seconds, action, *arguments)
+        self._asked += 1
+        heappush(self._heap, (self.now + max(seconds, 0.0), self._asked, action, arguments))
 
     def stop(self) -> None:
         """Nothing that is left happens."""

@@ -139,8 +139,9 @@ class SimulatedDecodeWorker(SimulatedWorker):
         self._begin_step(step.chunks, len(step.request_ids), context, self._ended, step)
 
     def _predict(self, now: float) -> None:
-        is_empty = not self.scheduler.num_running and not self.scheduler.num_reserved
-        if now >= self._predict_at or is_empty:
+        scheduler = self.scheduler
+        is_empty = not scheduler.num_running and not scheduler.num_reserved
+        if is_empty or now >= self._predict_at:
             self._predicted = self.scheduler.predicted_blocks()
             self._predict_at = now + PREDICT_SECONDS
 
@@ -162,7 +163,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
             sequence.num_tokens += 1
             if (sequence.num_tokens - 1) % block_size == 0:
                 self._name_blocks(sequence)
-            if sequence.num_tokens == sequence.attempt.num_tokens + 1 and not sequence.is_started:
+            if not sequence.is_started and sequence.num_tokens == sequence.attempt.num_tokens + 1:
                 sequence.is_started = True
                 self._answer(sequence.attempt.journey.router.began_to_decode, sequence.attempt)
             if sequence.num_tokens == sequence.last_length:

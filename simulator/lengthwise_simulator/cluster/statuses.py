@@ -60,6 +60,7 @@ class StatusFeed:
         self._taken = [0] * cluster.routers
         self._sent_at = began_at
         self._due_at = inf  # of the next status, heartbeats excepted
+        self._next_at = began_at + self._heartbeat  # of the next one of either kind
         self._made = 0
 
     def open(self) -> Report:
@@ -68,7 +69,8 @@ class StatusFeed:
 
     def touch(self, now: float) -> None:
         """The worker's state is about to change: what was due before shows it as it is."""
-        while (due := min(self._due_at, self._sent_at + self._heartbeat)) < now:
+        while now > self._next_at:
+            due = self._next_at
             if self._due_at == inf:  # of heartbeats that say the same two are enough
                 due += max((now - due) // self._heartbeat - 1, 0.0) * self._heartbeat
             self._send(due)
@@ -78,6 +80,7 @@ class StatusFeed:
         self.touch(now)
         if self._due_at == inf:
             self._due_at = max(now, self._sent_at + self._interval)
+            self._next_at = min(self._due_at, self._next_at)
 
     def turned(self, now: float) -> None:
         """A turn of the engine has ended, which reports what became of blocks."""
@@ -102,6 +105,7 @@ class StatusFeed:
 
     def _send(self, at: float) -> None:
         self._sent_at, self._due_at = at, inf
+        self._next_at = at + self._heartbeat
         self._made += 1
         events, self._events = tuple(self._events), []
         self._reports.append(
