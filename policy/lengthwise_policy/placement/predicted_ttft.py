@@ -16,7 +16,8 @@ already, because every prefill worker is looked at for every request.
 """
 
 from collections.abc import Mapping, Sequence
-from heapq import nsmallest
+from heapq import heapreplace, nsmallest
+from math import inf
 
 from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner, room_left
@@ -74,7 +75,8 @@ def place_soonest(
         kind: choose_partner(request, views, tpot_seconds, others)
         for kind, views in candidates.partners.items()
     }
-    scores = _scores(request, candidates.prefill, partners)
+    # Where other routers place too, more than the best are of interest.
+    scores = _scores(request, candidates.prefill, partners, keep_all=others.count > 0)
     best = nsmallest(MAX_CANDIDATES, scores)
     if others.count:
         taken = _spread(request, best[0][-1], scores, others)
@@ -147,17 +149,21 @@ def reserve_seconds(partner: WorkerView) -> float:
 
 
 def _scores(
-    request: PlacementRequest, prefill: Sequence[WorkerView], partners: Partners
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    partners: Partners,
+    *,
+    keep_all: bool,
 ) -> list[Score]:
     if len(partners) <= 1:
         missing = sum(_missing_tokens(request, partner) for partner in partners.values())
         reserve = sum(map(reserve_seconds, partners.values()))
-        return _scores_of_kind(request, prefill, missing, reserve)
+        return _scores_of_kind(request, prefill, missing, reserve, keep_all=keep_all)
     scores = []
     for kind, partner in partners.items():
         views = [view for view in prefill if view.kind == kind]
         missing, reserve = _missing_tokens(request, partner), reserve_seconds(partner)
-        scores += _scores_of_kind(request, views, missing, reserve)
+        scores += _scores_of_kind(request, views, missing, reserve, keep_all=keep_all)
     return scores
 
 
@@ -166,14 +172,21 @@ def _missing_tokens(request: PlacementRequest, partner: WorkerView) -> int:
 
 
 def _scores_of_kind(
-    request: PlacementRequest, prefill: Sequence[WorkerView], missing_tokens: int, reserve: float
+    request: PlacementRequest,
+    prefill: Sequence[WorkerView],
+    missing_tokens: int,
+    reserve: float,
+    *,
+    keep_all: bool,
 ) -> list[Score]:
     """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
-    all the arithmetic. A test holds the two equal."""
+    all the arithmetic. A test holds the two equal. Unless it keeps all, those are left out whose
+    queue alone takes longer than MAX_CANDIDATES others in all."""
     cached_tokens = request.cached_tokens
     num_tokens = request.num_tokens
     is_layerwise = num_tokens > LAYERWISE_TOKENS
-    scores = []
+    scores: list[Score] = []
+    best, bound = [-inf] * MAX_CANDIDATES, inf  # the best so far, negative, and the last of them
     new, history, steps = num_tokens, 0, -(-num_tokens // STEP_TOKENS)
     for view in prefill:
         worker_id = view.worker_id
@@ -183,6 +196,9 @@ def _scores_of_kind(
                 history = num_tokens - 1
             new = num_tokens - history
             steps = -(-new // STEP_TOKENS)
+        wait = view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
+        if wait > bound:
+            continue
         cost = view.cost
         seconds = (
             steps * cost.step_seconds
@@ -196,6 +212,9 @@ def _scores_of_kind(
             if transfer < last_part:
                 transfer = last_part
         seconds += transfer + reserve
-        seconds += view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
+        seconds += wait
+        if seconds < bound and not keep_all:
+            heapreplace(best, -seconds)
+            bound = -best[0]
         scores.append((seconds, view.tokens_ahead, worker_id, view))
     return scores

@@ -230,6 +230,39 @@ def test_the_choice_is_the_best_of_all_pairs(
     assert placement.candidates[0] == chosen
 
 
+@given(
+    queued=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 900), st.integers(0, 120)),
+        min_size=9,
+        max_size=40,
+    ),
+    num_tokens=st.integers(1, 2000),
+    slower=st.integers(0, 3),
+)
+def test_of_many_workers_the_best_are_found_though_few_are_looked_at_closely(
+    queued: list[tuple[int, int, int]], num_tokens: int, slower: int
+) -> None:
+    """Ties are many: queues of a few lengths, and few blocks that are held."""
+    prefills = [
+        large(
+            prefill(f"p{n:02}"),
+            queued_tokens=300 * some,
+            queued_short_tokens=few,
+            cost=replace(COST, step_seconds=0.01 + 0.005 * (n % 2) * slower),
+        )
+        for n, (some, few, _) in enumerate(queued)
+    ]
+    held = {WorkerId(f"p{n:02}"): 16 * (blocks // 30) * 10 for n, (*_, blocks) in enumerate(queued)}
+    asked = request(
+        num_tokens=num_tokens,
+        max_new_tokens=1,
+        cached_tokens={name: tokens for name, tokens in held.items() if tokens},
+    )
+    every = sorted(candidate(asked, view, None).ttft_seconds for view in prefills)
+    found = [each.ttft_seconds for each in place(asked, prefills, []).candidates]
+    assert found == pytest.approx(every[:MAX_CANDIDATES], rel=1e-12)
+
+
 def _kind(views: list[WorkerView], worker_id: WorkerId | None) -> str:
     return next(view.kind for view in views if view.worker_id == worker_id)
 
