@@ -142,7 +142,7 @@ def test_the_more_workers_the_fewer_statuses_of_each(count: int) -> None:
     assert status_interval(count + 1) >= interval
     assert status_interval(64) == SHORTEST_INTERVAL
     if interval < LONGEST_INTERVAL:
-        assert count / interval <= 2500 * (1 + 1e-9)
+        assert count / interval <= 2000 * (1 + 1e-9)
 
 
 def place(
