@@ -1,5 +1,5 @@
 """Whether routers that share workers meet at the same ones: queues and first tokens with one router
-and with eight, whose pictures lag by 0.05 s or by what they ask many workers for.
+and with eight, whose pictures lag by 0.05 s or by the 0.5 s that they ask a thousand workers for.
 
 Run `python -m fleet.herding`; it appends to benchmarks/data/fleet_herding.csv. Time is simulated,
 the policies are those that serve.
@@ -104,7 +104,7 @@ def main() -> None:
     rows = []
     for workers in arguments.workers:
         for routers in (1, 8):
-            for interval in (0.05, 0.4):
+            for interval in (0.05, 0.5):
                 rows.append(simulate(workers, routers, interval, arguments.requests))
                 print(rows[-1], flush=True)
     if not arguments.dry:

@@ -1,9 +1,14 @@
 """Prefill workers that other routers have crowded since their last status."""
 
+import grpc
 import pytest
 from harness.waiting import eventually
 from router.deployment import PROMPT, Deploy, Deployment
 from router.stub_workers import stub_answer
+
+from lengthwise_policy.placement.outstanding import Placed
+from lengthwise_router.workers.worker import Worker
+from lengthwise_wire.v1 import worker_pb2
 
 
 async def _with_routers(deployment: Deployment, count: int) -> None:
@@ -33,6 +38,24 @@ async def test_a_crowded_worker_passes_a_request_on_and_nothing_has_gone_wrong(
     )
     assert len({each.reservation for each in deployment.decode[0].reserves}) == 8
     await deployment.nothing_is_held()
+
+
+async def test_what_a_worker_has_told_counts_until_its_next_status() -> None:
+    status = worker_pb2.WorkerStatus(worker_id="p", role=worker_pb2.ROLE_PREFILL, model="m")
+    status.queues.add(length_class="long", requests=1, tokens=300)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        worker = Worker("127.0.0.1:1", channel, "r", "m", lambda _: None)
+        worker.received(status, ["m"], 10.0)
+        worker.place(Placed(tokens=50))
+        worker.crowded(700)
+        assert worker.view().tokens_ahead == 700
+        worker.place(Placed(tokens=100))
+        assert worker.view().tokens_ahead == 800
+        worker.crowded(40)  # less than its status had is no news
+        assert worker.view().tokens_ahead == 300 + 150
+        worker.crowded(5000)
+        worker.received(status, ["m"], 10.0)
+        assert worker.view().tokens_ahead == 300 + 150
 
 
 async def test_a_router_that_is_alone_asks_no_worker_to_refuse(deploy: Deploy) -> None:

@@ -46,7 +46,8 @@ class WorkerView:
     blocks_predicted: int = 0  # peak of what is admitted already (decode)
     kv_bytes_per_token: int = 0
     kv_bytes_per_second: float = 0.0  # out of this worker (prefill); 0 until measured
-    outstanding_local_tokens: int = 0  # of prompts placed here to be computed here (decode)
+    # Of prompts placed here to be computed here (decode), by all routers if each places as many.
+    outstanding_local_tokens: int = 0
     length_class: LengthClass | None = None  # of the prompts meant for it (prefill); None: all
     capabilities: frozenset[str] = frozenset()  # what older workers cannot do
     context_length: int = 0  # the most tokens of a request, its last one too; 0: unknown

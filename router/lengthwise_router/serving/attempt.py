@@ -111,6 +111,7 @@ class WorkerAttempt:
                 self._pair.prefill_id,
             )
         if response.HasField("tokens_ahead"):
+            worker.crowded(response.tokens_ahead)
             raise self._pair.failure(
                 "crowded",
                 f"{response.tokens_ahead} tokens wait at the prefill worker, expected"

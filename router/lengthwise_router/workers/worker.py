@@ -67,6 +67,7 @@ class Worker:
         self.presumed_cost: CostModel | None = None  # its peers', until it reports its own
         self._stepped_at = 0.0
         self._refusal = ""
+        self._told_tokens = 0  # that wait there, beside those no status shows, until the next one
         self._view: WorkerView | None = None
         self._changed = changed
         self.call_through(channel)
@@ -131,6 +132,7 @@ class Worker:
         last, self.status = self.status, status
         self.received_at = now
         self.outstanding.status_came(now)
+        self._told_tokens = 0
         self._view_changed()
         if last is None or status.step != last.step or not status.running_requests:
             self._stepped_at = now
@@ -216,6 +218,11 @@ class Worker:
         self.outstanding.computed(placed)
         self._view_changed()
 
+    def crowded(self, tokens_ahead: int) -> None:
+        """This prefill worker has refused a prompt, for so many tokens wait there."""
+        self._told_tokens = tokens_ahead - self.outstanding.unseen_tokens
+        self._view_changed()
+
     def presume(self, cost: CostModel) -> None:
         self.presumed_cost = cost
         self._view_changed()
@@ -239,7 +246,7 @@ class Worker:
             context_length=status.context_length,
             running_requests=status.running_requests,
             queued_requests=sum(queue.requests for queue in queues),
-            queued_tokens=sum(queue.tokens for queue in queues),
+            queued_tokens=max(sum(queue.tokens for queue in queues), self._told_tokens),
             queued_short_tokens=sum(
                 queue.tokens for queue in queues if queue.length_class == "short"
             ),
@@ -250,7 +257,7 @@ class Worker:
             outstanding_requests=outstanding.unseen_requests,
             outstanding_tokens=outstanding.unseen_tokens,
             outstanding_short_tokens=outstanding.unseen_short_tokens,
-            outstanding_local_tokens=outstanding.local_tokens,
+            outstanding_local_tokens=outstanding.local_tokens * max(status.routers, 1),
             short_tokens=self.short_tokens,
             cost=cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR,
             is_fitted=has_cost or self.presumed_cost is not None,

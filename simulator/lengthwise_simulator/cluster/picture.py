@@ -19,6 +19,7 @@ class WorkerPicture:
         self._outstanding = Outstanding()
         self._report = worker.feed.open()
         self._cost = worker.fit.measured or worker.fit.model
+        self._told_tokens = 0  # as the routers' `Worker` has them
         self._view: WorkerView | None = None
 
     def place(self, placed: Placed, now: float) -> None:
@@ -27,6 +28,11 @@ class WorkerPicture:
 
     def unplace(self, placed: Placed) -> None:
         self._outstanding.remove(placed)
+        self._view = None
+
+    def crowded(self, tokens_ahead: int) -> None:
+        """It has refused a prompt, for so many tokens wait there."""
+        self._told_tokens = tokens_ahead - self._outstanding.unseen_tokens
         self._view = None
 
     def computed(self, placed: Placed) -> None:
@@ -43,6 +49,7 @@ class WorkerPicture:
                 )
             self._report = report
             self._outstanding.status_came(report.sent_at + self._cluster.call_seconds)
+            self._told_tokens = 0
             self._view = None
         if self._view is None:
             self._view = self._look()
@@ -58,7 +65,7 @@ class WorkerPicture:
             block_size=self._cluster.block_size,
             running_requests=state.running_requests,
             queued_requests=state.queued_requests,
-            queued_tokens=state.queued_tokens,
+            queued_tokens=max(state.queued_tokens, self._told_tokens),
             queued_short_tokens=state.queued_short_tokens,
             step=self._report.number,
             draining=state.draining,
@@ -67,7 +74,7 @@ class WorkerPicture:
             outstanding_requests=outstanding.unseen_requests,
             outstanding_tokens=outstanding.unseen_tokens,
             outstanding_short_tokens=outstanding.unseen_short_tokens,
-            outstanding_local_tokens=outstanding.local_tokens,
+            outstanding_local_tokens=outstanding.local_tokens * self._cluster.routers,
             short_tokens=worker.fit.short_tokens,
             cost=self._cost,
             is_fitted=worker.fit.is_fitted,
@@ -106,6 +113,14 @@ class FleetPicture:
         if attempt.prefill_placed is not None and attempt.prefill is not None:
             self._unplace(attempt.prefill.worker_id, attempt.prefill_placed)
             attempt.prefill_placed = None
+
+    def crowded(self, attempt: JourneyAttempt, tokens_ahead: int) -> WorkerId:
+        """Its prefill worker has refused it, for so many tokens wait there."""
+        assert attempt.prefill is not None
+        worker_id = attempt.prefill.worker_id
+        self.prefill_ended(attempt)
+        self._pictures[worker_id].crowded(tokens_ahead)
+        return worker_id
 
     def ended(self, attempt: JourneyAttempt) -> None:
         """It counts nowhere any more."""

@@ -4,7 +4,7 @@ from math import inf
 
 from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.cost.transfer_rate import TransferRate
-from lengthwise_policy.errors import PolicyError, QueueFull
+from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.queue import PrefillJob
@@ -58,7 +58,7 @@ class SimulatedPrefillWorker(SimulatedWorker):
         request for it opens with a call."""
         most = attempt.most_tokens_ahead
         if most is not None and self._tokens_ahead > most:
-            self._refuse(attempt, QueueFull(f"more than {most} tokens are queued"))
+            self._answer(attempt.journey.router.crowded, attempt, self._tokens_ahead)
             return
         now = attempt.prefill_called_at = self._heap.now
         if attempt.decode is not None:

@@ -89,9 +89,7 @@ class SimulatedRouter:
     def _demand(self, journey: Journey) -> AdmissionRequest:
         request, predicted, objective = journey.request, 0.0, float("inf")
         if self._cluster.policies.admission.shed_factor:
-            candidate = self._preview(journey)
-            if candidate is not None:
-                predicted, objective = candidate
+            predicted, objective = self._preview(journey) or (predicted, objective)
         return AdmissionRequest(
             num_tokens=request.prompt_tokens,
             tenant=request.tenant,
@@ -195,9 +193,6 @@ class SimulatedRouter:
                 tokens=lacking, local_tokens=lacking if attempt.is_local else 0
             )
             self._pictures[placement.decode].place(attempt.decode_placed, self._heap.now)
-        self._call(attempt)
-
-    def _call(self, attempt: JourneyAttempt) -> None:
         if attempt.decode is not None:
             self._heap.after(self._cluster.call_seconds, attempt.decode.reserve, attempt)
         else:
@@ -241,6 +236,12 @@ class SimulatedRouter:
         if attempt.is_current:
             attempt.journey.generated = attempt.journey.request.output_tokens
             self._end(attempt.journey, "done")
+
+    def crowded(self, attempt: JourneyAttempt, tokens_ahead: int) -> None:
+        """The prefill worker has not queued it, for so many tokens wait there."""
+        if attempt.is_current:
+            worker_id = self._pictures.crowded(attempt, tokens_ahead)
+            self.attempt_failed(attempt, Blame.of(worker_id), "crowded", busy=True)
 
     def attempt_failed(
         self,
