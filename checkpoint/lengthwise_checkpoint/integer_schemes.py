@@ -57,7 +57,9 @@ def _gptq(found: ConfigJson) -> IntegerScheme:
     _one_of(found, "checkpoint_format", kind, ("gptq", "gptq_v2"))
     _one_of(found, "is_marlin_format", found.boolean("is_marlin_format", False), (False,))
     _one_of(found, "lm_head", found.boolean("lm_head", False), (False,))
-    _empty(found, "dynamic")
+    for key in ("dynamic", "rotation", "adapter"):
+        _empty(found, key)
+    _one_of(found, "pack_dtype", found.text("pack_dtype", "int32"), ("int32",))
     if "modules_in_block_to_quantize" in found:
         _check_modules(found)
     return IntegerScheme(
@@ -75,6 +77,9 @@ def _awq(found: ConfigJson) -> IntegerScheme:
     _one_of(found, "bits", bits, (4,))
     _one_of(found, "version", found.text("version", "gemm").lower(), ("gemm",))
     _one_of(found, "zero_point", found.boolean("zero_point", True), (True,))
+    if found.value("backend") == "llm-awq":
+        raise found.unsupported("backend", "got 'llm-awq', which packs in another order")
+    _one_of(found, "pack_dtype", found.text("pack_dtype", "int32"), ("int32",))
     kept = found.texts("modules_to_not_convert")
     _one_of(found, "modules_to_not_convert", kept, _HEADS)
     size = _group_size(found, "group_size" if "group_size" in found else "q_group_size")
@@ -105,8 +110,7 @@ def _compressed(found: ConfigJson) -> IntegerScheme:
         _one_of(inputs, "num_bits", inputs.integer("num_bits"), (8,))
         _one_of(inputs, "type", inputs.text("type", "int"), ("int",))
         _one_of(inputs, "dynamic", inputs.value("dynamic"), (True, "local"))
-    for key in ("output_activations",):
-        _empty(group, key)
+    _empty(group, "output_activations")
     for key in ("kv_cache_scheme", "transform_config"):
         _empty(found, key)
     sparsity = found.object("sparsity_config")

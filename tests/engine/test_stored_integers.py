@@ -134,6 +134,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gptq", {"checkpoint_format": "marlin"}, r"checkpoint_format: got 'marlin'"),
     ("gptq", {"lm_head": True}, r"lm_head: got True, supported is False"),
     ("gptq", {"dynamic": {"-:.*down.*": {}}}, r"dynamic: is set"),
+    ("gptq", {"pack_dtype": "int16"}, r"pack_dtype: got 'int16'"),
+    ("awq", {"backend": "llm-awq"}, r"backend: got 'llm-awq'"),
     ("gptq", {"modules_in_block_to_quantize": [["self_attn.q_proj"]]}, r"all projections"),
     ("awq", {"bits": 8}, r"bits: got 8, supported is 4"),
     ("awq", {"version": "gemv"}, r"version: got 'gemv', supported is 'gemm'"),

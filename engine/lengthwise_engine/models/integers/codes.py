@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+from torch.nn import functional
 
 ROUNDED_BITS: Final[Mapping[str, int]] = {"int8": 8, "int4": 4}
 """Of projections that are rounded when they are loaded."""
@@ -32,24 +33,10 @@ class Codes:
     def rounded(cls, weight: torch.Tensor, bits: int) -> "Codes":
         """A full weight: to 8 bits with a scale for each output, symmetric; to 4 bits with the
         least and the largest of each group at both ends."""
-        size = weight.shape[1]
-        if bits == 8:
-            scales = weight.abs().amax(1, keepdim=True).float().clamp(min=_LEAST) / 127
-            values = torch.div(weight, scales).round_().add_(128).to(torch.uint8)
-            zeros = torch.full_like(scales, 128.0)
-            return cls(values=values, scales=scales, zeros=zeros, bits=8, group_size=size)
-        pieces = torch.split(weight, ROUNDED_GROUP, 1)
-        low = torch.stack([piece.amin(1) for piece in pieces], 1).float().clamp(max=0)
-        high = torch.stack([piece.amax(1) for piece in pieces], 1).float().clamp(min=0)
-        scales = (high - low).clamp(min=_LEAST) / 15
-        zeros = (-low / scales).round_()
-        values = torch.empty(weight.shape, dtype=torch.uint8)
-        for group, piece in enumerate(pieces):
-            own = (
-                (piece / scales[:, group, None]).add_(zeros[:, group, None]).round_().clamp_(0, 15)
-            )
-            values[:, group * ROUNDED_GROUP :][:, : piece.shape[1]] = own
-        return cls(values=values, scales=scales, zeros=zeros, bits=4, group_size=ROUNDED_GROUP)
+        pieces = [_rounded(piece, bits) for piece in torch.split(weight, _ROWS)]
+        values, scales, zeros = (torch.cat(each) for each in zip(*pieces, strict=True))
+        group_size = weight.shape[1] if bits == 8 else ROUNDED_GROUP
+        return cls(values=values, scales=scales, zeros=zeros, bits=bits, group_size=group_size)
 
     def in_order(self, groups: torch.Tensor) -> "Codes":
         """The same, where `groups` [in] says which group each input is of. Errors: ValueError."""
@@ -96,3 +83,21 @@ class Codes:
 
 _LEAST: Final = 2.0**-100
 """A scale's inverse has to be a normal number."""
+_ROWS: Final = 512
+"""Rounded at once, in float32."""
+
+
+def _rounded(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Values, scales and zeros of `Codes`, of some rows."""
+    num_inputs = weight.shape[1]
+    if bits == 8:
+        scales = weight.abs().amax(1, keepdim=True).float().clamp(min=_LEAST) / 127
+        values = torch.div(weight, scales).round_().add_(128)
+        return values.to(torch.uint8), scales, torch.full_like(scales, 128.0)
+    padded = functional.pad(weight.float(), (0, -num_inputs % ROUNDED_GROUP))
+    groups = padded.view(len(weight), padded.shape[1] // ROUNDED_GROUP, ROUNDED_GROUP)
+    low, high = groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+    scales = (high - low).clamp(min=_LEAST) / 15
+    zeros = (-low / scales).round_()
+    values = groups.div(scales.unsqueeze(2)).add_(zeros.unsqueeze(2)).round_().clamp_(0, 15)
+    return values.to(torch.uint8).flatten(1)[:, :num_inputs], scales, zeros
