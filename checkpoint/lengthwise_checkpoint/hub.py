@@ -63,7 +63,8 @@ def find_checkpoint(name: str, files: Sequence[str]) -> Path:
         if within:
             return download(repository, revision or None, [parts_pattern(within[0])]) / within[0]
         folder = download(repository, revision or None, files)
-        found = _in_folder(folder)
+        # There is no folder where the repository has none of the files.
+        found = _in_folder(folder) if folder.exists() else folder
         if is_gguf(found) or (folder / "config.json").exists():
             return found
         models = first_parts(list_files(repository, revision or None))

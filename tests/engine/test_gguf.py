@@ -1,5 +1,6 @@
 """Models of GGUF files against transformers' of the folders that they were made of."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,30 @@ def test_tensors_that_do_not_belong_are_refused(
     path = write_gguf(folder, tmp_path / "more.gguf", changes={"llama.block_count": 4})
     with pytest.raises(CheckpointError, match=r"tensor model\.layers\.3\..* is missing"):
         load_model(path, CPU)
+
+
+def test_without_the_package_gguf_one_line_says_how_to_install_it(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_gguf(make_checkpoint("llama-gqa-tied"), tmp_path / "model.gguf")
+    monkeypatch.setitem(sys.modules, "gguf.quants", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'lengthwise\[gguf\]'"):
+        load_model(path, CPU)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_what_was_read_is_rounded_where_that_is_asked_for(
+    quantization: str, make_checkpoint: Callable[..., Path], tmp_path: Path, generate: Generate
+) -> None:
+    """As the same weights of a folder are."""
+    folder = make_checkpoint("llama-gqa-tied", intermediate_size=128)
+    path = write_gguf(folder, tmp_path / "model.gguf")
+    prompt = list(range(30))
+    of_file, of_folder = (
+        [
+            token.token_id
+            for token in generate(load(each, quantization=quantization), [prompt], 8)[0]
+        ]
+        for each in (path, folder)
+    )
+    assert of_file == of_folder

@@ -8,6 +8,7 @@ from typing import get_args
 
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
+from lengthwise_checkpoint.hub import find_checkpoint
 from lengthwise_cli.bench.plan import PromptLengths
 from lengthwise_cli.errors import CommandError
 from lengthwise_policy.objectives import Objectives
@@ -103,13 +104,13 @@ class Inputs(Workload):
     objectives: Objectives
 
     def model_on_gpus(self) -> ModelOnGpus:
-        if not self.model.is_dir():
+        if not self.model.exists():
             raise CommandError(
-                f"--model: got {self.model}, expected a checkpoint's folder; its config.json is"
-                " enough"
+                f"--model: got {self.model}, expected a checkpoint's folder, of which config.json"
+                " is enough, or a .gguf file"
             )
         return ModelOnGpus(
-            spec=read_decoder_spec(read_config(self.model)),
+            spec=read_decoder_spec(read_config(find_checkpoint(str(self.model), ()))),
             gpu=find_gpu(self.gpu),
             gpu_name=self.gpu.upper(),
             measured=self._measured(),

@@ -106,7 +106,9 @@ class GgufFile(TensorFile):
         for at in range(kept.start, kept.stop, count):
             rows = order[at : min(at + count, kept.stop)]
             yield _numbers(place.dtype, raw[rows].numpy()).view(len(rows), *place.shape[1:])
-        self.let_go(place.begin, place.end)
+            # Of rows in another order some are read again, which is no error.
+            begin = place.begin + at * place.row_bytes
+            self.let_go(begin, begin + len(rows) * place.row_bytes)
 
     def _order(self, name: str) -> torch.Tensor:
         """Which row of the file each row is."""
