@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,24 +16,37 @@ from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.runner import sampler, step_tensors
 
 pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.attention_plan import AttentionSpec
 from lengthwise_kernels.gpu import (
     invariant_linear,
     kv_store,
     quantise_rows,
     rms_norm,
-    scaled_linear,
 )
+from lengthwise_kernels.gpu import scaled_linear as scaled
 from lengthwise_kernels.gpu.attention import plan
+
+
+def lay_out_attention(*arguments: Any, spec: AttentionSpec, **options: Any) -> Any:
+    """Whether rows of so few keys differ is chance."""
+    assert spec.invariant
+    return plan.lay_out_attention(*arguments, spec=spec, **options)
+
+
+def scaled_linear(*arguments: Any, invariant: bool, **options: Any) -> torch.Tensor:
+    assert invariant
+    return scaled.scaled_linear(*arguments, invariant=invariant, **options)
+
 
 # The others compute every number of a row from that row alone, and the interpreter is slow.
 KERNELS = {
     "add_rms_norm": rms_norm.add_rms_norm,
     "invariant_linear": invariant_linear.invariant_linear,
     "is_alike_alone": invariant_linear.is_alike_alone,
-    "lay_out_attention": plan.lay_out_attention,
+    "lay_out_attention": lay_out_attention,
     "quantise_rows": quantise_rows.quantise_rows,
     "rotate_and_store": kv_store.rotate_and_store,
-    "scaled_linear": scaled_linear.scaled_linear,
+    "scaled_linear": scaled_linear,
 }
 
 
