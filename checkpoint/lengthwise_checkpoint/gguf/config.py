@@ -101,7 +101,9 @@ def _dtype(model: GgufModel) -> str:
     """In which all matrices are stored, bfloat16 where they are quantised: it has the range of the
     scales, and more digits than what they scale."""
     stored = {tensor.type.name for tensor in model.tensors.values() if len(tensor.shape) > 1}
-    return {"F32": "float32", "F16": "float16"}.get("".join(stored), "bfloat16")
+    if stored == {"F32"}:
+        return "float32"
+    return "float16" if stored <= {"F32", "F16"} else "bfloat16"
 
 
 def _rope_scaling(model: GgufModel, keys: ConfigJson, head_dim: int) -> dict[str, Any] | None:

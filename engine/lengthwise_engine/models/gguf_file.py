@@ -104,24 +104,24 @@ class GgufFile(TensorFile):
         order = self._order(name)
         count = max(1, _PIECE_WEIGHTS * place.shape[0] // max(1, _size(place.shape)))
         for at in range(kept.start, kept.stop, count):
-            rows = order[at : min(at + count, kept.stop)]
-            yield _numbers(place.dtype, raw[rows].numpy()).view(len(rows), *place.shape[1:])
+            stop = min(at + count, kept.stop)
+            rows = raw[at:stop] if order is None else raw[order[at:stop]]
+            yield _numbers(place.dtype, rows.numpy()).view(len(rows), *place.shape[1:])
             # Of rows in another order some are read again, which is no error.
             begin = place.begin + at * place.row_bytes
             self.let_go(begin, begin + len(rows) * place.row_bytes)
 
-    def _order(self, name: str) -> torch.Tensor:
-        """Which row of the file each row is."""
+    def _order(self, name: str) -> torch.Tensor | None:
+        """Which row of the file each row is; None: the same."""
         num_rows = self.places[name].shape[0]
-        rows = torch.arange(num_rows)
         heads = self._interleaved.get(name)
         if heads is None:
-            return rows
+            return None
         if num_rows % (2 * heads):
             raise CheckpointError(
                 f"{self.path}: tensor {name} has {num_rows} rows for {heads} heads"
             )
-        return rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)
+        return torch.arange(num_rows).view(heads, -1, 2).transpose(1, 2).reshape(-1)
 
 
 def _numbers(kind: str, raw: "np.ndarray[Any, Any]") -> torch.Tensor:

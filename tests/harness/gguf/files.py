@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from gguf import GGUFWriter, get_tensor_name_map
-from gguf.constants import MODEL_ARCH, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH, GGMLQuantizationType
 from gguf.quants import quantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
@@ -133,7 +133,8 @@ def _tensors(
             "k_proj": config["num_key_value_heads"],
         }.get(name.split(".")[-2])
         rows = _interleaved(stored, heads) if heads and architecture == "llama" else stored
-        kept = "F32" if rows.ndim < 2 else kind if rows.shape[-1] % 32 == 0 else "F16"
+        block, _ = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        kept = "F32" if rows.ndim < 2 else kind if rows.shape[-1] % block == 0 else "F16"
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
         yield target, quantize(rows, GGMLQuantizationType[kept]), kept
