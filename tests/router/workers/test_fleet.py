@@ -218,6 +218,7 @@ async def test_a_newcomer_is_taken_for_one_of_its_peers_until_it_reports_what_it
     first, second, newcomer = deployment.decode
     assert costs()[newcomer.worker_id] == (PRIOR.step_seconds, False)
     first.status["cost"] = worker_pb2.CostModel(step_seconds=0.001)
+    await eventually(lambda: costs()[first.worker_id] == (0.001, True))
     second.status["cost"] = worker_pb2.CostModel(step_seconds=0.003)
     await eventually(lambda: costs()[newcomer.worker_id] == (0.001, True))
     newcomer.status["cost"] = worker_pb2.CostModel(step_seconds=0.002)
