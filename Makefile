@@ -17,7 +17,7 @@ CHART_README := helm/lengthwise/README.md
 CONFIGURATION := docs/configuration.md
 DASHBOARDS := helm/lengthwise/dashboards
 
-.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench reproduce reproduce-plans bench-scheduling bench-goodput bench-cpu up clean
+.PHONY: help setup serving proto proto-check schema schema-check dashboards dashboards-check lint test test-quick test-cluster test-gpu gpu-check soak fuzz bench reproduce reproduce-plans reproduce-profiles bench-scheduling bench-goodput bench-cpu up clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -105,8 +105,10 @@ bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 reproduce: setup  ## Published results in simulation; 10 minutes
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce
 
-reproduce-plans: setup  ## Plans and costs beside those of the aiconfigurator that the Python AICONFIGURATOR has; half an hour
+reproduce-plans: setup  ## Plans beside those of the aiconfigurator that the Python AICONFIGURATOR has; half an hour
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.plans $(ARGUMENTS)
+
+reproduce-profiles: setup  ## Costs of ten steps beside aiconfigurator's and published ones
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.profiles $(ARGUMENTS)
 
 bench-scheduling: setup  ## Length-aware against first come, first served, live; 25 minutes

@@ -101,19 +101,18 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, help="a folder for its tables and answers")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", choices=("plans_steady", "plans_real"))
+    parser.add_argument("--setting", default="", help="those alone that have this in their name")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         chosen = [
-            run for run in runs(asked.kept or Path(folder)) if asked.only in (None, run.table)
+            run
+            for run in runs(asked.kept or Path(folder))
+            if asked.only in (None, run.table) and asked.setting in str(run.setting)
         ]
         with ProcessPoolExecutor(asked.processes, mp_context=get_context("spawn")) as pool:
-            rows = []
             for run, row in zip(chosen, pool.map(SettingRun.__call__, chosen), strict=True):
                 print(run.table, json.dumps(row), flush=True)
-                rows.append((run.table, row))
-    for table in ("plans_steady", "plans_real"):
-        if found := [row for name, row in rows if name == table]:
-            append_rows(table, found)
+                append_rows(run.table, [row])
 
 
 if __name__ == "__main__":

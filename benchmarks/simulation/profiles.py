@@ -1,6 +1,6 @@
 """How far cost profiles are apart: ten steps, calculated, measured by operator, and published.
 
-    make reproduce-plans AICONFIGURATOR=aic/bin/python ARGUMENTS="--kept FOLDER"
+    make reproduce-profiles AICONFIGURATOR=aic/bin/python ARGUMENTS="--kept FOLDER"
 
 Rows are ratios; the tables themselves are others'. Splitwise's comes from --splitwise FILE, its
 splitwise_perf_model.csv, or is left out.

@@ -1,4 +1,5 @@
-"""GPUs, as their makers' data sheets describe them."""
+"""GPUs, as their makers' data sheets describe them; memory as CUDA reports it, for gigabytes of the
+sheets are GiB for some GPUs: an H100 of 80 GB has 85e9 bytes, an H200 of 141 GB 150e9."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -26,21 +27,21 @@ GPUS: Final = {
         network_bytes_per_second=50e9,
     ),
     "H200": GpuModel(
-        memory_bytes=141e9,
+        memory_bytes=150e9,
         memory_bytes_per_second=4.8e12,
         flops=989e12,
         peer_bytes_per_second=450e9,
         network_bytes_per_second=50e9,
     ),
     "H100": GpuModel(
-        memory_bytes=80e9,
+        memory_bytes=85e9,
         memory_bytes_per_second=3.35e12,
         flops=989e12,
         peer_bytes_per_second=450e9,
         network_bytes_per_second=50e9,
     ),
     "A100": GpuModel(
-        memory_bytes=80e9,
+        memory_bytes=85e9,
         memory_bytes_per_second=2.039e12,
         flops=312e12,
         peer_bytes_per_second=300e9,
