@@ -18,7 +18,7 @@ from simulation.plans_steady import ATTAINMENT, LEAST, SteadyState, policies_for
 from simulation.static_plan import PlanSetting, StaticPlan
 
 VARIATION: Final = 2.0
-TRIED: Final = 1  # disaggregated shapes, beside all aggregated ones
+TRIED: Final = 2  # disaggregated shapes, beside all aggregated ones
 PRECISION: Final = 0.08
 SEARCHED_SECONDS: Final = 30.0  # of arrivals
 SECONDS: Final = 60.0
