@@ -142,6 +142,10 @@ def test_a_bad_trace_is_one_line_and_nothing_is_sent(tmp_path: Path, text: str, 
         ({"tpot": -1.0}, "tpot_seconds"),
         ({"json": Path("absent/a.json")}, "--json: got absent"),
         ({"lengths": ["5"]}, "--lengths: got '5'"),
+        ({"turns": float("nan")}, "sessions: got nan turns"),
+        ({"turns": float("inf")}, "sessions: got inf turns"),
+        ({"turns": 2.0, "think": float("nan")}, "nan s between them"),
+        ({"turns": 2.0, "think": 1e300}, "1e+300 s between them"),
     ],
 )
 def test_what_cannot_be_replayed_is_one_line(

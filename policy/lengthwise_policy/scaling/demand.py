@@ -74,7 +74,7 @@ class DemandPolicy:
     """What latency is wanted of the 90th percentile, and how busy workers may be."""
 
     objectives: Objectives
-    # Of a prefill worker's time. In benchmarks/scaling/autoscaling.py 0.8 needs 5 % fewer workers
+    # Of a prefill worker's time. In an earlier simulation of the scaler 0.8 needs 5 % fewer workers
     # and meets the objectives of 1 % to 2 % fewer requests; 0.6 needs 6 % more, for 1 % more.
     utilisation: float = 0.7
     clear_seconds: float = 30.0  # in which a backlog has to be gone

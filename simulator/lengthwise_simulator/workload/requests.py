@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 from random import Random
 
 from lengthwise_simulator.errors import SimulationError
@@ -48,6 +49,9 @@ def scaled_lengths(
     ]
 
 
+MOST_THINK_SECONDS = 1e6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
     """Conversations whose turns add to one history, or agents' chains of calls of tools: then the
@@ -61,10 +65,12 @@ class Sessions:
     system_prompts: int = 1  # how many of those there are
 
     def __post_init__(self) -> None:
-        if self.mean_turns < 1 or self.think_seconds < 0 or self.system_prompts < 1:
+        is_right = 1 <= self.mean_turns < inf and 0 <= self.think_seconds <= MOST_THINK_SECONDS
+        if not is_right or self.system_prompts < 1:
             raise SimulationError(
                 f"sessions: got {self.mean_turns:g} turns, {self.think_seconds:g} s between them"
-                f" and {self.system_prompts} system prompts, expected at least 1, 0 and 1"
+                f" and {self.system_prompts} system prompts, expected at least 1, 0 to"
+                f" {MOST_THINK_SECONDS:g} and at least 1"
             )
 
 
