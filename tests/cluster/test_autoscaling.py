@@ -13,7 +13,8 @@ from harness.waiting import wait_for
 
 LONG_PROMPTS = Traffic(streams=6, max_tokens=2, prompt_lines=90)
 
-LONG_OUTPUTS = Traffic(streams=24, max_tokens=320)
+LONG_OUTPUTS = Traffic(streams=32, max_tokens=320)
+"""18 KV blocks each: more than two workers are planned with, 460, and fewer than three."""
 
 pytestmark = pytest.mark.usefixtures("prometheus", "autoscaler_log")
 

