@@ -18,8 +18,8 @@ from lengthwise_checkpoint.spec import DecoderSpec, Projections
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
 from lengthwise_engine.models.weights import load_weights
 
 BLOCK: Final = 16
@@ -62,7 +62,7 @@ def spec_of(shape: Shape) -> DecoderSpec:
     return read_decoder_spec(ConfigJson(Path("config.json"), shape))
 
 
-class RandomTensors(SafetensorsFiles):
+class RandomTensors(WeightFiles):
     """Stands in for a checkpoint's files: fills whatever is asked for, and remembers it.
 
     With `filled_on` "cpu" weights are equal on all devices.

@@ -12,8 +12,8 @@ from rows import append_rows
 
 from lengthwise_engine.models import weights_digest
 from lengthwise_engine.models.decoder_loader import read_spec
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import load_weights
 
 REPEATS = 3
@@ -43,7 +43,7 @@ def _load(folder: Path, how: str) -> float:
             kept.unlink()
     began_at = time.monotonic()
     load_weights(
-        SafetensorsFiles(folder, hashed=how != "plain"),
+        WeightFiles(folder, hashed=how != "plain"),
         ModelShard(whole=read_spec(folder)),
         device=torch.device("cpu"),
         dtype=torch.bfloat16,

@@ -37,6 +37,10 @@ PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]
 ModelName = Annotated[
     str | None, Option("--model", help="Which one; needed where several are served.")
 ]
+MaxInFlight = Annotated[int, Option(min=1, help="More wait for their turn.")]
+RequestSeconds = Annotated[float, Option(help="Seconds after which a request has failed.")]
+RequestRows = Annotated[Path | None, Option(help="Write a row per request here.")]
+Picture = Annotated[Path | None, Option(help="Draw it here: .svg, .png or .pdf.")]
 MaxTokens = Annotated[int | None, Option(help="At most so many tokens.")]
 MinTokens = Annotated[int | None, Option(help="At least so many tokens.")]
 Temperature = Annotated[float | None, Option(help="0 is greedy; not given: the model's default.")]

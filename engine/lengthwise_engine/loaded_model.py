@@ -31,9 +31,9 @@ from lengthwise_engine.models.decoder_loader import (
 )
 from lengthwise_engine.models.foreign.loader import load_foreign
 from lengthwise_engine.models.foreign.skeleton import read_foreign_spec, refuse_settings
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.step import StepModel
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.numerics import (
     Numerics,
     choose_foreign_numerics,
@@ -73,7 +73,7 @@ class LoadedModel:
     numerics: str = ""
     steps: StepCounts = field(default_factory=StepCounts)
     ranks: RankWatch | None = None
-    files: SafetensorsFiles | None = None
+    files: WeightFiles | None = None
 
     @property
     def cache(self) -> KVCache:
@@ -177,7 +177,7 @@ def _clamped(spec: SpecT, plan: MemoryPlan) -> SpecT:
 def _stored(checkpoint: Path, quantization: Quantization) -> DecoderSpec:
     """As transformers: a stored head wins over a config that says it is tied."""
     spec = read_spec(checkpoint, quantization)
-    if spec.tied_embeddings and "lm_head.weight" in SafetensorsFiles(checkpoint):
+    if spec.tied_embeddings and "lm_head.weight" in WeightFiles(checkpoint):
         return replace(spec, tied_embeddings=False)
     return spec
 

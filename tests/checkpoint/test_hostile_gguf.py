@@ -53,12 +53,14 @@ def file_of(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def read_all(path: Path) -> None:
-    """What routers and workers read before there are weights."""
+def read_all(path: Path) -> tuple[int, tuple[int, ...]]:
+    """What routers and workers read before there are weights; of it the vocabulary's size and the
+    tokens that end an answer."""
     config = read_config(path)
-    read_limits(config)
-    read_generation_defaults(path, config)
+    limits = read_limits(config)
+    generation = read_generation_defaults(path, config)
     read_text_files(path)
+    return limits.vocab_size, tuple(generation.eos_token_ids)
 
 
 def told(path: Path) -> str:
@@ -69,7 +71,7 @@ def told(path: Path) -> str:
 
 
 def test_the_sound_file_is_read(file_of: Callable[..., Path]) -> None:
-    read_all(file_of())
+    assert read_all(file_of()) == (64, (2,))
 
 
 @pytest.mark.parametrize(

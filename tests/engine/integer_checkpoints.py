@@ -76,10 +76,10 @@ def store(folder: Path, how: Format) -> dict[str, torch.Tensor]:
             # Projections of the same inputs are ordered alike.
             generator.manual_seed(size)
             groups = groups[torch.randperm(size, generator=generator)]
-        values, scales, zeros = _rounded(tensor, groups, how)
-        stand_for[name] = (values - zeros[:, groups]) * scales[:, groups]
+        given = _rounded(tensor, groups, how)
+        stand_for[name] = (given.values - given.zeros[:, groups]) * given.scales[:, groups]
         base = name.removesuffix("weight")
-        for key, stored in _WRITE[how.kind](values, scales, zeros, groups, how).items():
+        for key, stored in _WRITE[how.kind](given, how).items():
             tensors[base + key] = stored.contiguous()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
@@ -88,10 +88,17 @@ def store(folder: Path, how: Format) -> dict[str, torch.Tensor]:
     return stand_for
 
 
-def _rounded(
-    weight: torch.Tensor, groups: torch.Tensor, how: Format
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Values from 0 on, scales (of 16 bits) and zeros [out, groups]."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounded:
+    """Values from 0 on, [out, in]; scales (of 16 bits) and zeros [out, groups]; inputs' groups."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    groups: torch.Tensor
+
+
+def _rounded(weight: torch.Tensor, groups: torch.Tensor, how: Format) -> Rounded:
     top = 2**how.bits - 1
     scales, zeros = [], []
     for group in range(int(groups.max()) + 1):
@@ -105,7 +112,7 @@ def _rounded(
             zeros.append((-low / scales[-1]).round().clamp(1, top))
     scale, zero = torch.stack(scales, 1).half().float(), torch.stack(zeros, 1)
     values = (weight / scale[:, groups] + zero[:, groups]).round().clamp(0, top)
-    return values, scale, zero
+    return Rounded(values=values, scales=scale, zeros=zero, groups=groups)
 
 
 def _words(values: torch.Tensor, bits: int) -> torch.Tensor:
@@ -118,65 +125,47 @@ def _words(values: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
 
 
-def _gptq(
-    values: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    groups: torch.Tensor,
-    how: Format,
-) -> dict[str, torch.Tensor]:
+def _gptq(given: Rounded, how: Format) -> dict[str, torch.Tensor]:
     lessened = 0 if how.changes.get("checkpoint_format") == "gptq_v2" else 1
     return {
-        "qweight": _words(values, how.bits).T,
-        "qzeros": _words(zeros.T - lessened, how.bits),
-        "scales": scales.T.half(),
-        "g_idx": groups.to(torch.int32),
+        "qweight": _words(given.values, how.bits).T,
+        "qzeros": _words(given.zeros.T - lessened, how.bits),
+        "scales": given.scales.T.half(),
+        "g_idx": given.groups.to(torch.int32),
     }
 
 
-def _awq(
-    values: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    groups: torch.Tensor,
-    how: Format,
-) -> dict[str, torch.Tensor]:
+def _awq(given: Rounded, how: Format) -> dict[str, torch.Tensor]:
     def words(rows: torch.Tensor) -> torch.Tensor:
         place = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
         return _words(rows.reshape(len(rows), -1, 8)[..., place].flatten(1), 4)
 
-    return {"qweight": words(values.T), "qzeros": words(zeros.T), "scales": scales.T.half()}
+    return {
+        "qweight": words(given.values.T),
+        "qzeros": words(given.zeros.T),
+        "scales": given.scales.T.half(),
+    }
 
 
-def _packed(
-    values: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    groups: torch.Tensor,
-    how: Format,
-) -> dict[str, torch.Tensor]:
+def _packed(given: Rounded, how: Format) -> dict[str, torch.Tensor]:
     found = {
-        "weight_packed": _words(values, how.bits),
-        "weight_scale": scales.bfloat16() if how.changes.get("bfloat16") else scales.half(),
-        "weight_shape": torch.tensor(values.shape),
+        "weight_packed": _words(given.values, how.bits),
+        "weight_scale": given.scales.bfloat16()
+        if how.changes.get("bfloat16")
+        else given.scales.half(),
+        "weight_shape": torch.tensor(given.values.shape),
     }
     if not how.symmetric:
-        found["weight_zero_point"] = _words(zeros.T, how.bits).T
+        found["weight_zero_point"] = _words(given.zeros.T, how.bits).T
     if how.act_order:
-        found["weight_g_idx"] = groups.to(torch.int32)
+        found["weight_g_idx"] = given.groups.to(torch.int32)
     return found
 
 
-def _int8(
-    values: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor,
-    groups: torch.Tensor,
-    how: Format,
-) -> dict[str, torch.Tensor]:
-    found = {"weight": (values - 128).to(torch.int8), "weight_scale": scales.half()}
+def _int8(given: Rounded, how: Format) -> dict[str, torch.Tensor]:
+    found = {"weight": (given.values - 128).to(torch.int8), "weight_scale": given.scales.half()}
     if not how.symmetric:
-        found["weight_zero_point"] = (zeros - 128).to(torch.int8)
+        found["weight_zero_point"] = (given.zeros - 128).to(torch.int8)
     return found
 
 

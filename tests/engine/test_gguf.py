@@ -18,7 +18,7 @@ from lengthwise_checkpoint.gguf.tensor_types import TENSOR_TYPES
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models.decoder_loader import load_model
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
+from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
 from lengthwise_engine.runner.sampler import SampledToken
 
 Generate = Callable[..., list[list[SampledToken]]]
@@ -29,7 +29,7 @@ VARIANTS = (
 CPU = torch.device("cpu")
 
 
-def read(files: SafetensorsFiles, part: TensorPart) -> torch.Tensor:
+def read(files: WeightFiles, part: TensorPart) -> torch.Tensor:
     target = torch.empty([len(kept) for kept in part.kept])
     files.copy_into(target, part)
     return target
@@ -70,7 +70,7 @@ def test_numbers_of_every_type_are_those_of_the_package_gguf(kind: str, tmp_path
     write_file(path, MINIMAL, [embedding, ("blk.0.ffn_up.weight", raw, kind)])
     expected = torch.from_numpy(dequantize(raw, ggml).astype(np.float32))
     part = TensorPart("model.layers.0.mlp.up_proj.weight", (300, 5120), (range(300), range(5120)))
-    files = SafetensorsFiles(path)
+    files = WeightFiles(path)
     torch.testing.assert_close(read(files, part), expected, rtol=0, atol=0, equal_nan=True)
     some = TensorPart(part.name, part.shape, (range(70, 290), range(64, 4000)))
     torch.testing.assert_close(
@@ -90,7 +90,7 @@ def test_a_rank_reads_its_heads_in_the_order_of_folders(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = make_checkpoint("llama-gqa-tied")
-    files = SafetensorsFiles(write_gguf(folder, tmp_path / "model.gguf"))
+    files = WeightFiles(write_gguf(folder, tmp_path / "model.gguf"))
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         name = f"model.layers.1.self_attn.{name}.weight"
         stored = load_file(folder / "model.safetensors")[name]
@@ -124,7 +124,7 @@ def test_what_is_stored_as_it_is_computed_is_mapped(
     kind: str, mapped: bool, make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_gguf(make_checkpoint("llama-gqa-tied"), tmp_path / "model.gguf", kind)
-    files = SafetensorsFiles(path)
+    files = WeightFiles(path)
     part = TensorPart.whole("model.layers.0.mlp.up_proj.weight", (112, 64))
     assert (files.map([part], torch.float32) is not None) == mapped
     query = TensorPart.whole("model.layers.0.self_attn.q_proj.weight", (64, 64))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.weight_files import WeightFiles
 
 CopyOf = Callable[..., Path]
 Make = Callable[[Path], object]
@@ -80,7 +80,7 @@ def test_a_file_that_holds_no_weights_is_one_line(tmp_path: Path, make: Make, sh
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     make(tmp_path / name)
     with pytest.raises(CheckpointError) as caught:
-        SafetensorsFiles(tmp_path, hashed=True)
+        WeightFiles(tmp_path, hashed=True)
     assert str(caught.value).startswith(str(tmp_path))
     assert str(caught.value).isprintable()
 
@@ -92,7 +92,7 @@ NAMES = ("..", ".", "", "/dev/zero", "../x", "a/b", "a\0b", "a\nb", "\ud800", "x
 def test_an_index_leads_to_files_of_its_folder_only(tmp_path: Path, name: str) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(CheckpointError) as caught:
-        SafetensorsFiles(tmp_path, hashed=True)
+        WeightFiles(tmp_path, hashed=True)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1100
 

@@ -2,50 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from engine.integer_checkpoints import ROUND, reference_model
+from engine.next_token import load, logprobs, prompt
 
-from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.integers import linear
 from lengthwise_engine.models.integers.codes import Codes
 from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
-from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_kernels.errors import UnsupportedByKernel
 
-VOCABULARY = 320
 BITS = pytest.mark.parametrize("bits", [8, 4])
-
-
-def load(folder: Path, quantization: Any = "none", **options: Any) -> LoadedModel:
-    return load_runner(
-        folder,
-        device="cpu",
-        num_blocks=32,
-        quantization=quantization,
-        **options,
-    )
-
-
-def prompt(length: int) -> list[int]:
-    generator = torch.Generator().manual_seed(length)
-    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
-
-
-def logprobs(loaded: LoadedModel, length: int) -> torch.Tensor:
-    """Of every token after a prompt."""
-    tokens = prompt(length)
-    sampling = SamplingParameters(temperature=0.0, top_logprobs=VOCABULARY)
-    state = SamplingState(sampling=sampling, token_ids=tokens, num_prompt_tokens=length)
-    chunk = SequenceChunk(token_ids=tokens, start=0, block_ids=range(32), sampling=state)
-    (token,) = loaded.runner.run([chunk])
-    assert token is not None
-    found = dict(token.top_logprobs)
-    return torch.tensor([found[index] for index in range(VOCABULARY)])
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models import weights as weights_module
 from lengthwise_engine.models.decoder_loader import read_spec
 from lengthwise_engine.models.linear import Linear
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import DecoderWeights, load_weights
 from lengthwise_engine.runner.sampler import SamplingParameters
 from lengthwise_kernels.packed import multiplies_bfloat16
@@ -34,7 +34,7 @@ def plain_weights() -> Iterator[None]:
 
 
 def load(folder: Path, shard: ModelShard) -> DecoderWeights:
-    files = SafetensorsFiles(folder, hashed=True)
+    files = WeightFiles(folder, hashed=True)
     return load_weights(files, shard, device=CPU, dtype=torch.bfloat16)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine.next_token import logprobs, prompt
 from harness.fp8_checkpoints import (
     dequantised,
     quantization_config,
@@ -24,41 +25,22 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models import linear
 from lengthwise_engine.models.decoder_loader import Quantization, load_model, read_spec
 from lengthwise_engine.models.linear import Fp8Linear
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import load_weights
-from lengthwise_engine.runner.base import SequenceChunk
-from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
+from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_kernels.reference import fp8
 
 CopyOf = Callable[..., Path]
 Generate = Callable[..., list[list[SampledToken]]]
 CPU = torch.device("cpu")
-VOCABULARY = 320
 
 
 def _load(folder: Path, quantization: Quantization) -> LoadedModel:
     return load_runner(
         folder, device="cpu", num_blocks=32, kv_memory_bytes=0, quantization=quantization
     )
-
-
-def _prompt(length: int) -> list[int]:
-    generator = torch.Generator().manual_seed(length)
-    return torch.randint(VOCABULARY, (length,), generator=generator).tolist()
-
-
-def _logprobs(loaded: LoadedModel, length: int) -> torch.Tensor:
-    """Of every token after a prompt."""
-    prompt = _prompt(length)
-    sampling = SamplingParameters(temperature=0.0, top_logprobs=VOCABULARY)
-    state = SamplingState(sampling=sampling, token_ids=prompt, num_prompt_tokens=length)
-    chunk = SequenceChunk(token_ids=prompt, start=0, block_ids=range(32), sampling=state)
-    (token,) = loaded.runner.run([chunk])
-    assert token is not None
-    found = dict(token.top_logprobs)
-    return torch.tensor([found[index] for index in range(VOCABULARY)])
 
 
 def _difference(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -73,8 +55,8 @@ def test_every_family_computes_what_rounding_by_hand_computes(any_checkpoint: Pa
     differences = []
     for length in (1, 2, 5, 17, 40):
         with torch.inference_mode():
-            logits = reference(torch.tensor([_prompt(length)])).logits[0, -1]
-        differences.append(_difference(_logprobs(loaded, length), logits.log_softmax(-1)))
+            logits = reference(torch.tensor([prompt(length)])).logits[0, -1]
+        differences.append(_difference(logprobs(loaded, length), logits.log_softmax(-1)))
     assert statistics.median(differences) < 1e-4
     assert max(differences) < 0.1
 
@@ -91,7 +73,7 @@ def test_logits_err_by_about_a_tenth_in_three_layers(variant: str, copy_of: Copy
     scale_projections(folder, 0.5)
     exact, quantised = _load(folder, "none"), _load(folder, "fp8")
     differences = [
-        _difference(_logprobs(quantised, length), _logprobs(exact, length))
+        _difference(logprobs(quantised, length), logprobs(exact, length))
         for length in (1, 17, 130, 300)
     ]
     assert 0.02 < statistics.mean(differences) < 0.13
@@ -103,7 +85,7 @@ def test_a_stored_fp8_checkpoint_is_what_rounding_its_weights_yields(
 ) -> None:
     folder = copy_of(variant)
     full = load_file(folder / "model.safetensors")
-    prompts = [_prompt(length) for length in (1, 20, 33)]
+    prompts = [prompt(length) for length in (1, 20, 33)]
     expected = generate(_load(folder, "fp8"), prompts, 8)
     store_as_fp8(folder)
     model = load_model(folder, CPU)
@@ -127,7 +109,7 @@ def test_ranks_have_their_shares_of_stored_numbers_and_scales(copy_of: CopyOf) -
     folder = copy_of("qwen3")
     store_as_fp8(folder)
     shards = [ModelShard(whole=read_spec(folder), rank=rank, size=2) for rank in range(2)]
-    files = SafetensorsFiles(folder)
+    files = WeightFiles(folder)
     whole = load_weights(files, ModelShard(whole=shards[0].whole), device=CPU, dtype=torch.float32)
     ranks = [load_weights(files, shard, device=CPU, dtype=torch.float32) for shard in shards]
     full, first, second = (weights.layers[1] for weights in (whole, *ranks))

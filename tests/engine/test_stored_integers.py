@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from engine.integer_checkpoints import Format, reference_model, store
-from engine.test_integers import load, logprobs, prompt
+from engine.next_token import load, logprobs, prompt
 from safetensors.torch import load_file, save_file
 
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_engine.models.decoder_loader import load_model, read_spec
 from lengthwise_engine.models.integers.linear import IntegerLinear
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import load_weights
 from lengthwise_engine.runner.memory_plan import weight_bytes
 
@@ -110,7 +110,7 @@ def test_ranks_have_their_shares(name: str, copy_of: CopyOf) -> None:
             tensors[key] = wide.to(tensor.dtype)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     full = store(folder, FORMATS[name])["model.layers.1.mlp.down_proj.weight"]
-    files = SafetensorsFiles(folder)
+    files = WeightFiles(folder)
     for rank in range(2):
         shard = ModelShard(whole=read_spec(folder), rank=rank, size=2)
         layer = load_weights(files, shard, device=CPU, dtype=torch.float32).layers[1]
@@ -123,7 +123,7 @@ def test_ranks_that_would_cut_a_group_are_refused(copy_of: CopyOf) -> None:
     store(folder, FORMATS["gptq"])
     shard = ModelShard(whole=read_spec(folder), rank=1, size=2)
     with pytest.raises(UnsupportedModel, match=r"down_proj: inputs 56 to 112 .* use fewer ranks"):
-        load_weights(SafetensorsFiles(folder), shard, device=CPU, dtype=torch.float32)
+        load_weights(WeightFiles(folder), shard, device=CPU, dtype=torch.float32)
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -14,7 +14,7 @@ from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models import weights_digest
 from lengthwise_engine.models.decoder_loader import Quantization
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.weight_files import WeightFiles
 
 CopyOf = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -44,7 +44,7 @@ def fingerprint(folder: Path, quantization: Quantization = "none", ranks: int = 
 
 
 def digest(folder: Path) -> str:
-    return SafetensorsFiles(folder, hashed=True).digest()
+    return WeightFiles(folder, hashed=True).digest()
 
 
 def flip(path: Path, at: int) -> None:
@@ -160,7 +160,7 @@ def test_weights_that_change_while_they_are_loaded_are_refused(
     copy_of: CopyOf, change: Callable[[Path], object]
 ) -> None:
     folder = copy_of("llama")
-    files = SafetensorsFiles(folder, hashed=True)
+    files = WeightFiles(folder, hashed=True)
     change(folder / WEIGHTS)
     with pytest.raises(CheckpointError, match="changed while they were loaded"):
         files.digest()

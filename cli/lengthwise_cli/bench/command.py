@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
@@ -36,15 +35,15 @@ def bench(
         Path | None, Option(help="CSV of arrived_at, prompt_tokens, output_tokens; or Azure's.")
     ] = None,
     seed: Annotated[int, Option(help="Equal seeds give equal requests.")] = 0,
-    max_in_flight: Annotated[int, Option(min=1, help="More wait for their turn.")] = 1024,
-    timeout: Annotated[float, Option(help="Seconds after which a request has failed.")] = 120.0,
+    max_in_flight: option.MaxInFlight = 1024,
+    timeout: option.RequestSeconds = 120.0,
     ttft_short: Annotated[
         float, Option(help="Objective for the first token of short prompts, in seconds.")
     ] = OBJECTIVES.ttft_short_seconds,
     ttft_long: Annotated[float, Option(help="And of long ones.")] = OBJECTIVES.ttft_long_seconds,
     tpot: Annotated[float, Option(help="And for each token after.")] = OBJECTIVES.tpot_seconds,
-    csv: Annotated[Path | None, Option(help="Write a row per request here.")] = None,
-    plot: Annotated[Path | None, Option(help="Draw it here: .svg, .png or .pdf.")] = None,
+    csv: option.RequestRows = None,
+    plot: option.Picture = None,
     read: Annotated[
         Path | None, Option("--from", help="Load nothing: show a run that --csv wrote.")
     ] = None,
@@ -71,11 +70,7 @@ def bench(
             model=model, tls=option.make_tls(tls_authority, tls_certificate, tls_private_key),
         )  # fmt: skip
         run, is_whole = load.run()
-    output.write(run, before)
-    if not is_whole:
-        raise typer.Exit(130)
-    if not run.answered:
-        raise typer.Exit(1)
+    output.end(run, before, is_whole=is_whole)
 
 
 def _objectives(ttft_short: float, ttft_long: float, tpot: float) -> Objectives:

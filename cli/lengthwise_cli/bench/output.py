@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import typer
+
 from lengthwise_cli.bench import report
 from lengthwise_cli.bench.json_files import write_json
 from lengthwise_cli.bench.run import Run
@@ -35,8 +37,16 @@ class Output:
         if self.plot is not None and find_spec("matplotlib") is None:
             raise CommandError('--plot needs matplotlib: pip install "lengthwise[plot]"')
 
-    def write(self, run: Run, before: Run | None) -> None:
-        """Errors: OSError."""
+    def end(self, run: Run, before: Run | None, *, is_whole: bool) -> None:
+        """Raises typer.Exit for a run that was interrupted, or that nobody answered. Errors:
+        OSError."""
+        self._write(run, before)
+        if not is_whole:
+            raise typer.Exit(130)
+        if not run.answered:
+            raise typer.Exit(1)
+
+    def _write(self, run: Run, before: Run | None) -> None:
         console = make_console()
         report.show(run, self.objectives, console)
         if before is not None:

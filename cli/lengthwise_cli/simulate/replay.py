@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from lengthwise._grpc.channel import DEFAULT_ENDPOINT
@@ -31,11 +30,11 @@ def replay(
     endpoint: option.Endpoints = [DEFAULT_ENDPOINT],  # noqa: B006  (typer copies it)
     model: option.ModelName = None,
     requests: Annotated[int, Option(min=1, max=MAX_REQUESTS, help="How many, at most.")] = 1000,
-    max_in_flight: Annotated[int, Option(min=1, help="More wait for their turn.")] = 1024,
-    timeout: Annotated[float, Option(help="Seconds after which a request has failed.")] = 120.0,
-    csv: Annotated[Path | None, Option(help="Write a row per request here.")] = None,
+    max_in_flight: option.MaxInFlight = 1024,
+    timeout: option.RequestSeconds = 120.0,
+    csv: option.RequestRows = None,
     json: Annotated[Path | None, Option(help="Write the summary here.")] = None,
-    plot: Annotated[Path | None, Option(help="Draw it here: .svg, .png or .pdf.")] = None,
+    plot: option.Picture = None,
     against: Annotated[
         Path | None, Option(help="What --csv of simulate wrote of the same workload, or of replay.")
     ] = None,
@@ -56,11 +55,7 @@ def replay(
         tls=option.make_tls(tls_authority, tls_certificate, tls_private_key),
     )  # fmt: skip
     run, is_whole = load.run()
-    output.write(run, before)
-    if not is_whole:
-        raise typer.Exit(130)
-    if not run.answered:
-        raise typer.Exit(1)
+    output.end(run, before, is_whole=is_whole)
 
 
 def _plan(

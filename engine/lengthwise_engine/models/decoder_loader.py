@@ -12,8 +12,8 @@ import torch
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.models.decoder import Decoder
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import load_weights
 from lengthwise_kernels.dispatch import packs
 
@@ -47,7 +47,7 @@ def load_model(
     """Load a checkpoint folder, to compute in `compute_dtype`."""
     spec = read_spec(checkpoint, quantization)
     weights = load_weights(
-        SafetensorsFiles(checkpoint, hashed=True),
+        WeightFiles(checkpoint, hashed=True),
         ModelShard(whole=spec),
         device=device,
         dtype=compute_dtype(spec, device, dtype),

@@ -4,6 +4,7 @@ A model does not know which kind of projection it has. What comes right before o
 too, because kernels may do both in one pass.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -41,13 +42,14 @@ class Projection(Protocol):
         """The same, such that no row of y depends on how many others there are."""
 
 
-class Unfused:
+class Unfused(ABC):
     """A projection that computes what comes before it apart."""
 
     __slots__ = ()
 
+    @abstractmethod
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        """As `Projection`."""
 
     def after_norm(
         self, x: torch.Tensor, residual: torch.Tensor, norm: torch.Tensor, eps: float

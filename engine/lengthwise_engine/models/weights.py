@@ -18,8 +18,8 @@ from lengthwise_engine.models.integers.codes import ROUNDED_BITS, Codes
 from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
 from lengthwise_engine.models.integers.stored import StoredIntegers, stacked
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles, TensorPart
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
 from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8, packs
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
@@ -63,7 +63,7 @@ class DecoderWeights:
     norm: torch.Tensor
     head: Linear
     digest: str
-    files: SafetensorsFiles
+    files: WeightFiles
 
     def invariant(self) -> "DecoderWeights":
         """The same, with invariant layers and head."""
@@ -72,7 +72,7 @@ class DecoderWeights:
 
 
 def load_weights(
-    files: SafetensorsFiles, shard: ModelShard, *, device: torch.device, dtype: torch.dtype
+    files: WeightFiles, shard: ModelShard, *, device: torch.device, dtype: torch.dtype
 ) -> DecoderWeights:
     """Read a checkpoint in the Hugging Face naming.
 
@@ -153,7 +153,7 @@ class _Reader:
 
     def __init__(
         self,
-        files: SafetensorsFiles,
+        files: WeightFiles,
         device: torch.device,
         dtype: torch.dtype,
         spec: DecoderSpec,

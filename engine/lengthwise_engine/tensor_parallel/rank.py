@@ -13,8 +13,8 @@ from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import Quantization, read_spec
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
 from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weight_files import WeightFiles
 from lengthwise_engine.models.weights import DecoderWeights, load_weights
 from lengthwise_engine.runner.graph_recorder import CudaRecorder, Recorder
 from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
@@ -59,7 +59,7 @@ class RankPlan:
         checkpoint = Path(self.checkpoint)
         with loading_weights(checkpoint, self.device):
             return load_weights(
-                SafetensorsFiles(checkpoint, hashed=self.rank == 0),
+                WeightFiles(checkpoint, hashed=self.rank == 0),
                 self.shard(),
                 device=self.device,
                 dtype=getattr(torch, self.dtype),

@@ -16,7 +16,7 @@ from lengthwise_engine.models.foreign.model import ForeignModel
 from lengthwise_engine.models.foreign.projection import put_projections
 from lengthwise_engine.models.foreign.registry import Transformers
 from lengthwise_engine.models.foreign.spec import ForeignSpec
-from lengthwise_engine.models.safetensors_files import SafetensorsFiles
+from lengthwise_engine.models.weight_files import WeightFiles
 
 _PROBLEMS: Final = (
     ("missing_keys", "are missing"),
@@ -37,7 +37,7 @@ def load_foreign(
     folder = config.path.parent
     library = Transformers(config)
     library.modeling.ALL_ATTENTION_FUNCTIONS.register(NAME, paged_attention)
-    digest = SafetensorsFiles(folder, hashed=True).hash_all()
+    digest = WeightFiles(folder, hashed=True).hash_all()
     model = _read(library, folder, dtype).to(device).requires_grad_(False)
     _fix_rotations(library, model, spec.context_length)
     put_projections(model)

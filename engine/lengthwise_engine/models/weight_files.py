@@ -52,7 +52,7 @@ def _is_whole(kept: range, size: int) -> bool:
     return kept == range(size)
 
 
-class SafetensorsFiles:
+class WeightFiles:
     """All tensors of a checkpoint, by name."""
 
     def __init__(self, folder: Path, *, hashed: bool = False) -> None:
@@ -144,7 +144,7 @@ class SafetensorsFiles:
         return file.rows(begin, end, dtype).view(-1, *parts[0].shape[1:])
 
     def copy_into(self, target: torch.Tensor, part: TensorPart) -> None:
-        """Fill `target`, converting the type, a piece at a time. No bytes but the part's are read,
+        """Fill `target`, converting the type, a piece at a time. No rows but the part's are read,
         except for the digest."""
         file, place = self._file(part.name), self._place(part.name)
         supported = _EXACT_DTYPES.get(target.dtype, file.full_dtypes)
