@@ -22,10 +22,10 @@ from statistics import median
 import httpx
 import psutil
 from cpu import CpuWatch
-from micro.router_cpu import Result, cpu_seconds, load, percentile_ms
 from rows import append_rows
 
 from front_door.fronts import Front, before, dynamo, ours, sglang
+from front_door.router_cpu import Result, cpu_seconds, load, percentile_ms
 
 CONCURRENCY = 16
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.error import URLError
 
 import psutil
-from micro.router_cpu import PROMPT
 from tokenizers import Tokenizer
 
 import lengthwise_engine
+from front_door.router_cpu import PROMPT
 from lengthwise import Client
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_local import LocalCluster

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from micro.kv_transfer import LAYOUT, TransferPair, make_pieces
+from transfers.kv_transfer import LAYOUT, TransferPair, make_pieces
 
 import lengthwise_engine
 from gpu.agreement.case import milliseconds

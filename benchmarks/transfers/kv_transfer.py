@@ -1,6 +1,6 @@
 """How fast KV blocks move between two workers, against bare gloo between two processes.
 
-Run `python -m micro.kv_transfer`; it prints a table and appends to
+Run `python -m transfers.kv_transfer`; it prints a table and appends to
 benchmarks/data/kv_transfer.csv. Budget: at least 80 % of bare gloo for pieces of 1 MiB and more.
 
 Both sides of the comparison move the same number of bytes per piece through caches of the same
@@ -10,7 +10,7 @@ prefill that pushes layers does: over the network's path, and through shared mem
 receiver copies out of the sender's memory and both ends hash.
 
 The rate is bound by the processors, so other work on the machine spoils it: every row has the load
-average at the start. `chrt -f 1 python -m micro.kv_transfer` keeps the processors for
+average at the start. `chrt -f 1 python -m transfers.kv_transfer` keeps the processors for
 itself.
 """
 

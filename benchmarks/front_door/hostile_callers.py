@@ -5,7 +5,7 @@ time, or a flood of small ones; this one asks for the tokens of five letters eve
 p99 at most 50 ms, the router and its children 600 MiB. `--python` of another checkout measures that
 one's router:
 
-    python -m micro.hostile_callers --python ../before/.venv/bin/python --commit fe0e288
+    python -m front_door.hostile_callers --python ../before/.venv/bin/python --commit fe0e288
 """
 
 import argparse

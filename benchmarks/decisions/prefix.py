@@ -1,6 +1,6 @@
 """What prefix reuse costs besides the model: microseconds on one core, and bytes per known block.
 
-Run `python -m micro.prefix`; it prints a table and appends to
+Run `python -m decisions.prefix`; it prints a table and appends to
 benchmarks/data/prefix.csv. Prompts of 140 tokens (a short turn) and 32,768; the cache has 100,000
 blocks, all with content, so that every fresh block is an eviction; the index has a million blocks
 of 256 workers.

@@ -1,6 +1,6 @@
 """What holding every row to a JSON schema adds to a decode step.
 
-Run `python -m micro.grammar_tpot`; it appends to benchmarks/data/grammar_tpot.csv. The shape of
+Run `python -m steps.grammar_tpot`; it appends to benchmarks/data/grammar_tpot.csv. The shape of
 Qwen2.5-0.5B (0.36 B without the vocabulary of 151,936) with random weights in bfloat16, one core, 8
 rows, drawn and greedy. Each step is computed twice at equal positions, for rows that are free and
 for rows that are held to schemas of `structured_output`, in alternating order; a row that ends
@@ -21,6 +21,7 @@ from time import perf_counter, thread_time
 import numpy as np
 import numpy.typing as npt
 import torch
+from front_door.structured_output import VOCABULARY, large_tokenizer, schema
 from gpu.models import BLOCK, SHAPES, random_model
 from llguidance import LLMatcher
 from rows import append_rows
@@ -29,7 +30,6 @@ from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.sampling.grammar import GrammarState
-from micro.structured_output import VOCABULARY, large_tokenizer, schema
 
 SHAPE = "Qwen2.5-0.5B"
 ROWS = 8

@@ -1,6 +1,6 @@
 """What computing the prompt of n choices once gains: output tokens per second.
 
-Run `python -m micro.choices`; it appends to benchmarks/data/choices.csv. One prefill and one decode
+Run `python -m steps.choices`; it appends to benchmarks/data/choices.csv. One prefill and one decode
 worker with random weights, two callers at once, each with a prompt of 1,024 tokens that it wants 8
 completions of 32 tokens of. In each round they ask in every way, in an order drawn: as `n` of one
 request; as requests that may share what is cached (`cached`), sent at once; and as requests that

@@ -1,7 +1,7 @@
 """What a placement costs: microseconds of CPU time of one decision, over a large fleet. CPU time is
 that of this process, whatever else runs.
 
-Run `python -m micro.placement`; it prints a table and appends to
+Run `python -m decisions.placement`; it prints a table and appends to
 benchmarks/data/placement.csv. Budget of the default strategy: 300 microseconds over 256 prefill and
 as many decode workers, 500 over 500 of each.
 """

@@ -1,6 +1,6 @@
 """What the policies cost: microseconds of CPU time of one decision, without any model.
 
-Run `python -m micro.policy`; it prints a table and appends to benchmarks/data/policy.csv,
+Run `python -m decisions.policy`; it prints a table and appends to benchmarks/data/policy.csv,
 one row per decision with its conditions. Budget: next_batch with 10,000 requests queued 1 ms.
 Placements are measured in placement.py, the prefix cache in prefix.py.
 """

@@ -1,6 +1,6 @@
 """Whether outputs are of their schemas, and what finding the allowed tokens takes.
 
-Run `python -m micro.structured_output`; it appends to benchmarks/data/structured_output.csv.
+Run `python -m front_door.structured_output`; it appends to benchmarks/data/structured_output.csv.
 `valid`: random schemas, each sent once to a router with random weights behind it, whose text is
 held to it by the `jsonschema` package. `mask`: the same schemas followed at random with a
 byte-level vocabulary of 151,936 tokens: what `GrammarState.allowed` takes for the first token and

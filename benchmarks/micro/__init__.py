@@ -1,1 +1,0 @@
-"""One part each, timed alone."""

@@ -1,0 +1,1 @@
+"""What a step of the engine takes, and what adds to it."""

@@ -1,0 +1,1 @@
+"""How KV moves from worker to worker."""
