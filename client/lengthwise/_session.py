@@ -11,9 +11,9 @@ dropped, a skipped one is an error.
 from collections.abc import MutableSequence, Sequence
 from dataclasses import replace
 
-from lengthwise._parts import ReceivedParts
 from lengthwise._retries import Attempt, Retries
 from lengthwise._wire import responses
+from lengthwise._wire.parts import ReceivedParts
 from lengthwise.types import Chunk, Completion, Token
 from lengthwise_wire.errors import InternalError, LengthwiseError, NotSupported
 from lengthwise_wire.v1 import inference_pb2 as pb

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lengthwise import _validation as valid
+from lengthwise._wire import validation as valid
 from lengthwise.conversation import Message, ToolCall
 from lengthwise.types import Options
 from lengthwise_wire.errors import InvalidRequest

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from lengthwise import _validation as valid
+from lengthwise._wire import validation as valid
 from lengthwise._wire.conversations import add_tools, wire_conversation
 from lengthwise.types import Message, Options, Prompt
 from lengthwise_wire.constraints import check_constraint
