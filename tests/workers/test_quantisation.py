@@ -1,4 +1,4 @@
-"""Workers that round projections to FP8 say together what one engine says alone."""
+"""Workers that round projections say together what one engine says alone."""
 
 import asyncio
 import random
@@ -9,6 +9,7 @@ import pytest
 from workers.worker_pair import worker_pair
 
 from lengthwise_engine.loaded_model import load_runner
+from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
@@ -22,10 +23,12 @@ def _prompts() -> list[list[int]]:
     return [[rng.randrange(2, 256) for _ in range(length)] for length in (1, 15, 17, 33, 150)]
 
 
-def _alone(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
+def _alone(
+    checkpoint: Path, prompts: Sequence[list[int]], quantization: Quantization
+) -> list[list[int]]:
     """Greedy tokens of one engine, prompt by prompt."""
     runner = load_runner(
-        checkpoint, device="cpu", num_blocks=16, kv_memory_bytes=0, quantization="fp8"
+        checkpoint, device="cpu", num_blocks=16, kv_memory_bytes=0, quantization=quantization
     ).runner
     outputs = []
     for prompt in prompts:
@@ -47,11 +50,12 @@ def _alone(checkpoint: Path, prompts: Sequence[list[int]]) -> list[list[int]]:
     return outputs
 
 
-async def test_two_workers_in_fp8_say_what_one_engine_in_fp8_says(
-    make_checkpoint: Callable[..., Path],
+@pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
+async def test_two_workers_say_what_one_engine_says(
+    make_checkpoint: Callable[..., Path], quantization: Quantization
 ) -> None:
     checkpoint, prompts = make_checkpoint("qwen3"), _prompts()
-    expected = await asyncio.to_thread(_alone, checkpoint, prompts)
-    async with worker_pair(checkpoint, quantization="fp8") as router:
+    expected = await asyncio.to_thread(_alone, checkpoint, prompts, quantization)
+    async with worker_pair(checkpoint, quantization=quantization) as router:
         got = await asyncio.gather(*(router.generate(prompt, MAX_TOKENS) for prompt in prompts))
     assert got == expected
