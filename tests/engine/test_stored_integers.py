@@ -209,6 +209,17 @@ def test_an_order_that_fills_groups_unevenly_is_refused(copy_of: CopyOf) -> None
         load_model(folder, CPU)
 
 
+def test_unlike_orders_of_the_same_inputs_are_refused(copy_of: CopyOf) -> None:
+    folder = copy_of("llama")
+    store(folder, FORMATS["gptq-act-order"])
+    tensors = load_file(folder / "model.safetensors")
+    order = tensors["model.layers.1.self_attn.k_proj.g_idx"]
+    tensors["model.layers.1.self_attn.k_proj.g_idx"] = order.flip(0)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModel, match="have groups of unlike orders"):
+        load_model(folder, CPU)
+
+
 def test_quantization_leaves_what_is_stored_as_it_is(copy_of: CopyOf) -> None:
     folder = copy_of("llama")
     store(folder, FORMATS["awq"])
