@@ -61,8 +61,10 @@ def qwen(make_checkpoint: Callable[..., Path], on_kernels: None) -> Path:
 
 
 @pytest.fixture
-def exact_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter multiplies bfloat16 matrices as numbers, and not as bit patterns
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter multiplies matrices as a matrix unit does, with exact products and wide
+    sums. By itself it leaves them to numpy's BLAS, which on CPUs without AVX-512 adds a row in
+    another order beside others; and it takes bit patterns of bfloat16 for numbers
     (triton-lang/triton#11584)."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     create_dot = interpreter.InterpreterBuilder.create_dot
@@ -73,7 +75,9 @@ def exact_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
         numbers = (handle.data.astype(np.uint32) << 16).view(np.float32)
         return interpreter.TensorHandle(numbers, interpreter.tl.float32)
 
-    def exact_dot(self: object, a: Any, b: Any, *rest: Any) -> Any:
-        return create_dot(self, widened(a), widened(b), *rest)
+    def exact_dot(self: object, a: Any, b: Any, sums: Any, *rest: Any) -> Any:
+        wide = interpreter.TensorHandle(sums.data.astype(np.float64), interpreter.tl.float64)
+        product = create_dot(self, widened(a), widened(b), wide, *rest)
+        return interpreter.TensorHandle(product.data.astype(sums.data.dtype), sums.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", exact_dot)

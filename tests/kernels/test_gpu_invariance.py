@@ -27,7 +27,7 @@ from lengthwise_kernels.gpu.invariant_linear import invariant_linear
 from lengthwise_kernels.reference.fp8 import Fp8Rows
 from lengthwise_kernels.staging import to_device
 
-pytestmark = pytest.mark.usefixtures("exact_bfloat16")
+pytestmark = pytest.mark.usefixtures("exact_products")
 
 Rows = Callable[[torch.Tensor], torch.Tensor]
 Part = tuple[int, int]

@@ -52,7 +52,7 @@ KERNELS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.usefixtures("exact_bfloat16")
+@pytest.mark.usefixtures("exact_products")
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_an_answer_is_the_same_in_any_batch_and_chunk(
     device: str,
