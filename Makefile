@@ -102,8 +102,8 @@ fuzz: setup  ## Messages made to break what reads them, to every method and port
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks $(BIN)/python -m run
 
-reproduce: setup  ## Published results in simulation; 10 minutes
-	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce
+reproduce: setup  ## Published results in simulation, Splitwise's with ARGUMENTS="--splitwise TABLE"; 10 minutes
+	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce $(ARGUMENTS)
 
 reproduce-plans: setup  ## Plans beside those of the aiconfigurator that the Python AICONFIGURATOR has; half an hour
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.plans $(ARGUMENTS)

@@ -3,20 +3,23 @@
     make reproduce-profiles AICONFIGURATOR=aic/bin/python ARGUMENTS="--kept FOLDER"
 
 Rows are ratios; the tables themselves are others'. Splitwise's comes from --splitwise FILE, its
-splitwise_perf_model.csv, or is left out.
+splitwise_perf_model.csv, or is left out. Rows of benchmarks/data/own_fits.csv tell what a worker
+with these costs would fit, over what they are; simulation.live.steps adds one of a real worker.
+Without an aiconfigurator, --only-published makes the others' rows.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from rows import append_rows
 
+from lengthwise_policy.cost.fit import CostFit
 from lengthwise_simulator.cost.gpus import find_gpu
-from lengthwise_simulator.cost.profile import Chunk, CostProfile
+from lengthwise_simulator.cost.profile import Chunk, CostProfile, LinearCosts, measured_by_workers
 from lengthwise_simulator.cost.published import OPT_13B_A100, SplitwiseCosts
 from lengthwise_simulator.cost.roofline import RooflineCosts
 from lengthwise_simulator.cost.silicon import RANKS
@@ -25,6 +28,8 @@ from simulation.plans import FIXED, model_of, settings
 from simulation.static_plan import static_plans
 
 Step = tuple[list[Chunk], int, int]
+Pair = tuple[str, str, CostProfile, CostProfile]
+"""Of a worker: what it is, who measured it, what is calculated, and what was measured."""
 
 STEPS: Final[Mapping[str, Step]] = {
     "prompt of 128": ([(128, 0)], 0, 0),
@@ -40,7 +45,7 @@ STEPS: Final[Mapping[str, Step]] = {
 }
 
 
-def measured(kept: Path) -> Iterator[tuple[str, str, CostProfile, CostProfile]]:
+def measured(kept: Path) -> Iterator[Pair]:
     """What is calculated over what aiconfigurator measured, of each model on each GPU."""
     asked = settings(FIXED)
     seen = set()
@@ -53,7 +58,7 @@ def measured(kept: Path) -> Iterator[tuple[str, str, CostProfile, CostProfile]]:
                 yield what, "aiconfigurator", model.costs(ranks), model.step_costs(ranks)
 
 
-def published(splitwise: Path | None) -> Iterator[tuple[str, str, CostProfile, CostProfile]]:
+def published(splitwise: Path | None) -> Iterator[Pair]:
     """What is calculated over what was published."""
     opt = replace(
         QWEN_32B, num_layers=40, hidden_size=5120, num_heads=40, num_kv_heads=40, vocab_size=50_272,
@@ -75,13 +80,34 @@ def published(splitwise: Path | None) -> Iterator[tuple[str, str, CostProfile, C
             yield f"Llama-2-70B on {ranks} {gpu}", "Splitwise", roofline, theirs
 
 
+def fit_row(worker: str, steps_of: str, fit: CostFit, steps: CostProfile) -> dict[str, object]:
+    """A worker's own fit over what its steps take."""
+    fitted = LinearCosts(fit.model)
+    ratios = {
+        step: round(fitted.step_seconds(*work) / steps.step_seconds(*work), 3)
+        for step, work in STEPS.items()
+    }
+    return {"worker": worker, "fit_over": steps_of, **ratios}
+
+
+def rows_of_fits(pairs: Sequence[Pair]) -> Iterator[dict[str, object]]:
+    for what, source, calculated, theirs in pairs:
+        for steps_of, steps in (("calculated", calculated), (source, theirs)):
+            fit = measured_by_workers(
+                steps, longest_prompt=8192, most_requests=64, chunk_tokens=8192
+            )
+            yield fit_row(what, steps_of, fit, steps)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only-published", action="store_true")
     parser.add_argument("--kept", type=Path, help="a folder for aiconfigurator's tables")
     parser.add_argument("--splitwise", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [*measured(asked.kept or Path(folder)), *published(asked.splitwise)]
+        pairs = [] if asked.only_published else [*measured(asked.kept or Path(folder))]
+        pairs += published(asked.splitwise)
     rows = []
     for what, source, calculated, theirs in pairs:
         ratios = {
@@ -91,6 +117,7 @@ def main() -> None:
         rows.append({"worker": what, "calculated_over": source, **ratios})
         print(*rows[-1].values(), sep=" | ", flush=True)
     append_rows("profiles", rows)
+    append_rows("own_fits", list(rows_of_fits(pairs)))
 
 
 if __name__ == "__main__":

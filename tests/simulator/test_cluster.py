@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from simulator.clusters import check_nothing_is_left, group, random_requests
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
+from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES
 from lengthwise_policy.prefill.disciplines import DISCIPLINES
@@ -231,6 +232,19 @@ def test_too_much_load_is_refused_once_the_line_is_full() -> None:
     refused = [each for each in done.journeys if each.ending == "refused"]
     assert len(refused) > 50
     assert all("the limit is 4" in each.reason for each in refused)
+
+
+def test_a_preempted_request_tells_how_long_it_had_no_blocks() -> None:
+    full = ClusterSpec(
+        groups=(group("decode", 1, kv_tokens=256),),
+        policies=ClusterPolicies(decode=DecodePolicy(admission="free_now")),
+    )
+    done = run(full, [single_request(0.0, 30, 60, key=key) for key in range(1, 7)])
+    check_nothing_is_left(done)
+    preempted = [each for each in done.journeys if each.preemptions]
+    assert preempted, "six of 6 blocks each in 16"
+    assert all(each.paused_seconds > 0 for each in preempted)
+    assert not any(each.paused_seconds for each in done.journeys if not each.preemptions)
 
 
 def test_local_prefill_is_a_choice_of_the_policy() -> None:

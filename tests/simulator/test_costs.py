@@ -126,6 +126,9 @@ def test_splitwise_s_table_is_interpolated_between_medians(tmp_path: Path) -> No
     assert costs.step_seconds([], 4, 99) == pytest.approx(0.060)
     assert costs.step_seconds([], 7, 99) == pytest.approx(0.069)
     assert costs.step_seconds([(512, 0)], 1, 9) == pytest.approx(0.1111)
+    theirs = SplitwiseCosts(tmp_path / "perf.csv", "m", "g", 8, as_simulated=True)
+    assert theirs.step_seconds([], 64, 99) == theirs.step_seconds([], 1, 99) == 0.051
+    assert theirs.step_seconds([], 1536, 99) == pytest.approx(0.0555)
     with pytest.raises(
         SimulationError, match="got m on 8 x, expected one of m on 4 g, m on 8 g, other"
     ):

@@ -9,6 +9,7 @@ import typer
 from typer import Option
 
 from lengthwise_cli.errors import CommandError
+from lengthwise_cli.simulate.calibrate import calibrate
 from lengthwise_cli.simulate.option_groups import (
     DEFAULT_DISCIPLINE,
     ModelOptions,
@@ -196,4 +197,4 @@ def _simulation_errors() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-COMMANDS: tuple[Callable[..., Any], ...] = (simulate, plan, sweep, tune, replay)
+COMMANDS: tuple[Callable[..., Any], ...] = (simulate, plan, sweep, tune, replay, calibrate)

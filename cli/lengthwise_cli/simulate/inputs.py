@@ -18,6 +18,7 @@ from lengthwise_simulator.cluster.spec import ClusterPolicies
 from lengthwise_simulator.cost.calibrated import calibrate
 from lengthwise_simulator.cost.gpus import find_gpu
 from lengthwise_simulator.cost.profile import CostProfile
+from lengthwise_simulator.cost.running import RunningCosts
 from lengthwise_simulator.cost.silicon import silicon_tables
 from lengthwise_simulator.search.shape import ModelOnGpus
 from lengthwise_simulator.workload.arrivals import gamma
@@ -120,7 +121,10 @@ class Inputs(Workload):
         if self.steps is not None and self.aiconfigurator is not None:
             raise CommandError("got --steps and --aiconfigurator, expected one of them")
         if self.steps is not None:
-            costs = calibrate(self.steps)
+            is_fitted = self.steps.suffix == ".json"
+            costs: CostProfile = (
+                RunningCosts.read(self.steps) if is_fitted else calibrate(self.steps)
+            )
             return lambda ranks: costs
         if self.aiconfigurator is not None:
             file = ConfigJson.read(self.model / "config.json")

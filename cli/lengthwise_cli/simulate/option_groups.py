@@ -25,7 +25,11 @@ class ModelOptions:
     model: Annotated[Path, Option(help="Checkpoint folder, of which config.json is read alone.")]
     gpu: Annotated[str, Option(help="B200, H200, H100, A100, A100-40GB, L40S or L4.")] = "H100"
     steps: Annotated[
-        Path | None, Option(help="CSV of steps that were measured, in place of calculated times.")
+        Path | None,
+        Option(
+            help="In place of calculated times: a CSV of steps that were measured, or the .json of"
+            " calibrate."
+        ),
     ] = None
     aiconfigurator: Annotated[
         Path | None,

@@ -1,8 +1,9 @@
 """Which request may take blocks now.
 
 Past-Future (past_future.py) asks whether the predicted peak of all admitted requests and one more
-stays within what the cache can give them. The comparison, worst case, asks whether all of them
-could run to their limits at once; then none is ever preempted.
+stays within what the cache can give them. There are two comparisons. The worst case asks whether
+all of them could run to their limits at once; then none is ever preempted. What is free now is all
+that engines ask for which do not predict (vLLM); they preempt when the batch has grown.
 
 Requests that are filled by a transfer count as those that run do; blocks in use that no
 admitted request brought in (shared ones, and ones that still drain) are taken off the capacity.
@@ -24,7 +25,8 @@ class DecodeAdmission:
     def __init__(
         self, policy: DecodePolicy, blocks: PrefixCache, block_size: int, random: Random
     ) -> None:
-        self._is_worst_case = policy.admission == "worst_case"
+        self._rule = policy.admission
+        self._reserve = policy.past_future.reserve
         self._blocks = blocks
         self._block_size = block_size
         self._future = PastFutureAdmission(policy.past_future, block_size, random)
@@ -38,8 +40,10 @@ class DecodeAdmission:
     ) -> Grant | None:
         """Blocks for all of the request's tokens; None while it has to wait."""
         hashes = request.shareable_hashes(self._block_size)
-        if self._is_worst_case:
+        if self._rule == "worst_case":
             verdict = self._worst_case(request, admitted, num_draining_blocks)
+        elif self._rule == "free_now":
+            verdict = self._free_now(request, admitted, hashes)
         else:
             verdict = self._may_join(request, admitted, hashes)
         if verdict.rule == "waits for memory":
@@ -94,6 +98,22 @@ class DecodeAdmission:
             peak_blocks=needed,
             details=f"worst case of {needed} blocks with {len(admitted)} running, the cache has "
             f"{capacity}",
+        )
+
+    def _free_now(
+        self,
+        request: DecodeRequest,
+        admitted: Collection[DecodeRequest],
+        hashes: Sequence[BlockHash],
+    ) -> Verdict:
+        """Alone a request may have what would be left free: else one as large would never begin."""
+        needed = blocks_for(request.sequence_tokens, self._block_size) - self._blocks.in_use(hashes)
+        free = self._blocks.num_free
+        left = int(self._blocks.num_blocks * self._reserve) if admitted else 0
+        return Verdict(
+            rule="fits" if needed <= free - left else "waits for memory",
+            peak_blocks=self._blocks.num_blocks - free + needed,
+            details=f"{needed} blocks with {len(admitted)} running, {free} are free, {left} stay",
         )
 
     def _capacity(self, admitted: Collection[DecodeRequest]) -> int:

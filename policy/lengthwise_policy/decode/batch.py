@@ -111,13 +111,15 @@ class DecodeBatch:
         rows = self._rows(None if ahead else preempted)
         if ahead and self._starved is not None:
             return None
-        room = self._room(rows, cost)
-        computing = (
+        computing = [
             request
             for request in self._requests
             if request.phase == "computing" and not request.num_awaited
-        )
-        chunks = plan_chunks(computing, room, cost, self._block_size)
+        ]
+        chunks: tuple[PromptChunk, ...] = ()
+        if computing:  # most steps have none, and the room asks every row
+            room = self._room(rows, cost)
+            chunks = plan_chunks(computing, room, cost, self._block_size)
         if not rows and not chunks and not preempted:
             return None
         rule: StepRule = "preempt" if preempted else "mixed" if chunks else "decode"

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 
 from lengthwise_policy.checks import require_at_least, require_at_most
 
+AdmissionName = Literal["past_future", "worst_case", "free_now"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastFuturePolicy:
@@ -32,8 +34,9 @@ class DecodePolicy:
     max_running: int = 256  # requests that decode in one step; more may be admitted
     queue_limit: int = 1024  # reservations that wait for blocks
     step_tokens: int = 512  # tokens computed in one step; 512 is Sarathi-Serve's strict budget
-    # "worst_case" admits while all could run to their limits at once, for comparison.
-    admission: Literal["past_future", "worst_case"] = "past_future"
+    # For comparison: "worst_case" admits while all could run to their limits at once, "free_now"
+    # while the prompt fits into blocks that are free, and leaves the reserve of past_future free.
+    admission: AdmissionName = "past_future"
     past_future: PastFuturePolicy = field(default_factory=PastFuturePolicy)  # of that admission
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ class _Sequence:
     num_tokens: int  # known: the prompt and what was generated
     last_length: int  # at which it ends by itself
     is_started: bool  # its first token has come, here or from a prefill worker
+    preempted_at: float = 0.0
 
 
 class SimulatedDecodeWorker(SimulatedWorker):
@@ -134,6 +135,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
         self._running = step
         sequences = self._sequences
         for request_id in step.preempted:
+            sequences[request_id].preempted_at = now
             sequences[request_id].attempt.journey.preemptions += 1
         context = sum([sequences[request_id].num_tokens for request_id in step.request_ids])
         self._begin_step(step.chunks, len(step.request_ids), context, self._ended, step)
@@ -213,12 +215,15 @@ class SimulatedDecodeWorker(SimulatedWorker):
             self._granted(grant)
 
     def _granted(self, grant: Grant) -> None:
+        sequence = self._sequences[grant.request_id]
+        attempt, journey = sequence.attempt, sequence.attempt.journey
         if grant.rule == "resumed":
+            paused = self._heap.now - sequence.preempted_at
+            journey.paused_seconds = max(journey.paused_seconds, paused)
             return
         self.feed.changed(self._heap.now)
-        attempt = self._sequences[grant.request_id].attempt
         attempt.held_tokens = grant.num_cached_tokens
-        self._answer(attempt.journey.router.reserved, attempt)
+        self._answer(journey.router.reserved, attempt)
 
     def _commit(self, attempt: JourneyAttempt) -> None:
         sequence = self._sequences.get(attempt.request_id)

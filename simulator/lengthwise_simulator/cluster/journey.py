@@ -116,6 +116,7 @@ class Journey:
     ended_at: float = nan
     generated: int = 0
     preemptions: int = 0
+    paused_seconds: float = 0.0  # the longest that it had no blocks for after a preemption
     ending: Ending | None = None
     reason: str = ""
     names: list[BlockHash] = field(default_factory=list)  # of the text's blocks, as far as asked

@@ -73,8 +73,12 @@ class SplitwiseCosts:
     """Splitwise's measurements (splitwise_perf_model.csv, MIT), interpolated: prompts by their
     tokens in all, decodes by how many there are; beyond the last, as between the last two."""
 
-    def __init__(self, path: Path, model: str, hardware: str, ranks: int) -> None:
-        """Errors: SimulationError, OSError."""
+    def __init__(
+        self, path: Path, model: str, hardware: str, ranks: int, *, as_simulated: bool = False
+    ) -> None:
+        """`as_simulated`: as its own simulator reads the table, where a decode is one token beside
+        batches of whole prompts, so that 64 take as long as one. Errors: SimulationError, OSError.
+        """
         prompts: dict[int, list[float]] = defaultdict(list)
         tokens: dict[int, list[float]] = defaultdict(list)
         found: set[str] = set()
@@ -87,8 +91,9 @@ class SplitwiseCosts:
                     if (row["model"], row["hardware"], on) != (model, hardware, ranks):
                         continue
                     batch = int(row["batch_size"])
-                    prompts[batch * int(row["prompt_size"])].append(float(row["prompt_time"]))
-                    tokens[batch].append(float(row["token_time"]))
+                    size = batch * int(row["prompt_size"])
+                    prompts[size].append(float(row["prompt_time"]))
+                    tokens[size if as_simulated else batch].append(float(row["token_time"]))
             except (KeyError, TypeError, ValueError) as error:
                 raise SimulationError(
                     f"{path}, line {reader.line_num}: {error!r}; expected the columns model,"

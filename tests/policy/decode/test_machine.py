@@ -1,8 +1,6 @@
 """DecodeScheduler under any order of calls, with up to two steps in flight: no block is lost, freed
 too early or shared wrongly, no token is skipped, no request overtakes, and all finish."""
 
-from typing import Literal
-
 import pytest
 from harness.block_integrity import check_cache
 from hypothesis import strategies as st
@@ -10,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from policy.decode.decode_model import DecodeWorkerModel, Request
 
 from lengthwise_policy.cost.model import PRIOR, CostModel
-from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.decode.policy import AdmissionName, DecodePolicy, PastFuturePolicy
 from lengthwise_policy.decode.scheduler import MAX_IN_FLIGHT
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import QueueFull
@@ -32,7 +30,7 @@ SLOW = CostModel(
 
 
 class DecodeMachine(RuleBasedStateMachine):
-    admission: Literal["past_future", "worst_case"] = "past_future"
+    admission: AdmissionName = "past_future"
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,5 +205,10 @@ class WorstCaseMachine(DecodeMachine):
     admission = "worst_case"
 
 
+class FreeNowMachine(DecodeMachine):
+    admission = "free_now"
+
+
 TestDecodeMachine = DecodeMachine.TestCase
 TestWorstCaseMachine = pytest.mark.slow(WorstCaseMachine.TestCase)
+TestFreeNowMachine = pytest.mark.slow(FreeNowMachine.TestCase)

@@ -1,14 +1,12 @@
 """Memory that runs out: the most junior gives way, comes back, and says what it would have said."""
 
-from typing import Literal
-
 import pytest
 from harness.block_integrity import check_cache
 from hypothesis import given
 from hypothesis import strategies as st
 from policy.decode.decode_model import DecodeWorkerModel
 
-from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.decode.policy import AdmissionName, DecodePolicy, PastFuturePolicy
 from lengthwise_policy.types import RequestId
 
 BLOCK_SIZE = 4
@@ -20,7 +18,7 @@ def worker(
     num_blocks: int = NUM_BLOCKS,
     past_outputs: tuple[int, ...] = (2, 3, 4, 5, 6) * 8,
     max_running: int = 8,
-    admission: Literal["past_future", "worst_case"] = "past_future",
+    admission: AdmissionName = "past_future",
 ) -> DecodeWorkerModel:
     """It expects outputs as they were so far: short ones."""
     policy = DecodePolicy(
@@ -135,6 +133,15 @@ def test_worst_cases_are_never_preempted() -> None:
         model.reserve([number] * 8, 20, local=True)
     model.run()
     assert model.num_preemptions == 0
+
+
+def test_free_blocks_alone_admit_what_has_to_give_way_later_and_all_finish() -> None:
+    model = worker(admission="free_now")
+    names = [model.reserve([number] * 8, 20, local=True) for number in range(6)]
+    assert len(model.admitted) == 6, "the worst case is 42 of the 16 blocks"
+    model.run()
+    assert model.num_preemptions
+    assert set(names) <= set(model.done)
 
 
 def test_reservations_of_the_prompt_alone_keep_more_requests_running() -> None:

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import Literal
 
 import pytest
 
-from lengthwise_policy.decode.policy import DecodePolicy, PastFuturePolicy
+from lengthwise_policy.decode.policy import AdmissionName, DecodePolicy, PastFuturePolicy
 from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
@@ -25,14 +24,15 @@ def scheduler(
     num_blocks: int = 100,
     max_running: int = 256,
     queue_limit: int = 2,
-    admission: Literal["past_future", "worst_case"] = "past_future",
+    admission: AdmissionName = "past_future",
+    reserve: float = 0.0,
 ) -> tuple[DecodeScheduler, PrefixCache]:
     blocks = PrefixCache(num_blocks)
     policy = DecodePolicy(
         max_running=max_running,
         queue_limit=queue_limit,
         admission=admission,
-        past_future=PastFuturePolicy(reserve=0.0),
+        past_future=PastFuturePolicy(reserve=reserve),
     )
     return DecodeScheduler(policy, Objectives(), blocks, BLOCK_SIZE, Random(1).random), blocks
 
@@ -161,6 +161,16 @@ def test_worst_case_admission_counts_limits_and_blocks_that_drain() -> None:
     assert not decode.reserve(reservation(C))
     decode.release(B, receiving=True)
     assert granted(decode) == [C]  # B drains one block, A and C may take four
+
+
+def test_free_now_admission_looks_at_nothing_but_free_blocks_and_leaves_the_reserve() -> None:
+    decode, _ = scheduler(num_blocks=5, admission="free_now", reserve=0.2)
+    for request_id in (A, B, C):
+        assert decode.reserve(reservation(request_id, max_new_tokens=60))
+    grant = decode.reserve(reservation(D, max_new_tokens=60))
+    assert grant
+    assert grant.reason == "fits: 1 blocks with 3 running, 2 are free, 1 stay"
+    assert not decode.reserve(reservation(RequestId("e"), max_new_tokens=1))
 
 
 def test_a_request_released_in_the_running_step_keeps_its_blocks_until_the_step_has_ended() -> None:

@@ -1,0 +1,1 @@
+"""Predictions beside what workers on this machine measure."""
