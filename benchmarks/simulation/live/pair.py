@@ -197,9 +197,12 @@ def rows_of_arm(arm: Arm, pair: LivePair) -> Iterator[dict[str, object]]:
 
 def start(arm: Arm, model: Path) -> LocalCluster:
     worker: Mapping[str, object] = {"threads": 1, "kv_memory_bytes": KV_MEMORY_BYTES}
-    configs: dict[Role, Mapping[str, object]] = {"prefill": worker, "decode": worker}
     return LocalCluster(
-        model=model, prefill=arm.prefill, decode=arm.decode, device="cpu", configs={**configs}
+        model=model,
+        prefill=arm.prefill,
+        decode=arm.decode,
+        device="cpu",
+        configs={"prefill": worker, "decode": worker},
     )
 
 

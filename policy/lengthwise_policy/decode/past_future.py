@@ -17,6 +17,7 @@ from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Protocol
 
 from lengthwise_policy.checks import require_at_least
@@ -113,11 +114,14 @@ class OutputLengths:
         for request in requests:
             generated = request.generated
             longer = bisect_right(lengths, generated)
-            prospects.append((longer, generated, request.max_new_tokens, request.own_slots))
+            choices = known - longer + limit_weight
+            prospects.append(
+                (longer, choices, generated, request.max_new_tokens, request.own_slots)
+            )
         for _ in range(times):
             footprints = []
-            for longer, generated, limit, slots in prospects:
-                index = longer + int(random() * (known - longer + limit_weight))
+            for longer, choices, generated, limit, slots in prospects:
+                index = longer + int(random() * choices)
                 length = lengths[index] if index < known else limit
                 if length > limit:
                     length = limit
@@ -144,11 +148,17 @@ class PastFutureAdmission:
 
     def predicted_blocks(self, running: Sequence[Growing]) -> int:
         """Peak of what is admitted already: the largest of several samplings."""
-        times = min(MAX_SAMPLINGS, SAMPLED_REQUESTS // max(len(running), 1) + 1)
-        return max(
-            peak_blocks(footprints, self._block_size)
-            for footprints in self._lengths.samplings(running, self._random, times)
-        )
+        return self._peak(running, inf)
+
+    def _peak(self, requests: Sequence[Growing], limit: float) -> int:
+        """Samplings after the first one above the limit are not drawn: one decides."""
+        times = min(MAX_SAMPLINGS, SAMPLED_REQUESTS // max(len(requests), 1) + 1)
+        peak = 0
+        for footprints in self._lengths.samplings(requests, self._random, times):
+            peak = max(peak, peak_blocks(footprints, self._block_size))
+            if peak > limit:
+                break
+        return peak
 
     def may_join(
         self, running: Sequence[Growing], candidate: Growing, capacity_blocks: int
@@ -163,7 +173,7 @@ class PastFutureAdmission:
         if not running:
             return self._alone(candidate, capacity_blocks)
         limit = int(capacity_blocks * (1.0 - self._policy.reserve))
-        peak = self.predicted_blocks([*running, candidate])
+        peak = self._peak([*running, candidate], limit)
         return Verdict(
             rule="fits" if peak <= limit else "waits for memory",
             peak_blocks=peak,

@@ -51,6 +51,10 @@ class JourneyOwner(Protocol):
     ) -> None: ...
 
 
+NAMED_AHEAD = 32
+"""Blocks that are named before they are asked for: generated one by one, each would take a walk
+along the text."""
+
 Ending = Literal["done", "refused", "failed"]
 
 
@@ -126,7 +130,8 @@ class Journey:
         """Of the first blocks of its text; not to be changed, and good until more are asked for."""
         known = len(self.names)
         if known < num_blocks:
-            self.names += block_names(self.request.text, block_size, known, num_blocks)
+            end = num_blocks + NAMED_AHEAD
+            self.names += block_names(self.request.text, block_size, known, end)
         return self.names if len(self.names) == num_blocks else self.names[:num_blocks]
 
     @property
