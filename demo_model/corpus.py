@@ -1,24 +1,17 @@
 """What the demo model reads: the standard library of the Python that runs this.
 
 Every machine with Python has this text, so the model can be made again anywhere without a download.
-Invariant: a held-out file is never trained on, and which files those are depends only on
-the sorted list of files.
+Invariant: a held-out file is never trained on.
 """
 
 import ast
 import random
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 
-# Tables, fixtures and test suites: much text, little Python worth imitating.
-SKIPPED_FOLDERS = {
-    *("site-packages", "dist-packages", "test", "tests", "__phello__"),
-    *("encodings", "idlelib", "lib2to3", "pydoc_data"),
-}
-HELD_OUT_EVERY = 25
+from lengthwise_engine.accuracy.corpus import HELD_OUT_EVERY, held_out, python_sources
+
 WHOLE_FILE_SHARE = 0.5
 CUT_AT_STATEMENT = 0.3
 # A prompt may end anywhere: after a space, inside a word. Text is tokenised in pieces of about this
@@ -40,18 +33,13 @@ class Corpus:
 
 
 def read_corpus() -> Corpus:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    files = []
-    for path in sorted(root.rglob("*.py")):
-        relative = path.relative_to(root)
-        if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not path.name.startswith("_sysconfig"):
-            text = path.read_text(encoding="utf-8")
-            if text.strip():
-                statements = _top_level_statements(text)
-                files.append(SourceFile(name=str(relative), text=text, statements=statements))
+    files = [
+        SourceFile(name=name, text=text, statements=_top_level_statements(text))
+        for name, text in python_sources()
+    ]
     return Corpus(
         training=tuple(f for i, f in enumerate(files) if i % HELD_OUT_EVERY),
-        held_out=tuple(files[::HELD_OUT_EVERY]),
+        held_out=tuple(held_out(files)),
     )
 
 

@@ -13,6 +13,7 @@ import lengthwise
 from lengthwise_cli import chat, explain, keys, requests, up
 from lengthwise_cli.bench import command as bench
 from lengthwise_cli.errors import CommandError
+from lengthwise_cli.evaluate import command as evaluate
 from lengthwise_cli.simulate import command as simulate
 from lengthwise_cli.status import command as status
 from lengthwise_cli.terminal import prepare_streams, say
@@ -33,6 +34,7 @@ app.command()(chat.chat)
 app.command()(status.status)
 app.command()(explain.explain)
 app.command()(bench.bench)
+app.command()(evaluate.evaluate)
 for each in simulate.COMMANDS:
     app.command()(each)
 app.command()(requests.tokenize)

@@ -1,6 +1,7 @@
 """Every error the engine raises on purpose, in one tree.
 
     EngineError
+    ├─ AccuracyError        a mode was evaluated and fails its bounds, or cannot be evaluated
     ├─ CacheSizeError       the memory given for the KV cache is unusable
     ├─ DeviceMemoryError    weights, KV cache, graphs and steps do not fit a device together
     ├─ NumericsError        computing cannot be invariant as asked
@@ -14,6 +15,11 @@ Messages say what was found, what was expected and, where there is one, the reme
 """
 
 from lengthwise_kernels.errors import EngineError as EngineError
+
+
+class AccuracyError(EngineError):
+    """A mode of a model was evaluated and fails its bounds; or its record, or what is to be
+    evaluated, is unusable."""
 
 
 class CacheSizeError(EngineError):

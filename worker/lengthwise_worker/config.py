@@ -50,6 +50,10 @@ class WorkerConfig:
     """What the projections of a full checkpoint are rounded to at start: FP8, with inputs, for
     GPUs; integers of 8 or 4 bits, weights alone, on CPUs (docs/models.md). One that is stored
     quantised is computed so either way."""
+    evaluation_records: Path | None = None
+    """Folder of `lengthwise evaluate`'s records; unset: `evaluations` in LENGTHWISE_CACHE."""
+    accept_failed_evaluation: bool = False
+    """Serve a rounded model although its evaluation failed its bounds (docs/models.md)."""
     tensor_parallel_size: int = 1
     """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
     device of its own."""

@@ -17,6 +17,7 @@ from lengthwise_kernels.host_memory import keep_freed_memory
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.memory import usable_memory_bytes
+from lengthwise_worker.accuracy.gate import check_accuracy
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
 from lengthwise_worker.grammars import Grammars
@@ -109,6 +110,7 @@ async def start_engine(config: WorkerConfig) -> Engine:
     folder = await asyncio.to_thread(_find, config)
     model = await asyncio.to_thread(_load, folder, config)
     try:
+        await asyncio.to_thread(check_accuracy, config, folder, model)
         engine = Engine(model, Grammars(folder, model.spec.vocab_size), config)
     except BaseException:
         model.close()

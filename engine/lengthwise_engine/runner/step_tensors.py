@@ -42,18 +42,15 @@ def lay_out_step(
     attention: AttentionSpec,
     padded_to: PaddedShape | None = None,
     more: Arrays | None = None,
+    samples_all: bool = False,
 ) -> StepLayout:
     """The arrays of checked `chunks`, padded to `padded_to`: tokens of padding are stored nowhere.
 
-    `more` arrays travel with them.
+    `more` arrays travel with them. `samples_all`: the logits of every token are wanted.
     """
     lengths = [len(chunk.token_ids) for chunk in chunks]
     starts = [chunk.start for chunk in chunks]
     positions, blocks = _places(chunks, lengths, starts, block_size)
-    # As `kv_rows` of the kernels has them.
-    rows = np.empty((2, len(positions)), dtype=np.int64)
-    rows[0] = blocks * (2 * block_size) + positions % block_size
-    rows[1] = rows[0] + block_size
     token_ids = np.fromiter(
         chain.from_iterable(chunk.token_ids for chunk in chunks), np.int64, len(positions)
     )
@@ -61,8 +58,8 @@ def lay_out_step(
     sampling = [index for index, chunk in enumerate(chunks) if chunk.sampling is not None]
     # Steps of one form agree about it; those of one padded shape with chunks differ in who is
     # sampled.
-    all_sampled = len(sampling) == len(positions) and not (
-        padded_to is not None and padded_to.chunks
+    all_sampled = samples_all or (
+        len(sampling) == len(positions) and not (padded_to is not None and padded_to.chunks)
     )
     sampled = np.arange(len(positions)) if all_sampled else np.cumsum(lengths)[sampling] - 1
     laid_out = lay_out_attention(
@@ -80,7 +77,7 @@ def lay_out_step(
     arrays: dict[str, NDArray[Any]] = {
         "token_ids": token_ids,
         "positions": positions,
-        "kv_rows": rows,
+        "kv_rows": _kv_rows(positions, blocks, block_size),
         "begun": np.array(begun, dtype=np.int64),
         "sampled": sampled,
     }
@@ -101,6 +98,14 @@ def padded(array: NDArray[Any], count: int, filler: int) -> NDArray[Any]:
     result = np.full((*array.shape[:-1], count), filler, dtype=array.dtype)
     result[..., : array.shape[-1]] = array
     return result
+
+
+def _kv_rows(positions: Ints, blocks: Ints, block_size: int) -> Ints:
+    """As `kv_rows` of the kernels has them."""
+    rows = np.empty((2, len(positions)), dtype=np.int64)
+    rows[0] = blocks * (2 * block_size) + positions % block_size
+    rows[1] = rows[0] + block_size
+    return rows
 
 
 def _places(

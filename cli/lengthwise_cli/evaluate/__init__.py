@@ -1,0 +1,1 @@
+"""`lengthwise evaluate`: what an approximate mode of a model costs."""
