@@ -115,6 +115,24 @@ def test_whatever_fails_no_block_leaks_and_no_request_is_lost(
     check_nothing_is_left(done)
 
 
+def test_prompts_that_wait_at_a_worker_come_to_the_one_that_starts() -> None:
+    """Each takes 0.17 s, and 40 are there before the second worker is back."""
+    cluster = replace(
+        PAIR,
+        groups=(
+            replace(group("prefill", 2, kv_tokens=1_000_000), start_seconds=1.0),
+            group("decode", 1, kv_tokens=1_000_000),
+        ),
+        policies=NO_LOCAL,
+        failures=(WorkerFailure(at=0.0, worker="prefill-0-0000"),),
+    )
+    done = run(cluster, [single_request(0.5, 8000, 4, key=key) for key in range(40)])
+    check_nothing_is_left(done)
+    at_newcomer = [each for each in done.journeys if each.prefill != "prefill-0-0001"]
+    assert 16 <= len(at_newcomer) <= 20
+    assert {each.num_attempts for each in at_newcomer} == {2}
+
+
 def test_a_worker_that_fails_before_routers_have_met_it_is_not_waited_for() -> None:
     failing = replace(
         PAIR,

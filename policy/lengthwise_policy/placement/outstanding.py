@@ -5,7 +5,14 @@ one may have been on its way already, and a later one counts the request itself.
 would make every queue look twice as long.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
+
+from lengthwise_policy.length_class import length_class
+from lengthwise_policy.placement.placement import PlacementRequest
+from lengthwise_policy.placement.worker_view import WorkerView, wait_seconds
+from lengthwise_policy.types import WorkerId
 
 SEEN_SECONDS = 0.05
 """Within which a request reaches its worker: two calls, and the decode worker's answer between two
@@ -18,6 +25,16 @@ of them gRPC's: its threads, and the passes of the event loop."""
 SHORTEST_INTERVAL = 0.05
 LONGEST_INTERVAL = 0.5
 """Seconds between two statuses of a worker that changes."""
+
+
+MAX_REFUSALS = 3
+"""By workers that were crowded or are left for a newcomer, of one request. Each costs it two calls
+to the decode worker and one to the prefill worker; in fleet/herding.py eight bring no more than
+three."""
+
+LEAST_GAIN_SECONDS = 0.1
+"""That a prompt is predicted to be computed earlier elsewhere, to be placed anew for it: far more
+than the calls take, and than what predictions of a queue are wrong by."""
 
 
 def status_interval(num_workers: int) -> float:
@@ -79,3 +96,66 @@ class Outstanding:
         del self._unseen[placed]
         self.unseen_tokens -= placed.tokens
         self.unseen_short_tokens -= placed.short_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueuedPrompt:
+    """One that this router has sent to a prefill worker, and of which no token has come."""
+
+    worker_id: WorkerId
+    num_tokens: int
+    residual_tokens: int  # to be computed there
+    refusals: int  # of workers it was sent to before
+
+    @classmethod
+    def of(cls, request: PlacementRequest, worker_id: WorkerId) -> Self:
+        return cls(
+            worker_id=worker_id,
+            num_tokens=request.num_tokens,
+            residual_tokens=request.residual_tokens(worker_id),
+            refusals=len(request.blame.workers),
+        )
+
+
+def left_for_newcomer(
+    prompts: Sequence[QueuedPrompt],
+    newcomer: WorkerView,
+    workers: Iterable[WorkerView],
+    other_routers: int,
+) -> list[QueuedPrompt]:
+    """Which prompts to place anew, since a prefill worker has come that has nothing to do.
+
+    `prompts` in the order in which they were sent, of which those sent last are the first to leave:
+    they wait longest, have hardly begun, and may still be in time. One leaves that would be
+    computed LEAST_GAIN_SECONDS earlier at the newcomer, which has none of its prefix. Other routers
+    do the same meanwhile.
+    """
+    views = {view.worker_id: view for view in workers}
+    ahead = {worker_id: view.tokens_ahead for worker_id, view in views.items()}
+    coming = newcomer.tokens_ahead
+    leaving = []
+    for prompt in reversed(prompts):
+        view = views.get(prompt.worker_id)
+        if view is None or prompt.refusals >= MAX_REFUSALS or not _may_take(newcomer, view, prompt):
+            continue
+        stays = wait_seconds(view.cost, ahead[prompt.worker_id])
+        if prompt.residual_tokens <= view.short_tokens:
+            stays = min(stays, view.short_wait_seconds)
+        goes = wait_seconds(newcomer.cost, coming + prompt.num_tokens)
+        if stays - goes < LEAST_GAIN_SECONDS:
+            continue
+        leaving.append(prompt)
+        left = ahead[prompt.worker_id] - prompt.residual_tokens * (1 + other_routers)
+        ahead[prompt.worker_id] = max(left, 0)
+        coming += prompt.num_tokens * (1 + other_routers)
+    return leaving
+
+
+def _may_take(newcomer: WorkerView, view: WorkerView, prompt: QueuedPrompt) -> bool:
+    length = length_class(prompt.num_tokens, newcomer.short_tokens)
+    return (
+        newcomer.worker_id != view.worker_id
+        and newcomer.kind == view.kind
+        and newcomer.paired_tokens >= prompt.num_tokens
+        and newcomer.length_class in (None, length)
+    )

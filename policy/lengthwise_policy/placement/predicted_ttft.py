@@ -21,6 +21,7 @@ from math import inf
 
 from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner, room_left
+from lengthwise_policy.placement.outstanding import MAX_REFUSALS
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
@@ -34,10 +35,6 @@ from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 MAX_CANDIDATES = 8
 """Reported with a placement, to explain it."""
-
-MAX_REFUSALS = 3
-"""By crowded workers, of one request. Each costs it two calls to the decode worker and one to the
-prefill worker; in fleet/herding.py eight bring no more than three."""
 
 LAYERWISE_TOKENS = 512
 """Longer prompts are pushed layer by layer: the prefill workers' default."""

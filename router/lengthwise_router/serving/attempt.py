@@ -20,7 +20,7 @@ from typing import Any
 
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.blame import Blame
-from lengthwise_policy.placement.outstanding import Placed
+from lengthwise_policy.placement.outstanding import Placed, QueuedPrompt
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.generation import Generation, Tokens, WrongEnd
@@ -28,6 +28,7 @@ from lengthwise_router.serving.reservation import DecodeReservation
 from lengthwise_router.serving.worker_pair import WorkerPair
 from lengthwise_router.serving.worker_requests import prefill_request, reserve_request
 from lengthwise_router.workers.calls import result_of
+from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_router.workers.worker import Worker
 from lengthwise_wire.errors import InvalidRequest, LengthwiseError
 
@@ -40,15 +41,17 @@ class WorkerAttempt:
         generation: Generation,
         pair: WorkerPair,
         config: RouterConfig,
-        residual_tokens: int,
+        workers: ModelWorkers,
+        prompt: QueuedPrompt,
         most_tokens_ahead: int | None,
     ) -> None:
-        """`residual_tokens`: what the prefill worker has to compute, as far as known;
-        `most_tokens_ahead`: as in `Placement`."""
+        """`prompt`: as it will wait at the prefill worker, as far as known; `most_tokens_ahead`: as
+        in `Placement`."""
         self._generation = generation
         self._pair = pair
         self._config = config
-        self._residual_tokens = residual_tokens
+        self._workers = workers
+        self._prompt = prompt
         self._most_tokens_ahead = most_tokens_ahead
         self._silent_since = 0.0
         self._preemptions = 0  # recorded so far
@@ -103,7 +106,7 @@ class WorkerAttempt:
 
     async def _prefill_at(self, worker: Worker) -> Tokens:
         generation = self._generation
-        with self._placed():
+        with self._placed(), self._workers.queued(self._prompt, self._pair.leave):
             response = await self._call(
                 worker.prefill,
                 prefill_request(generation, self._pair.reservation, self._most_tokens_ahead),
@@ -137,10 +140,9 @@ class WorkerAttempt:
         if worker is None:
             yield
             return
-        short = length_class(self._residual_tokens, worker.short_tokens) == "short"
-        placed = Placed(
-            tokens=self._residual_tokens, short_tokens=self._residual_tokens if short else 0
-        )
+        tokens = self._prompt.residual_tokens
+        short = length_class(tokens, worker.short_tokens) == "short"
+        placed = Placed(tokens=tokens, short_tokens=tokens if short else 0)
         worker.place(placed)
         try:
             yield

@@ -12,6 +12,7 @@ from lengthwise_policy.errors import LacksCapability, NoCandidates
 from lengthwise_policy.placement.attempts import Attempts
 from lengthwise_policy.placement.blame import NO_BLAME, Blame, Standing
 from lengthwise_policy.placement.capacity import exceeded_capacity, most_new_tokens
+from lengthwise_policy.placement.outstanding import QueuedPrompt
 from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.shared_prompt import place_beside
@@ -153,9 +154,9 @@ class Dispatch:
         return WorkerPair(prefill, reservation, generation.deadline.wakeup)
 
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
-        residual_tokens = choice.request.residual_tokens(pair.prefill_id)
-        most_ahead = choice.placement.most_tokens_ahead
-        return WorkerAttempt(generation, pair, self._config, residual_tokens, most_ahead)
+        request, most_ahead = choice.request, choice.placement.most_tokens_ahead
+        prompt = QueuedPrompt.of(request, pair.prefill_id)
+        return WorkerAttempt(generation, pair, self._config, self._workers, prompt, most_ahead)
 
     async def _join(
         self, generation: Generation, prompt: SharedPrompt, attempts: Attempts

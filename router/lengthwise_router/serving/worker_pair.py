@@ -28,6 +28,7 @@ class WorkerPair:
         self.phase: Phase = "reserve"
         self._wakeup = wakeup
         self._lost: tuple[Worker, LossReason] | None = None
+        self._leaves = False
 
     def __enter__(self) -> Self:
         if self.prefill is not None:
@@ -61,6 +62,11 @@ class WorkerPair:
         self._lost = worker, reason
         self._wakeup.ring()
 
+    def leave(self) -> None:
+        """The prompt had better be placed anew, unless it is computed by now."""
+        self._leaves = True
+        self._wakeup.ring()
+
     def check(self) -> None:
         """Errors: AttemptFailed when the attempt cannot go on, InvalidRequest when none could."""
         reservation = self.reservation
@@ -75,6 +81,13 @@ class WorkerPair:
                     self.prefill_id if is_prefill or reservation is None else reservation.worker_id
                 ),
                 keeps_reservation=is_prefill,
+            )
+        if self._leaves and self.phase == "prefill":
+            raise self.failure(
+                "crowded",
+                "it waits at a prefill worker, and another one has come",
+                Blame.of(self.prefill_id),
+                keeps_reservation=True,
             )
         if reservation is not None and reservation.stream.failure is not None:
             stream = reservation.stream

@@ -223,6 +223,8 @@ class Fleet:
         worker.received(status, self.models.keys(), self._step_stall_seconds)
         if worker.offers != before:
             self._notify()
+            if worker.is_usable and worker.role == "prefill":
+                self.models[worker.model].prefill_worker_came(worker.worker_id)
 
     async def _statuses(self, worker: Worker) -> AsyncGenerator[worker_pb2.WorkerStatus]:
         """At an interval that suits the number of workers, and at another one once that has changed

@@ -1,11 +1,12 @@
 """The workers of one served model: which of them requests may use, and what they have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median_low
 
 from lengthwise_policy.cost.model import typical_cost
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS
+from lengthwise_policy.placement.outstanding import QueuedPrompt, left_for_newcomer
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition
@@ -22,6 +23,7 @@ class ModelWorkers:
         self.model = model
         self._roster = roster
         self._notified: set[Wakeup] = set()
+        self._queued: dict[QueuedPrompt, Callable[[], None]] = {}  # as they were sent
         self.prefixes = Prefixes()
         self.short_tokens = DEFAULT_SHORT_TOKENS
         """Where most workers that compute prompts draw the line between the length classes."""
@@ -81,6 +83,29 @@ class ModelWorkers:
     def notify(self) -> None:
         for wakeup in self._notified:
             wakeup.ring()
+
+    @contextmanager
+    def queued(self, prompt: QueuedPrompt, leave: Callable[[], None]) -> Iterator[None]:
+        """Within, `leave` is called when the prompt had better be placed anew, for a prefill worker
+        has come."""
+        self._queued[prompt] = leave
+        try:
+            yield
+        finally:
+            del self._queued[prompt]
+
+    def prefill_worker_came(self, worker_id: WorkerId) -> None:
+        """What waits elsewhere may be computed there sooner."""
+        if not self._queued:
+            return
+        self.compare()  # what its steps may take
+        prefill, _ = self.views()
+        newcomer = next((view for view in prefill if view.worker_id == worker_id), None)
+        if newcomer is None:
+            return
+        waiting = tuple(self._queued)
+        for prompt in left_for_newcomer(waiting, newcomer, prefill, self.other_routers):
+            self._queued[prompt]()
 
     def compare(self) -> None:
         """Takes from the workers the boundary of the length classes, how many routers they have,

@@ -1,7 +1,14 @@
 """Workers as a router sees them: their last reports, and what the router has placed there."""
 
+from collections.abc import Iterable
+
 from lengthwise_policy.kv.prefix_index import PrefixIndex
-from lengthwise_policy.placement.outstanding import Outstanding, Placed
+from lengthwise_policy.placement.outstanding import (
+    Outstanding,
+    Placed,
+    QueuedPrompt,
+    left_for_newcomer,
+)
 from lengthwise_policy.placement.worker_view import WorkerView
 from lengthwise_policy.types import WorkerId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
@@ -107,6 +114,28 @@ class FleetPicture:
 
     def views(self, now: float) -> list[WorkerView]:
         return [picture.look(now, self.index) for picture in self._pictures.values()]
+
+    def left_for(
+        self, newcomer: WorkerId, attempts: Iterable[JourneyAttempt], now: float
+    ) -> list[JourneyAttempt]:
+        """Those of `attempts` that had better be placed anew, for this worker has come."""
+        queued = {
+            QueuedPrompt(
+                worker_id=attempt.prefill.worker_id,
+                num_tokens=attempt.num_tokens,
+                residual_tokens=attempt.residual_tokens,
+                refusals=len(attempt.journey.attempts.blame.workers),
+            ): attempt
+            for attempt in attempts
+            if attempt.prefill is not None and attempt.prefill_placed is not None
+            if attempt.prefill_called_at
+        }
+        views = [view for view in self.views(now) if view.role == "prefill"]
+        view = next((each for each in views if each.worker_id == newcomer), None)
+        if view is None or not queued:
+            return []
+        others = self._cluster.routers - 1
+        return [queued[each] for each in left_for_newcomer(tuple(queued), view, views, others)]
 
     def prefill_ended(self, attempt: JourneyAttempt) -> None:
         """It counts at the prefill worker no more."""

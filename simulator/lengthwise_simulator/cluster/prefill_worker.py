@@ -78,7 +78,7 @@ class SimulatedPrefillWorker(SimulatedWorker):
 
     def cancel(self, attempt: JourneyAttempt) -> None:
         """The router has given it up: its blocks are free once nothing of it is being sent."""
-        self._heap.at(attempt.sent_until, self._receive, self._release, attempt)
+        self._heap.at(attempt.sent_until, self._receive, self._give_up, attempt)
 
     def fail(self) -> None:
         self.is_gone = True
@@ -176,6 +176,11 @@ class SimulatedPrefillWorker(SimulatedWorker):
         if attempt.late_bytes and not self.is_gone:
             self.feed.touch(now)
             self._rate.moved(attempt.late_bytes, now - attempt.last_piece_at)
+
+    def _give_up(self, attempt: JourneyAttempt) -> None:
+        self._release(attempt)
+        if attempt.decode is not None and attempt.is_sending:
+            self._answer(attempt.decode.link_lost, attempt)  # nothing more comes of it
 
     def _release(self, attempt: JourneyAttempt) -> None:
         self.scheduler.release(attempt.request_id)

@@ -49,8 +49,12 @@ class SimulatedRouter:
         self._attempted: dict[Journey, None] = {}  # under way, in their order
 
     def joined(self, worker: SimulatedWorker) -> None:
-        """It is connected from now on."""
+        """It is connected from now on; what waits elsewhere may be computed there sooner."""
         self._pictures.joined(worker)
+        attempts = [each.attempt for each in self._attempted if each.attempt is not None]
+        for attempt in self._pictures.left_for(worker.worker_id, attempts, self._heap.now):
+            assert attempt.prefill is not None
+            self.attempt_failed(attempt, Blame.of(attempt.prefill.worker_id), "left", busy=True)
 
     def lost(self, worker: SimulatedWorker) -> None:
         """Its streams have ended; what depends on it is attempted elsewhere, and goes on after the
