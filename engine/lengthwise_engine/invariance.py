@@ -17,6 +17,7 @@ from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
+from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
 from lengthwise_kernels.staging import to_device
 
 _PARTS = ((0, 1), (1, 3), (3, 6), (0, 7), (40, 41), (6, 39), (66, 67))
@@ -47,9 +48,13 @@ def try_invariance(model: Decoder) -> Invariance:
     varying: list[str] = []
     for name, operation, x in _operations(model):
         whole = _on_one_thread(operation, x)
-        if not all(torch.equal(operation(x[a:b]), whole[a:b]) for a, b in ((0, _ROWS), *_PARTS)):
+        if not _is_alike(operation, x, whole):
             varying.append(name)
         digest.update(_bytes(whole))
+    # Not in the digest: workers with other adapters are partners for the base.
+    for name, operation, x in _adapter_operations(model):
+        if not _is_alike(operation, x, _on_one_thread(operation, x)):
+            varying.append(name)
     for window in sorted(set(model.spec.windows), key=lambda size: size or 0):
         name = "attention" if window is None else f"attention in windows of {window}"
         whole, alike = _attention(model, window)
@@ -85,6 +90,25 @@ def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
         yield name, _sensitive(projection, row), row.repeat(_ROWS, 1)
     gates = _numbers((_ROWS, 2 * spec.intermediate_size), model.dtype)
     yield "gate", silu_mul, gates.to(model.device)
+
+
+def _adapter_operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
+    """What the first adapter adds, as `_operations`."""
+    if model.adapters is None:
+        return
+    for name, product in model.adapters.products():
+        x = _numbers((_ROWS, product.num_inputs), model.dtype)
+
+        def added(x: torch.Tensor, product: LowRankProduct = product) -> torch.Tensor:
+            result = torch.zeros(len(x), product.num_outputs, dtype=x.dtype)
+            return product.add_to(result, x, AdapterRows(torch.zeros(len(x), dtype=torch.int64)))
+
+        yield f"adapters of {name}", added, x
+
+
+def _is_alike(operation: Rows, x: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Whether few rows are computed as they are in the `whole`."""
+    return all(torch.equal(operation(x[a:b]), whole[a:b]) for a, b in ((0, _ROWS), *_PARTS))
 
 
 def _sensitive(projection: Projection, row: torch.Tensor) -> Rows:

@@ -22,6 +22,7 @@ from lengthwise_engine.foreign_trials import check_isolation
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.memory_budget import MemoryBudget
+from lengthwise_engine.models.adapters.room import NO_ADAPTERS, AdapterRoom, AdapterSettings
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import (
     Quantization,
@@ -52,6 +53,7 @@ from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.watch import RankWatch
 from lengthwise_engine.toy.asynchronous import AsynchronousToyRunner
 from lengthwise_engine.toy.runner import ToyRunner
+from lengthwise_engine.toy.settings import refuse_toy_settings
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,8 @@ class LoadedModel:
     """A runner with the caches it computes over: `shards` describes those of all ranks, `caches`
     are those that this process made, that of its own computing first. `is_invariant` says how it
     computes; `numerics`, unless empty, names with which workers alone it shares requests. `steps`
-    is what a runner of real models counts, `files` what a real model's weights may be mapped from.
+    is what a runner of real models counts, `files` what a real model's weights may be mapped from,
+    `adapters` the room of its adapters.
     """
 
     runner: ModelRunner
@@ -72,6 +75,7 @@ class LoadedModel:
     is_invariant: bool = False
     numerics: str = ""
     steps: StepCounts = field(default_factory=StepCounts)
+    adapters: AdapterRoom | None = None
     ranks: RankWatch | None = None
     files: WeightFiles | None = None
 
@@ -115,6 +119,7 @@ def load_runner(
     tensor_parallel_size: int = 1,
     stall_seconds: float = 5.0,
     model_backend: ModelBackend = "auto",
+    adapters: AdapterSettings = NO_ADAPTERS,
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
@@ -123,16 +128,13 @@ def load_runner(
     `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
     `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
     their projections; `numerics` is the promise, `model_backend` whose code computes. On a GPU
-    every kernel is compiled and `graphs` are captured before this returns.
-
-    With a `tensor_parallel_size` of n, real models are computed by n ranks, on GPUs with a device
-    each: `kv_memory_bytes` is what each of them has for its KV heads, the memory of `graphs` for
-    its graphs, and one that keeps the others waiting for `stall_seconds` is lost.
+    every kernel is compiled and `graphs` are captured before this returns. With more ranks than
+    one (`tensor_parallel_size`), each has a device on GPUs, `kv_memory_bytes` for its KV heads and
+    the memory of `graphs`; one that keeps the others waiting for `stall_seconds` is lost.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
-    `CacheSizeError` for a cache or context that cannot be had, `DeviceMemoryError` where the memory
-    does not hold all of it, `NumericsError` where `numerics` cannot be had, and `RankError` when a
-    rank cannot be started.
+    `CacheSizeError` for a cache or context and `NumericsError` for `numerics` that cannot be had,
+    `DeviceMemoryError` for too little memory, and `RankError` when a rank cannot be started.
     """
     config, target = read_config(checkpoint), torch.device(device)
     settings = MemorySettings(
@@ -144,20 +146,22 @@ def load_runner(
     )
     memory = MemoryBudget(target, int(memory_share * memory_bytes), memory_share, settings)
     if config.text("model_type") == TOY:
-        return _toy(checkpoint, memory, _toy_spec(config, tensor_parallel_size, quantization))
+        refuse_toy_settings(config, tensor_parallel_size, quantization, bool(adapters))
+        return _toy(checkpoint, memory, read_toy_spec(config))
     if not is_native(config, model_backend):
-        refuse_settings(config, tensor_parallel_size, quantization)
+        refuse_settings(config, tensor_parallel_size, quantization, bool(adapters))
         return _foreign(config, memory, dtype, numerics)
     logger.info("model: %s, computed by our own code", config.text("model_type"))
     shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
     kind = compute_dtype(shard.whole, target, dtype)
-    plan = memory.plan(shard, kind)
+    room = adapters.room(shard, target, kind)
+    plan = memory.beside(0 if room is None else room.num_bytes).plan(shard, kind)
     if tensor_parallel_size > 1:
         fall_back(numerics, "sums over several ranks were not shown to be")
         return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds, graphs)
     with loading_weights(checkpoint, target):
-        model = load_model(checkpoint, target, kind, quantization)
-    return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs)
+        model = load_model(checkpoint, target, kind, quantization, room)
+    return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs, room)
 
 
 def check_servable(checkpoint: Path, model_backend: ModelBackend) -> None:
@@ -180,16 +184,6 @@ def _stored(checkpoint: Path, quantization: Quantization) -> DecoderSpec:
     if spec.tied_embeddings and "lm_head.weight" in WeightFiles(checkpoint):
         return replace(spec, tied_embeddings=False)
     return spec
-
-
-def _toy_spec(config: ConfigJson, tensor_parallel_size: int, quantization: Quantization) -> ToySpec:
-    if tensor_parallel_size > 1:
-        message = "the toy model has one rank only; set tensor_parallel_size to 1"
-        raise config.unsupported("model_type", message)
-    if quantization != "none":
-        message = "the toy model has no projections; set quantization to none"
-        raise config.unsupported("model_type", message)
-    return read_toy_spec(config)
 
 
 def _toy(checkpoint: Path, memory: MemoryBudget, toy: ToySpec) -> LoadedModel:
@@ -230,7 +224,12 @@ def _one_rank(
 
 
 def _over_weights(
-    checkpoint: Path, model: Decoder, numerics: str, plan: MemoryPlan, graphs: GraphPlan
+    checkpoint: Path,
+    model: Decoder,
+    numerics: str,
+    plan: MemoryPlan,
+    graphs: GraphPlan,
+    adapters: AdapterRoom | None,
 ) -> LoadedModel:
     cache = KVCache.allocate(plan.layout, plan.num_blocks, model.device)
     runner = _torch_runner(model, cache, graphs)
@@ -242,6 +241,7 @@ def _over_weights(
         files=model.weights.files,
         is_invariant=model.attention.invariant,
         numerics=numerics,
+        adapters=adapters,
     )
 
 

@@ -1,7 +1,7 @@
 """How much memory of a device a worker takes, and what for."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,10 @@ class MemoryBudget:
     cpu_bytes: int
     share: float
     settings: MemorySettings
+
+    def beside(self, adapter_bytes: int) -> "MemoryBudget":
+        """The same for a model with so much of adapters."""
+        return replace(self, settings=replace(self.settings, adapter_bytes=adapter_bytes))
 
     def plan(self, model: ModelShard | ModelSpec, dtype: torch.dtype) -> MemoryPlan:
         """Of each rank. Logs it."""

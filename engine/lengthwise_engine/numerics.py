@@ -32,7 +32,7 @@ def choose_numerics(model: Decoder, asked: Numerics) -> tuple[Decoder, str]:
     if asked == "auto" and model.device.type != "cpu":
         fall_back(asked, f"on {model.device.type} invariant is slower, and has to be asked for")
         return model, ""
-    invariant = Decoder(model.spec, model.weights, invariant=True)
+    invariant = Decoder(model.spec, model.weights, invariant=True, adapters=model.adapters)
     check_attention(invariant.attention)
     found = try_invariance(invariant)
     if found.varying:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def copy_of(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> Callable[..
 
 @pytest.fixture(scope="session")
 def generate() -> Generate:
-    """`generate(loaded, prompts, num_tokens, samplings=..., chunk_sizes=...)`, in one batch.
+    """`generate(loaded, prompts, num_tokens, samplings=..., chunk_sizes=..., adapters=...)`, in one
+    batch.
 
     Each prompt is computed in chunks of its `chunk_sizes`, beside the others' chunks and decode
     rows, in blocks scattered over the cache; returns the tokens of each.
@@ -60,6 +62,7 @@ def _generate(
     *,
     samplings: Sequence[SamplingParameters] | None = None,
     chunk_sizes: Sequence[int] | None = None,
+    adapters: Sequence[int | None] | None = None,
 ) -> list[list[SampledToken]]:
     free = list(range(loaded.cache.num_blocks))
     random.Random(3).shuffle(free)
@@ -78,6 +81,9 @@ def _generate(
     while any(len(result) < num_tokens for result in results):
         rows = [row for row, result in enumerate(results) if len(result) < num_tokens]
         chunks = list(_next_chunks(rows, states, cached, chunk_sizes, tables))
+        if adapters is not None:
+            pairs = zip(chunks, rows, strict=True)
+            chunks = [replace(chunk, adapter=adapters[row]) for chunk, row in pairs]
         tokens = loaded.runner.run(chunks)
         for row, chunk, token in zip(rows, chunks, tokens, strict=True):
             cached[row] = chunk.end

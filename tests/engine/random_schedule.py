@@ -30,6 +30,7 @@ class ScheduledRequest:
     prompt: tuple[int, ...]
     sampling: SamplingParameters
     num_tokens: int
+    adapter: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _begin(
     worker = chosen.randrange(num_workers)
     one = _Running(request, place, worker, list(request.prompt), _own_blocks(place))
     has_prefix = len(request.prompt) > PREFIX_TOKENS and request.prompt[:PREFIX_TOKENS] == shared
-    if has_prefix and chosen.random() < 0.7:
+    if has_prefix and request.adapter is None and chosen.random() < 0.7:
         one.block_ids[: len(PREFIX_BLOCKS)] = PREFIX_BLOCKS
         one.computed = PREFIX_TOKENS
     return one
@@ -195,6 +196,7 @@ def _step(worker: CachedRunner, batch: Sequence[tuple[_Running, int]]) -> None:
             start=one.computed,
             block_ids=one.block_ids,
             sampling=state if is_last else None,
+            adapter=one.request.adapter,
         )
         chunks.append(chunk)
     for (one, count), token in zip(batch, worker.runner.run(chunks), strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_engine.models.adapters.stack import AdapterStack
 from lengthwise_engine.models.frequencies import rope_frequencies
 from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
@@ -51,8 +52,10 @@ class Decoder:
         ranks: Ranks | None = None,
         *,
         invariant: bool = False,
+        adapters: AdapterStack | None = None,
     ) -> None:
         self.spec = spec
+        self.adapters = adapters
         if invariant:
             weights = weights.invariant()
         self.weights = weights
@@ -85,9 +88,12 @@ class Decoder:
         hidden = functional.embedding(step.token_ids, weights.embedding)
         cos, sin = self._rotation(step.positions)
         clear_blocks(cache, step.begun)
-        first = weights.layers[0]
+        layers: Sequence[LayerWeights] = weights.layers
+        if self.adapters is not None and step.adapters is not None:
+            layers = self.adapters.applied(layers, step.adapters, step.sampled)
+        first = layers[0]
         heads = first.qkv(rms_norm(hidden, first.attention_norm, eps))
-        for index, layer in enumerate(weights.layers):
+        for index, layer in enumerate(layers):
             queries = self._store(layer, heads, cos, sin, cache[index], step.kv_rows)
             if on_layer is not None and self._ranks is None:
                 on_layer(index)
@@ -103,7 +109,7 @@ class Decoder:
             gate_up, hidden = layer.gate_up.after_norm(projected, hidden, layer.mlp_norm, eps)
             projected = self._sum(layer.down.after_gate(gate_up))
             if not is_last:
-                after = weights.layers[index + 1]
+                after = layers[index + 1]
                 heads, hidden = after.qkv.after_norm(projected, hidden, after.attention_norm, eps)
         logits, _ = weights.head.after_norm(projected, hidden, weights.norm, eps)
         if self._ranks is not None:

@@ -11,6 +11,7 @@ import torch
 
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
+from lengthwise_engine.models.adapters.room import AdapterRoom
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weight_files import WeightFiles
@@ -43,8 +44,9 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
+    adapters: AdapterRoom | None = None,
 ) -> Decoder:
-    """Load a checkpoint folder, to compute in `compute_dtype`."""
+    """Load a checkpoint folder, to compute in `compute_dtype`; opens the room of its adapters."""
     spec = read_spec(checkpoint, quantization)
     weights = load_weights(
         WeightFiles(checkpoint, hashed=True),
@@ -52,4 +54,4 @@ def load_model(
         device=device,
         dtype=compute_dtype(spec, device, dtype),
     )
-    return Decoder(spec, weights)
+    return Decoder(spec, weights, adapters=None if adapters is None else adapters.open())

@@ -17,7 +17,8 @@ class StepTensors:
     `token_ids` and `positions` are [tokens]; `kv_rows` [2, tokens] says where their keys and values
     go, `begun` which blocks have to be cleared before that; `sampled` numbers the tokens whose
     logits are wanted. `plans` has the attention of all tokens for each sliding window in use,
-    `last_plan` that of the sampled ones in the last layer.
+    `last_plan` that of the sampled ones in the last layer. `adapters` [tokens] numbers each token's
+    adapter, -1 where it has none; None: no token has one.
     """
 
     token_ids: torch.Tensor
@@ -27,6 +28,7 @@ class StepTensors:
     sampled: torch.Tensor
     plans: Mapping[int | None, AttentionPlan]
     last_plan: AttentionPlan
+    adapters: torch.Tensor | None = None
 
     @classmethod
     def bind(cls, form: AttentionForm, tensors: Mapping[str, torch.Tensor]) -> "StepTensors":
@@ -40,6 +42,7 @@ class StepTensors:
             sampled=tensors["sampled"],
             plans=attention.plans,
             last_plan=attention.last,
+            adapters=tensors.get("adapters"),
         )
 
 

@@ -23,6 +23,7 @@ class SequenceChunk:
     `start` is the position of the first of them, which is also how many tokens of the sequence the
     cache already holds. `block_ids` cover the positions [0, start + len(token_ids)) and may go
     beyond. `sampling` is None when no token is wanted (a prompt chunk that is not the last).
+    `adapter` is the number of the one that all of the sequence is computed with, of those loaded.
 
     A row whose token the step before still computes `follows` the chunk of that step with this
     index: `token_ids` is (0,) and stands for the token sampled there, which the runner takes from
@@ -35,6 +36,7 @@ class SequenceChunk:
     block_ids: Sequence[int]
     sampling: SamplingState | None
     follows: int | None = None
+    adapter: int | None = None
 
     @property
     def end(self) -> int:

@@ -34,12 +34,14 @@ each, not measured here: others report 300 to 500 MB."""
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySettings:
     """What an operator asked for, of each rank. Of `num_blocks` and `kv_memory_bytes` the first
-    one that is set is the size of the cache; where neither is, it gets what is left."""
+    one that is set is the size of the cache; where neither is, it gets what is left. Adapters count
+    as weights."""
 
     num_blocks: int | None = None
     kv_memory_bytes: int | None = None
     max_context: int | None = None
     graph_memory_bytes: int = 0
+    adapter_bytes: int = 0
     block_size: int = 16
 
 
@@ -103,6 +105,7 @@ def plan_memory(
     part = model.part if isinstance(model, ModelShard) else model
     layout = KVLayout.of(part, block_size=settings.block_size, dtype=dtype)
     weights, step = _model_bytes(model, device_type, dtype)
+    weights += settings.adapter_bytes
     workspace = PROCESS_BYTES[device_type] + step
     graphs = settings.graph_memory_bytes if device_type == "cuda" else 0
     fixed = weights + workspace + graphs

@@ -93,6 +93,14 @@ def lay_out_step(
     return StepLayout(form=laid_out.form, arrays={**arrays, **(more or {}), **laid_out.arrays})
 
 
+def adapter_numbers(chunks: Sequence[SequenceChunk]) -> Arrays:
+    """Of each token's adapter, where any has one."""
+    if all(chunk.adapter is None for chunk in chunks):
+        return {}
+    numbers = [-1 if chunk.adapter is None else chunk.adapter for chunk in chunks]
+    return {"adapters": np.repeat(numbers, [len(chunk.token_ids) for chunk in chunks])}
+
+
 def padded(array: NDArray[Any], count: int, filler: int) -> NDArray[Any]:
     """With `filler` up to `count` in the last dimension."""
     result = np.full((*array.shape[:-1], count), filler, dtype=array.dtype)

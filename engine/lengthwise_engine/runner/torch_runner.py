@@ -32,7 +32,7 @@ from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kin
 from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
-from lengthwise_engine.runner.step_tensors import StepLayout, lay_out_step, padded
+from lengthwise_engine.runner.step_tensors import StepLayout, adapter_numbers, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, capture_steps, warm_up_steps
 from lengthwise_engine.sampling.state import SamplingState
 from lengthwise_engine.sampling.token_counts import NUM_SLOTS, NewTokens, TokenCounts
@@ -249,7 +249,7 @@ class TorchRunner:
             block_size=self.layout.block_size,
             attention=self._model.attention,
             padded_to=padded_to,
-            more={**draws, **self._follows(chunks, rows)},
+            more={**draws, **self._follows(chunks, rows), **adapter_numbers(chunks)},
         )
 
     def _follows(self, chunks: Sequence[SequenceChunk], rows: int | None) -> Arrays:

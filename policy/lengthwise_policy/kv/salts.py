@@ -21,6 +21,8 @@ def request_salt(tenant: str, cache_salt: str) -> bytes:
     return blake2b(json.dumps([tenant, cache_salt]).encode(), digest_size=SALT_BYTES).digest()
 
 
-def block_salt(model_fingerprint: str, salt: bytes) -> bytes:
-    """What block names begin with, for a request of this salt."""
-    return b"\0".join([model_fingerprint.encode(), salt] if salt else [model_fingerprint.encode()])
+def block_salt(model_fingerprint: str, salt: bytes, adapter: str = "") -> bytes:
+    """What block names begin with, for a request of this salt. With an adapter, named by its key,
+    the model is another one."""
+    model = f"{model_fingerprint}:{adapter}" if adapter else model_fingerprint
+    return b"\0".join([model.encode(), salt] if salt else [model.encode()])

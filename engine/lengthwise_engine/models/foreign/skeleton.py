@@ -90,7 +90,9 @@ class _Probe:
         return attended, None
 
 
-def refuse_settings(config: ConfigJson, tensor_parallel_size: int, quantization: str) -> None:
+def refuse_settings(
+    config: ConfigJson, tensor_parallel_size: int, quantization: str, has_adapters: bool = False
+) -> None:
     """Raises `UnsupportedModel` for those that native models alone have."""
     for key, wanted in (
         ("tensor_parallel_size 1", tensor_parallel_size == 1),
@@ -99,6 +101,12 @@ def refuse_settings(config: ConfigJson, tensor_parallel_size: int, quantization:
         if not wanted:
             message = f"a model that is computed by transformers' code needs {key}; set it"
             raise config.unsupported("model_type", message)
+    if has_adapters:
+        message = (
+            "adapters are added to projections of native models alone, and this one, as every"
+            " mixture of experts, is computed by transformers' code; serve it without adapters"
+        )
+        raise config.unsupported("model_type", message)
 
 
 def read_foreign_spec(config: ConfigJson) -> ForeignSpec:

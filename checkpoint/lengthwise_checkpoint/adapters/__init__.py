@@ -1,0 +1,1 @@
+"""What the files of a LoRA adapter say, as PEFT writes them."""

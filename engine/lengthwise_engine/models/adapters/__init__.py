@@ -1,0 +1,1 @@
+"""LoRA adapters beside a decoder's weights: many of them in one batch."""

@@ -1,0 +1,137 @@
+"""A LoRA adapter's weights on disk, checked against the model that they are to be added to.
+
+All that can be wrong with an adapter is found here, by names and shapes, before memory is taken.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from lengthwise_checkpoint.adapters.adapter_config import WEIGHTS, AdapterSpec, read_adapter_spec
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_engine.models.tensor_file import TensorFile
+
+_TENSOR: Final = re.compile(
+    r"base_model\.model\.model\.layers\.(\d{1,4})\.(self_attn|mlp)\.(\w+_proj)\.lora_([AB])\.weight"
+)
+_ROOM: Final = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "mlp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterFile:
+    """`key` is NAME@DIGEST: equal where names and all that is computed are. `targets` are the names
+    of projections that it changes, in any layer."""
+
+    key: str
+    spec: AdapterSpec
+    targets: frozenset[str]
+    file: TensorFile
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it was written to, in place, since it was read."""
+        return self.file.is_changed
+
+    def matrices(self, layer: int, projection: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A [rank, in] and B [out, rank] as they are stored; None where it changes nothing."""
+        names = [_name(layer, projection, matrix) for matrix in "AB"]
+        if names[0] not in self.file.places:
+            return None
+        return self.file.tensor(names[0]), self.file.tensor(names[1])
+
+
+def check_computed(spec: DecoderSpec, device: torch.device, num_ranks: int) -> None:
+    """Raises `UnsupportedModel` where adapters of this model are not computed."""
+    for reason, holds in (
+        (f"are computed on CPUs alone, and this is {device}", device.type != "cpu"),
+        (f"are computed on one rank alone, and these are {num_ranks}", num_ranks > 1),
+        ("cannot be added to projections in FP8", "fp8" in spec.projections),
+    ):
+        if holds:
+            raise UnsupportedModel(f"adapters: got some, but they {reason}; serve none")
+
+
+def read_adapter(name: str, folder: Path, spec: DecoderSpec) -> AdapterFile:
+    """Raises `CheckpointError` for one that is damaged or made for another model,
+    `UnsupportedModel` for what is not computed."""
+    adapter = read_adapter_spec(folder)
+    file = TensorFile(folder / WEIGHTS)
+    if not file.places:
+        raise CheckpointError(f"{file.path}: has no tensors, expected those of a LoRA adapter")
+    sizes = projection_sizes(spec)
+    targets = {_check(tensor, file, adapter, spec, sizes) for tensor in file.places}
+    key = f"{name}@{_digest(file.path, adapter)}"
+    return AdapterFile(key=key, spec=adapter, targets=frozenset(targets), file=file)
+
+
+def projection_sizes(spec: DecoderSpec) -> Mapping[str, tuple[int, int]]:
+    """Inputs and outputs of each projection that an adapter may change."""
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    heads, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    return {
+        "q_proj": (hidden, heads),
+        "k_proj": (hidden, kv),
+        "v_proj": (hidden, kv),
+        "o_proj": (heads, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def _check(
+    tensor: str,
+    file: TensorFile,
+    adapter: AdapterSpec,
+    spec: DecoderSpec,
+    sizes: Mapping[str, Sequence[int]],
+) -> str:
+    """The projection that a tensor belongs to."""
+    match = _TENSOR.fullmatch(tensor)
+    if match is None or match[3] not in sizes or match[2] != _ROOM.get(match[3], "self_attn"):
+        raise UnsupportedModel(
+            f"{file.path}: tensor {tensor} is no lora_A or lora_B of a layer's"
+            f" {', '.join(sizes)}; nothing else can be adapted"
+        )
+    layer, projection, matrix = int(match[1]), match[3], match[4]
+    if layer >= spec.num_layers:
+        raise CheckpointError(
+            f"{file.path}: tensor {tensor} is of layer {layer}, the model has {spec.num_layers}:"
+            " the adapter is of another base model"
+        )
+    other = _name(layer, projection, "B" if matrix == "A" else "A")
+    if other not in file.places:
+        raise CheckpointError(f"{file.path}: tensor {other} is missing, {tensor} is there")
+    inputs, outputs = sizes[projection]
+    place, rank = file.places[tensor], adapter.rank
+    expected = (rank, inputs) if matrix == "A" else (outputs, rank)
+    if place.shape != expected:
+        raise CheckpointError(
+            f"{file.path}: tensor {tensor} has shape {place.shape}, the model and r {rank} imply"
+            f" {expected}: the adapter is of another base model or rank"
+        )
+    if place.dtype not in file.full_dtypes:
+        raise UnsupportedModel(
+            f"{file.path}: tensor {tensor} has type {place.dtype}; supported are"
+            f" {', '.join(file.full_dtypes)}"
+        )
+    return projection
+
+
+def _name(layer: int, projection: str, matrix: str) -> str:
+    room = _ROOM.get(projection, "self_attn")
+    return f"base_model.model.model.layers.{layer}.{room}.{projection}.lora_{matrix}.weight"
+
+
+def _digest(path: Path, adapter: AdapterSpec) -> str:
+    """16 hex digits of all that decides what the adapter adds."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+    digest.update(f"{adapter.rank} {adapter.scaling}".encode())
+    return digest.hexdigest()
