@@ -16,6 +16,7 @@ NAMES = (
     "transfers.prefill_push",
     "steps.tensor_parallel",
     "steps.numerics",
+    "steps.adapters",
     "steps.stepping",
     "steps.step_jitter",
     "steps.launches",

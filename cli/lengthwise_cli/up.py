@@ -50,6 +50,7 @@ _MODEL_HELP = (
 def up(
     models: Annotated[list[str] | None, Argument(metavar="MODEL", help="As --model.")] = None,
     model: Annotated[list[str] | None, Option(metavar="MODEL", help=_MODEL_HELP)] = None,
+    adapter: Annotated[list[str] | None, Option(metavar="NAME=FOLDER", help="Of LoRA.")] = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
     decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,
@@ -89,6 +90,7 @@ def up(
     asked = [*(models or ()), *(model or ())]
     cluster = LocalCluster(
         models=named_models(asked),
+        adapters=adapter or (),
         prefill=prefill,
         decode=decode,
         routers=routers,

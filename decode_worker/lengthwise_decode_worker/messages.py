@@ -6,6 +6,7 @@ from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId
+from lengthwise_worker.adapters import AdapterLease
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 
@@ -23,6 +24,7 @@ class DecodeWork:
     """The whole sequence; grows. `sampling.token_ids` is this very list."""
     sampling: SamplingState
     stop_token_ids: frozenset[int]
+    adapter: AdapterLease | None = None
     hashes: list[BlockHash] = field(init=False)
     """Of the sequence's full blocks; grows."""
 

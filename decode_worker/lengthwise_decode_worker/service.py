@@ -22,6 +22,7 @@ from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
+from lengthwise_worker.adapters import AdapterLease
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.requests import check_request, salt_of, sampling_state
 
@@ -56,6 +57,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         self._tracer = tracer
         self._spec = engine.model.spec
         self._grammars = engine.grammars
+        self._adapters = engine.adapters
         self._fingerprints = (engine.model.fingerprint, engine.layout_fingerprint)
         self._block_size = engine.model.shards.layout.block_size
         self._reservations = reservations
@@ -75,7 +77,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         seconds = min(context.time_remaining() or lease, lease)
         try:
             async with asyncio.timeout(seconds):
-                work = self._work(request, grammar, lease)
+                adapter = await self._adapters.lease(request.adapter)
+                work = self._work(request, grammar, adapter, lease)
                 span = self._span(context)
                 grant = await self._reservations.reserve(work, request.epoch, span)
         except TimeoutError as error:
@@ -184,6 +187,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         self,
         request: decode_pb2.ReserveRequest,
         grammar: GrammarState | None,
+        adapter: AdapterLease | None,
         lease_seconds: float,
     ) -> DecodeWork:
         token_ids = list(request.token_ids)
@@ -205,6 +209,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             token_ids=token_ids,
             sampling=sampling_state(request, token_ids, grammar),
             stop_token_ids=frozenset(request.stop_token_ids),
+            adapter=adapter,
         )
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from lengthwise_local.errors import LocalClusterError
-from lengthwise_local.models import served
+from lengthwise_local.models import served, with_adapters
 from lengthwise_local.preflight import MODULES, require_counts, require_extras, router_addresses
 from lengthwise_local.process import POLL_SECONDS, TIED, Process, Role
 from lengthwise_local.settings import require_local_prefill, settings_by_role
@@ -41,6 +41,7 @@ class LocalCluster:
         *,
         model: str | Path | None = None,
         models: Mapping[str, str | Path] | None = None,
+        adapters: Sequence[str] = (),
         prefill: int = 1,
         decode: int = 1,
         routers: int = 1,
@@ -61,6 +62,7 @@ class LocalCluster:
 
         model: checkpoint folder, .gguf file or hub id; None: the demo model.
         models: instead of it, several, by the names that requests call them.
+        adapters: NAME=FOLDER, or a hub id, of LoRA adapters of the model; with one model alone.
         prefill, decode: workers of each model; prefill 0: decode workers compute all prompts.
         host: where routers listen; workers and metrics stay on loopback.
         port, metrics_port, http_port: of the first router, others count up; 0: any; None: no HTTP.
@@ -68,10 +70,8 @@ class LocalCluster:
         configs: keys that replace or join a role's configuration.
         commands: runs these instead of a role's process, with `--config FILE` added.
         drain_seconds: what routers, and then workers, get to end; their own limit is 30 s.
-        folder: for configurations and logs, never removed; None: a new one, removed after a clean
-            exit.
-        Errors: LocalClusterError, one line, for a bad model, a taken port or an extra not
-        installed.
+        folder: for configurations and logs, kept; None: a new one, removed after a clean exit.
+        Errors: LocalClusterError, one line, for a bad model, a taken port, an extra not installed.
         """
         require_counts(prefill=prefill, decode=decode, routers=routers)
         if device not in ("auto", "cpu", "cuda"):
@@ -83,7 +83,7 @@ class LocalCluster:
         self._counts: dict[Role, int] = {"prefill": prefill, "decode": decode, "router": routers}
         self._num_workers = len(self._models) * (prefill + decode)
         self.host = host
-        self._configs = dict(configs or {})
+        self._configs = with_adapters(configs or {}, adapters, len(self._models))
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **(env or {})}
         self._commands = dict(commands or {})
         self._given_folder = None if folder is None else Path(folder)

@@ -1,11 +1,14 @@
 """Which models a local cluster serves, and what requests call them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lengthwise_checkpoint.hub import model_name
+from lengthwise_checkpoint.adapters.adapter_config import read_adapter_spec
+from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.hub import is_hub_id, model_name
 from lengthwise_local.errors import LocalClusterError
 from lengthwise_local.preflight import find_model
+from lengthwise_local.process import Role
 
 
 def named_models(texts: Iterable[str]) -> dict[str, str]:
@@ -26,6 +29,42 @@ def named_models(texts: Iterable[str]) -> dict[str, str]:
             )
         models[name] = model
     return models
+
+
+def with_adapters(
+    configs: Mapping[Role, Mapping[str, object]], texts: Sequence[str], num_models: int
+) -> dict[Role, Mapping[str, object]]:
+    """The same of workers that hold these adapters, NAME=FOLDER or NAME=HUB_ID each.
+
+    Errors: LocalClusterError for what no worker could load, as far as its configuration says, and
+    where there are several models that they might be of.
+    """
+    if not texts:
+        return dict(configs)
+    if num_models > 1:
+        raise LocalClusterError(f"--adapter: got {num_models} models, expected one, their base")
+    adapters = list(_adapters(texts))
+    workers: tuple[Role, ...] = ("prefill", "decode")
+    held = {role: {"adapters": adapters, **configs.get(role, {})} for role in workers}
+    return {**configs, **held}
+
+
+def _adapters(texts: Iterable[str]) -> Iterator[dict[str, str]]:
+    """As the workers' configuration has them."""
+    for text in texts:
+        name, equals, path = text.partition("=")
+        folder = Path(path).expanduser()
+        if not (equals and name and path) or not (folder.is_dir() or is_hub_id(path)):
+            raise LocalClusterError(
+                f"--adapter: got {text!r}, expected NAME=FOLDER or NAME=OWNER/REPOSITORY"
+            )
+        if folder.is_dir():
+            path = str(folder.absolute())
+            try:
+                read_adapter_spec(folder)
+            except CheckpointError as error:
+                raise LocalClusterError(f"--adapter {name}: {error}") from error
+        yield {"name": name, "path": path}
 
 
 def served(

@@ -6,6 +6,7 @@ from lengthwise_engine.runner.sampler import SampledToken, SamplingState
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
+from lengthwise_worker.adapters import AdapterLease
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 
@@ -18,6 +19,7 @@ class PrefillWork:
     sent_from: int | None
     """The KV of the tokens from here on goes to a decode worker, which has the others; None: of
     none. A multiple of the block size."""
+    adapter: AdapterLease | None = None
 
 
 Command = PrefillWork | Release

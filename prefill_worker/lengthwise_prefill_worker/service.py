@@ -27,6 +27,7 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
 )
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
+from lengthwise_worker.adapters import AdapterLease
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
 from lengthwise_worker.requests import check_request, refuse, salt_of, sampling_state
@@ -70,6 +71,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         self._max_seconds = max_seconds
         self._spec = engine.model.spec
         self._grammars = engine.grammars
+        self._adapters = engine.adapters
         self._mailbox = mailbox
         self._send = send
         self._metrics = metrics
@@ -95,6 +97,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             if tokens_ahead > request.most_tokens_ahead:
                 return prefill_pb2.PrefillResponse(tokens_ahead=tokens_ahead)
         grammar = await self._grammars.state(request.grammar)
+        adapter = await self._adapters.lease(request.adapter)
         # Two attempts at one request may meet here: the engine knows them by different names.
         request_id = RequestId(f"{request.request_id}#{next(self._numbers)}")
         most = self._max_seconds
@@ -116,7 +119,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
                 await self._send.open(
                     request_id, request.destination, request.epoch, pending.fail, span
                 )
-            self._mailbox.post(self._work(request, request_id, grammar, seconds))
+            self._mailbox.post(self._work(request, request_id, grammar, adapter, seconds))
             async with asyncio.timeout(seconds):
                 computed = await pending.computed
             goes_on = computed.token.token_id not in pending.stop_token_ids
@@ -181,6 +184,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         request: prefill_pb2.PrefillRequest,
         request_id: RequestId,
         grammar: GrammarState | None,
+        adapter: AdapterLease | None,
         seconds: float,
     ) -> PrefillWork:
         now = time.monotonic()
@@ -199,6 +203,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
             ),
             sampling=sampling_state(request, token_ids, grammar),
             sent_from=request.destination.num_cached_tokens if sent else None,
+            adapter=adapter,
         )
 
 

@@ -22,6 +22,9 @@ _NUMERICS = "numerics "
 """Of requests that an invariant worker has begun, with the name of its numerics: another would go
 on with other tokens."""
 
+_ADAPTER = "adapter "
+"""Of requests with an adapter, with its key: others do not hold it, or not this version of it."""
+
 CAPABILITIES = (*LATER_PARAMETERS, CACHE_SALT, GRAMMAR)
 """In every worker's status. Names are never changed."""
 
@@ -37,6 +40,16 @@ _NEUTRAL = {
 def numerics_capability(numerics: str) -> tuple[str, ...]:
     """What an invariant worker reports besides; nothing for others, whose name is empty."""
     return (_NUMERICS + numerics,) if numerics else ()
+
+
+def adapter_capability(key: str) -> str:
+    """What a worker reports that holds this adapter."""
+    return _ADAPTER + key
+
+
+def held_adapters(capabilities: Iterable[str]) -> list[str]:
+    """Keys, NAME@DIGEST, of the adapters that a worker with these holds."""
+    return [name.removeprefix(_ADAPTER) for name in capabilities if name.startswith(_ADAPTER)]
 
 
 def kept_capabilities(capabilities: Iterable[str]) -> frozenset[str]:

@@ -1,17 +1,43 @@
 """Configuration of every worker, whatever its role."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
+from lengthwise_checkpoint.adapters.adapter_config import MAX_RANK
 from lengthwise_checkpoint.hub import model_name
-from lengthwise_policy.checks import require_at_least
+from lengthwise_policy.checks import require_at_least, require_at_most
 from lengthwise_policy.objectives import Objectives
 from lengthwise_runtime.config import STRICT
 from lengthwise_runtime.tls.config import TlsConfig
 from lengthwise_runtime.tracing.config import TracingConfig
+
+ADAPTER_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+MAX_ADAPTERS: Final = 256
+"""Of a worker, whose status names them all; each is a label of metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """A LoRA adapter, as PEFT saves it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    """Requests ask for it by MODEL:NAME."""
+    path: str
+    """Folder or hub id."""
+
+    def __post_init__(self) -> None:
+        if not ADAPTER_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name: got {self.name[:80]!r}, expected 1 to 64 letters, digits, dots, dashes and"
+                " underscores"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +80,18 @@ class WorkerConfig:
     """Folder of `lengthwise evaluate`'s records; unset: `evaluations` in LENGTHWISE_CACHE."""
     accept_failed_evaluation: bool = False
     """Serve a rounded model although its evaluation failed its bounds (docs/models.md)."""
+    adapters: tuple[AdapterConfig, ...] = ()
+    """LoRA adapters of the model, 256 at most, of native models on CPUs (docs/models.md). A request
+    for MODEL:NAME goes to workers that hold this adapter."""
+    adapters_folder: Path | None = None
+    """Each folder in it is an adapter too, of its name, from when it is there until it is gone;
+    looked at every 2 s."""
+    adapter_places: int | None = None
+    """Adapters in memory at once; others are loaded when they are asked for, in the place of the
+    one that was not for the longest time. Unset: all of `adapters`, and at least 16 with a
+    folder."""
+    adapter_rank: int = 16
+    """The largest rank of adapters in the folder: each place has room for it."""
     tensor_parallel_size: int = 1
     """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
     device of its own."""
@@ -119,6 +157,16 @@ class WorkerConfig:
                 f"kv_memory_bytes {self.kv_memory_bytes} and num_blocks {self.num_blocks} both say"
                 " how large the KV cache is; set one of them, or none"
             )
+        names = {adapter.name for adapter in self.adapters}
+        if len(names) < len(self.adapters) or len(names) > MAX_ADAPTERS:
+            raise ValueError(
+                f"adapters: got {len(self.adapters)} with {len(names)} names, expected at most"
+                f" {MAX_ADAPTERS}, each with a name of its own"
+            )
+        if self.adapter_places is not None:
+            require_at_least("adapter_places", self.adapter_places, 1)
+        require_at_least("adapter_rank", self.adapter_rank, 1)
+        require_at_most("adapter_rank", self.adapter_rank, MAX_RANK)
         require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         require_at_least("threads", self.threads, 0)
         require_at_least("graph_memory_bytes", self.graph_memory_bytes, 0)

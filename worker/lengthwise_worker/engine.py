@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from lengthwise_checkpoint.adapters.adapter_config import ADAPTER_FILES
 from lengthwise_checkpoint.hub import CONFIG_FILES, MODEL_FILES, find_checkpoint
 from lengthwise_engine.loaded_model import LoadedModel, check_servable, load_runner
+from lengthwise_engine.models.adapters.room import AdapterSettings
 from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, PROMPT_TOKENS, GraphPlan
 from lengthwise_engine.transfer.base import OnEvent, ProcessLost, ProcessReady, TransferEvent
 from lengthwise_engine.transfer.config import TransferConfig
@@ -18,6 +20,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.memory import usable_memory_bytes
 from lengthwise_worker.accuracy.gate import check_accuracy
+from lengthwise_worker.adapters import HeldAdapters
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
 from lengthwise_worker.grammars import Grammars
@@ -30,6 +33,9 @@ POLL_SECONDS = 1.0
 STEP_SECONDS = 5.0
 """No step takes so long: an engine thread that has not ended by then is stuck."""
 
+OPEN_PLACES = 16
+"""For adapters, where others may come into a folder."""
+
 FREE_MARGIN_SECONDS = 5.0
 """Beyond `stall_seconds`, for the transfer process to notice, to be killed and to report."""
 
@@ -41,6 +47,8 @@ class Engine:
     def __init__(self, model: LoadedModel, grammars: Grammars, config: WorkerConfig) -> None:
         self.model = model
         self.grammars = grammars
+        self.adapters = HeldAdapters(model.adapters, config.adapters_folder)
+        self._following = asyncio.create_task(self.adapters.follow(), name="adapters")
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._on_event: OnEvent | None = None
@@ -73,6 +81,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Ends the transfer process and the ranks, within a few seconds."""
+        self._following.cancel()
         await asyncio.to_thread(self.transfer.stop)
         await asyncio.to_thread(self.model.close)
 
@@ -151,6 +160,17 @@ def _find(config: WorkerConfig) -> Path:
     return find_checkpoint(config.model, MODEL_FILES)
 
 
+def _adapters(config: WorkerConfig) -> AdapterSettings:
+    folders = {each.name: find_checkpoint(each.path, ADAPTER_FILES) for each in config.adapters}
+    if config.adapters_folder is None:
+        return AdapterSettings(folders=folders, places=config.adapter_places or 0)
+    return AdapterSettings(
+        folders=folders,
+        places=config.adapter_places or max(len(folders), OPEN_PLACES),
+        other_rank=config.adapter_rank,
+    )
+
+
 def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     ranks = config.tensor_parallel_size
     if config.threads or ranks > 1:
@@ -170,6 +190,7 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
         quantization=config.quantization,
         model_backend=config.model_backend,
+        adapters=_adapters(config),
         numerics=config.numerics,
         num_blocks=config.num_blocks,
         kv_memory_bytes=config.kv_memory_bytes,

@@ -4,7 +4,7 @@ Every child that can be named beforehand exists from the start, at 0, so that «
 never means «zero»; children are made once, and what a scrape can ask for is not counted before.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
@@ -112,6 +112,10 @@ class WorkerMetrics:
         size.labels(self.role).set_function(lambda: steps.graph_bytes)
         self._registry.register(_StepCollector(self.role, steps))
 
+    def watch_adapters(self, requests: Callable[[], Mapping[str, int]]) -> None:
+        """From now on each scrape reports how many `requests` each adapter has had, by its name."""
+        self._registry.register(_AdapterCollector(self.role, requests))
+
     def _watch_queues(self, state: Callable[[], EngineSnapshot]) -> None:
         requests = self._gauge(
             "lengthwise_queued_requests", "Requests that wait at the worker", "length_class"
@@ -167,6 +171,24 @@ class _StepCollector(Collector):
         )
         seconds.add_metric(role, steps.capture_seconds)
         yield seconds
+
+
+class _AdapterCollector(Collector):
+    """Of those that a worker holds: no request names another."""
+
+    def __init__(self, role: Role, requests: Callable[[], Mapping[str, int]]) -> None:
+        self._role = role
+        self._requests = requests
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "lengthwise_adapter_requests_total",
+            "Requests computed with each adapter since the worker's start",
+            labels=("role", "adapter"),
+        )
+        for name, count in self._requests().items():
+            family.add_metric((self._role, name), count)
+        yield family
 
 
 class _CostCollector(Collector):

@@ -66,7 +66,7 @@ def check_request(request: RequestMessage, spec: ModelSpec) -> None:
 
 def salt_of(request: RequestMessage, model_fingerprint: str) -> bytes:
     """What the names of its blocks begin with."""
-    return block_salt(model_fingerprint, request.cache_salt)
+    return block_salt(model_fingerprint, request.cache_salt, request.adapter)
 
 
 def sampling_state(

@@ -11,7 +11,12 @@ from lengthwise_policy.kv.prefix_cache import BlockEvents
 from lengthwise_policy.types import Role
 from lengthwise_runtime.step_thread import StepThread
 from lengthwise_runtime.tracing.config import tracer_of
-from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING, numerics_capability
+from lengthwise_wire.capabilities import (
+    CAPABILITIES,
+    PREFIX_CACHING,
+    adapter_capability,
+    numerics_capability,
+)
 from lengthwise_wire.convert import ROLES_ON_WIRE, cost_to_wire
 from lengthwise_wire.v1 import worker_pb2
 from lengthwise_worker.config import WorkerConfig
@@ -70,6 +75,7 @@ class RoleWorker(ABC):
             block_size=model.shards.layout.block_size,
         )
         metrics.watch_steps(model.steps)
+        metrics.watch_adapters(lambda: self._engine.adapters.requests)
         metrics.introduce(self._status())
         # A thread that never asked has its small products of matrices computed by all cores, whose
         # threads then wait for one another busily: OpenMP keeps the number for each thread.
@@ -151,6 +157,7 @@ class RoleWorker(ABC):
                 *CAPABILITIES,
                 *(PREFIX_CACHING,) * self._config.prefix_caching,
                 *numerics_capability(model.numerics),
+                *map(adapter_capability, self._engine.adapters.keys),
             ),
             transfer_down=not self._engine.transfer.is_up,
             draining=self._service.draining,

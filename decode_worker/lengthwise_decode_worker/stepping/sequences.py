@@ -25,6 +25,7 @@ from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_wire.v1 import common_pb2
+from lengthwise_worker.adapters import number_of
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 
@@ -125,6 +126,7 @@ class DecodeSequences:
             block_ids=self._scheduler.block_ids(work.request_id),
             sampling=work.sampling,
             follows=follows,
+            adapter=number_of(work.adapter),
         )
 
     def _chunk(self, chunk: PromptChunk, step: DecodeStep, report: DecodeReport) -> SequenceChunk:
@@ -138,6 +140,7 @@ class DecodeSequences:
             start=chunk.start,
             block_ids=self._scheduler.block_ids(chunk.request_id),
             sampling=work.sampling if chunk.is_last else None,
+            adapter=number_of(work.adapter),
         )
 
     def _append(self, work: DecodeWork, token: SampledToken, report: DecodeReport) -> None:

@@ -21,6 +21,7 @@ from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_b
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
+from lengthwise_worker.adapters import number_of
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.snapshot import EngineSnapshot
 from lengthwise_worker.step_loop import IDLE_SECONDS
@@ -186,12 +187,14 @@ class PrefillLoop:
             self._send(pieces)
 
     def _sequence_chunk(self, chunk: PromptChunk) -> SequenceChunk:
-        sampling = self._works[chunk.request_id].sampling
+        work = self._works[chunk.request_id]
+        sampling = work.sampling
         return SequenceChunk(
             token_ids=sampling.token_ids[chunk.start : chunk.start + chunk.num_tokens],
             start=chunk.start,
             block_ids=self._scheduler.block_ids(chunk.request_id),
             sampling=sampling if chunk.is_last else None,
+            adapter=number_of(work.adapter),
         )
 
     def _cached_pieces(self, chunk: PromptChunk) -> list[PieceReady]:

@@ -53,7 +53,7 @@ class Generation:
         self.shared_prompt = shared_prompt
         self._has_joined = False
         self.record = record
-        self.prefix = prefix or PromptPrefix(request.cache_salt)
+        self.prefix = prefix or PromptPrefix(request.cache_salt, request.adapter)
         self.begins_in_reasoning = begins_in_reasoning
         self.grammar = grammar
         self.token_ids = [*prompt_ids, *request.resumed_token_ids]  # the whole sequence; grows

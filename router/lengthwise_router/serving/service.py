@@ -119,7 +119,8 @@ class InferenceService:
             tenant = self._tenants.of(caller, check_tenant(message.tenant))
             usage = caller.usage.of_request(num_choices(message))
             with usage if samples is None else samples.holding(usage):
-                request = read_request(message, model.checkpoint, tenant, model.answers)
+                adapter = model.adapter(message.model)
+                request = read_request(message, model.checkpoint, tenant, model.answers, adapter)
                 record = account.begin(request, caller, user)
                 prompt_ids = await model.tokenised(message.prompt, deadline)
                 del message  # up to 5 MiB, that nobody needs any more
@@ -219,11 +220,13 @@ class InferenceService:
     def model(
         self, message: inference_pb2.GetModelRequest, caller: Caller = UNKNOWN
     ) -> inference_pb2.GetModelResponse:
-        return self._models_of(caller).find(message.model).description()
+        return self._models_of(caller).find(message.model).description(message.model)
 
     def models(self, caller: Caller = UNKNOWN) -> inference_pb2.ListModelsResponse:
-        descriptions = [model.description() for model in self._models_of(caller)]
-        return inference_pb2.ListModelsResponse(models=descriptions)
+        served = self._models_of(caller)
+        described = (each for model in served for each in model.descriptions())
+        allowed = [each for each in described if served.allows(each.model)]
+        return inference_pb2.ListModelsResponse(models=allowed)
 
     def explain(
         self, message: inference_pb2.ExplainRequest, caller: Caller = UNKNOWN

@@ -59,4 +59,5 @@ def _common(generation: Generation) -> dict[str, Any]:
         "conversation_returns": request.conversation_returns,
         "cache_salt": request.cache_salt,
         "grammar": generation.grammar,
+        "adapter": request.adapter,
     }

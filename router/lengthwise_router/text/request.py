@@ -14,7 +14,12 @@ from lengthwise_router.text.checkpoint import Checkpoint
 from lengthwise_router.text.tokenization import check_context, check_vocabulary
 from lengthwise_router.text.tools.answer_format import AnswerFormat
 from lengthwise_router.text.tools.tool_use import ToolUse, asked_tool_use
-from lengthwise_wire.capabilities import CACHE_SALT, GRAMMAR, needed_capabilities
+from lengthwise_wire.capabilities import (
+    CACHE_SALT,
+    GRAMMAR,
+    adapter_capability,
+    needed_capabilities,
+)
 from lengthwise_wire.constraints import check_constraint
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import InvalidRequest, PromptTooLong
@@ -55,6 +60,8 @@ class Request:
     constraint: common_pb2.Constraint | None
     is_chat: bool
     has_tools: bool
+    adapter: str = ""
+    """Key of the one that it is computed with; empty: none."""
     tool_use: ToolUse | None = None
     """Of one whose answer is told in parts."""
     num_choices: int = 1
@@ -82,6 +89,7 @@ def read_request(
     model: Checkpoint,
     tenant: Tenant,
     answers: AnswerFormat = NO_FORMAT,
+    adapter: str = "",
 ) -> Request:
     """Checks everything but the prompt and the model's name; what the message asks of tools becomes
     its constraint, and the prompt's tools. Errors: InvalidRequest."""
@@ -94,6 +102,8 @@ def read_request(
     constraint = _constraint(message, sampling, model)
     if constraint is not None:
         needs |= {GRAMMAR}
+    if adapter:
+        needs |= {adapter_capability(adapter)}
     n = num_choices(message)
     if n > 1:
         check_request_id(_choice_id(request_id, n - 1))
@@ -114,6 +124,7 @@ def read_request(
         constraint=constraint,
         is_chat=message.prompt.HasField("conversation"),
         has_tools=bool(message.prompt.conversation.tools),
+        adapter=adapter,
         tool_use=tool_use,
         num_choices=n,
         further_resumed=resumed[1:],

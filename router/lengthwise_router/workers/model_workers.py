@@ -1,6 +1,7 @@
 """The workers of one served model: which of them requests may use, and what they have in common."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median_low
 
@@ -14,6 +15,7 @@ from lengthwise_router.workers.prefixes import Prefixes
 from lengthwise_router.workers.roster import Roster
 from lengthwise_router.workers.wakeup import Wakeup
 from lengthwise_router.workers.worker import Worker
+from lengthwise_wire.capabilities import held_adapters
 
 
 class ModelWorkers:
@@ -27,6 +29,7 @@ class ModelWorkers:
         self.prefixes = Prefixes()
         self.short_tokens = DEFAULT_SHORT_TOKENS
         """Where most workers that compute prompts draw the line between the length classes."""
+        self._adapters: Mapping[str, str] = {}
         self.other_routers = 0
         """That watch the same workers, as these tell."""
 
@@ -70,6 +73,18 @@ class ModelWorkers:
             if worker.status is not None
         ]
         return max(found, key=found.count, default="")
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Keys of the adapters that workers hold, by name; of several versions, what most hold.
+        While there are no workers, those that the last ones held."""
+        views = [view for views in self.views() for view in views]
+        keys = Counter(key for view in views for key in held_adapters(view.capabilities))
+        if views:
+            # The last one of a name counts.
+            held = sorted(keys, key=lambda key: (keys[key], key))
+            self._adapters = {key.partition("@")[0]: key for key in held}
+        return self._adapters
 
     @contextmanager
     def notifying(self, wakeup: Wakeup) -> Iterator[None]:

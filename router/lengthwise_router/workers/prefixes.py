@@ -26,19 +26,20 @@ Naming = tuple[str, int]
 class PromptPrefix:
     """Of one request: its blocks' names as far as computed, and what the last walk found."""
 
-    __slots__ = ("_hashes", "_salt", "_short", "cached_tokens", "walked")
+    __slots__ = ("_adapter", "_hashes", "_salt", "_short", "cached_tokens", "walked")
 
-    def __init__(self, salt: bytes = b"") -> None:
-        """`salt`: the request's."""
+    def __init__(self, salt: bytes = b"", adapter: str = "") -> None:
+        """`salt` and `adapter`: the request's."""
         self._salt = salt
+        self._adapter = adapter
         self.walked: tuple[int, int] | None = None  # (changes of the index, tokens), at the walk
         self.cached_tokens: Mapping[WorkerId, int] = {}
         self._hashes: dict[Naming, list[BlockHash]] = {}
         self._short: dict[Naming, list[int]] = {}
 
     def beginning(self, num_tokens: int) -> "PromptPrefix":
-        """Of another request with the same salt that begins with the same tokens."""
-        other = PromptPrefix(self._salt)
+        """Of another request with the same salt and adapter that begins with the same tokens."""
+        other = PromptPrefix(self._salt, self._adapter)
         for naming, hashes in self._hashes.items():
             count = num_tokens // naming[1]
             other._hashes[naming] = hashes[:count]
@@ -49,7 +50,7 @@ class PromptPrefix:
         """Short hashes of the full blocks, the one with the last token excepted: that token is
         computed in any case."""
         fingerprint, block_size = naming
-        salt = block_salt(fingerprint, self._salt)
+        salt = block_salt(fingerprint, self._salt, self._adapter)
         hashes = self._hashes.setdefault(naming, [])
         short = self._short.setdefault(naming, [])
         num_tokens = (len(token_ids) - 1) // block_size * block_size

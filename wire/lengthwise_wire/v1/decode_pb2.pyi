@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority", "local", "conversation_returns", "cache_salt", "grammar")
+    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority", "local", "conversation_returns", "cache_salt", "grammar", "adapter")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class ReserveRequest(_message.Message):
     CONVERSATION_RETURNS_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     router_id: str
     reservation: int
@@ -41,7 +42,8 @@ class ReserveRequest(_message.Message):
     conversation_returns: bool
     cache_salt: bytes
     grammar: str
-    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ..., local: _Optional[bool] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ...) -> None: ...
+    adapter: str
+    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ..., local: _Optional[bool] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class ReserveResponse(_message.Message):
     __slots__ = ("num_cached_tokens", "reason")

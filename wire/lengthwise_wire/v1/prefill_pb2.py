@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lengthwise_wire.v1 import common_pb2 as lengthwise_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blengthwise/v1/prefill.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\"\x94\x03\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12/\n\x08sampling\x18\x05 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12\x19\n\x0ctop_logprobs\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x31\n\x0b\x64\x65stination\x18\x08 \x01(\x0b\x32\x1c.lengthwise.v1.KVDestination\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x14\x63onversation_returns\x18\n \x01(\x08\x12\x12\n\ncache_salt\x18\x0b \x01(\x0c\x12\x0f\n\x07grammar\x18\x0c \x01(\t\x12\x1e\n\x11most_tokens_ahead\x18\r \x01(\x04H\x01\x88\x01\x01\x42\x0f\n\r_top_logprobsB\x14\n\x12_most_tokens_ahead\"v\n\rKVDestination\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\x04\x12\x11\n\trouter_id\x18\x04 \x01(\t\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\"\xa4\x02\n\x0fPrefillResponse\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12.\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\x12\x32\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12\x14\n\x0clength_class\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x19\n\x0ctokens_ahead\x18\t \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_tokens_ahead2Y\n\rPrefillWorker\x12H\n\x07Prefill\x12\x1d.lengthwise.v1.PrefillRequest\x1a\x1e.lengthwise.v1.PrefillResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blengthwise/v1/prefill.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\"\xa5\x03\n\x0ePrefillRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12/\n\x08sampling\x18\x05 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12\x19\n\x0ctop_logprobs\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x31\n\x0b\x64\x65stination\x18\x08 \x01(\x0b\x32\x1c.lengthwise.v1.KVDestination\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x1c\n\x14\x63onversation_returns\x18\n \x01(\x08\x12\x12\n\ncache_salt\x18\x0b \x01(\x0c\x12\x0f\n\x07grammar\x18\x0c \x01(\t\x12\x1e\n\x11most_tokens_ahead\x18\r \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07\x61\x64\x61pter\x18\x0e \x01(\tB\x0f\n\r_top_logprobsB\x14\n\x12_most_tokens_ahead\"v\n\rKVDestination\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\x04\x12\x11\n\trouter_id\x18\x04 \x01(\t\x12\x19\n\x11num_cached_tokens\x18\x05 \x01(\r\"\xa4\x02\n\x0fPrefillResponse\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12.\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\x12\x32\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12\x15\n\rqueue_seconds\x18\x04 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x05 \x01(\x01\x12\x19\n\x11num_cached_tokens\x18\x06 \x01(\r\x12\x14\n\x0clength_class\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\x12\x19\n\x0ctokens_ahead\x18\t \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_tokens_ahead2Y\n\rPrefillWorker\x12H\n\x07Prefill\x12\x1d.lengthwise.v1.PrefillRequest\x1a\x1e.lengthwise.v1.PrefillResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lengthwise.v1.prefill_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREFILLREQUEST']._serialized_start=75
-  _globals['_PREFILLREQUEST']._serialized_end=479
-  _globals['_KVDESTINATION']._serialized_start=481
-  _globals['_KVDESTINATION']._serialized_end=599
-  _globals['_PREFILLRESPONSE']._serialized_start=602
-  _globals['_PREFILLRESPONSE']._serialized_end=894
-  _globals['_PREFILLWORKER']._serialized_start=896
-  _globals['_PREFILLWORKER']._serialized_end=985
+  _globals['_PREFILLREQUEST']._serialized_end=496
+  _globals['_KVDESTINATION']._serialized_start=498
+  _globals['_KVDESTINATION']._serialized_end=616
+  _globals['_PREFILLRESPONSE']._serialized_start=619
+  _globals['_PREFILLRESPONSE']._serialized_end=911
+  _globals['_PREFILLWORKER']._serialized_start=913
+  _globals['_PREFILLWORKER']._serialized_end=1002
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PrefillRequest(_message.Message):
-    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "top_logprobs", "stop_token_ids", "destination", "priority", "conversation_returns", "cache_salt", "grammar", "most_tokens_ahead")
+    __slots__ = ("request_id", "epoch", "token_ids", "num_prompt_tokens", "sampling", "top_logprobs", "stop_token_ids", "destination", "priority", "conversation_returns", "cache_salt", "grammar", "most_tokens_ahead", "adapter")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class PrefillRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     MOST_TOKENS_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     epoch: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -35,7 +36,8 @@ class PrefillRequest(_message.Message):
     cache_salt: bytes
     grammar: str
     most_tokens_ahead: int
-    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., destination: _Optional[_Union[KVDestination, _Mapping]] = ..., priority: _Optional[int] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., most_tokens_ahead: _Optional[int] = ...) -> None: ...
+    adapter: str
+    def __init__(self, request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., destination: _Optional[_Union[KVDestination, _Mapping]] = ..., priority: _Optional[int] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., most_tokens_ahead: _Optional[int] = ..., adapter: _Optional[str] = ...) -> None: ...
 
 class KVDestination(_message.Message):
     __slots__ = ("address", "worker_id", "reservation", "router_id", "num_cached_tokens")

@@ -2,9 +2,10 @@
 and nothing else, so that none waits for another."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lengthwise_policy.length_class import length_class
+from lengthwise_router.config import MAX_NAME_CHARACTERS
 from lengthwise_router.metrics import RouterMetrics
 from lengthwise_router.serving.admission_gate import AdmissionGate
 from lengthwise_router.serving.calls.parts import ToldParts
@@ -19,7 +20,14 @@ from lengthwise_router.text.tools.reasoning import BEGIN as REASONING_BEGIN
 from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_wire.convert import sampling_to_wire
+from lengthwise_wire.errors import ModelNotFound
 from lengthwise_wire.v1 import inference_pb2
+
+SEPARATOR = ":"
+"""Between the names of a model and of an adapter, which has none in it."""
+
+MAX_LISTED = 20
+"""Names in a refusal, which has to fit into a status."""
 
 INLINE_TOKENS = 4_096
 """Where an answer begins after more tokens is found in a thread: a prompt that ends with 131,072
@@ -55,6 +63,21 @@ class ServedModel:
     @property
     def name(self) -> str:
         return self.checkpoint.name
+
+    def adapter(self, name: str) -> str:
+        """The key of the adapter that this name of a served model ends with; empty: it is the model
+        itself. Errors: ModelNotFound."""
+        _, separator, adapter = name.removeprefix(self.name).partition(SEPARATOR)
+        if not separator:
+            return ""
+        held = self.workers.adapters
+        if adapter not in held:
+            names = ", ".join(sorted(held)[:MAX_LISTED]) or "none"
+            raise ModelNotFound(
+                f"model: got adapter {adapter[:MAX_NAME_CHARACTERS]!r}, the workers of"
+                f" {self.name!r} hold {names}"
+            )
+        return held[adapter]
 
     async def tokenised(self, prompt: inference_pb2.Prompt, deadline: RequestDeadline) -> list[int]:
         token_ids = self.encoder.encode(prompt)
@@ -102,18 +125,26 @@ class ServedModel:
         residual = max(len(token_ids) - max(cached.values(), default=0), 1)
         self.metrics.arrived(length_class(residual, self.workers.short_tokens), residual)
 
-    def description(self) -> inference_pb2.GetModelResponse:
+    def descriptions(self) -> Iterator[inference_pb2.GetModelResponse]:
+        """Of the model, and with each adapter that its workers hold."""
+        yield self.description(self.name)
+        for adapter in sorted(self.workers.adapters):
+            yield self.description(f"{self.name}{SEPARATOR}{adapter}")
+
+    def description(self, name: str) -> inference_pb2.GetModelResponse:
+        """`name`: its own, or with an adapter's; empty: its own. Errors: ModelNotFound."""
+        adapter = self.adapter(name)
         checkpoint, capacity = self.checkpoint, self.workers.capacity_tokens
         context = min(checkpoint.context_length, capacity + 1) if capacity else None
         sampling = sampling_to_wire(checkpoint.default_sampling)
         sampling.ClearField("seed")
         return inference_pb2.GetModelResponse(
-            model=checkpoint.name,
+            model=name or checkpoint.name,
             context_length=context or checkpoint.context_length,
             vocab_size=checkpoint.vocab_size,
             eos_token_ids=checkpoint.eos_token_ids,
             has_chat_template=self.encoder.has_chat_template,
-            model_fingerprint=self.workers.fingerprint,
+            model_fingerprint=self.workers.fingerprint + (adapter and f"{SEPARATOR}{adapter}"),
             default_sampling=sampling,
             capacity_tokens=capacity,
         )
