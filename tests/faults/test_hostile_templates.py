@@ -114,7 +114,7 @@ def router(started: Process) -> Process:
     try:
         with grpc.insecure_channel(started.address) as channel:
             stub = inference_pb2_grpc.InferenceStub(channel)
-            stub.GetModel(inference_pb2.GetModelRequest(), timeout=1)
+            stub.GetModel(inference_pb2.GetModelRequest(), timeout=5)
     except grpc.RpcError:
         started.restart()
     resource.prlimit(started.pid, resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -130,7 +130,7 @@ async def test_others_are_served_while_a_template_does_not_end(router: Process, 
         for _ in range(5):
             await asyncio.sleep(0.1)
             stub = inference_pb2_grpc.InferenceStub(others)
-            await stub.GetModel(inference_pb2.GetModelRequest(), timeout=1)
+            await stub.GetModel(inference_pb2.GetModelRequest(), timeout=5)
         hung.cancel()
 
 

@@ -176,7 +176,7 @@ def test_closing_takes_both_ends_down_once(ends: Ends, closer: str) -> None:
     link = ends.link()
     getattr(ends, closer).transfer.close(link)
     for end in (ends.sender, ends.receiver):
-        end.wait(LinkDown, 1.0, link=link)
+        end.wait(LinkDown, link=link)
     getattr(ends, closer).transfer.close(link)
     other = ends.link()  # whatever would still have come for the first link has come by now
     assert other
@@ -287,7 +287,7 @@ def test_outstanding_operations_are_bounded(ends: Ends) -> None:
     with pytest.raises(TransferBusy, match=str(MAX_OUTSTANDING)):
         ends.sender.transfer.send(link, MAX_OUTSTANDING, piece)
     ends.sender.transfer.close(link)
-    ends.sender.wait(LinkDown, 1.0, link=link)
+    ends.sender.wait(LinkDown, link=link)
 
 
 def test_combined_checksums_depend_on_the_order() -> None:

@@ -145,7 +145,7 @@ def test_a_frozen_process_takes_its_link_down_and_is_replaced(
     start = len(frozen.events)
     os.kill(frozen.transfer.pid, signal.SIGSTOP)
     frozen_at = time.monotonic()
-    peer.wait(LinkDown, 2.0, link=link)
+    peer.wait(LinkDown, link=link)
     assert time.monotonic() - frozen_at > 0.5, "it has the stall time to recover"
     frozen.wait(ProcessLost, STALL_SECONDS + MARGIN_SECONDS + 1.0, start)
     link_again(ends)
@@ -157,11 +157,11 @@ def test_a_receiver_that_thaws_too_late_has_lost_its_link(pull_ends: Ends) -> No
     push(ends, link, 60)
     ends.receiver.wait(Received, link=link, sequence=1)
     os.kill(ends.receiver.transfer.pid, signal.SIGSTOP)
-    ends.sender.wait(LinkDown, 2.0, link=link)
+    ends.sender.wait(LinkDown, link=link)
     content = ends.sender.cache.tensor.clone()
     ends.sender.cache.tensor.fill_(7)  # its blocks may be given away now
     os.kill(ends.receiver.transfer.pid, signal.SIGCONT)
-    ends.receiver.wait(LinkDown, 1.0, link=link)
+    ends.receiver.wait(LinkDown, link=link)
     before = ends.receiver.cache.tensor.clone()
     ends.link()  # whatever would still have been copied has been copied by now
     assert torch.equal(ends.receiver.cache.tensor.view(torch.uint8), before.view(torch.uint8))
@@ -178,8 +178,8 @@ def test_one_link_that_stalls_leaves_the_others_alone(pull_ends: Ends) -> None:
         ends.sender.transfer.send(alive, sequence, piece)
         ends.receiver.wait(Received, link=alive, sequence=sequence)
         time.sleep(0.1)  # longer in all than the stall takes
-    ends.receiver.wait(LinkDown, 0.5, link=dead)
-    ends.sender.wait(LinkDown, 0.5, link=dead)
+    ends.receiver.wait(LinkDown, link=dead)
+    ends.sender.wait(LinkDown, link=dead)
     assert [type(event) for event in ends.sender.about(alive)] == [LinkUp, *[Sent] * 20]
 
 
@@ -187,7 +187,7 @@ def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(pull_ends: Ends)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         link = new_name()
         pull_ends.sender.transfer.connect(link, f"127.0.0.1:{silent.getsockname()[1]}")
-        down = pull_ends.sender.wait(LinkDown, 2.0, link=link)
+        down = pull_ends.sender.wait(LinkDown, link=link)
     assert "timed out" in down.reason
 
 
