@@ -31,6 +31,7 @@ QUEUE_LIMIT: Final = 100_000  # nothing is refused
 POLICIES: Final[Mapping[str, PrefillPolicy]] = {
     "fcfs": PrefillPolicy(discipline="fcfs", queue_limit=QUEUE_LIMIT),
     "short_first": PrefillPolicy(discipline="short_first", queue_limit=QUEUE_LIMIT),
+    "length_aware, classes apart": PrefillPolicy(queue_limit=QUEUE_LIMIT, top_up_share=0.0),
     "length_aware": PrefillPolicy(queue_limit=QUEUE_LIMIT),
 }
 

@@ -25,6 +25,9 @@ class BatchChoice:
     rule: PrefillRule
     why: str
     holds: bool = False  # if its head lacks blocks, no other prompt may begin before it
+    # A batch of fewer tokens than these is topped up with prompts of this queue.
+    top_up: PromptQueue | None = None
+    top_up_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,12 @@ class Draft:
         """Whether no request may be added; `fitting` is about tokens."""
         return len(self._planned) == self.choice.max_requests
 
+    def limit(self, num_tokens: int) -> bool:
+        """From now on it takes no more than makes so many tokens in all; whether a block fits."""
+        planned = sum(n for _, n in self._planned)
+        self._tokens_left = max(min(self._tokens_left, num_tokens - planned), 0)
+        return self._tokens_left >= self._block_size and not self.is_full
+
     def fitting(self, prompt: Prompt) -> int:
         """Tokens of the prompt's next chunk: its rest, or the whole blocks that are left; or 0."""
         missing, left = prompt.num_missing, self._tokens_left

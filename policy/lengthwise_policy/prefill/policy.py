@@ -28,6 +28,9 @@ class PrefillPolicy:
     max_age_seconds: float = 0.5  # a long prompt that waited so long is overtaken no more
     chunk_seconds: float = 0.2  # of a chunk while short ones wait: half of their objective
     min_chunk_tokens: int = 256  # below it, the launch and the weights cost more than the tokens
+    # Up to this share of the tokens whose computing takes as long as the step itself, a batch of
+    # short prompts is topped up with tokens of long ones; 0: they share no batch.
+    top_up_share: float = 0.5
     # Short prompts are queued by length, up to these, so that a batch holds prompts alike: a graph
     # of the engine pads them to one length.
     graph_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
@@ -37,6 +40,7 @@ class PrefillPolicy:
             require_at_least(name, getattr(self, name), 1)
         for name in ("max_wait_seconds", "margin_seconds", "max_age_seconds", "chunk_seconds"):
             require_at_least(name, getattr(self, name), 0.0)
+        require_at_least("top_up_share", self.top_up_share, 0.0)
         for name in ("short_share", "long_share"):
             require_at_least(name, getattr(self, name), 0.001)
         if not self.short_share + self.long_share <= 1.0:

@@ -103,9 +103,7 @@ class PrefillScheduler:
         self, now: float, cost: CostModel = PRIOR, short_tokens: int = DEFAULT_SHORT_TOKENS
     ) -> PrefillBatch | None:
         """Plans a batch and takes its blocks; None when nothing can or should run now.
-
-        Raises RuntimeError while a batch is running.
-        """
+        Raises RuntimeError while a batch is running."""
         if self._running is not None:
             raise RuntimeError("next_batch: the last batch is running; call computed() first")
         self.wake_at = None
@@ -153,10 +151,7 @@ class PrefillScheduler:
         return tuple(complete)
 
     def block_ids(self, request_id: RequestId) -> tuple[int, ...]:
-        """The blocks of a request that has begun, in the order of its tokens, until it is released.
-
-        Raises UnknownRequest.
-        """
+        """Of a begun request, in the order of its tokens. Raises UnknownRequest."""
         return self._begun_prompt(request_id).block_ids
 
     def num_cached_tokens(self, request_id: RequestId) -> int:
@@ -192,13 +187,17 @@ class PrefillScheduler:
         return self._deadlines.passed(now)
 
     def _fill(self, draft: Draft, cost: CostModel) -> bool:
-        """Plans prompts of the draft's queue, most urgent first, as far as the limits allow.
+        """True when a prompt was found to be of another class and went to the queue of that one."""
+        choice = draft.choice
+        moved = self._take(choice.queue, draft, cost)
+        if draft and choice.top_up is not None and draft.limit(choice.top_up_tokens):
+            moved |= self._take(choice.top_up, draft, cost)
+        return moved
 
-        True when a prompt was found to be of another class and went to the queue of that one.
-        """
+    def _take(self, queue: PromptQueue, draft: Draft, cost: CostModel) -> bool:
+        """Plans prompts of the queue, most urgent first, as far as the limits allow; as `_fill`."""
         moved = False
         left_out: list[Prompt] = []
-        queue = draft.choice.queue
         while len(left_out) < self._policy.max_batch_requests:
             if draft.is_full:
                 draft.ended_by = "request limit"
@@ -260,8 +259,8 @@ class PrefillScheduler:
         for length in LENGTH_CLASSES:
             queue = self._discipline.queue_of(length)
             begun = [prompt for prompt in self._begun.values() if prompt in queue]
-            choice = full_batch(queue, self._policy, "begun", "others lack blocks")
-            draft = Draft(choice, self._block_size)
+            full = full_batch(queue, self._policy, "begun", "others lack blocks")
+            draft = Draft(full, self._block_size)
             for prompt in begun:
                 if draft.is_full or not self._plan(prompt, draft):
                     break

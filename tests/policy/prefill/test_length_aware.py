@@ -35,12 +35,13 @@ def objective(**seconds: float) -> dict[str, Any]:
 
 
 class Worker:
-    """A scheduler on a clock of its own; a batch takes what the cost model says."""
+    """A scheduler on a clock of its own; a batch takes what the cost model says. Classes share no
+    batch unless a test asks for it."""
 
     def __init__(self, cost: CostModel = COST, *, num_blocks: int = 10_000, **policy: Any) -> None:
         objectives = policy.pop("objectives", Objectives())
         self.cost = cost
-        self.policy = PrefillPolicy(**policy)
+        self.policy = PrefillPolicy(**{"top_up_share": 0.0, **policy})
         self.scheduler = PrefillScheduler(
             self.policy, objectives, PrefixCache(num_blocks), BLOCK_SIZE
         )
@@ -316,12 +317,15 @@ Arrival = tuple[float, int]
     short_share=st.floats(0.05, 0.4),
     long_share=st.floats(0.05, 0.6),
     max_age=st.sampled_from([0.0, 0.1, 10.0]),
+    top_up=st.sampled_from([0.0, 0.5, 2.0]),
 )
 def test_no_class_waits_beyond_its_bound(
-    arrivals: list[Arrival], short_share: float, long_share: float, max_age: float
+    arrivals: list[Arrival], short_share: float, long_share: float, max_age: float, top_up: float
 ) -> None:
     """The bounds that length_aware.py states, on the clock of the predicted seconds."""
-    worker = Worker(short_share=short_share, long_share=long_share, max_age_seconds=max_age)
+    worker = Worker(
+        short_share=short_share, long_share=long_share, max_age_seconds=max_age, top_up_share=top_up
+    )
     largest = worker.cost.prefill_seconds(worker.policy.chunk_tokens)
     bounds = {
         length: (1 - share) / share * largest + largest + 1e-9
@@ -344,10 +348,33 @@ def test_no_class_waits_beyond_its_bound(
             worker.now = max(worker.now, min(instants))
             continue
         for length in LENGTH_CLASSES:
-            waits = length in waiting and length != batch.length
+            waits = length in waiting and batch.length not in (length, "mixed")
             waited[length] = waited[length] + worker.seconds(batch) if waits else 0.0
             assert waited[length] <= bounds[length]
         worker.end(batch)
+
+
+def test_a_small_batch_of_short_prompts_is_topped_up_with_a_long_one() -> None:
+    """The step costs what 200 tokens cost: up to 100 of them, in whole blocks."""
+    worker = Worker(top_up_share=0.5)
+    worker.enqueue(5000)
+    worker.enqueue(30)
+    batch = worker.run()
+    assert [(c.request_id, c.num_tokens) for c in batch.chunks] == [("r2", 30), ("r1", 64)]
+    assert (batch.length, batch.rule) == ("mixed", "ahead")
+    worker.enqueue(90)
+    assert names(worker.run()) == ["r3"]  # it has enough itself
+    assert worker.run().chunks[0].start == 64
+
+
+def test_a_batch_is_topped_up_within_its_limits() -> None:
+    worker = Worker(top_up_share=50.0, chunk_tokens=64, max_batch_requests=2)
+    worker.enqueue(5000)
+    for _ in range(2):
+        worker.enqueue(10)
+    assert names(worker.run()) == ["r2", "r3"]  # so many requests
+    worker.enqueue(40)
+    assert worker.run().num_tokens == 56
 
 
 def test_long_prompts_yield_to_much_shorter_ones_that_come_soon_after() -> None:

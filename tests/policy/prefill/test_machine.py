@@ -68,6 +68,7 @@ class PrefillMachine(RuleBasedStateMachine):
             min_chunk_tokens=4,
             chunk_seconds=2.0,
             max_age_seconds=6.0,
+            top_up_share=1.0,  # 9 tokens
         )
         self.cache = PrefixCache(NUM_BLOCKS)
         self.scheduler = PrefillScheduler(self.policy, OBJECTIVES, self.cache, BLOCK_SIZE)
@@ -169,14 +170,17 @@ class PrefillMachine(RuleBasedStateMachine):
     def check_classes(self, started: Sequence[RequestId]) -> None:
         assert self.batch is not None
         length = self.batch.length
-        assert length != "mixed"
-        lengths = {self.scheduler.length_class(c.request_id) for c in self.batch.chunks}
-        assert lengths == {length}
+        lengths = [self.scheduler.length_class(c.request_id) for c in self.batch.chunks]
         for request_id in started:
             prompt = self.prompts[request_id]
             assert prompt.num_computed is not None
             residual = prompt.job.num_tokens - prompt.num_computed
-            assert length_class(residual, SHORT_TOKENS) == length
+            assert length_class(residual, SHORT_TOKENS) == self.scheduler.length_class(request_id)
+        if length == "mixed":  # short ones, topped up with long ones
+            assert self.batch.num_tokens <= 9
+            assert lengths == sorted(lengths, reverse=True)
+            return
+        assert set(lengths) == {length}
         # Of those that have begun, none is left behind for one of lower priority.
         in_batch = {chunk.request_id for chunk in self.batch.chunks}
         least = min(self.prompts[request_id].job.priority for request_id in in_batch)
