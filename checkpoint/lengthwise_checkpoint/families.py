@@ -15,7 +15,7 @@ from lengthwise_checkpoint.gguf.config import config_values
 from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
 from lengthwise_checkpoint.quantisation import read_stored
 from lengthwise_checkpoint.rope import read_context_length, read_rope
-from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec
+from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec, ExpertsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,8 @@ class _Traits:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    norm_eps: float = 1e-6
+    experts: ExpertsSpec | None = None
 
 
 def read_config(folder: Path) -> ConfigJson:
@@ -68,6 +70,12 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
             "head_dim", f"rotary embedding needs an even size, got {traits.head_dim}"
         )
     rope = read_rope(config)
+    if traits.experts is not None and "quantization_config" in config:
+        message = (
+            "experts are read from full checkpoints alone; use the one that is not quantised, and"
+            " quantization: int8 or int4 rounds it"
+        )
+        raise config.unsupported("quantization_config", message)
     projections, integers = read_stored(config)
     return DecoderSpec(
         model_type=model_type,
@@ -80,7 +88,7 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),
         num_heads=num_heads,
-        norm_eps=config.number("rms_norm_eps", 1e-6, minimum=0.0),
+        norm_eps=config.number("rms_norm_eps", traits.norm_eps, minimum=0.0),
         rope=rope,
         windows=traits.windows,
         qkv_bias=traits.qkv_bias,
@@ -90,6 +98,7 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
         tied_embeddings=config.boolean("tie_word_embeddings", False),
         projections=projections,
         integers=integers,
+        experts=traits.experts,
     )
 
 
@@ -137,12 +146,70 @@ def _qwen3(config: ConfigJson) -> _Traits:
     )
 
 
+def _qwen3_moe(config: ConfigJson) -> _Traits:
+    attention_bias = config.boolean("attention_bias", False)
+    slides = config.boolean("use_sliding_window", False)
+    window = config.integer("sliding_window", 4096) if slides else None
+    num_layers, step = _num_layers(config), config.integer("decoder_sparse_step", 1)
+    dense = config.token_ids("mlp_only_layers")
+    routed = tuple(layer not in dense and (layer + 1) % step == 0 for layer in range(num_layers))
+    return _Traits(
+        num_kv_heads=config.integer("num_key_value_heads", 4),
+        head_dim=_head_dim(config),
+        windows=(window,) * num_layers,
+        qkv_bias=attention_bias,
+        output_bias=attention_bias,
+        qk_norm=True,
+        experts=_experts(
+            config,
+            ExpertsSpec(
+                count=config.integer("num_experts", config.integer("num_local_experts", 128)),
+                num_chosen=config.integer("num_experts_per_tok", 8),
+                intermediate_size=config.integer("moe_intermediate_size", 768),
+                is_normalised=config.boolean("norm_topk_prob", False),
+                routed=routed,
+            ),
+        ),
+    )
+
+
+def _mixtral(config: ConfigJson) -> _Traits:
+    window = config.integer("sliding_window") if "sliding_window" in config else None
+    num_layers = _num_layers(config)
+    return _Traits(
+        num_kv_heads=config.integer("num_key_value_heads", 8),
+        head_dim=_head_dim(config),
+        windows=(window,) * num_layers,
+        norm_eps=1e-5,
+        experts=_experts(
+            config,
+            ExpertsSpec(
+                count=config.integer("num_local_experts", config.integer("num_experts", 8)),
+                num_chosen=config.integer("num_experts_per_tok", 2),
+                intermediate_size=config.integer("intermediate_size"),
+                is_normalised=True,
+                routed=(True,) * num_layers,
+            ),
+        ),
+    )
+
+
 FAMILIES: Final[Mapping[str, Callable[[ConfigJson], _Traits]]] = {
     "llama": _llama,
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "qwen3_moe": _qwen3_moe,
+    "mixtral": _mixtral,
 }
+
+
+def _experts(config: ConfigJson, experts: ExpertsSpec) -> ExpertsSpec | None:
+    """None where no layer has any."""
+    if experts.num_chosen > experts.count:
+        message = f"{experts.num_chosen} are more than the {experts.count} experts there are"
+        raise config.error("num_experts_per_tok", message)
+    return experts if any(experts.routed) else None
 
 
 def _num_layers(config: ConfigJson) -> int:

@@ -37,13 +37,30 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsSpec:
+    """The MLPs of a mixture of experts: of `count` in a layer each token takes the `num_chosen`
+    that a router gives the most weight.
+
+    `is_normalised`: the weights of those sum to 1, else those of all do. `routed` has one entry per
+    layer: whether it has experts, or the one MLP of a dense model.
+    """
+
+    count: int
+    num_chosen: int
+    intermediate_size: int
+    is_normalised: bool
+    routed: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec(ModelSpec):
     """A Llama-like decoder: everything in which the supported families differ.
 
     `windows` has one entry per layer: how many positions back a query sees (itself included), or
     None for all. `qkv_bias`, `output_bias` and `mlp_bias` say which projections have biases;
     `qk_norm` that queries and keys are normalised per head before rotation.
-    `integers` says how «stored integers» are.
+    `integers` says how «stored integers» are. `experts` are those of a mixture; `intermediate_size`
+    is of its layers that have none.
     """
 
     hidden_size: int
@@ -59,6 +76,12 @@ class DecoderSpec(ModelSpec):
     tied_embeddings: bool
     projections: Projections = "full"
     integers: IntegerScheme | None = None
+    experts: ExpertsSpec | None = None
+
+    @property
+    def routed(self) -> tuple[bool, ...]:
+        """Which layers have experts."""
+        return (False,) * self.num_layers if self.experts is None else self.experts.routed
 
     @property
     def rounded_to(self) -> str:

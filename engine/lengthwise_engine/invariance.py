@@ -8,7 +8,7 @@ compared to the bit. The same results, as a digest, tell two workers whether the
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Linear, Projection
+from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights, RoutedLayerWeights
 from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
 from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
 from lengthwise_kernels.staging import to_device
@@ -78,18 +79,39 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 def _operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:
     """Name, what computes rows, and rows for it."""
-    spec, layer = model.spec, model.weights.layers[0]
-    for name, width, projection in (
-        ("qkv", spec.hidden_size, layer.qkv),
-        ("output", spec.num_heads * spec.head_dim, layer.output),
-        ("gate_up", spec.hidden_size, layer.gate_up),
-        ("down", spec.intermediate_size, layer.down),
-        ("head", spec.hidden_size, model.weights.head),
-    ):
+    for name, width, projection in _projections(model):
         row = _numbers((1, width), model.dtype).to(model.device)
         yield name, _sensitive(projection, row), row.repeat(_ROWS, 1)
-    gates = _numbers((_ROWS, 2 * spec.intermediate_size), model.dtype)
-    yield "gate", silu_mul, gates.to(model.device)
+        if name.startswith("down"):
+            gates = _numbers((_ROWS, 2 * width), model.dtype)
+            yield "gate", silu_mul, gates.to(model.device)
+    for layer in _layers(model):
+        if isinstance(layer, RoutedLayerWeights):
+            rows = _numbers((_ROWS, model.spec.hidden_size), model.dtype)
+            yield "experts", layer.experts, rows.to(model.device)
+
+
+def _projections(model: Decoder) -> Iterator[tuple[str, int, Projection]]:
+    """Name, number of inputs, and the projection."""
+    spec, hidden = model.spec, model.spec.hidden_size
+    first = model.weights.layers[0]
+    yield "qkv", hidden, first.qkv
+    yield "output", spec.num_heads * spec.head_dim, first.output
+    for layer in _layers(model):
+        if isinstance(layer, DenseLayerWeights):
+            yield "gate_up", hidden, layer.gate_up
+            yield "down", spec.intermediate_size, layer.down
+        if isinstance(layer, RoutedLayerWeights) and spec.experts is not None:
+            expert = layer.experts.experts[0]
+            yield "router", hidden, layer.experts.router
+            yield "gate_up of experts", hidden, expert.gate_up
+            yield "down of experts", spec.experts.intermediate_size, expert.down
+    yield "head", hidden, model.weights.head
+
+
+def _layers(model: Decoder) -> Iterable[LayerWeights]:
+    """The first of each kind."""
+    return {type(layer): layer for layer in reversed(model.weights.layers)}.values()
 
 
 def _adapter_operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tensor]]:

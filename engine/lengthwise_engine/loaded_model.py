@@ -148,7 +148,7 @@ def load_runner(
     if config.text("model_type") == TOY:
         refuse_toy_settings(config, tensor_parallel_size, quantization, bool(adapters))
         return _toy(checkpoint, memory, read_toy_spec(config))
-    if not is_native(config, model_backend):
+    if not is_native(config, model_backend, on_gpu=target.type == "cuda"):
         refuse_settings(config, tensor_parallel_size, quantization, bool(adapters))
         return _foreign(config, memory, dtype, numerics)
     logger.info("model: %s, computed by our own code", config.text("model_type"))
@@ -164,10 +164,10 @@ def load_runner(
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs, room)
 
 
-def check_servable(checkpoint: Path, model_backend: ModelBackend) -> None:
+def check_servable(checkpoint: Path, model_backend: ModelBackend, device: str) -> None:
     """From config.json alone, before there are weights. Errors: CheckpointError."""
-    config = read_config(checkpoint)
-    if config.text("model_type") != TOY and not is_native(config, model_backend):
+    config, on_gpu = read_config(checkpoint), device == "cuda"
+    if config.text("model_type") != TOY and not is_native(config, model_backend, on_gpu=on_gpu):
         read_foreign_spec(config)
 
 

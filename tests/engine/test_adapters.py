@@ -269,7 +269,7 @@ def test_an_adapter_of_another_model_is_refused_by_the_tensor_that_shows_it(
     [
         ({"tensor_parallel_size": 2}, "computed on one rank alone, and these are 2"),
         ({"quantization": "fp8"}, "cannot be added to projections in FP8"),
-        ({"model_backend": "transformers"}, "native models alone, and this one, as every mixture"),
+        ({"model_backend": "transformers"}, "native models alone, and this one is computed by"),
     ],
 )
 def test_where_adapters_are_not_computed_they_are_refused(
@@ -283,6 +283,12 @@ def test_where_adapters_are_not_computed_they_are_refused(
     spec = read_spec(checkpoint)
     with pytest.raises(UnsupportedModel, match="computed on CPUs alone, and this is cuda"):
         check_computed(spec, torch.device("cuda"), 1)
+
+
+def test_a_mixture_of_experts_has_no_adapters(make_checkpoint: Callable[..., Path]) -> None:
+    spec = read_spec(make_checkpoint("mixtral"))
+    with pytest.raises(UnsupportedModel, match="cannot be added to a mixture of experts"):
+        check_computed(spec, torch.device("cpu"), 1)
 
 
 def test_the_toy_has_nothing_to_adapt(tmp_path: Path) -> None:

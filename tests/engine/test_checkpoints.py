@@ -12,6 +12,7 @@ from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Linear
+from lengthwise_engine.models.weights import DenseLayerWeights
 from lengthwise_kernels import packed
 
 CopyOf = Callable[..., Path]
@@ -41,6 +42,8 @@ def test_a_sharded_checkpoint_holds_the_same_model(copy_of: CopyOf) -> None:
     sharded = load_model(folder, CPU).weights
     assert torch.equal(single.embedding, sharded.embedding)
     for one, other in zip(single.layers, sharded.layers, strict=True):
+        assert isinstance(one, DenseLayerWeights)
+        assert isinstance(other, DenseLayerWeights)
         for mine, theirs in ((one.qkv, other.qkv), (one.down, other.down)):
             assert isinstance(mine, Linear)
             assert isinstance(theirs, Linear)
@@ -74,7 +77,9 @@ def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(
     model = load_model(folder, CPU)
     assert (model.spec.dtype, model.dtype) == ("bfloat16", torch.float32)
     stored = tensors["model.layers.1.mlp.down_proj.weight"]
-    down = model.weights.layers[1].down
+    layer = model.weights.layers[1]
+    assert isinstance(layer, DenseLayerWeights)
+    down = layer.down
     assert isinstance(down, Linear)
     assert torch.equal(down.weight, stored.float())
     assert model.weights.head.weight.data_ptr() == model.weights.embedding.data_ptr()

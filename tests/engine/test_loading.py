@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Linear
+from lengthwise_engine.models.weights import DenseLayerWeights
 
 CopyOf = Callable[..., Path]
 WEIGHTS = "model.safetensors"
@@ -84,7 +85,9 @@ def test_what_is_mapped_is_what_is_stored_wherever_it_lies(copy_of: CopyOf) -> N
             len(header).to_bytes(8, "little") + header + data[8 + size :]
         )
         weights = load_model(folder, CPU).weights
-        gate_up = weights.layers[1].gate_up
+        layer = weights.layers[1]
+        assert isinstance(layer, DenseLayerWeights)
+        gate_up = layer.gate_up
         assert isinstance(gate_up, Linear)
         assert torch.equal(gate_up.weight, expected)
         assert torch.equal(weights.norm, stored["model.norm.weight"])

@@ -1,8 +1,9 @@
 """The plan of a worker's memory: held against what a model really takes, and its edges."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from harness.checkpoints import CHECKPOINT_VARIANTS
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model, read_spec
+from lengthwise_engine.models.experts import Experts
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Fp8Linear, Linear
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.weights import DecoderWeights
+from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
 from lengthwise_engine.runner.memory_plan import (
     MAX_BLOCKS,
     MemoryPlan,
@@ -28,12 +30,23 @@ GIB = 1 << 30
 CHECKPOINT = Path(__file__).parents[2] / "engine/lengthwise_engine/demo_model"
 
 
+def parts(layer: LayerWeights) -> Iterator[Any]:
+    """Tensors and projections."""
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        if not isinstance(value, Experts):
+            yield value
+            continue
+        yield value.router
+        for expert in value.experts:
+            yield from (expert.gate_up, expert.down)
+
+
 def tensors(weights: DecoderWeights) -> dict[int, torch.Tensor]:
     """By where they lie: a tied head is a view of the embedding, unless it is packed."""
     found: list[torch.Tensor | None] = [weights.embedding, weights.norm, weights.head.weight]
     for layer in weights.layers:
-        for field in fields(layer):
-            value = getattr(layer, field.name)
+        for value in parts(layer):
             if isinstance(value, Linear):
                 found += [value.weight, value.bias]
             elif isinstance(value, Fp8Linear):
@@ -58,7 +71,7 @@ def test_weights_are_counted_to_the_byte(
     assert weight_bytes(ModelShard(whole=model.spec), "cpu", "bfloat16") == taken
 
 
-@pytest.mark.parametrize("variant", ["llama-biases", "qwen3"])
+@pytest.mark.parametrize("variant", ["llama-biases", "qwen3", "mixtral"])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_rounded_weights_are_counted_and_are_fewer(
     make_checkpoint: Callable[..., Path], variant: str, bits: int
@@ -68,9 +81,10 @@ def test_rounded_weights_are_counted_and_are_fewer(
     model = load_model(folder, torch.device("cpu"), torch.bfloat16, f"int{bits}")  # type: ignore[arg-type]
     taken = sum(tensor.nbytes for tensor in tensors(model.weights).values())
     integers = [
-        getattr(layer, name)
+        part
         for layer in model.weights.layers
-        for name in ("qkv", "output", "gate_up", "down")
+        for part in parts(layer)
+        if isinstance(part, IntegerLinear)
     ]
     biases = [each.bias for each in integers if each.bias is not None]
     taken += sum(each.num_bytes for each in integers) + sum(bias.nbytes for bias in biases)

@@ -53,6 +53,9 @@ def _differing(models: list[LoadedModel], count: int, seed: int) -> int:
         ("llama-biases", torch.bfloat16, "fp8"),
         ("llama-biases", torch.bfloat16, "int8"),
         ("qwen3", torch.float32, "int4"),
+        ("qwen3_moe", torch.bfloat16, "none"),
+        ("qwen3_moe-some-dense", torch.float32, "none"),
+        ("mixtral", torch.bfloat16, "int8"),
     ],
 )
 def test_an_invariant_answer_is_the_same_in_any_batch_chunk_and_worker(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
-from lengthwise_engine.models import weights as weights_module
+from lengthwise_engine.models import weight_reader
 from lengthwise_engine.models.decoder_loader import read_spec
 from lengthwise_engine.models.linear import Linear
 from lengthwise_engine.models.shard import ModelShard
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 @contextmanager
 def plain_weights() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights_module, "packs", lambda device, dtype: False)
+        patch.setattr(weight_reader, "packs", lambda device, dtype: False)
         yield
 
 

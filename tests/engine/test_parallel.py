@@ -33,6 +33,8 @@ CASES = [
     ("llama", 4, 323),
     ("mistral-window", 2, 320),
     ("qwen3-biases-layer-types", 4, 320),
+    ("qwen3_moe-some-dense", 2, 320),
+    ("mixtral", 4, 320),
 ]
 
 

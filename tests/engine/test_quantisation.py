@@ -27,7 +27,7 @@ from lengthwise_engine.models.decoder_loader import Quantization, load_model, re
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weight_files import WeightFiles
-from lengthwise_engine.models.weights import load_weights
+from lengthwise_engine.models.weights import DenseLayerWeights, load_weights
 from lengthwise_engine.runner.sampler import SampledToken
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
 from lengthwise_kernels.reference import fp8
@@ -93,6 +93,7 @@ def test_a_stored_fp8_checkpoint_is_what_rounding_its_weights_yields(
     for index, layer in enumerate(model.weights.layers):
         attention = f"model.layers.{index}.self_attn."
         by_hand = [dequantised(full[f"{attention}{each}_proj.weight"]) for each in "qkv"]
+        assert isinstance(layer, DenseLayerWeights)
         qkv, down = layer.qkv, layer.down
         assert isinstance(qkv, Fp8Linear)
         assert isinstance(down, Fp8Linear)
@@ -134,7 +135,9 @@ def test_scales_in_half_precision_are_read_too(copy_of: CopyOf) -> None:
     name = "model.layers.1.mlp.down_proj.weight_scale"
     tensors = {key: t.bfloat16() if key.endswith("scale") else t for key, t in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    down = load_model(folder, CPU, torch.float16).weights.layers[1].down
+    layer = load_model(folder, CPU, torch.float16).weights.layers[1]
+    assert isinstance(layer, DenseLayerWeights)
+    down = layer.down
     assert isinstance(down, Fp8Linear)
     assert torch.equal(down.weight.scales, tensors[name].float().squeeze(1))
     assert down(torch.ones(1, 112, dtype=torch.float16)).dtype == torch.float16
@@ -167,7 +170,7 @@ def test_other_schemes_are_refused_by_what_was_found_and_what_is_supported(
 
 def test_a_config_that_lies_about_what_is_stored_is_refused(copy_of: CopyOf) -> None:
     folder = copy_of("llama", {"quantization_config": quantization_config()})
-    with pytest.raises(CheckpointError, match=r"q_proj.weight has type F32; supported are F8_E4M3"):
+    with pytest.raises(CheckpointError, match=r"_proj.weight has type F32; supported are F8_E4M3"):
         load_model(folder, CPU)
     folder = copy_of("llama")
     store_as_fp8(folder)
@@ -200,6 +203,7 @@ def test_no_two_full_projections_are_in_memory_at_once(
     assert len(seen) == 4 * model.spec.num_layers
     assert all(earlier() is None for earlier in seen)
     for layer in model.weights.layers:
+        assert isinstance(layer, DenseLayerWeights)
         for projection in (layer.qkv, layer.output, layer.gate_up, layer.down):
             assert isinstance(projection, Fp8Linear)
             assert projection.weight.values.element_size() == 1

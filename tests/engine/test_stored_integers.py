@@ -16,7 +16,7 @@ from lengthwise_engine.models.decoder_loader import load_model, read_spec
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weight_files import WeightFiles
-from lengthwise_engine.models.weights import load_weights
+from lengthwise_engine.models.weights import DenseLayerWeights, load_weights
 from lengthwise_engine.runner.memory_plan import weight_bytes
 
 CopyOf = Callable[..., Path]
@@ -114,6 +114,7 @@ def test_ranks_have_their_shares(name: str, copy_of: CopyOf) -> None:
     for rank in range(2):
         shard = ModelShard(whole=read_spec(folder), rank=rank, size=2)
         layer = load_weights(files, shard, device=CPU, dtype=torch.float32).layers[1]
+        assert isinstance(layer, DenseLayerWeights)
         share = full[:, 64 * rank : 64 * rank + 64]
         torch.testing.assert_close(layer.down(torch.eye(64)).T, share, rtol=1e-5, atol=1e-5)
 

@@ -11,6 +11,7 @@ from harness.fp8_checkpoints import scale_projections, store_as_fp8
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.linear import Fp8Linear
+from lengthwise_engine.models.weights import DenseLayerWeights
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
@@ -67,6 +68,7 @@ def test_a_quantised_matrix_leaves_nothing_of_the_full_one(
     weights = model.weights
     kept = weights.embedding.nbytes + weights.head.weight.nbytes + weights.norm.nbytes
     for layer in weights.layers:
+        assert isinstance(layer, DenseLayerWeights)
         kept += layer.attention_norm.nbytes + layer.mlp_norm.nbytes
         for projection in (layer.qkv, layer.output, layer.gate_up, layer.down):
             assert isinstance(projection, Fp8Linear)

@@ -77,6 +77,27 @@ CHECKPOINT_VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "head_dim": 32,
         "rope_parameters": {**_YARN, "factor": 8.0, "attention_factor": 0.9},
     },
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "norm_topk_prob": True,
+    },
+    "qwen3_moe-some-dense": {
+        "model_type": "qwen3_moe",
+        "head_dim": 16,
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "mlp_only_layers": [0],
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 50,
+        "tie_word_embeddings": True,
+    },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": 37},
 }
 
 

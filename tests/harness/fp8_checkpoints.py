@@ -87,4 +87,25 @@ def rounding_model(folder: Path) -> Any:
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             module.weight.data = dequantised(module.weight.data)
             module.register_forward_pre_hook(lambda _, inputs: (dequantised(inputs[0]),))
+        elif name.endswith(".experts"):
+            module.forward = _RoundingExperts(module)
     return model
+
+
+class _RoundingExperts:
+    """The experts of one layer of transformers' model."""
+
+    def __init__(self, module: Any) -> None:
+        self._gate_up = [dequantised(weight) for weight in module.gate_up_proj.data]
+        self._down = [dequantised(weight) for weight in module.down_proj.data]
+
+    def __call__(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        return torch.stack(list(map(self._row, dequantised(x), chosen, shares)))
+
+    def _row(self, x: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        for expert, share in zip(chosen.tolist(), shares, strict=True):
+            gate, up = (self._gate_up[expert] @ x).chunk(2)
+            inner = dequantised((torch.nn.functional.silu(gate) * up).unsqueeze(0))[0]
+            total += share * (self._down[expert] @ inner)
+        return total

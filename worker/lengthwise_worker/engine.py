@@ -156,7 +156,9 @@ def _graph_plan(config: WorkerConfig) -> GraphPlan:
 def _find(config: WorkerConfig) -> Path:
     """The checkpoint; what cannot be served is told before weights are fetched."""
     if not Path(config.model).expanduser().exists():
-        check_servable(find_checkpoint(config.model, CONFIG_FILES), config.model_backend)
+        check_servable(
+            find_checkpoint(config.model, CONFIG_FILES), config.model_backend, _device(config)
+        )
     return find_checkpoint(config.model, MODEL_FILES)
 
 
@@ -171,13 +173,17 @@ def _adapters(config: WorkerConfig) -> AdapterSettings:
     )
 
 
+def _device(config: WorkerConfig) -> str:
+    if config.device != "auto":
+        return config.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
     ranks = config.tensor_parallel_size
     if config.threads or ranks > 1:
         torch.set_num_threads(config.threads or max(1, torch.get_num_threads() // ranks))
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(config)
     if device == "cpu":
         keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():

@@ -106,8 +106,8 @@ class Decoder:
             projected = self._sum(layer.output(attended.flatten(1)))
             if on_layer is not None and self._ranks is not None:
                 on_layer(index)  # no rank has the sum before all have stored the layer
-            gate_up, hidden = layer.gate_up.after_norm(projected, hidden, layer.mlp_norm, eps)
-            projected = self._sum(layer.down.after_gate(gate_up))
+            partial, hidden = layer.mlp(projected, hidden, eps)
+            projected = self._sum(partial)
             if not is_last:
                 after = layers[index + 1]
                 heads, hidden = after.qkv.after_norm(projected, hidden, after.attention_norm, eps)

@@ -9,7 +9,7 @@ whole everywhere.
 from dataclasses import dataclass, replace
 
 from lengthwise_checkpoint.errors import UnsupportedModel
-from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_checkpoint.spec import DecoderSpec, ExpertsSpec
 from lengthwise_engine.kv.shards import HeadShard
 
 
@@ -17,7 +17,8 @@ from lengthwise_engine.kv.shards import HeadShard
 class ModelShard:
     """The share of rank `rank` of `size` of the model `whole`.
 
-    Ranges are of query heads, KV heads, neurons between gate_up and down, and the vocabulary. Where
+    Ranges are of query heads, KV heads, neurons between gate_up and down (of each expert: ranks
+    share all experts, and choose them alike), and the vocabulary. Where
     the vocabulary is no multiple of `size`, the last ranks have fewer rows of the head.
     """
 
@@ -30,15 +31,16 @@ class ModelShard:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank must lie in [0, {self.size}), got {self.rank}")
         whole = self.whole
-        for name, count in (
-            ("num_attention_heads", whole.num_heads),
-            ("intermediate_size", whole.intermediate_size),
-        ):
+        shared = {"num_attention_heads": whole.num_heads}
+        if not all(whole.routed):
+            shared["intermediate_size"] = whole.intermediate_size
+        if whole.experts is not None:
+            shared["the experts' intermediate_size"] = whole.experts.intermediate_size
+        for name, count in shared.items():
             if count % self.size:
                 raise UnsupportedModel(
-                    f"{name} {count} is no multiple of tensor_parallel_size {self.size};"
-                    f" choose a divisor of {whole.num_heads} (attention heads) and"
-                    f" {whole.intermediate_size} (intermediate size)"
+                    f"{name} {count} is no multiple of tensor_parallel_size {self.size}; choose a"
+                    f" divisor of {', '.join(f'{size} ({key})' for key, size in shared.items())}"
                 )
         if whole.num_kv_heads % self.size and self.size % whole.num_kv_heads:
             raise UnsupportedModel(
@@ -54,6 +56,7 @@ class ModelShard:
             num_heads=self.whole.num_heads // self.size,
             num_kv_heads=len(self.kv_heads),
             intermediate_size=self.whole.intermediate_size // self.size,
+            experts=self._experts,
         )
 
     @property
@@ -70,8 +73,24 @@ class ModelShard:
         return self._share(self.whole.intermediate_size)
 
     @property
+    def expert_neurons(self) -> range:
+        """Of each expert."""
+        return (
+            range(0)
+            if self.whole.experts is None
+            else self._share(self.whole.experts.intermediate_size)
+        )
+
+    @property
     def vocabulary(self) -> range:
         return self._share(self.whole.vocab_size)
+
+    @property
+    def _experts(self) -> ExpertsSpec | None:
+        whole = self.whole.experts
+        if whole is None:
+            return None
+        return replace(whole, intermediate_size=whole.intermediate_size // self.size)
 
     def _share(self, count: int) -> range:
         each = -(-count // self.size)

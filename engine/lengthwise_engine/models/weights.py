@@ -5,29 +5,33 @@ used up exactly: a tensor missing, left over or of another shape is an error. A 
 of a projection but its own.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
 
-from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
-from lengthwise_checkpoint.spec import DecoderSpec
-from lengthwise_engine.models.integers.codes import ROUNDED_BITS, Codes
-from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
-from lengthwise_engine.models.integers.stored import StoredIntegers, stacked
-from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
+from lengthwise_engine.models.experts import Expert, Experts
+from lengthwise_engine.models.integers.linear import check_integers
+from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
-from lengthwise_kernels.dispatch import E4M3, Fp8Rows, check_fp8, packs
+from lengthwise_engine.models.weight_files import WeightFiles
+from lengthwise_engine.models.weight_reader import Cut, WeightReader
+from lengthwise_kernels.dispatch import add_rms_norm, check_fp8
 
-_IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
-"""Old exports of Llama 2 store the frequencies, which follow from config.json."""
+_DENSE: Final = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+_ROUTER: Final[Mapping[str, str]] = {"mixtral": "block_sparse_moe.gate", "qwen3_moe": "mlp.gate"}
+_EXPERT: Final[Mapping[str, Sequence[str]]] = {
+    "mixtral": [f"block_sparse_moe.experts.{{}}.{name}" for name in ("w1", "w3", "w2")],
+    "qwen3_moe": [f"mlp.experts.{{}}.{name}_proj" for name in ("gate", "up", "down")],
+}
+"""Gate, up and down of an expert, by its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerWeights:
+class LayerWeights(ABC):
     """One layer; `qkv` yields all query heads, then key heads, then value heads."""
 
     attention_norm: torch.Tensor
@@ -36,17 +40,59 @@ class LayerWeights:
     key_norm: torch.Tensor | None
     output: Projection
     mlp_norm: torch.Tensor
+
+    @abstractmethod
+    def mlp(
+        self, x: torch.Tensor, residual: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the RMS norm of x + residual; and x + residual."""
+
+    @abstractmethod
+    def invariant(self) -> "LayerWeights":
+        """The same; its projections compute a row alike beside any others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseLayerWeights(LayerWeights):
+    """One whose rows all go through the same MLP."""
+
     gate_up: Projection
     down: Projection
 
-    def invariant(self) -> "LayerWeights":
-        """The same; its projections compute a row alike beside any others."""
+    def mlp(
+        self, x: torch.Tensor, residual: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        gate_up, total = self.gate_up.after_norm(x, residual, self.mlp_norm, eps)
+        return self.down.after_gate(gate_up), total
+
+    def invariant(self) -> "DenseLayerWeights":
         return replace(
             self,
             qkv=self.qkv.in_any_batch(),
             output=self.output.in_any_batch(),
             gate_up=self.gate_up.in_any_batch(),
             down=self.down.in_any_batch(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutedLayerWeights(LayerWeights):
+    """One of a mixture of experts."""
+
+    experts: Experts
+
+    def mlp(
+        self, x: torch.Tensor, residual: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        normed, total = add_rms_norm(x, residual, self.mlp_norm, eps)
+        return self.experts(normed), total
+
+    def invariant(self) -> "RoutedLayerWeights":
+        return replace(
+            self,
+            qkv=self.qkv.in_any_batch(),
+            output=self.output.in_any_batch(),
+            experts=self.experts.in_any_batch(),
         )
 
 
@@ -80,7 +126,7 @@ def load_weights(
     it.
     """
     spec = shard.whole
-    reader = _Reader(files, device, dtype, spec)
+    reader = WeightReader(files, device, dtype, spec)
     if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
     elif spec.projections != "full":
@@ -91,7 +137,7 @@ def load_weights(
     if spec.tied_embeddings and "lm_head.weight" not in files:
         head = reader.linear(embedding[shard.vocabulary.start : shard.vocabulary.stop])
     else:
-        head = reader.head(vocabulary, shard.vocabulary)
+        head = reader.full("lm_head", vocabulary, shard.vocabulary)
     layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
     norm = reader.tensor("model.norm.weight", (spec.hidden_size,))
     reader.check_all_used()
@@ -102,15 +148,15 @@ def load_weights(
     )
 
 
-def _load_layer(reader: "_Reader", shard: ModelShard, layer: int) -> LayerWeights:
+def _load_layer(reader: WeightReader, shard: ModelShard, layer: int) -> LayerWeights:
     spec = shard.whole
     prefix = f"model.layers.{layer}."
-    attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
+    attention = f"{prefix}self_attn."
     hidden, head_norm = (spec.hidden_size,), (spec.head_dim,)
-    query = _Cut(spec.num_heads * spec.head_dim, _scaled(shard.query_heads, spec.head_dim))
-    kv = _Cut(spec.num_kv_heads * spec.head_dim, _scaled(shard.kv_heads, spec.head_dim))
-    inner = _Cut(spec.intermediate_size, shard.neurons)
-    return LayerWeights(
+    query = Cut(spec.num_heads * spec.head_dim, _scaled(shard.query_heads, spec.head_dim))
+    kv = Cut(spec.num_kv_heads * spec.head_dim, _scaled(shard.kv_heads, spec.head_dim))
+    load_mlp = _load_routed if spec.routed[layer] else _load_dense
+    return load_mlp(reader, shard, prefix)(
         attention_norm=reader.tensor(f"{prefix}input_layernorm.weight", hidden),
         qkv=reader.widening(
             {f"{attention}q_proj": query, f"{attention}k_proj": kv, f"{attention}v_proj": kv},
@@ -123,160 +169,51 @@ def _load_layer(reader: "_Reader", shard: ModelShard, layer: int) -> LayerWeight
             f"{attention}o_proj", query, spec.hidden_size, spec.output_bias, shard.rank
         ),
         mlp_norm=reader.tensor(f"{prefix}post_attention_layernorm.weight", hidden),
-        gate_up=reader.widening(
-            {f"{mlp}gate_proj": inner, f"{mlp}up_proj": inner}, spec.hidden_size, spec.mlp_bias
-        ),
-        down=reader.narrowing(
-            f"{mlp}down_proj", inner, spec.hidden_size, spec.mlp_bias, shard.rank
-        ),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """One side of a projection: its whole size, and the range of it that is kept."""
+def _load_dense(
+    reader: WeightReader, shard: ModelShard, prefix: str
+) -> Callable[..., LayerWeights]:
+    """A layer with one MLP, but for its attention."""
+    spec, names = shard.whole, [f"{prefix}{name}" for name in _DENSE]
+    inner = Cut(spec.intermediate_size, shard.neurons)
+    gate_up, down = _gated(reader, shard, names, inner, spec.mlp_bias)
+    return partial(DenseLayerWeights, gate_up=gate_up, down=down)
 
-    size: int
-    kept: range
+
+def _load_routed(
+    reader: WeightReader, shard: ModelShard, prefix: str
+) -> Callable[..., LayerWeights]:
+    """The same with experts, one by one."""
+    spec, experts = shard.whole, shard.whole.experts
+    assert experts is not None
+    inner = Cut(experts.intermediate_size, shard.expert_neurons)
+    names = [f"{prefix}{name}" for name in _EXPERT[spec.model_type]]
+    router = f"{prefix}{_ROUTER[spec.model_type]}"
+    found = Experts(
+        router=reader.full(router, (experts.count, spec.hidden_size), range(experts.count)),
+        experts=tuple(
+            Expert(*_gated(reader, shard, [name.format(n) for name in names], inner, False))
+            for n in range(experts.count)
+        ),
+        num_chosen=experts.num_chosen,
+        is_normalised=experts.is_normalised,
+    )
+    return partial(RoutedLayerWeights, experts=found)
+
+
+def _gated(
+    reader: WeightReader, shard: ModelShard, names: Sequence[str], inner: Cut, bias: bool
+) -> tuple[Projection, Projection]:
+    """Gate and up as one projection, and down."""
+    gate, up, down = names
+    size = shard.whole.hidden_size
+    return (
+        reader.widening({gate: inner, up: inner}, size, bias),
+        reader.narrowing(down, inner, size, bias, shard.rank),
+    )
 
 
 def _scaled(heads: range, head_dim: int) -> range:
     return range(heads.start * head_dim, heads.stop * head_dim)
-
-
-class _Reader:
-    """Reads tensors onto a device in one type and remembers which were read.
-
-    Projections may become 8-bit or packed, one by one: beside the results there is never more than
-    one of them as it was read.
-    """
-
-    def __init__(
-        self,
-        files: WeightFiles,
-        device: torch.device,
-        dtype: torch.dtype,
-        spec: DecoderSpec,
-    ) -> None:
-        self._files = files
-        self._device = device
-        self._dtype = dtype
-        self._projections = spec.projections
-        self._integers = None
-        if spec.integers is not None:
-            has = files.__contains__
-            self._integers = StoredIntegers(spec.integers, has, self._copied)
-            self._integers.check_there(spec.num_layers)
-        self._packs = packs(device, dtype)
-        self._used: set[str] = set()
-
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return self._stack([TensorPart.whole(name, shape)], self._dtype)
-
-    def head(self, shape: tuple[int, int], rows: range) -> Linear:
-        """Some `rows` of a head that is stored."""
-        part = TensorPart("lm_head.weight", shape, (rows, range(shape[1])))
-        return self.linear(self._stack([part], self._dtype, may_map=not self._packs))
-
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        """In the model's type."""
-        linear = Linear(weight=weight, bias=bias)
-        return linear.packed() if self._packs else linear
-
-    def widening(self, outputs: Mapping[str, _Cut], in_size: int, bias: bool) -> Projection:
-        """The kept outputs of each named projection, one below the other."""
-
-        def parts(kind: str, *rest: int) -> list[TensorPart]:
-            return [
-                TensorPart(f"{name}.{kind}", (cut.size, *rest), (cut.kept, *map(range, rest)))
-                for name, cut in outputs.items()
-            ]
-
-        biases = parts("bias") if bias else None
-        return self._projection(parts("weight", in_size), parts("weight_scale", 1), biases)
-
-    def narrowing(
-        self, name: str, inputs: _Cut, out_size: int, bias: bool, rank: int
-    ) -> Projection:
-        """The kept inputs of a projection whose results the ranks sum; rank 0 adds the bias."""
-        kept = (range(out_size), inputs.kept)
-        weight = TensorPart(f"{name}.weight", (out_size, inputs.size), kept)
-        scales = TensorPart.whole(f"{name}.weight_scale", (out_size, 1))
-        biases = TensorPart.whole(f"{name}.bias", (out_size,))
-        if bias and rank:
-            self._files.require(biases)
-            self._used.add(biases.name)
-        return self._projection([weight], [scales], [biases] if bias and not rank else None)
-
-    def _projection(
-        self,
-        weights: Sequence[TensorPart],
-        scales: Sequence[TensorPart],
-        biases: Sequence[TensorPart] | None,
-    ) -> Projection:
-        """`scales` are read where they are stored."""
-        if self._integers is not None:
-            return self._read_integers(self._integers, weights, biases)
-        stored = self._projections == "stored fp8"
-        # What is rounded or packed at once is not kept mapped.
-        may_map = stored or (self._projections == "full" and not self._packs)
-        weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=may_map)
-        bias = None if biases is None else self._stack(biases, self._dtype)
-        if stored:
-            rows = Fp8Rows(values=weight, scales=self._stack(scales, torch.float32).squeeze(1))
-            return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
-        if self._projections == "fp8":
-            return Fp8Linear.of(Linear(weight=weight, bias=bias))
-        if self._projections in ROUNDED_BITS:
-            codes = Codes.rounded(weight, ROUNDED_BITS[self._projections])
-            return IntegerLinear.of(codes, bias, self._dtype)
-        return self.linear(weight, bias)
-
-    def _read_integers(
-        self,
-        stored: StoredIntegers,
-        weights: Sequence[TensorPart],
-        biases: Sequence[TensorPart] | None,
-    ) -> IntegerLinear:
-        codes = []
-        for part in weights:
-            name = part.name.removesuffix(".weight")
-            num_outputs, num_inputs = part.shape
-            rows, columns = part.kept
-            try:
-                codes.append(stored.codes(name, num_outputs, num_inputs).part(rows, columns))
-            except ValueError as error:
-                raise UnsupportedModel(f"{name}: {error}; use fewer ranks") from error
-        bias = None if biases is None else self._stack(biases, self._dtype)
-        return IntegerLinear.of(stacked(codes, weights[0].name), bias, self._dtype)
-
-    def _copied(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return self._stack([TensorPart.whole(name, shape)], dtype, may_map=False)
-
-    def check_all_used(self) -> None:
-        left = sorted(
-            name for name in self._files.names() - self._used if not _IGNORED.fullmatch(name)
-        )
-        if left:
-            raise CheckpointError(
-                f"{self._files.folder}: {len(left)} tensors that config.json does not account for,"
-                f" such as {', '.join(left[:3])}"
-            )
-
-    def _stack(
-        self, parts: Sequence[TensorPart], dtype: torch.dtype, *, may_map: bool = True
-    ) -> torch.Tensor:
-        """The parts one below the other: on a CPU as they lie in their file where they lie so."""
-        for part in parts:
-            self._files.require(part)
-        self._used.update(part.name for part in parts)
-        if may_map and self._device.type == "cpu":
-            mapped = self._files.map(parts, dtype)
-            if mapped is not None:
-                return mapped
-        counts = [len(part.kept[0]) for part in parts]
-        rest = [len(kept) for kept in parts[0].kept[1:]]
-        stacked = torch.empty([sum(counts), *rest], dtype=dtype, device=self._device)
-        for target, part in zip(torch.split(stacked, counts), parts, strict=True):
-            self._files.copy_into(target, part)
-        return stacked

@@ -168,25 +168,35 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     """Of a rank's weights as they are computed with, in `dtype` but for quantised projections."""
     part, item = shard.part, ITEM_BYTES[dtype]
     heads, kv = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
-    hidden, inner = part.hidden_size, part.intermediate_size
-    projections = (  # inputs, outputs, whether it has a bias
-        (hidden, heads + 2 * kv, part.qkv_bias),
-        (heads, hidden, part.output_bias),
-        (hidden, 2 * inner, part.mlp_bias),
-        (inner, hidden, part.mlp_bias),
-    )
+    hidden = part.hidden_size
     layer = item * (2 * hidden + 2 * part.head_dim * part.qk_norm)
-    for inputs, outputs, has_bias in projections:
-        layer += item * outputs * has_bias
-        layer += _projection_bytes(part, inputs, outputs, item)
+    layer += _projection_bytes(part, hidden, heads + 2 * kv, item, part.qkv_bias)
+    layer += _projection_bytes(part, heads, hidden, item, part.output_bias)
+    mlps = part.routed.count(False) * _mlp_bytes(part, part.intermediate_size, item)
+    if (experts := part.experts) is not None:
+        each = _mlp_bytes(part, experts.intermediate_size, item)
+        mlps += part.routed.count(True) * experts.count * (each + item * hidden)  # and the router's
     # Packed, a tied head is a copy.
     is_view = part.tied_embeddings and not packs(torch.device(device_type), getattr(torch, dtype))
     head = 0 if is_view else len(shard.vocabulary) * hidden
-    return part.num_layers * layer + item * (part.vocab_size * hidden + hidden + head)
+    return part.num_layers * layer + mlps + item * (part.vocab_size * hidden + hidden + head)
 
 
-def _projection_bytes(spec: DecoderSpec, inputs: int, outputs: int, item: int) -> int:
-    """Of a projection's weights, which may be fewer for integers."""
+def _mlp_bytes(spec: DecoderSpec, inner: int, item: int) -> int:
+    """Of one with `inner` neurons, or of an expert."""
+    hidden, bias = spec.hidden_size, spec.mlp_bias
+    gate_up = _projection_bytes(spec, hidden, 2 * inner, item, bias)
+    return gate_up + _projection_bytes(spec, inner, hidden, item, bias)
+
+
+def _projection_bytes(
+    spec: DecoderSpec, inputs: int, outputs: int, item: int, has_bias: bool
+) -> int:
+    """Of a projection, whose weights may be fewer for integers."""
+    return item * outputs * has_bias + _matrix_bytes(spec, inputs, outputs, item)
+
+
+def _matrix_bytes(spec: DecoderSpec, inputs: int, outputs: int, item: int) -> int:
     if spec.projections == "full":
         return item * inputs * outputs
     if (stored := spec.integers) is not None:
@@ -209,6 +219,10 @@ def step_bytes(shard: ModelShard, dtype: str) -> int:
     part = shard.part
     heads = (part.num_heads + 2 * part.num_kv_heads) * part.head_dim
     each = 4 * part.hidden_size + 2 * heads + 3 * part.intermediate_size
+    if (experts := part.experts) is not None:
+        # As if one expert had all rows; weighted results are in float32, and so are shares.
+        each += 6 * part.hidden_size + 3 * experts.intermediate_size
+        each += 8 * (experts.count + experts.num_chosen)
     return STEP_TOKENS * each * ITEM_BYTES[dtype] + _logit_bytes(part)
 
 

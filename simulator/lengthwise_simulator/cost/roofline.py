@@ -43,6 +43,11 @@ class RooflineCosts:
                 f"tensor parallelism: got {self.ranks}, expected a divisor of the model's"
                 f" {heads[0]} heads and {heads[1]} KV heads"
             )
+        if self.spec.experts is not None:
+            raise SimulationError(
+                f"got {self.spec.model_type}, a mixture of experts, expected a dense model: which"
+                " experts a step reads is not simulated"
+            )
 
     @property
     def item_bytes(self) -> int:

@@ -52,6 +52,7 @@ def check_computed(spec: DecoderSpec, device: torch.device, num_ranks: int) -> N
         (f"are computed on CPUs alone, and this is {device}", device.type != "cpu"),
         (f"are computed on one rank alone, and these are {num_ranks}", num_ranks > 1),
         ("cannot be added to projections in FP8", "fp8" in spec.projections),
+        ("cannot be added to a mixture of experts", spec.experts is not None),
     ):
         if holds:
             raise UnsupportedModel(f"adapters: got some, but they {reason}; serve none")

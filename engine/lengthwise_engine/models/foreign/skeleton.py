@@ -103,8 +103,8 @@ def refuse_settings(
             raise config.unsupported("model_type", message)
     if has_adapters:
         message = (
-            "adapters are added to projections of native models alone, and this one, as every"
-            " mixture of experts, is computed by transformers' code; serve it without adapters"
+            "adapters are added to projections of native models alone, and this one is computed by"
+            " transformers' code; serve it without adapters"
         )
         raise config.unsupported("model_type", message)
 

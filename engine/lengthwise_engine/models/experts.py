@@ -1,0 +1,55 @@
+"""The experts of a layer: MLPs of which each token takes a few (Shazeer et al. 2017,
+arXiv:1701.06538).
+
+The rows of a step are computed expert by expert, so that the weights of each are read once for all
+of its rows. What a row gets is the product of its own numbers alone, added in the order of the
+experts: the same whatever rows are beside it, where projections keep that.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from lengthwise_engine.models.linear import Projection
+from lengthwise_kernels.dispatch import route
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """An MLP of silu(gate) * up, or a rank's share of its neurons."""
+
+    gate_up: Projection
+    down: Projection
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down.after_gate(self.gate_up(x))
+
+    def in_any_batch(self) -> "Expert":
+        return Expert(self.gate_up.in_any_batch(), self.down.in_any_batch())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """All of a layer. `router` scores each of them; `num_chosen` and `is_normalised` are as
+    `ExpertsSpec` has them."""
+
+    router: Projection
+    experts: tuple[Expert, ...]
+    num_chosen: int
+    is_normalised: bool
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[rows, hidden]: the weighted sum of those that each row takes, added in float32."""
+        routes = route(self.router(x), self.num_chosen, is_normalised=self.is_normalised)
+        total = torch.zeros_like(x, dtype=torch.float32)
+        for expert, rows, weights in routes.segments():
+            partial = self.experts[expert](x[rows])
+            total.index_add_(0, rows, partial.float().mul_(weights))
+        return total.to(x.dtype)
+
+    def in_any_batch(self) -> "Experts":
+        return replace(
+            self,
+            router=self.router.in_any_batch(),
+            experts=tuple(expert.in_any_batch() for expert in self.experts),
+        )

@@ -1,0 +1,129 @@
+"""Mixtures of experts: which rows go where, what they become there, and what is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lengthwise_checkpoint.architectures import is_native
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
+from lengthwise_checkpoint.families import read_config, read_decoder_spec
+from lengthwise_engine.models.decoder_loader import load_model, read_spec
+from lengthwise_engine.models.experts import Experts
+from lengthwise_engine.models.shard import ModelShard
+from lengthwise_engine.models.weights import RoutedLayerWeights
+from lengthwise_kernels.dispatch import route
+
+CPU = torch.device("cpu")
+MakeCheckpoint = Callable[..., Path]
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 6), st.booleans())
+def test_every_row_goes_to_the_experts_of_its_largest_scores(
+    data: st.DataObject, num_rows: int, num_experts: int, is_normalised: bool
+) -> None:
+    num_chosen = data.draw(st.integers(1, num_experts))
+    # Apart from each other, so that no two are equal in float32.
+    order = data.draw(st.permutations(range(num_rows * num_experts)))
+    logits = torch.tensor(order).view(num_rows, num_experts) / 4
+    routes = route(logits, num_chosen, is_normalised=is_normalised)
+    found: list[tuple[int, int, float]] = []
+    for expert, rows, weights in routes.segments():
+        assert rows.tolist() == sorted(rows.tolist())
+        found += [
+            (row, expert, weight)
+            for row, weight in zip(rows.tolist(), weights.flatten().tolist(), strict=True)
+        ]
+    expected = []
+    for row, scores in enumerate(logits.double()):
+        shares = (scores - scores.max()).exp() / (scores - scores.max()).exp().sum()
+        best = sorted(range(num_experts), key=lambda each: -scores[each])[:num_chosen]
+        whole = shares[best].sum() if is_normalised else 1.0
+        expected += [(row, each, pytest.approx(float(shares[each] / whole))) for each in best]
+    assert sorted(found) == sorted(expected, key=lambda each: each[:2])
+
+
+def _experts(folder: Path, dtype: torch.dtype, layer: int = 1) -> Experts:
+    found = load_model(folder, CPU, dtype).weights.layers[layer]
+    assert isinstance(found, RoutedLayerWeights)
+    return found.experts
+
+
+@pytest.mark.parametrize("variant", ["qwen3_moe", "mixtral"])
+@torch.inference_mode()
+def test_a_row_gets_the_weighted_sum_of_its_experts(
+    variant: str, make_checkpoint: MakeCheckpoint
+) -> None:
+    """One by one, from the matrices alone."""
+    experts = _experts(make_checkpoint(variant), torch.float32)
+    x = torch.randn(23, 64, generator=torch.Generator().manual_seed(1))
+    shares = experts.router(x).double().softmax(-1)
+    for row, result in zip(range(23), experts(x), strict=True):
+        best = shares[row].topk(experts.num_chosen)
+        total = torch.zeros(64, dtype=torch.double)
+        for share, expert in zip(best.values / best.values.sum(), best.indices, strict=True):
+            mlp: Any = experts.experts[int(expert)]
+            gate, up = (mlp.gate_up.weight.double() @ x[row].double()).chunk(2)
+            inner = torch.nn.functional.silu(gate) * up
+            total += share * (mlp.down.weight.double() @ inner)
+        torch.testing.assert_close(result.double(), total, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_a_row_is_the_same_to_the_bit_beside_any_others(
+    dtype: torch.dtype, make_checkpoint: MakeCheckpoint
+) -> None:
+    experts = _experts(make_checkpoint("qwen3_moe"), dtype).in_any_batch()
+    x = torch.randn(40, 64, generator=torch.Generator().manual_seed(2)).to(dtype)
+    whole = experts(x)
+    for rows in ([0], [7, 3], [39, 0, 12], list(range(20)), list(range(39, 4, -1))):
+        assert torch.equal(experts(x[rows]), whole[rows])
+    assert experts(x[:0]).shape == (0, 64)
+
+
+def test_experts_are_ours_on_cpus_alone(make_checkpoint: MakeCheckpoint) -> None:
+    config = read_config(make_checkpoint("mixtral"))
+    assert is_native(config)
+    assert not is_native(config, on_gpu=True)
+    with pytest.raises(UnsupportedModel, match="experts on CPUs alone; set model_backend to auto"):
+        is_native(config, "native", on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts_per_tok": 7}, "num_experts_per_tok: 7 are more than the 6 experts"),
+        ({"num_local_experts": 0, "num_experts": 0}, "experts: expected an integer >= 1"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "full checkpoints alone"),
+    ],
+)
+def test_what_no_layer_of_experts_can_be_is_refused(
+    changes: dict[str, Any], message: str, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    values = json.loads((make_checkpoint("qwen3_moe") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(CheckpointError, match=message):
+        read_decoder_spec(read_config(tmp_path))
+
+
+def test_a_model_whose_layers_are_all_dense_has_no_experts(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    values = json.loads((make_checkpoint("qwen3_moe") / "config.json").read_text())
+    for changes in ({"mlp_only_layers": [0, 1, 2]}, {"decoder_sparse_step": 4}):
+        (tmp_path / "config.json").write_text(json.dumps(values | changes))
+        assert read_decoder_spec(read_config(tmp_path)).experts is None
+    (tmp_path / "config.json").write_text(json.dumps(values | {"decoder_sparse_step": 2}))
+    assert read_decoder_spec(read_config(tmp_path)).routed == (False, True, False)
+
+
+def test_experts_that_ranks_cannot_share_are_refused(make_checkpoint: MakeCheckpoint) -> None:
+    whole = read_spec(make_checkpoint("qwen3_moe", moe_intermediate_size=41))
+    with pytest.raises(UnsupportedModel, match=r"experts' intermediate_size 41 is no multiple of"):
+        ModelShard(whole=whole, size=2)
