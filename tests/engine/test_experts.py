@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from lengthwise_checkpoint.architectures import is_native
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
+from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model, read_spec
 from lengthwise_engine.models.experts import Experts
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import RoutedLayerWeights
+from lengthwise_engine.runner.base import SequenceChunk
+from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_kernels.dispatch import route
 
 CPU = torch.device("cpu")
@@ -39,7 +42,7 @@ def test_every_row_goes_to_the_experts_of_its_largest_scores(
             (row, expert, weight)
             for row, weight in zip(rows.tolist(), weights.flatten().tolist(), strict=True)
         ]
-    expected = []
+    expected: list[tuple[int, int, Any]] = []
     for row, scores in enumerate(logits.double()):
         shares = (scores - scores.max()).exp() / (scores - scores.max()).exp().sum()
         best = sorted(range(num_experts), key=lambda each: -scores[each])[:num_chosen]
@@ -85,6 +88,26 @@ def test_a_row_is_the_same_to_the_bit_beside_any_others(
     for rows in ([0], [7, 3], [39, 0, 12], list(range(20)), list(range(39, 4, -1))):
         assert torch.equal(experts(x[rows]), whole[rows])
     assert experts(x[:0]).shape == (0, 64)
+
+
+def test_a_runner_counts_what_experts_compute(make_checkpoint: MakeCheckpoint) -> None:
+    """Of two routed layers the last computes the sampled row alone."""
+    loaded = load_runner(make_checkpoint("qwen3_moe-some-dense"), device="cpu", num_blocks=4)
+    assert len(loaded.steps.experts) == 2
+    before = [(layer.rows, layer.busiest_rows, layer.reads) for layer in loaded.steps.experts]
+    state = SamplingState(
+        sampling=SamplingParameters(temperature=0.0), token_ids=[*range(9)], num_prompt_tokens=9
+    )
+    chunk = SequenceChunk(token_ids=range(9), start=0, block_ids=[1], sampling=state)
+    loaded.runner.run([chunk])
+    after = [(layer.rows, layer.busiest_rows, layer.reads) for layer in loaded.steps.experts]
+    first, last = (
+        [b - a for a, b in zip(*each, strict=True)] for each in zip(before, after, strict=True)
+    )
+    assert first[0] == 2 * 9
+    assert 18 / 5 <= first[1] <= 9
+    assert 2 <= first[2] <= 5
+    assert last == [2, 1, 2]
 
 
 def test_experts_are_ours_on_cpus_alone(make_checkpoint: MakeCheckpoint) -> None:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lengthwise_decode_worker.metrics import DecodeMetrics
+from lengthwise_engine.models.experts import ExpertCounts
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.prefill.batch import PrefillBatch
@@ -108,7 +109,8 @@ def test_nothing_counted_yet_is_reported_as_zero(
 
 @pytest.mark.slow
 def test_a_scrape_reports_how_steps_reached_the_device() -> None:
-    registry, steps = CollectorRegistry(), StepCounts()
+    layers = (ExpertCounts(), ExpertCounts())
+    registry, steps = CollectorRegistry(), StepCounts(experts=layers)
     WorkerMetrics(registry, "decode").watch_steps(steps)
 
     def value(name: str, **labels: str) -> float | None:
@@ -123,3 +125,9 @@ def test_a_scrape_reports_how_steps_reached_the_device() -> None:
     assert value("graphs") == 4
     assert value("graph_bytes") == 5000
     assert value("graph_capture_seconds_total") == 1.5
+    assert value("expert_rows_total") == 0
+    layers[0].add([3, 0, 1])
+    layers[1].add([2, 2, 0])
+    assert value("expert_rows_total") == 8
+    assert value("expert_busiest_rows_total") == 5
+    assert value("expert_reads_total") == 4

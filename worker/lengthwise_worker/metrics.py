@@ -171,6 +171,31 @@ class _StepCollector(Collector):
         )
         seconds.add_metric(role, steps.capture_seconds)
         yield seconds
+        yield from self._experts()
+
+    def _experts(self) -> Iterable[Metric]:
+        """Zero where the model has none, or they are not computed by our own code."""
+        layers = self._steps.experts
+        for name, meaning, count in (
+            (
+                "lengthwise_expert_rows_total",
+                "Rows that experts computed, one for each expert that a token takes",
+                sum(layer.rows for layer in layers),
+            ),
+            (
+                "lengthwise_expert_busiest_rows_total",
+                "Those of the busiest expert of each step and layer",
+                sum(layer.busiest_rows for layer in layers),
+            ),
+            (
+                "lengthwise_expert_reads_total",
+                "Times that a step read an expert's weights",
+                sum(layer.reads for layer in layers),
+            ),
+        ):
+            total = CounterMetricFamily(name, meaning, labels=("role",))
+            total.add_metric((self._role,), count)
+            yield total
 
 
 class _AdapterCollector(Collector):

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.adapters.stack import AdapterStack
+from lengthwise_engine.models.experts import ExpertCounts
 from lengthwise_engine.models.frequencies import rope_frequencies
 from lengthwise_engine.models.step import StepTensors
-from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
+from lengthwise_engine.models.weights import DecoderWeights, LayerWeights, RoutedLayerWeights
 from lengthwise_kernels.dispatch import (
     AttentionSpec,
     HeadNorms,
@@ -71,6 +72,11 @@ class Decoder:
         )
         self._ranks = ranks
         self._frequencies = rope_frequencies(spec.rope, spec.head_dim).to(self.device)
+
+    @property
+    def expert_counts(self) -> Sequence[ExpertCounts]:
+        layers = self.weights.layers
+        return [each.experts.counts for each in layers if isinstance(each, RoutedLayerWeights)]
 
     @property
     def windows(self) -> Sequence[int | None]:

@@ -6,7 +6,8 @@ of its rows. What a row gets is the product of its own numbers alone, added in t
 experts: the same whatever rows are beside it, where projections keep that.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -28,6 +29,23 @@ class Expert:
         return Expert(self.gate_up.in_any_batch(), self.down.in_any_batch())
 
 
+@dataclass(slots=True)
+class ExpertCounts:
+    """What the experts of a layer have done so far; read by other threads. Of all `rows` that they
+    computed `busiest_rows` were those of each step's busiest expert. A step reads the weights of
+    the experts that have any: `reads`."""
+
+    rows: int = 0
+    busiest_rows: int = 0
+    reads: int = 0
+
+    def add(self, step: Sequence[int]) -> None:
+        """Of each expert how many rows it has in a step."""
+        self.rows += sum(step)
+        self.busiest_rows += max(step)
+        self.reads += sum(count > 0 for count in step)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """All of a layer. `router` scores each of them; `num_chosen` and `is_normalised` are as
@@ -37,10 +55,12 @@ class Experts:
     experts: tuple[Expert, ...]
     num_chosen: int
     is_normalised: bool
+    counts: ExpertCounts = field(default_factory=ExpertCounts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[rows, hidden]: the weighted sum of those that each row takes, added in float32."""
         routes = route(self.router(x), self.num_chosen, is_normalised=self.is_normalised)
+        self.counts.add(routes.counts)
         total = torch.zeros_like(x, dtype=torch.float32)
         for expert, rows, weights in routes.segments():
             partial = self.experts[expert](x[rows])

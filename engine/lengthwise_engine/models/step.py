@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_engine.models.experts import ExpertCounts
 from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan, AttentionSpec
 
 
@@ -55,6 +56,10 @@ class StepModel(Protocol):
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def expert_counts(self) -> Sequence[ExpertCounts]:
+        """Of each layer whose experts are ours."""
 
     @property
     def windows(self) -> Sequence[int | None]: ...

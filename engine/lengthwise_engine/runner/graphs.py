@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import torch
 
+from lengthwise_engine.models.experts import ExpertCounts
 from lengthwise_engine.runner.graph_recorder import Graph, Recorder
 from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, GraphPlan
 from lengthwise_engine.runner.step_tensors import StepLayout
@@ -61,6 +62,7 @@ class StepCounts:
     capture_seconds: float = 0.0
     replayed: Counter[StepKind] = field(default_factory=Counter)
     launched: Counter[StepKind] = field(default_factory=Counter)
+    experts: Sequence[ExpertCounts] = ()
 
 
 class StepGraphs:

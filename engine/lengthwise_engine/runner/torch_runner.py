@@ -76,7 +76,7 @@ class TorchRunner:
         self._before: Sequence[SequenceChunk] = ()
         self._tokens_before = torch.empty(0, dtype=torch.int64, device=model.device)
         self._token_counts = TokenCounts(model.spec.vocab_size, model.device)
-        self.counts = StepCounts()
+        self.counts = StepCounts(experts=model.expert_counts)
         self.graphs: StepGraphs | None = None
         if recorder is not None and graphs is not None and graphs.memory_bytes:
             self.graphs = StepGraphs(

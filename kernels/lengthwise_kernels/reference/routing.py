@@ -1,6 +1,6 @@
 """Which experts compute which rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,12 @@ class Routes:
 
     rows: torch.Tensor
     weights: torch.Tensor
-    counts: torch.Tensor
+    counts: Sequence[int]
 
     def segments(self) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """Of each expert that has any: its number, its rows, and their weights [its rows, 1]."""
         begin = 0
-        for expert, count in enumerate(self.counts.tolist()):
+        for expert, count in enumerate(self.counts):
             if count:
                 own = slice(begin, begin + count)
                 yield expert, self.rows[own], self.weights[own].unsqueeze(1)
@@ -39,5 +39,5 @@ def route(logits: torch.Tensor, num_chosen: int, *, is_normalised: bool) -> Rout
     return Routes(
         rows=order // num_chosen,
         weights=shares.flatten()[order],
-        counts=chosen.bincount(minlength=logits.shape[1]),
+        counts=chosen.bincount(minlength=logits.shape[1]).tolist(),
     )

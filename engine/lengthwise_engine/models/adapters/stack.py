@@ -13,7 +13,7 @@ import torch
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.adapters.files import AdapterFile, projection_sizes
 from lengthwise_engine.models.linear import Projection, Unfused
-from lengthwise_engine.models.weights import LayerWeights
+from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights
 from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
 
 PARTS: Final = {
@@ -143,6 +143,7 @@ def _adapted(
     layer: LayerWeights, products: Products, rows: AdapterRows, later_rows: AdapterRows
 ) -> LayerWeights:
     """`later_rows`: of what comes after the attention."""
+    assert isinstance(layer, DenseLayerWeights), "mixtures of experts have no adapters"
 
     def projection(name: str, base: Projection, rows: AdapterRows) -> Projection:
         if name not in products or not len(rows):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from lengthwise_engine.models.experts import ExpertCounts
 from lengthwise_engine.models.foreign.attention import CalledAttention, attending
 from lengthwise_engine.models.foreign.projection import projections
 from lengthwise_engine.models.foreign.spec import ForeignSpec
@@ -45,6 +46,10 @@ class ForeignModel:
         )
         for projection in projections(self._model):
             projection.set_invariant(is_invariant)
+
+    @property
+    def expert_counts(self) -> Sequence[ExpertCounts]:
+        return ()
 
     @property
     def windows(self) -> Sequence[int | None]:
