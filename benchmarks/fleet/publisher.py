@@ -16,7 +16,7 @@ from typing import Any, Self
 import grpc
 
 from lengthwise_policy.types import Role
-from lengthwise_runtime.status import CHANGE_SECONDS, HEARTBEAT_SECONDS
+from lengthwise_runtime.status import CHANGE_SECONDS, HEARTBEAT_SECONDS, LONGEST_SECONDS
 from lengthwise_wire.capabilities import CAPABILITIES, PREFIX_CACHING
 from lengthwise_wire.convert import ROLES_ON_WIRE
 from lengthwise_wire.v1 import worker_pb2
@@ -57,9 +57,9 @@ class PublishingWorker(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # of 
 
     async def _watch(self, request: bytes, context: Context) -> AsyncIterator[bytes]:
         wanted = worker_pb2.WatchRequest.FromString(request).interval_seconds
-        interval = min(max(CHANGE_SECONDS, wanted), HEARTBEAT_SECONDS)
+        interval = min(max(CHANGE_SECONDS, wanted), LONGEST_SECONDS)
         if not self._is_busy:
-            interval = HEARTBEAT_SECONDS
+            interval = max(interval, HEARTBEAT_SECONDS)
         last: int | None = None
         while True:
             step = int((time.monotonic() - self._began_at) / STEP_SECONDS) if self._is_busy else 0

@@ -18,13 +18,14 @@ SEEN_SECONDS = 0.05
 """Within which a request reaches its worker: two calls, and the decode worker's answer between two
 of its steps."""
 
-STATUSES_PER_SECOND = 2000
+STATUSES_PER_SECOND = 1500
 """That a router asks all its workers for together. One costs it about 100 microseconds, nine tenths
 of them gRPC's: its threads, and the passes of the event loop."""
 
 SHORTEST_INTERVAL = 0.05
-LONGEST_INTERVAL = 0.5
-"""Seconds between two statuses of a worker that changes."""
+LONGEST_INTERVAL = 2 / 3
+"""Seconds between two statuses of a worker that changes. The longest is a third of the silence
+after which a worker is given up: two may be late."""
 
 
 MAX_REFUSALS = 3

@@ -232,7 +232,7 @@ class Fleet:
         stub = worker_pb2_grpc.WorkerStub(worker.channel)
         has_ended = False
         while not has_ended:
-            interval = status_interval(self.num_discovered)
+            interval = self._status_interval
             watch = stub.Watch(
                 worker_pb2.WatchRequest(router_id=self.router_id, interval_seconds=interval)
             )
@@ -246,9 +246,14 @@ class Fleet:
             finally:
                 watch.cancel()
 
+    @property
+    def _status_interval(self) -> float:
+        """Seconds; two statuses may be late before a worker is taken for silent."""
+        return min(status_interval(self.num_discovered), self._heartbeat_timeout_seconds / 3)
+
     def _is_unsuited(self, interval: float) -> bool:
         """Whether a stream with this interval should make way for one with another now."""
-        if 0.5 < status_interval(self.num_discovered) / interval < 2.0:
+        if 0.5 < self._status_interval / interval < 2.0:
             return False
         now = time.monotonic()
         if now - self._watched_anew_at < WATCH_ANEW_SECONDS:
