@@ -20,9 +20,13 @@ from lengthwise_policy.placement.placement import PlacementInput, PlacementReque
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.strategies import STRATEGIES, make_strategy
 from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.spreading import ALONE, OtherRouters
 from lengthwise_policy.types import Role, WorkerId
 
 REPEATS = 1000
+
+SHARED = ("predicted_ttft", OtherRouters(7, Random(2).random))
+"""A strategy of a router that shares the workers with others."""
 
 
 def microseconds(call: Callable[[float], object]) -> list[float]:
@@ -88,14 +92,16 @@ def main() -> None:
                     who: 16 * random.randrange(1, 60) for who in random.sample(everyone, holders)
                 },
             )
-            for name in sorted(STRATEGIES):
+            for name, others in (*((name, ALONE) for name in sorted(STRATEGIES)), SHARED):
                 strategy = make_strategy(name, PlacementPolicy(), random.random)
-                asked = PlacementInput(request=request, prefill=prefill, decode=decode, now=0.0)
+                asked = PlacementInput(
+                    request=request, prefill=prefill, decode=decode, now=0.0, others=others
+                )
                 taken = microseconds(lambda now: strategy(replace(asked, now=now)))  # noqa: B023
                 cuts = quantiles(taken, n=100)
                 rows.append(
                     {
-                        "strategy": name,
+                        "strategy": f"{name} of 8 routers" if others.count else name,
                         "prefill_workers": count,
                         "decode_workers": count,
                         "holding_a_prefix": holders,

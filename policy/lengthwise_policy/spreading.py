@@ -10,6 +10,7 @@ and a request goes where one of theirs would go: to each worker in proportion to
 there (Dahlin, "Interpreting Stale Load Information"). A router that is alone takes the best.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,18 +30,27 @@ class OtherRouters:
     def choose(self, scored: Sequence[Scored], own: float) -> Scored:
         """One of at least one worker, each its load and then what breaks ties. `own`: the load that
         this router adds now, and has added lately where no status shows it yet."""
-        if (expected := self.count * own) <= 0:
+        if self.count * own <= 0:
             return min(scored)
-        level = water_level([each[0] for each in scored], expected)
-        below = sorted(each for each in scored if each[0] < level)
-        if not below:  # it is too little to be told from nothing
-            return min(scored)
-        rest = self.random() * expected
-        for each in below:
-            rest -= level - each[0]
-            if rest < 0:
-                return each
-        return below[-1]
+        load, rank = self.draw([each[0] for each in scored], own)
+        return sorted([each for each in scored if each[0] == load])[rank]
+
+    def draw(self, loads: Sequence[float], own: float) -> tuple[float, int]:
+        """The load of the worker to choose, and its rank among those with the same load. Numbers
+        alone are sorted, which takes a fifth of the time that tuples of them do."""
+        ranked = sorted(loads)
+        expected, chosen = self.count * own, 0
+        if expected > 0:
+            level, rest = water_level(ranked, expected), self.random() * expected
+            for index, load in enumerate(ranked):
+                if load >= level:
+                    break
+                chosen = index
+                rest -= level - load
+                if rest < 0:
+                    break
+        load = ranked[chosen]
+        return load, chosen - bisect_left(ranked, load)
 
 
 ALONE = OtherRouters(0, lambda: 0.0)

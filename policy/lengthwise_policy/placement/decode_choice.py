@@ -75,19 +75,19 @@ def _spread(
     request: PlacementRequest, views: Sequence[WorkerView], others: OtherRouters
 ) -> WorkerView:
     """Of those with room, one whose next step is among the shortest."""
-    scored = [
-        (view.next_step_seconds, view.load_requests, view.worker_id, view)
-        for view in views
-        if view.room_tokens > request.num_tokens
-    ]
-    if not scored:
+    num_tokens = request.num_tokens
+    able = [view for view in views if view.room_tokens > num_tokens]
+    if not able:
         return _least_busy(request, views)
-    own = 1 + sum(view.outstanding_requests for *_, view in scored)
-    cost = scored[0][-1].cost
-    longer = cost.decode_request_seconds + cost.decode_context_seconds * request.num_tokens
-    if longer:
-        return others.choose(scored, own * longer)[-1]
-    return others.choose([each[1:] for each in scored], own)[-1]
+    own = 1 + sum([view.outstanding_requests for view in able])
+    cost = able[0].cost
+    longer = cost.decode_request_seconds + cost.decode_context_seconds * num_tokens
+    if not longer:
+        equal = [(view.load_requests, view.worker_id, view) for view in able]
+        return others.choose(equal, own)[-1]
+    seconds, rank = others.draw([view.next_step_seconds for view in able], own * longer)
+    tied = [view for view in able if view.next_step_seconds == seconds]
+    return sorted([(view.load_requests, view.worker_id, view) for view in tied])[rank][-1]
 
 
 def _is_less_busy(view: WorkerView, other: WorkerView) -> bool:

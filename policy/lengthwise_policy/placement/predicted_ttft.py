@@ -72,11 +72,13 @@ def place_soonest(
         kind: choose_partner(request, views, tpot_seconds, others)
         for kind, views in candidates.partners.items()
     }
-    # Where other routers place too, more than the best are of interest.
-    scores = _scores(request, candidates.prefill, partners, keep_all=others.count > 0)
+    unseen = sum([view.outstanding_tokens for view in candidates.prefill]) if others.count else 0
+    scores = _scores(request, candidates.prefill, partners, others, unseen)
     best = nsmallest(MAX_CANDIDATES, scores)
     if others.count:
-        taken = _spread(request, best[0][-1], scores, others)
+        soonest = best[0][-1]
+        own = candidate(request, soonest, None).prefill_seconds
+        taken = others.choose(scores, own + wait_seconds(soonest.cost, unseen))
         best = [taken, *(score for score in best if score is not taken)][:MAX_CANDIDATES]
     ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
     first, chosen = ranked[0], best[0][-1]
@@ -105,15 +107,6 @@ def _most_ahead(request: PlacementRequest, best: Sequence[Score]) -> int | None:
         return None
     spare = max(min(best[1:])[0] - seconds, 0.0)
     return view.tokens_ahead + int(spare / step_seconds * STEP_TOKENS)
-
-
-def _spread(
-    request: PlacementRequest, best: WorkerView, scores: Sequence[Score], others: OtherRouters
-) -> Score:
-    """One of those that are nearly as soon as the best."""
-    own = candidate(request, best, None).prefill_seconds
-    unseen = sum(view.outstanding_tokens for *_, view in scores)
-    return others.choose(scores, own + wait_seconds(best.cost, unseen))
 
 
 def candidate(request: PlacementRequest, view: WorkerView, partner: WorkerView | None) -> Candidate:
@@ -149,18 +142,21 @@ def _scores(
     request: PlacementRequest,
     prefill: Sequence[WorkerView],
     partners: Partners,
-    *,
-    keep_all: bool,
+    others: OtherRouters,
+    unseen_tokens: int,
 ) -> list[Score]:
+    """At least of the best, and of all to which another router may go."""
     if len(partners) <= 1:
         missing = sum(_missing_tokens(request, partner) for partner in partners.values())
         reserve = sum(map(reserve_seconds, partners.values()))
-        return _scores_of_kind(request, prefill, missing, reserve, keep_all=keep_all)
+        return _scores_of_kind(request, prefill, missing, reserve, others.count, unseen_tokens)
     scores = []
     for kind, partner in partners.items():
         views = [view for view in prefill if view.kind == kind]
         missing, reserve = _missing_tokens(request, partner), reserve_seconds(partner)
-        scores += _scores_of_kind(request, views, missing, reserve, keep_all=keep_all)
+        # What is expected of the others depends on workers of all kinds: all are of interest.
+        count = None if others.count else 0
+        scores += _scores_of_kind(request, views, missing, reserve, count, unseen_tokens)
     return scores
 
 
@@ -173,19 +169,24 @@ def _scores_of_kind(
     prefill: Sequence[WorkerView],
     missing_tokens: int,
     reserve: float,
-    *,
-    keep_all: bool,
+    num_others: int | None,
+    unseen_tokens: int,
 ) -> list[Score]:
     """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
-    all the arithmetic. A test holds the two equal. Unless it keeps all, those are left out whose
-    queue alone takes longer than MAX_CANDIDATES others in all."""
+    all the arithmetic. A test holds the two equal.
+
+    Those are left out whose queue alone takes longer than MAX_CANDIDATES others in all, and ends
+    above the level to which `num_others` routers fill the workers: it is no higher than if they
+    filled all that were looked at so far. None: none is left out."""
     cached_tokens = request.cached_tokens
     num_tokens = request.num_tokens
     is_layerwise = num_tokens > LAYERWISE_TOKENS
     scores: list[Score] = []
-    best, bound = [-inf] * MAX_CANDIDATES, inf  # the best so far, negative, and the last of them
+    best, last = [-inf] * MAX_CANDIDATES, inf  # the best so far, negative, and the last of them
+    bound = soonest = inf
+    total = expected = 0.0  # of those looked at so far, and of the other routers
     new, history, steps = num_tokens, 0, -(-num_tokens // STEP_TOKENS)
-    for view in prefill:
+    for view in _least_waiting_first(request, prefill) if num_others else prefill:
         worker_id = view.worker_id
         if cached_tokens:
             history = cached_tokens.get(worker_id, 0)
@@ -202,6 +203,7 @@ def _scores_of_kind(
             + cost.history_seconds * history
             + (cost.token_seconds + cost.attention_seconds * (new + 2 * history)) * new
         )
+        computing = seconds
         transfer = missing_tokens * view.kv_seconds_per_token
         if is_layerwise:
             last_part = transfer * LAST_PART
@@ -210,8 +212,28 @@ def _scores_of_kind(
                 transfer = last_part
         seconds += transfer + reserve
         seconds += wait
-        if seconds < bound and not keep_all:
-            heapreplace(best, -seconds)
-            bound = -best[0]
         scores.append((seconds, view.tokens_ahead, worker_id, view))
+        if num_others is None:
+            continue
+        if seconds < last:
+            heapreplace(best, -seconds)
+            bound = last = -best[0]
+        if num_others:
+            total += seconds
+            if seconds < soonest:
+                soonest = seconds
+                expected = num_others * (computing + wait_seconds(cost, unseen_tokens))
+            bound = max(last, (expected + total) / len(scores))
     return scores
+
+
+def _least_waiting_first(
+    request: PlacementRequest, prefill: Sequence[WorkerView]
+) -> list[WorkerView]:
+    num_tokens, cached_tokens = request.num_tokens, request.cached_tokens
+
+    def wait(view: WorkerView) -> float:
+        new = num_tokens - cached_tokens.get(view.worker_id, 0)
+        return view.short_wait_seconds if new <= view.short_tokens else view.long_wait_seconds
+
+    return sorted(prefill, key=wait)
