@@ -73,18 +73,22 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             raise NoWorkerAvailable("this decode worker is draining; try another one")
         self._check(request)
         grammar = await self._grammars.state(request.grammar)
+        is_crowded = self._is_crowded(request)
         lease = min(request.lease_seconds, self._max_seconds)
         seconds = min(context.time_remaining() or lease, lease)
         try:
             async with asyncio.timeout(seconds):
                 adapter = await self._adapters.lease(request.adapter)
-                work = self._work(request, grammar, adapter, lease)
+                local = request.local and not is_crowded
+                work = self._work(request, grammar, adapter, lease, local=local)
                 span = self._span(context)
                 grant = await self._reservations.reserve(work, request.epoch, span)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no KV blocks were free within {seconds:.3f} s") from error
         return decode_pb2.ReserveResponse(
-            num_cached_tokens=grant.num_cached_tokens, reason=grant.reason
+            num_cached_tokens=grant.num_cached_tokens,
+            reason=grant.reason,
+            requests=len(self._reservations) if is_crowded else None,
         )
 
     async def Release(
@@ -154,6 +158,12 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             else:
                 raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
 
+    def _is_crowded(self, request: decode_pb2.ReserveRequest) -> bool:
+        """Whether the prompt is not to be computed beside the requests that are here."""
+        if not request.local or not request.HasField("most_requests"):
+            return False
+        return len(self._reservations) > request.most_requests
+
     def _span(self, context: Context) -> ReservationSpan | None:
         if self._tracer is None:
             return None
@@ -189,6 +199,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
         grammar: GrammarState | None,
         adapter: AdapterLease | None,
         lease_seconds: float,
+        *,
+        local: bool,
     ) -> DecodeWork:
         token_ids = list(request.token_ids)
         salt = salt_of(request, self._fingerprints[0])
@@ -199,7 +211,7 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 max_new_tokens=request.max_tokens,
                 deadline_at=time.monotonic() + lease_seconds,
                 hashes=block_hashes(token_ids, self._block_size, salt),
-                local=request.local,
+                local=local,
                 returning=request.conversation_returns,
                 priority=request.priority,
             ),

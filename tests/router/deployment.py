@@ -17,7 +17,7 @@ from router.stub_workers import StubDecode, StubPrefill, StubWorker, start_stubs
 from lengthwise_router.app import RouterApplication
 from lengthwise_router.config import DiscoveryConfig, RouterConfig
 from lengthwise_router.serving.models.served_model import ServedModel
-from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc
+from lengthwise_wire.v1 import common_pb2, inference_pb2, inference_pb2_grpc, worker_pb2
 
 PROMPT = tuple(b"once upon a time")
 
@@ -35,6 +35,10 @@ QUICK: dict[str, float] = {
 }
 """Of tests that ask for nothing else. Stubs report their status every 0.05 s. A decode worker that
 steps in for every prefill worker that fails would hide what happens without it."""
+
+FAST = worker_pb2.CostModel(step_seconds=0.001, token_seconds=1e-5)
+SLOW_LINK = {"cost": FAST, "kv_bytes_per_token": 1000, "kv_bytes_per_second": 1e6}
+"""Of a status: 16 ms for the prompt's KV, which would take 1 ms to compute."""
 
 
 @dataclass(slots=True)

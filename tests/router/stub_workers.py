@@ -109,16 +109,17 @@ class StubPrefill(StubWorker, prefill_pb2_grpc.PrefillWorkerServicer):
 class _Sequence:
     """A reservation of the stub decode worker."""
 
-    def __init__(self, request: decode_pb2.ReserveRequest) -> None:
+    def __init__(self, request: decode_pb2.ReserveRequest, *, is_crowded: bool) -> None:
         self.request = request
         self.epoch = request.epoch
         self.token_ids = list(request.token_ids)
-        self.committed = request.local  # computed in the next step
+        self.is_local = request.local and not is_crowded
+        self.committed = self.is_local  # computed in the next step
 
     @property
     def is_first(self) -> bool:
         """Whether the next token is the first of a prompt computed here."""
-        return self.request.local and len(self.token_ids) == len(self.request.token_ids)
+        return self.is_local and len(self.token_ids) == len(self.request.token_ids)
 
 
 class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
@@ -146,6 +147,7 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
         self.end_refuses = False  # `end_error` is the request's own fault
         self.break_at: int | None = None  # the stream breaks after this index
         self.steps_go_on = True  # even where no token comes of them
+        self.requests: int | None = None  # None: of a version that computes beside any number
         self.local_error: str | None = None  # of every prompt that is to be computed here
         self.local_hangs = False
         self.local_seconds = 0.125
@@ -176,18 +178,24 @@ class StubDecode(StubWorker, decode_pb2_grpc.DecodeWorkerServicer):
             raise self.reserve_error
         if request.router_id not in self._streams:
             raise LengthwiseError(f"router {request.router_id} has no Tokens stream")
+        most = request.most_requests if request.HasField("most_requests") else inf
+        is_crowded = request.local and self.requests is not None and self.requests > most
         older = self.held.get(request.reservation)
         if older is not None:
             older.epoch = request.epoch
         else:
-            self.held[request.reservation] = _Sequence(request)
+            self.held[request.reservation] = _Sequence(request, is_crowded=is_crowded)
         if self.reserve_hangs:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.cancelled_reserves += 1
                 raise
-        return decode_pb2.ReserveResponse(num_cached_tokens=self.num_cached_tokens, reason="stub")
+        return decode_pb2.ReserveResponse(
+            num_cached_tokens=self.num_cached_tokens,
+            reason="stub",
+            requests=self.requests if is_crowded else None,
+        )
 
     async def Release(
         self, request: decode_pb2.ReleaseRequest, context: Context

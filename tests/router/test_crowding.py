@@ -1,9 +1,9 @@
-"""Prefill workers that other routers have crowded since their last status."""
+"""Workers that other routers have crowded since their last status."""
 
 import grpc
 import pytest
 from harness.waiting import eventually
-from router.deployment import PROMPT, Deploy, Deployment
+from router.deployment import PROMPT, SLOW_LINK, Deploy, Deployment
 from router.stub_workers import stub_answer
 
 from lengthwise_policy.placement.outstanding import Placed
@@ -36,7 +36,7 @@ async def test_a_crowded_worker_passes_a_request_on_and_nothing_has_gone_wrong(
         await deployment.metric("lengthwise_retries_total", phase="prefill", reason="crowded")
         == refusals
     )
-    assert len({each.reservation for each in deployment.decode[0].reserves}) == 8
+    assert len(deployment.decode[0].reserves) == 8  # what is held is not asked for again
     await deployment.nothing_is_held()
 
 
@@ -56,6 +56,54 @@ async def test_what_a_worker_has_told_counts_until_its_next_status() -> None:
         worker.crowded(5000)
         worker.received(status, ["m"], 10.0)
         assert worker.view().tokens_ahead == 300 + 150
+
+
+@pytest.mark.parametrize("num_tokens", [2, 20])
+async def test_what_a_crowded_decode_worker_does_not_compute_a_prefill_worker_does(
+    deploy: Deploy, num_tokens: int
+) -> None:
+    deployment = await deploy(local_prefill=True, metrics_listen="127.0.0.1:0")
+    (decode,), (prefill,) = deployment.decode, deployment.prefill
+    for worker in deployment.workers:
+        worker.status = dict(SLOW_LINK)
+    await _with_routers(deployment, 8)
+    decode.requests = 1000
+    answer = await deployment.generate(max_tokens=num_tokens)
+    assert answer.token_ids == stub_answer(PROMPT, num_tokens)
+    assert answer.last.timings.retries == 0
+    (reserve,), (request,) = decode.reserves, prefill.requests
+    assert reserve.local
+    assert reserve.most_requests < 1000
+    assert request.destination.reservation == reserve.reservation
+    crowded = {"phase": "reserve", "reason": "crowded"}
+    assert await deployment.metric("lengthwise_retries_total", **crowded) == 1
+    assert all(each.outstanding.local_tokens == 0 for each in deployment.app._fleet.workers)
+    await deployment.nothing_is_held()
+
+
+async def test_a_crowded_decode_worker_computes_where_no_prefill_worker_is(deploy: Deploy) -> None:
+    deployment = await deploy(0, 1, local_prefill=True)
+    await _with_routers(deployment, 8)
+    deployment.decode[0].requests = 1000
+    assert (await deployment.generate(max_tokens=5)).token_ids == stub_answer(PROMPT, 5)
+    (reserve,) = deployment.decode[0].reserves
+    assert reserve.local
+
+
+async def test_the_requests_that_a_decode_worker_has_told_count_until_its_next_status() -> None:
+    status = worker_pb2.WorkerStatus(worker_id="d", role=worker_pb2.ROLE_DECODE, model="m")
+    status.running_requests = 2
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        worker = Worker("127.0.0.1:1", channel, "r", "m", lambda _: None)
+        worker.received(status, ["m"], 10.0)
+        worker.place(Placed(tokens=50))
+        worker.has_requests(9)
+        assert worker.view().load_requests == 9
+        worker.has_requests(1)  # less than its status had is no news
+        assert worker.view().load_requests == 2 + 1
+        worker.has_requests(9)
+        worker.received(status, ["m"], 10.0)
+        assert worker.view().load_requests == 2 + 1
 
 
 async def test_a_router_that_is_alone_asks_no_worker_to_refuse(deploy: Deploy) -> None:

@@ -6,17 +6,13 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 import pytest
 from harness.waiting import eventually
-from router.deployment import PROMPT, Deploy, Deployment
+from router.deployment import PROMPT, SLOW_LINK, Deploy, Deployment
 from router.stub_workers import StubDecode, stub_answer
 
 from lengthwise_wire.errors import InternalError, Overloaded
-from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2
+from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2
 
 NUM_TOKENS = 60
-
-FAST = worker_pb2.CostModel(step_seconds=0.001, token_seconds=1e-5)
-SLOW_LINK = {"cost": FAST, "kv_bytes_per_token": 1000, "kv_bytes_per_second": 1e6}
-"""16 ms for the prompt's KV, which would take 1 ms to compute."""
 
 
 async def deploy_local(deploy: Deploy, num_prefill: int = 1, num_decode: int = 1) -> Deployment:

@@ -118,6 +118,28 @@ async def test_a_local_request_cannot_be_reserved_again(
     await _blocks_return(cluster)
 
 
+@pytest.mark.parametrize("most", [None, 0, 1])
+async def test_beside_more_requests_than_a_router_allows_a_prompt_is_left_to_a_prefill_worker(
+    cluster: LocalCluster, router: PlainRouter, toy_spec: ToySpec, most: int | None
+) -> None:
+    earlier, number = router.number(), router.number()
+    await router.reserve(earlier, prompt_of(2000, seed=19), 5, local=True)
+    prompt = prompt_of(100, seed=20)
+    response = await router.reserve(number, prompt, 20, local=True, most_requests=most)
+    if most == 0:
+        assert response.requests == 2
+        first = await router.prefill(number, prompt)
+        router.tokens.setdefault(number, {})[0] = first.token_id
+    else:
+        assert not response.HasField("requests")
+    await eventually(lambda: number in router.ended)
+    tokens = router.tokens[number]
+    assert [tokens[index] for index in sorted(tokens)] == oracle(prompt, 20, toy_spec)
+    assert (number in router.local_prefills) == (most != 0)
+    await eventually(lambda: earlier in router.ended)
+    await _blocks_return(cluster)
+
+
 async def test_a_local_prefill_counts_as_running(
     cluster: LocalCluster, router: PlainRouter
 ) -> None:

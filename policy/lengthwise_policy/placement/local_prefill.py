@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from heapq import nlargest, nsmallest
 
-from lengthwise_policy.cost.model import PRIOR, CostModel, typical_cost
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.candidates import able_to_decode
+from lengthwise_policy.placement.comparable_costs import comparable_cost, presumed_costs
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
@@ -90,7 +91,7 @@ class LocalPrefill:
         found = self._soonest(request, _with_holders(request, [partner], asked.decode), chosen)
         if found is None:
             return placement
-        local, imposed_seconds = found
+        local, delay_seconds, imposed_seconds = found
         note = ""
         if local.ttft_seconds + imposed_seconds >= remote.ttft_seconds:
             note = "; there it would be at risk"
@@ -107,6 +108,7 @@ class LocalPrefill:
                 f" {remote.ttft_seconds * 1e3:.1f} ms for {remote.residual_tokens}{note}"
             ),
             candidates=(local, *placement.candidates[: MAX_CANDIDATES - 1]),
+            most_requests=_most_requests(asked, local, remote, delay_seconds) if not note else None,
         )
 
     def _saves(self, local: Candidate, remote: Candidate, prefill: WorkerView) -> bool:
@@ -118,16 +120,18 @@ class LocalPrefill:
 
     def _soonest(
         self, request: PlacementRequest, decode: Sequence[WorkerView], prefill: WorkerView
-    ) -> tuple[Candidate, float] | None:
-        """The best of the decode workers that can do it within the SLO, and what it imposes."""
+    ) -> tuple[Candidate, float, float] | None:
+        """The best of the decode workers that can do it within the SLO, by how much each of its
+        requests comes later, and all of them together."""
         found = []
         for view in decode:
-            cost = _comparable_cost(view, prefill)
+            cost = comparable_cost(view, prefill)
             local = local_candidate(request, view, cost, self._tpot_seconds)
             if local is not None:
-                found.append((local, _imposed_seconds(request, view, local, cost)))
+                delay = _delay_seconds(request, local, cost)
+                found.append((local, delay, view.load_requests * delay))
         return min(
-            found, key=lambda one: (one[0].ttft_seconds + one[1], one[0].decode), default=None
+            found, key=lambda one: (one[0].ttft_seconds + one[2], one[0].decode), default=None
         )
 
     def _without_prefill_workers(
@@ -144,7 +148,7 @@ class LocalPrefill:
             note = "; only decode workers that failed this request are left"
         if not views:
             return None
-        costs = _presumed_costs(views)
+        costs = presumed_costs(views)
         found: list[Found] = []
         for view in _with_holders(request, _least_loaded(asked, views, costs), views):
             cost = costs[view.worker_id]
@@ -152,7 +156,8 @@ class LocalPrefill:
             if local is None:
                 continue  # never where required
             lacks_room = view.room_tokens <= local.residual_tokens
-            seconds = local.ttft_seconds + _imposed_seconds(request, view, local, cost)
+            delay = _delay_seconds(request, local, cost)
+            seconds = local.ttft_seconds + view.load_requests * delay
             found.append((lacks_room, seconds, view.load_requests, local.decode, local))
         best = _spread(asked, found, costs[views[0].worker_id])
         rest = [local for *_, local in nsmallest(MAX_CANDIDATES, found) if local is not best]
@@ -260,41 +265,17 @@ def _least_loaded(
     return [view for *_, view in nsmallest(MAX_CANDIDATES * (asked.others.count + 1), ranked)]
 
 
-def _presumed_costs(views: Sequence[WorkerView]) -> dict[WorkerId, CostModel]:
-    """Of those that have computed no prompts yet, their peers': by the prior a newcomer among slow
-    workers would be given every prompt."""
-    costs = {view.worker_id: view.cost for view in views if _knows_prompts(view)}
-    if len(costs) < len(views):
-        presumed = typical_cost(costs.values()) if costs else PRIOR
-        costs |= {view.worker_id: presumed for view in views if view.worker_id not in costs}
-    return costs
-
-
-def _comparable_cost(view: WorkerView, prefill: WorkerView) -> CostModel:
-    """Two predictions are compared: both must be measured, or rest on the same assumption."""
-    own, other = view.cost, prefill.cost
-    if not prefill.is_fitted:
-        return PRIOR
-    if not view.is_fitted:
-        return replace(other, decode_request_seconds=PRIOR.decode_request_seconds)
-    if _knows_prompts(view):
-        return own
-    # It has not computed a prompt yet: as fast as the prefill worker.
-    return replace(
-        own,
-        token_seconds=other.token_seconds,
-        attention_seconds=other.attention_seconds,
-        history_seconds=other.history_seconds,
-    )
-
-
-def _knows_prompts(view: WorkerView) -> bool:
-    return view.is_fitted and bool(view.cost.token_seconds or view.cost.attention_seconds)
-
-
-def _imposed_seconds(
-    request: PlacementRequest, view: WorkerView, local: Candidate, cost: CostModel
-) -> float:
-    """By which the requests that the worker has come later, in all."""
+def _delay_seconds(request: PlacementRequest, local: Candidate, cost: CostModel) -> float:
+    """By which each request that the worker has comes later."""
     history = request.num_tokens - local.residual_tokens
-    return view.load_requests * cost.chunk_seconds(local.residual_tokens, history)
+    return cost.chunk_seconds(local.residual_tokens, history)
+
+
+def _most_requests(
+    asked: PlacementInput, local: Candidate, remote: Candidate, delay_seconds: float
+) -> int | None:
+    """Beside how many requests a local prefill is still the better one: beside more, which other
+    routers have placed there meanwhile, a prefill worker had better compute the prompt."""
+    if not asked.others.count or not delay_seconds:
+        return None
+    return int((remote.ttft_seconds - local.ttft_seconds) / delay_seconds)

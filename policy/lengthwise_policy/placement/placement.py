@@ -83,6 +83,9 @@ class Placement:
     candidates: tuple[Candidate, ...] = ()  # the best few, best first, of rules that predict
     # Behind more tokens than these the prefill worker is not to queue the prompt; None: behind any.
     most_tokens_ahead: int | None = None
+    # Beside more requests than these the decode worker is not to compute the prompt itself, but to
+    # hold blocks that a prefill worker fills; None: beside any.
+    most_requests: int | None = None
 
     @property
     def chosen(self) -> Candidate | None:

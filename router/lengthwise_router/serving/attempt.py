@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from lengthwise_policy.length_class import length_class
-from lengthwise_policy.placement.blame import Blame
+from lengthwise_policy.placement.blame import NO_BLAME, Blame
 from lengthwise_policy.placement.outstanding import Placed, QueuedPrompt
+from lengthwise_policy.placement.placement import Placement
 from lengthwise_policy.types import WorkerId
 from lengthwise_router.config import RouterConfig
 from lengthwise_router.serving.generation import Generation, Tokens, WrongEnd
@@ -43,25 +44,26 @@ class WorkerAttempt:
         config: RouterConfig,
         workers: ModelWorkers,
         prompt: QueuedPrompt,
-        most_tokens_ahead: int | None,
+        placement: Placement,
     ) -> None:
-        """`prompt`: as it will wait at the prefill worker, as far as known; `most_tokens_ahead`: as
-        in `Placement`."""
+        """`prompt`: as it will wait at the prefill worker, as far as known."""
         self._generation = generation
         self._pair = pair
         self._config = config
         self._workers = workers
         self._prompt = prompt
-        self._most_tokens_ahead = most_tokens_ahead
+        self._most_tokens_ahead = placement.most_tokens_ahead
+        self._most_requests = placement.most_requests
         self._silent_since = 0.0
         self._preemptions = 0  # recorded so far
 
     async def first_token(self) -> Tokens:
         """Reserves and prefills. Errors: AttemptFailed, InvalidRequest."""
-        if self._pair.reservation is not None:
+        reservation = self._pair.reservation
+        if reservation is not None and not reservation.is_empty:
             # Counted from now on: others that are placed before it has its blocks go elsewhere.
             with self._placed():
-                await self._reserve(self._pair.reservation)
+                await self._reserve(reservation)
         self._pair.phase = "prefill"
         if self._pair.prefill is None:
             self._silent_since = time.monotonic()
@@ -90,7 +92,7 @@ class WorkerAttempt:
         began_at = time.monotonic()
         response = await self._call(
             reservation.worker.reserve,
-            reserve_request(generation, reservation),
+            reserve_request(generation, reservation, self._most_requests),
             self._config.reserve_timeout_seconds,
             reservation.worker_id,
         )
@@ -103,27 +105,35 @@ class WorkerAttempt:
                 Blame.of(reservation.worker_id),
             )
         reservation.num_cached_tokens = response.num_cached_tokens
+        reservation.is_empty = not reservation.is_local
+        if reservation.is_local and response.HasField("requests"):
+            reservation.became_remote(response.requests)
+            raise self._pair.crowded(
+                f"{response.requests} requests are at the decode worker, expected"
+                f" {self._most_requests} at most beside a local prefill",
+                NO_BLAME,
+            )
 
     async def _prefill_at(self, worker: Worker) -> Tokens:
-        generation = self._generation
+        generation, reservation = self._generation, self._pair.reservation
+        if reservation is not None:
+            reservation.is_empty = False
         with self._placed(), self._workers.queued(self._prompt, self._pair.leave):
             response = await self._call(
                 worker.prefill,
-                prefill_request(generation, self._pair.reservation, self._most_tokens_ahead),
+                prefill_request(generation, reservation, self._most_tokens_ahead),
                 self._config.prefill_timeout_seconds,
                 self._pair.prefill_id,
             )
         if response.HasField("tokens_ahead"):
             worker.crowded(response.tokens_ahead)
-            raise self._pair.failure(
-                "crowded",
+            raise self._pair.crowded(
                 f"{response.tokens_ahead} tokens wait at the prefill worker, expected"
                 f" {self._most_tokens_ahead} at most",
                 Blame.of(self._pair.prefill_id),
-                keeps_reservation=True,
             )
         generation.prefilled(response)
-        if self._pair.reservation is None and generation.shared_prompt is not None:
+        if reservation is None and generation.shared_prompt is not None:
             generation.shared_prompt.separate()  # no decode worker is needed
         self._pair.phase = "transfer"
         self._silent_since = time.monotonic()

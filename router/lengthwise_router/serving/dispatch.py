@@ -154,9 +154,10 @@ class Dispatch:
         return WorkerPair(prefill, reservation, generation.deadline.wakeup)
 
     def _attempt(self, generation: Generation, choice: _Choice, pair: WorkerPair) -> WorkerAttempt:
-        request, most_ahead = choice.request, choice.placement.most_tokens_ahead
-        prompt = QueuedPrompt.of(request, pair.prefill_id)
-        return WorkerAttempt(generation, pair, self._config, self._workers, prompt, most_ahead)
+        prompt = QueuedPrompt.of(choice.request, pair.prefill_id)
+        return WorkerAttempt(
+            generation, pair, self._config, self._workers, prompt, choice.placement
+        )
 
     async def _join(
         self, generation: Generation, prompt: SharedPrompt, attempts: Attempts

@@ -31,22 +31,17 @@ class DecodeReservation:
     ) -> None:
         self.worker = worker
         self.worker_id: WorkerId = worker.worker_id
+        self._generation = generation
         self.block_size = worker.view().block_size
         self.number = next(_numbers)
         self.epoch = 0
         self.is_local = is_local
+        self.is_empty = False  # the worker holds blocks, and no prefill worker has taken this epoch
         self.num_cached_tokens = 0  # that the worker has, as it reported last
-        # A prefill worker's token comes first, and not through the stream.
-        first_index = generation.num_generated + (0 if is_local else 1)
-        self.stream = TokenStream(
-            first_index,
-            generation.deadline.wakeup,
-            local_tokens=len(generation.token_ids) if is_local else 0,
-        )
+        self.stream = self._open_stream()
         self._placed = Placed(
             tokens=residual_tokens, local_tokens=residual_tokens if is_local else 0
         )
-        worker.streams.add(self.number, self.stream)
         worker.place(self._placed)
 
     @property
@@ -64,6 +59,25 @@ class DecodeReservation:
         """The blocks are requested (again)."""
         self.epoch += 1
         return self.epoch
+
+    def became_remote(self, requests: int) -> None:
+        """The worker has so many requests, this one among them, that a prefill worker is to compute
+        the prompt; it holds the blocks."""
+        self.is_local = False
+        self.stream = self._open_stream()
+        self.worker.has_requests(requests)
+        self.computed()
+
+    def _open_stream(self) -> TokenStream:
+        generation = self._generation
+        # A prefill worker's token comes first, and not through the stream.
+        stream = TokenStream(
+            generation.num_generated + (0 if self.is_local else 1),
+            generation.deadline.wakeup,
+            local_tokens=len(generation.token_ids) if self.is_local else 0,
+        )
+        self.worker.streams.add(self.number, stream)
+        return stream
 
     def computed(self) -> None:
         """The worker of a local reservation has computed the prompt."""

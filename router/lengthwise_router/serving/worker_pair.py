@@ -120,6 +120,20 @@ class WorkerPair:
             return Blame.of(decode_id)
         return Blame(links=frozenset({(self.prefill_id, decode_id)}))
 
+    def crowded(self, cause: str, blame: Blame) -> AttemptFailed:
+        """A worker has more to do than the router knew; what is reserved stays, without anything in
+        it."""
+        reservation = self.reservation
+        if reservation is not None:
+            reservation.is_empty = True
+        return AttemptFailed(
+            phase=self.phase,
+            reason="crowded",
+            error=NoWorkerAvailable(f"{self.phase} failed: {cause}"),
+            blame=blame,
+            keeps_reservation=reservation is not None and reservation.is_untouched,
+        )
+
     def failure(
         self,
         reason: FailureReason,

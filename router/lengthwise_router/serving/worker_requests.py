@@ -11,9 +11,10 @@ LEASE_SLACK_SECONDS = 5.0
 
 
 def reserve_request(
-    generation: Generation, reservation: DecodeReservation
+    generation: Generation, reservation: DecodeReservation, most_requests: int | None
 ) -> decode_pb2.ReserveRequest:
-    """Asks for the reservation's blocks, for its next epoch."""
+    """Asks for the reservation's blocks, for its next epoch; a local one not to be computed beside
+    more than `most_requests`."""
     return decode_pb2.ReserveRequest(
         router_id=reservation.worker.router_id,
         reservation=reservation.number,
@@ -21,6 +22,7 @@ def reserve_request(
         max_tokens=generation.num_remaining,
         lease_seconds=generation.deadline.remaining_seconds + LEASE_SLACK_SECONDS,
         local=reservation.is_local,
+        most_requests=most_requests if reservation.is_local else None,
         **_common(generation),
     )
 

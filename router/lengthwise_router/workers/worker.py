@@ -67,7 +67,8 @@ class Worker:
         self.presumed_cost: CostModel | None = None  # its peers', until it reports its own
         self._stepped_at = 0.0
         self._refusal = ""
-        self._told_tokens = 0  # that wait there, beside those no status shows, until the next one
+        # That are there, beside those no status shows, until the next one.
+        self._told_tokens = self._told_requests = 0
         self._view: WorkerView | None = None
         self._changed = changed
         self.call_through(channel)
@@ -132,7 +133,7 @@ class Worker:
         last, self.status = self.status, status
         self.received_at = now
         self.outstanding.status_came(now)
-        self._told_tokens = 0
+        self._told_tokens = self._told_requests = 0
         self._view_changed()
         if last is None or status.step != last.step or not status.running_requests:
             self._stepped_at = now
@@ -223,6 +224,11 @@ class Worker:
         self._told_tokens = tokens_ahead - self.outstanding.unseen_tokens
         self._view_changed()
 
+    def has_requests(self, requests: int) -> None:
+        """This decode worker has said so, and does not compute a prompt beside them."""
+        self._told_requests = requests - self.outstanding.unseen_requests
+        self._view_changed()
+
     def presume(self, cost: CostModel) -> None:
         self.presumed_cost = cost
         self._view_changed()
@@ -244,7 +250,7 @@ class Worker:
             blocks_free=status.blocks_free,
             block_size=status.block_size,
             context_length=status.context_length,
-            running_requests=status.running_requests,
+            running_requests=max(status.running_requests, self._told_requests),
             queued_requests=sum(queue.requests for queue in queues),
             queued_tokens=max(sum(queue.tokens for queue in queues), self._told_tokens),
             queued_short_tokens=sum(

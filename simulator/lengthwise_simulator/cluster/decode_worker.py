@@ -191,7 +191,8 @@ class SimulatedDecodeWorker(SimulatedWorker):
         if self.is_draining:
             self._refuse(attempt, PolicyError(f"{self.worker_id} is draining"))
             return
-        journey = attempt.journey
+        journey, most = attempt.journey, attempt.most_requests
+        is_local = attempt.is_local and (most is None or len(self._sequences) <= most)
         num_tokens, block_size = attempt.num_tokens, self._cluster.block_size
         reservation = Reservation(
             request_id=attempt.request_id,
@@ -199,7 +200,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
             max_new_tokens=journey.request.max_new_tokens - journey.generated,
             deadline_at=inf,
             hashes=journey.names_of(num_tokens // block_size, block_size),
-            local=attempt.is_local,
+            local=is_local,
             returning=journey.request.follow_up is not None,
             priority=journey.request.priority,
         )
@@ -209,7 +210,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
             self._refuse(attempt, error)
             return
         self._sequences[attempt.request_id] = _Sequence(
-            attempt, num_tokens, num_tokens + journey.tokens_left, not attempt.is_local
+            attempt, num_tokens, num_tokens + journey.tokens_left, not is_local
         )
         if grant is not None:
             self._granted(grant)
@@ -223,7 +224,10 @@ class SimulatedDecodeWorker(SimulatedWorker):
             return
         self.feed.changed(self._heap.now)
         attempt.held_tokens = grant.num_cached_tokens
-        self._answer(journey.router.reserved, attempt)
+        if attempt.is_local and sequence.is_started:
+            self._answer(journey.router.not_local, attempt, len(self._sequences))
+        else:
+            self._answer(journey.router.reserved, attempt)
 
     def _commit(self, attempt: JourneyAttempt) -> None:
         sequence = self._sequences.get(attempt.request_id)

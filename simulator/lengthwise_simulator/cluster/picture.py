@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from lengthwise_policy.kv.prefix_index import PrefixIndex
+from lengthwise_policy.length_class import length_class
 from lengthwise_policy.placement.outstanding import (
     Outstanding,
     Placed,
@@ -26,7 +27,7 @@ class WorkerPicture:
         self._outstanding = Outstanding()
         self._report = worker.feed.open()
         self._cost = worker.fit.measured or worker.fit.model
-        self._told_tokens = 0  # as the routers' `Worker` has them
+        self._told_tokens = self._told_requests = 0  # as the routers' `Worker` has them
         self._view: WorkerView | None = None
 
     def place(self, placed: Placed, now: float) -> None:
@@ -42,6 +43,11 @@ class WorkerPicture:
         self._told_tokens = tokens_ahead - self._outstanding.unseen_tokens
         self._view = None
 
+    def not_local(self, placed: Placed, requests: int) -> None:
+        """It has so many requests, this one among them, and does not compute its prompt."""
+        self._told_requests = requests - self._outstanding.unseen_requests
+        self.computed(placed)
+
     def computed(self, placed: Placed) -> None:
         """The decode worker has computed the prompt itself."""
         self._outstanding.computed(placed)
@@ -56,7 +62,7 @@ class WorkerPicture:
                 )
             self._report = report
             self._outstanding.status_came(report.sent_at + self._cluster.call_seconds)
-            self._told_tokens = 0
+            self._told_tokens = self._told_requests = 0
             self._view = None
         if self._view is None:
             self._view = self._look()
@@ -70,7 +76,7 @@ class WorkerPicture:
             blocks_total=worker.blocks.num_blocks,
             blocks_free=state.blocks_free,
             block_size=self._cluster.block_size,
-            running_requests=state.running_requests,
+            running_requests=max(state.running_requests, self._told_requests),
             queued_requests=state.queued_requests,
             queued_tokens=max(state.queued_tokens, self._told_tokens),
             queued_short_tokens=state.queued_short_tokens,
@@ -137,6 +143,15 @@ class FleetPicture:
         others = self._cluster.routers - 1
         return [queued[each] for each in left_for_newcomer(tuple(queued), view, views, others)]
 
+    def prefill_placed(self, attempt: JourneyAttempt, now: float) -> None:
+        """It counts at the prefill worker, if it has one."""
+        if attempt.prefill is None:
+            return
+        picture, tokens = self._pictures[attempt.prefill.worker_id], attempt.residual_tokens
+        short = tokens if length_class(tokens, picture.worker.fit.short_tokens) == "short" else 0
+        attempt.prefill_placed = Placed(tokens=tokens, short_tokens=short)
+        picture.place(attempt.prefill_placed, now)
+
     def prefill_ended(self, attempt: JourneyAttempt) -> None:
         """It counts at the prefill worker no more."""
         if attempt.prefill_placed is not None and attempt.prefill is not None:
@@ -150,6 +165,12 @@ class FleetPicture:
         self.prefill_ended(attempt)
         self._pictures[worker_id].crowded(tokens_ahead)
         return worker_id
+
+    def not_local(self, attempt: JourneyAttempt, requests: int) -> None:
+        """Its decode worker has so many requests that it does not compute the prompt."""
+        assert attempt.decode is not None
+        assert attempt.decode_placed is not None
+        self._pictures[attempt.decode.worker_id].not_local(attempt.decode_placed, requests)
 
     def ended(self, attempt: JourneyAttempt) -> None:
         """It counts nowhere any more."""

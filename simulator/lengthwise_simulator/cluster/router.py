@@ -5,24 +5,17 @@ tenant for output before the request has ended.
 """
 
 from collections.abc import Callable
-from random import Random
 
 from lengthwise_policy.admission.admission import Admission, AdmissionRequest, Admit, Refuse, Wait
 from lengthwise_policy.admission.fair_share import Ticket
 from lengthwise_policy.errors import NoCandidates
-from lengthwise_policy.kv.prefix_cache import short_hashes
 from lengthwise_policy.length_class import length_class
-from lengthwise_policy.placement.blame import Blame
-from lengthwise_policy.placement.capacity import exceeded_capacity
+from lengthwise_policy.placement.blame import NO_BLAME, Blame
 from lengthwise_policy.placement.outstanding import Placed
-from lengthwise_policy.placement.placement import Placement, PlacementInput, PlacementRequest
-from lengthwise_policy.placement.strategies import make_strategy
-from lengthwise_policy.spreading import OtherRouters
-from lengthwise_policy.types import RequestId, WorkerId
-from lengthwise_simulator.cluster.decode_worker import SimulatedDecodeWorker
+from lengthwise_policy.placement.placement import Placement, PlacementRequest
+from lengthwise_policy.types import RequestId
 from lengthwise_simulator.cluster.journey import Ending, Journey, JourneyAttempt
-from lengthwise_simulator.cluster.picture import FleetPicture
-from lengthwise_simulator.cluster.prefill_worker import SimulatedPrefillWorker
+from lengthwise_simulator.cluster.placer import Placer
 from lengthwise_simulator.cluster.spec import ClusterSpec
 from lengthwise_simulator.cluster.worker import SimulatedWorker
 from lengthwise_simulator.events import EventHeap
@@ -38,13 +31,9 @@ class SimulatedRouter:
         self._cluster = cluster
         self._heap = heap
         self._on_end = on_end
-        policies = cluster.policies
-        random = Random(f"{cluster.seed}/router {number}").random
-        self._admission = Admission(policies.admission)
-        self._strategy = make_strategy(policies.strategy, policies.placement, random)
-        self._forecast = make_strategy("predicted_ttft", policies.placement, random)
-        self._pictures = FleetPicture(cluster, number)
-        self._others = OtherRouters(cluster.routers - 1, random)
+        self._admission = Admission(cluster.policies.admission)
+        self._placer = Placer(number, cluster, lambda: heap.now)
+        self._pictures = self._placer.pictures
         self._waiting: dict[Ticket, Journey] = {}
         self._attempted: dict[Journey, None] = {}  # under way, in their order
 
@@ -93,7 +82,7 @@ class SimulatedRouter:
     def _demand(self, journey: Journey) -> AdmissionRequest:
         request, predicted, objective = journey.request, 0.0, float("inf")
         if self._cluster.policies.admission.shed_factor:
-            predicted, objective = self._preview(journey) or (predicted, objective)
+            predicted, objective = self._placer.preview(journey) or (predicted, objective)
         return AdmissionRequest(
             num_tokens=request.prompt_tokens,
             tenant=request.tenant,
@@ -102,59 +91,21 @@ class SimulatedRouter:
             ttft_objective_seconds=objective,
         )
 
-    def _preview(self, journey: Journey) -> tuple[float, float] | None:
-        """Seconds to the first token, as predicted now, and their objective."""
-        try:
-            chosen = self._forecast(self._input(journey)).chosen
-        except NoCandidates:
-            return None
-        if chosen is None:
-            return None
-        length = length_class(chosen.residual_tokens)
-        return chosen.ttft_seconds, self._cluster.policies.objectives.ttft_seconds(length)
-
     def _admitted(self, decision: Admit, journey: Journey) -> None:
         journey.ticket = decision.ticket
         journey.admitted_at = self._heap.now
         self._choose(journey)
 
-    def _input(self, journey: Journey) -> PlacementInput:
-        now = self._heap.now
-        views = self._pictures.views(now)
-        block_size = self._cluster.block_size
-        usable = (journey.num_tokens - 1) // block_size
-        known = len(journey.short_hashes)
-        if known < usable:
-            journey.short_hashes += short_hashes(journey.names_of(usable, block_size)[known:])
-        matched = self._pictures.index.matched_blocks(journey.short_hashes)
-        return PlacementInput(
-            request=PlacementRequest(
-                num_tokens=journey.num_tokens,
-                max_new_tokens=journey.request.max_new_tokens - journey.generated,
-                blame=journey.attempts.blame,
-                cached_tokens={name: blocks * block_size for name, blocks in matched.items()},
-            ),
-            prefill=[view for view in views if view.role == "prefill"],
-            decode=[view for view in views if view.role == "decode"],
-            now=now,
-            others=self._others,
-        )
-
     def _choose(self, journey: Journey) -> None:
         """Places it, as soon as there is a path that an attempt may begin on."""
-        asked, now = self._input(journey), self._heap.now
+        asked, now = self._placer.ask(journey), self._heap.now
         placement: Placement | None = None
         standing, lacking = None, ""
         try:
-            placement = self._strategy(asked)
+            placement = self._placer.place(asked)
             standing = asked.request.blame.standing(placement.prefill, placement.decode)
         except NoCandidates as error:
-            exceeded = exceeded_capacity(
-                asked.request,
-                asked.prefill,
-                asked.decode,
-                local_prefill=self._cluster.policies.placement.local_prefill,
-            )
+            exceeded = self._placer.exceeded(asked)
             if exceeded is not None:
                 self._end(journey, "refused", exceeded)
                 return
@@ -182,15 +133,13 @@ class SimulatedRouter:
             journey=journey,
             request_id=RequestId(f"{journey.number}/{journey.num_attempts}"),
             num_tokens=journey.num_tokens,
-            prefill=self._prefill_worker(placement.prefill),
-            decode=self._decode_worker(placement.decode),
+            prefill=self._placer.prefill_worker(placement.prefill),
+            decode=self._placer.decode_worker(placement.decode),
             residual_tokens=residual,
             most_tokens_ahead=placement.most_tokens_ahead,
+            most_requests=placement.most_requests,
         )
-        if placement.prefill is not None:
-            short = residual if length == "short" else 0
-            attempt.prefill_placed = Placed(tokens=residual, short_tokens=short)
-            self._pictures[placement.prefill].place(attempt.prefill_placed, self._heap.now)
+        self._pictures.prefill_placed(attempt, self._heap.now)
         if placement.decode is not None:
             lacking = request.residual_tokens(placement.decode)
             attempt.decode_placed = Placed(
@@ -201,14 +150,6 @@ class SimulatedRouter:
             self._heap.after(self._cluster.call_seconds, attempt.decode.reserve, attempt)
         else:
             self.reserved(attempt)
-
-    def _prefill_worker(self, name: WorkerId | None) -> SimulatedPrefillWorker | None:
-        worker = self._pictures[name].worker if name is not None else None
-        return worker if isinstance(worker, SimulatedPrefillWorker) else None
-
-    def _decode_worker(self, name: WorkerId | None) -> SimulatedDecodeWorker | None:
-        worker = self._pictures[name].worker if name is not None else None
-        return worker if isinstance(worker, SimulatedDecodeWorker) else None
 
     def reserved(self, attempt: JourneyAttempt) -> None:
         """The decode worker holds blocks for it, or needs none."""
@@ -244,8 +185,32 @@ class SimulatedRouter:
     def crowded(self, attempt: JourneyAttempt, tokens_ahead: int) -> None:
         """The prefill worker has not queued it, for so many tokens wait there."""
         if attempt.is_current:
-            worker_id = self._pictures.crowded(attempt, tokens_ahead)
-            self.attempt_failed(attempt, Blame.of(worker_id), "crowded", busy=True)
+            blame = Blame.of(self._pictures.crowded(attempt, tokens_ahead))
+            attempt.journey.attempts.failed(blame, self._heap.now, busy=True)
+            self._choose_prefill(attempt)
+
+    def not_local(self, attempt: JourneyAttempt, requests: int) -> None:
+        """The decode worker holds blocks for it, and has too many requests to compute it."""
+        if attempt.is_current:
+            self._pictures.not_local(attempt, requests)
+            self._choose_prefill(attempt)
+
+    def _choose_prefill(self, attempt: JourneyAttempt) -> None:
+        """Another prefill worker fills the blocks; without one that has not failed it, all begins
+        anew."""
+        journey, decode = attempt.journey, attempt.decode
+        asked = self._placer.ask(journey, None if decode is None else decode.worker_id)
+        placement = self._placer.place_prefill(asked)
+        if placement is None:
+            self.attempt_failed(attempt, NO_BLAME, "crowded", busy=True)
+            return
+        journey.prefill, journey.rule = placement.prefill, placement.rule
+        attempt.prefill = self._placer.prefill_worker(placement.prefill)
+        assert placement.prefill is not None
+        attempt.residual_tokens = asked.request.residual_tokens(placement.prefill)
+        attempt.most_tokens_ahead = placement.most_tokens_ahead
+        self._pictures.prefill_placed(attempt, self._heap.now)
+        self.reserved(attempt)
 
     def attempt_failed(
         self,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from lengthwise_wire.v1 import common_pb2 as lengthwise_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alengthwise/v1/decode.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\"\x9e\x03\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\trouter_id\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x06 \x01(\r\x12/\n\x08sampling\x18\x07 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x00\x88\x01\x01\x12\x15\n\rlease_seconds\x18\x0b \x01(\x01\x12\x10\n\x08priority\x18\x0c \x01(\x05\x12\r\n\x05local\x18\r \x01(\x08\x12\x1c\n\x14\x63onversation_returns\x18\x0e \x01(\x08\x12\x12\n\ncache_salt\x18\x0f \x01(\x0c\x12\x0f\n\x07grammar\x18\x10 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x11 \x01(\tB\x0f\n\r_top_logprobs\"<\n\x0fReserveResponse\x12\x19\n\x11num_cached_tokens\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"9\n\x0eReleaseRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x14\n\x0creservations\x18\x02 \x03(\x04\"\x11\n\x0fReleaseResponse\"<\n\rTokensRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x18\n\x10interval_seconds\x18\x02 \x01(\x01\"\xe1\x01\n\nTokenBatch\x12\x14\n\x0creservations\x18\x01 \x03(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.lengthwise.v1.RowLogprobs\x12#\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x14.lengthwise.v1.Ended\x12\x33\n\x0elocal_prefills\x18\x06 \x03(\x0b\x32\x1b.lengthwise.v1.LocalPrefill\x12\x11\n\tpreempted\x18\x07 \x03(\x04\"~\n\x0cLocalPrefill\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x03 \x01(\x01\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\"J\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12.\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\"p\n\x05\x45nded\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\x32\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07refused\x18\x04 \x01(\x08\"\x9d\x01\n\rTransferFrame\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.lengthwise.v1.TransferHelloH\x00\x12+\n\x08\x61nnounce\x18\x02 \x01(\x0b\x32\x17.lengthwise.v1.AnnounceH\x00\x12\'\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x15.lengthwise.v1.CommitH\x00\x42\x07\n\x05\x66rame\"g\n\rTransferHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x03 \x01(\t\x12\x0c\n\x04link\x18\x04 \x01(\t\"\xb8\x01\n\x08\x41nnounce\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0breservation\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x12\n\nnum_layers\x18\x05 \x01(\r\x12\x13\n\x0b\x66irst_block\x18\x06 \x01(\r\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x11\n\trouter_id\x18\t \x01(\t\"\x90\x01\n\x06\x43ommit\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x16\n\x0e\x66irst_token_id\x18\x03 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\x12\x12\n\nnum_pieces\x18\x05 \x01(\r\x12\x11\n\tnum_bytes\x18\x06 \x01(\x04\x12\x11\n\trouter_id\x18\x07 \x01(\t\"\x82\x01\n\rTransferReply\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1f.lengthwise.v1.TransferAcceptedH\x00\x12-\n\tcommitted\x18\x02 \x01(\x0b\x32\x18.lengthwise.v1.CommittedH\x00\x42\x07\n\x05replyJ\x04\x08\x03\x10\x04\"&\n\x10TransferAccepted\x12\x12\n\nrendezvous\x18\x01 \x01(\t\"Q\n\tCommitted\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\trouter_id\x18\x04 \x01(\t2\xb3\x02\n\x0c\x44\x65\x63odeWorker\x12H\n\x07Reserve\x12\x1d.lengthwise.v1.ReserveRequest\x1a\x1e.lengthwise.v1.ReserveResponse\x12H\n\x07Release\x12\x1d.lengthwise.v1.ReleaseRequest\x1a\x1e.lengthwise.v1.ReleaseResponse\x12\x43\n\x06Tokens\x12\x1c.lengthwise.v1.TokensRequest\x1a\x19.lengthwise.v1.TokenBatch0\x01\x12J\n\x08Transfer\x12\x1c.lengthwise.v1.TransferFrame\x1a\x1c.lengthwise.v1.TransferReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alengthwise/v1/decode.proto\x12\rlengthwise.v1\x1a\x1alengthwise/v1/common.proto\"\xcc\x03\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\trouter_id\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\r\x12\x11\n\ttoken_ids\x18\x05 \x03(\r\x12\x19\n\x11num_prompt_tokens\x18\x06 \x01(\r\x12/\n\x08sampling\x18\x07 \x01(\x0b\x32\x1d.lengthwise.v1.SamplingParams\x12\x16\n\x0estop_token_ids\x18\x08 \x03(\r\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x19\n\x0ctop_logprobs\x18\n \x01(\rH\x00\x88\x01\x01\x12\x15\n\rlease_seconds\x18\x0b \x01(\x01\x12\x10\n\x08priority\x18\x0c \x01(\x05\x12\r\n\x05local\x18\r \x01(\x08\x12\x1c\n\x14\x63onversation_returns\x18\x0e \x01(\x08\x12\x12\n\ncache_salt\x18\x0f \x01(\x0c\x12\x0f\n\x07grammar\x18\x10 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x11 \x01(\t\x12\x1a\n\rmost_requests\x18\x12 \x01(\rH\x01\x88\x01\x01\x42\x0f\n\r_top_logprobsB\x10\n\x0e_most_requests\"`\n\x0fReserveResponse\x12\x19\n\x11num_cached_tokens\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\x08requests\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_requests\"9\n\x0eReleaseRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x14\n\x0creservations\x18\x02 \x03(\x04\"\x11\n\x0fReleaseResponse\"<\n\rTokensRequest\x12\x11\n\trouter_id\x18\x01 \x01(\t\x12\x18\n\x10interval_seconds\x18\x02 \x01(\x01\"\xe1\x01\n\nTokenBatch\x12\x14\n\x0creservations\x18\x01 \x03(\x04\x12\x0f\n\x07indices\x18\x02 \x03(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.lengthwise.v1.RowLogprobs\x12#\n\x05\x65nded\x18\x05 \x03(\x0b\x32\x14.lengthwise.v1.Ended\x12\x33\n\x0elocal_prefills\x18\x06 \x03(\x0b\x32\x1b.lengthwise.v1.LocalPrefill\x12\x11\n\tpreempted\x18\x07 \x03(\x04\"~\n\x0cLocalPrefill\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x01\x12\x17\n\x0fprefill_seconds\x18\x03 \x01(\x01\x12\x19\n\x11num_cached_tokens\x18\x04 \x01(\r\x12\x0e\n\x06reason\x18\x05 \x01(\t\"J\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\r\x12.\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1c.lengthwise.v1.TokenLogprobs\"p\n\x05\x45nded\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\x32\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1b.lengthwise.v1.FinishReason\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07refused\x18\x04 \x01(\x08\"\x9d\x01\n\rTransferFrame\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x1c.lengthwise.v1.TransferHelloH\x00\x12+\n\x08\x61nnounce\x18\x02 \x01(\x0b\x32\x17.lengthwise.v1.AnnounceH\x00\x12\'\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x15.lengthwise.v1.CommitH\x00\x42\x07\n\x05\x66rame\"g\n\rTransferHello\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x19\n\x11model_fingerprint\x18\x02 \x01(\t\x12\x1a\n\x12layout_fingerprint\x18\x03 \x01(\t\x12\x0c\n\x04link\x18\x04 \x01(\t\"\xb8\x01\n\x08\x41nnounce\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0breservation\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_layer\x18\x04 \x01(\r\x12\x12\n\nnum_layers\x18\x05 \x01(\r\x12\x13\n\x0b\x66irst_block\x18\x06 \x01(\r\x12\x12\n\nnum_blocks\x18\x07 \x01(\r\x12\x11\n\tnum_bytes\x18\x08 \x01(\x04\x12\x11\n\trouter_id\x18\t \x01(\t\"\x90\x01\n\x06\x43ommit\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x16\n\x0e\x66irst_token_id\x18\x03 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\x12\x12\n\nnum_pieces\x18\x05 \x01(\r\x12\x11\n\tnum_bytes\x18\x06 \x01(\x04\x12\x11\n\trouter_id\x18\x07 \x01(\t\"\x82\x01\n\rTransferReply\x12\x33\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1f.lengthwise.v1.TransferAcceptedH\x00\x12-\n\tcommitted\x18\x02 \x01(\x0b\x32\x18.lengthwise.v1.CommittedH\x00\x42\x07\n\x05replyJ\x04\x08\x03\x10\x04\"&\n\x10TransferAccepted\x12\x12\n\nrendezvous\x18\x01 \x01(\t\"Q\n\tCommitted\x12\x13\n\x0breservation\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\trouter_id\x18\x04 \x01(\t2\xb3\x02\n\x0c\x44\x65\x63odeWorker\x12H\n\x07Reserve\x12\x1d.lengthwise.v1.ReserveRequest\x1a\x1e.lengthwise.v1.ReserveResponse\x12H\n\x07Release\x12\x1d.lengthwise.v1.ReleaseRequest\x1a\x1e.lengthwise.v1.ReleaseResponse\x12\x43\n\x06Tokens\x12\x1c.lengthwise.v1.TokensRequest\x1a\x19.lengthwise.v1.TokenBatch0\x01\x12J\n\x08Transfer\x12\x1c.lengthwise.v1.TransferFrame\x1a\x1c.lengthwise.v1.TransferReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,37 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lengthwise.v1.decode_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RESERVEREQUEST']._serialized_start=74
-  _globals['_RESERVEREQUEST']._serialized_end=488
-  _globals['_RESERVERESPONSE']._serialized_start=490
-  _globals['_RESERVERESPONSE']._serialized_end=550
-  _globals['_RELEASEREQUEST']._serialized_start=552
-  _globals['_RELEASEREQUEST']._serialized_end=609
-  _globals['_RELEASERESPONSE']._serialized_start=611
-  _globals['_RELEASERESPONSE']._serialized_end=628
-  _globals['_TOKENSREQUEST']._serialized_start=630
-  _globals['_TOKENSREQUEST']._serialized_end=690
-  _globals['_TOKENBATCH']._serialized_start=693
-  _globals['_TOKENBATCH']._serialized_end=918
-  _globals['_LOCALPREFILL']._serialized_start=920
-  _globals['_LOCALPREFILL']._serialized_end=1046
-  _globals['_ROWLOGPROBS']._serialized_start=1048
-  _globals['_ROWLOGPROBS']._serialized_end=1122
-  _globals['_ENDED']._serialized_start=1124
-  _globals['_ENDED']._serialized_end=1236
-  _globals['_TRANSFERFRAME']._serialized_start=1239
-  _globals['_TRANSFERFRAME']._serialized_end=1396
-  _globals['_TRANSFERHELLO']._serialized_start=1398
-  _globals['_TRANSFERHELLO']._serialized_end=1501
-  _globals['_ANNOUNCE']._serialized_start=1504
-  _globals['_ANNOUNCE']._serialized_end=1688
-  _globals['_COMMIT']._serialized_start=1691
-  _globals['_COMMIT']._serialized_end=1835
-  _globals['_TRANSFERREPLY']._serialized_start=1838
-  _globals['_TRANSFERREPLY']._serialized_end=1968
-  _globals['_TRANSFERACCEPTED']._serialized_start=1970
-  _globals['_TRANSFERACCEPTED']._serialized_end=2008
-  _globals['_COMMITTED']._serialized_start=2010
-  _globals['_COMMITTED']._serialized_end=2091
-  _globals['_DECODEWORKER']._serialized_start=2094
-  _globals['_DECODEWORKER']._serialized_end=2401
+  _globals['_RESERVEREQUEST']._serialized_end=534
+  _globals['_RESERVERESPONSE']._serialized_start=536
+  _globals['_RESERVERESPONSE']._serialized_end=632
+  _globals['_RELEASEREQUEST']._serialized_start=634
+  _globals['_RELEASEREQUEST']._serialized_end=691
+  _globals['_RELEASERESPONSE']._serialized_start=693
+  _globals['_RELEASERESPONSE']._serialized_end=710
+  _globals['_TOKENSREQUEST']._serialized_start=712
+  _globals['_TOKENSREQUEST']._serialized_end=772
+  _globals['_TOKENBATCH']._serialized_start=775
+  _globals['_TOKENBATCH']._serialized_end=1000
+  _globals['_LOCALPREFILL']._serialized_start=1002
+  _globals['_LOCALPREFILL']._serialized_end=1128
+  _globals['_ROWLOGPROBS']._serialized_start=1130
+  _globals['_ROWLOGPROBS']._serialized_end=1204
+  _globals['_ENDED']._serialized_start=1206
+  _globals['_ENDED']._serialized_end=1318
+  _globals['_TRANSFERFRAME']._serialized_start=1321
+  _globals['_TRANSFERFRAME']._serialized_end=1478
+  _globals['_TRANSFERHELLO']._serialized_start=1480
+  _globals['_TRANSFERHELLO']._serialized_end=1583
+  _globals['_ANNOUNCE']._serialized_start=1586
+  _globals['_ANNOUNCE']._serialized_end=1770
+  _globals['_COMMIT']._serialized_start=1773
+  _globals['_COMMIT']._serialized_end=1917
+  _globals['_TRANSFERREPLY']._serialized_start=1920
+  _globals['_TRANSFERREPLY']._serialized_end=2050
+  _globals['_TRANSFERACCEPTED']._serialized_start=2052
+  _globals['_TRANSFERACCEPTED']._serialized_end=2090
+  _globals['_COMMITTED']._serialized_start=2092
+  _globals['_COMMITTED']._serialized_end=2173
+  _globals['_DECODEWORKER']._serialized_start=2176
+  _globals['_DECODEWORKER']._serialized_end=2483
 # @@protoc_insertion_point(module_scope)

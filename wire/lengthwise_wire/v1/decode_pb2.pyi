@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReserveRequest(_message.Message):
-    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority", "local", "conversation_returns", "cache_salt", "grammar", "adapter")
+    __slots__ = ("request_id", "router_id", "reservation", "epoch", "token_ids", "num_prompt_tokens", "sampling", "stop_token_ids", "max_tokens", "top_logprobs", "lease_seconds", "priority", "local", "conversation_returns", "cache_salt", "grammar", "adapter", "most_requests")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTER_ID_FIELD_NUMBER: _ClassVar[int]
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class ReserveRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    MOST_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     router_id: str
     reservation: int
@@ -43,15 +44,18 @@ class ReserveRequest(_message.Message):
     cache_salt: bytes
     grammar: str
     adapter: str
-    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ..., local: _Optional[bool] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., adapter: _Optional[str] = ...) -> None: ...
+    most_requests: int
+    def __init__(self, request_id: _Optional[str] = ..., router_id: _Optional[str] = ..., reservation: _Optional[int] = ..., epoch: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., max_tokens: _Optional[int] = ..., top_logprobs: _Optional[int] = ..., lease_seconds: _Optional[float] = ..., priority: _Optional[int] = ..., local: _Optional[bool] = ..., conversation_returns: _Optional[bool] = ..., cache_salt: _Optional[bytes] = ..., grammar: _Optional[str] = ..., adapter: _Optional[str] = ..., most_requests: _Optional[int] = ...) -> None: ...
 
 class ReserveResponse(_message.Message):
-    __slots__ = ("num_cached_tokens", "reason")
+    __slots__ = ("num_cached_tokens", "reason", "requests")
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
     num_cached_tokens: int
     reason: str
-    def __init__(self, num_cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    requests: int
+    def __init__(self, num_cached_tokens: _Optional[int] = ..., reason: _Optional[str] = ..., requests: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("router_id", "reservations")
