@@ -59,6 +59,7 @@ def view(role: Role, number: int, random: Random) -> WorkerView:
         layout_fingerprint="fedcba9876543210",
         outstanding_requests=0,
         outstanding_tokens=random.randrange(1_000),
+        fresh_tokens=random.randrange(1_000) if number % 4 == 0 else 0,
         cost=CostModel(
             step_seconds=0.01 * slower,
             token_seconds=5e-5 * slower,

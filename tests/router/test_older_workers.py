@@ -4,7 +4,6 @@ asks for, and tell it nothing of that."""
 from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 from harness.stub_worker import Context
 from harness.versions import through_older
 from harness.waiting import eventually
@@ -53,14 +52,13 @@ class OldDecode(StubDecode):
         return through_older(response, *RESERVE)
 
 
-@pytest.fixture
-async def mixed(deploy: Deploy, running: Running) -> Deployment:
+async def _mixed(deploy: Deploy, running: Running, *, local_prefill: bool) -> Deployment:
     """A pair of each version, which eight routers share; the newer ones are crowded."""
     decode = OldDecode()
     prefill = OldPrefill([decode])
     await running(decode, prefill)
     deployment = await deploy(
-        1, 1, local_prefill=True, extra_endpoints=[decode.address, prefill.address]
+        1, 1, local_prefill=local_prefill, extra_endpoints=[decode.address, prefill.address]
     )
     prefill._decode = [*deployment.decode, decode]
     deployment.prefill[0]._decode = [*deployment.decode, decode]
@@ -74,8 +72,9 @@ async def mixed(deploy: Deploy, running: Running) -> Deployment:
     return deployment
 
 
-async def test_older_workers_take_what_newer_ones_refuse(mixed: Deployment) -> None:
-    for _ in range(8):
+async def test_older_workers_take_what_newer_ones_refuse(deploy: Deploy, running: Running) -> None:
+    mixed = await _mixed(deploy, running, local_prefill=False)
+    for _ in range(20):
         answer = await mixed.generate(max_tokens=5)
         assert answer.token_ids == stub_answer(PROMPT, 5)
         assert answer.last.timings.retries == 0
@@ -86,7 +85,10 @@ async def test_older_workers_take_what_newer_ones_refuse(mixed: Deployment) -> N
     await mixed.nothing_is_held()
 
 
-async def test_an_older_decode_worker_computes_beside_any_number(mixed: Deployment) -> None:
+async def test_an_older_decode_worker_computes_beside_any_number(
+    deploy: Deploy, running: Running
+) -> None:
+    mixed = await _mixed(deploy, running, local_prefill=True)
     for worker in mixed.workers:
         worker.status = {"routers": 8, **SLOW_LINK}
     new, old = mixed.decode

@@ -79,7 +79,7 @@ def _spread(
     able = [view for view in views if view.room_tokens > num_tokens]
     if not able:
         return _least_busy(request, views)
-    own = 1 + sum([view.outstanding_requests for view in able])
+    own = 1 + sum([view.fresh_requests for view in able])
     cost = able[0].cost
     longer = cost.decode_request_seconds + cost.decode_context_seconds * num_tokens
     if not longer:

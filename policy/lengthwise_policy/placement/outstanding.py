@@ -7,6 +7,7 @@ would make every queue look twice as long.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Self
 
 from lengthwise_policy.length_class import length_class
@@ -17,6 +18,9 @@ from lengthwise_policy.types import WorkerId
 SEEN_SECONDS = 0.05
 """Within which a request reaches its worker: two calls, and the decode worker's answer between two
 of its steps."""
+
+REACH_SECONDS = 0.01
+"""The same, on average."""
 
 STATUSES_PER_SECOND = 1500
 """That a router asks all its workers for together. One costs it about 100 microseconds, nine tenths
@@ -61,11 +65,24 @@ class Outstanding:
     local_tokens: int = 0
     unseen_tokens: int = 0
     unseen_short_tokens: int = 0
+    _status_at: float = -inf
     _unseen: dict[Placed, float] = field(default_factory=dict)  # when it was placed, oldest first
 
     @property
     def unseen_requests(self) -> int:
         return len(self._unseen)
+
+    @property
+    def fresh(self) -> tuple[int, int]:
+        """Requests and tokens that reached the worker after its last status had left: other routers
+        have placed as much there."""
+        since, requests, tokens = self._status_at - REACH_SECONDS, 0, 0
+        for placed, at in reversed(self._unseen.items()):
+            if at < since:
+                break
+            requests += 1
+            tokens += placed.tokens
+        return requests, tokens
 
     def add(self, placed: Placed, now: float) -> None:
         self.requests += 1
@@ -87,6 +104,7 @@ class Outstanding:
         placed.local_tokens = 0
 
     def status_came(self, now: float) -> None:
+        self._status_at = now
         while self._unseen:
             placed, at = next(iter(self._unseen.items()))
             if now - at < SEEN_SECONDS:

@@ -36,6 +36,11 @@ from lengthwise_policy.types import STEP_TOKENS, WorkerId
 MAX_CANDIDATES = 8
 """Reported with a placement, to explain it."""
 
+EXPECTED_SHARE = 0.3
+"""Of what is expected of other routers: the worker knows what has come, and passes on what it had
+better not queue. In fleet/herding.py, three seeds, 8 routers with statuses every 0.05 s have queues
+of 1.36 times one router's p99 with 0.5, 1.16 times with 0.3."""
+
 LAYERWISE_TOKENS = 512
 """Longer prompts are pushed layer by layer: the prefill workers' default."""
 
@@ -72,13 +77,14 @@ def place_soonest(
         kind: choose_partner(request, views, tpot_seconds, others)
         for kind, views in candidates.partners.items()
     }
-    unseen = sum([view.outstanding_tokens for view in candidates.prefill]) if others.count else 0
-    scores = _scores(request, candidates.prefill, partners, others, unseen)
+    fresh = sum([view.fresh_tokens for view in candidates.prefill]) if others.count else 0
+    scores = _scores(request, candidates.prefill, partners, others, fresh)
     best = nsmallest(MAX_CANDIDATES, scores)
     if others.count:
         soonest = best[0][-1]
         own = candidate(request, soonest, None).prefill_seconds
-        taken = others.choose(scores, own + wait_seconds(soonest.cost, unseen))
+        own = EXPECTED_SHARE * (own + wait_seconds(soonest.cost, fresh))
+        taken = others.choose(scores, own)
         best = [taken, *(score for score in best if score is not taken)][:MAX_CANDIDATES]
     ranked = tuple(candidate(request, view, partners.get(view.kind)) for *_, view in best)
     first, chosen = ranked[0], best[0][-1]
@@ -143,20 +149,20 @@ def _scores(
     prefill: Sequence[WorkerView],
     partners: Partners,
     others: OtherRouters,
-    unseen_tokens: int,
+    fresh_tokens: int,
 ) -> list[Score]:
     """At least of the best, and of all to which another router may go."""
     if len(partners) <= 1:
         missing = sum(_missing_tokens(request, partner) for partner in partners.values())
         reserve = sum(map(reserve_seconds, partners.values()))
-        return _scores_of_kind(request, prefill, missing, reserve, others.count, unseen_tokens)
+        return _scores_of_kind(request, prefill, missing, reserve, others.count, fresh_tokens)
     scores = []
     for kind, partner in partners.items():
         views = [view for view in prefill if view.kind == kind]
         missing, reserve = _missing_tokens(request, partner), reserve_seconds(partner)
         # What is expected of the others depends on workers of all kinds: all are of interest.
         count = None if others.count else 0
-        scores += _scores_of_kind(request, views, missing, reserve, count, unseen_tokens)
+        scores += _scores_of_kind(request, views, missing, reserve, count, fresh_tokens)
     return scores
 
 
@@ -170,7 +176,7 @@ def _scores_of_kind(
     missing_tokens: int,
     reserve: float,
     num_others: int | None,
-    unseen_tokens: int,
+    fresh_tokens: int,
 ) -> list[Score]:
     """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
     all the arithmetic. A test holds the two equal.
@@ -222,7 +228,8 @@ def _scores_of_kind(
             total += seconds
             if seconds < soonest:
                 soonest = seconds
-                expected = num_others * (computing + wait_seconds(cost, unseen_tokens))
+                own = computing + wait_seconds(cost, fresh_tokens)
+                expected = num_others * EXPECTED_SHARE * own
             bound = max(last, (expected + total) / len(scores))
     return scores
 

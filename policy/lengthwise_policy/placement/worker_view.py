@@ -37,6 +37,8 @@ class WorkerView:
     layout_fingerprint: str
     outstanding_requests: int  # placed by this router, and not ended, nor in the status yet
     outstanding_tokens: int
+    fresh_requests: int = 0  # the part that reached it after its last status had left
+    fresh_tokens: int = 0
     queued_short_tokens: int = 0  # the part of `queued_tokens` in class "short"
     outstanding_short_tokens: int = 0
     short_tokens: int = DEFAULT_SHORT_TOKENS  # the worker's boundary between the classes

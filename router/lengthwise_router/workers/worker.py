@@ -242,6 +242,7 @@ class Worker:
 
     def _look(self, status: worker_pb2.WorkerStatus) -> WorkerView:
         outstanding = self.outstanding
+        fresh_requests, fresh_tokens = outstanding.fresh
         queues, has_cost = status.queues, status.HasField("cost")
         return WorkerView(
             worker_id=WorkerId(status.worker_id),
@@ -263,6 +264,8 @@ class Worker:
             outstanding_requests=outstanding.unseen_requests,
             outstanding_tokens=outstanding.unseen_tokens,
             outstanding_short_tokens=outstanding.unseen_short_tokens,
+            fresh_requests=fresh_requests,
+            fresh_tokens=fresh_tokens,
             outstanding_local_tokens=outstanding.local_tokens * max(status.routers, 1),
             short_tokens=self.short_tokens,
             cost=cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR,

@@ -70,6 +70,7 @@ class WorkerPicture:
 
     def _look(self) -> WorkerView:
         worker, state, outstanding = self.worker, self._report.state, self._outstanding
+        fresh_requests, fresh_tokens = outstanding.fresh
         return WorkerView(
             worker_id=worker.worker_id,
             role=worker.role,
@@ -87,6 +88,8 @@ class WorkerPicture:
             outstanding_requests=outstanding.unseen_requests,
             outstanding_tokens=outstanding.unseen_tokens,
             outstanding_short_tokens=outstanding.unseen_short_tokens,
+            fresh_requests=fresh_requests,
+            fresh_tokens=fresh_tokens,
             outstanding_local_tokens=outstanding.local_tokens * self._cluster.routers,
             short_tokens=worker.fit.short_tokens,
             cost=self._cost,

@@ -17,7 +17,7 @@ from lengthwise_policy.placement.outstanding import (
 )
 from lengthwise_policy.placement.placement import Placement, PlacementInput
 from lengthwise_policy.placement.policy import PlacementPolicy
-from lengthwise_policy.placement.predicted_ttft import candidate
+from lengthwise_policy.placement.predicted_ttft import EXPECTED_SHARE, candidate
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.placement.worker_view import wait_seconds
 from lengthwise_policy.spreading import ALONE, OtherRouters, water_level
@@ -134,8 +134,8 @@ def test_of_many_workers_the_same_is_taken_though_few_are_looked_at_closely(
     for number, (some, few, unseen, slower) in enumerate(queued):
         cost = replace(COST, token_seconds=1e-4 + 2e-5 * slower)
         load = {"queued_tokens": 300 * some, "queued_short_tokens": few, "cost": cost}
-        prefills.append(large(prefill(f"p{number:02}"), outstanding_tokens=unseen, **load))
-        busy = {"running_requests": some, "outstanding_requests": unseen // 400}
+        prefills.append(large(prefill(f"p{number:02}"), fresh_tokens=unseen, **load))
+        busy = {"running_requests": some, "fresh_requests": unseen // 400}
         decodes.append(large(decode(f"d{number:02}"), context_tokens=300 * few, **busy))
     held = {f"p{n:02}": 16 * (few % 60) for n, (_, few, *_) in enumerate(queued) if few % 60 > 40}
     wanted = request(num_tokens=num_tokens, cached_tokens=cached(**held))
@@ -146,7 +146,7 @@ def test_of_many_workers_the_same_is_taken_though_few_are_looked_at_closely(
 
     steps = [(v.next_step_seconds, v.load_requests, v.worker_id) for v in decodes]
     longer = COST.decode_request_seconds + COST.decode_context_seconds * num_tokens
-    partners = 1 + sum(view.outstanding_requests for view in decodes)
+    partners = 1 + sum(view.fresh_requests for view in decodes)
     assert placement.decode == others.choose(steps, partners * longer)[-1]
 
     (partner,) = (view for view in decodes if view.worker_id == placement.decode)
@@ -156,9 +156,9 @@ def test_of_many_workers_the_same_is_taken_though_few_are_looked_at_closely(
         for view in prefills
     ]
     best = min(scored)[-1]
-    unseen_tokens = sum(view.outstanding_tokens for view in prefills)
+    unseen_tokens = sum(view.fresh_tokens for view in prefills)
     own = every[best.worker_id].prefill_seconds + wait_seconds(best.cost, unseen_tokens)
-    expected = others.choose(scored, own)
+    expected = others.choose(scored, EXPECTED_SHARE * own)
     found = {each.prefill: each.ttft_seconds for each in placement.candidates}
     assert placement.prefill == expected[2] or found[placement.prefill] == pytest.approx(
         expected[0], abs=1e-9
