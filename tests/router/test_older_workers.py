@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from harness.stub_worker import Context
-from harness.versions import through_older
 from harness.waiting import eventually
 from router.deployment import PROMPT, SLOW_LINK, Deploy, Deployment, Running
 from router.stub_workers import StubDecode, StubPrefill, stub_answer
+from wire.versions import through_older
 
 from lengthwise_wire.v1 import decode_pb2, prefill_pb2, worker_pb2
 

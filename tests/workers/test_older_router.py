@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness.versions import older
 from harness.workers import PlainRouter, oracle, prompt_of
+from wire.versions import older
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_local import LocalCluster

@@ -27,7 +27,6 @@ from lengthwise_policy.errors import NoCandidates
 from lengthwise_policy.length_class import length_class
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.placement.candidates import able_to_decode
-from lengthwise_policy.placement.comparable_costs import comparable_cost, presumed_costs
 from lengthwise_policy.placement.placement import (
     Candidate,
     Placement,
@@ -37,7 +36,12 @@ from lengthwise_policy.placement.placement import (
 )
 from lengthwise_policy.placement.policy import Strategy
 from lengthwise_policy.placement.predicted_ttft import MAX_CANDIDATES
-from lengthwise_policy.placement.worker_view import WorkerView, wait_seconds
+from lengthwise_policy.placement.worker_view import (
+    WorkerView,
+    comparable_cost,
+    presumed_costs,
+    wait_seconds,
+)
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 AT_RISK = 0.5

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapreplace, nsmallest
 from math import inf
 
+from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.placement.candidates import Candidates, find_candidates
 from lengthwise_policy.placement.decode_choice import choose_partner, room_left
 from lengthwise_policy.placement.outstanding import MAX_REFUSALS
@@ -179,18 +180,14 @@ def _scores_of_kind(
     fresh_tokens: int,
 ) -> list[Score]:
     """The sum of `candidate`'s three terms, spelled out: hundreds of calls would cost more than
-    all the arithmetic. A test holds the two equal.
-
-    Those are left out whose queue alone takes longer than MAX_CANDIDATES others in all, and ends
-    above the level to which `num_others` routers fill the workers: it is no higher than if they
-    filled all that were looked at so far. None: none is left out."""
+    all the arithmetic. A test holds the two equal. Those are left out whose queue alone is above
+    the `_Bound`; with `num_others` None none is."""
     cached_tokens = request.cached_tokens
     num_tokens = request.num_tokens
     is_layerwise = num_tokens > LAYERWISE_TOKENS
     scores: list[Score] = []
-    best, last = [-inf] * MAX_CANDIDATES, inf  # the best so far, negative, and the last of them
-    bound = soonest = inf
-    total = expected = 0.0  # of those looked at so far, and of the other routers
+    looked_at = None if num_others is None else _Bound(num_others, fresh_tokens)
+    bound = inf
     new, history, steps = num_tokens, 0, -(-num_tokens // STEP_TOKENS)
     for view in _least_waiting_first(request, prefill) if num_others else prefill:
         worker_id = view.worker_id
@@ -219,19 +216,37 @@ def _scores_of_kind(
         seconds += transfer + reserve
         seconds += wait
         scores.append((seconds, view.tokens_ahead, worker_id, view))
-        if num_others is None:
-            continue
-        if seconds < last:
-            heapreplace(best, -seconds)
-            bound = last = -best[0]
-        if num_others:
-            total += seconds
-            if seconds < soonest:
-                soonest = seconds
-                own = computing + wait_seconds(cost, fresh_tokens)
-                expected = num_others * EXPECTED_SHARE * own
-            bound = max(last, (expected + total) / len(scores))
+        if looked_at is not None:
+            bound = looked_at.bound(seconds, computing, cost)
     return scores
+
+
+class _Bound:
+    """Above it are neither the MAX_CANDIDATES best of the workers that were looked at, nor the
+    level to which other routers fill them: no higher than if they filled each of these."""
+
+    def __init__(self, num_others: int, fresh_tokens: int) -> None:
+        self._weight = num_others * EXPECTED_SHARE
+        self._fresh_tokens = fresh_tokens
+        self._best = [-inf] * MAX_CANDIDATES  # negative
+        self._count = 0
+        self._total_seconds = self._expected_seconds = 0.0
+        self._soonest = inf
+
+    def bound(self, seconds: float, computing: float, cost: CostModel) -> float:
+        """Once another one was looked at, in the order of their queues."""
+        if seconds < -self._best[0]:
+            heapreplace(self._best, -seconds)
+        if not self._weight:
+            return -self._best[0]
+        self._count += 1
+        self._total_seconds += seconds
+        if seconds < self._soonest:
+            self._soonest = seconds
+            own = computing + wait_seconds(cost, self._fresh_tokens)
+            self._expected_seconds = self._weight * own
+        level = (self._expected_seconds + self._total_seconds) / self._count
+        return max(-self._best[0], level)
 
 
 def _least_waiting_first(
