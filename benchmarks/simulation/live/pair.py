@@ -78,7 +78,7 @@ class LivePair:
         self._num_plays = 0
 
     def play(self, requests: Sequence[ArrivingRequest], most_at_once: int = 256) -> Run:
-        """Each play has texts of its own. Errors: RuntimeError where a request failed."""
+        """Each play has texts of its own. Errors: RuntimeError where more than a tenth failed."""
         self._num_plays += 1
         load = Load(
             plan=[
@@ -99,7 +99,7 @@ class LivePair:
         )
         run, _ = load.run()
         failed = [each.error for each in run.results if each.error]
-        if failed:
+        if 10 * len(failed) > len(run.results):
             raise RuntimeError(f"{len(failed)} of {len(run.results)} failed: {failed[0]}")
         return run
 
@@ -129,7 +129,7 @@ class LivePair:
     def call_seconds(self, costs: RunningCosts) -> float:
         """With which requests that come alone get their first tokens as soon as they do."""
         alone = arrivals(Random(0), gamma(1.0, 0.0, Random(0)), ALONE)
-        measured = median(ttfts(self.play(alone).results))
+        measured = median(ttfts(self.play(alone).answered))
 
         def predicted(call_seconds: float) -> float:
             return _ttft(Simulation(self.spec(costs, call_seconds), alone).run())
@@ -150,11 +150,11 @@ def _ttft(run: SimulatedRun) -> float:
 
 
 def compared(predicted: RunSummary, measured: Run) -> Iterator[tuple[str, float, float]]:
-    """Milliseconds, of all requests."""
+    """Milliseconds, of all requests that were answered."""
     every = predicted.classes[-1]
     for name, simulated, live in (
-        ("TTFT", every.ttft_seconds, ttfts(measured.results)),
-        ("TPOT", every.tpot_seconds, tpots(measured.results)),
+        ("TTFT", every.ttft_seconds, ttfts(measured.answered)),
+        ("TPOT", every.tpot_seconds, tpots(measured.answered)),
     ):
         for percent, value in zip((50, 90), simulated, strict=False):
             yield f"{name} p{percent}, ms", value * 1e3, percentile(live, percent) * 1e3
@@ -184,6 +184,7 @@ def rows_of_arm(arm: Arm, pair: LivePair) -> Iterator[dict[str, object]]:
                 "load": share,
                 "rate": round(rate, 2),
                 "requests": len(requests),
+                "failed": len(measured.results) - len(measured.answered),
                 "measure": measure,
                 "predicted": round(simulated, 2),
                 "measured": round(live, 2),
