@@ -34,7 +34,8 @@ GREEDY: Final = SamplingParameters(temperature=0.0)
 
 
 class RunSteps:
-    """Takes the place of a cost profile: a step takes what it takes now."""
+    """Takes the place of a cost profile: a step takes the processor time that it takes now, for
+    others run on the core too."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
@@ -43,9 +44,9 @@ class RunSteps:
         steps = [(context // requests - 1, 1)] * requests if requests else []
         steps += [(history, new) for new, history in chunks]
         made = [self._chunk(place, *each) for place, each in enumerate(steps)]
-        began_at = time.perf_counter()
+        began_at = time.process_time()
         self._runner.run(made)
-        return time.perf_counter() - began_at
+        return time.process_time() - began_at
 
     def _chunk(self, place: int, start: int, new: int) -> SequenceChunk:
         """What lies in the cache before `start` does not matter to time."""
