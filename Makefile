@@ -102,7 +102,7 @@ fuzz: setup  ## Messages made to break what reads them, to every method and port
 bench: setup  ## All benchmarks; rows go to benchmarks/data/*.csv
 	@PYTHONPATH=benchmarks $(BIN)/python -m run
 
-reproduce: setup  ## Published results in simulation, Splitwise's with ARGUMENTS="--splitwise TABLE"; 10 minutes
+reproduce: setup  ## Published results in simulation, Splitwise's with ARGUMENTS="--splitwise TABLE"; 20 minutes of a core
 	@PYTHONPATH=benchmarks $(BIN)/python -m simulation.reproduce $(ARGUMENTS)
 
 reproduce-plans: setup  ## Plans beside those of the aiconfigurator that the Python AICONFIGURATOR has; half an hour

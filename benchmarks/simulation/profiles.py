@@ -4,7 +4,7 @@
 
 Rows are ratios; the tables themselves are others'. Splitwise's comes from --splitwise FILE, its
 splitwise_perf_model.csv, or is left out. Rows of benchmarks/data/own_fits.csv tell what a worker
-with these costs would fit, over what they are; simulation.live.steps adds one of a real worker.
+with these costs would fit, over what they are.
 Without an aiconfigurator, --only-published makes the others' rows.
 """
 
