@@ -2,7 +2,7 @@
 
     EngineError
     ├─ AccuracyError        a mode was evaluated and fails its bounds, or cannot be evaluated
-    ├─ CacheSizeError       the memory given for the KV cache is unusable
+    ├─ CacheSizeError       the KV cache cannot be had as asked
     ├─ DeviceMemoryError    weights, KV cache, graphs and steps do not fit a device together
     ├─ NumericsError        computing cannot be invariant as asked
     ├─ StepError            a caller broke the contract of `ModelRunner`
@@ -23,7 +23,8 @@ class AccuracyError(EngineError):
 
 
 class CacheSizeError(EngineError):
-    """The KV cache cannot be made as asked: too little memory, or sizes that do not match."""
+    """The KV cache cannot be made as asked: too little memory, sizes that do not match, or a type
+    that this model has no cache of."""
 
 
 class DeviceMemoryError(EngineError):

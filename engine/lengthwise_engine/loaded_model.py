@@ -20,6 +20,7 @@ from lengthwise_checkpoint.toy import ToySpec, read_toy_spec
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.foreign_trials import check_isolation
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.kv.layout import KVDtype
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.memory_budget import MemoryBudget
 from lengthwise_engine.models.adapters.room import NO_ADAPTERS, AdapterRoom, AdapterSettings
@@ -112,6 +113,7 @@ def load_runner(
     memory_bytes: int = 0,
     memory_share: float = 0.9,
     block_size: int = 16,
+    kv_dtype: KVDtype = "auto",
     dtype: torch.dtype | None = None,
     quantization: Quantization = "none",
     numerics: Numerics = "fast",
@@ -123,18 +125,16 @@ def load_runner(
 ) -> LoadedModel:
     """Load a checkpoint folder and give it a KV cache.
 
-    The cache has `num_blocks` blocks, or as many as fit into `kv_memory_bytes`, or into what
-    weights, workspace and graphs leave of a share of the memory: of a GPU's, or on the CPU of
-    `memory_bytes`. The model's context is clamped to `max_context` and to what the cache holds.
-    `dtype` is the type real models compute in, see `load_model`, and `quantization` what becomes of
-    their projections; `numerics` is the promise, `model_backend` whose code computes. On a GPU
-    every kernel is compiled and `graphs` are captured before this returns. With more ranks than
-    one (`tensor_parallel_size`), each has a device on GPUs, `kv_memory_bytes` for its KV heads and
-    the memory of `graphs`; one that keeps the others waiting for `stall_seconds` is lost.
-
-    Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
-    `CacheSizeError` for a cache or context and `NumericsError` for `numerics` that cannot be had,
-    `DeviceMemoryError` for too little memory, and `RankError` when a rank cannot be started.
+    The cache, of `kv_dtype`, has `num_blocks` blocks, or as many as fit into `kv_memory_bytes`, or
+    into what the rest leaves of a share of a GPU's memory, or of `memory_bytes`; `max_context` and
+    what it holds clamp the context. `dtype` is the type real models compute in, see `load_model`,
+    and `quantization` what becomes of their projections; `numerics` is the promise, `model_backend`
+    whose code computes. On a GPU every kernel is compiled and `graphs` are captured before this
+    returns. With more ranks than one (`tensor_parallel_size`), each has a device on GPUs,
+    `kv_memory_bytes` for its KV heads and the memory of `graphs`; one that keeps the others waiting
+    for `stall_seconds` is lost. Raises `CheckpointError` for a checkpoint that cannot be served, or
+    not by so many ranks, `CacheSizeError` for a cache or context and `NumericsError` for `numerics`
+    that cannot be had, `DeviceMemoryError` for too little memory, `RankError` for a lost rank.
     """
     config, target = read_config(checkpoint), torch.device(device)
     settings = MemorySettings(
@@ -143,6 +143,7 @@ def load_runner(
         max_context=max_context,
         graph_memory_bytes=graphs.memory_bytes,
         block_size=block_size,
+        kv_dtype=kv_dtype,
     )
     memory = MemoryBudget(target, int(memory_share * memory_bytes), memory_share, settings)
     if config.text("model_type") == TOY:
@@ -267,7 +268,7 @@ def _all_ranks(
     plan = RankPlan(
         checkpoint=str(checkpoint),
         device_type=device.type,
-        dtype=memory.layout.dtype,
+        dtype=memory.dtype,
         quantization=quantization,
         rank=0,
         size=shard.size,

@@ -29,6 +29,7 @@ from lengthwise_kernels.reference import invariant_linear as invariant
 from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
 from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
+from lengthwise_kernels.reference.kv8 import SCALE_BYTES as SCALE_BYTES
 from lengthwise_kernels.reference.penalties import Penalties as Penalties
 from lengthwise_kernels.reference.routing import route as route
 

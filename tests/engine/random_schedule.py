@@ -159,7 +159,8 @@ def _kill(
     chosen: random.Random,
 ) -> None:
     """A worker's KV is lost; it begins anew, and its requests where `chosen` says."""
-    workers[number].cache.tensor.fill_(float("nan"))
+    tensor = workers[number].cache.tensor
+    tensor.fill_(float("nan") if tensor.is_floating_point() else -1)  # whose scales are none
     _compute_prefix(workers[number], shared, chosen)
     for one in running:
         if one.worker == number:

@@ -124,7 +124,7 @@ def test_what_was_written_is_found_again_and_replaced(tmp_path: Path) -> None:
 def test_a_record_of_another_fingerprint_or_mode_is_not_taken(tmp_path: Path) -> None:
     path = RECORD.write(tmp_path)
     assert find_record(tmp_path, "f" * 16, RECORD.mode) is None
-    assert find_record(tmp_path, RECORD.fingerprint, mode_name("int8", "float32")) is None
+    assert find_record(tmp_path, RECORD.fingerprint, mode_name("int8", "float32", "auto")) is None
     path.rename(tmp_path / f"{'f' * 16}-{RECORD.mode}.json")
     with pytest.raises(AccuracyError, match="of 0123456789abcdef in int8-bfloat16, expected ffff"):
         find_record(tmp_path, "f" * 16, RECORD.mode)

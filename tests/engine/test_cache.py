@@ -44,7 +44,7 @@ def test_a_cpu_and_a_gpu_that_lay_out_blocks_alike_know_no_way_to_exchange_them(
 
 
 @pytest.mark.parametrize(
-    "change", [{"num_layers": 0}, {"block_size": -1}, {"dtype": "int8"}], ids=str
+    "change", [{"num_layers": 0}, {"block_size": -1}, {"dtype": "int4"}], ids=str
 )
 def test_an_impossible_layout_is_refused(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -95,7 +95,7 @@ def test_rounded_weights_are_counted_and_are_fewer(
     assert counted == taken or bits == 8
 
 
-def plan(budget_bytes: int, device_type: str = "cpu", **settings: int) -> MemoryPlan:
+def plan(budget_bytes: int, device_type: str = "cpu", **settings: Any) -> MemoryPlan:
     return plan_memory(
         ModelShard(whole=replace(read_spec(CHECKPOINT), context_length=100_000)),
         device_type=device_type,

@@ -44,24 +44,25 @@ def _differing(models: list[LoadedModel], count: int, seed: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("variant", "dtype", "quantization"),
+    ("variant", "dtype", "quantization", "kv_dtype"),
     [
-        ("llama", torch.bfloat16, "none"),
-        ("qwen2-some-windows", torch.bfloat16, "none"),
-        ("mistral-window", torch.float16, "none"),
-        ("qwen3", torch.float32, "none"),
-        ("llama-biases", torch.bfloat16, "fp8"),
-        ("llama-biases", torch.bfloat16, "int8"),
-        ("qwen3", torch.float32, "int4"),
-        ("qwen3_moe", torch.bfloat16, "none"),
-        ("qwen3_moe-some-dense", torch.float32, "none"),
-        ("mixtral", torch.bfloat16, "int8"),
+        ("llama", torch.bfloat16, "none", "auto"),
+        ("qwen2-some-windows", torch.bfloat16, "none", "int8"),
+        ("mistral-window", torch.float16, "none", "auto"),
+        ("qwen3", torch.float32, "none", "int8"),
+        ("llama-biases", torch.bfloat16, "fp8", "auto"),
+        ("llama-biases", torch.bfloat16, "int8", "auto"),
+        ("qwen3", torch.float32, "int4", "auto"),
+        ("qwen3_moe", torch.bfloat16, "none", "auto"),
+        ("qwen3_moe-some-dense", torch.float32, "none", "auto"),
+        ("mixtral", torch.bfloat16, "int8", "auto"),
     ],
 )
 def test_an_invariant_answer_is_the_same_in_any_batch_chunk_and_worker(
-    variant: str, dtype: torch.dtype, quantization: str, load: Load
+    variant: str, dtype: torch.dtype, quantization: str, kv_dtype: str, load: Load
 ) -> None:
-    options = {"dtype": dtype, "quantization": quantization, "numerics": "invariant"}
+    options: dict[str, Any] = {"dtype": dtype, "quantization": quantization, "kv_dtype": kv_dtype}
+    options["numerics"] = "invariant"
     models = [load(variant, **options), load(variant, **options)]
     assert _differing(models, 12, seed=1) == 0
 

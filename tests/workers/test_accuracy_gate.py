@@ -92,7 +92,7 @@ def test_a_mode_that_was_not_evaluated_is_served_with_one_warning(
     assert level == logging.WARNING
     assert text == (
         f"accuracy: {checkpoint.name} in int4-float32 was not evaluated;"
-        f" lengthwise evaluate {checkpoint} --quantization int4 says what it costs"
+        f" lengthwise evaluate {checkpoint} --quantization int4 --kv-dtype auto says what it costs"
     )
 
 

@@ -1,21 +1,22 @@
-"""Workers that round projections say together what one engine says alone."""
+"""Workers that round projections, or keys and values, say together what one engine says alone."""
 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workers.worker_pair import worker_pair
 
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
 MAX_TOKENS = 10
+_ROUNDINGS = (*({"quantization": each} for each in ("fp8", "int8", "int4")), {"kv_dtype": "int8"})
 
 
 def _prompts() -> list[list[int]]:
@@ -23,12 +24,10 @@ def _prompts() -> list[list[int]]:
     return [[rng.randrange(2, 256) for _ in range(length)] for length in (1, 15, 17, 33, 150)]
 
 
-def _alone(
-    checkpoint: Path, prompts: Sequence[list[int]], quantization: Quantization
-) -> list[list[int]]:
+def _alone(checkpoint: Path, prompts: Sequence[list[int]], **rounding: Any) -> list[list[int]]:
     """Greedy tokens of one engine, prompt by prompt."""
     runner = load_runner(
-        checkpoint, device="cpu", num_blocks=16, kv_memory_bytes=0, quantization=quantization
+        checkpoint, device="cpu", num_blocks=16, kv_memory_bytes=0, numerics="auto", **rounding
     ).runner
     outputs = []
     for prompt in prompts:
@@ -50,12 +49,12 @@ def _alone(
     return outputs
 
 
-@pytest.mark.parametrize("quantization", ["fp8", "int8", "int4"])
-async def test_two_workers_say_what_one_engine_says(
-    make_checkpoint: Callable[..., Path], quantization: Quantization
+@pytest.mark.parametrize("rounding", _ROUNDINGS, ids=str)
+async def test_two_workers_that_round_say_what_one_engine_that_rounds_says(
+    rounding: dict[str, Any], make_checkpoint: Callable[..., Path]
 ) -> None:
     checkpoint, prompts = make_checkpoint("qwen3"), _prompts()
-    expected = await asyncio.to_thread(_alone, checkpoint, prompts, quantization)
-    async with worker_pair(checkpoint, quantization=quantization) as router:
+    expected = await asyncio.to_thread(lambda: _alone(checkpoint, prompts, **rounding))
+    async with worker_pair(checkpoint, **rounding) as router:
         got = await asyncio.gather(*(router.generate(prompt, MAX_TOKENS) for prompt in prompts))
     assert got == expected

@@ -12,6 +12,7 @@ from harness.workers import PlainRouter, fork_children
 
 from lengthwise_decode_worker.app import DecodeWorker
 from lengthwise_decode_worker.config import DecodeWorkerConfig
+from lengthwise_engine.kv.layout import KVDtype
 from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_prefill_worker.app import PrefillWorker
@@ -29,6 +30,7 @@ async def worker_pair(
     prefill_ranks: int = 1,
     decode_ranks: int = 1,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    kv_dtype: KVDtype = "auto",
     prefill_checkpoint: Path | None = None,
 ) -> AsyncIterator[PlainRouter]:
     """Prompts above 128 tokens take several chunks and are pushed layer by layer. A checkpoint of
@@ -41,6 +43,7 @@ async def worker_pair(
             metrics_listen="",
             threads=1,
             dtype=dtype,
+            kv_dtype=kv_dtype,
             quantization=quantization,
             tensor_parallel_size=decode_ranks,
             num_blocks=decode_blocks,
@@ -54,6 +57,7 @@ async def worker_pair(
             metrics_listen="",
             threads=1,
             dtype=dtype,
+            kv_dtype=kv_dtype,
             quantization=quantization,
             tensor_parallel_size=prefill_ranks,
             num_blocks=256,

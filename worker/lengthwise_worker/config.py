@@ -76,6 +76,10 @@ class WorkerConfig:
     """What the projections of a full checkpoint are rounded to at start: FP8, with inputs, for
     GPUs; integers of 8 or 4 bits, weights alone, on CPUs (docs/models.md). One that is stored
     quantised is computed so either way."""
+    kv_dtype: Literal["auto", "int8"] = "auto"
+    """What keys and values are stored and sent in. auto: the type of computation; int8: half of
+    16 bits, a scale for each head of a token included, on CPUs (docs/models.md). Both roles need
+    the same."""
     evaluation_records: Path | None = None
     """Folder of `lengthwise evaluate`'s records; unset: `evaluations` in LENGTHWISE_CACHE."""
     accept_failed_evaluation: bool = False

@@ -194,6 +194,7 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         folder,
         device=device,
         dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+        kv_dtype=config.kv_dtype,
         quantization=config.quantization,
         model_backend=config.model_backend,
         adapters=_adapters(config),

@@ -16,6 +16,7 @@ from lengthwise_local.preflight import find_model
 
 QUANTIZATIONS = ("none", "int8", "int4", "fp8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+KV_DTYPES = ("auto", "int8")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -47,8 +48,9 @@ Records = Annotated[
 def evaluate(
     model: Model = None,
     quantization: Annotated[
-        str, Option(help="int8, int4, fp8: what is evaluated; none: --dtype alone.")
+        str, Option(help="int8, int4, fp8: of weights; none: the other options alone.")
     ] = "int8",
+    kv_dtype: Annotated[str, Option(help="auto, int8: of keys and values.")] = "auto",
     text: Texts = None,
     dtype: Annotated[
         str, Option(help="auto, float32, bfloat16, float16: as workers have.")
@@ -72,6 +74,7 @@ def evaluate(
     request = {
         "model": find_model(model),
         "quantization": _one_of("--quantization", quantization, QUANTIZATIONS),
+        "kv_dtype": _one_of("--kv-dtype", kv_dtype, KV_DTYPES),
         "dtype": _one_of("--dtype", dtype, DTYPES),
         "full_dtype": _one_of("--full-dtype", full_dtype, DTYPES),
         "device": _one_of("--device", device, DEVICES),

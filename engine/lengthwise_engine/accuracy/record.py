@@ -14,6 +14,7 @@ import msgspec
 
 from lengthwise_engine.accuracy.comparison import TextAccuracy
 from lengthwise_engine.errors import AccuracyError
+from lengthwise_engine.kv.layout import KVDtype
 from lengthwise_engine.models.weights_digest import cache_folder
 
 MAX_BYTES: Final = 1 << 20
@@ -83,9 +84,10 @@ class AccuracyRecord:
         return path
 
 
-def mode_name(rounded_to: str, dtype: str) -> str:
-    """How a model is computed: what its projections are rounded to, and the type of all else."""
-    return f"{rounded_to or 'full'}-{dtype}"
+def mode_name(rounded_to: str, dtype: str, kv_dtype: KVDtype) -> str:
+    """How a model is computed: what its projections are rounded to, the type of all else, and that
+    of its cache where it is another."""
+    return f"{rounded_to or 'full'}-{dtype}{'' if kv_dtype == 'auto' else f'-kv_{kv_dtype}'}"
 
 
 def records_folder() -> Path:

@@ -8,7 +8,7 @@ import torch
 
 from lengthwise_engine.fingerprint import model_fingerprint
 from lengthwise_engine.kv.cache import KVCache
-from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.kv.layout import KVDtype, KVLayout
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import Quantization, load_model
 from lengthwise_engine.models.step import StepTensors
@@ -25,11 +25,12 @@ _BLOCK_SIZE: Final = 16
 class Scorer:
     """A native model on one device, with room for one piece in its cache."""
 
-    def __init__(self, model: Decoder, length: int) -> None:
+    def __init__(self, model: Decoder, length: int, kv_dtype: KVDtype = "auto") -> None:
         """`length`: of a piece, in tokens."""
         self.model = model
-        dtype = str(model.dtype).removeprefix("torch.")
-        layout = KVLayout.of(model.spec, block_size=_BLOCK_SIZE, dtype=dtype)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        stored = self.dtype if kv_dtype == "auto" else kv_dtype
+        layout = KVLayout.of(model.spec, block_size=_BLOCK_SIZE, dtype=stored)
         self._cache = KVCache.allocate(layout, layout.num_blocks_for(length), model.device)
 
     @classmethod
@@ -40,14 +41,10 @@ class Scorer:
         dtype: torch.dtype | None,
         quantization: Quantization,
         length: int,
+        kv_dtype: KVDtype = "auto",
     ) -> "Scorer":
         """Errors: as `load_model`."""
-        return cls(load_model(checkpoint, device, dtype, quantization), length)
-
-    @property
-    def dtype(self) -> str:
-        """What it computes in."""
-        return self._cache.layout.dtype
+        return cls(load_model(checkpoint, device, dtype, quantization), length, kv_dtype)
 
     def fingerprint(self, checkpoint: Path) -> str:
         """Of the checkpoint that it was loaded from, however it is computed."""

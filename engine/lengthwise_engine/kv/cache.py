@@ -40,7 +40,7 @@ class SharedKV:
 class KVCache:
     """Keys and values of all layers.
 
-    `tensor` is [num_layers, num_blocks, 2, block_size, num_kv_heads, head_dim]; keys are
+    `tensor` is [num_layers, num_blocks, 2, block_size, num_kv_heads, head_width]; keys are
     `tensor[:, :, 0]`, values `tensor[:, :, 1]`. A run of consecutive block ids of one layer is one
     contiguous piece of memory, so it can cross the wire without packing.
     """
@@ -153,7 +153,7 @@ def _shape(layout: KVLayout, num_blocks: int) -> tuple[int, ...]:
         2,
         layout.block_size,
         layout.num_kv_heads,
-        layout.head_dim,
+        layout.head_width,
     )
 
 

@@ -5,11 +5,15 @@ Invariant: everything that changes the bytes of a block is a field here, and not
 
 import hashlib
 from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Final, Literal
 
 from lengthwise_checkpoint.spec import ModelSpec
+from lengthwise_kernels.dispatch import SCALE_BYTES
 
-ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+KVDtype = Literal["auto", "int8"]
+"""What keys and values are stored in; auto: the type that the model computes in."""
 
 _EXCHANGE: Final = 3
 """Counts the ways in which workers have agreed on how blocks get from one to the other."""
@@ -17,7 +21,8 @@ _EXCHANGE: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVLayout:
-    """The shape of one model's keys and values; `block_size` is in tokens."""
+    """The shape of one model's keys and values; `block_size` is in tokens. In int8 each head's key
+    and value has its scale beside it (`lengthwise_kernels.reference.kv8`)."""
 
     num_layers: int
     num_kv_heads: int
@@ -36,7 +41,7 @@ class KVLayout:
 
     @classmethod
     def of(cls, spec: ModelSpec, *, block_size: int, dtype: str) -> "KVLayout":
-        """The layout of a model that computes in `dtype`."""
+        """The layout of a model whose keys and values are stored in `dtype`."""
         return cls(
             num_layers=spec.num_layers,
             num_kv_heads=spec.num_kv_heads,
@@ -46,9 +51,14 @@ class KVLayout:
         )
 
     @property
+    def head_width(self) -> int:
+        """Numbers that one head's key takes, or its value."""
+        return self.head_dim + (SCALE_BYTES if self.dtype == "int8" else 0)
+
+    @property
     def block_bytes(self) -> int:
         """Bytes of one block of one layer, keys and values together."""
-        return 2 * self.block_size * self.num_kv_heads * self.head_dim * ITEM_BYTES[self.dtype]
+        return 2 * self.block_size * self.num_kv_heads * self.head_width * ITEM_BYTES[self.dtype]
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """How many blocks `num_tokens` tokens of one sequence need."""

@@ -10,7 +10,7 @@ import torch
 
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
-from lengthwise_engine.kv.layout import ITEM_BYTES, KVLayout
+from lengthwise_engine.kv.layout import ITEM_BYTES, KVDtype, KVLayout
 from lengthwise_engine.models.foreign.spec import ForeignSpec
 from lengthwise_engine.models.integers.codes import ROUNDED_BITS, ROUNDED_GROUP
 from lengthwise_engine.models.integers.linear import integer_bytes
@@ -43,13 +43,15 @@ class MemorySettings:
     graph_memory_bytes: int = 0
     adapter_bytes: int = 0
     block_size: int = 16
+    kv_dtype: KVDtype = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """`layout` is the rank's share of the cache. `budget_bytes` is what the rank should take in
-    all; a cache of a size that was asked for may exceed it."""
+    """`layout` is the rank's share of the cache, `dtype` what the model computes in. `budget_bytes`
+    is what the rank should take in all; a cache of a size that was asked for may exceed it."""
 
+    dtype: str
     budget_bytes: int
     weight_bytes: int
     workspace_bytes: int
@@ -77,11 +79,12 @@ class MemoryPlan:
         return self.context_length == self.cache_tokens + 1 < self.model_context
 
     def __str__(self) -> str:
+        kv = "" if self.layout.dtype == self.dtype else f" in {self.layout.dtype}"
         return (
-            f"{_mib(self.weight_bytes)} MiB of weights in {self.layout.dtype},"
+            f"{_mib(self.weight_bytes)} MiB of weights in {self.dtype},"
             f" {_mib(self.workspace_bytes)} MiB of workspace,"
-            f" {_mib(self.graph_bytes)} MiB for graphs, {_mib(self.cache_bytes)} MiB of KV cache:"
-            f" {self.num_blocks:,} blocks of {self.layout.block_size}, {self.cache_tokens:,}"
+            f" {_mib(self.graph_bytes)} MiB for graphs, {_mib(self.cache_bytes)} MiB of KV cache"
+            f"{kv}: {self.num_blocks:,} blocks of {self.layout.block_size}, {self.cache_tokens:,}"
             f" tokens; a request has up to {self.context_length:,}"
         )
 
@@ -100,10 +103,13 @@ def plan_memory(
     it has slots: nothing reads the KV of a sequence's last token.
 
     Raises `DeviceMemoryError` where the budget leaves no room for a block, `CacheSizeError` for
-    settings that no cache can have.
+    settings that no cache can have, or none of this model on this device.
     """
     part = model.part if isinstance(model, ModelShard) else model
-    layout = KVLayout.of(part, block_size=settings.block_size, dtype=dtype)
+    if settings.kv_dtype == "int8":
+        _check_int8(model, device_type)
+    kv_dtype = dtype if settings.kv_dtype == "auto" else settings.kv_dtype
+    layout = KVLayout.of(part, block_size=settings.block_size, dtype=kv_dtype)
     weights, step = _model_bytes(model, device_type, dtype)
     weights += settings.adapter_bytes
     workspace = PROCESS_BYTES[device_type] + step
@@ -117,6 +123,7 @@ def plan_memory(
             f" {part.context_length} (the model's context)"
         )
     return MemoryPlan(
+        dtype=dtype,
         budget_bytes=budget_bytes,
         weight_bytes=weights,
         workspace_bytes=workspace,
@@ -126,6 +133,18 @@ def plan_memory(
         model_context=part.context_length,
         context_length=min(asked or part.context_length, num_blocks * settings.block_size + 1),
     )
+
+
+def _check_int8(model: ModelShard | ModelSpec, device_type: str) -> None:
+    if device_type == "cuda":
+        why = "the attention kernels of GPUs read keys and values as they are computed"
+    elif not isinstance(model, ModelShard):
+        why = f"{model.model_type} is not computed by our own code"
+    elif model.size > 1:
+        why = f"several ranks (tensor_parallel_size {model.size}) have no such caches"
+    else:
+        return
+    raise CacheSizeError(f"kv_dtype: got int8, but {why}; set it to auto")
 
 
 def _model_bytes(model: ModelShard | ModelSpec, device_type: str, dtype: str) -> tuple[int, int]:

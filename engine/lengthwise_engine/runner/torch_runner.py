@@ -63,10 +63,11 @@ class TorchRunner:
         graphs: GraphPlan | None = None,
     ) -> None:
         """With a `recorder`, steps that `graphs` plans are replayed once they were captured."""
+        computed = str(model.dtype).removeprefix("torch.")
         expected = KVLayout.of(
             model.spec,
             block_size=cache.layout.block_size,
-            dtype=str(model.dtype).removeprefix("torch."),
+            dtype="int8" if cache.layout.dtype == "int8" else computed,
         )
         if cache.layout != expected:
             raise CacheSizeError(f"the model needs {expected}, got {cache.layout}")

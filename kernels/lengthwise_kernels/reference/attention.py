@@ -53,7 +53,8 @@ class _ReferencePlan:
         for chunk in self.prompt_chunks:
             _attend_chunk(queries, layer, chunk, scale, output)
         for group in self.decode_groups:
-            _attend_decode(queries, layer, group, scale, output)
+            for tile in group.tiles(layer):
+                _attend_decode(queries, layer, tile, scale, output)
         return output
 
     def attend_scored(
@@ -61,7 +62,9 @@ class _ReferencePlan:
     ) -> torch.Tensor:
         output = torch.empty_like(queries)
         for chunk in self.prompt_chunks:
-            keys, values = (half.flatten(0, 1) for half in gather(layer, chunk.halves))
+            keys, values = (
+                half.flatten(0, 1) for half in gather(layer, chunk.halves, queries.dtype)
+            )
             for tile in chunk.tiles:
                 output[tile.queries] = scored_attention(
                     queries[tile.queries].unsqueeze(0),
@@ -72,8 +75,8 @@ class _ReferencePlan:
                     scoring,
                 )[0]
         for group in self.decode_groups:
-            shape = (len(group.rows), -1, *layer.shape[-2:])
-            keys, values = gather(layer, group.halves)
+            shape = (len(group.rows), -1, layer.shape[-2], queries.shape[-1])
+            keys, values = gather(layer, group.halves, queries.dtype)
             seen = group.mask == 0
             output[group.rows] = scored_attention(
                 queries[group.rows].unsqueeze(1),
@@ -168,7 +171,7 @@ def _attend_chunk(
     scale: float,
     output: torch.Tensor,
 ) -> None:
-    keys, values = gather(layer, chunk.halves)
+    keys, values = gather(layer, chunk.halves, queries.dtype)
     keys = keys.flatten(0, 1).transpose(0, 1)
     values = values.flatten(0, 1).transpose(0, 1)
     for tile in chunk.tiles:
@@ -191,9 +194,9 @@ def _attend_decode(
     scale: float,
     output: torch.Tensor,
 ) -> None:
-    num_kv_heads, head_dim = layer.shape[-2:]
+    num_kv_heads, head_dim = layer.shape[-2], queries.shape[-1]
     num_rows = len(group.rows)
-    keys, values = gather(layer, group.halves)
+    keys, values = gather(layer, group.halves, queries.dtype)
     shape = (num_rows, -1, num_kv_heads, head_dim)
     # The query heads that share a key head stand in the place of query positions: no key is copied.
     result = functional.scaled_dot_product_attention(

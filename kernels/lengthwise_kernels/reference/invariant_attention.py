@@ -74,11 +74,14 @@ class _InvariantPlan:
     def attend(self, queries: torch.Tensor, layer: torch.Tensor, scale: float) -> torch.Tensor:
         output = torch.empty_like(queries)
         for chunk in self.chunks:
-            keys, values = (x.flatten(0, 1).transpose(0, 1) for x in gather(layer, chunk.halves))
+            keys, values = (
+                x.flatten(0, 1).transpose(0, 1) for x in gather(layer, chunk.halves, queries.dtype)
+            )
             for tile in chunk.tiles:
                 _attend_tile(queries, keys, values, tile, scale, output)
         for group in self.groups:
-            _attend_group(queries, layer, group, scale, output)
+            for part in group.tiles(layer):
+                _attend_group(queries, layer, part, scale, output)
         return output
 
 
@@ -147,11 +150,11 @@ def _attend_group(
     scale: float,
     output: torch.Tensor,
 ) -> None:
-    num_kv_heads, head_dim = layer.shape[-2:]
+    num_kv_heads, head_dim = layer.shape[-2], queries.shape[-1]
     num_rows, num_keys = len(group.rows), group.mask.shape[-1]
     keys, values = (
         x.view(num_rows, -1, num_kv_heads, head_dim)[:, :num_keys].transpose(1, 2)
-        for x in gather(layer, group.halves)
+        for x in gather(layer, group.halves, queries.dtype)
     )
     # The query heads that share a key head stand in the place of query positions: no key is copied.
     own = queries[group.rows].view(num_rows, num_kv_heads, -1, head_dim)

@@ -2,13 +2,14 @@
 
 One layer of the cache is [num_blocks, 2, block_size, num_kv_heads, head_dim]. Seen as rows of
 num_kv_heads * head_dim numbers, the key of slot s of block b is row 2 b block_size + s, and its
-value lies block_size rows further.
+value lies block_size rows further. A cache of int8 has head_dim + 2 bytes instead (`kv8`).
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from lengthwise_kernels.reference.kv8 import quantise_heads
 from lengthwise_kernels.reference.layers import rms_norm, rotate
 
 
@@ -34,7 +35,7 @@ def clear_blocks(cache: torch.Tensor, blocks: torch.Tensor) -> None:
     sums with weight zero, so a NaN that a former owner left behind there would spread.
     """
     if len(blocks):
-        cache.index_fill_(1, blocks[blocks >= 0], 0.0)
+        cache.index_fill_(1, blocks[blocks >= 0], 0)
 
 
 def rotate_and_store(
@@ -68,7 +69,10 @@ def store(
     keys: torch.Tensor, values: torch.Tensor, layer: torch.Tensor, rows: torch.Tensor
 ) -> None:
     """Write keys and values, [tokens, num_kv_heads, head_dim] each, to `rows` of `kv_rows`."""
-    stored = torch.cat((keys, values)).flatten(1)
+    stored = torch.cat((keys, values))
+    if layer.dtype == torch.int8:
+        stored = quantise_heads(stored)
+    stored = stored.flatten(1)
     layer.view(-1, stored.shape[1]).index_copy_(0, rows.view(-1), stored)
 
 

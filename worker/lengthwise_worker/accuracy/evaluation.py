@@ -31,6 +31,7 @@ from lengthwise_engine.accuracy.record import (
 )
 from lengthwise_engine.accuracy.scorer import CHUNK_TOKENS, Scorer
 from lengthwise_engine.errors import AccuracyError, DeviceMemoryError
+from lengthwise_engine.kv.layout import KVDtype
 from lengthwise_engine.models.decoder_loader import Quantization, compute_dtype, read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.memory_plan import step_bytes, weight_bytes
@@ -54,6 +55,7 @@ class EvaluationRequest:
 
     model: str
     quantization: Quantization
+    kv_dtype: KVDtype
     dtype: Dtype
     full_dtype: Dtype
     device: Literal["auto", "cpu", "cuda"]
@@ -85,6 +87,8 @@ def evaluate(request: EvaluationRequest, tell: Tell) -> AccuracyRecord:
     """Errors: CheckpointError, EngineError, and OSError for a text that cannot be read."""
     checkpoint = find_checkpoint(request.model, MODEL_FILES)
     device = _device(request.device)
+    if request.kv_dtype == "int8" and device.type == "cuda":
+        raise AccuracyError("kv_dtype int8 is of CPUs alone, and this is cuda; name --device cpu")
     spec = _evaluated_spec(request, checkpoint)
     context = min(request.context, spec.context_length)
     texts = [
@@ -97,7 +101,9 @@ def evaluate(request: EvaluationRequest, tell: Tell) -> AccuracyRecord:
     if device.type == "cpu":
         keep_freed_memory()
     tell(f"loading it in {request.quantization}")
-    model = Scorer.load(checkpoint, device, kinds[0], request.quantization, context)
+    model = Scorer.load(
+        checkpoint, device, kinds[0], request.quantization, context, request.kv_dtype
+    )
     tell("loading the full model")
     full = Scorer.load(checkpoint, device, kinds[1], "none", context)
     found = [
@@ -107,7 +113,7 @@ def evaluate(request: EvaluationRequest, tell: Tell) -> AccuracyRecord:
     return AccuracyRecord(
         model=model_name(request.model),
         fingerprint=model.fingerprint(checkpoint),
-        mode=mode_name(spec.rounded_to, model.dtype),
+        mode=mode_name(spec.rounded_to, model.dtype, request.kv_dtype),
         full_dtype=full.dtype,
         context=context,
         date=datetime.now(UTC).date().isoformat(),

@@ -41,7 +41,7 @@ class TensorBlocks:
         self._block_bytes = layout.block_bytes
         self._num_blocks = caches[0].num_blocks
         self._message_bytes = full_message_bytes(self._block_bytes)
-        self._width = layout.num_kv_heads * layout.head_dim
+        self._width = layout.num_kv_heads * layout.head_width
         self._tokens = 2 * layout.block_size
         self._dtype = caches[0].tensor.dtype
         self._device = caches[0].tensor.device
@@ -129,14 +129,16 @@ class TensorBlocks:
 
 def _shard(cache: KVCache, heads: HeadShard) -> _Shard:
     layout = cache.layout
-    begin = heads.first_head * layout.head_dim
+    begin = heads.first_head * layout.head_width
     before = HeadShard(
         rank=max(0, heads.rank - 1), size=heads.size, num_kv_heads=heads.num_kv_heads
     )
     return _Shard(
-        rows=cache.tensor.view(1, -1, 2 * layout.block_size, layout.num_kv_heads * layout.head_dim),
+        rows=cache.tensor.view(
+            1, -1, 2 * layout.block_size, layout.num_kv_heads * layout.head_width
+        ),
         begin=begin,
-        end=begin + heads.num_heads * layout.head_dim,
+        end=begin + heads.num_heads * layout.head_width,
         is_first_holder=heads.rank == 0 or before.first_head != heads.first_head,
     )
 
