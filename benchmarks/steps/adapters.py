@@ -42,12 +42,11 @@ Steps = Mapping[str, Sequence[SequenceChunk]]
 
 
 def steps() -> Steps:
-    prefill = {f"prefill {tokens}": [chunk(tokens, 0, 0)] for tokens in (128, 512)}
     decode = {
         f"decode {rows} x 250": [chunk(1, 250 + 3 * row, ROW_BLOCKS * row) for row in range(rows)]
-        for rows in (1, 8, 32)
+        for rows in (32, 8, 1)
     }
-    return {**prefill, **decode}
+    return {**decode, "prefill 128": [chunk(128, 0, 0)]}
 
 
 def random_stack(
@@ -98,17 +97,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="for each kind of step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--targets", nargs="*", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--steps", nargs="*", default=list(steps()), choices=list(steps()))
     parser.add_argument("--dtype", default="bfloat16")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     base, rows = base_model(arguments.dtype), []
     layout = KVLayout.of(base.spec, block_size=BLOCK_SIZE, dtype=arguments.dtype)
     cache = KVCache.allocate(layout, 32 * ROW_BLOCKS, torch.device("cpu"))
-    for targets, members in TARGETS.items():
-        stack = random_stack(base.spec, arguments.rank, members, base.dtype)
+    for targets in arguments.targets:
+        stack = random_stack(base.spec, arguments.rank, TARGETS[targets], base.dtype)
         runner = TorchRunner(Decoder(base.spec, base.weights, adapters=stack), cache)
-        for step, chunks in steps().items():
-            taken = measure(runner, chunks, arguments.seconds)
+        for step in arguments.steps:
+            taken = measure(runner, steps()[step], arguments.seconds)
             ratios = map(operator.truediv, taken["base"], taken["adapters"])
             row = {
                 "dtype": arguments.dtype,
