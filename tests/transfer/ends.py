@@ -26,7 +26,7 @@ from lengthwise_engine.transfer.supervisor.supervisor import TransferProcess
 LAYOUT = KVLayout(num_layers=3, num_kv_heads=8, head_dim=24, block_size=16, dtype="bfloat16")
 NUM_BLOCKS = 400
 STALL_SECONDS = 1.0
-CONNECT_SECONDS = 1.0
+CONNECT_SECONDS = 2.0
 
 Event = TypeVar("Event", bound=TransferEvent)
 _names = (f"link-{number}" for number in itertools.count())

@@ -183,6 +183,32 @@ def test_one_link_that_stalls_leaves_the_others_alone(pull_ends: Ends) -> None:
     assert [type(event) for event in ends.sender.about(alive)] == [LinkUp, *[Sent] * 20]
 
 
+def test_connecting_to_no_peer_ends_in_link_down(hasty_ends: Ends) -> None:
+    link = new_name()
+    hasty_ends.sender.transfer.connect(link, "127.0.0.1:1")
+    hasty_ends.sender.wait(LinkDown, link=link)
+
+
+def test_accepting_from_no_peer_ends_in_link_down(hasty_ends: Ends) -> None:
+    link = new_name()
+    hasty_ends.receiver.transfer.accept(link)
+    hasty_ends.receiver.wait(LinkDown, link=link)
+
+
+def test_connecting_to_one_who_does_not_accept_ends_in_link_down(hasty_ends: Ends) -> None:
+    link = new_name()
+    hasty_ends.sender.transfer.connect(link, hasty_ends.receiver.transfer.rendezvous)
+    hasty_ends.sender.wait(LinkDown, link=link)
+
+
+def test_a_receive_without_an_answer_takes_the_link_down(hasty_ends: Ends) -> None:
+    link = hasty_ends.link()
+    piece = random_piece(10, 1)
+    hasty_ends.receiver.transfer.receive(link, 0, "key", piece, piece.num_bytes(LAYOUT))
+    for end in (hasty_ends.sender, hasty_ends.receiver):
+        end.wait(LinkDown, link=link)
+
+
 def test_a_rendezvous_that_accepts_and_says_nothing_is_given_up(pull_ends: Ends) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         link = new_name()
