@@ -25,7 +25,9 @@ from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
 from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
+from lengthwise_kernels.reference import digest as digests
 from lengthwise_kernels.reference import invariant_linear as invariant
+from lengthwise_kernels.reference.digest import num_digests as num_digests
 from lengthwise_kernels.reference.fp8 import E4M3 as E4M3
 from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
@@ -74,6 +76,7 @@ rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")
 clear_blocks = _by_device(kv.clear_blocks, "kv_clear")
 pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
+digest = _by_device(digests.digest, "digest")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
 
 

@@ -104,6 +104,7 @@ def main(names: list[str]) -> None:
                 "copies": sorted({int(size, 16) for size in re.findall(COPY, ptx)}),
                 "wgmma": "wgmma.mma_async" in ptx,
                 "wide": "ld.global.v4.b32" in ptx
+                or "ld.global.v2.b64" in ptx
                 or ", 0x10" in ptx
                 # Nothing but a block's number is read by what only writes.
                 or ("st.global.v4.b32" in ptx and "ld.global.v" not in ptx),

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
+from lengthwise_kernels.reference import attention, digest, fp8, kv, layers, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
+from lengthwise_kernels.gpu import digest as gpu_digest
 from lengthwise_kernels.gpu import (
     kv_clear,
     kv_pack,
@@ -34,6 +35,7 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (kv.unpack_blocks, kv_pack.unpack_blocks),
     (sampling.sample_tokens, gpu_sampling.sample_tokens),
     (kv.clear_blocks, kv_clear.clear_blocks),
+    (digest.digest, gpu_digest.digest),
     (attention.plan_attention, gpu_attention.plan_attention),
     (attention.lay_out_attention, gpu_attention.lay_out_attention),
 ]

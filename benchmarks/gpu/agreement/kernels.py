@@ -9,8 +9,9 @@ import torch
 from gpu.agreement.attention import attention_groups
 from gpu.agreement.case import BLOCK, Case, Run, Sizes, paged_layer
 from gpu.agreement.fp8 import fp8_cases
+from lengthwise_kernels.gpu import digest as gpu_digest
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
-from lengthwise_kernels.reference import kv, layers
+from lengthwise_kernels.reference import digest, kv, layers
 from lengthwise_kernels.reference import sampling as plain_sampling
 from lengthwise_kernels.reference.penalties import Penalties
 
@@ -110,6 +111,14 @@ def _cache(sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Case]:
         ours=lambda: kv_pack.pack_blocks(cache, chosen),
         rivals={"torch eager": lambda: kv.pack_blocks(cache, chosen)},
         num_bytes=2 * cache[:, :count].nbytes,
+    )
+    words = cache.flatten().view(torch.int64)
+    yield Case(
+        op="digest",
+        shape=f"{words.nbytes >> 20} MiB",
+        ours=lambda: gpu_digest.digest(words),
+        rivals={"torch eager": lambda: digest.digest(words)},
+        num_bytes=words.nbytes,
     )
 
 

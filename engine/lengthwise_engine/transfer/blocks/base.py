@@ -15,6 +15,7 @@ import torch
 import xxhash
 
 from lengthwise_engine.transfer.base import Piece
+from lengthwise_kernels.dispatch import digest, num_digests
 
 # Of 0.5 to 16 MiB, the sizes between 2 and 8 MiB are equally fast on idle cores; on busy ones the
 # smaller ones fall behind. A link has three of them in memory.
@@ -38,8 +39,8 @@ class Gate:
 class Buffer:
     """Memory of one message on its way: `tensor` on the device of the caches.
 
-    On an accelerator whatever fills or empties it runs on its `stream`, and `pinned` takes what the
-    host has to read.
+    On an accelerator whatever fills or empties it runs on its `stream`, and `pinned` takes the
+    digests of what is in it, int64.
     """
 
     tensor: torch.Tensor
@@ -51,19 +52,21 @@ class Buffer:
         tensor = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         if device.type != "cuda":
             return cls(tensor)
-        pinned = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+        pinned = torch.empty(num_digests(num_bytes), dtype=torch.int64, pin_memory=True)
         return cls(tensor, pinned, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
-    def host(self, memory: torch.Tensor) -> memoryview:
-        """The bytes of `memory`, of a message at most, where this process can read them."""
+    def check(self, memory: torch.Tensor, checksum: xxhash.xxh3_64) -> None:
+        """Add `memory`, of a message at most, to the checksum: its bytes, or on an accelerator,
+        which may be faster than the way to the host, its digests. The other end's caches lie on a
+        device of the same type."""
         if self.pinned is not None:
-            pinned = self.pinned[: len(memory)]
             with self.used():
-                pinned.copy_(memory, non_blocking=True)
+                digests = digest(memory.view(torch.int64))
+                pinned = self.pinned[: len(digests)]
+                pinned.copy_(digests, non_blocking=True)
             self.wait()
             memory = pinned
-        view: memoryview = memory.numpy().data
-        return view
+        checksum.update(memory.numpy().data)
 
     def used(self) -> AbstractContextManager[object]:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
@@ -77,8 +80,8 @@ class Buffer:
 class Blocks(Protocol):
     """The caches of one worker, which messages are filled from and emptied into.
 
-    What a message names is known to the implementation alone; all add the bytes in wire order to
-    the checksum.
+    What a message names is known to the implementation alone; all add the messages in wire order
+    to the checksum.
     """
 
     def new_buffer(self) -> Buffer: ...

@@ -91,7 +91,7 @@ class NetworkReceiver(_NetworkEnd):
         moved()
         checksum = operation.checksum
         if message is None:
-            checksum.update(buffer.host(memory))
+            buffer.check(memory, checksum)
         else:
             self._blocks.unpack(message, memory, buffer, checksum, operation.gate)
         self._buffers.give_back(buffer)
