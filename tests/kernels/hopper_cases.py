@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from lengthwise_kernels.gpu import (
+    digest,
     invariant_linear,
     kv_clear,
     kv_pack,
@@ -89,6 +90,7 @@ def _pack() -> None:
     packed = kv_pack.pack_blocks(cache, blocks)
     kv_pack.unpack_blocks(packed, blocks, cache)
     kv_clear.clear_blocks(cache, blocks)
+    digest.digest(_empty(1 << 19, dtype=torch.int64))
 
 
 def _steps() -> None:
@@ -194,15 +196,18 @@ def _splits(heads: tuple[int, int, int], dtype: torch.dtype, window: int | None)
         split_attention(queries, layer, splits, 0.1, torch.empty_like(queries))
 
 
-# (query heads, key heads, head size) of Qwen2.5-0.5B, Llama-3.1-8B, Qwen2.5-32B and 72B, Phi-3
-# mini (whose heads are none of the sizes that matrix units take), and Gemma 2 9B
+# (query heads, key heads, head size) of Qwen2.5-0.5B, TinyLlama, Llama-3.1-8B, Qwen2.5-32B and 72B,
+# Phi-3 mini (whose heads are none of the sizes that matrix units take), Gemma 2 9B and Gemma 3 1B.
+# Together prompts have every head size with and without a window, and groups of 4, 5, 7 and 8.
 HEADS = {
     "64": (14, 2, 64),
+    "64-by-8": (32, 4, 64),
     "128": (32, 8, 128),
     "128-by-5": (40, 8, 128),
     "128-by-8": (64, 8, 128),
     "96": (32, 32, 96),
     "256": (16, 8, 256),
+    "256-by-4": (4, 1, 256),
 }
 
 CASES: dict[str, Callable[[], None]] = {
@@ -237,10 +242,11 @@ CASES: dict[str, Callable[[], None]] = {
         for name in ("64", "128-by-5", "256")
     },
     **{
-        f"prefill-{name}": partial(_prefill, HEADS[name], BF16, 128, None) for name in ("64", "128")
+        f"prefill-{name}": partial(_prefill, HEADS[name], BF16, 128, None)
+        for name in ("64", "128", "256-by-4")
     },
     **{
         f"prefill-window-{name}": partial(_prefill, HEADS[name], BF16, 128, 4096)
-        for name in ("128-by-5", "96", "256")
+        for name in ("64-by-8", "128-by-5", "96", "256")
     },
 }

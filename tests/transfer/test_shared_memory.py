@@ -12,6 +12,7 @@ import pytest
 import torch
 from transfer.ends import LAYOUT, new_cache
 
+from lengthwise_engine.kv import cache
 from lengthwise_engine.kv.cache import MEMORY_NAME, SharedKV
 from lengthwise_engine.kv.shards import KVShards
 from lengthwise_engine.transfer.frames import frame
@@ -120,3 +121,21 @@ def test_what_is_not_as_it_was_said_is_not_mapped(
     with pytest.raises(LinkUnavailable, match=reason) as caught:
         map_memory(stores[1], LAYOUT, CPU)
     assert stores[0].get("mapped").decode() == str(caught.value)
+
+
+def test_a_gpu_that_cannot_be_reached_leaves_the_network(
+    stores: tuple[PairStore, PairStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is the driver's, in one line."""
+
+    def refuse(handle: str, dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:
+        assert (handle, device) == ("handle", torch.device("cuda", 0))
+        raise RuntimeError("CUDA error: peer access is not supported\nCompile with this and that")
+
+    monkeypatch.setattr(cache, "open_cuda", refuse)
+    shared = SharedKV(num_bytes=SHARDS.shares[0].num_bytes, cuda_handle="handle")
+    shards = replace(SHARDS, device_type="cuda", shares=(shared,))
+    stores[0].set("memory", frame(changed(shards=shards, files=())))
+    with pytest.raises(LinkUnavailable, match=r"peer access is not supported$"):
+        map_memory(stores[1], LAYOUT, torch.device("cuda", 0))
+    assert stores[0].get("mapped") == b"CUDA error: peer access is not supported"
