@@ -1,8 +1,8 @@
 """What nobody could know without a GPU, answered in the first 90 seconds.
 
-Does it compile and run? What does pipelining give, what do sampling and penalties cost? What do
-graphs take, also while another process uses the GPU? What do links and ranks do? Each answer is a
-number and says what it was presumed to be.
+Does it compile and run? What do pipelining and launching ahead give, what do sampling and penalties
+cost? What do graphs take, also while another process uses the GPU? What do links and ranks do? Each
+answer is a number and says what it was presumed to be.
 """
 
 import statistics
@@ -36,6 +36,7 @@ from lengthwise_engine.runner.torch_runner import TorchRunner
 TABLE: Final = "gpu_questions"
 PLAN: Final = GraphPlan(memory_bytes=GRAPH_MEMORY_BYTES, rows=(1, 128), prompt_tokens=(64, 1024))
 GREEDY: Final = SamplingParameters(temperature=0.0)
+AHEAD: Final = 8
 SAMPLINGS: Final = {
     "greedy": GREEDY,
     "top-k": SamplingParameters(temperature=0.8, top_k=40, seed=1),
@@ -64,6 +65,7 @@ def question_tasks(scale: Scale) -> list[Task]:
         "pipelining": _pipelining,
         "graphs": partial(_graphs, engines),
         "sampling": partial(_sampling, engines),
+        "launching ahead": partial(_ahead, engines),
         "another worker": partial(_neighbour, engines),
         "links": _links,
         "ranks": _ranks,
@@ -132,6 +134,25 @@ def _step_ms(runner: ModelRunner, rows: int, sampling: SamplingParameters, scale
         for row in range(rows)
     ]
     return statistics.median(time_steps(lambda: runner.run(chunks), scale.repeats))
+
+
+def _ahead(engines: Engines, scale: Scale, deadline: Deadline) -> Iterator[Row]:
+    """What a prefill worker gains by launching a batch before the last one has ended."""
+    runner = _engine(engines, scale).runner(graphs=False)
+    token_ids = [place * 7 % 100 for place in range(scale.questions_history)]
+    state = SamplingState(sampling=GREEDY, token_ids=token_ids, num_prompt_tokens=len(token_ids))
+    blocks = range(-(-len(token_ids) // BLOCK))
+    chunks = [SequenceChunk(token_ids=token_ids, start=0, block_ids=blocks, sampling=state)]
+
+    def ahead() -> None:
+        for step in [runner.launch(chunks) for _ in range(AHEAD)]:
+            step.tokens()
+
+    what = f"prompt of {len(token_ids)} tokens"
+    alone = statistics.median(time_steps(lambda: runner.run(chunks), scale.repeats))
+    yield _row(f"{what}, waited for", alone, "ms")
+    together = statistics.median(time_steps(ahead, scale.repeats)) / AHEAD
+    yield _row(f"{what}, launched ahead, less", alone - together, "ms", "1 to 3")
 
 
 def _graphs(engines: Engines, scale: Scale, deadline: Deadline) -> Iterator[Row]:

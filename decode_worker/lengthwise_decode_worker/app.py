@@ -1,6 +1,5 @@
 """Where a decode worker's objects are made and joined."""
 
-import asyncio
 from random import Random
 
 from lengthwise_decode_worker.config import DecodeWorkerConfig
@@ -82,10 +81,7 @@ class DecodeWorker(RoleWorker):
         self._publisher.close()
         self._receive.close()
         await self._server.close()
-        has_ended = await self._stop_thread()
-        if has_ended:
-            await asyncio.to_thread(self._loop.close)
-        return has_ended
+        return await self._stop_thread()
 
     def _is_idle(self) -> bool:
         return not len(self._reservations)

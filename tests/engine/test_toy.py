@@ -190,7 +190,9 @@ def test_an_asynchronous_toy_computes_steps_in_order_while_its_caller_goes_on(
     assert time.monotonic() - started_at >= 0.04
     assert first.is_ready
     layers: list[int] = []
-    assert loaded.runner.launch([chunk], layers.append).is_ready
+    third = loaded.runner.launch([chunk], layers.append)
+    assert layers == []
+    third.tokens()
     assert layers == [0, 1, 2, 3]
 
 

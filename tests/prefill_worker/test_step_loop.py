@@ -1,101 +1,20 @@
 """The prefill engine's loop with the toy model: only what no prefix covers is computed, only what
 the decode worker lacks is pushed, and what reaches the event loop of it."""
 
-import time
 from pathlib import Path
 
 import pytest
 from harness.toy_oracle import toy_next_token
+from prefill_worker.prefill_engine import BLOCK_SIZE, SteppedPrefill
 
 from lengthwise_checkpoint.toy import ToySpec
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
-from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
-from lengthwise_policy.kv.prefix_cache import PrefixCache, block_hashes, short_hash
-from lengthwise_policy.objectives import Objectives
+from lengthwise_policy.kv.prefix_cache import block_hashes, short_hash
 from lengthwise_policy.prefill.policy import PrefillPolicy
-from lengthwise_policy.prefill.queue import PrefillJob
-from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import RequestId
-from lengthwise_prefill_worker.kv.pieces import PieceReady
-from lengthwise_prefill_worker.messages import Command, Computed, PrefillWork
-from lengthwise_prefill_worker.stepping.step_loop import PrefillLoop
-from lengthwise_prefill_worker.stepping.step_report import PrefillReport
-from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_worker.messages import Release
 
-BLOCK_SIZE = 16
 A, B = RequestId("a"), RequestId("b")
-
-
-class Worker:
-    """A loop stepped by hand; it is also where its results go."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        policy: PrefillPolicy,
-        *,
-        layerwise_tokens: int = 512,
-        piece_bytes: int = 4 << 20,
-    ) -> None:
-        self.model = model
-        self.mailbox: Mailbox[Command] = Mailbox(100)
-        self.blocks = PrefixCache(model.cache.num_blocks)
-        self.reports: list[PrefillReport] = []
-        self.sent: list[PieceReady] = []
-        self.loop = PrefillLoop(
-            runner=model.runner,
-            scheduler=PrefillScheduler(policy, Objectives(), self.blocks, BLOCK_SIZE),
-            blocks=self.blocks,
-            mailbox=self.mailbox,
-            publish=self.reports.append,
-            send=self.sent.extend,
-            layerwise_tokens=layerwise_tokens,
-            piece_bytes=piece_bytes,
-        )
-
-    def compute(
-        self, request_id: RequestId, token_ids: list[int], sent_from: int | None = 0
-    ) -> Computed:
-        """Steps until the prompt is computed, and releases it."""
-        now = time.monotonic()
-        self.sent.clear()
-        self.mailbox.post(
-            PrefillWork(
-                job=PrefillJob(
-                    request_id=request_id,
-                    num_tokens=len(token_ids),
-                    arrived_at=now,
-                    deadline_at=now + 60,
-                    hashes=tuple(block_hashes(token_ids, BLOCK_SIZE, b"")),
-                ),
-                sampling=SamplingState(
-                    sampling=SamplingParameters(temperature=0.0),
-                    token_ids=token_ids,
-                    num_prompt_tokens=len(token_ids),
-                ),
-                sent_from=sent_from,
-            )
-        )
-        while True:
-            self.loop.step()
-            for outcome in self.reports[-1].outcomes:
-                assert isinstance(outcome, Computed)
-                self.mailbox.post(Release(request_id=request_id))
-                self.loop.step()
-                return outcome
-
-    def sent_blocks(self) -> list[tuple[int, int]]:
-        """(layer, block of the request) in the order in which they left."""
-        return [
-            (layer, piece.first_block + index)
-            for piece in self.sent
-            for index in range(len(piece.piece.block_ids))
-            for layer in range(
-                piece.piece.first_layer, piece.piece.first_layer + piece.piece.num_layers
-            )
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +33,7 @@ def next_token(token_ids: list[int], model: LoadedModel) -> int:
 
 
 def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel) -> None:
-    worker = Worker(model, PrefillPolicy())
+    worker = SteppedPrefill(model, PrefillPolicy())
     first = worker.compute(A, prompt(100))
     assert (first.num_cached_tokens, first.length) == (0, "short")
     second = worker.compute(B, prompt(150))
@@ -141,7 +60,9 @@ def test_a_second_turn_computes_only_what_is_new_and_is_right(model: LoadedModel
 def test_every_block_that_the_decode_worker_lacks_leaves_once(
     model: LoadedModel, cached: int, sent_from: int, layerwise_tokens: int
 ) -> None:
-    worker = Worker(model, PrefillPolicy(chunk_tokens=32), layerwise_tokens=layerwise_tokens)
+    worker = SteppedPrefill(
+        model, PrefillPolicy(chunk_tokens=32), layerwise_tokens=layerwise_tokens
+    )
     if cached:
         worker.compute(A, prompt(cached))
     done = worker.compute(B, prompt(150), sent_from)
@@ -154,7 +75,7 @@ def test_every_block_that_the_decode_worker_lacks_leaves_once(
 
 
 def test_nothing_leaves_where_one_token_is_all(model: LoadedModel) -> None:
-    worker = Worker(model, PrefillPolicy())
+    worker = SteppedPrefill(model, PrefillPolicy())
     worker.compute(A, prompt(100), sent_from=None)
     worker.compute(B, prompt(150), sent_from=None)
     assert worker.sent == []
@@ -163,7 +84,7 @@ def test_nothing_leaves_where_one_token_is_all(model: LoadedModel) -> None:
 def test_cached_blocks_leave_first_in_pieces_that_are_not_too_large(model: LoadedModel) -> None:
     layout = model.cache.layout
     block_bytes = layout.num_layers * layout.block_bytes
-    worker = Worker(model, PrefillPolicy(), piece_bytes=2 * block_bytes + 1)
+    worker = SteppedPrefill(model, PrefillPolicy(), piece_bytes=2 * block_bytes + 1)
     worker.compute(A, prompt(80))
     worker.compute(B, prompt(100))
     assert [(p.first_block, len(p.piece.block_ids)) for p in worker.sent] == [
@@ -177,7 +98,7 @@ def test_cached_blocks_leave_first_in_pieces_that_are_not_too_large(model: Loade
 def test_whether_layers_leave_one_by_one_is_decided_by_what_is_computed(
     model: LoadedModel,
 ) -> None:
-    worker = Worker(model, PrefillPolicy(), layerwise_tokens=64, piece_bytes=1)
+    worker = SteppedPrefill(model, PrefillPolicy(), layerwise_tokens=64, piece_bytes=1)
     worker.compute(A, prompt(96))
     num_layers = model.cache.layout.num_layers
     assert [p.piece.num_layers for p in worker.sent] == [1] * num_layers
@@ -186,7 +107,7 @@ def test_whether_layers_leave_one_by_one_is_decided_by_what_is_computed(
 
 
 def test_the_event_loop_is_notified_of_what_is_cached(model: LoadedModel) -> None:
-    worker = Worker(model, PrefillPolicy())
+    worker = SteppedPrefill(model, PrefillPolicy())
     worker.compute(A, prompt(50))
     added = [r.block_events.added for r in worker.reports if r.block_events is not None]
     hashes = block_hashes(prompt(50), BLOCK_SIZE, b"")
@@ -196,7 +117,7 @@ def test_the_event_loop_is_notified_of_what_is_cached(model: LoadedModel) -> Non
 
 
 def test_the_cost_of_steps_is_fitted_from_those_that_ran(model: LoadedModel) -> None:
-    worker = Worker(model, PrefillPolicy())
+    worker = SteppedPrefill(model, PrefillPolicy())
     for number in range(12):
         worker.compute(RequestId(f"r{number}"), prompt(20 + number, seed=number), None)
     assert worker.loop.snapshot.cost is None

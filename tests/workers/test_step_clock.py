@@ -2,7 +2,7 @@
 
 import pytest
 
-from lengthwise_decode_worker.stepping.launched import StepClock
+from lengthwise_worker.step_loop import StepClock
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,13 @@ class RoleWorker(ABC):
             await changed.wait()
 
     async def _stop_thread(self) -> bool:
-        """Last part of a drain: whether the engine thread has ended."""
+        """Last part of a drain: whether the engine thread has ended, and the step it launched."""
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
-        return await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
+        has_ended = await asyncio.to_thread(self._thread.stop, STEP_SECONDS)
+        if has_ended:
+            await asyncio.to_thread(self._loop.close)
+        return has_ended
 
     def _step_ended(self, block_events: BlockEvents | None) -> None:
         """Notifies watchers of the status; runs on the event loop."""

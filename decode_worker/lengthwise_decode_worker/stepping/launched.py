@@ -1,6 +1,4 @@
-"""A step between its launch and its tokens, and how long it took. Seconds of steps that overlap are
-counted once.
-"""
+"""A step between its launch and its tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,25 +52,3 @@ class LaunchedStep:
             decode_requests=num_rows,
             decode_context=sum(row.end for row in self.chunks[:num_rows]),
         )
-
-
-class StepClock:
-    """How long each step had the device, as far as the host can tell.
-
-    A step begins when it is launched, or when the one before has ended, which is when the host has
-    read its tokens if it waited for them. A host that came late knows neither when that step ended
-    nor when the next began: both are unknown. One that comes late three times in a row was not
-    held up once, since no more than two steps can end meanwhile: then the host takes the time.
-    """
-
-    def __init__(self) -> None:
-        self._read_at = float("-inf")
-        self._num_late = 0
-
-    def seconds(self, launched_at: float, read_at: float, *, is_late: bool) -> float | None:
-        """Of the step whose tokens were read; `is_late`: they had been there when they were asked
-        for. None: unknown."""
-        began_at, self._read_at = max(launched_at, self._read_at), read_at
-        num_late, self._num_late = self._num_late, self._num_late + 1 if is_late else 0
-        is_known = num_late >= 2 if is_late else not num_late
-        return read_at - began_at if is_known else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from lengthwise_decode_worker.messages import Command, DecodeWork
-from lengthwise_decode_worker.stepping.launched import LaunchedStep, StepClock
+from lengthwise_decode_worker.stepping.launched import LaunchedStep
 from lengthwise_decode_worker.stepping.sequences import DecodeSequences
 from lengthwise_decode_worker.stepping.snapshot import Snapshots
 from lengthwise_decode_worker.stepping.step_report import DecodeReport
@@ -20,7 +20,7 @@ from lengthwise_policy.cost.fit import CostFit
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_worker.step_loop import IDLE_SECONDS
+from lengthwise_worker.step_loop import IDLE_SECONDS, StepClock
 
 POLL_SECONDS = 0.001
 """How often a long step is looked at, between reservations. Others are waited for: on a machine

@@ -55,7 +55,8 @@ class PendingStep(Protocol):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the step has ended, so that `tokens` returns at once."""
+        """Whether the step has ended, so that `tokens` returns at once. Announces its layers that
+        are computed by now."""
 
     def tokens(self) -> list[SampledToken | None]:
         """Wait for the step to end: one entry per chunk, None where `sampling` is None.
@@ -79,9 +80,9 @@ class ModelRunner(Protocol):
     ) -> PendingStep:
         """Begin one step; a decode row is a chunk of one token.
 
-        `on_layer(i)` is called, on this thread, once keys and values of layer i of all chunks lie
-        in the cache; a caller that asks for it waits for the layers. Raises `StepError` before
-        anything is computed when a chunk breaks its contract.
+        `on_layer(i)` is called once keys and values of layer i of all chunks lie in the cache: on
+        this thread, in order, while the step is launched, looked at or waited for. Raises
+        `StepError` before anything is computed when a chunk breaks its contract.
         """
 
     def run(

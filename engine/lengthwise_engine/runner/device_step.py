@@ -10,6 +10,7 @@ from typing import Final
 import torch
 
 from lengthwise_engine.runner.base import SampledToken
+from lengthwise_engine.runner.layer_events import LayerEvents
 from lengthwise_engine.runner.sampler import ChosenTokens, SamplingState
 
 STEP_SECONDS: Final = 60.0
@@ -23,9 +24,15 @@ class DeviceStep:
     """A `PendingStep` of a device; on the CPU it has ended when it was launched."""
 
     def __init__(
-        self, states: Sequence[SamplingState | None], chosen: ChosenTokens, device: torch.device
+        self,
+        states: Sequence[SamplingState | None],
+        chosen: ChosenTokens,
+        device: torch.device,
+        layers: LayerEvents | None = None,
     ) -> None:
+        """`layers` are announced to a caller that asked for them."""
         self._states = states
+        self._layers = layers
         self._chosen = chosen
         self._numbers = chosen.numbers
         self._event: torch.cuda.Event | None = None
@@ -39,12 +46,14 @@ class DeviceStep:
 
     @property
     def is_ready(self) -> bool:
+        if self._layers is not None:
+            self._layers.announce()
         if self._event is None:
             return True
         ended: bool = self._event.query()  # type: ignore[no-untyped-call]
         return ended
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Returns once the device has computed the step; raises TimeoutError if it does not."""
         give_up_at = time.monotonic() + STEP_SECONDS
         while not self.is_ready:
@@ -53,6 +62,8 @@ class DeviceStep:
             time.sleep(_LOOK_SECONDS)
 
     def tokens(self) -> list[SampledToken | None]:
-        self.wait()
+        self._wait()
+        if self._layers is not None:
+            self._layers.finish()
         tokens = iter(self._chosen.read(self._numbers))
         return [None if state is None else next(tokens) for state in self._states]

@@ -1,8 +1,9 @@
 """Layers announced as the device computes them, while it always has later ones to compute.
 
 A host launches layers far faster than a GPU computes them. So each layer's end is marked in the
-device's queue; what has been passed by then is announced between launches, the rest after the last
-one. Where few layers are launched ahead at all, their announcements come as early as this way.
+device's queue; what has been passed by then is announced between launches, and whenever the step is
+looked at or waited for. Where few layers are launched ahead at all, their announcements come as
+early as this way.
 
 Invariant: announcements are made on the caller's thread, in order, each once, and the device is
 waited for only when all its work is launched.
@@ -26,7 +27,7 @@ Mark = Callable[[], Callable[[], bool]]
 
 
 class LayerEvents:
-    """Of one step: `launched` for each layer, then `finish`."""
+    """Of one step: `launched` for each layer, `announce` as often as wanted, then `finish`."""
 
     def __init__(
         self, on_layer: Callable[[int], None], mark: Mark, *, layer_seconds: float = LAYER_SECONDS
@@ -39,16 +40,20 @@ class LayerEvents:
     def launched(self, layer: int) -> None:
         """All work of the layer is in the queue. Announces what is computed by now."""
         self._launched.append((layer, self._mark()))
+        self.announce()
+
+    def announce(self) -> None:
+        """Announce what is computed by now."""
         while self._launched and self._launched[0][1]():
-            self._announce()
+            self._announce_next()
 
     def finish(self) -> None:
         """Announce the rest. Raises TimeoutError when the device has stopped."""
         while self._launched:
             self._wait(*self._launched[0])
-            self._announce()
+            self._announce_next()
 
-    def _announce(self) -> None:
+    def _announce_next(self) -> None:
         layer, _ = self._launched.popleft()
         self._on_layer(layer)
 

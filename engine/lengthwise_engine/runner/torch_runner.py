@@ -115,14 +115,10 @@ class TorchRunner:
         if not chunks:
             return SettledStep([])
         try:
-            step, replayed = self._launch(chunks, on_layer)
+            step = self._launch(chunks, on_layer)
         except torch.OutOfMemoryError as error:
             raise step_out_of_memory(error, self._cache, chunks) from error
         self._before = chunks
-        if replayed and on_layer is not None:
-            step.wait()
-            for layer in range(self.layout.num_layers):
-                on_layer(layer)
         return step
 
     @torch.inference_mode()
@@ -177,11 +173,8 @@ class TorchRunner:
     ) -> list[SampledToken | None]:
         return self.launch(chunks, on_layer).tokens()
 
-    def _launch(
-        self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None
-    ) -> tuple[DeviceStep, bool]:
-        """The step, and whether it is computed without callbacks between its layers."""
-        events = self._events(on_layer)
+    def _launch(self, chunks: Sequence[SequenceChunk], on_layer: OnLayer | None) -> DeviceStep:
+        events = None if on_layer is None else LayerEvents(on_layer, self._mark)
         lengths = [len(chunk.token_ids) for chunk in chunks]
         padded_to = None if self.graphs is None else self.graphs.padded_shape(lengths)
         states = [chunk.sampling for chunk in chunks]
@@ -195,11 +188,15 @@ class TorchRunner:
         else:
             tensors = to_device(layout.arrays, self._model.device)
             follow(tensors)
-            launched = on_layer if events is None else events.launched
+            launched = None if events is None else events.launched
             logits = self._logits(layout.form, tensors, launched)
         (self.counts.replayed if replayed else self.counts.launched)[kind_of(lengths)] += 1
         if padded_to is not None:
             logits = logits[: len(sampling)]
+            # A graph has no place for callbacks: its layers are announced when it has ended.
+            for layer in range(self.layout.num_layers):
+                if events is not None:
+                    events.launched(layer)
         ends = [chunk.end for chunk in chunks if chunk.sampling is not None]
         scores = adjusted(logits, sampling, ends)
         if tokens is None:
@@ -211,10 +208,7 @@ class TorchRunner:
         if len(tokens) > len(sampling):
             tokens = tokens[: len(sampling)]
         chosen = report(logits, tokens, sampling, scores)
-        step = DeviceStep(states, chosen, self._model.device)
-        if events is not None:
-            events.finish()
-        return step, padded_to is not None
+        return DeviceStep(states, chosen, self._model.device, events)
 
     def _count(
         self, chunks: Sequence[SequenceChunk], states: Sequence[SamplingState]
@@ -292,8 +286,6 @@ class TorchRunner:
         step = StepTensors.bind(form, tensors)
         return self._model.forward(step, self._cache.tensor, on_layer)
 
-    def _events(self, on_layer: OnLayer | None) -> LayerEvents | None:
-        """For layers that are computed later than they are launched."""
-        if on_layer is None or not self._cache.tensor.is_cuda:
-            return None
-        return LayerEvents(on_layer, mark_stream)
+    def _mark(self) -> Callable[[], bool]:
+        """See `layer_events.Mark`; a CPU has computed what it has launched."""
+        return mark_stream() if self._cache.tensor.is_cuda else lambda: True

@@ -124,10 +124,10 @@ class PrefillScheduler:
         return self._go_on(now, cost)
 
     def computed(self, batch: PrefillBatch) -> tuple[RequestId, ...]:
-        """Ends the running batch; returns the requests whose prompts are complete now.
+        """Ends the running batch, at the latest before the next one is computed.
 
-        The blocks of those released meanwhile return to the cache here. Raises ValueError if
-        `batch` is not the running one.
+        Returns the requests whose prompts are complete then. The blocks of those released meanwhile
+        return to the cache here. Raises ValueError if `batch` is not the running one.
         """
         if batch != self._running:
             raise ValueError(f"computed: expected the running batch {self._running}, got {batch}")

@@ -1,4 +1,9 @@
-"""The prefill engine's step: drain the mailbox, plan a batch, run it, publish the results once.
+"""The prefill engine's step: drain the mailbox, plan a batch, launch it, publish results once.
+
+Where the runner runs ahead, the results are those of the batch before. The next batch is planned as
+late as it can be without the device having to wait for it: for that long before the end of the one
+before as planning and launching take. So prompts that arrive meanwhile wait no longer. Elsewhere a
+batch has ended when it was launched, and its own results are published.
 
 Runs on the engine thread, which alone touches the scheduler, the blocks and the model.
 """
@@ -6,25 +11,34 @@ Runs on the engine thread, which alone touches the scheduler, the blocks and the
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
+from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
 from lengthwise_engine.runner.sampler import SampledToken
-from lengthwise_engine.transfer.base import Piece
-from lengthwise_policy.cost.fit import CostFit, StepSample
+from lengthwise_policy.cost.fit import LEAST_SCALED_BY, CostFit, StepSample
 from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.length_class import LENGTH_CLASSES, LengthClass
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
 from lengthwise_policy.types import PromptChunk, RequestId
-from lengthwise_prefill_worker.kv.pieces import LayerPieces, PieceReady, split_blocks
+from lengthwise_prefill_worker.kv.batch_pieces import BatchPieces
+from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
+from lengthwise_prefill_worker.stepping.launched import LaunchedBatch
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_worker.adapters import number_of
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.snapshot import EngineSnapshot
-from lengthwise_worker.step_loop import IDLE_SECONDS
+from lengthwise_worker.step_loop import IDLE_SECONDS, StepClock
+
+POLL_SECONDS = 0.0005
+"""How often a running batch is looked at: its layers are announced then."""
+
+MOST_AHEAD_SECONDS = 0.01
+"""No batch is planned earlier before the end of another: launching 64 layers takes a host about as
+long (benchmarks/data/launches.csv)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,42 +73,56 @@ class PrefillLoop:
         self._mailbox = mailbox
         self._publish = publish
         self._send = send
-        self._layerwise_tokens = layerwise_tokens
-        self._piece_bytes = piece_bytes
         self._clock = clock
         self._fit = CostFit()
         self._works: dict[RequestId, PrefillWork] = {}
+        self._pieces = BatchPieces(
+            scheduler,
+            self._works,
+            layout=runner.layout,
+            layerwise_tokens=layerwise_tokens,
+            piece_bytes=piece_bytes,
+        )
         self._starts: dict[RequestId, _Start] = {}
+        self._in_flight: LaunchedBatch | None = None
+        self._step_clock = StepClock()
+        self._launch_seconds = 0.0  # what planning and launching the last batch took
         self._prompt_tokens_total = 0
-        self._step_ended_at: float | None = None
+        self._ended_at = float("-inf")  # the last batch
+        self._is_warm = False  # it has just ended
         self._idle_seconds = 0.0
         self.progress = 0
-        self.snapshot = self._take_snapshot(running=0)
+        self.snapshot = self._take_snapshot()
 
     def step(self) -> None:
         report = PrefillReport()
-        commands = self._mailbox.drain(self._idle_seconds)
-        for command in commands:
-            self._obey(command, report)
-        now = self._clock()
-        report.outcomes.extend(self._expire(now))
-        batch = report.batch = self._scheduler.next_batch(
-            now, self._fit.model, self._fit.short_tokens
-        )
-        if batch is not None:
-            if self._step_ended_at is not None:
-                report.gap_seconds = now - self._step_ended_at
-            report.tokens = self._tokens_by_length(batch)
-            report.outcomes.extend(self._run(batch, now))
-        self._idle_seconds = 0.0 if batch is not None else self._until_wake(now)
-        self._step_ended_at = None
-        if batch is not None:
-            self._step_ended_at = self._clock()
-            report.busy_seconds = self._step_ended_at - now
+        before, self._in_flight = self._in_flight, None
+        if before is not None:
+            self._await(before)
+            # What is planned from now on is computed after it.
+            self._scheduler.computed(before.batch)
+        launched = None
+        commands: Sequence[Command] = ()
+        if before is None or not before.pending.is_ready:  # tokens that are there do not wait
+            commands = self._mailbox.drain(self._idle_seconds)
+            for command in commands:
+                self._obey(command, report)
+            launched = self._plan(before, report)
+        ended, self._in_flight = (before, launched) if self._runner.runs_ahead else (launched, None)
+        if ended is not None:
+            self._settle(ended, report)
+        self._is_warm = ended is not None
+        is_busy = ended is not None or launched is not None
+        self._idle_seconds = 0.0 if is_busy else self._until_wake(self._clock())
         report.block_events = self._blocks.take_events()
-        self.snapshot = self._take_snapshot(running=0)
-        if commands or report.outcomes or batch is not None or report.block_events is not None:
+        self.snapshot = self._take_snapshot()
+        if commands or report.outcomes or is_busy or report.block_events is not None:
             self._publish(report)
+
+    def close(self) -> None:
+        """Waits until nothing writes to the cache any more; `step` must not be called again."""
+        if self._in_flight is not None:
+            self._in_flight.pending.tokens()
 
     def _until_wake(self, now: float) -> float:
         wake_at = self._scheduler.wake_at
@@ -125,30 +153,94 @@ class PrefillLoop:
             if request_id in self._works
         ]
 
-    def _run(self, batch: PrefillBatch, now: float) -> list[Outcome]:
+    def _plan(self, before: LaunchedBatch | None, report: PrefillReport) -> LaunchedBatch | None:
+        """Launches the next batch, if there is one; `before` is still running."""
+        now = self._clock()
+        report.outcomes.extend(self._expire(now))
+        batch = self._scheduler.next_batch(now, self._fit.model, self._fit.short_tokens)
+        if batch is None:
+            return None
+        if before is not None:
+            report.gap_seconds = 0.0
+        elif self._is_warm:
+            report.gap_seconds = now - self._ended_at
         started = [chunk for chunk in batch.chunks if chunk.request_id not in self._starts]
         for chunk in started:
             self._starts[chunk.request_id] = _Start(at=now, reason=batch.reason)
-        self.snapshot = self._take_snapshot(running=len(batch.chunks))
-        self._hand_out([piece for chunk in started for piece in self._cached_pieces(chunk)])
-        layerwise = LayerPieces(
-            self._pieces_of(batch, layerwise=True),
-            layout=self._runner.layout,
-            piece_bytes=self._piece_bytes,
+        launched = LaunchedBatch(
+            batch=batch,
+            planned_at=now,
+            predicted_seconds=self._predicted_seconds(batch),
+            num_layers=self._runner.layout.num_layers,
+            tokens=self._tokens_by_length(batch),
+            cached=[piece for chunk in started for piece in self._pieces.cached(chunk)],
+            packed=self._pieces.packed(batch),
         )
+        self.snapshot = self._take_snapshot(launched)
+        if before is None:
+            self._hand_out(launched.cached)
+            launched.cached = ()
+        self._launch(launched)
+        return launched
+
+    def _predicted_seconds(self, batch: PrefillBatch) -> float:
+        if self._fit.num_samples < LEAST_SCALED_BY:  # the model is that of no worker yet
+            return inf
+        model = self._fit.model
+        chunks = (model.chunk_seconds(chunk.num_tokens, chunk.start) for chunk in batch.chunks)
+        return model.step_seconds + sum(chunks)
+
+    def _launch(self, launched: LaunchedBatch) -> None:
+        layerwise = self._pieces.layer_by_layer(launched.batch)
 
         def on_layer(layer: int) -> None:
             self.progress += 1
+            launched.passed(layer, self._clock())
             self._hand_out(layerwise.after_layer(layer))
 
-        began_at = self._clock()
-        sampled = self._runner.run([self._sequence_chunk(c) for c in batch.chunks], on_layer)
-        done_at = self._clock()
+        chunks = [self._sequence_chunk(chunk) for chunk in launched.batch.chunks]
+        launched.launched_at = self._clock()
+        if self._runner.runs_ahead:
+            launched.pending = self._runner.launch(chunks, on_layer)
+        else:
+            launched.pending = SettledStep(self._runner.run(chunks, on_layer))
+        self._launch_seconds = self._clock() - launched.planned_at
+
+    def _await(self, launched: LaunchedBatch) -> None:
+        """Until the batch has ended, or only the next one's launch is left of its time."""
+        # A layer that passed is seen later by up to a look, and so is the time to plan.
+        ahead = min(self._launch_seconds + 2 * POLL_SECONDS, MOST_AHEAD_SECONDS)
+        began_at = max(launched.launched_at, self._ended_at)
+        was_running = False
+        while not launched.pending.is_ready:
+            was_running = True
+            if self._clock() >= launched.ends_at(began_at) - ahead:
+                return
+            time.sleep(POLL_SECONDS)
+        if was_running:
+            launched.ended_at = self._clock()
+
+    def _settle(self, ended: LaunchedBatch, report: PrefillReport) -> None:
+        """Waits for the tokens of a batch, and reports what became of its requests."""
+        was_seen = ended.ended_at is not None
+        is_late = self._runner.runs_ahead and not was_seen and ended.pending.is_ready
+        sampled = ended.pending.tokens()
+        done_at = self._clock() if ended.ended_at is None else ended.ended_at
+        seconds = self._step_clock.seconds(ended.launched_at, done_at, is_late=is_late)
+        if seconds is not None:
+            self._fit.observe(StepSample.of(ended.batch.chunks, seconds))
         self.progress += 1
-        self._prompt_tokens_total += batch.num_tokens
-        self._fit.observe(StepSample.of(batch.chunks, done_at - began_at))
-        self._hand_out(self._pieces_of(batch, layerwise=False))
-        return self._complete(batch, sampled, done_at)
+        self._prompt_tokens_total += ended.batch.num_tokens
+        self._hand_out(ended.packed)
+        if self._in_flight is not None:
+            # What is cached may have come with the batch that has just ended.
+            self._hand_out(self._in_flight.cached)
+        if not self._runner.runs_ahead:
+            self._scheduler.computed(ended.batch)
+        report.batch, report.tokens = ended.batch, ended.tokens
+        report.outcomes.extend(self._outcomes(ended, sampled, done_at))
+        report.busy_seconds = done_at - max(ended.planned_at, self._ended_at)
+        self._ended_at = done_at
 
     def _tokens_by_length(self, batch: PrefillBatch) -> Mapping[LengthClass, int]:
         if batch.length != "mixed":
@@ -158,15 +250,13 @@ class PrefillLoop:
             tokens[self._scheduler.length_class(chunk.request_id)] += chunk.num_tokens
         return tokens
 
-    def _complete(
-        self, batch: PrefillBatch, sampled: Sequence[SampledToken | None], done_at: float
+    def _outcomes(
+        self, ended: LaunchedBatch, sampled: Sequence[SampledToken | None], done_at: float
     ) -> list[Outcome]:
-        # A request released while the batch ran is not in `computed`: its token is dropped.
-        complete = set(self._scheduler.computed(batch))
         outcomes: list[Outcome] = []
-        for chunk, token in zip(batch.chunks, sampled, strict=True):
+        for chunk, token in zip(ended.batch.chunks, sampled, strict=True):
             request_id = chunk.request_id
-            if token is None or request_id not in complete:
+            if token is None or request_id not in self._works:  # released meanwhile
                 continue
             start = self._starts[request_id]
             outcomes.append(
@@ -197,46 +287,13 @@ class PrefillLoop:
             adapter=number_of(work.adapter),
         )
 
-    def _cached_pieces(self, chunk: PromptChunk) -> list[PieceReady]:
-        """What lies before a request's first chunk and can leave at once."""
-        piece = self._piece_of(chunk.request_id, 0, chunk.start)
-        if piece is None:
-            return []
-        return split_blocks(piece, layout=self._runner.layout, piece_bytes=self._piece_bytes)
-
-    def _pieces_of(self, batch: PrefillBatch, *, layerwise: bool) -> list[PieceReady]:
-        """All layers of the blocks that the batch fills, of those that are pushed in this way."""
-        pieces = []
-        for chunk in batch.chunks:
-            num_tokens = self._works[chunk.request_id].job.num_tokens
-            residual = num_tokens - self._scheduler.num_cached_tokens(chunk.request_id)
-            if (residual > self._layerwise_tokens) is not layerwise:
-                continue
-            piece = self._piece_of(chunk.request_id, chunk.start, chunk.start + chunk.num_tokens)
-            if piece is not None:
-                pieces.append(piece)
-        return pieces
-
-    def _piece_of(self, request_id: RequestId, start: int, end: int) -> PieceReady | None:
-        """All layers of the blocks of tokens [start, end) that the decode worker lacks."""
-        layout = self._runner.layout
-        sent_from = self._works[request_id].sent_from
-        if sent_from is None or sent_from >= end:
-            return None
-        first = max(start, sent_from) // layout.block_size
-        blocks = self._scheduler.block_ids(request_id)[first : -(-end // layout.block_size)]
-        return PieceReady(
-            request_id=request_id,
-            piece=Piece(first_layer=0, num_layers=layout.num_layers, block_ids=blocks),
-            first_block=first,
-        )
-
-    def _take_snapshot(self, running: int) -> EngineSnapshot:
+    def _take_snapshot(self, launched: LaunchedBatch | None = None) -> EngineSnapshot:
+        running = launched or self._in_flight
         lengths = [(name, self._scheduler.queue_length(name)) for name in LENGTH_CLASSES]
         return EngineSnapshot(
             blocks_free=self._blocks.num_free,
             blocks_cached=self._blocks.num_cached,
-            running_requests=running,
+            running_requests=0 if running is None else len(running.batch.chunks),
             queues=tuple((name, length.requests, length.tokens) for name, length in lengths),
             prompt_tokens_total=self._prompt_tokens_total,
             cost=self._fit.measured,
