@@ -20,6 +20,8 @@ NAMES = (
     "steps.stepping",
     "steps.step_jitter",
     "steps.launches",
+    "steps.graph_trace",
+    "steps.sampling_passes",
     "front_door.router_cpu",
     "front_door.cost",
     "front_door.streams",
