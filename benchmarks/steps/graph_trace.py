@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
+from unittest.mock import patch
 
 import torch
 from gpu.models import BLOCK, SHAPES, random_model, spec_of
@@ -77,7 +78,7 @@ class PoolRecorder:
         self._measured = self._pool = 0
 
     def measure(self, body: Body) -> int:
-        with LiveBytes() as live:  # type: ignore[no-untyped-call]
+        with LiveBytes() as live:
             body()
         self._measured = live.most
         return self._measured
@@ -146,14 +147,15 @@ def steps_of(name: str) -> dict[str, list[list[int]]]:
             steps["decode"].append([1] * len(planned.request_ids) + chunks)
         return planned
 
-    PrefillScheduler.next_batch, DecodeScheduler.next_step = batch, step  # type: ignore[method-assign]
-    try:
-        model = ModelOnGpus(spec=spec_of(SHAPES[name]), gpu=find_gpu(GPU), gpu_name=GPU)
-        shape = DeploymentShape(prefill=1, prefill_ranks=1, decode=1, decode_ranks=1)
-        requests = as_recorded(read_trace(AZURE_CONVERSATIONS, REQUESTS))
-        Simulation(model.cluster(shape, ClusterPolicies(), 0), requests).run()
-    finally:
-        PrefillScheduler.next_batch, DecodeScheduler.next_step = next_batch, next_step  # type: ignore[method-assign]
+    model = ModelOnGpus(spec=spec_of(SHAPES[name]), gpu=find_gpu(GPU), gpu_name=GPU)
+    shape = DeploymentShape(prefill=1, prefill_ranks=1, decode=1, decode_ranks=1)
+    requests = as_recorded(read_trace(AZURE_CONVERSATIONS, REQUESTS))
+    simulation = Simulation(model.cluster(shape, ClusterPolicies(), 0), requests)
+    with (
+        patch.object(PrefillScheduler, "next_batch", batch),
+        patch.object(DecodeScheduler, "next_step", step),
+    ):
+        simulation.run()
     return steps
 
 

@@ -16,7 +16,7 @@ from lengthwise_kernels.reference.penalties import Penalties
 
 VOCABULARY: Final = 152_064
 BLOCK: Final = 8192
-SAMPLINGS: Final = {
+SAMPLINGS: Final[dict[str, dict[str, float]]] = {
     "greedy": {"temperature": 0.0},
     "drawn": {},
     "min-p 0.1": {"min_p": 0.1},
@@ -60,8 +60,8 @@ def sample(logits: torch.Tensor, sampling: dict[str, float]) -> None:
 
 
 def rows() -> Iterator[dict[str, object]]:
-    threshold = importlib.import_module("lengthwise_kernels.gpu.sampling_threshold")
-    kernel = importlib.import_module("lengthwise_kernels.gpu.sampling")
+    threshold: Any = importlib.import_module("lengthwise_kernels.gpu.sampling_threshold")
+    kernel: Any = importlib.import_module("lengthwise_kernels.gpu.sampling")
     read, scores = threshold.read_scores, [0]
 
     def counted(row: Any, token: Any) -> Any:

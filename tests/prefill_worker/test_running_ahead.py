@@ -199,7 +199,7 @@ def on_device(
 ) -> tuple[Device, SteppedPrefill]:
     model = load(folder)
     device = Device(model, announces)
-    monkeypatch.setattr(step_loop.time, "sleep", device.sleep)
+    monkeypatch.setattr("time.sleep", device.sleep)
     return device, SteppedPrefill(model, policy, runner=device, clock=lambda: device.now)
 
 
