@@ -42,7 +42,8 @@ from lengthwise_simulator.workload.traces import read_trace
 from steps.launches import META, pretend
 
 ROLES: Final = {"prefill": PrefillWorkerConfig, "decode": DecodeWorkerConfig}
-REQUESTS: Final = 3000
+MODELS: Final = ("Qwen2.5-7B", "Qwen2.5-32B")
+REQUESTS: Final = 500
 GPU: Final = "H200"
 
 
@@ -160,7 +161,7 @@ def steps_of(name: str) -> dict[str, list[list[int]]]:
 
 
 def rows() -> Iterator[dict[str, object]]:
-    for name in SHAPES:
+    for name in MODELS:
         steps = steps_of(name)
         for role in ROLES:
             plan = plan_of(role)

@@ -1,7 +1,7 @@
 """How often the sampling kernel reads a row of logits, counted in Triton's interpreter.
 
-A pass is as many scores as the vocabulary has. Rows are like a model's (normal with deviation 3),
-flat, or worse than any model's: equal scores, and the best ones in few of the kernel's columns.
+A pass is as many scores as the vocabulary has. Rows are normal, peaked as a model's (deviation 8),
+flatter, or worse than any model's: equal scores, and the best ones in few of the kernel's columns.
 """
 
 import importlib
@@ -31,8 +31,9 @@ def rows_of_logits(vocabulary: int) -> dict[str, torch.Tensor]:
     in_few_columns = torch.zeros(1, vocabulary)
     in_few_columns[0, ::BLOCK] += 3.0
     return {
-        "like a model's": 3 * torch.randn(1, vocabulary),
-        "flat": 0.01 * torch.randn(1, vocabulary),
+        "deviation 8": 8 * torch.randn(1, vocabulary),
+        "deviation 3": 3 * torch.randn(1, vocabulary),
+        "deviation 0.01": 0.01 * torch.randn(1, vocabulary),
         "best in few columns": in_few_columns,
         "equal": torch.zeros(1, vocabulary),
     }
