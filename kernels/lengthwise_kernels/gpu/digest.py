@@ -23,7 +23,7 @@ _GOLDEN = tl.constexpr(truth.GOLDEN)
 _FIRST_FACTOR, _SECOND_FACTOR = map(tl.constexpr, truth.FACTORS)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit
 def _digest_kernel(words_ptr, digests_ptr, count, PIECE: tl.constexpr):
     piece = tl.program_id(0).to(tl.int64)
     number = piece * PIECE + tl.arange(0, PIECE)
