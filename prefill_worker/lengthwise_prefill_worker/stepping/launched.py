@@ -9,6 +9,14 @@ from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstChunk:
+    """When and why a request's first chunk ran."""
+
+    at: float
+    reason: str
+
+
 @dataclass(slots=True, kw_only=True)
 class LaunchedBatch:
     """What is known of a batch when it is planned; its requests may be released meanwhile."""

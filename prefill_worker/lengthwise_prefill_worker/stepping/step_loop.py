@@ -10,7 +10,6 @@ Runs on the engine thread, which alone touches the scheduler, the blocks and the
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk, SettledStep
@@ -25,7 +24,7 @@ from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_prefill_worker.kv.batch_pieces import BatchPieces
 from lengthwise_prefill_worker.kv.pieces import PieceReady
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
-from lengthwise_prefill_worker.stepping.launched import LaunchedBatch
+from lengthwise_prefill_worker.stepping.launched import FirstChunk, LaunchedBatch
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_worker.adapters import number_of
@@ -39,14 +38,6 @@ POLL_SECONDS = 0.0005
 MOST_AHEAD_SECONDS = 0.01
 """No batch is planned earlier before the end of another: launching 64 layers takes a host about as
 long (benchmarks/data/launches.csv)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Start:
-    """When and why a request's first chunk ran."""
-
-    at: float
-    reason: str
 
 
 class PrefillLoop:
@@ -83,7 +74,7 @@ class PrefillLoop:
             layerwise_tokens=layerwise_tokens,
             piece_bytes=piece_bytes,
         )
-        self._starts: dict[RequestId, _Start] = {}
+        self._starts: dict[RequestId, FirstChunk] = {}
         self._in_flight: LaunchedBatch | None = None
         self._step_clock = StepClock()
         self._launch_seconds = 0.0  # what planning and launching the last batch took
@@ -166,7 +157,7 @@ class PrefillLoop:
             report.gap_seconds = now - self._ended_at
         started = [chunk for chunk in batch.chunks if chunk.request_id not in self._starts]
         for chunk in started:
-            self._starts[chunk.request_id] = _Start(at=now, reason=batch.reason)
+            self._starts[chunk.request_id] = FirstChunk(at=now, reason=batch.reason)
         launched = LaunchedBatch(
             batch=batch,
             planned_at=now,
