@@ -1,5 +1,5 @@
 """Whether routers that share workers meet at the same ones: queues and first tokens with one router
-and with eight, whose pictures lag by 0.05 s or by the 0.5 s that they ask a thousand workers for.
+and with eight, whose pictures lag by 0.05 s or by the 0.67 s that they ask a thousand workers for.
 
 Run `python -m fleet.herding`; it appends to benchmarks/data/fleet_herding.csv. Time is simulated,
 the policies are those that serve.
@@ -15,6 +15,7 @@ from rows import append_rows
 
 from lengthwise_policy.admission.admission import AdmissionPolicy
 from lengthwise_policy.cost.model import CostModel
+from lengthwise_policy.placement.outstanding import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from lengthwise_policy.types import Role
 from lengthwise_simulator.cluster.simulation import Simulation
 from lengthwise_simulator.cluster.spec import ClusterPolicies, ClusterSpec, WorkerGroup
@@ -79,7 +80,7 @@ def simulate(workers: int, routers: int, interval: float, count: int) -> dict[st
     return {
         "workers_per_role": workers,
         "routers": routers,
-        "status_seconds": interval,
+        "status_seconds": round(interval, 2),
         "load": LOAD,
         "requests": count,
         "queue_p50_ms": percentile_ms(queued, 50),
@@ -104,7 +105,7 @@ def main() -> None:
     rows = []
     for workers in arguments.workers:
         for routers in (1, 8):
-            for interval in (0.05, 0.5):
+            for interval in (SHORTEST_INTERVAL, LONGEST_INTERVAL):
                 rows.append(simulate(workers, routers, interval, arguments.requests))
                 print(rows[-1], flush=True)
     if not arguments.dry:
