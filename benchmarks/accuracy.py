@@ -2,8 +2,7 @@
 installed, beside themselves without the mode; appended to benchmarks/data/accuracy.csv.
 
 Texts: files of Python's library that the demo model has not read, and the project's own documents.
-Each mode is held against the full model in the type that it is served in, bfloat16; the row of
-`none` is what that type costs itself, against float32.
+Each mode is held against the full model in the type that workers here would compute in.
 """
 
 import argparse
@@ -20,13 +19,10 @@ from lengthwise_worker.accuracy.evaluation import EvaluationRequest, evaluate
 
 ROOT: Final = Path(__file__).parents[1]
 DEMO: Final = ROOT / "engine/lengthwise_engine/demo_model"
-MODES: Final = (
-    ("none", "auto", 512),
-    ("int8", "auto", 512),
-    ("int4", "auto", 512),
-    ("none", "int8", 2048),
-)
+MODES: Final = (("int8", "auto", 512), ("int4", "auto", 512), ("none", "int8", 1024))
 """Of weights, of keys and values; and the tokens of a piece."""
+DEMO_TOKENS: Final = 8192
+"""Of each text."""
 
 
 def smollm2() -> Path | None:
@@ -46,10 +42,9 @@ def documents(folder: Path) -> Path:
 
 def rows(model: Path, text: Path, tokens: int) -> Iterator[dict[str, object]]:
     for weights, kv, context in MODES:
-        full = "float32" if (weights, kv) == ("none", "auto") else "auto"
-        options: dict[str, Any] = {"quantization": weights, "kv_dtype": kv, "full_dtype": full}
+        options: dict[str, Any] = {"quantization": weights, "kv_dtype": kv}
         request = EvaluationRequest(
-            model=str(model), dtype="bfloat16", device="cpu", texts=(str(text),),
+            model=str(model), dtype="auto", full_dtype="auto", device="cpu", texts=(str(text),),
             tokens=tokens, context=context, most_kl=None, most_perplexity_increase=None,
             records=None, **options,
         )  # fmt: skip
@@ -76,13 +71,13 @@ def rows(model: Path, text: Path, tokens: int) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="accuracy", description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=8192, help="of each text")
+    parser.add_argument("--tokens", type=int, default=1024, help="of each text, by SmolLM2")
     arguments = parser.parse_args()
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         text = documents(Path(folder))
-        for model in (DEMO, smollm2()):
-            for row in rows(model, text, arguments.tokens) if model else ():
+        for model, tokens in ((DEMO, DEMO_TOKENS), (smollm2(), arguments.tokens)):
+            for row in rows(model, text, tokens) if model else ():
                 print(row, flush=True)
                 found.append(row)
     append_rows("accuracy", found)
