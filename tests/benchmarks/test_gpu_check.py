@@ -35,6 +35,7 @@ def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:
         "prefill_attention",
         "decode_attention",
         "shared_prefix_attention",
+        "digest",
     }
 
 

@@ -11,7 +11,7 @@ from engine.random_schedule import NUM_BLOCKS, CachedRunner, alone, in_crowds, r
 
 from lengthwise_engine import invariance
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models import decoder, linear, weights
+from lengthwise_engine.models import decoder, linear, weight_reader
 from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.runner import sampler, step_tensors
 
@@ -63,7 +63,7 @@ def test_an_answer_is_the_same_in_any_batch_and_chunk(
     """After the operations were tried one by one, as at each start."""
     if device != "cpu":
         pytest.skip("tests/gpu/test_numerics.py computes on the GPU")
-    monkeypatch.setattr(weights, "packs", lambda device, dtype: False)
+    monkeypatch.setattr(weight_reader, "packs", lambda device, dtype: False)
     # Which rows and keys do it is tried by test_gpu_invariance.py.
     monkeypatch.setattr(invariance, "_ROWS", 3)
     monkeypatch.setattr(invariance, "_PARTS", ((0, 1), (1, 3)))

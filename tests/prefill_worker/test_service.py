@@ -15,6 +15,7 @@ from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest
 from lengthwise_wire.v1 import prefill_pb2
+from lengthwise_worker.adapters import HeldAdapters
 
 
 @pytest.mark.parametrize("cached", [0, 16, 96])
@@ -85,7 +86,9 @@ def _service(mailbox: Mailbox[Command]) -> PrefillService:
         shards=SimpleNamespace(layout=SimpleNamespace(block_size=16)),
         fingerprint="weights",
     )
-    engine: Any = SimpleNamespace(model=model, grammars=SimpleNamespace(state=no_grammar))
+    engine: Any = SimpleNamespace(
+        model=model, grammars=SimpleNamespace(state=no_grammar), adapters=HeldAdapters(None)
+    )
     nothing: Any = SimpleNamespace(cancel=lambda _: None)
     return PrefillService(
         engine,

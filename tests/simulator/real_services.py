@@ -50,6 +50,7 @@ from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
 from lengthwise_simulator.workload.planned import ArrivingRequest
 from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2, worker_pb2_grpc
 from lengthwise_worker import role_worker
+from lengthwise_worker.adapters import HeldAdapters
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.grammars import Grammars
@@ -85,6 +86,7 @@ class _Engine:
         folder = Path(config.model)
         self.model = load_runner(folder, device="cpu", num_blocks=config.num_blocks)
         self.grammars = Grammars(folder, self.model.spec.vocab_size)
+        self.adapters = HeldAdapters(None)
         self.transfer_changed = asyncio.Event()
         self.layout_fingerprint = self.model.shards.layout.fingerprint("cpu")
         self._config = config
