@@ -23,6 +23,16 @@ HUNG_SECONDS = 30.0
 """Three times what `make soak` permits, of machines that do much besides."""
 
 
+def said_of(request_id: str, cluster: LocalCluster) -> list[str]:
+    """What the processes have logged of a request."""
+    return [
+        f"{process.name}: {line}"
+        for process in cluster.processes
+        for line in process.log_tail(100_000).splitlines()
+        if f"{request_id} " in line or f'{request_id}"' in line
+    ]
+
+
 async def test_faults_of_every_kind_cost_no_request(
     cluster: LocalCluster, toy_spec: ToySpec
 ) -> None:
@@ -34,6 +44,8 @@ async def test_faults_of_every_kind_cost_no_request(
     report = Report(SEED, SECONDS, time.monotonic())
     await soak(report, fleet, toy_spec, schedule, per_second=8.0, tell=print)
     print(report.line)
+    for outcome in report.silent():
+        print(*said_of(f"soak-{outcome.number}", cluster), sep="\n")
     assert (report.failed(), report.wrong()) == ([], [])
     assert (report.held, report.ends) == ([], [])
     assert report.silence(1.0) < HUNG_SECONDS
