@@ -29,7 +29,7 @@ def said_of(request_id: str, cluster: LocalCluster) -> list[str]:
         f"{process.name}: {line}"
         for process in cluster.processes
         for line in process.log_tail(100_000).splitlines()
-        if f"{request_id} " in line or f'{request_id}"' in line
+        if line.endswith(f"request_id={request_id}")
     ]
 
 
