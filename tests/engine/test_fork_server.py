@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from harness.waiting import until
 
 from lengthwise_engine.forks import server as servers
-from lengthwise_engine.forks.process import ForkedProcess
+from lengthwise_engine.forks.process import NUMBER, ForkedProcess
 from lengthwise_engine.forks.server import ForkServer, start_process
 
 PROGRAM = """
@@ -146,6 +148,27 @@ def test_several_threads_may_ask_at_once(server: ForkServer) -> None:
     for thread in threads:
         thread.join()
     assert sorted(codes) == list(range(16))
+
+
+@pytest.mark.parametrize("ask", [lambda process: process.pid, lambda process: process.wait(20.0)])
+def test_a_thread_that_waits_holds_up_no_other(ask: Callable[[ForkedProcess], int]) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process, answers = ForkedProcess(ours), list[int]()
+    thread = threading.Thread(target=lambda: answers.append(ask(process)))
+    with theirs:
+        thread.start()
+        until(lambda: process._is_read)
+        began_at = time.monotonic()
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+        assert time.monotonic() - began_at < 10, "it waited for the other one"
+        theirs.send(NUMBER.pack(12345))
+        assert process.pid == 12345
+        theirs.send(NUMBER.pack(3))
+        thread.join(10.0)
+        assert process.wait(10.0) == 3
+    assert answers in ([12345], [3])
 
 
 @pytest.mark.slow

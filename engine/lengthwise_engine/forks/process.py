@@ -7,6 +7,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -22,28 +23,26 @@ class ForkedProcess:
         self.returncode: int | None = None
         self._pid: int | None = None
         self._report = report
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._is_read = False  # a thread waits for what comes; others wait for that thread
 
     @property
     def pid(self) -> int:
         """Waits for a server that still imports. Raises OSError when that has ended."""
-        deadline = time.monotonic() + _START_SECONDS
-        while self._pid is None:
-            if not self._hear(deadline - time.monotonic()) or self.returncode is not None:
-                raise ProcessLookupError("the fork server has started no process")
+        self._learn(lambda: self._pid is not None, _START_SECONDS)
+        if self._pid is None:
+            raise ProcessLookupError("the fork server has started no process")
         return self._pid
 
     def poll(self) -> int | None:
-        while self.returncode is None and self._hear(0.0):
-            pass
+        self._learn(lambda: False, 0.0)
         return self.returncode
 
     def wait(self, timeout: float) -> int:
         """Raises subprocess.TimeoutExpired."""
-        deadline = time.monotonic() + timeout
-        while self.returncode is None:
-            if not self._hear(deadline - time.monotonic()):
-                raise subprocess.TimeoutExpired(repr(self), timeout)
+        self._learn(lambda: False, timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(repr(self), timeout)
         return self.returncode
 
     def kill(self) -> None:
@@ -51,25 +50,44 @@ class ForkedProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def _hear(self, seconds: float) -> bool:
-        """Whether something came within `seconds`, or is known already."""
-        with self._lock:
-            if self.returncode is not None:
-                return True
-            self._report.settimeout(max(0.0, seconds))
+    def _learn(self, is_enough: Callable[[], bool], seconds: float) -> None:
+        """Takes what comes within `seconds`, until that is enough or the process has ended. Threads
+        may ask at once: one reads, and none waits for as long as another one does."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._changed:
+                if self.returncode is not None or is_enough():
+                    return
+                left = max(0.0, deadline - time.monotonic())
+                if self._is_read:
+                    if not self._changed.wait(left):
+                        return
+                    continue
+                self._is_read = True
+            number = None
             try:
-                number = self._report.recv(NUMBER.size)
-            except (TimeoutError, BlockingIOError):
-                return False
-            if number and self._pid is None:
-                (self._pid,) = NUMBER.unpack(number)
-                return True
-            if number:
-                (self.returncode,) = NUMBER.unpack(number)
-            else:  # without its server nothing would tell its end any more
-                if self._pid is not None:
-                    with suppress(ProcessLookupError):
-                        os.kill(self._pid, signal.SIGKILL)
-                self.returncode = -signal.SIGKILL
-            self._report.close()
-            return True
+                self._report.settimeout(left)
+                with suppress(TimeoutError, BlockingIOError):
+                    number = self._report.recv(NUMBER.size)
+            finally:
+                with self._changed:
+                    self._is_read = False
+                    if number is not None:
+                        self._take(number)
+                    self._changed.notify_all()
+            if number is None:
+                return
+
+    def _take(self, number: bytes) -> None:
+        """The process's number, then its exit status; nothing where the server has ended."""
+        if number and self._pid is None:
+            (self._pid,) = NUMBER.unpack(number)
+            return
+        if number:
+            (self.returncode,) = NUMBER.unpack(number)
+        else:  # without its server nothing would tell its end any more
+            if self._pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGKILL)
+            self.returncode = -signal.SIGKILL
+        self._report.close()
