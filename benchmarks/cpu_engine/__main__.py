@@ -17,12 +17,11 @@ in pages of 4 KiB at one row.
 import argparse
 import os
 import statistics
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from goodput.model import LARGE, VOCAB_SIZE, write_model
+from goodput.model import LARGE, VOCAB_SIZE, large_model
 from rows import append_rows
 
 from cpu_engine.process import EngineProcess
@@ -98,10 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     found: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        model = arguments.model or Path(folder) / "model"
-        if not model.exists():
-            write_model(LARGE, model)
+    with large_model(arguments.model) as model:
         arms = [(threads, binding) for threads in arguments.threads for binding in BINDINGS]
         for threads, binding in arms:
             own = cores[:threads]

@@ -10,14 +10,13 @@ pieces of 128 tokens.
 import argparse
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from goodput.model import LARGE, write_model
+from goodput.model import large_model
 from rows import append_rows
 from tokenizers import Tokenizer
 
@@ -104,10 +103,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     found: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        model = arguments.model or Path(folder) / "model"
-        if not model.exists():
-            write_model(LARGE, model)
+    with large_model(arguments.model) as model:
         for row in speeds(model, arguments.repeats):
             print(row, flush=True)
             found.append(row)

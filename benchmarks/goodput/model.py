@@ -9,6 +9,9 @@ token is a piece of text at once.
 import itertools
 import json
 import string
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,6 +42,14 @@ LARGE: Final = Shape(
     name="qwen2 0.36B", hidden=896, layers=24, heads=14, kv_heads=2, mlp=4864,
     first_rate=0.3, requests=60,
 )  # fmt: skip
+
+
+@contextmanager
+def large_model(folder: Path | None) -> Iterator[Path]:
+    """The LARGE one at `folder`, written where it is not there; None: for as long as this lasts."""
+    with tempfile.TemporaryDirectory() as made:
+        model = folder or Path(made) / "model"
+        yield model if model.exists() else write_model(LARGE, model)
 
 
 def write_model(shape: Shape, folder: Path) -> Path:

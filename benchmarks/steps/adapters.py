@@ -10,9 +10,9 @@ import argparse
 import operator
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +27,8 @@ from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from steps.numerics import BLOCK_SIZE, LAYERS, MIN_TURNS, ROW_BLOCKS, chunk
+from steps.numerics import BLOCK_SIZE, LAYERS, ROW_BLOCKS, chunk
+from steps.turns import in_turns
 
 NUM_ADAPTERS = 64
 
@@ -78,18 +79,8 @@ def measure(
 ) -> Mapping[str, Sequence[float]]:
     """Milliseconds of processor time of the base's step and of the adapters', turn by turn."""
     adapted = [replace(each, adapter=row % NUM_ADAPTERS) for row, each in enumerate(chunks)]
-    steps = {"base": chunks, "adapters": adapted}
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for each in steps.values():
-        runner.run(each)
-    end, turn = time.monotonic() + seconds, 0
-    while turn < MIN_TURNS or time.monotonic() < end:
-        for name in sorted(steps, reverse=bool(turn % 2)):
-            began_at = time.process_time()
-            runner.run(steps[name])
-            taken[name].append((time.process_time() - began_at) * 1e3)
-        turn += 1
-    return taken
+    both = {"base": chunks, "adapters": adapted}
+    return in_turns({name: partial(runner.run, each) for name, each in both.items()}, seconds)
 
 
 def main() -> None:

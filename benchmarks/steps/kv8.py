@@ -8,7 +8,6 @@ tenth less at 32 rows of 2,048 tokens; 0.53 of the bytes of 16 bits.
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import torch
 from cpu_engine.ours import BLOCK_SIZE
-from goodput.model import LARGE, write_model
+from goodput.model import large_model
 from rows import append_rows
 
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
@@ -98,10 +97,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     found: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        model = arguments.model or Path(folder) / "model"
-        if not model.exists():
-            write_model(LARGE, model)
+    with large_model(arguments.model) as model:
         for dtype in DTYPES:
             for row in measured(model, dtype, arguments.repeats):
                 print(row, flush=True)

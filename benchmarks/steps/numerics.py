@@ -8,8 +8,8 @@ import argparse
 import operator
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,10 +23,10 @@ from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
+from steps.turns import in_turns
 
 BLOCK_SIZE = 16
 ROW_BLOCKS = 75
-MIN_TURNS = 3
 LAYERS = 6
 """Of Qwen2-0.5B's shape but for their number, which no ratio depends on."""
 
@@ -79,24 +79,6 @@ def load(dtype: str) -> Mapping[str, TorchRunner]:
     }
 
 
-def measure(
-    runners: Mapping[str, TorchRunner], chunks: Sequence[SequenceChunk], seconds: float
-) -> Mapping[str, Sequence[float]]:
-    """Milliseconds of processor time of each mode's step, turn by turn, for about so long."""
-    taken: dict[str, list[float]] = {mode: [] for mode in runners}
-    for runner in runners.values():
-        runner.run(chunks)
-    end = time.monotonic() + seconds
-    turn = 0
-    while turn < MIN_TURNS or time.monotonic() < end:
-        for mode in sorted(runners, reverse=bool(turn % 2)):
-            began_at = time.process_time()
-            runners[mode].run(chunks)
-            taken[mode].append((time.process_time() - began_at) * 1e3)
-        turn += 1
-    return taken
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each kind of step")
@@ -109,7 +91,8 @@ def main() -> None:
         for threads in arguments.threads:
             torch.set_num_threads(threads)
             for step, chunks in steps().items():
-                taken = measure(runners, chunks, arguments.seconds)
+                modes = {mode: partial(each.run, chunks) for mode, each in runners.items()}
+                taken = in_turns(modes, arguments.seconds)
                 ratios = map(operator.truediv, taken["invariant"], taken["fast"])
                 row = {
                     "dtype": dtype,
