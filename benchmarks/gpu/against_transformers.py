@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
+from random_models.engines import Engine, Engines
+from random_models.generate import generate, random_prompts
+from random_models.models import BLOCK, RandomModel, prefill_flops, step_bytes
 
-from gpu.engines import Engine, Engines
-from gpu.generate import generate, random_prompts
 from gpu.measurement import Measurement, finish
-from gpu.models import BLOCK, RandomModel, prefill_flops, step_bytes
 from gpu.scale import Scale
 from gpu.task import Deadline, LeftOut, Row, Task
 

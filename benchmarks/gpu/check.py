@@ -23,6 +23,7 @@ from typing import Final
 
 import torch
 from laps.sweep import laps_tasks
+from random_models.models import SHAPES
 from rows import DATA, append_rows
 
 from gpu.against_transformers import rival_tasks
@@ -30,7 +31,6 @@ from gpu.aims import ENGINE, summary
 from gpu.device_tests import pytest_tasks
 from gpu.engine import engine_tasks
 from gpu.kernels import agreement_tasks, kernel_tasks
-from gpu.models import SHAPES
 from gpu.peer import peer_rows
 from gpu.questions import TABLE, lines, question_tasks
 from gpu.scale import FULL, TINY, Scale

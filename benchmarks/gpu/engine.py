@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
-from gpu.engines import Engine, Engines
-from gpu.generate import decode, place, prefill, random_prompts
+from random_models.engines import Engine, Engines
+from random_models.generate import decode, place, prefill, random_prompts
+from random_models.models import BLOCK, peak_of, prefill_flops, step_bytes
+
 from gpu.measurement import WARM_UPS, Measurement, time_steps
-from gpu.models import BLOCK, peak_of, prefill_flops, step_bytes
 from gpu.scale import Scale
 from gpu.task import Deadline, Row, Task
 from lengthwise_checkpoint.spec import Projections

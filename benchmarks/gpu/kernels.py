@@ -9,13 +9,13 @@ from functools import partial
 from typing import Final
 
 import torch
+from random_models.engines import Engine
+from random_models.generate import generate, random_prompts
+from random_models.models import BLOCK, qwen2, random_model
 
 from gpu.agreement.case import Case, Sizes, disagreement, milliseconds
 from gpu.agreement.kernels import case_groups
-from gpu.engines import Engine
-from gpu.generate import generate, random_prompts
 from gpu.measurement import Measurement, device_columns
-from gpu.models import BLOCK, qwen2, random_model
 from gpu.scale import Scale
 from gpu.task import Deadline, LeftOut, Row, Task
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from random_models.engines import GRAPH_MEMORY_BYTES, Engine, Engines
+from random_models.models import BLOCK
 from transfers.kv_transfer import LAYOUT, TransferPair, make_pieces
 
 import lengthwise_engine
 from gpu.agreement.case import milliseconds
 from gpu.agreement.kernels import case_groups
-from gpu.engines import GRAPH_MEMORY_BYTES, Engine, Engines
 from gpu.measurement import device_columns, time_steps
-from gpu.models import BLOCK
 from gpu.scale import Scale
 from gpu.task import Deadline, LeftOut, Row, Task
 from lengthwise_engine.loaded_model import load_runner

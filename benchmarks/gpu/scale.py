@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from random_models.models import SHAPES, Shape, qwen2
 
 from gpu.agreement.case import Sizes
-from gpu.models import SHAPES, Shape, qwen2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from gpu.generate import GREEDY
+from random_models.generate import GREEDY
 
 from lengthwise_engine.runner.base import ModelRunner, SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingState

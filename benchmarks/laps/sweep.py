@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from gpu.agreement.case import FLOPS_PER_SECOND
-from gpu.engines import Engine, Engines
-from gpu.generate import random_prompts
 from gpu.measurement import device_columns, quantile
-from gpu.models import BLOCK, projection_parameters
 from gpu.scale import Scale
 from gpu.task import Deadline, LeftOut, Row, Task
+from random_models.engines import Engine, Engines
+from random_models.generate import random_prompts
+from random_models.models import BLOCK, projection_parameters
 
 from laps.lengths import prompt_lengths
 from laps.loop import ClosedLoop

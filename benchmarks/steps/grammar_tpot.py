@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from front_door.structured_output import VOCABULARY, large_tokenizer, schema
-from gpu.models import BLOCK, SHAPES, random_model
 from llguidance import LLMatcher
+from random_models.models import BLOCK, SHAPES, random_model
 from rows import append_rows
 
 from lengthwise_engine.runner.base import SequenceChunk

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from unittest.mock import patch
 
 import torch
-from gpu.models import BLOCK, SHAPES, random_model, spec_of
+from random_models.models import BLOCK, SHAPES, random_model, spec_of
 from rows import append_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 from traces import AZURE_CONVERSATIONS

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 import triton
-from gpu.models import BLOCK, SHAPES, random_model
+from random_models.models import BLOCK, SHAPES, random_model
 from rows import append_rows
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget

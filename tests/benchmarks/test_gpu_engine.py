@@ -8,9 +8,11 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 from gpu.against_transformers import transformers, twin_of
 from gpu.engine import engine_tasks
-from gpu.engines import Engine, Engines
-from gpu.generate import generate, random_prompts
-from gpu.models import (
+from gpu.scale import TINY
+from gpu.task import Deadline
+from random_models.engines import Engine, Engines
+from random_models.generate import generate, random_prompts
+from random_models.models import (
     SHAPES,
     head_parameters,
     peak_of,
@@ -19,8 +21,6 @@ from gpu.models import (
     spec_of,
     step_bytes,
 )
-from gpu.scale import TINY
-from gpu.task import Deadline
 
 
 @pytest.fixture(scope="module")

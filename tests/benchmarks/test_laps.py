@@ -7,13 +7,13 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from gpu.engines import Engine, Engines
-from gpu.generate import random_prompts
 from gpu.scale import TINY
 from gpu.task import Deadline
 from laps.lengths import QUANTILES, prompt_lengths, quantile
 from laps.loop import ClosedLoop
 from laps.sweep import SETTINGS, laps_tasks
+from random_models.engines import Engine, Engines
+from random_models.generate import random_prompts
 
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.runner.base import ModelRunner, PendingStep, SampledToken, SequenceChunk

@@ -10,12 +10,12 @@ from typing import Final
 
 import torch
 
-from gpu.models import RandomModel, Shape, random_model
 from lengthwise_checkpoint.spec import Projections
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.runner.graph_recorder import CudaRecorder
 from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.torch_runner import TorchRunner
+from random_models.models import RandomModel, Shape, random_model
 
 GRAPH_MEMORY_BYTES: Final = 8 << 30
 """An H200 has more left beside a model of 32B and the KV of the largest batch."""

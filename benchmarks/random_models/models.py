@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-
 from gpu.agreement.case import FLOPS_PER_SECOND
+
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.families import read_decoder_spec
 from lengthwise_checkpoint.spec import DecoderSpec, Projections
