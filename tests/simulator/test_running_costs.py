@@ -4,17 +4,18 @@ import dataclasses
 import json
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 from simulator.clusters import COST
 
 from lengthwise_cli.errors import CommandError
 from lengthwise_cli.simulate.calibrate import calibrate
 from lengthwise_policy.cost.model import CostModel
 from lengthwise_policy.types import Role
-from lengthwise_simulator.cost.running import RunningCosts
+from lengthwise_simulator.cost.running import RunningCosts, Sample
 from lengthwise_simulator.errors import SimulationError
 from lengthwise_worker.messages import StepReport
 from lengthwise_worker.metrics import WorkerMetrics
@@ -40,8 +41,12 @@ def scraped(role: Role, cost: CostModel | None) -> CollectorRegistry:
     return registry
 
 
-def told(role: Role, cost: CostModel | None) -> tuple[str, str]:
-    return f"{role}:9090", generate_latest(scraped(role, cost)).decode()
+def told(role: Role, cost: CostModel | None) -> tuple[str, list[Sample]]:
+    families = scraped(role, cost).collect()
+    samples: list[Sample] = [
+        (each.name, each.labels, each.value) for one in families for each in one.samples
+    ]
+    return f"{role}:9090", samples
 
 
 def test_each_role_tells_what_it_has_measured_and_its_host_takes_between_steps() -> None:
@@ -88,6 +93,24 @@ def test_what_is_written_is_read(worker: str, tmp_path: Path) -> None:
 def test_who_has_fitted_nothing_is_named() -> None:
     with pytest.raises(SimulationError, match=r"prefill:9090: got no lengthwise_cost_seconds"):
         RunningCosts.of_metrics([told("prefill", None)])
+
+
+def test_what_is_no_metrics_is_refused_by_name(tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"lengthwise_cost_seconds{role=prefill x\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(CommandError, match="expected a worker's metrics, got"):
+            calibrate([f"127.0.0.1:{server.server_port}"], out=tmp_path / "costs.json")
+        thread.join(5.0)
 
 
 def test_who_is_no_worker_is_named(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated
 
+from prometheus_client.parser import text_string_to_metric_families
 from typer import Argument, Option
 
 from lengthwise_cli.errors import CommandError
-from lengthwise_simulator.cost.running import ROLES, RunningCosts
+from lengthwise_simulator.cost.running import ROLES, RunningCosts, Sample
 from lengthwise_simulator.errors import SimulationError
 
 ANSWER_SECONDS = 10.0
@@ -38,11 +39,12 @@ def calibrate(
         print(f"{role}, in us: {told}")
 
 
-def _metrics(address: str) -> str:
+def _metrics(address: str) -> list[Sample]:
     """Errors: CommandError."""
     try:
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=ANSWER_SECONDS) as answer:
-            text: str = answer.read(MOST_BYTES).decode("utf-8", "replace")
-            return text
+            text = answer.read(MOST_BYTES).decode("utf-8", "replace")
+        families = text_string_to_metric_families(text)
+        return [(each.name, each.labels, each.value) for one in families for each in one.samples]
     except (OSError, HTTPException, ValueError) as error:
         raise CommandError(f"{address}: expected a worker's metrics, got {error}") from error

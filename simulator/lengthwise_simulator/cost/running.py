@@ -1,7 +1,6 @@
 """Costs that running workers have fitted to their own steps, as their metrics tell them."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
@@ -16,8 +15,8 @@ from lengthwise_simulator.errors import SimulationError
 ROLES: Final[Sequence[Role]] = ("prefill", "decode")
 NAMES: Final = frozenset(field.name for field in fields(CostModel))
 
-_SERIES: Final = re.compile(r"lengthwise_(cost_seconds|step_gap_seconds_\w+)\{([^}]*)\} (\S+)")
-_LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
+Sample = tuple[str, Mapping[str, str], float]
+"""Of a metric: its name, its labels and its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +28,12 @@ class RunningCosts:
     decode: CostModel
 
     @classmethod
-    def of_metrics(cls, workers: Iterable[tuple[str, str]]) -> "RunningCosts":
+    def of_metrics(cls, workers: Iterable[tuple[str, Iterable[Sample]]]) -> "RunningCosts":
         """`workers`: where each was asked, and what it answered. Of several alike the middle one
         counts; where all are of one role it stands for the other. Errors: SimulationError."""
         found: dict[str, list[CostModel]] = {}
-        for name, text in workers:
-            role, model = _fitted(name, text)
+        for name, samples in workers:
+            role, model = _fitted(name, samples)
             found.setdefault(role, []).append(model)
         if not found:
             raise SimulationError("calibrate: got no worker, expected one at least")
@@ -68,16 +67,15 @@ class RunningCosts:
         return seconds + sum(model.chunk_seconds(new, history) for new, history in chunks)
 
 
-def _fitted(name: str, text: str) -> tuple[str, CostModel]:
+def _fitted(name: str, samples: Iterable[Sample]) -> tuple[str, CostModel]:
     """What a worker's steps take, and what its host takes between them, on average."""
     role, values, gaps = "", {}, dict.fromkeys(("sum", "count"), 0.0)
-    for series, labels, value in _SERIES.findall(text):
-        named = dict(_LABEL.findall(labels))
-        role = named.get("role", role)
-        if series == "cost_seconds":
-            values[f"{named.get('coefficient')}_seconds"] = float(value)
-        elif series.removeprefix("step_gap_seconds_") in gaps:
-            gaps[series.removeprefix("step_gap_seconds_")] = float(value)
+    for series, labels, value in samples:
+        if series == "lengthwise_cost_seconds":
+            role = labels.get("role", "")
+            values[f"{labels.get('coefficient')}_seconds"] = value
+        elif (part := series.removeprefix("lengthwise_step_gap_seconds_")) in gaps:
+            gaps[part] = value
     if role not in ROLES or not values.keys() >= NAMES:
         raise SimulationError(
             f"{name}: got no lengthwise_cost_seconds, expected a worker's metrics; a worker has"
