@@ -50,6 +50,7 @@ class Benchmark:
         self._plays = plays
         self._arguments = arguments
         self._folder: Path = arguments.folder
+        self._dtype: str = arguments.dtype
         self._lengths = read_lengths(arguments.trace)
         self._ends_at = time.monotonic() + 60.0 * arguments.minutes
 
@@ -102,7 +103,8 @@ class Benchmark:
     @contextmanager
     def _served(self, arm: str, model: Path) -> Iterator[str]:
         if arm == VLLM:
-            with serve_vllm(self._arguments.vllm, model, self._folder / "vllm.log") as base_url:
+            log = self._folder / "vllm.log"
+            with serve_vllm(self._arguments.vllm, model, log, self._dtype) as base_url:
                 yield base_url
             return
         seconds = STRICTEST.ttft_seconds
@@ -111,7 +113,7 @@ class Benchmark:
             "ttft_long_seconds": seconds,
             "tpot_seconds": STRICTEST.tpot_seconds,
         }
-        with serve_ours(OURS[arm], model, objectives) as base_url:
+        with serve_ours(OURS[arm], model, objectives, self._dtype) as base_url:
             yield base_url
 
 
@@ -136,6 +138,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--trace", type=Path, default=AZURE_CONVERSATIONS)
     parser.add_argument("--arms", nargs="+", choices=[*OURS, VLLM])
     parser.add_argument("--minutes", type=float, default=120.0, help="in all")
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="of all arms; float32 on processors without instructions for bfloat16",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rate", type=float, help="of the small model's first rung")
     parser.add_argument("--requests", type=int, help="of the small model's rungs")
@@ -165,7 +173,11 @@ def main() -> None:
         shapes.append((LARGE, MOST_RUNGS[LARGE.name], 1.0))
     if len(shapes) == 1:
         shapes = [(small, shapes[0][1], 1.0)]
-    settings = {"seed": arguments.seed, "vllm": vllm_version(arguments.vllm)}
+    settings = {
+        "seed": arguments.seed,
+        "dtype": arguments.dtype,
+        "vllm": vllm_version(arguments.vllm),
+    }
     begun = {**conditions(), **settings, "dirty": why_no_commit(), "arms": arms}
     begun["shapes"] = [f"{shape}" for shape, _, _ in shapes]
     plays = Plays(arguments.folder / "plays.jsonl", begun)

@@ -51,9 +51,11 @@ VLLM: Final = "vllm"
 
 
 @contextmanager
-def serve_ours(arm: Ours, model: Path, objectives: Mapping[str, float]) -> Iterator[str]:
+def serve_ours(
+    arm: Ours, model: Path, objectives: Mapping[str, float], dtype: str
+) -> Iterator[str]:
     """Yields its base URL. `objectives`: what an operator would set them to."""
-    worker = {"dtype": "bfloat16", "kv_memory_bytes": KV_MEMORY_BYTES, "objectives": objectives}
+    worker = {"dtype": dtype, "kv_memory_bytes": KV_MEMORY_BYTES, "objectives": objectives}
     cluster = LocalCluster(
         models={NAME: model},
         prefill=arm.prefill,
@@ -72,7 +74,7 @@ def serve_ours(arm: Ours, model: Path, objectives: Mapping[str, float]) -> Itera
 
 
 @contextmanager
-def serve_vllm(venv: Path, model: Path, log: Path) -> Iterator[str]:
+def serve_vllm(venv: Path, model: Path, log: Path, dtype: str) -> Iterator[str]:
     """Yields its base URL. Errors: RuntimeError with the end of its log when it does not start."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -86,7 +88,7 @@ def serve_vllm(venv: Path, model: Path, log: Path) -> Iterator[str]:
     }
     command = [
         str(venv.absolute() / "bin/vllm"), "serve", str(model), "--served-model-name", NAME,
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype,
         "--max-model-len", str(CONTEXT_LENGTH),
     ]  # fmt: skip
     with log.open("wb") as output:
