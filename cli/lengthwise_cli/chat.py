@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Annotated
 
 from typer import Argument, Option
@@ -153,18 +154,26 @@ class _Conversation:
 
         Not a KeyboardInterrupt: raised while gRPC runs a callback, it is lost.
         """
-        interrupted = threading.Event()
+        # A signal handler must not take a lock: it may run within itself. This queue's `put` may.
+        interrupts: SimpleQueue[bool] = SimpleQueue()
+        interrupted = False
 
-        def interrupt(*_: object) -> None:
-            interrupted.set()
-            threading.Thread(target=self._client.close).start()
+        def close_if_interrupted() -> None:
+            nonlocal interrupted
+            interrupted = interrupts.get()
+            if interrupted:
+                self._client.close()
 
-        before = signal.signal(signal.SIGINT, interrupt)
+        closing = threading.Thread(target=close_if_interrupted)
+        closing.start()
+        before = signal.signal(signal.SIGINT, lambda *_: interrupts.put(True))
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-            if interrupted.is_set():
+            interrupts.put(False)
+            closing.join()
+            if interrupted:
                 self._client = self._connect()
 
 
@@ -173,24 +182,39 @@ def _talk(conversation: _Conversation, endpoints: list[str]) -> None:
     import readline  # noqa: F401  (its import gives `input` line editing)
 
     say(f"{conversation.model_name()}: Ctrl-C ends an answer, Ctrl-D the conversation.")
-    while (text := _read_turn()) is not None:
-        try:
-            with conversation.interruptible():
-                conversation.answer(text)
-        except Cancelled:
-            print()
-        except LengthwiseError as error:
-            say(f"lengthwise: {in_words(error, endpoints)}")
-    print()
+    # Between an answer and the next line there is nothing to end: a second Ctrl-C changes nothing.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        while (text := _read_turn()) is not None:
+            try:
+                with conversation.interruptible():
+                    conversation.answer(text)
+            except Cancelled:
+                print()
+            except LengthwiseError as error:
+                say(f"lengthwise: {in_words(error, endpoints)}")
+        print()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read_turn() -> str | None:
     """What a person types next; None at the end of input. Ctrl-C begins the line anew."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reading = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal reading
+        if reading:  # once a line: it is raised where it is caught
+            reading = False
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
         while True:
             try:
+                reading = True
                 text = input("> ")
+                reading = False
             except KeyboardInterrupt:
                 print()
                 continue

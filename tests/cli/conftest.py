@@ -70,6 +70,17 @@ class Terminal:
             assert ready, f"got no {text!r} within {seconds:g} s:\n{self.output}"
             assert self._read(), f"ended without {text!r}:\n{self.output}"
 
+    def interrupt_until(self, end: str, seconds: float = 40.0) -> None:
+        """Types Ctrl-C until something ends the output that comes. Once may not do: `input`
+        does not notice a signal that comes just before it waits for a key."""
+        deadline = time.monotonic() + seconds
+        begin = len(self.output)
+        while not self.output[begin:].endswith(end):
+            assert time.monotonic() < deadline, f"got no {end!r}:\n{self.output}"
+            self.type("\x03")
+            while select.select([self._file], [], [], 0.5)[0]:
+                assert self._read(), f"ended without {end!r}:\n{self.output}"
+
     def type(self, keys: str) -> None:
         os.write(self._file, keys.encode())
 

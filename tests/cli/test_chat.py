@@ -36,9 +36,10 @@ def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> Non
     terminal.type("a story\n")
     terminal.read_until("upon ")
     terminal.type("\x03")
-    terminal.read_until("\n> ")
-    terminal.type("half a line\x03")
-    terminal.read_until("^C\r\n> ")
+    terminal.read_until("upon ^C\r\n> ")
+    terminal.type("half a line")
+    terminal.read_until("half a line")
+    terminal.interrupt_until("> ")
     terminal.type("and now?\n")
     # Typed before the command reads its next line, it would be lost.
     terminal.read_until("Hello world.\r\n> ")
@@ -48,6 +49,27 @@ def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> Non
         ("user", "a story"), ("assistant", "Once upon "), ("user", "and now?")
     ]  # fmt: skip
     assert "Traceback" not in terminal.output
+
+
+@pytest.mark.slow
+def test_ctrl_c_again_and_again_ends_an_answer_and_nothing_else(router: Router) -> None:
+    def endless(request: Request, _: object) -> Responses:
+        yield first(request)
+        yield words(0, "Once ", "upon ")
+        router.freeze()
+
+    router.scripts.extend([endless, hello])
+    terminal = Terminal("chat", "-e", router.address)
+    terminal.read_until("> ")
+    terminal.type("a story\n")
+    terminal.read_until("upon ")
+    for _ in range(5):
+        terminal.type("\x03")
+    terminal.read_until("^C\r\n> ")
+    terminal.type("and now?\n")
+    terminal.read_until("Hello world.\r\n> ")
+    terminal.type("\x04")
+    assert terminal.finish() == 0
 
 
 @pytest.mark.slow
