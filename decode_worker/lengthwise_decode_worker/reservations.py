@@ -32,9 +32,10 @@ from lengthwise_wire.errors import DeadlineExceeded, NoWorkerAvailable, Overload
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.requests import refuse
 
-MAX_FAILED = 4096
-"""Names of failed reservations that are remembered, so that a router that has not heard of the
-failure yet does not fill them again."""
+MAX_ENDED = 4096
+"""Names of reservations that are remembered after their end: one that a router fills again without
+having heard of it, or whose release has overtaken it, would be taken for another of its name, whose
+blocks may be on their way back still."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -67,7 +68,7 @@ class Reservations:
         self._max_per_router = max_per_router
         self._by_router: Counter[str] = Counter()
         self._held: dict[RequestId, _Held] = {}
-        self._failed: OrderedDict[RequestId, None] = OrderedDict()
+        self._ended: OrderedDict[RequestId, None] = OrderedDict()
         self._draining: dict[str, RequestId | asyncio.Future[None]] = {}
 
     def __len__(self) -> int:
@@ -83,8 +84,8 @@ class Reservations:
         held = self._held.get(work.request_id)
         if held is not None:
             return await self._renew(held, epoch)
-        if work.request_id in self._failed:
-            raise Stale(f"reservation {work.number} has failed; reserve under a new number")
+        if work.request_id in self._ended:
+            raise Stale(f"reservation {work.number} has ended; reserve under a new number")
         if not self._publisher.is_open(work.router_id):
             raise NoWorkerAvailable(f"router {work.router_id} has no Tokens stream here; open one")
         if self._by_router[work.router_id] >= self._max_per_router:
@@ -104,7 +105,8 @@ class Reservations:
             raise
 
     def release(self, request_id: RequestId) -> None:
-        """Ends a reservation in any state; unknown ones are gone already."""
+        """Ends a reservation in any state; unknown ones are gone already, or are yet to come, and
+        are refused then."""
         held = self._forget(request_id)
         if held is None:
             return
@@ -132,9 +134,6 @@ class Reservations:
         rows = RouterRows()
         rows.fail(held.work.number, error)
         self._publisher.publish(held.work.router_id, rows)
-        self._failed[request_id] = None
-        if len(self._failed) > MAX_FAILED:
-            self._failed.popitem(last=False)
         refuse(held.answer, NoWorkerAvailable(error))
         if held.span is not None:
             held.span.failed(error)
@@ -183,6 +182,9 @@ class Reservations:
             self._post(Drained(request_id=waiting))
 
     def _forget(self, request_id: RequestId, *, finished: bool = False) -> _Held | None:
+        self._ended[request_id] = None
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
         held = self._held.pop(request_id, None)
         if held is not None:
             if held.span is not None:

@@ -35,6 +35,17 @@ async def test_a_lease_of_a_day_ends_when_the_worker_says(worker: Process) -> No
     await router.close()
 
 
+async def test_a_release_that_overtakes_its_reservation_ends_it_too(worker: Process) -> None:
+    router = PlainRouter(worker.address, worker.address)
+    await router.open()
+    number = router.number()
+    await router.release(number)
+    with pytest.raises(grpc.aio.AioRpcError, match="has ended") as refused:
+        await router.reserve(number, prompt_of(40), 4)
+    assert refused.value.code() is grpc.StatusCode.ABORTED
+    await router.close()
+
+
 async def test_one_router_leaves_room_for_another(worker: Process) -> None:
     greedy, modest = (PlainRouter(worker.address, worker.address) for _ in range(2))
     for router in (greedy, modest):
