@@ -19,6 +19,7 @@ from lengthwise_engine.sampling.grammar import GrammarState
 from lengthwise_policy.decode.gathering import LONGEST_INTERVAL_SECONDS
 from lengthwise_policy.decode.request import Reservation
 from lengthwise_policy.kv.prefix_cache import block_hashes
+from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
@@ -73,7 +74,8 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
             raise NoWorkerAvailable("this decode worker is draining; try another one")
         self._check(request)
         grammar = await self._grammars.state(request.grammar)
-        is_crowded = self._is_crowded(request)
+        most = request.most_requests if request.HasField("most_requests") else None
+        is_crowded = request.local and exceeds(len(self._reservations), most)
         lease = min(request.lease_seconds, self._max_seconds)
         seconds = min(context.time_remaining() or lease, lease)
         try:
@@ -157,12 +159,6 @@ class DecodeService(decode_pb2_grpc.DecodeWorkerServicer):
                 self._receive.commit(link, frame.commit)
             else:
                 raise InvalidRequest(f"frame: got {kind}, expected announce or commit")
-
-    def _is_crowded(self, request: decode_pb2.ReserveRequest) -> bool:
-        """Whether the prompt is not to be computed beside the requests that are here."""
-        if not request.local or not request.HasField("most_requests"):
-            return False
-        return len(self._reservations) > request.most_requests
 
     def _span(self, context: Context) -> ReservationSpan | None:
         if self._tracer is None:

@@ -56,6 +56,12 @@ class OtherRouters:
 ALONE = OtherRouters(0, lambda: 0.0)
 
 
+def exceeds(there: int, most: int | None) -> bool:
+    """Whether a worker has more than a router presumed when it placed a request there, so that the
+    request had better be placed anew; None: any number will do."""
+    return most is not None and there > most
+
+
 def water_level(loads: Sequence[float], expected: float) -> float:
     """To which `expected`, more than 0, fills the lowest of at least one load."""
     level, total = float("inf"), expected

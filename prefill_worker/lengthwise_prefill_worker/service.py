@@ -13,6 +13,7 @@ from lengthwise_engine.runner.sampler import NO_TOKEN, NO_TOKEN_TEXT
 from lengthwise_engine.sampling.grammar import GrammarState, refusal_of
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.prefill.queue import PrefillJob
+from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import RequestId
 from lengthwise_prefill_worker.kv.send import KVSend
 from lengthwise_prefill_worker.messages import Command, Computed, Outcome, PrefillWork
@@ -94,7 +95,7 @@ class PrefillService(prefill_pb2_grpc.PrefillWorkerServicer):
         check_destination(request.destination, len(request.token_ids), self._block_size)
         if request.HasField("most_tokens_ahead"):
             tokens_ahead = self._tokens_ahead()
-            if tokens_ahead > request.most_tokens_ahead:
+            if exceeds(tokens_ahead, request.most_tokens_ahead):
                 return prefill_pb2.PrefillResponse(tokens_ahead=tokens_ahead)
         grammar = await self._grammars.state(request.grammar)
         adapter = await self._adapters.lease(request.adapter)

@@ -14,6 +14,7 @@ from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import PolicyError
+from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import RequestId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
 from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
@@ -191,8 +192,8 @@ class SimulatedDecodeWorker(SimulatedWorker):
         if self.is_draining:
             self._refuse(attempt, PolicyError(f"{self.worker_id} is draining"))
             return
-        journey, most = attempt.journey, attempt.most_requests
-        is_local = attempt.is_local and (most is None or len(self._sequences) <= most)
+        journey = attempt.journey
+        is_local = attempt.is_local and not exceeds(len(self._sequences), attempt.most_requests)
         num_tokens, block_size = attempt.num_tokens, self._cluster.block_size
         reservation = Reservation(
             request_id=attempt.request_id,

@@ -9,6 +9,7 @@ from lengthwise_policy.length_class import LENGTH_CLASSES
 from lengthwise_policy.prefill.batch import PrefillBatch
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.prefill.scheduler import PrefillScheduler
+from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import PromptChunk, RequestId, WorkerId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
 from lengthwise_simulator.cluster.network import push_kv
@@ -56,8 +57,7 @@ class SimulatedPrefillWorker(SimulatedWorker):
     def prefill(self, attempt: JourneyAttempt) -> None:
         """The router's call has come; nothing is computed before the link is there, which the first
         request for it opens with a call."""
-        most = attempt.most_tokens_ahead
-        if most is not None and self._tokens_ahead > most:
+        if exceeds(self._tokens_ahead, attempt.most_tokens_ahead):
             self._answer(attempt.journey.router.crowded, attempt, self._tokens_ahead)
             return
         now = attempt.prefill_called_at = self._heap.now

@@ -20,7 +20,7 @@ from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import EXPECTED_SHARE, candidate
 from lengthwise_policy.placement.strategies import make_strategy
 from lengthwise_policy.placement.worker_view import wait_seconds
-from lengthwise_policy.spreading import ALONE, OtherRouters, water_level
+from lengthwise_policy.spreading import ALONE, OtherRouters, exceeds, water_level
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
 LOADS = st.lists(st.floats(0, 100), min_size=1, max_size=12)
@@ -32,6 +32,13 @@ def test_the_level_is_that_at_which_what_is_expected_has_found_room(
 ) -> None:
     level = water_level(loads, expected)
     assert sum(max(level - load, 0) for load in loads) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_worker_has_too_much_only_beyond_what_a_router_said() -> None:
+    assert not exceeds(1000, None)
+    assert not exceeds(3, 3)
+    assert exceeds(4, 3)
+    assert exceeds(1, 0)
 
 
 @given(loads=LOADS, own=st.floats(0, 100), draw=st.floats(0, 1, exclude_max=True))
