@@ -68,7 +68,10 @@ def why_no_commit() -> str:
         return "because this is no git checkout"
     everywhere_but_data = (":/", ":!data")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *everywhere_but_data)
-    return f"because tracked files differ from the commit:\n{changed}" if changed else ""
+    if changed:
+        return f"because tracked files differ from the commit:\n{changed}"
+    new = _git("ls-files", "--others", "--exclude-standard", "--", ":/*.py")
+    return f"because modules are not tracked:\n{new}" if new else ""
 
 
 def _git(*arguments: str) -> str:

@@ -45,6 +45,15 @@ def test_rows_of_changed_code_are_printed_with_the_reason(
     assert not (checkout / "data" / "numbers.csv").exists()
 
 
+def test_a_module_that_is_not_tracked_may_have_been_measured_too(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "new.py").write_text("pass\n")
+    rows.append_rows("numbers", [{"number": 42}], checkout / "data")
+    assert "new.py" in capsys.readouterr().out
+    assert not (checkout / "data" / "numbers.csv").exists()
+
+
 def test_rows_that_bring_their_commit_are_recorded_anywhere(checkout: Path) -> None:
     (checkout / "module.py").write_text("changed\n")
     rows.append_rows("numbers", [{"commit": "abc", "number": 42}], checkout / "data")
