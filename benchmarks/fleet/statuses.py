@@ -1,14 +1,16 @@
 """What the statuses of many workers cost a router before any request comes: its process' share of
-a core, its memory, and how soon it gives up a worker that has frozen.
+a core, its memory, and how soon it gives up workers that have frozen or died.
 
-Run `python -m fleet.statuses`; it appends to benchmarks/data/fleet_statuses.csv. The router is a
-process of its own, as it is served; every worker has a gRPC server and ends 25 steps a second.
-Budget with 1,000 busy workers: 0.2 core, 300 MiB; a frozen worker is noticed within 2 s.
+Run `python -m fleet.statuses`; it appends to benchmarks/data/fleet_statuses.csv and
+fleet_losses.csv. The router is a process of its own, as it is served; every worker has a gRPC
+server and ends 25 steps a second. Budget with 1,000 busy workers: 0.2 core, 300 MiB; a frozen or
+dead worker is noticed within 2 s, which is looked for by reading the router's metrics.
 """
 
 import argparse
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,10 +28,15 @@ from rows import append_rows
 
 from fleet.publisher import PublishingWorkers
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
+from lengthwise_policy.placement.outstanding import status_interval
 
 COUNTS = (64, 256, 1000)
 WAIT_SECONDS = 120.0
 SETTLE_SECONDS = 5.0
+VICTIMS = 4
+"""Of each kind of loss, one after the other; each is alone in its process."""
+
+LOSSES = {"frozen": signal.SIGSTOP, "killed": signal.SIGKILL}
 
 
 @contextmanager
@@ -90,13 +98,30 @@ def measure(pid: int, parts: Sequence[PublishingWorkers], seconds: float) -> dic
     }
 
 
-def noticed_seconds(metrics: str, count: int, victim: PublishingWorkers) -> float:
-    """From the moment at which a worker's process is stopped to that at which it is not ready."""
-    assert victim.process.pid is not None
-    os.kill(victim.process.pid, signal.SIGSTOP)
-    began_at = time.monotonic()
-    wait_until(lambda: num_ready(metrics) < count, pause=0.02)
-    return time.monotonic() - began_at
+def losses(
+    metrics: str, count: int, victims: Sequence[PublishingWorkers]
+) -> Iterator[dict[str, object]]:
+    """A row for each kind, from the moment at which a worker's process is stopped or killed to that
+    at which the metrics have one ready worker less."""
+    kinds = list(LOSSES)
+    noticed: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number, victim in enumerate(victims):
+        time.sleep(random.random())  # somewhere between two statuses
+        assert victim.process.pid is not None
+        kind = kinds[number * len(kinds) // len(victims)]
+        os.kill(victim.process.pid, LOSSES[kind])
+        began_at = time.monotonic()
+        wait_until(lambda: num_ready(metrics) < count - number, pause=0.02)  # noqa: B023
+        noticed[kind].append(time.monotonic() - began_at)
+    for kind, seconds in noticed.items():
+        yield {
+            "workers": count,
+            "status_seconds": round(status_interval(count), 2),
+            "loss": kind,
+            "losses": len(seconds),
+            "noticed_median_seconds": round(median(seconds), 2),
+            "noticed_max_seconds": round(max(seconds), 2),
+        }
 
 
 def _num_sent(parts: Sequence[PublishingWorkers]) -> int:
@@ -115,14 +140,15 @@ def main() -> None:
     parser.add_argument("--idle", action="store_true", help="workers that end no steps")
     parser.add_argument("--dry", action="store_true", help="print rows without recording them")
     arguments = parser.parse_args()
-    rows = []
+    rows, lost = [], []
+    alone = VICTIMS * len(LOSSES)
     for count in arguments.workers:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             model = write_toy_checkpoint(folder / "toy")
             parts = [
                 stack.enter_context(PublishingWorkers(numbers, model.name, busy=not arguments.idle))
-                for numbers in (range(1), range(1, count))
+                for numbers in (*(range(n, n + 1) for n in range(alone)), range(alone, count))
             ]
             addresses = [address for part in parts for address in part.addresses]
             pid, metrics = stack.enter_context(router(model, addresses, folder))
@@ -130,11 +156,14 @@ def main() -> None:
             time.sleep(SETTLE_SECONDS)
             row: dict[str, object] = {"workers": count, "busy": not arguments.idle}
             row |= measure(pid, parts, arguments.seconds)
-            row["frozen_noticed_seconds"] = round(noticed_seconds(metrics, count, parts[0]), 2)
+            noticed = list(losses(metrics, count, parts[:-1]))
+        row["frozen_noticed_seconds"] = noticed[0]["noticed_max_seconds"]
         rows.append(row)
-        print(row, flush=True)
+        lost.extend(noticed)
+        print(row, *noticed, sep="\n", flush=True)
     if not arguments.dry:
         append_rows("fleet_statuses", rows)
+        append_rows("fleet_losses", lost)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition
 from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_router.workers.roster import Roster
+from lengthwise_router.workers.wakeup import SWEEP_SECONDS
 from lengthwise_router.workers.worker import Worker
 from lengthwise_runtime.channel import open_channel
 from lengthwise_runtime.config import ConfigError
@@ -122,13 +123,14 @@ class Fleet:
         return Worker(address, channel, self.router_id, self._presumed_model, changed)
 
     def sweep(self, now: float) -> None:
-        """Gives up workers that have been silent for too long, and compares the others."""
+        """Gives up workers that would have been silent for too long at the next sweep, and compares
+        the others."""
         stood_still = now - self._swept_at
         self._swept_at = now
         for worker in self._roster.workers.values():
             if stood_still > OWN_PAUSE_SECONDS:
                 worker.received_at += stood_still
-            if now - worker.received_at > self._heartbeat_timeout_seconds:
+            if now + SWEEP_SECONDS - worker.received_at > self._heartbeat_timeout_seconds:
                 worker.lose("silent")
         if now - self._compared_at >= COMPARE_SECONDS:
             self._compared_at = now

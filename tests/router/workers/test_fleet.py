@@ -15,6 +15,7 @@ from router.stub_workers import StubDecode, StubPrefill, stub_answer
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_router.config import DiscoveryConfig
 from lengthwise_router.discovery.sources import discovery_of
+from lengthwise_router.workers.wakeup import SWEEP_SECONDS
 from lengthwise_runtime.config import ConfigError
 from lengthwise_wire.v1 import worker_pb2
 
@@ -40,6 +41,17 @@ async def test_a_frozen_worker_is_lost_within_the_heartbeat_timeout(deploy: Depl
     assert time.monotonic() - began_at > 0.2
     worker.thaw()
     await deployment.ready()
+
+
+async def test_a_silent_worker_is_given_up_before_the_timeout_is_over(deploy: Deploy) -> None:
+    deployment = await deploy(heartbeat_timeout_seconds=2.0)
+    fleet = deployment.app._fleet
+    worker = fleet.workers[0]
+    now = came_at = worker.received_at
+    while worker.condition == "ready":
+        now += SWEEP_SECONDS
+        fleet.sweep(now)
+    assert 2.0 - 2 * SWEEP_SECONDS < now - came_at < 2.0 + 1e-6
 
 
 async def test_a_killed_worker_is_lost_at_once(deploy: Deploy) -> None:
