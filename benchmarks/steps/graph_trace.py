@@ -194,7 +194,7 @@ def main() -> None:
     pretend()
     table = []
     for row in rows():
-        print(*row.values(), flush=True)
+        print(row, flush=True)
         table.append(row)
     append_rows("graph_trace", table)
 
