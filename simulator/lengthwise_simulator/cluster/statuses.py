@@ -53,7 +53,8 @@ class StatusFeed:
         self._state = state
         self._blocks = blocks
         self._interval = cluster.status_seconds
-        self._heartbeat = cluster.heartbeat_seconds
+        # Of a worker that is asked for few statuses each heartbeat counts.
+        self._heartbeat = max(cluster.heartbeat_seconds, cluster.status_seconds)
         self._travel = cluster.call_seconds
         self._reports: deque[Report] = deque()
         self._events: list[BlockEvents] = []
