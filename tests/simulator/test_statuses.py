@@ -24,7 +24,7 @@ def test_a_worker_that_always_changes_reports_at_the_interval_and_no_more_often(
         )
 
     feed = StatusFeed(state=state, blocks=PrefixCache(4), cluster=cluster, began_at=0.0)
-    sent = []
+    sent: list[float] = []
     for tick in range(1, 1001):
         feed.changed(tick * 0.005)
         sent.extend(report.sent_at for report in feed.take(0, tick * 0.005))
