@@ -40,6 +40,7 @@ def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_of_thousands_of_calls_at_once_each_gets_an_answer_and_is_counted(
     router: Process,
 ) -> None:
@@ -49,7 +50,7 @@ async def test_of_thousands_of_calls_at_once_each_gets_an_answer_and_is_counted(
 
         async def ask() -> tuple[grpc.StatusCode, bool]:
             try:
-                async for _ in stub.Generate(request(max_tokens=4), timeout=30):
+                async for _ in stub.Generate(request(max_tokens=4), timeout=60):
                     raise AssertionError("there is no worker")
             except grpc.aio.AioRpcError as error:
                 pairs: Any = error.trailing_metadata() or ()
