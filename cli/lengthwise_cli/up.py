@@ -37,7 +37,7 @@ FIRST_PROMPT = "def read_lines(path):"
 BASE_PROMPT = "Once upon a time"
 FIRST_TOKENS = 64
 MODEL_SECONDS = 10.0
-_KEYS = ("dtype", "model_backend", "quantization", "max_context", "kv_memory_bytes")
+_KEYS = ("dtype", "model_backend", "quantization", "kv_dtype", "max_context", "kv_memory_bytes")
 PIPE_CLOSED = 128 + signal.SIGPIPE
 """Exit code of a shell's command that SIGPIPE ended."""
 
@@ -62,15 +62,12 @@ def up(
         str | None, Option(help="auto, native or transformers: whose code computes the model.")
     ] = None,
     quantization: Annotated[str | None, Option(help="none, int8, int4, fp8: of weights.")] = None,
-    kv_memory: Annotated[
-        str | None, Option(help="Of each worker's KV cache: bytes, or 512Mi, 4Gi, 4G.")
-    ] = None,
+    kv_dtype: Annotated[str | None, Option(help="auto, int8: of keys and values.")] = None,
+    kv_memory: Annotated[str | None, Option(help="Of each KV cache: bytes, or 512Mi, 4G.")] = None,
     max_context: Annotated[
         int | None, Option(help="The most tokens of a request, prompt and output.", min=1)
     ] = None,
-    host: Annotated[
-        str, Option(help="Where routers listen; 0.0.0.0: on every interface.")
-    ] = "127.0.0.1",
+    host: Annotated[str, Option(help="Where routers listen; 0.0.0.0: everywhere.")] = "127.0.0.1",
     port: Annotated[int, Option(help="Of the first router; others count up. 0: any.")] = 50051,
     http_port: Annotated[int, Option(help="The same for OpenAI's API; -1: none.")] = HTTP_PORT,
     metrics_port: Annotated[int, Option(help="The same for Prometheus metrics.")] = 0,
@@ -99,7 +96,9 @@ def up(
         port=port,
         metrics_port=metrics_port,
         http_port=_http_port(http_port, port),
-        settings=_settings(kv_memory, settings, dtype, model_backend, quantization, max_context),
+        settings=_settings(
+            *(kv_memory, settings, dtype, model_backend, quantization, kv_dtype, max_context)
+        ),
         start_seconds=start_timeout,
     )
     run(cluster, say=say, once=once, is_demo=not asked)

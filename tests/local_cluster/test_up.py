@@ -192,6 +192,9 @@ def test_a_second_interrupt_kills(model: Path) -> None:
         pytest.param(("--device", "tpu"), "lengthwise: device: got 'tpu', expected", id="device"),
         pytest.param(("--model", "/nowhere"), "lengthwise: no model in /nowhere", id="model"),
         pytest.param(("--model", "a/b", "--decode", "0"), "lengthwise: decode: got 0", id="count"),
+        pytest.param(
+            ("--kv-dtype", "int5"), "lengthwise: prefill setting is invalid: kv_dtype: ", id="KV"
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_starts(
