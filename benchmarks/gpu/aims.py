@@ -156,6 +156,12 @@ AIMS: Final = (
         Aim(what=f"{op}, of bandwidth", wanted=0.85, table=KERNELS, find=of_ceiling(op))
         for op in ("rms_norm", "add_rms_norm", "silu_mul", "rotate_and_store", "pack_blocks")
     ),
+    Aim(
+        what="weights of 4 bits, one row / bfloat16",
+        wanted=2.5,
+        table=KERNELS,
+        find=over("int4_linear", "torch", "1 x 5120 x 55296"),
+    ),
     Aim(what="prefill, of peak", wanted=0.0, table=ENGINE, find=of_ceiling("prefill")),
     *(
         Aim(

@@ -13,7 +13,7 @@ from typing import Final
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.gguf.config import config_values
 from lengthwise_checkpoint.gguf.model import is_gguf, read_gguf
-from lengthwise_checkpoint.quantisation import read_stored
+from lengthwise_checkpoint.quantisation import read_kept_bits, read_stored
 from lengthwise_checkpoint.rope import read_context_length, read_rope
 from lengthwise_checkpoint.spec import DTYPES, MAX_LAYERS, DecoderSpec, ExpertsSpec
 
@@ -98,6 +98,7 @@ def read_decoder_spec(config: ConfigJson) -> DecoderSpec:
         tied_embeddings=config.boolean("tie_word_embeddings", False),
         projections=projections,
         integers=integers,
+        kept_bits=read_kept_bits(config),
         experts=traits.experts,
     )
 

@@ -32,12 +32,20 @@ def read_stored(config: ConfigJson) -> tuple[Projections, IntegerScheme | None]:
         return "full", None
     quantised = config.object("quantization_config")
     if quantised.value("quant_method") == "gguf":
-        return "full", None  # it is full weights that are read of a GGUF file
+        return "full", None  # and what of it is kept as it is depends on what they are rounded to
     if (scheme := read_integer_scheme(quantised)) is not None:
         return "stored integers", scheme
     if found := _other_scheme(quantised):
         raise config.unsupported("quantization_config", f"found {found}; {_SUPPORTED}")
     return "stored fp8", None
+
+
+def read_kept_bits(config: ConfigJson) -> int:
+    """The most bits of a GGUF file's integers; 0: it has none, or is no GGUF file."""
+    quantised = config.object("quantization_config")
+    if quantised.value("quant_method") != "gguf":
+        return 0
+    return quantised.integer("kept_bits", 0, minimum=0)
 
 
 def _other_scheme(found: ConfigJson) -> str:

@@ -59,8 +59,9 @@ class DecoderSpec(ModelSpec):
     `windows` has one entry per layer: how many positions back a query sees (itself included), or
     None for all. `qkv_bias`, `output_bias` and `mlp_bias` say which projections have biases;
     `qk_norm` that queries and keys are normalised per head before rotation.
-    `integers` says how «stored integers» are. `experts` are those of a mixture; `intermediate_size`
-    is of its layers that have none.
+    `integers` says how «stored integers» are. `kept_bits`: a GGUF file has some, of so many bits at
+    most, that stay as they are where weights are rounded to as many; 0: none. `experts` are those
+    of a mixture; `intermediate_size` is of its layers that have none.
     """
 
     hidden_size: int
@@ -76,6 +77,7 @@ class DecoderSpec(ModelSpec):
     tied_embeddings: bool
     projections: Projections = "full"
     integers: IntegerScheme | None = None
+    kept_bits: int = 0
     experts: ExpertsSpec | None = None
 
     @property

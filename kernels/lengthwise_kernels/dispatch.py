@@ -21,6 +21,8 @@ from lengthwise_kernels.attention_plan import PaddedShape as PaddedShape
 from lengthwise_kernels.attention_plan import ScoredPlan as ScoredPlan
 from lengthwise_kernels.attention_plan import Scoring as Scoring
 from lengthwise_kernels.attention_plan import StepAttention as StepAttention
+from lengthwise_kernels.int4 import Int4Weight
+from lengthwise_kernels.integer_weight import IntegerWeight
 from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
@@ -78,6 +80,21 @@ pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 digest = _by_device(digests.digest, "digest")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
+
+
+def pack_int4(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    group_size: int,
+    dtype: torch.dtype,
+) -> IntegerWeight:
+    """As `Int4Weight.of`, for the device where `codes` lie."""
+    kind = (
+        cast(type[Int4Weight], _load("int4_linear", "Int4Tiles")) if codes.is_cuda else Int4Weight
+    )
+    return kind.of(codes, scales, offsets, group_size=group_size, dtype=dtype)
 
 
 def lay_out_attention(

@@ -1,7 +1,8 @@
-"""Weights of 4 bits with a scale and an offset for each group of inputs, on CPUs.
+"""Weights of 4 bits with a scale and an offset for each group of inputs.
 
-PyTorch's kernel turns weights into float32 in registers; numbers of inputs and outputs that it does
-not take are padded. Weights of 8 bits are two such matrices, of their high and their low halves.
+On CPUs PyTorch's kernel turns weights into float32 in registers; numbers of inputs and outputs that
+it does not take are padded. GPUs have `gpu.int4_linear`. Weights of 8 bits are two such matrices,
+of their high and their low halves.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from lengthwise_kernels.host_memory import use_huge_pages
 
 GROUP_SIZES: Final = (256, 128, 64, 32)
 """That the kernel has. A larger group is several of them, with the same scale."""
+GROUP_STEP: Final = 32
+"""Of GPUs' kernel (`gpu.int4_linear`): groups are multiples of it."""
 _OUTPUTS: Final = 16
 """It computes multiples of these."""
 _PACKED_ROWS: Final = 1024
@@ -68,6 +71,9 @@ class Int4Weight:
     def num_bytes(self) -> int:
         return self.packed.nbytes + self.scales.nbytes
 
+    def in_any_batch(self) -> "Int4Weight":
+        return self
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x weight^T, [rows, in] to [rows, out], in the type of x."""
         x = functional.pad(x, (0, -self.num_inputs % self.group_size)).contiguous()
@@ -83,11 +89,20 @@ def kernel_group(group_size: int, num_inputs: int) -> int:
     for size in GROUP_SIZES:
         if not group_size % size:
             return size
-    if group_size < num_inputs:
-        raise ValueError(
-            f"got groups of {group_size} inputs, expected a multiple of {GROUP_SIZES[-1]}"
-        )
+    _check_group(group_size, num_inputs)
     return GROUP_SIZES[-1]
+
+
+def tile_groups(group_size: int, num_inputs: int) -> int:
+    """How many of GPUs' steps a group has. Errors: ValueError."""
+    if group_size % GROUP_STEP:
+        _check_group(group_size, num_inputs)
+    return -(-group_size // GROUP_STEP)
+
+
+def _check_group(group_size: int, num_inputs: int) -> None:
+    if group_size < num_inputs:
+        raise ValueError(f"got groups of {group_size} inputs, expected a multiple of {GROUP_STEP}")
 
 
 def int4_bytes(num_inputs: int, num_outputs: int, group_size: int, item: int) -> int:
@@ -95,3 +110,9 @@ def int4_bytes(num_inputs: int, num_outputs: int, group_size: int, item: int) ->
     num_groups = -(-num_inputs // kernel_group(group_size, num_inputs))
     rows = -(-num_outputs // _OUTPUTS) * _OUTPUTS
     return rows * num_groups * (kernel_group(group_size, num_inputs) // 2 + 2 * item)
+
+
+def int4_tiles_bytes(num_inputs: int, num_outputs: int, group_size: int, item: int) -> int:
+    """The same on a GPU."""
+    tiles, groups = -(-num_inputs // (2 * GROUP_STEP)), -(-num_inputs // group_size)
+    return num_outputs * (tiles * GROUP_STEP + groups * 2 * item)

@@ -50,6 +50,9 @@ class Int8Weight:
     def num_bytes(self) -> int:
         return int(torch.ops.mkldnn._nbytes(self.packed)) + self.scales.nbytes
 
+    def in_any_batch(self) -> "Int8Weight":
+        return self
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x weight^T, [rows, in] to [rows, out], float32."""
         norm = torch.linalg.vector_norm

@@ -31,6 +31,7 @@ def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:
         "add_rms_norm_fp8",
         "silu_mul_fp8",
         "scaled_linear",
+        "int4_linear",
         "sample_tokens",
         "prefill_attention",
         "decode_attention",

@@ -18,6 +18,8 @@ from lengthwise_checkpoint.architectures import read_limits
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.families import read_config
 from lengthwise_checkpoint.generation import read_generation_defaults
+from lengthwise_checkpoint.gguf import model
+from lengthwise_checkpoint.gguf.header import GgufHeader, read_header
 from lengthwise_checkpoint.tokenizer import read_text_files
 
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(61))]
@@ -191,6 +193,34 @@ def test_tensors_of_unknown_types_or_beyond_the_file_are_refused(
     assert "has type 40; supported are F32" in changed(20, "<I", 40)
     assert "rows of 32 weights, expected whole blocks of 256" in changed(20, "<I", 12)
     assert "not whole: tensor token_embd.weight takes" in changed(24, "<Q", 2**60)
+
+
+def test_tensors_that_lie_over_one_another_are_refused(file_of: Callable[..., Path]) -> None:
+    path = file_of(tensors={"output_norm.weight": np.ones(32, np.float32)})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"output_norm.weight") + len(b"output_norm.weight")
+    offset = at + 4 + 8 + 4  # after the number of dimensions, one of them, and the type
+    assert struct.unpack_from("<Q", data, offset) == (EMBEDDING.nbytes,)
+    for place in (0, 32, EMBEDDING.nbytes - 32):
+        struct.pack_into("<Q", data, offset, place)
+        path.write_bytes(data)
+        assert re.search(r"tensors \S+ and \S+ lie over one another, from byte", told(path))
+
+
+def test_the_header_is_read_once_until_the_file_is_another(
+    file_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> GgufHeader:
+        read.append(path)
+        return read_header(path)
+
+    monkeypatch.setattr(model, "read_header", counted)
+    assert read_all(file_of()) == (64, (2,))
+    assert len(read) == 1
+    assert read_all(file_of({"tokenizer.ggml.eos_token_id": 1, "general.name": "X"})) == (64, (1,))
+    assert len(read) == 2
 
 
 @pytest.mark.slow

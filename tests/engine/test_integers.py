@@ -11,8 +11,7 @@ from engine.next_token import load, logprobs, prompt
 from lengthwise_engine.models.decoder_loader import load_model
 from lengthwise_engine.models.integers import linear
 from lengthwise_engine.models.integers.codes import Codes
-from lengthwise_engine.models.integers.linear import IntegerLinear, check_integers
-from lengthwise_kernels.errors import UnsupportedByKernel
+from lengthwise_engine.models.integers.linear import IntegerLinear
 
 BITS = pytest.mark.parametrize("bits", [8, 4])
 
@@ -63,11 +62,6 @@ def test_workers_that_round_in_another_way_share_no_kv(
     fingerprints = {load(folder, each).fingerprint for each in ("none", "fp8", "int8", "int4")}
     assert len(fingerprints) == 4
     assert load(folder, "int4").fingerprint in fingerprints
-
-
-def test_a_gpu_is_told_what_it_has_instead() -> None:
-    with pytest.raises(UnsupportedByKernel, match=r"on CPUs alone, and this is cuda.*fp8"):
-        check_integers(torch.device("cuda"))
 
 
 @BITS

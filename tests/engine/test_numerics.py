@@ -50,7 +50,7 @@ def _differing(models: list[LoadedModel], count: int, seed: int) -> int:
         ("qwen2-some-windows", torch.bfloat16, "none", "int8"),
         ("mistral-window", torch.float16, "none", "auto"),
         ("qwen3", torch.float32, "none", "int8"),
-        ("llama-biases", torch.bfloat16, "fp8", "auto"),
+        ("llama-biases", torch.bfloat16, "fp8", "int8"),
         ("llama-biases", torch.bfloat16, "int8", "auto"),
         ("qwen3", torch.float32, "int4", "auto"),
         ("qwen3_moe", torch.bfloat16, "none", "auto"),

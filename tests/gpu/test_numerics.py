@@ -36,6 +36,7 @@ def _differing(models: list[LoadedModel], count: int) -> int:
         ("mistral-window", torch.float16, "none"),
         ("qwen3", torch.float32, "none"),
         ("llama-biases", torch.bfloat16, "fp8"),
+        ("qwen3", torch.bfloat16, "int4"),
     ],
 )
 def test_an_invariant_answer_is_the_same_in_any_batch_chunk_graph_and_worker(

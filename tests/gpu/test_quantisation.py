@@ -1,4 +1,5 @@
-"""Projections in 8-bit floating point on a GPU: near those of the CPU, in half the memory."""
+"""Projections in 8-bit floating point on a GPU, near those of the CPU and in half the memory; and
+with weights of 4 bits."""
 
 import shutil
 from collections.abc import Callable
@@ -6,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine.integer_checkpoints import Format, store
 from harness.fp8_checkpoints import scale_projections, store_as_fp8
 
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models.decoder_loader import load_model
+from lengthwise_engine.models.decoder_loader import Quantization, load_model
 from lengthwise_engine.models.linear import Fp8Linear
 from lengthwise_engine.models.weights import DenseLayerWeights
 from lengthwise_engine.runner.base import SequenceChunk
@@ -20,9 +22,16 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 PROMPT = [(5 * i + i * i) % 300 for i in range(100)]
 
 
-def _logprobs(folder: Path, device: str, dtype: torch.dtype) -> torch.Tensor:
+def _logprobs(
+    folder: Path, device: str, dtype: torch.dtype, quantization: Quantization = "fp8"
+) -> torch.Tensor:
     runner = load_runner(
-        folder, device=device, num_blocks=8, kv_memory_bytes=0, dtype=dtype, quantization="fp8"
+        folder,
+        device=device,
+        num_blocks=8,
+        kv_memory_bytes=0,
+        dtype=dtype,
+        quantization=quantization,
     ).runner
     state = SamplingState(
         sampling=SamplingParameters(temperature=0.0, top_logprobs=320),
@@ -56,6 +65,22 @@ def test_logits_are_near_those_of_the_cpu(
     exact = _logprobs(folder, "cpu", torch.float32)
     got = _logprobs(folder, "cuda", dtype)
     assert (got - exact).norm() < bound * (exact - exact.mean()).norm()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [Format("gptq"), Format("gptq", act_order=True), Format("awq"), Format("packed", bits=8)],
+    ids=lambda how: f"{how.kind}-{how.bits}{'-order' * how.act_order}",
+)
+def test_stored_integers_are_computed_as_on_the_cpu(
+    how: Format, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(make_checkpoint("llama-biases"), tmp_path / "model"))
+    store(folder, how)
+    exact = _logprobs(folder, "cpu", torch.float32, "none")
+    for dtype, bound in ((torch.float32, 1e-3), (torch.bfloat16, 0.05)):
+        got = _logprobs(folder, "cuda", dtype, "none")
+        assert (got - exact).norm() < bound * (exact - exact.mean()).norm()
 
 
 def test_a_quantised_matrix_leaves_nothing_of_the_full_one(

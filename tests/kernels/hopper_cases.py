@@ -12,6 +12,7 @@ import torch
 
 from lengthwise_kernels.gpu import (
     digest,
+    int4_linear,
     invariant_linear,
     kv_clear,
     kv_pack,
@@ -72,6 +73,20 @@ def _invariant(dtype: torch.dtype) -> None:
         )
     x = _empty(1, 5120, dtype=dtype)
     invariant_linear.invariant_linear(x, _empty(7168, 5120, dtype=dtype), _empty(7168, dtype=dtype))
+
+
+def _int4(
+    rows: tuple[int, ...], group: int, dtype: torch.dtype = BF16, *, outputs: int = 27_648
+) -> None:
+    """With one size of tile where these are several numbers of rows."""
+    shape, groups = (outputs, 5120), (outputs, 5120 // group)
+    scales = _empty(*groups, dtype=F32)
+    weight = int4_linear.Int4Tiles.of(
+        _empty(*shape, dtype=torch.uint8), scales, scales, group_size=group, dtype=dtype
+    )
+    weight = weight.in_any_batch() if len(rows) > 1 else weight
+    for count in rows:
+        weight.product(_empty(count, 5120, dtype=dtype))
 
 
 def _fp8_rows(rows: int, size: int) -> Fp8Rows:
@@ -220,6 +235,11 @@ CASES: dict[str, Callable[[], None]] = {
     "invariant-linear": partial(_invariant, BF16),
     "invariant-linear-float16": partial(_invariant, torch.float16),
     "invariant-linear-float32": partial(_invariant, F32),
+    "int4-invariant": partial(_int4, (1, 16, 37, 4096), 128),
+    "int4-invariant-groups-32": partial(_int4, (1, 16, 37, 4096), 32, torch.float16),
+    "int4-few-rows": partial(_int4, (16,), 128),
+    "int4-narrow": partial(_int4, (32,), 64, outputs=5120),
+    "int4-float32": partial(_int4, (16,), 128, F32),
     "splits-window-128": partial(_splits, HEADS["128"], torch.float16, 4096),
     "splits-float32-64": partial(_splits, HEADS["64"], F32, None),
     **{

@@ -74,8 +74,8 @@ class WorkerConfig:
     where the worker finds that it can, else fast; it still serves together with unlike workers."""
     quantization: Literal["none", "fp8", "int8", "int4"] = "none"
     """What the projections of a full checkpoint are rounded to at start: FP8, with inputs, for
-    GPUs; integers of 8 or 4 bits, weights alone, on CPUs (docs/models.md). One that is stored
-    quantised is computed so either way."""
+    GPUs; integers of 8 or 4 bits, weights alone (docs/models.md). One that is stored quantised is
+    computed so either way; integers of a GGUF file, where they are asked for."""
     kv_dtype: Literal["auto", "int8"] = "auto"
     """What keys and values are stored and sent in. auto: the type of computation; int8: half of
     16 bits, a scale for each head of a token included, on CPUs (docs/models.md). Both roles need

@@ -9,6 +9,7 @@ import torch
 from gpu.agreement.attention import attention_groups
 from gpu.agreement.case import BLOCK, Case, Run, Sizes, paged_layer
 from gpu.agreement.fp8 import fp8_cases
+from gpu.agreement.int4 import int4_cases
 from lengthwise_kernels.gpu import digest as gpu_digest
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.reference import digest, kv, layers
@@ -36,6 +37,7 @@ def case_groups(
         "KV cache": lambda: _cache(sizes, device, dtype),
         "sampling": lambda: _sampling(sizes, device),
         "FP8": lambda: fp8_cases(sizes, device, dtype),
+        "weights of 4 bits": lambda: int4_cases(sizes, device, dtype),
     }
 
 

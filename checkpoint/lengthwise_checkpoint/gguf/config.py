@@ -64,7 +64,7 @@ def config_values(model: GgufModel) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_down.bias" in model.tensors,
         "tie_word_embeddings": "output.weight" not in model.tensors,
         "dtype": _dtype(model),
-        "quantization_config": {"quant_method": "gguf"},
+        "quantization_config": {"quant_method": "gguf", "kept_bits": _kept_bits(model)},
     }
 
 
@@ -104,6 +104,18 @@ def _dtype(model: GgufModel) -> str:
     if stored == {"F32"}:
         return "float32"
     return "float16" if stored <= {"F32", "F16"} else "bfloat16"
+
+
+def _kept_bits(model: GgufModel) -> int:
+    """The most that layers' matrices have of those that can be computed with as they are."""
+    return max(
+        (
+            tensor.type.kept_bits
+            for name, tensor in model.tensors.items()
+            if name.startswith("blk.") and len(tensor.shape) > 1
+        ),
+        default=0,
+    )
 
 
 def _rope_scaling(model: GgufModel, keys: ConfigJson, head_dim: int) -> dict[str, Any] | None:

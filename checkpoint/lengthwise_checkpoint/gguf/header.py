@@ -12,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -193,7 +194,17 @@ def _read_tensors(
                 f" has {header.size}"
             )
         tensors[name] = GgufTensor(type=kind, shape=shape, begin=begin, end=begin + num_bytes)
+    _check_apart(header, tensors)
     return tensors
+
+
+def _check_apart(header: _HeaderFile, tensors: Mapping[str, GgufTensor]) -> None:
+    in_order = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))
+    for (name, tensor), (following, other) in pairwise(in_order):
+        if other.begin < tensor.end:
+            raise header.error(
+                f"tensors {name} and {following} lie over one another, from byte {other.begin} on"
+            )
 
 
 def _read_entry(header: _HeaderFile, name: str) -> tuple[TensorType, tuple[int, ...], int]:

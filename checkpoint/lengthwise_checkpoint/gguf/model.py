@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +54,17 @@ def whole_name(name: str) -> str:
 
 
 def read_gguf(path: Path) -> GgufModel:
-    """Raises `CheckpointError`."""
+    """Raises `CheckpointError`. Read again only where the file is another: a process asks for what
+    is in it six times while it starts."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return _read_parts(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_parts(path: Path, stamp: tuple[int, ...]) -> GgufModel:
     first = read_header(path)
     count = first.metadata.integer("split.count", 1, minimum=0, maximum=MAX_PARTS)
     parts = [first]

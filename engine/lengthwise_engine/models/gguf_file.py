@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from lengthwise_checkpoint.errors import CheckpointError
+from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.gguf.config import ROPE_FACTORS
 from lengthwise_checkpoint.gguf.header import GgufHeader
 from lengthwise_checkpoint.gguf.model import GgufModel, read_gguf
-from lengthwise_checkpoint.gguf.tensor_types import TENSOR_TYPES
+from lengthwise_checkpoint.gguf.tensor_types import TENSOR_TYPES, TensorType
 from lengthwise_engine.models.tensor_file import DTYPES, TensorFile, TensorPlace
 
 _LAYER: Final = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
@@ -67,6 +67,7 @@ class GgufFile(TensorFile):
         self._header = header
         self._rotated = rotated
         self._interleaved: dict[str, int] = {}
+        self._kinds: dict[str, TensorType] = {}
         super().__init__(header.path)
 
     def _read_places(self) -> dict[str, TensorPlace]:
@@ -86,8 +87,14 @@ class GgufFile(TensorFile):
             if (layer := _LAYER.fullmatch(stored)) and layer[2] in _IN_LAYER:
                 kind = layer[2]
                 name = f"model.layers.{layer[1]}.{_IN_LAYER[kind]}.{layer[3]}"
+            self._kinds[name] = tensor.type
             if kind in self._rotated:
                 self._interleaved[name] = self._rotated[kind]
+            if len(tensor.shape) < 2 and tensor.type.block_weights > 1:
+                raise UnsupportedModel(
+                    f"{self.path}: tensor {stored} is a vector of type {tensor.type.name}, expected"
+                    " F32, F16 or BF16"
+                )
             yield (
                 name,
                 TensorPlace(
@@ -98,7 +105,17 @@ class GgufFile(TensorFile):
     def can_map(self, name: str, dtype: torch.dtype) -> bool:
         return name not in self._interleaved and super().can_map(name, dtype)
 
+    def kind(self, name: str) -> TensorType:
+        """Of a tensor, as it is stored."""
+        return self._kinds[name]
+
     def read_rows(self, name: str, kept: range) -> Iterator[torch.Tensor]:
+        place = self.places[name]
+        for rows in self.raw_rows(name, kept):
+            yield _numbers(place.dtype, rows.numpy()).view(len(rows), *place.shape[1:])
+
+    def raw_rows(self, name: str, kept: range) -> Iterator[torch.Tensor]:
+        """As `read_rows`, uint8 [rows, bytes of a row]."""
         place = self.places[name]
         raw = self.rows(place.begin, place.end, torch.uint8).view(place.shape[0], -1)
         order = self._order(name)
@@ -106,7 +123,7 @@ class GgufFile(TensorFile):
         for at in range(kept.start, kept.stop, count):
             stop = min(at + count, kept.stop)
             rows = raw[at:stop] if order is None else raw[order[at:stop]]
-            yield _numbers(place.dtype, rows.numpy()).view(len(rows), *place.shape[1:])
+            yield rows
             # Of rows in another order some are read again, which is no error.
             begin = place.begin + at * place.row_bytes
             self.let_go(begin, begin + len(rows) * place.row_bytes)

@@ -14,8 +14,11 @@ import torch
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.gguf.model import is_gguf
+from lengthwise_checkpoint.gguf.tensor_types import BLOCK_INPUTS
 from lengthwise_checkpoint.progress import ByteProgress
-from lengthwise_engine.models.gguf_file import open_gguf
+from lengthwise_engine.models.gguf_file import GgufFile, open_gguf
+from lengthwise_engine.models.integers.blocks import codes_of_blocks
+from lengthwise_engine.models.integers.codes import Codes
 from lengthwise_engine.models.tensor_file import PIECE_BYTES, TensorFile, TensorPlace
 from lengthwise_engine.models.weights_digest import WeightsDigest
 
@@ -160,6 +163,28 @@ class WeightFiles:
             target[at : at + len(rows)].copy_(rows[(slice(None), *columns)])
             self._tell(len(rows) * place.row_bytes)
             at += len(rows)
+
+    def kept_bits(self, part: TensorPart) -> int:
+        """Of its integers, if `read_codes` can read them; else 0."""
+        file = self._file(part.name)
+        is_whole = all(
+            kept.start % BLOCK_INPUTS == 0 and (kept.stop % BLOCK_INPUTS == 0 or kept.stop == size)
+            for kept, size in zip(part.kept[1:], part.shape[1:], strict=True)
+        )
+        return file.kind(part.name).kept_bits if isinstance(file, GgufFile) and is_whole else 0
+
+    def read_codes(self, part: TensorPart) -> Codes:
+        """The part of a matrix of GGUF, the integers as they are stored."""
+        file, place = self._file(part.name), self._place(part.name)
+        assert isinstance(file, GgufFile)
+        self._read(part.name)
+        pieces = []
+        for rows in file.raw_rows(part.name, part.kept[0]):
+            pieces.append(codes_of_blocks(file.kind(part.name), rows))
+            self._tell(len(rows) * place.row_bytes)
+        first, *others = pieces
+        whole = first.below(others)
+        return whole.part(range(len(whole.values)), part.kept[1])
 
     def _tell(self, num_bytes: int) -> None:
         if self._is_told:

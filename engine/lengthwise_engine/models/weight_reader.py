@@ -4,6 +4,7 @@ A rank reads no bytes of a projection but its own, and a checkpoint is used up e
 missing, left over or of another shape is an error.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from lengthwise_engine.models.integers.stored import StoredIntegers, stacked
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
 from lengthwise_kernels.dispatch import E4M3, Fp8Rows, packs
+
+logger = logging.getLogger(__name__)
 
 _IGNORED: Final = re.compile(r".*\.rotary_emb\.inv_freq")
 """Old exports of Llama 2 store the frequencies, which follow from config.json."""
@@ -57,6 +60,7 @@ class WeightReader:
             self._integers.check_there(spec.num_layers)
         self._packs = packs(device, dtype)
         self._used: set[str] = set()
+        self._num_rounded = self._num_kept = 0
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self._stack([TensorPart.whole(name, shape)], self._dtype)
@@ -103,6 +107,13 @@ class WeightReader:
         """`scales` are read where they are stored."""
         if self._integers is not None:
             return self._read_integers(self._integers, weights, biases)
+        if (bits := ROUNDED_BITS.get(self._projections)) is not None:
+            codes = self._kept(weights, bits)
+            if codes is None:
+                full = self._stack(weights, self._dtype, may_map=False)
+                codes = Codes.rounded(full, bits)
+            bias = None if biases is None else self._stack(biases, self._dtype)
+            return IntegerLinear.of(codes, bias, self._dtype)
         stored = self._projections == "stored fp8"
         # What is rounded or packed at once is not kept mapped.
         may_map = stored or (self._projections == "full" and not self._packs)
@@ -113,10 +124,34 @@ class WeightReader:
             return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
         if self._projections == "fp8":
             return Fp8Linear.of(Linear(weight=weight, bias=bias))
-        if self._projections in ROUNDED_BITS:
-            codes = Codes.rounded(weight, ROUNDED_BITS[self._projections])
-            return IntegerLinear.of(codes, bias, self._dtype)
         return self.linear(weight, bias)
+
+    def _kept(self, weights: Sequence[TensorPart], bits: int) -> Codes | None:
+        """As a GGUF file has them; None: it has them in more bits, or not all of them alike."""
+        self._num_rounded += 1
+        found = {self._files.kept_bits(part) for part in weights}
+        if len(found) > 1 or not 0 < min(found) <= bits:
+            return None
+        for part in weights:
+            self._files.require(part)
+            self._used.add(part.name)
+        self._num_kept += 1
+        codes = [self._files.read_codes(part).to(self._device) for part in weights]
+        return stacked(codes, weights[0].name)
+
+    def log_kept(self, kept_bits: int) -> None:
+        """What became of integers of a GGUF file, which has some."""
+        if self._num_rounded:
+            logger.info(
+                "weights: the integers of %d of %d matrices are kept as the file has them, the"
+                " others rounded to %s",
+                *(self._num_kept, self._num_rounded, self._projections),
+            )
+        else:
+            logger.info(
+                "weights: integers of the file become %s; quantization: int%d keeps them",
+                *(str(self._dtype).removeprefix("torch."), kept_bits),
+            )
 
     def _read_integers(
         self,

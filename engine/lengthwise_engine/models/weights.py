@@ -14,7 +14,6 @@ from typing import Final
 import torch
 
 from lengthwise_engine.models.experts import Expert, Experts
-from lengthwise_engine.models.integers.linear import check_integers
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weight_files import WeightFiles
@@ -129,8 +128,6 @@ def load_weights(
     reader = WeightReader(files, device, dtype, spec)
     if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
-    elif spec.projections != "full":
-        check_integers(device)
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
     # As transformers: a stored head wins over a config that says it is tied.
@@ -141,6 +138,8 @@ def load_weights(
     layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
     norm = reader.tensor("model.norm.weight", (spec.hidden_size,))
     reader.check_all_used()
+    if spec.kept_bits:
+        reader.log_kept(spec.kept_bits)
     digest = files.digest()
     files.log_end()
     return DecoderWeights(

@@ -3,11 +3,14 @@
 A plan is for one rank, which is all of a worker without tensor parallelism.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
 
+from lengthwise_checkpoint.gguf.tensor_types import BLOCK_INPUTS
 from lengthwise_checkpoint.spec import DecoderSpec, ModelSpec
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.kv.layout import ITEM_BYTES, KVDtype, KVLayout
@@ -188,12 +191,13 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     part, item = shard.part, ITEM_BYTES[dtype]
     heads, kv = part.num_heads * part.head_dim, part.num_kv_heads * part.head_dim
     hidden = part.hidden_size
+    matrix = partial(_matrix_bytes, part, item, device_type == "cuda")
     layer = item * (2 * hidden + 2 * part.head_dim * part.qk_norm)
-    layer += _projection_bytes(part, hidden, heads + 2 * kv, item, part.qkv_bias)
-    layer += _projection_bytes(part, heads, hidden, item, part.output_bias)
-    mlps = part.routed.count(False) * _mlp_bytes(part, part.intermediate_size, item)
+    layer += matrix(hidden, heads + 2 * kv) + item * (heads + 2 * kv) * part.qkv_bias
+    layer += matrix(heads, hidden) + item * hidden * part.output_bias
+    mlps = part.routed.count(False) * _mlp_bytes(part, part.intermediate_size, item, matrix)
     if (experts := part.experts) is not None:
-        each = _mlp_bytes(part, experts.intermediate_size, item)
+        each = _mlp_bytes(part, experts.intermediate_size, item, matrix)
         mlps += part.routed.count(True) * experts.count * (each + item * hidden)  # and the router's
     # Packed, a tied head is a copy.
     is_view = part.tied_embeddings and not packs(torch.device(device_type), getattr(torch, dtype))
@@ -201,35 +205,30 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     return part.num_layers * layer + mlps + item * (part.vocab_size * hidden + hidden + head)
 
 
-def _mlp_bytes(spec: DecoderSpec, inner: int, item: int) -> int:
+def _mlp_bytes(spec: DecoderSpec, inner: int, item: int, matrix: Callable[[int, int], int]) -> int:
     """Of one with `inner` neurons, or of an expert."""
-    hidden, bias = spec.hidden_size, spec.mlp_bias
-    gate_up = _projection_bytes(spec, hidden, 2 * inner, item, bias)
-    return gate_up + _projection_bytes(spec, inner, hidden, item, bias)
+    hidden = spec.hidden_size
+    biases = (2 * inner + hidden) * spec.mlp_bias
+    return matrix(hidden, 2 * inner) + matrix(inner, hidden) + item * biases
 
 
-def _projection_bytes(
-    spec: DecoderSpec, inputs: int, outputs: int, item: int, has_bias: bool
-) -> int:
-    """Of a projection, whose weights may be fewer for integers."""
-    return item * outputs * has_bias + _matrix_bytes(spec, inputs, outputs, item)
-
-
-def _matrix_bytes(spec: DecoderSpec, inputs: int, outputs: int, item: int) -> int:
+def _matrix_bytes(spec: DecoderSpec, item: int, on_gpu: bool, inputs: int, outputs: int) -> int:
+    """Of a projection without its bias, whose weights may be fewer for integers."""
     if spec.projections == "full":
         return item * inputs * outputs
+    integers = partial(integer_bytes, inputs, outputs, item=item, on_gpu=on_gpu)
     if (stored := spec.integers) is not None:
-        bits, group_size, is_plain = stored.bits, stored.group_size or inputs, stored.is_plain
-        return integer_bytes(
-            inputs, outputs, bits=bits, group_size=group_size, is_plain=is_plain, item=item
-        )
+        bits, group_size = stored.bits, stored.group_size or inputs
+        return integers(bits=bits, group_size=group_size, is_plain=stored.is_plain)
     if spec.projections not in ROUNDED_BITS:
         return inputs * outputs + 4 * outputs  # a float32 scale for each output
     bits = ROUNDED_BITS[spec.projections]
     group_size = inputs if bits == 8 else ROUNDED_GROUP
-    return integer_bytes(
-        inputs, outputs, bits=bits, group_size=group_size, is_plain=bits == 8, item=item
-    )
+    rounded = integers(bits=bits, group_size=group_size, is_plain=bits == 8)
+    if not 0 < spec.kept_bits <= bits:
+        return rounded
+    kept = integers(bits=spec.kept_bits, group_size=BLOCK_INPUTS, is_plain=False)
+    return max(rounded, kept)
 
 
 def step_bytes(shard: ModelShard, dtype: str) -> int:

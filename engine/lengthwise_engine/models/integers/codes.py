@@ -15,16 +15,16 @@ ROUNDED_GROUP: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codes:
-    """[out, in]: (values - zeros) * scales, in groups of `group_size` inputs one after the other;
+    """[out, in]: values * scales + offsets, in groups of `group_size` inputs one after the other;
     the last may have fewer.
 
-    `values` is uint8 of 0 to 2^bits - 1; `scales` and `zeros` are float32 [out, groups]. `order`
+    `values` is uint8 of 0 to 2^bits - 1; `scales` and `offsets` are float32 [out, groups]. `order`
     [in], where it is not None: weight i belongs to input order[i].
     """
 
     values: torch.Tensor
     scales: torch.Tensor
-    zeros: torch.Tensor
+    offsets: torch.Tensor
     bits: int
     group_size: int
     order: torch.Tensor | None = None
@@ -36,22 +36,36 @@ class Codes:
         pieces = [_rounded(piece, bits) for piece in torch.split(weight, _ROWS)]
         values, scales, zeros = (torch.cat(each) for each in zip(*pieces, strict=True))
         group_size = weight.shape[1] if bits == 8 else ROUNDED_GROUP
-        return cls(values=values, scales=scales, zeros=zeros, bits=bits, group_size=group_size)
+        return cls.around(zeros, values=values, scales=scales, bits=bits, group_size=group_size)
+
+    @classmethod
+    def around(
+        cls,
+        zeros: torch.Tensor,
+        *,
+        values: torch.Tensor,
+        scales: torch.Tensor,
+        bits: int,
+        group_size: int,
+    ) -> "Codes":
+        """(values - zeros) * scales."""
+        offsets = -zeros * scales
+        return cls(values=values, scales=scales, offsets=offsets, bits=bits, group_size=group_size)
 
     def in_order(self, groups: torch.Tensor) -> "Codes":
         """The same, where `groups` [in] says which group each input is of. Errors: ValueError."""
         order = torch.argsort(groups, stable=True)
-        expected = torch.arange(len(groups)) // self.group_size
-        if not torch.equal(groups[order].long(), expected):
+        places = torch.arange(len(groups), device=groups.device)
+        if not torch.equal(groups[order].long(), places // self.group_size):
             raise ValueError(f"does not put {self.group_size} inputs into each group")
-        if torch.equal(order, torch.arange(len(order))):
+        if torch.equal(order, places):
             return self
         return replace(self, values=self.values[:, order], order=order)
 
     def part(self, rows: range, columns: range) -> "Codes":
         """Of some outputs and inputs. Errors: ValueError where that cuts a group."""
         kept = slice(rows.start, rows.stop)
-        values, scales, zeros = self.values[kept], self.scales[kept], self.zeros[kept]
+        values, scales, offsets = self.values[kept], self.scales[kept], self.offsets[kept]
         if len(columns) < values.shape[1]:
             values = values[:, columns.start : columns.stop]
             if self.group_size < self.values.shape[1]:
@@ -61,14 +75,21 @@ class Codes:
                     )
                 first = columns.start // self.group_size
                 groups = slice(first, first - (-len(columns) // self.group_size))
-                scales, zeros = scales[:, groups], zeros[:, groups]
-        return replace(self, values=values, scales=scales, zeros=zeros)
+                scales, offsets = scales[:, groups], offsets[:, groups]
+        return replace(self, values=values, scales=scales, offsets=offsets)
+
+    def to(self, device: torch.device) -> "Codes":
+        """Of groups one after the other: without an order."""
+        values, scales, offsets = (
+            each.to(device) for each in (self.values, self.scales, self.offsets)
+        )
+        return replace(self, values=values, scales=scales, offsets=offsets)
 
     @property
     def is_plain(self) -> bool:
         """Whether each output has one scale and a zero in the middle."""
         middle = float(1 << self.bits - 1)
-        return self.scales.shape[1] == 1 and bool((self.zeros == middle).all())
+        return self.scales.shape[1] == 1 and torch.equal(self.offsets, -middle * self.scales)
 
     def below(self, others: "Sequence[Codes]") -> "Codes":
         """With those of other projections of the same inputs below it."""
@@ -77,7 +98,7 @@ class Codes:
             self,
             values=torch.cat([each.values for each in everything]),
             scales=torch.cat([each.scales for each in everything]),
-            zeros=torch.cat([each.zeros for each in everything]),
+            offsets=torch.cat([each.offsets for each in everything]),
         )
 
 

@@ -1,35 +1,26 @@
-"""A projection with integers for weights, on CPUs; its inputs stay as they are."""
+"""A projection with integers for weights; its inputs stay as they are."""
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
 from lengthwise_engine.models.integers.codes import Codes
 from lengthwise_engine.models.linear import Unfused
-from lengthwise_kernels.errors import UnsupportedByKernel
-from lengthwise_kernels.int4 import Int4Weight, int4_bytes
+from lengthwise_kernels.dispatch import pack_int4
+from lengthwise_kernels.int4 import int4_bytes, int4_tiles_bytes
 from lengthwise_kernels.int8 import Int8Weight, int8_bytes, multiplies_int8
+from lengthwise_kernels.integer_weight import IntegerWeight
 
 _ROWS: Final = 256
-"""Computed at once: for 8 bits there are two sums of 32 bits for each result."""
-
-
-class IntegerWeight(Protocol):
-    """Weights [out, in] as a kernel reads them."""
-
-    @property
-    def num_bytes(self) -> int: ...
-
-    def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x weight^T, in the type of x or in float32."""
+"""Computed at once on a CPU: for 8 bits there are two sums of 32 bits for each result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegerLinear(Unfused):
     """The sum of the products with `parts`: one, or for 8 bits in groups their high and low halves.
 
-    A row of the result never depends on the others.
+    On CPUs a row of the result never depends on the others.
     """
 
     parts: tuple[IntegerWeight, ...]
@@ -46,7 +37,7 @@ class IntegerLinear(Unfused):
         return sum(part.num_bytes for part in self.parts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if len(x) > _ROWS:
+        if len(x) > _ROWS and not x.is_cuda:
             return torch.cat([self(piece) for piece in torch.split(x, _ROWS)])
         if self.order is not None:
             x = x[:, self.order]
@@ -58,49 +49,54 @@ class IntegerLinear(Unfused):
         return result.to(x.dtype)
 
     def in_any_batch(self) -> "IntegerLinear":
-        return self
-
-
-def check_integers(device: torch.device) -> None:
-    """Raises `UnsupportedByKernel` unless integer weights are computed there."""
-    if device.type != "cpu":
-        raise UnsupportedByKernel(
-            f"projections of 8 or 4 bits are computed on CPUs alone, and this is {device}; use"
-            " quantization: fp8 with a full checkpoint"
-        )
+        return replace(self, parts=tuple(part.in_any_batch() for part in self.parts))
 
 
 def integer_bytes(
-    num_inputs: int, num_outputs: int, *, bits: int, group_size: int, is_plain: bool, item: int
+    num_inputs: int,
+    num_outputs: int,
+    *,
+    bits: int,
+    group_size: int,
+    is_plain: bool,
+    item: int,
+    on_gpu: bool,
 ) -> int:
     """Of an `IntegerLinear`, without its bias, that computes in numbers of `item` bytes."""
-    if bits == 8 and is_plain and multiplies_int8():
+    if bits == 8 and is_plain and not on_gpu and multiplies_int8():
         return int8_bytes(num_inputs, num_outputs)
-    return bits // 4 * int4_bytes(num_inputs, num_outputs, group_size, item)
+    each = int4_tiles_bytes if on_gpu else int4_bytes
+    return bits // 4 * each(num_inputs, num_outputs, group_size, item)
 
 
 def _parts(codes: Codes, dtype: torch.dtype) -> tuple[IntegerWeight, ...]:
-    if codes.bits == 8 and codes.is_plain and multiplies_int8():
+    if codes.bits == 8 and not codes.values.is_cuda and multiplies_int8() and codes.is_plain:
         signed = codes.values.view(torch.int8) ^ -128
         return (Int8Weight.of(signed, codes.scales.squeeze(1)),)
     if codes.bits == 4:
-        return (_int4(codes, codes.values, codes.scales, 8.0 - codes.zeros, dtype),)
+        return (_int4(codes, codes.values, 1, 8, codes.offsets, dtype),)
+    # value = 16 high + low = 16 (high - 8) + (low - 8) + 136.
     high, low = codes.values >> 4, codes.values & 15
-    # 16 (high - 8) + (low - 8) = value - 136.
+    nothing = torch.zeros_like(codes.offsets)
     return (
-        _int4(codes, high, 16 * codes.scales, torch.zeros_like(codes.zeros), dtype),
-        _int4(codes, low, codes.scales, 136.0 - codes.zeros, dtype),
+        _int4(codes, high, 16, 0, nothing, dtype),
+        _int4(codes, low, 1, 136, codes.offsets, dtype),
     )
 
 
 def _int4(
     codes: Codes,
     values: torch.Tensor,
-    scales: torch.Tensor,
-    steps: torch.Tensor,
+    factor: int,
+    centre: int,
+    offsets: torch.Tensor,
     dtype: torch.dtype,
-) -> Int4Weight:
-    """`steps` is how many of `codes.scales` are to be added to a weight."""
-    return Int4Weight.of(
-        values, scales, steps * codes.scales, group_size=codes.group_size, dtype=dtype
+) -> IntegerWeight:
+    """((values - 8) * factor + centre) * scales + offsets."""
+    return pack_int4(
+        values,
+        factor * codes.scales,
+        centre * codes.scales + offsets,
+        group_size=codes.group_size,
+        dtype=dtype,
     )

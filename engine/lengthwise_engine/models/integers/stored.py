@@ -54,10 +54,10 @@ class StoredIntegers:
             for each, (shape, dtype) in self._tensors(num_outputs, num_inputs).items()
         }
         values, scales = self._values(found, num_outputs, num_inputs)
-        codes = Codes(
+        codes = Codes.around(
+            self._zeros(found, scales),
             values=values,
             scales=scales,
-            zeros=self._zeros(found, scales),
             bits=scheme.bits,
             group_size=scheme.group_size or num_inputs,
         )
