@@ -22,9 +22,10 @@ from rows import append_rows
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
-from lengthwise_engine.models.adapters.stack import PARTS, AdapterStack, stack_shapes
+from lengthwise_engine.models.adapters.stack import PARTS, AdapterStack, StackPlan
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import load_model
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from steps.numerics import BLOCK_SIZE, LAYERS, ROW_BLOCKS, chunk
@@ -54,8 +55,8 @@ def random_stack(
     spec: DecoderSpec, rank: int, targets: Sequence[str], dtype: torch.dtype
 ) -> AdapterStack:
     """Of NUM_ADAPTERS adapters."""
-    shapes = stack_shapes(spec, targets, rank)
-    stack = AdapterStack(shapes, spec.num_layers, NUM_ADAPTERS, dtype)
+    plan = StackPlan(targets=tuple(targets), rank=rank, size=NUM_ADAPTERS)
+    stack = plan.stack(ModelShard(whole=spec), dtype)
     for tensor in stack.tensors():
         tensor.normal_(std=0.01)
     return stack

@@ -159,7 +159,7 @@ def load_runner(
     plan = memory.beside(0 if room is None else room.num_bytes).plan(shard, kind)
     if tensor_parallel_size > 1:
         fall_back(numerics, "sums over several ranks were not shown to be")
-        return _all_ranks(checkpoint, shard, plan, target, quantization, stall_seconds, graphs)
+        return _parallel(checkpoint, shard, plan, target, room, quantization, stall_seconds, graphs)
     with loading_weights(checkpoint, target):
         model = load_model(checkpoint, target, kind, quantization, room)
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs, room)
@@ -256,11 +256,12 @@ def _torch_runner(model: StepModel, cache: KVCache, graphs: GraphPlan) -> TorchR
     return runner
 
 
-def _all_ranks(
+def _parallel(
     checkpoint: Path,
     shard: ModelShard,
     memory: MemoryPlan,
     device: torch.device,
+    adapters: AdapterRoom | None,
     quantization: Quantization,
     stall_seconds: float,
     graphs: GraphPlan,
@@ -277,7 +278,7 @@ def _all_ranks(
         stall_seconds=stall_seconds,
         graphs=graphs if device.type == "cuda" else NO_GRAPHS,
     )
-    parallel = load_parallel(plan)
+    parallel = load_parallel(plan, adapters)
     return LoadedModel(
         runner=parallel.runner,
         caches=parallel.caches,
@@ -285,6 +286,7 @@ def _all_ranks(
         spec=_clamped(shard.whole, memory),
         fingerprint=_fingerprint(checkpoint, shard.whole, parallel.weights.digest),
         steps=parallel.runner.counts,
+        adapters=adapters,
         ranks=parallel.watch,
         files=parallel.weights.files,
     )

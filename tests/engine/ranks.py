@@ -6,17 +6,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lengthwise_engine.kv.cache import KVCache
+from lengthwise_engine.models.adapters.room import AdapterRoom
 from lengthwise_engine.runner.base import SampledToken, SequenceChunk
 from lengthwise_engine.runner.graph_recorder import Recorder
 from lengthwise_engine.runner.graph_shapes import NO_GRAPHS, GraphPlan
 from lengthwise_engine.runner.torch_runner import TorchRunner
 from lengthwise_engine.tensor_parallel.rank import RankPlan
-from lengthwise_engine.tensor_parallel.steps import pack_step, receive_step
+from lengthwise_engine.tensor_parallel.steps import AdapterLayer, pack_adapter, pack_step, receive
 
 BLOCK_SIZE = 16
 STALL_SECONDS = 10.0
@@ -34,6 +37,7 @@ class RanksInThreads:
             KVCache.allocate(plan.of(rank).layout(), plan.num_blocks, torch.device("cpu"))
             for rank in range(plan.size)
         ]
+        self.stacks = [plan.of(rank).stack() for rank in range(plan.size)]
         self.errors: list[BaseException] = []
         self._sockets = [socket.socketpair() for _ in range(1, plan.size)]
         self._threads = [
@@ -58,9 +62,23 @@ class RanksInThreads:
         chunks: Sequence[SequenceChunk],
         on_layer: Callable[[int], None] | None = None,
     ) -> list[SampledToken | None]:
-        for ours, _ in self._sockets:
-            ours.sendall(pack_step(chunks, BLOCK_SIZE))
+        self._send(pack_step(chunks, BLOCK_SIZE))
         return self.runner.run(chunks, on_layer)
+
+    def fill(self, room: AdapterRoom) -> None:
+        """As `load_parallel` does."""
+        room.fill([partial(self._store, rank) for rank in range(self.plan.size)])
+
+    def _store(self, rank: int, number: int, layer: int, numbers: torch.Tensor) -> None:
+        stack = self.stacks[0]
+        if rank:
+            self._sockets[rank - 1][0].sendall(pack_adapter(number, layer, numbers))
+        elif stack is not None:
+            stack.store(number, layer, numbers)
+
+    def _send(self, message: bytes) -> None:
+        for ours, _ in self._sockets:
+            ours.sendall(message)
 
     def close(self) -> None:
         for ours, _ in self._sockets:
@@ -75,7 +93,9 @@ class RanksInThreads:
     def _make_runner(self, rank: int, rendezvous: int) -> TorchRunner:
         plan = self.plan.of(rank)
         weights = plan.load()  # before the ranks meet: then each bounds its wait for the others
-        return plan.runner(weights, self.caches[rank], plan.meet(rendezvous), self._make_recorder())
+        cache, stack = self.caches[rank], self.stacks[rank]
+        group = plan.meet(rendezvous)
+        return plan.runner(weights, cache, group, self._make_recorder(), adapters=stack)
 
     def _warm_up(self, runner: TorchRunner) -> None:
         """As ranks on GPUs do, before they capture graphs."""
@@ -87,8 +107,13 @@ class RanksInThreads:
         try:
             runner = self._make_runner(rank, rendezvous)
             self._warm_up(runner)
-            while (chunks := receive_step(theirs)) is not None:
-                runner.run(chunks)
+            while (message := receive(theirs)) is not None:
+                if isinstance(message, AdapterLayer):
+                    stack = self.stacks[rank]
+                    assert stack is not None
+                    stack.store(message.number, message.layer, message.data.view(stack.dtype))
+                else:
+                    runner.run(message)
         except BaseException as error:
             self.errors.append(error)
             raise
@@ -102,6 +127,7 @@ def ranks_in_threads(
     *,
     graphs: GraphPlan = NO_GRAPHS,
     make_recorder: Callable[[], Recorder | None] = lambda: None,
+    adapters: AdapterRoom | None = None,
 ) -> Iterator[RanksInThreads]:
     plan = RankPlan(
         checkpoint=str(checkpoint),
@@ -114,10 +140,14 @@ def ranks_in_threads(
         stall_seconds=STALL_SECONDS,
         graphs=graphs,
     )
+    if adapters is not None:
+        plan = replace(plan, adapters=adapters.plan)
     rendezvous = os.memfd_create("ranks")
     try:
         ranks = RanksInThreads(plan, rendezvous, make_recorder)
         try:
+            if adapters is not None:
+                ranks.fill(adapters)
             yield ranks
         finally:
             ranks.close()

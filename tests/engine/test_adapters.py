@@ -23,6 +23,7 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.models.adapters.files import check_computed, read_adapter
 from lengthwise_engine.models.adapters.room import AdapterRoom, AdapterSettings
 from lengthwise_engine.models.decoder_loader import read_spec
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.toy.checkpoint import write_toy_checkpoint
@@ -191,12 +192,13 @@ def test_the_memory_of_adapters_is_planned_to_the_byte(
     make_adapters: Callable[[str], tuple[Path, Folders]], tmp_path: Path
 ) -> None:
     checkpoint, folders = make_adapters("qwen3")
+    shard = ModelShard(whole=read_spec(checkpoint))
     for settings in (
         AdapterSettings(folders=folders),
         AdapterSettings(folders=folders, places=2),
         AdapterSettings(places=5, other_rank=16),
     ):
-        room = AdapterRoom(settings, read_spec(checkpoint), torch.bfloat16)
+        room = AdapterRoom(settings, shard, torch.bfloat16)
         assert room.num_bytes == sum(each.nbytes for each in room.open().tensors()) > 0
     with pytest.raises(UnsupportedModel, match="got r 32, expected at most 16"):
         room.read("large", write_adapter(tmp_path / "large", checkpoint, seed=5, rank=32))
@@ -267,7 +269,6 @@ def test_an_adapter_of_another_model_is_refused_by_the_tensor_that_shows_it(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"tensor_parallel_size": 2}, "computed on one rank alone, and these are 2"),
         ({"quantization": "fp8"}, "cannot be added to projections in FP8"),
         ({"model_backend": "transformers"}, "native models alone, and this one is computed by"),
     ],
@@ -282,13 +283,13 @@ def test_where_adapters_are_not_computed_they_are_refused(
         _load(checkpoint, folders, **options)
     spec = read_spec(checkpoint)
     with pytest.raises(UnsupportedModel, match="computed on CPUs alone, and this is cuda"):
-        check_computed(spec, torch.device("cuda"), 1)
+        check_computed(spec, torch.device("cuda"))
 
 
 def test_a_mixture_of_experts_has_no_adapters(make_checkpoint: Callable[..., Path]) -> None:
     spec = read_spec(make_checkpoint("mixtral"))
     with pytest.raises(UnsupportedModel, match="cannot be added to a mixture of experts"):
-        check_computed(spec, torch.device("cpu"), 1)
+        check_computed(spec, torch.device("cpu"))
 
 
 def test_the_toy_has_nothing_to_adapt(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What the other ranks are told of a step."""
 
 import socket
+from dataclasses import replace
 
 import pytest
+import torch
 
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState, draw_arrays
-from lengthwise_engine.tensor_parallel.steps import pack_step, receive_step
+from lengthwise_engine.tensor_parallel.steps import AdapterLayer, pack_adapter, pack_step, receive
 
 GREEDY = SamplingParameters(temperature=0.0)
 
@@ -38,11 +40,26 @@ def test_all_ranks_choose_graphs_of_one_form(sampling: SamplingParameters) -> No
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(pack_step(chunks, 16))
-        received = receive_step(theirs)
-    assert received is not None
+        received = receive(theirs)
+    assert isinstance(received, list)
     assert _arrays(received) == _arrays(chunks)
 
 
 def _arrays(chunks: list[SequenceChunk]) -> set[str]:
     states = [chunk.sampling for chunk in chunks if chunk.sampling is not None]
     return set(draw_arrays(states, [3, 3], [0, 0]))
+
+
+def test_an_adapter_arrives_as_it_was_sent_before_the_step_that_needs_it() -> None:
+    numbers = torch.randn(1000, generator=torch.Generator().manual_seed(1)).bfloat16()
+    chunk = SequenceChunk(token_ids=[5], start=0, block_ids=[1], sampling=None)
+    chunks = [chunk, replace(chunk, adapter=0), replace(chunk, adapter=63)]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(pack_adapter(63, 2, numbers) + pack_step(chunks, 16))
+        layer, step = receive(theirs), receive(theirs)
+    assert isinstance(layer, AdapterLayer)
+    assert (layer.number, layer.layer) == (63, 2)
+    assert torch.equal(layer.data.view(torch.bfloat16), numbers)
+    assert isinstance(step, list)
+    assert [each.adapter for each in step] == [None, 0, 63]

@@ -13,6 +13,7 @@ from harness.waiting import eventually
 from lengthwise_engine.models.adapters.files import AdapterFile
 from lengthwise_engine.models.adapters.room import AdapterRoom, AdapterSettings
 from lengthwise_engine.models.decoder_loader import read_spec
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_wire.errors import NoWorkerAvailable, Overloaded
 from lengthwise_worker import adapters
 from lengthwise_worker.adapters import HeldAdapters
@@ -31,7 +32,7 @@ def make_room(make_checkpoint: Callable[[str], Path], tmp_path: Path) -> Room:
             for name in names
         }
         given = AdapterSettings(folders=folders, **settings)
-        room = AdapterRoom(given, read_spec(checkpoint), torch.float32)
+        room = AdapterRoom(given, ModelShard(whole=read_spec(checkpoint)), torch.float32)
         room.open()
         return room
 

@@ -69,6 +69,16 @@ class ModelShard:
         return range(heads.first_head, heads.first_head + heads.num_heads)
 
     @property
+    def query_numbers(self) -> range:
+        """Of `query_heads`, head after head."""
+        return _scaled(self.query_heads, self.whole.head_dim)
+
+    @property
+    def kv_numbers(self) -> range:
+        """Of `kv_heads`, head after head."""
+        return _scaled(self.kv_heads, self.whole.head_dim)
+
+    @property
     def neurons(self) -> range:
         return self._share(self.whole.intermediate_size)
 
@@ -95,3 +105,7 @@ class ModelShard:
     def _share(self, count: int) -> range:
         each = -(-count // self.size)
         return range(min(self.rank * each, count), min((self.rank + 1) * each, count))
+
+
+def _scaled(heads: range, head_dim: int) -> range:
+    return range(heads.start * head_dim, heads.stop * head_dim)

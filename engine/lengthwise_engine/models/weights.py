@@ -152,8 +152,8 @@ def _load_layer(reader: WeightReader, shard: ModelShard, layer: int) -> LayerWei
     prefix = f"model.layers.{layer}."
     attention = f"{prefix}self_attn."
     hidden, head_norm = (spec.hidden_size,), (spec.head_dim,)
-    query = Cut(spec.num_heads * spec.head_dim, _scaled(shard.query_heads, spec.head_dim))
-    kv = Cut(spec.num_kv_heads * spec.head_dim, _scaled(shard.kv_heads, spec.head_dim))
+    query = Cut(spec.num_heads * spec.head_dim, shard.query_numbers)
+    kv = Cut(spec.num_kv_heads * spec.head_dim, shard.kv_numbers)
     load_mlp = _load_routed if spec.routed[layer] else _load_dense
     return load_mlp(reader, shard, prefix)(
         attention_norm=reader.tensor(f"{prefix}input_layernorm.weight", hidden),
@@ -212,7 +212,3 @@ def _gated(
         reader.widening({gate: inner, up: inner}, size, bias),
         reader.narrowing(down, inner, size, bias, shard.rank),
     )
-
-
-def _scaled(heads: range, head_dim: int) -> range:
-    return range(heads.start * head_dim, heads.stop * head_dim)

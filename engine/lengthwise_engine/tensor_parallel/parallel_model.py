@@ -6,7 +6,7 @@ when something fails later.
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -15,6 +15,8 @@ from lengthwise_engine.errors import RankError
 from lengthwise_engine.kv.cache import KVCache, SharedKV
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.kv.shards import KVShards
+from lengthwise_engine.models.adapters.room import AdapterRoom
+from lengthwise_engine.models.adapters.stack import AdapterStack
 from lengthwise_engine.models.weights import DecoderWeights
 from lengthwise_engine.tensor_parallel.rank import RankPlan
 from lengthwise_engine.tensor_parallel.rank_process import RankProcess
@@ -49,18 +51,23 @@ def check_devices(device_type: str, num_ranks: int) -> None:
         )
 
 
-def load_parallel(plan: RankPlan) -> ParallelModel:
-    """Start the other ranks of rank 0's `plan` and load all shares.
+def load_parallel(plan: RankPlan, adapters: AdapterRoom | None = None) -> ParallelModel:
+    """Start the other ranks of rank 0's `plan`, load all shares and fill the room of adapters.
 
     Raises `CheckpointError` for a checkpoint that cannot be served, or not by so many ranks,
     `RankError` when a rank does not come up.
     """
     plan.shard()
+    if adapters is not None:
+        plan = replace(plan, adapters=adapters.plan)
     rendezvous = os.memfd_create("lengthwise-ranks")
     try:
         loaded = _load_shares(plan, rendezvous)
         try:
-            return _meet(plan, loaded, rendezvous)
+            parallel = _meet(plan, loaded, rendezvous)
+            if adapters is not None and loaded.stack is not None:
+                adapters.fill([loaded.stack.store, *(rank.store for rank in loaded.ranks)])
+            return parallel
         except BaseException:
             loaded.watch.close()
             raise
@@ -73,6 +80,7 @@ class _Loaded:
     """All ranks have their shares, and have not met. `caches` as in `ParallelModel`."""
 
     weights: DecoderWeights
+    stack: AdapterStack | None
     caches: tuple[KVCache, ...]
     shares: tuple[SharedKV, ...]
     ranks: tuple[RankProcess, ...]
@@ -92,7 +100,7 @@ def _load_shares(plan: RankPlan, rendezvous: int) -> _Loaded:
         for rank in range(1, plan.size):
             kv = caches[rank].share().file_descriptor if on_cpu else None
             ranks.append(RankProcess(plan.of(rank), rendezvous, kv))
-        weights = plan.load()
+        weights, stack = plan.load(), plan.stack()
         deadline = time.monotonic() + _READY_SECONDS
         elsewhere = [process.wait_ready(deadline) for process in ranks]
     except BaseException:
@@ -102,6 +110,7 @@ def _load_shares(plan: RankPlan, rendezvous: int) -> _Loaded:
     shares = [cache.share() for cache in caches] + ([] if on_cpu else elsewhere)
     return _Loaded(
         weights=weights,
+        stack=stack,
         caches=caches,
         shares=tuple(shares),
         ranks=tuple(ranks),
@@ -115,7 +124,7 @@ def _meet(plan: RankPlan, loaded: _Loaded, rendezvous: int) -> ParallelModel:
             process.send(pack_step((), plan.block_size), plan.stall_seconds)
         group = plan.meet(rendezvous)
         loaded.watch.abort_with(group.abort)
-        own = plan.runner(loaded.weights, loaded.caches[0], group)
+        own = plan.runner(loaded.weights, loaded.caches[0], group, adapters=loaded.stack)
     spec = plan.shard().whole
     shards = KVShards(
         layout=KVLayout.of(spec, block_size=plan.block_size, dtype=plan.dtype),

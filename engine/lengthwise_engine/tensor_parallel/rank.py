@@ -11,6 +11,7 @@ import torch
 
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
+from lengthwise_engine.models.adapters.stack import AdapterStack, StackPlan
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.decoder_loader import Quantization, read_spec
 from lengthwise_engine.models.shard import ModelShard
@@ -37,6 +38,7 @@ class RankPlan:
     stall_seconds: float
     quantization: Quantization = "none"
     graphs: GraphPlan = NO_GRAPHS
+    adapters: StackPlan | None = None
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +67,12 @@ class RankPlan:
                 dtype=getattr(torch, self.dtype),
             )
 
+    def stack(self) -> AdapterStack | None:
+        """What this rank has of adapters, none of which is there yet."""
+        if self.adapters is None:
+            return None
+        return self.adapters.stack(self.shard(), getattr(torch, self.dtype))
+
     def meet(self, rendezvous: int) -> RankGroup:
         """Returns once all ranks are there; raises RuntimeError when they are not in time."""
         return RankGroup(
@@ -77,6 +85,7 @@ class RankPlan:
         cache: KVCache,
         group: RankGroup,
         recorder: Recorder | None = None,
+        adapters: AdapterStack | None = None,
     ) -> TorchRunner:
         """Ready to compute; all ranks make theirs at the same time, because on GPUs the first steps
         are taken and graphs captured here. CPUs have no graphs but those of a `recorder`."""
@@ -85,7 +94,7 @@ class RankPlan:
             free_bytes = torch.cuda.mem_get_info(self.device)[0]
             check_graph_memory(cache, self.graphs.memory_bytes, free_bytes)
             recorder = CudaRecorder(self.device)
-        model = Decoder(self.shard().part, weights, group)
+        model = Decoder(self.shard().part, weights, group, adapters=adapters)
         runner = TorchRunner(model, cache, recorder=recorder, graphs=self.graphs)
         if on_gpu:
             runner.warm_up()

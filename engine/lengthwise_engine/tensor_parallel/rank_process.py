@@ -6,6 +6,7 @@ Every wait is bounded, and a process that outlived its use is killed.
 import os
 import socket
 import subprocess
+import threading
 import time
 from typing import Final
 
@@ -16,6 +17,7 @@ from lengthwise_engine.errors import RankError
 from lengthwise_engine.forks.server import start_process
 from lengthwise_engine.kv.cache import SharedKV
 from lengthwise_engine.tensor_parallel.rank import RankPlan
+from lengthwise_engine.tensor_parallel.steps import pack_adapter
 from lengthwise_engine.transfer.frames import Framed, FrameReader
 
 _READ_BYTES: Final = 2**16
@@ -48,6 +50,8 @@ class RankProcess:
         process made that. Raises `RankError`.
         """
         self.rank = plan.rank
+        self._stall_seconds = plan.stall_seconds
+        self._sending = threading.Lock()
         self.socket, theirs = socket.socketpair()
         inherited = [theirs.fileno(), rendezvous] + ([] if kv is None else [kv])
         try:
@@ -86,9 +90,15 @@ class RankProcess:
                 return outcome.kv
 
     def send(self, message: bytes, seconds: float) -> None:
-        """Raises OSError when the process is dead, or does not read for so long."""
-        self.socket.settimeout(seconds)
-        self.socket.sendall(message)
+        """Raises OSError when the process is dead, or does not read for so long. Adapters come from
+        another thread than steps."""
+        with self._sending:
+            self.socket.settimeout(seconds)
+            self.socket.sendall(message)
+
+    def store(self, number: int, layer: int, numbers: torch.Tensor) -> None:
+        """As `AdapterStack.store`: before it computes whatever is sent later. Errors: OSError."""
+        self.send(pack_adapter(number, layer, numbers), self._stall_seconds)
 
     def last_words(self) -> str:
         """Of a process that hung up: how it ended."""

@@ -1,20 +1,27 @@
-"""What rank 0 sends the other ranks of a step: what they need to compute it, as 32-bit integers.
+"""What rank 0 sends the other ranks: adapters, layer by layer, and steps as 32-bit integers.
 
-No more than that: they sample nothing, so they get no histories and no sampling
-parameters, and of each block table only the part that the step reads.
+Of a step no more than they need to compute it: they sample nothing, so they get no histories and no
+sampling parameters, and of each block table only the part that the step reads.
 """
 
 import socket
 import struct
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import torch
 
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
-_LENGTH: Final = struct.Struct("=I")
-_HEADER: Final = 5  # of a chunk, see `pack_step`
+_HEAD: Final = struct.Struct("=II")
+"""Of a message: its kind, and how many bytes follow."""
+_STEP, _ADAPTER = 0, 1
+_PLACE: Final = struct.Struct("=II")
+"""Of a layer of an adapter: its number and its layer."""
+_HEADER: Final = 6  # of a chunk, see `pack_step`
 _NOTHING: Final = -1
 _GREEDY: Final = SamplingParameters(temperature=0.0)
 _DRAWN: Final = SamplingParameters(temperature=1.0)
@@ -22,31 +29,52 @@ _SAMPLINGS: Final = (None, _GREEDY, _DRAWN)
 """Which graph a step is replayed from depends on whether all rows take the best logit."""
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterLayer:
+    """What `AdapterStack.store` takes; `data` are the bytes of its numbers."""
+
+    number: int
+    layer: int
+    data: torch.Tensor
+
+
+def pack_adapter(number: int, layer: int, numbers: torch.Tensor) -> bytes:
+    """A message of a layer of an adapter."""
+    data = numbers.view(torch.uint8).numpy().tobytes()
+    return _HEAD.pack(_ADAPTER, _PLACE.size + len(data)) + _PLACE.pack(number, layer) + data
+
+
 def pack_step(chunks: Sequence[SequenceChunk], block_size: int) -> bytes:
-    """A message, behind its length."""
+    """A message of a step."""
     numbers = array("i")
     for chunk in chunks:
         num_blocks = -(-chunk.end // block_size)
         follows = _NOTHING if chunk.follows is None else chunk.follows
         sampling = None if chunk.sampling is None else chunk.sampling.sampling
         kind = 0 if sampling is None else 1 if sampling.is_argmax else 2
-        numbers.extend((chunk.start, follows, kind, len(chunk.token_ids), num_blocks))
+        adapter = _NOTHING if chunk.adapter is None else chunk.adapter
+        numbers.extend((chunk.start, follows, kind, adapter, len(chunk.token_ids), num_blocks))
         numbers.extend(chunk.token_ids)
         numbers.extend(chunk.block_ids[:num_blocks])
     body = numbers.tobytes()
-    return _LENGTH.pack(len(body)) + body
+    return _HEAD.pack(_STEP, len(body)) + body
 
 
-def receive_step(connection: socket.socket) -> list[SequenceChunk] | None:
-    """The next step's chunks; None once the other end has hung up."""
+def receive(connection: socket.socket) -> list[SequenceChunk] | AdapterLayer | None:
+    """The next step's chunks, or layer; None once the other end has hung up."""
     try:
-        (num_bytes,) = _LENGTH.unpack(_receive_exactly(connection, _LENGTH.size))
-        return _unpack(_receive_exactly(connection, num_bytes))
+        kind, num_bytes = _HEAD.unpack(_receive_exactly(connection, _HEAD.size))
+        body = _receive_exactly(connection, num_bytes)
     except (ConnectionResetError, EOFError):
         return None
+    if kind == _STEP:
+        return _unpack(body)
+    number, layer = _PLACE.unpack_from(body)
+    data = torch.frombuffer(body, dtype=torch.uint8, offset=_PLACE.size)
+    return AdapterLayer(number, layer, data)
 
 
-def _receive_exactly(connection: socket.socket, num_bytes: int) -> bytes:
+def _receive_exactly(connection: socket.socket, num_bytes: int) -> bytearray:
     """Raises EOFError. A signal may cut a read short, also with MSG_WAITALL."""
     data = bytearray()
     while len(data) < num_bytes:
@@ -54,14 +82,14 @@ def _receive_exactly(connection: socket.socket, num_bytes: int) -> bytes:
         if not part:
             raise EOFError
         data += part
-    return bytes(data)
+    return data
 
 
-def _unpack(body: bytes) -> list[SequenceChunk]:
-    numbers = array("i", body)
+def _unpack(body: bytes | bytearray) -> list[SequenceChunk]:
+    numbers = array("i", bytes(body))
     chunks, at = [], 0
     while at < len(numbers):
-        start, follows, kind, num_tokens, num_blocks = numbers[at : at + _HEADER]
+        start, follows, kind, adapter, num_tokens, num_blocks = numbers[at : at + _HEADER]
         tokens = at + _HEADER
         blocks = tokens + num_tokens
         at = blocks + num_blocks
@@ -73,6 +101,7 @@ def _unpack(body: bytes) -> list[SequenceChunk]:
                 block_ids=numbers[blocks:at],
                 sampling=_sampled_elsewhere(_SAMPLINGS[kind], known),
                 follows=None if follows == _NOTHING else follows,
+                adapter=None if adapter == _NOTHING else adapter,
             )
         )
     return chunks

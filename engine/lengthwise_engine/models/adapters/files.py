@@ -5,7 +5,7 @@ All that can be wrong with an adapter is found here, by names and shapes, before
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ import torch
 from lengthwise_checkpoint.adapters.adapter_config import WEIGHTS, AdapterSpec, read_adapter_spec
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.spec import DecoderSpec
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.tensor_file import TensorFile
 
 _TENSOR: Final = re.compile(
@@ -46,11 +47,10 @@ class AdapterFile:
         return self.file.tensor(names[0]), self.file.tensor(names[1])
 
 
-def check_computed(spec: DecoderSpec, device: torch.device, num_ranks: int) -> None:
+def check_computed(spec: DecoderSpec, device: torch.device) -> None:
     """Raises `UnsupportedModel` where adapters of this model are not computed."""
     for reason, holds in (
         (f"are computed on CPUs alone, and this is {device}", device.type != "cpu"),
-        (f"are computed on one rank alone, and these are {num_ranks}", num_ranks > 1),
         ("cannot be added to projections in FP8", "fp8" in spec.projections),
         ("cannot be added to a mixture of experts", spec.experts is not None),
     ):
@@ -65,24 +65,26 @@ def read_adapter(name: str, folder: Path, spec: DecoderSpec) -> AdapterFile:
     file = TensorFile(folder / WEIGHTS)
     if not file.places:
         raise CheckpointError(f"{file.path}: has no tensors, expected those of a LoRA adapter")
-    sizes = projection_sizes(spec)
-    targets = {_check(tensor, file, adapter, spec, sizes) for tensor in file.places}
+    parts = projection_parts(ModelShard(whole=spec))
+    targets = {_check(tensor, file, adapter, spec, parts) for tensor in file.places}
     key = f"{name}@{_digest(file.path, adapter)}"
     return AdapterFile(key=key, spec=adapter, targets=frozenset(targets), file=file)
 
 
-def projection_sizes(spec: DecoderSpec) -> Mapping[str, tuple[int, int]]:
-    """Inputs and outputs of each projection that an adapter may change."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
-    heads, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+def projection_parts(shard: ModelShard) -> Mapping[str, tuple[range, range]]:
+    """The inputs and outputs that a rank has of each projection that an adapter may change: those
+    of its own weights. Where ranks sum what they have of the inputs, they sum it of adapters too.
+    """
+    hidden, neurons = range(shard.whole.hidden_size), shard.neurons
+    heads, kv = shard.query_numbers, shard.kv_numbers
     return {
         "q_proj": (hidden, heads),
         "k_proj": (hidden, kv),
         "v_proj": (hidden, kv),
         "o_proj": (heads, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
+        "gate_proj": (hidden, neurons),
+        "up_proj": (hidden, neurons),
+        "down_proj": (neurons, hidden),
     }
 
 
@@ -91,14 +93,14 @@ def _check(
     file: TensorFile,
     adapter: AdapterSpec,
     spec: DecoderSpec,
-    sizes: Mapping[str, Sequence[int]],
+    parts: Mapping[str, tuple[range, range]],
 ) -> str:
     """The projection that a tensor belongs to."""
     match = _TENSOR.fullmatch(tensor)
-    if match is None or match[3] not in sizes or match[2] != _ROOM.get(match[3], "self_attn"):
+    if match is None or match[3] not in parts or match[2] != _ROOM.get(match[3], "self_attn"):
         raise UnsupportedModel(
             f"{file.path}: tensor {tensor} is no lora_A or lora_B of a layer's"
-            f" {', '.join(sizes)}; nothing else can be adapted"
+            f" {', '.join(parts)}; nothing else can be adapted"
         )
     layer, projection, matrix = int(match[1]), match[3], match[4]
     if layer >= spec.num_layers:
@@ -109,7 +111,7 @@ def _check(
     other = _name(layer, projection, "B" if matrix == "A" else "A")
     if other not in file.places:
         raise CheckpointError(f"{file.path}: tensor {other} is missing, {tensor} is there")
-    inputs, outputs = sizes[projection]
+    inputs, outputs = map(len, parts[projection])
     place, rank = file.places[tensor], adapter.rank
     expected = (rank, inputs) if matrix == "A" else (outputs, rank)
     if place.shape != expected:

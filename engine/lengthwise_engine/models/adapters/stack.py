@@ -4,15 +4,15 @@ A step whose rows have adapters is computed by layers whose projections add what
 without is computed by the model's own, as if there were none.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
-from lengthwise_checkpoint.spec import DecoderSpec
-from lengthwise_engine.models.adapters.files import AdapterFile, projection_sizes
+from lengthwise_engine.models.adapters.files import AdapterFile, projection_parts
 from lengthwise_engine.models.linear import Projection, Unfused
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights
 from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
 
@@ -45,25 +45,46 @@ class AdaptedProjection(Unfused):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProductShape:
-    """Of one projection's product: `parts` are the names of what adapters change in it, and where
-    the outputs of each begin and end."""
+    """Of one projection's product: the `inputs` it has, and `parts`, by the names of what adapters
+    change in it: where their outputs begin, and which of all outputs they are."""
 
     rank: int
-    inputs: int
-    parts: Mapping[str, tuple[int, int]]
+    inputs: range
+    parts: Mapping[str, tuple[int, range]]
 
     def zeros(self, num_adapters: int, dtype: torch.dtype) -> LowRankProduct:
         outputs = self.parts.values()
         ups = [
-            (begin, torch.zeros(num_adapters * self.rank, end - begin, dtype=dtype))
-            for begin, end in outputs
+            (begin, torch.zeros(num_adapters * self.rank, len(kept), dtype=dtype))
+            for begin, kept in outputs
         ]
-        down = torch.zeros(num_adapters * self.inputs, len(ups) * self.rank, dtype=dtype)
+        down = torch.zeros(num_adapters * len(self.inputs), len(ups) * self.rank, dtype=dtype)
         return LowRankProduct(rank=self.rank, down=down, ups=ups)
 
+    def tables(self, product: LowRankProduct, number: int) -> list[torch.Tensor]:
+        """What the product has of one adapter, down first."""
+        ups = [_part(up, number, self.rank) for _, up in product.ups]
+        return [_part(product.down, number, len(self.inputs)), *ups]
+
+    def read(self, file: AdapterFile, layer: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """What `tables` are to be for an adapter. A smaller rank is filled up with zeros."""
+        matrices = [file.matrices(layer, projection) for projection in self.parts]
+        down = torch.zeros(len(self.inputs), len(self.parts), self.rank, dtype=dtype)
+        for place, found in enumerate(matrices):
+            if found is not None:
+                a = found[0]
+                down[:, place, : len(a)] = a[:, self.inputs.start : self.inputs.stop].T
+        yield down
+        for found, (_, kept) in zip(matrices, self.parts.values(), strict=True):
+            up = torch.zeros(self.rank, len(kept), dtype=dtype)
+            if found is not None:
+                b = found[1][kept.start : kept.stop]
+                up[: b.shape[1]] = (b.float() * file.spec.scaling).T
+            yield up
+
     def num_bytes(self, num_adapters: int, item_bytes: int) -> int:
-        outputs = sum(end - begin for begin, end in self.parts.values())
-        each = self.rank * (self.inputs * len(self.parts) + outputs)
+        outputs = sum(len(kept) for _, kept in self.parts.values())
+        each = self.rank * (len(self.inputs) * len(self.parts) + outputs)
         return num_adapters * each * item_bytes
 
 
@@ -71,49 +92,67 @@ Shapes = Mapping[str, ProductShape]
 """Of every layer's projections that adapters change, by name."""
 
 
-def stack_shapes(spec: DecoderSpec, targets: Collection[str], rank: int) -> Shapes:
-    """For adapters that change `targets` and have `rank` at most."""
-    sizes = projection_sizes(spec)
-    shapes = {}
-    for name, members in PARTS.items():
-        begin, parts = 0, {}
-        for member in members:
-            inputs, outputs = sizes[member]
-            if member in targets:
-                parts[member] = begin, begin + outputs
-            begin += outputs
-        if parts:
-            shapes[name] = ProductShape(rank=rank, inputs=inputs, parts=parts)
-    return shapes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackPlan:
+    """Room for `size` adapters that change `targets` and have `rank` at most."""
+
+    targets: tuple[str, ...]
+    rank: int
+    size: int
+
+    def shapes(self, shard: ModelShard) -> Shapes:
+        kept, shapes = projection_parts(shard), {}
+        for name, members in PARTS.items():
+            begin, parts = 0, {}
+            for member in members:
+                inputs, outputs = kept[member]
+                if member in self.targets:
+                    parts[member] = begin, outputs
+                begin += len(outputs)
+            if parts:
+                shapes[name] = ProductShape(rank=self.rank, inputs=inputs, parts=parts)
+        return shapes
+
+    def num_bytes(self, shard: ModelShard, item_bytes: int) -> int:
+        """Of a stack in numbers of `item_bytes`."""
+        shapes = self.shapes(shard).values()
+        each = sum(shape.num_bytes(self.size, item_bytes) for shape in shapes)
+        return shard.whole.num_layers * each
+
+    def stack(self, shard: ModelShard, dtype: torch.dtype) -> "AdapterStack":
+        return AdapterStack(self.shapes(shard), shard.whole.num_layers, self.size, dtype)
+
+
+def read_layer(shapes: Shapes, file: AdapterFile, layer: int, dtype: torch.dtype) -> torch.Tensor:
+    """All that a stack of these shapes has of a layer of one adapter, as one row of numbers."""
+    read = [each for shape in shapes.values() for each in shape.read(file, layer, dtype)]
+    return torch.cat([each.view(-1) for each in read])
 
 
 class AdapterStack:
-    """Room for some adapters of one model, layer by layer: steps name them by their number."""
+    """Room for some adapters of one model, or of one rank's part of it, layer by layer: steps name
+    them by their number."""
 
     def __init__(self, shapes: Shapes, num_layers: int, size: int, dtype: torch.dtype) -> None:
         """For `size` adapters, none of which adds anything yet, to compute in `dtype`."""
+        self.dtype = dtype
         self._shapes = shapes
         self._layers: list[Products] = [
             {name: shape.zeros(size, dtype) for name, shape in shapes.items()}
             for _ in range(num_layers)
         ]
 
-    def fill(self, number: int, file: AdapterFile) -> None:
-        """Puts an adapter in the place of another, which nothing may be computed with meanwhile. A
-        smaller rank is filled up with zeros."""
-        own = file.spec.rank
-        for layer, products in enumerate(self._layers):
-            for name, product in products.items():
-                shape = self._shapes[name]
-                down = _part(product.down, number, shape.inputs).zero_()
-                downs = down.view(shape.inputs, len(shape.parts), shape.rank)
-                for place, projection in enumerate(shape.parts):
-                    up = _part(product.ups[place][1], number, shape.rank).zero_()
-                    matrices = file.matrices(layer, projection)
-                    if matrices is not None:
-                        a, b = matrices
-                        downs[:, place, :own] = a.T
-                        up[:own] = (b.float() * file.spec.scaling).T
+    def store(self, number: int, layer: int, numbers: torch.Tensor) -> None:
+        """A layer of an adapter, as `read_layer` has it, in the place of another's, which nothing
+        may be computed with meanwhile."""
+        tables = [
+            table
+            for name, product in self._layers[layer].items()
+            for table in self._shapes[name].tables(product, number)
+        ]
+        sizes = [table.numel() for table in tables]
+        for table, part in zip(tables, numbers.split(sizes), strict=True):
+            table.copy_(part.view(table.shape))
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All it has."""
@@ -157,11 +196,6 @@ def _adapted(
         gate_up=projection("gate_up", layer.gate_up, later_rows),
         down=projection("down", layer.down, later_rows),
     )
-
-
-def stack_bytes(shapes: Shapes, num_layers: int, size: int, item_bytes: int) -> int:
-    """Of an `AdapterStack`, in numbers of `item_bytes`."""
-    return num_layers * sum(shape.num_bytes(size, item_bytes) for shape in shapes.values())
 
 
 def _part(table: torch.Tensor, number: int, size: int) -> torch.Tensor:
