@@ -8,6 +8,7 @@ import pytest
 from harness.stub_worker import MODEL
 from harness.waiting import eventually
 from router.deployment import Deploy, Deployment
+from router.test_request_log import facts, lines
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hashes
 from lengthwise_policy.kv.salts import block_salt
@@ -98,6 +99,23 @@ async def test_a_prefix_is_looked_for_under_the_adapters_own_names(deploy: Deplo
         attempt = (await deployment.stub.Explain(asked)).attempts[0]
         residuals.append(min(each.residual_tokens for each in attempt.candidates))
     assert residuals == [48, 16]
+
+
+async def test_what_is_remembered_and_logged_of_a_request_names_its_adapter(
+    deploy: Deploy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it is asked about by the model's name, or with the adapter's, or by none."""
+    caplog.set_level("INFO")
+    deployment = await deploy()
+    await _hold(deployment, [FIRST], [FIRST])
+    for model in (f"{MODEL}:first", MODEL):
+        answer = await deployment.generate(model=model, max_tokens=2)
+        request_id = answer.messages[0].request_id
+        for named in ("", MODEL, f"{MODEL}:first"):
+            asked = inference_pb2.ExplainRequest(request_id=request_id, model=named)
+            assert (await deployment.stub.Explain(asked)).model == model
+    await eventually(lambda: len(lines(caplog)) == 2)
+    assert {facts(line)["model"] for line in lines(caplog)} == {f"{MODEL}:first", MODEL}
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,16 @@ class _AttemptRecord:
 class RequestRecord:
     """The life of one request, written down while it goes on."""
 
-    __slots__ = ("_attempts", "_message", "_phase_began_at", "_phases", "span", "tenant", "user")
+    __slots__ = (
+        "_attempts",
+        "_message",
+        "_phase_began_at",
+        "_phases",
+        "model",
+        "span",
+        "tenant",
+        "user",
+    )
 
     def __init__(
         self,
@@ -78,29 +87,31 @@ class RequestRecord:
         tenant: str,
         model: str,
         priority: int,
+        shown_as: str = "",
         user: str = "",
         span: "TracedSpan | None" = None,
         arrived_at: float = 0.0,
     ) -> None:
-        """`user`: whom the caller says that it asks for. `span`: of the request, while it goes on,
+        """`shown_as`: the model with its adapter, unless it has none. `user`: whom the caller says
+        that it asks for. `span`: of the request, while it goes on,
         where it is traced; then its phases are kept too."""
         self.span = span
         self._phase_began_at = arrived_at
         self._phases: list[TracedPhase] = []
+        self.model = model
         self.tenant = tenant
         self.user = user
         self._message = inference_pb2.ExplainResponse(
-            request_id=request_id, model=model, priority=priority, length_class="short"
+            request_id=request_id,
+            model=shown_as or model,
+            priority=priority,
+            length_class="short",
         )
         self._attempts: list[_AttemptRecord] = []
 
     @property
     def request_id(self) -> str:
         return self._message.request_id
-
-    @property
-    def model(self) -> str:
-        return self._message.model
 
     @property
     def rule(self) -> str:

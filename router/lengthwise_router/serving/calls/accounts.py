@@ -36,6 +36,7 @@ class RequestAccount:
             request_id=request.request_id,
             tenant=request.tenant,
             model=self._model.name,
+            shown_as=self._model.named(request.adapter),
             priority=request.priority,
             user=user,
             arrived_at=self._deadline.arrived_at,

@@ -79,6 +79,11 @@ class ServedModel:
             )
         return held[adapter]
 
+    def named(self, adapter: str) -> str:
+        """What asks for the model with the adapter of this key; none: for the model itself."""
+        name = adapter.partition("@")[0]
+        return f"{self.name}{SEPARATOR}{name}" if name else self.name
+
     async def tokenised(self, prompt: inference_pb2.Prompt, deadline: RequestDeadline) -> list[int]:
         token_ids = self.encoder.encode(prompt)
         if isinstance(token_ids, asyncio.Future):
@@ -129,7 +134,7 @@ class ServedModel:
         """Of the model, and with each adapter that its workers hold."""
         yield self.description(self.name)
         for adapter in sorted(self.workers.adapters):
-            yield self.description(f"{self.name}{SEPARATOR}{adapter}")
+            yield self.description(self.named(adapter))
 
     def description(self, name: str) -> inference_pb2.GetModelResponse:
         """`name`: its own, or with an adapter's; empty: its own. Errors: ModelNotFound."""
