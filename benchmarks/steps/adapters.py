@@ -56,7 +56,7 @@ def random_stack(
 ) -> AdapterStack:
     """Of NUM_ADAPTERS adapters."""
     plan = StackPlan(targets=tuple(targets), rank=rank, size=NUM_ADAPTERS)
-    stack = plan.stack(ModelShard(whole=spec), dtype)
+    stack = plan.stack(ModelShard(whole=spec), torch.device("cpu"), dtype)
     for tensor in stack.tensors():
         tensor.normal_(std=0.01)
     return stack

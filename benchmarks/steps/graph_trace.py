@@ -172,7 +172,7 @@ def rows() -> Iterator[dict[str, object]]:
                 (kind_of(lengths), graphs.padded_shape(lengths) is not None)
                 for lengths in steps[role]
             )
-            asked = capture_steps(plan, layout=runner.layout, spec=runner._model.spec)
+            asked = capture_steps(plan, runner.layout, runner._model.spec)
             yield {
                 "model": name,
                 "role": role,

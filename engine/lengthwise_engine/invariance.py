@@ -11,14 +11,22 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from lengthwise_engine.models.decoder import Decoder
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights, RoutedLayerWeights
-from lengthwise_kernels.dispatch import AttentionBatch, lay_out_attention, silu_mul
-from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
+from lengthwise_kernels.dispatch import (
+    AttentionBatch,
+    LowRankProduct,
+    StepAdapters,
+    add_low_rank,
+    lay_out_adapters,
+    lay_out_attention,
+    silu_mul,
+)
 from lengthwise_kernels.staging import to_device
 
 _PARTS = ((0, 1), (1, 3), (3, 6), (0, 7), (40, 41), (6, 39), (66, 67))
@@ -122,10 +130,14 @@ def _adapter_operations(model: Decoder) -> Iterator[tuple[str, Rows, torch.Tenso
         x = _numbers((_ROWS, product.num_inputs), model.dtype)
 
         def added(x: torch.Tensor, product: LowRankProduct = product) -> torch.Tensor:
-            result = torch.zeros(len(x), product.num_outputs, dtype=x.dtype)
-            return product.add_to(result, x, AdapterRows(torch.zeros(len(x), dtype=torch.int64)))
+            result = torch.zeros(len(x), product.num_outputs, dtype=x.dtype, device=x.device)
+            first = np.zeros(len(x), dtype=np.int64)
+            arrays = lay_out_adapters(x.device, first, first, product.num_adapters)
+            step = StepAdapters.bind(to_device(arrays, x.device))
+            assert step is not None
+            return add_low_rank(result, x, product, step.tokens)
 
-        yield f"adapters of {name}", added, x
+        yield f"adapters of {name}", added, x.to(model.device)
 
 
 def _is_alike(operation: Rows, x: torch.Tensor, whole: torch.Tensor) -> bool:

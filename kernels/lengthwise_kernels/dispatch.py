@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar, cast
 
 import torch
 
+from lengthwise_kernels import low_rank
 from lengthwise_kernels.attention_plan import AttentionBatch as AttentionBatch
 from lengthwise_kernels.attention_plan import AttentionForm as AttentionForm
 from lengthwise_kernels.attention_plan import AttentionLayout as AttentionLayout
@@ -23,6 +24,9 @@ from lengthwise_kernels.attention_plan import Scoring as Scoring
 from lengthwise_kernels.attention_plan import StepAttention as StepAttention
 from lengthwise_kernels.int4 import Int4Weight
 from lengthwise_kernels.integer_weight import IntegerWeight
+from lengthwise_kernels.low_rank import LowRankProduct as LowRankProduct
+from lengthwise_kernels.low_rank import Rows as Rows
+from lengthwise_kernels.low_rank import StepAdapters as StepAdapters
 from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
@@ -36,6 +40,7 @@ from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
 from lengthwise_kernels.reference.kv8 import SCALE_BYTES as SCALE_BYTES
 from lengthwise_kernels.reference.penalties import Penalties as Penalties
 from lengthwise_kernels.reference.routing import route as route
+from lengthwise_kernels.staging import Arrays
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,6 +85,20 @@ pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 digest = _by_device(digests.digest, "digest")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
+add_low_rank = _by_device(low_rank.add_low_rank, "low_rank")
+
+
+def lay_out_adapters(
+    device: torch.device,
+    tokens: low_rank.Ints,
+    sampled: low_rank.Ints,
+    num_adapters: int,
+    padded_to: PaddedShape | None = None,
+) -> Arrays:
+    """What `StepAdapters` are bound from on `device`."""
+    truth = low_rank.lay_out_adapters
+    lay_out = _on_gpu(truth, "low_rank") if device.type == "cuda" else truth
+    return lay_out(tokens, sampled, num_adapters, padded_to)
 
 
 def pack_int4(

@@ -23,6 +23,7 @@ def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:
         seen.add(case.op)
     assert seen == {
         "rms_norm",
+        "add_low_rank",
         "add_rms_norm",
         "silu_mul",
         "rotate_and_store",

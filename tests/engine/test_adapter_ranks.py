@@ -102,7 +102,8 @@ def test_the_parts_of_ranks_are_those_of_the_whole(
     checkpoint = make_checkpoint("llama-biases")
     whole = ModelShard(whole=read_spec(checkpoint))
     settings = AdapterSettings(folders=_folders(checkpoint, tmp_path))
-    room = AdapterRoom(settings, whole, torch.float32)
+    cpu = torch.device("cpu")
+    room = AdapterRoom(settings, whole, cpu, torch.float32)
     ranks = [replace(whole, rank=rank, size=2) for rank in range(2)]
 
     def read(shard: ModelShard, name: str) -> list[torch.Tensor]:
@@ -117,8 +118,8 @@ def test_the_parts_of_ranks_are_those_of_the_whole(
         assert torch.equal(torch.cat([read(rank, "qkv")[place] for rank in ranks], dim=1), up)
     assert all(torch.equal(read(rank, "qkv")[0], down) for rank in ranks)
     for rank in ranks:
-        half = AdapterRoom(settings, rank, torch.bfloat16)
-        stack = half.plan.stack(rank, torch.bfloat16)
+        half = AdapterRoom(settings, rank, cpu, torch.bfloat16)
+        stack = half.plan.stack(rank, cpu, torch.bfloat16)
         assert half.num_bytes == sum(each.nbytes for each in stack.tensors()) > 0
 
 

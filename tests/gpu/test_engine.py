@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.lora.adapters import write_adapter
 
 from lengthwise_engine.errors import CacheSizeError
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.loaded_model import load_runner
+from lengthwise_engine.models.adapters.room import NO_ADAPTERS, AdapterSettings
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 
@@ -20,9 +22,21 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 LAYOUT = KVLayout(num_layers=2, num_kv_heads=2, head_dim=8, block_size=16, dtype="float32")
 
 
-def _greedy(folder: Path, device: str, prompt: list[int], count: int) -> list[int]:
+def _greedy(
+    folder: Path,
+    device: str,
+    prompt: list[int],
+    count: int,
+    adapters: AdapterSettings = NO_ADAPTERS,
+) -> list[int]:
+    """With the first of `adapters`, if there are any."""
     loaded = load_runner(
-        folder, device=device, num_blocks=64, kv_memory_bytes=0, dtype=torch.float32
+        folder,
+        device=device,
+        num_blocks=64,
+        kv_memory_bytes=0,
+        dtype=torch.float32,
+        adapters=adapters,
     )
     tokens = list(prompt)
     state = SamplingState(
@@ -33,7 +47,11 @@ def _greedy(folder: Path, device: str, prompt: list[int], count: int) -> list[in
     start = 0
     for _ in range(count):
         chunk = SequenceChunk(
-            token_ids=tokens[start:], start=start, block_ids=range(64), sampling=state
+            token_ids=tokens[start:],
+            start=start,
+            block_ids=range(64),
+            sampling=state,
+            adapter=0 if adapters else None,
         )
         (sampled,) = loaded.runner.run([chunk])
         assert sampled is not None
@@ -49,6 +67,17 @@ def test_greedy_tokens_are_those_of_the_cpu(
     prompt = [(5 * i + i * i) % 300 for i in range(200)]
     folder = make_checkpoint(variant)
     assert _greedy(folder, "cuda", prompt, 16) == _greedy(folder, "cpu", prompt, 16)
+
+
+def test_greedy_tokens_of_an_adapter_are_those_of_the_cpu(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    prompt = [(5 * i + i * i) % 300 for i in range(200)]
+    folder = make_checkpoint("qwen3")
+    adapters = AdapterSettings(folders={"one": write_adapter(tmp_path, folder, seed=1)})
+    expected = _greedy(folder, "cpu", prompt, 16, adapters)
+    assert _greedy(folder, "cuda", prompt, 16, adapters) == expected
+    assert _greedy(folder, "cuda", prompt, 16) != expected
 
 
 def test_a_layer_is_announced_after_it_was_computed(make_checkpoint: Callable[..., Path]) -> None:

@@ -13,18 +13,23 @@ from kernels.frozen_recorder import FrozenRecorder
 from lengthwise_engine.kv.cache import KVCache
 from lengthwise_engine.kv.layout import KVLayout
 from lengthwise_engine.models import decoder
-from lengthwise_engine.models.decoder_loader import load_model
+from lengthwise_engine.models.adapters import stack
+from lengthwise_engine.models.adapters.room import NO_ADAPTERS, AdapterSettings
+from lengthwise_engine.models.decoder_loader import load_model, read_spec
+from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.runner import graph_shapes, sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_kernels.gpu import kv_clear, kv_store, sampling
+from lengthwise_kernels.gpu import kv_clear, kv_store, low_rank, sampling
 from lengthwise_kernels.gpu.attention import plan
 
 # Of the others nothing depends on lengths, and the interpreter is slow.
-KERNELS = {
+KERNELS: dict[str, Callable[..., Any]] = {
+    "add_low_rank": low_rank.add_low_rank,
     "clear_blocks": kv_clear.clear_blocks,
+    "lay_out_adapters": lambda device, *rest: low_rank.lay_out_adapters(*rest),
     "lay_out_attention": plan.lay_out_attention,
     "rotate_and_store": kv_store.rotate_and_store,
     "sample_tokens": sampling.sample_tokens,
@@ -46,7 +51,7 @@ def switch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_shapes, "MIXED_ROWS", (3,))
     monkeypatch.setattr(graph_shapes, "MIXED_PROMPTS", 2)
     for name, kernel in KERNELS.items():
-        for module in (decoder, step_tensors, sampler):
+        for module in (decoder, stack, step_tensors, sampler):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _switched(kernel, getattr(module, name)))
 
@@ -80,6 +85,7 @@ class Request:
     max_tokens: int
     sampling: SamplingParameters = GREEDY
     joins: int = 0
+    adapter: int | None = None
     blocks: list[int] = field(default_factory=list)
     tokens: list[SampledToken] = field(default_factory=list)
 
@@ -99,18 +105,27 @@ class Request:
             sampling=self.sampling, token_ids=so_far, num_prompt_tokens=len(self.prompt)
         )
         return SequenceChunk(
-            token_ids=so_far[start:], start=start, block_ids=self.blocks, sampling=state
+            token_ids=so_far[start:],
+            start=start,
+            block_ids=self.blocks,
+            sampling=state,
+            adapter=self.adapter,
         )
 
 
 def new_runner(
-    folder: Path, graph_memory_bytes: int, recorder: FrozenRecorder | None
+    folder: Path,
+    graph_memory_bytes: int,
+    recorder: FrozenRecorder | None,
+    adapters: AdapterSettings = NO_ADAPTERS,
 ) -> TorchRunner:
     """Without a recorder a plain one. With one, blocks hold no numbers at first, and graphs are
     captured when their steps come: all that are planned would take the interpreter minutes."""
-    model = load_model(folder, torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    room = adapters.room(ModelShard(whole=read_spec(folder)), cpu, torch.float32)
+    model = load_model(folder, cpu, torch.float32, adapters=room)
     layout = KVLayout.of(model.spec, block_size=16, dtype="float32")
-    cache = KVCache.allocate(layout, NUM_BLOCKS, torch.device("cpu"))
+    cache = KVCache.allocate(layout, NUM_BLOCKS, cpu)
     if recorder is None:
         return PlainRunner(model, cache)
     cache.tensor.fill_(torch.nan)

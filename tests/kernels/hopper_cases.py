@@ -17,6 +17,7 @@ from lengthwise_kernels.gpu import (
     kv_clear,
     kv_pack,
     kv_store,
+    low_rank,
     quantise_rows,
     rms_norm,
     sampling,
@@ -30,6 +31,7 @@ from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     shared_prefix_attention,
 )
+from lengthwise_kernels.low_rank import AdapterTiles, LowRankProduct
 from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms
 from lengthwise_kernels.reference.penalties import Penalties
@@ -106,6 +108,17 @@ def _pack() -> None:
     kv_pack.unpack_blocks(packed, blocks, cache)
     kv_clear.clear_blocks(cache, blocks)
     digest.digest(_empty(1 << 19, dtype=torch.int64))
+
+
+def _low_rank(rank: int, inputs: int, sizes: tuple[int, ...], dtype: torch.dtype = BF16) -> None:
+    """Steps of several sizes, which the same code has to serve."""
+    begins = [sum(sizes[:part]) for part in range(len(sizes))]
+    outputs = list(zip(begins, sizes, strict=True))
+    product = LowRankProduct.zeros(64, rank, inputs, outputs, dtype, torch.device("meta"))
+    for rows, tiles in ((1, 1), (32, 32), (1024, 124)):
+        x, result = _empty(rows, inputs, dtype=dtype), _empty(rows, sum(sizes), dtype=dtype)
+        own = AdapterTiles(_indices(tiles), _indices(tiles * low_rank.TILE_ROWS))
+        low_rank.add_low_rank(result, x, product, own)
 
 
 def _steps() -> None:
@@ -246,6 +259,12 @@ CASES: dict[str, Callable[[], None]] = {
         f"splits-{name}": partial(_splits, HEADS[name], BF16, None)
         for name in ("64", "96", "128", "256")
     },
+    "low-rank-qkv": partial(_low_rank, 16, 4096, (4096, 1024, 1024)),
+    "low-rank-output": partial(_low_rank, 64, 4096, (4096,)),
+    "low-rank-gate-up": partial(_low_rank, 8, 3584, (18_944, 18_944)),
+    "low-rank-down": partial(_low_rank, 16, 18_944, (3584,)),
+    "low-rank-largest": partial(_low_rank, 256, 4096, (4096, 1024, 1024)),
+    "low-rank-float32": partial(_low_rank, 16, 896, (896, 128, 128), F32),
     "store": partial(_store, normed=False),
     "store-normed": partial(_store, normed=True),
     "pack": _pack,

@@ -87,7 +87,7 @@ def test_what_is_invariant_is_one_code_for_every_number_of_rows_and_all_kinds_of
 ) -> None:
     """With a bias there is another: a projection has one or has none."""
     for case, kernels in compiled.items():
-        if case.startswith(("splits", "invariant-linear", "int4-invariant")):
+        if case.startswith(("splits", "invariant-linear", "int4-invariant", "low-rank")):
             names = [kernel["kernel"] for kernel in kernels]
             codes = len({kernel["code"] for kernel in kernels})
             assert codes == len(set(names)) + names.count("_linear_kernel") // 5, case
@@ -102,7 +102,7 @@ def test_loops_compute_while_their_next_tiles_are_copied_in_the_widest_pieces(
                  for kernel in kernels if kernel["waits"]]  # fmt: skip
     assert {kernel["kernel"] for kernel in pipelined} == {
         "_decode_kernel", "_prefill_kernel", "_prefix_kernel", "_split_kernel", "_linear_kernel",
-        "_int4_kernel",
+        "_down_kernel", "_int4_kernel",
     }  # fmt: skip
     for kernel in pipelined:
         loops = kernel["waits"]
@@ -110,9 +110,8 @@ def test_loops_compute_while_their_next_tiles_are_copied_in_the_widest_pieces(
         # Between two splits nothing is left to be copied.
         loops = loops[: 1 if kernel["kernel"] == "_split_kernel" else None]
         assert all(loop and min(loop) > 0 for loop in loops), kernel
-        assert kernel["copies"] == ([16] if kernel["kernel"] == "_linear_kernel" else [4, 16]), (
-            kernel
-        )
+        unpaged = kernel["kernel"] in ("_linear_kernel", "_down_kernel")
+        assert kernel["copies"] == ([16] if unpaged else [4, 16]), kernel
 
 
 def test_memory_is_read_in_the_widest_pieces(

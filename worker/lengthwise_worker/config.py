@@ -85,8 +85,8 @@ class WorkerConfig:
     accept_failed_evaluation: bool = False
     """Serve a rounded model although its evaluation failed its bounds (docs/models.md)."""
     adapters: tuple[AdapterConfig, ...] = ()
-    """LoRA adapters of the model, 256 at most, of native models on CPUs (docs/models.md). A request
-    for MODEL:NAME goes to workers that hold this adapter."""
+    """LoRA adapters of the model, 256 at most, of native models (docs/models.md). A request for
+    MODEL:NAME goes to workers that hold this adapter."""
     adapters_folder: Path | None = None
     """Each folder in it is an adapter too, of its name, from when it is there until it is gone;
     looked at every 2 s."""

@@ -10,6 +10,7 @@ from gpu.agreement.attention import attention_groups
 from gpu.agreement.case import BLOCK, Case, Run, Sizes, paged_layer
 from gpu.agreement.fp8 import fp8_cases
 from gpu.agreement.int4 import int4_cases
+from gpu.agreement.low_rank import low_rank_cases
 from lengthwise_kernels.gpu import digest as gpu_digest
 from lengthwise_kernels.gpu import kv_pack, kv_store, rms_norm, sampling, silu_mul
 from lengthwise_kernels.reference import digest, kv, layers
@@ -38,6 +39,7 @@ def case_groups(
         "sampling": lambda: _sampling(sizes, device),
         "FP8": lambda: fp8_cases(sizes, device, dtype),
         "weights of 4 bits": lambda: int4_cases(sizes, device, dtype),
+        "adapters": lambda: low_rank_cases(sizes, device, dtype),
     }
 
 

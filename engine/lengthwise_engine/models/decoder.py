@@ -82,6 +82,10 @@ class Decoder:
     def windows(self) -> Sequence[int | None]:
         return self.spec.windows
 
+    @property
+    def num_adapters(self) -> int:
+        return 0 if self.adapters is None else self.adapters.size
+
     def forward(
         self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
@@ -96,7 +100,7 @@ class Decoder:
         clear_blocks(cache, step.begun)
         layers: Sequence[LayerWeights] = weights.layers
         if self.adapters is not None and step.adapters is not None:
-            layers = self.adapters.applied(layers, step.adapters, step.sampled)
+            layers = self.adapters.applied(layers, step.adapters)
         first = layers[0]
         heads = first.qkv(rms_norm(hidden, first.attention_norm, eps))
         for index, layer in enumerate(layers):

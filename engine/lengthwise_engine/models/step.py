@@ -8,7 +8,7 @@ import torch
 
 from lengthwise_checkpoint.spec import ModelSpec
 from lengthwise_engine.models.experts import ExpertCounts
-from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan, AttentionSpec
+from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan, AttentionSpec, StepAdapters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +18,8 @@ class StepTensors:
     `token_ids` and `positions` are [tokens]; `kv_rows` [2, tokens] says where their keys and values
     go, `begun` which blocks have to be cleared before that; `sampled` numbers the tokens whose
     logits are wanted. `plans` has the attention of all tokens for each sliding window in use,
-    `last_plan` that of the sampled ones in the last layer. `adapters` [tokens] numbers each token's
-    adapter, -1 where it has none; None: no token has one.
+    `last_plan` that of the sampled ones in the last layer. `adapters`: which token has which;
+    None: no token has one.
     """
 
     token_ids: torch.Tensor
@@ -29,7 +29,7 @@ class StepTensors:
     sampled: torch.Tensor
     plans: Mapping[int | None, AttentionPlan]
     last_plan: AttentionPlan
-    adapters: torch.Tensor | None = None
+    adapters: StepAdapters | None = None
 
     @classmethod
     def bind(cls, form: AttentionForm, tensors: Mapping[str, torch.Tensor]) -> "StepTensors":
@@ -43,7 +43,7 @@ class StepTensors:
             sampled=tensors["sampled"],
             plans=attention.plans,
             last_plan=attention.last,
-            adapters=tensors.get("adapters"),
+            adapters=StepAdapters.bind(tensors),
         )
 
 
@@ -63,6 +63,10 @@ class StepModel(Protocol):
 
     @property
     def windows(self) -> Sequence[int | None]: ...
+
+    @property
+    def num_adapters(self) -> int:
+        """That it has room for."""
 
     def forward(
         self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None

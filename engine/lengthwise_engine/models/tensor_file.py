@@ -11,6 +11,7 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,7 @@ class TensorPlace:
 
 
 class TensorFile:
-    """A file that was found to be whole. It stays open, and mapped for reading."""
+    """A file that was found to be whole. It stays open."""
 
     full_dtypes: Sequence[str] = ("F32", "BF16", "F16")
     """Types of tensors that become numbers of any type."""
@@ -64,7 +65,7 @@ class TensorFile:
         except (OSError, ValueError) as error:  # ValueError: no file has such a name
             raise CheckpointError(f"{path}: cannot be opened: {error}") from error
         try:
-            self._memory, self.places = self._open()
+            self.places = self._open()
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -74,11 +75,15 @@ class TensorFile:
         if hasattr(self, "_written"):
             os.close(self.descriptor)
 
-    def _open(self) -> tuple[mmap.mmap, dict[str, TensorPlace]]:
+    def _open(self) -> dict[str, TensorPlace]:
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             raise CheckpointError(f"{self.path}: not a regular file")
-        places = self._read_places()
-        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ), places
+        return self._read_places()
+
+    @cached_property
+    def _memory(self) -> mmap.mmap:
+        """Made when it is needed: it takes another file descriptor."""
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
 
     def _read_places(self) -> dict[str, TensorPlace]:
         try:
@@ -98,6 +103,17 @@ class TensorFile:
         """The whole tensor as it is stored, which must not be written to."""
         place = self.places[name]
         return self.rows(place.begin, place.end, DTYPES[place.dtype]).view(place.shape)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A copy of the whole tensor, as it is stored. Not through the mapping, which ends a
+        process that reads where a file was cut. Errors: CheckpointError where it was."""
+        place = self.places[name]
+        data = bytearray(os.pread(self.descriptor, place.end - place.begin, place.begin))
+        if len(data) < place.end - place.begin:
+            raise CheckpointError(f"{self.path}: was cut while it was read, in tensor {name}")
+        if not data:
+            return torch.empty(place.shape, dtype=DTYPES[place.dtype])
+        return torch.frombuffer(data, dtype=DTYPES[place.dtype]).view(place.shape)
 
     def can_map(self, name: str, dtype: torch.dtype) -> bool:
         """Whether the tensor's bytes are its numbers in `dtype`, row after row."""

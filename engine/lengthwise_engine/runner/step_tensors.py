@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lengthwise_engine.runner.base import SequenceChunk
@@ -18,6 +19,7 @@ from lengthwise_kernels.dispatch import (
     AttentionForm,
     AttentionSpec,
     PaddedShape,
+    lay_out_adapters,
     lay_out_attention,
 )
 from lengthwise_kernels.staging import Arrays
@@ -93,12 +95,19 @@ def lay_out_step(
     return StepLayout(form=laid_out.form, arrays={**arrays, **(more or {}), **laid_out.arrays})
 
 
-def adapter_numbers(chunks: Sequence[SequenceChunk]) -> Arrays:
-    """Of each token's adapter, where any has one."""
+def adapter_arrays(
+    chunks: Sequence[SequenceChunk],
+    device: torch.device,
+    num_adapters: int,
+    padded_to: PaddedShape | None = None,
+) -> Arrays:
+    """Which adapter tokens have, where any has one of the `num_adapters` that there may be."""
     if all(chunk.adapter is None for chunk in chunks):
         return {}
-    numbers = [-1 if chunk.adapter is None else chunk.adapter for chunk in chunks]
-    return {"adapters": np.repeat(numbers, [len(chunk.token_ids) for chunk in chunks])}
+    numbers = np.array([-1 if chunk.adapter is None else chunk.adapter for chunk in chunks])
+    tokens = np.repeat(numbers, [len(chunk.token_ids) for chunk in chunks])
+    sampled = numbers[[chunk.sampling is not None for chunk in chunks]]
+    return lay_out_adapters(device, tokens, sampled, num_adapters, padded_to)
 
 
 def padded(array: NDArray[Any], count: int, filler: int) -> NDArray[Any]:

@@ -32,7 +32,7 @@ from lengthwise_engine.runner.graphs import StepCounts, StepGraphs, Tensors, kin
 from lengthwise_engine.runner.layer_events import LayerEvents, mark_stream
 from lengthwise_engine.runner.memory import step_out_of_memory
 from lengthwise_engine.runner.sampler import adjusted, choose, draw_arrays, report
-from lengthwise_engine.runner.step_tensors import StepLayout, adapter_numbers, lay_out_step, padded
+from lengthwise_engine.runner.step_tensors import StepLayout, adapter_arrays, lay_out_step, padded
 from lengthwise_engine.runner.warm_up import WARM_UP_BLOCKS, capture_steps, warm_up_steps
 from lengthwise_engine.sampling.state import SamplingState
 from lengthwise_engine.sampling.token_counts import NUM_SLOTS, NewTokens, TokenCounts
@@ -130,7 +130,10 @@ class TorchRunner:
         began_at = time.monotonic()
         warm_up_attention(self._model.attention, self._cache.tensor[0])
         for chunks in warm_up_steps(
-            layout=self.layout, num_blocks=self._cache.num_blocks, spec=self._model.spec
+            layout=self.layout,
+            num_blocks=self._cache.num_blocks,
+            spec=self._model.spec,
+            has_adapters=self._model.num_adapters > 0,
         ):
             self.run(chunks)
         self._cache.tensor[:, :WARM_UP_BLOCKS].zero_()
@@ -146,7 +149,8 @@ class TorchRunner:
         graphs, counts = self.graphs, self.counts
         if graphs is None:
             return
-        steps = list(capture_steps(graphs.plan, layout=self.layout, spec=self._model.spec))
+        spec, has_adapters = self._model.spec, self._model.num_adapters > 0
+        steps = capture_steps(graphs.plan, self.layout, spec, has_adapters=has_adapters)
         began_at = told_at = time.monotonic()
         graphs.captures = True
         for number, chunks in enumerate(steps, 1):
@@ -238,13 +242,15 @@ class TorchRunner:
         states, ends = [state for state, _ in sampling], [end for _, end in sampling]
         is_prompts = padded_to is not None and padded_to.chunks > 0
         draws = draw_arrays(states, ends, slots, rows, always=is_prompts)
+        model = self._model
+        adapters = adapter_arrays(chunks, model.device, model.num_adapters, padded_to)
         return lay_out_step(
             chunks,
             windows=self._model.windows,
             block_size=self.layout.block_size,
             attention=self._model.attention,
             padded_to=padded_to,
-            more={**draws, **self._follows(chunks, rows), **adapter_numbers(chunks)},
+            more={**draws, **self._follows(chunks, rows), **adapters},
         )
 
     def _follows(self, chunks: Sequence[SequenceChunk], rows: int | None) -> Arrays:

@@ -5,6 +5,7 @@ decode rows; greedy and drawn tokens; alone they would show kernels sizes of 1.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from lengthwise_checkpoint.spec import ModelSpec
@@ -29,7 +30,7 @@ _PENALISED: Final = SamplingParameters(temperature=0.0, repetition_penalty=1.1, 
 
 
 def warm_up_steps(
-    *, layout: KVLayout, num_blocks: int, spec: ModelSpec
+    *, layout: KVLayout, num_blocks: int, spec: ModelSpec, has_adapters: bool = False
 ) -> Iterator[Sequence[SequenceChunk]]:
     """Steps to run one after the other; they write to the first WARM_UP_BLOCKS blocks."""
     blocks = range(min(num_blocks, WARM_UP_BLOCKS))
@@ -47,13 +48,16 @@ def warm_up_steps(
             )
             # Both write the same to the same places.
             yield [chunk, chunk]
+            if has_adapters:
+                yield _adapted([chunk, chunk])
 
 
 def capture_steps(
-    plan: GraphPlan, *, layout: KVLayout, spec: ModelSpec
+    plan: GraphPlan, layout: KVLayout, spec: ModelSpec, *, has_adapters: bool = False
 ) -> list[Sequence[SequenceChunk]]:
     """A step of every form that the shapes of `plan` have, in their order; those of rows with a
-    common prefix come last. All write to block 0."""
+    common prefix come after those without, and then, where there are adapters, all of them again,
+    with one: steps without do not pay for it. All write to block 0."""
     steps, sharing = list[Sequence[SequenceChunk]](), list[Sequence[SequenceChunk]]()
     far = min(spec.context_length, _PREFIX_TOKENS) - 1
     for shape in plan.shapes():
@@ -66,7 +70,13 @@ def capture_steps(
             steps.append([_chunk(0, 1, sampling, layout)] * shape.rows + chunks)
             if shape.rows >= _PREFIX_ROWS:
                 sharing.append([_chunk(far, 1, sampling, layout)] * shape.rows + chunks)
-    return steps + sharing
+    steps += sharing
+    return [*steps, *map(_adapted, steps)] if has_adapters else steps
+
+
+def _adapted(chunks: Sequence[SequenceChunk]) -> Sequence[SequenceChunk]:
+    """The same with an adapter."""
+    return [replace(chunk, adapter=0) for chunk in chunks]
 
 
 def _chunk_lengths(shape: PaddedShape) -> list[int]:

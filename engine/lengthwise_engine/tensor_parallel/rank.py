@@ -71,7 +71,7 @@ class RankPlan:
         """What this rank has of adapters, none of which is there yet."""
         if self.adapters is None:
             return None
-        return self.adapters.stack(self.shard(), getattr(torch, self.dtype))
+        return self.adapters.stack(self.shard(), self.device, getattr(torch, self.dtype))
 
     def meet(self, rendezvous: int) -> RankGroup:
         """Returns once all ranks are there; raises RuntimeError when they are not in time."""

@@ -40,17 +40,17 @@ class AdapterFile:
         return self.file.is_changed
 
     def matrices(self, layer: int, projection: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A [rank, in] and B [out, rank] as they are stored; None where it changes nothing."""
+        """A [rank, in] and B [out, rank] as they are stored; None where it changes nothing. Errors:
+        CheckpointError where the file was cut since it was read."""
         names = [_name(layer, projection, matrix) for matrix in "AB"]
         if names[0] not in self.file.places:
             return None
-        return self.file.tensor(names[0]), self.file.tensor(names[1])
+        return self.file.read(names[0]), self.file.read(names[1])
 
 
-def check_computed(spec: DecoderSpec, device: torch.device) -> None:
+def check_computed(spec: DecoderSpec) -> None:
     """Raises `UnsupportedModel` where adapters of this model are not computed."""
     for reason, holds in (
-        (f"are computed on CPUs alone, and this is {device}", device.type != "cpu"),
         ("cannot be added to projections in FP8", "fp8" in spec.projections),
         ("cannot be added to a mixture of experts", spec.experts is not None),
     ):
@@ -67,7 +67,8 @@ def read_adapter(name: str, folder: Path, spec: DecoderSpec) -> AdapterFile:
         raise CheckpointError(f"{file.path}: has no tensors, expected those of a LoRA adapter")
     parts = projection_parts(ModelShard(whole=spec))
     targets = {_check(tensor, file, adapter, spec, parts) for tensor in file.places}
-    key = f"{name}@{_digest(file.path, adapter)}"
+    _check_finite(file)
+    key = f"{name}@{_digest(file, adapter)}"
     return AdapterFile(key=key, spec=adapter, targets=frozenset(targets), file=file)
 
 
@@ -132,9 +133,17 @@ def _name(layer: int, projection: str, matrix: str) -> str:
     return f"base_model.model.model.layers.{layer}.{room}.{projection}.lora_{matrix}.weight"
 
 
-def _digest(path: Path, adapter: AdapterSpec) -> str:
-    """16 hex digits of all that decides what the adapter adds."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+def _check_finite(file: TensorFile) -> None:
+    """What a training that diverged has left would make every token of its requests the first."""
+    for name in file.places:
+        if not file.read(name).isfinite().all():
+            raise CheckpointError(f"{file.path}: tensor {name} has numbers that are not finite")
+
+
+def _digest(file: TensorFile, adapter: AdapterSpec) -> str:
+    """16 hex digits of all that decides what the adapter adds. Of the file that is open: another
+    may have its name by now."""
+    with Path(f"/proc/self/fd/{file.descriptor}").open("rb") as opened:
+        digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8))
     digest.update(f"{adapter.rank} {adapter.scaling}".encode())
     return digest.hexdigest()

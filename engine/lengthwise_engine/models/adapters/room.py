@@ -35,8 +35,8 @@ class AdapterSettings:
         """None where there are none to be served. Errors: as `AdapterRoom`."""
         if not self:
             return None
-        check_computed(shard.whole, device)
-        return AdapterRoom(self, shard, dtype)
+        check_computed(shard.whole)
+        return AdapterRoom(self, shard, device, dtype)
 
 
 NO_ADAPTERS = AdapterSettings()
@@ -48,10 +48,17 @@ Store = Callable[[int, int, torch.Tensor], None]
 class AdapterRoom:
     """Takes memory when it is opened, on all ranks of a model."""
 
-    def __init__(self, settings: AdapterSettings, shard: ModelShard, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        settings: AdapterSettings,
+        shard: ModelShard,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         """`shard`: any rank's. Raises `CheckpointError` for an adapter that is damaged or of
         another model, `UnsupportedModel` for one that is not computed."""
         self._shard = shard
+        self._device = device
         self._dtype = dtype
         self.files = tuple(read_adapter(*named, shard.whole) for named in settings.folders.items())
         targets = frozenset[str]().union(*(file.targets for file in self.files))
@@ -77,7 +84,7 @@ class AdapterRoom:
 
     def open(self) -> AdapterStack:
         """Of a model on one rank; `fill` of it."""
-        stack = self.plan.stack(self._shard, self._dtype)
+        stack = self.plan.stack(self._shard, self._device, self._dtype)
         self.fill([stack.store])
         return stack
 

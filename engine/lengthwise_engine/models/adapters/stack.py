@@ -14,7 +14,7 @@ from lengthwise_engine.models.adapters.files import AdapterFile, projection_part
 from lengthwise_engine.models.linear import Projection, Unfused
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights
-from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct
+from lengthwise_kernels.dispatch import LowRankProduct, Rows, StepAdapters, add_low_rank
 
 PARTS: Final = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -34,10 +34,10 @@ class AdaptedProjection(Unfused):
 
     base: Projection
     product: LowRankProduct
-    rows: AdapterRows
+    rows: Rows
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product.add_to(self.base(x), x, self.rows)
+        return add_low_rank(self.base(x), x, self.product, self.rows)
 
     def in_any_batch(self) -> "AdaptedProjection":
         return replace(self, base=self.base.in_any_batch())
@@ -52,14 +52,10 @@ class ProductShape:
     inputs: range
     parts: Mapping[str, tuple[int, range]]
 
-    def zeros(self, num_adapters: int, dtype: torch.dtype) -> LowRankProduct:
-        outputs = self.parts.values()
-        ups = [
-            (begin, torch.zeros(num_adapters * self.rank, len(kept), dtype=dtype))
-            for begin, kept in outputs
-        ]
-        down = torch.zeros(num_adapters * len(self.inputs), len(ups) * self.rank, dtype=dtype)
-        return LowRankProduct(rank=self.rank, down=down, ups=ups)
+    def zeros(self, size: int, dtype: torch.dtype, device: torch.device) -> LowRankProduct:
+        """For `size` adapters."""
+        outputs = [(begin, len(kept)) for begin, kept in self.parts.values()]
+        return LowRankProduct.zeros(size, self.rank, len(self.inputs), outputs, dtype, device)
 
     def tables(self, product: LowRankProduct, number: int) -> list[torch.Tensor]:
         """What the product has of one adapter, down first."""
@@ -119,8 +115,9 @@ class StackPlan:
         each = sum(shape.num_bytes(self.size, item_bytes) for shape in shapes)
         return shard.whole.num_layers * each
 
-    def stack(self, shard: ModelShard, dtype: torch.dtype) -> "AdapterStack":
-        return AdapterStack(self.shapes(shard), shard.whole.num_layers, self.size, dtype)
+    def stack(self, shard: ModelShard, device: torch.device, dtype: torch.dtype) -> "AdapterStack":
+        num_layers = shard.whole.num_layers
+        return AdapterStack(self.shapes(shard), num_layers, self.size, device, dtype)
 
 
 def read_layer(shapes: Shapes, file: AdapterFile, layer: int, dtype: torch.dtype) -> torch.Tensor:
@@ -133,12 +130,20 @@ class AdapterStack:
     """Room for some adapters of one model, or of one rank's part of it, layer by layer: steps name
     them by their number."""
 
-    def __init__(self, shapes: Shapes, num_layers: int, size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shapes: Shapes,
+        num_layers: int,
+        size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         """For `size` adapters, none of which adds anything yet, to compute in `dtype`."""
+        self.size = size
         self.dtype = dtype
         self._shapes = shapes
         self._layers: list[Products] = [
-            {name: shape.zeros(size, dtype) for name, shape in shapes.items()}
+            {name: shape.zeros(size, dtype, device) for name, shape in shapes.items()}
             for _ in range(num_layers)
         ]
 
@@ -151,7 +156,7 @@ class AdapterStack:
             for table in self._shapes[name].tables(product, number)
         ]
         sizes = [table.numel() for table in tables]
-        for table, part in zip(tables, numbers.split(sizes), strict=True):
+        for table, part in zip(tables, torch.split(numbers, sizes), strict=True):
             table.copy_(part.view(table.shape))
 
     def tensors(self) -> Iterator[torch.Tensor]:
@@ -159,32 +164,27 @@ class AdapterStack:
         for products in self._layers:
             for product in products.values():
                 yield product.down
-                yield from (up for _, up in product.ups)
+                yield product.up
 
     def products(self) -> Iterator[tuple[str, LowRankProduct]]:
         """Of the first layer, whose shapes are those of all."""
         yield from self._layers[0].items()
 
-    def applied(
-        self, layers: Sequence[LayerWeights], slots: torch.Tensor, sampled: torch.Tensor
-    ) -> Sequence[LayerWeights]:
-        """The layers for a step whose rows have the adapters of these numbers, `slots` [rows], -1
-        for none. Beyond its keys and values the last layer computes the rows `sampled` alone."""
-        rows, last_rows = AdapterRows(slots), AdapterRows(slots[sampled])
-        last = len(layers) - 1
+    def applied(self, layers: Sequence[LayerWeights], step: StepAdapters) -> Sequence[LayerWeights]:
+        """The layers for a step whose rows have these adapters. Beyond its keys and values the last
+        layer computes the sampled rows alone."""
+        rows, last = step.tokens, len(layers) - 1
         return [
-            _adapted(layer, products, rows, last_rows if index == last else rows)
+            _adapted(layer, products, rows, step.sampled if index == last else rows)
             for index, (layer, products) in enumerate(zip(layers, self._layers, strict=True))
         ]
 
 
-def _adapted(
-    layer: LayerWeights, products: Products, rows: AdapterRows, later_rows: AdapterRows
-) -> LayerWeights:
+def _adapted(layer: LayerWeights, products: Products, rows: Rows, later_rows: Rows) -> LayerWeights:
     """`later_rows`: of what comes after the attention."""
     assert isinstance(layer, DenseLayerWeights), "mixtures of experts have no adapters"
 
-    def projection(name: str, base: Projection, rows: AdapterRows) -> Projection:
+    def projection(name: str, base: Projection, rows: Rows) -> Projection:
         if name not in products or not len(rows):
             return base
         return AdaptedProjection(base=base, product=products[name], rows=rows)

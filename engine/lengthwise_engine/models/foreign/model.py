@@ -55,6 +55,10 @@ class ForeignModel:
     def windows(self) -> Sequence[int | None]:
         return self.spec.windows
 
+    @property
+    def num_adapters(self) -> int:
+        return 0
+
     def forward(
         self, step: StepTensors, cache: torch.Tensor, on_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
