@@ -6,7 +6,7 @@ from lengthwise_engine.runner.sampler import SamplingState
 from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.kv.prefix_cache import BlockHash
 from lengthwise_policy.types import RequestId
-from lengthwise_worker.adapters import AdapterLease
+from lengthwise_worker.adapters.lease import AdapterLease
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 

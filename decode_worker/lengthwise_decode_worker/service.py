@@ -23,7 +23,7 @@ from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import RequestId
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest, NoWorkerAvailable
 from lengthwise_wire.v1 import decode_pb2, decode_pb2_grpc
-from lengthwise_worker.adapters import AdapterLease
+from lengthwise_worker.adapters.lease import AdapterLease
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.requests import check_request, salt_of, sampling_state
 

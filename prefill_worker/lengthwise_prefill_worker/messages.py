@@ -6,7 +6,7 @@ from lengthwise_engine.runner.sampler import SampledToken, SamplingState
 from lengthwise_policy.length_class import LengthClass
 from lengthwise_policy.prefill.queue import PrefillJob
 from lengthwise_policy.types import RequestId
-from lengthwise_worker.adapters import AdapterLease
+from lengthwise_worker.adapters.lease import AdapterLease
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 

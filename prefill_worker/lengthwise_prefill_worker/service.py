@@ -28,7 +28,7 @@ from lengthwise_wire.errors import (
     NoWorkerAvailable,
 )
 from lengthwise_wire.v1 import common_pb2, prefill_pb2, prefill_pb2_grpc
-from lengthwise_worker.adapters import AdapterLease
+from lengthwise_worker.adapters.lease import AdapterLease
 from lengthwise_worker.engine import Engine
 from lengthwise_worker.messages import RequestExpired
 from lengthwise_worker.requests import check_request, refuse, salt_of, sampling_state

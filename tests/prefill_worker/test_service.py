@@ -15,7 +15,7 @@ from lengthwise_runtime.mailbox import Mailbox
 from lengthwise_wire.convert import sampling_to_wire
 from lengthwise_wire.errors import DeadlineExceeded, InvalidRequest
 from lengthwise_wire.v1 import prefill_pb2
-from lengthwise_worker.adapters import HeldAdapters
+from lengthwise_worker.adapters.held import HeldAdapters
 
 
 @pytest.mark.parametrize("cached", [0, 16, 96])

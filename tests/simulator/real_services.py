@@ -50,7 +50,7 @@ from lengthwise_simulator.cluster.spec import ClusterSpec, WorkerGroup
 from lengthwise_simulator.workload.planned import ArrivingRequest
 from lengthwise_wire.v1 import common_pb2, decode_pb2, inference_pb2, worker_pb2, worker_pb2_grpc
 from lengthwise_worker import role_worker
-from lengthwise_worker.adapters import HeldAdapters
+from lengthwise_worker.adapters.held import HeldAdapters
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.endpoint import WorkerEndpoint
 from lengthwise_worker.grammars import Grammars

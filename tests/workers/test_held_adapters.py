@@ -1,7 +1,9 @@
 """Which adapters are in memory: those that are computed with, and those asked for last."""
 
 import asyncio
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from harness.waiting import eventually
 
 from lengthwise_engine.models.adapters.files import AdapterFile
 from lengthwise_engine.models.adapters.room import AdapterRoom, AdapterSettings
+from lengthwise_engine.models.adapters.stack import AdapterStack
 from lengthwise_engine.models.decoder_loader import read_spec
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_wire.errors import NoWorkerAvailable, Overloaded
-from lengthwise_worker import adapters
-from lengthwise_worker.adapters import HeldAdapters
+from lengthwise_worker.adapters import held as holding
+from lengthwise_worker.adapters.held import HeldAdapters
 
 Room = Callable[..., AdapterRoom]
 
@@ -32,7 +35,8 @@ def make_room(make_checkpoint: Callable[[str], Path], tmp_path: Path) -> Room:
             for name in names
         }
         given = AdapterSettings(folders=folders, **settings)
-        room = AdapterRoom(given, ModelShard(whole=read_spec(checkpoint)), torch.float32)
+        shard = ModelShard(whole=read_spec(checkpoint))
+        room = AdapterRoom(given, shard, torch.device("cpu"), torch.float32)
         room.open()
         return room
 
@@ -43,10 +47,9 @@ def _keys(room: AdapterRoom) -> list[str]:
     return [file.key for file in room.files]
 
 
-def _downs(room: AdapterRoom) -> list[float]:
+def _downs(stack: AdapterStack) -> list[float]:
     """What tells the adapters of all places apart."""
-    down = next(room._stack.tensors())
-    return down.view(room.places, -1).sum(1).tolist()
+    return next(stack.tensors()).view(stack.size, -1).sum(1).tolist()
 
 
 async def _number(held: HeldAdapters, key: str) -> int:
@@ -58,16 +61,16 @@ async def _number(held: HeldAdapters, key: str) -> int:
 
 async def test_the_one_makes_room_that_was_not_asked_for_for_the_longest(make_room: Room) -> None:
     room = make_room("abc", places=2)
-    held, (a, b, c) = HeldAdapters(room), _keys(room)
-    first, second = _downs(room)
+    held, stack, (a, b, c) = HeldAdapters(room), room.open(), _keys(room)
+    first, second = _downs(stack)
     assert await _number(held, a) == 0
     assert await _number(held, b) == 1
     assert await _number(held, a) == 0
     assert await _number(held, c) == 1, "in the place of b"
-    assert _downs(room)[0] == first
-    assert _downs(room)[1] not in (first, second)
+    assert _downs(stack)[0] == first
+    assert _downs(stack)[1] not in (first, second)
     assert await _number(held, b) == 0, "in the place of a"
-    assert _downs(room)[0] == second
+    assert _downs(stack)[0] == second
     assert held.requests == {"a": 2, "b": 2, "c": 1}
     assert held.keys == [a, b, c], "what is not in memory is held too"
 
@@ -89,7 +92,7 @@ async def test_what_is_computed_with_stays_and_others_wait_for_a_place(make_room
 async def test_who_waits_too_long_for_a_place_is_refused(
     make_room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(holding, "WAIT_SECONDS", 0.1)
     room = make_room("ab", places=1)
     held, (a, b) = HeldAdapters(room), _keys(room)
     lease = await held.lease(a)
@@ -123,6 +126,77 @@ async def test_none_and_unknown_adapters_need_no_room() -> None:
         await held.lease("x@1")
 
 
+async def test_a_load_whose_request_is_gone_is_not_written_over(
+    make_room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it goes on, its place is nobody else's: two adapters' halves would be one."""
+    room = make_room("abc", places=1)
+    held, (_, b, c) = HeldAdapters(room), _keys(room)
+    put, may_go_on, numbers = room.put, threading.Event(), list[str]()
+
+    def slow(number: int, file: AdapterFile) -> None:
+        numbers.append(f"begin {file.key}")
+        assert may_go_on.wait(5.0)
+        put(number, file)
+        numbers.append(f"end {file.key}")
+
+    monkeypatch.setattr(room, "put", slow)
+    left = asyncio.create_task(held.lease(b))
+    await eventually(lambda: bool(numbers))
+    left.cancel()
+    waiting = asyncio.create_task(held.lease(c))
+    await asyncio.sleep(0.1)
+    assert numbers == [f"begin {b}"]
+    may_go_on.set()
+    lease = await waiting
+    assert lease is not None
+    assert numbers == [f"begin {b}", f"end {b}", f"begin {c}", f"end {c}"]
+
+
+async def test_all_who_wait_for_a_place_are_refused_in_time(
+    make_room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one after the other."""
+    monkeypatch.setattr(holding, "WAIT_SECONDS", 0.2)
+    room = make_room("abcdef", places=1)
+    held, (a, *others) = HeldAdapters(room), _keys(room)
+    lease = await held.lease(a)
+    async with asyncio.timeout(0.8):
+        refused = await asyncio.gather(*map(held.lease, others), return_exceptions=True)
+    assert [type(each) for each in refused] == [Overloaded] * 5
+    assert lease is not None
+
+
+async def test_an_adapter_that_is_cut_while_it_is_needed_is_not_served_and_harms_no_other(
+    make_room: Room, tmp_path: Path
+) -> None:
+    """Reading a mapping of it would end the process."""
+    room = make_room("ab", places=1)
+    held, (a, b) = HeldAdapters(room), _keys(room)
+    weights = tmp_path / "fixed/b/adapter_model.safetensors"
+    with weights.open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(NoWorkerAvailable, match="was cut while it was read"):
+        await held.lease(b)
+    assert await _number(held, a) == 0
+
+
+async def test_an_adapter_that_is_written_over_while_it_is_loaded_is_not_served(
+    make_room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = make_room("ab", places=1)
+    held, (_, b) = HeldAdapters(room), _keys(room)
+    weights, put = tmp_path / "fixed/b/adapter_model.safetensors", room.put
+
+    def written_to(number: int, file: AdapterFile) -> None:
+        put(number, file)
+        os.utime(weights, ns=(1, 1))
+
+    monkeypatch.setattr(room, "put", written_to)
+    with pytest.raises(NoWorkerAvailable, match="was written to where it lies"):
+        await held.lease(b)
+
+
 async def test_what_comes_into_the_folder_is_held_until_it_leaves(
     make_room: Room,
     make_checkpoint: Callable[[str], Path],
@@ -130,7 +204,7 @@ async def test_what_comes_into_the_folder_is_held_until_it_leaves(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(adapters, "SCAN_SECONDS", 0.02)
+    monkeypatch.setattr(holding, "SCAN_SECONDS", 0.02)
     room, folder = make_room("a", places=2, other_rank=4), tmp_path / "open"
     checkpoint = make_checkpoint("qwen3")
     folder.mkdir()
@@ -151,14 +225,17 @@ async def test_what_comes_into_the_folder_is_held_until_it_leaves(
 
         shutil.rmtree(folder / "b")
         await eventually(lambda: held.keys == [a])
+        await eventually(lambda: not held._left)  # routers have had time to hear of it
         with pytest.raises(NoWorkerAvailable):
             await held.lease(b)
         write_adapter(made, checkpoint, seed=2).rename(folder / "b")
         await eventually(lambda: len(held.keys) == 2)
         assert b not in held.keys, "other weights are another version"
         told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert len(told) == 1, told
-        assert "adapter large is not served" in told[0]
-        assert "got r 8, expected at most 4" in told[0]
+        assert len(told) == 3, told
+        assert "adapter 'a' is not served: another one of this name" in told[0]
+        assert "adapter 'large' is not served" in told[1]
+        assert "got r 8, expected at most 4" in told[1]
+        assert "adapter 'no name' is not served: its name does not match" in told[2]
     finally:
         following.cancel()

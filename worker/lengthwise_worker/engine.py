@@ -20,7 +20,7 @@ from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_runtime.config import Address, ConfigError
 from lengthwise_runtime.memory import usable_memory_bytes
 from lengthwise_worker.accuracy.gate import check_accuracy
-from lengthwise_worker.adapters import HeldAdapters
+from lengthwise_worker.adapters.held import HeldAdapters
 from lengthwise_worker.config import WorkerConfig
 from lengthwise_worker.deadline import wait_until
 from lengthwise_worker.grammars import Grammars

@@ -25,7 +25,7 @@ from lengthwise_policy.errors import PolicyError
 from lengthwise_policy.kv.prefix_cache import block_hashes
 from lengthwise_policy.types import PromptChunk, RequestId
 from lengthwise_wire.v1 import common_pb2
-from lengthwise_worker.adapters import number_of
+from lengthwise_worker.adapters.lease import number_of
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 
 

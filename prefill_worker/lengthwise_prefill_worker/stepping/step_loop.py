@@ -27,7 +27,7 @@ from lengthwise_prefill_worker.messages import Command, Computed, Outcome, Prefi
 from lengthwise_prefill_worker.stepping.launched import FirstChunk, LaunchedBatch
 from lengthwise_prefill_worker.stepping.step_report import PrefillReport
 from lengthwise_runtime.mailbox import Mailbox
-from lengthwise_worker.adapters import number_of
+from lengthwise_worker.adapters.lease import number_of
 from lengthwise_worker.messages import Release, RequestExpired, RequestRefused
 from lengthwise_worker.snapshot import EngineSnapshot
 from lengthwise_worker.step_loop import IDLE_SECONDS, StepClock
