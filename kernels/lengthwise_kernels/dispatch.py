@@ -85,7 +85,7 @@ pack_blocks = _by_device(kv.pack_blocks, "kv_pack")
 unpack_blocks = _by_device(kv.unpack_blocks, "kv_pack")
 digest = _by_device(digests.digest, "digest")
 sample_tokens = _by_device(sampling.sample_tokens, "sampling")
-add_low_rank = _by_device(low_rank.add_low_rank, "low_rank")
+add_low_rank = _by_device(low_rank.add_low_rank, "adapters.low_rank")
 
 
 def lay_out_adapters(
@@ -97,7 +97,7 @@ def lay_out_adapters(
 ) -> Arrays:
     """What `StepAdapters` are bound from on `device`."""
     truth = low_rank.lay_out_adapters
-    lay_out = _on_gpu(truth, "low_rank") if device.type == "cuda" else truth
+    lay_out = _on_gpu(truth, "adapters.low_rank") if device.type == "cuda" else truth
     return lay_out(tokens, sampled, num_adapters, padded_to)
 
 

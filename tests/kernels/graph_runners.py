@@ -22,7 +22,8 @@ from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.graph_shapes import GraphPlan
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters, SamplingState
 from lengthwise_engine.runner.torch_runner import TorchRunner
-from lengthwise_kernels.gpu import kv_clear, kv_store, low_rank, sampling
+from lengthwise_kernels.gpu import kv_clear, kv_store, sampling
+from lengthwise_kernels.gpu.adapters import low_rank
 from lengthwise_kernels.gpu.attention import plan
 
 # Of the others nothing depends on lengths, and the interpreter is slow.

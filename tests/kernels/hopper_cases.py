@@ -17,13 +17,13 @@ from lengthwise_kernels.gpu import (
     kv_clear,
     kv_pack,
     kv_store,
-    low_rank,
     quantise_rows,
     rms_norm,
     sampling,
     scaled_linear,
     silu_mul,
 )
+from lengthwise_kernels.gpu.adapters import low_rank
 from lengthwise_kernels.gpu.attention.decode import DecodeRows, decode_attention
 from lengthwise_kernels.gpu.attention.fixed_splits import SplitTiles, split_attention
 from lengthwise_kernels.gpu.attention.prefill import PromptTiles, prefill_attention

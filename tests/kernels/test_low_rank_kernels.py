@@ -17,8 +17,13 @@ from lengthwise_kernels.low_rank import AdapterRows, LowRankProduct, StepAdapter
 from lengthwise_kernels.staging import to_device
 
 pytest.importorskip("triton", reason="Triton is not installed")
-from lengthwise_kernels.gpu import low_rank
-from lengthwise_kernels.gpu.low_rank import TILE_ROWS, add_low_rank, lay_out_adapters, most_tiles
+from lengthwise_kernels.gpu.adapters import low_rank
+from lengthwise_kernels.gpu.adapters.low_rank import (
+    TILE_ROWS,
+    add_low_rank,
+    lay_out_adapters,
+    most_tiles,
+)
 
 NUM_ADAPTERS = 5
 SLOTS = [2, -1, 0, 0, 4, -1, 2, 1, 0, *[3] * 18, 2]

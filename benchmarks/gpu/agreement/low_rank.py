@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from gpu.agreement.case import Case, Sizes
-from lengthwise_kernels.gpu.low_rank import add_low_rank, lay_out_adapters
+from lengthwise_kernels.gpu.adapters.low_rank import add_low_rank, lay_out_adapters
 from lengthwise_kernels.low_rank import LowRankProduct, StepAdapters
 from lengthwise_kernels.staging import to_device
 
