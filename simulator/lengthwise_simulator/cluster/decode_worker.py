@@ -6,6 +6,7 @@ save the host's time between them, have no other effect here than that there is 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
 
@@ -14,6 +15,7 @@ from lengthwise_policy.decode.request import Grant, Reservation
 from lengthwise_policy.decode.scheduler import DecodeScheduler
 from lengthwise_policy.decode.step import DecodeStep
 from lengthwise_policy.errors import PolicyError
+from lengthwise_policy.placement.blame import NO_BLAME
 from lengthwise_policy.spreading import exceeds
 from lengthwise_policy.types import RequestId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
@@ -94,6 +96,19 @@ class SimulatedDecodeWorker(SimulatedWorker):
             self._reserve(attempt)
         else:
             self._receive(self._reserve, attempt)
+
+    def renew(self, attempt: JourneyAttempt, older: JourneyAttempt) -> None:
+        """Its blocks, which `older` had, are there to be filled anew once nothing of that is under
+        way."""
+        sequence = self._sequences.get(attempt.request_id)
+        if self.is_gone or not attempt.is_current or sequence is None:
+            return
+        router = attempt.journey.router
+        if older.has_arrived:  # too late: it decodes
+            self._answer(partial(router.attempt_failed, busy=False), attempt, NO_BLAME, "stale")
+            return
+        sequence.attempt = attempt
+        self._heap.at(older.sent_until, self._answer, router.reserved, attempt)
 
     def commit(self, attempt: JourneyAttempt) -> None:
         """The prompt's KV has arrived, with its first token."""
@@ -233,7 +248,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
     def _commit(self, attempt: JourneyAttempt) -> None:
         sequence = self._sequences.get(attempt.request_id)
         self._drain(attempt)
-        if sequence is None:  # released meanwhile
+        if sequence is None or sequence.attempt is not attempt:  # released or renewed meanwhile
             return
         attempt.has_arrived = True
         self.scheduler.commit(attempt.request_id)

@@ -33,6 +33,7 @@ class TokenGenerator(Protocol):
     port: NetworkPort
 
     def reserve(self, attempt: "JourneyAttempt") -> None: ...
+    def renew(self, attempt: "JourneyAttempt", older: "JourneyAttempt") -> None: ...
     def commit(self, attempt: "JourneyAttempt") -> None: ...
     def release(self, attempt: "JourneyAttempt") -> None: ...
     def link_lost(self, attempt: "JourneyAttempt") -> None: ...
@@ -80,6 +81,19 @@ class JourneyAttempt:
     last_piece_at: float = 0.0  # of its KV, ready to be sent
     late_bytes: int = 0  # that were not sent by then, with that piece
     sent_until: float = 0.0  # when what was pushed so far has arrived
+
+    def renewed(self) -> "JourneyAttempt":
+        """Another one with the blocks that this one holds."""
+        return JourneyAttempt(
+            journey=self.journey,
+            request_id=self.request_id,
+            num_tokens=self.num_tokens,
+            prefill=None,
+            decode=self.decode,
+            residual_tokens=self.residual_tokens,
+            decode_placed=self.decode_placed,
+            held_tokens=self.held_tokens,
+        )
 
     @property
     def is_local(self) -> bool:

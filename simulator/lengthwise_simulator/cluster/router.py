@@ -42,8 +42,7 @@ class SimulatedRouter:
         self._pictures.joined(worker)
         attempts = [each.attempt for each in self._attempted if each.attempt is not None]
         for attempt in self._pictures.left_for(worker.worker_id, attempts, self._heap.now):
-            assert attempt.prefill is not None
-            self.attempt_failed(attempt, Blame.of(attempt.prefill.worker_id), "left", busy=True)
+            self._leave(attempt)
 
     def lost(self, worker: SimulatedWorker) -> None:
         """Its streams have ended; what depends on it is attempted elsewhere, and goes on after the
@@ -195,9 +194,20 @@ class SimulatedRouter:
             self._pictures.not_local(attempt, requests)
             self._choose_prefill(attempt)
 
-    def _choose_prefill(self, attempt: JourneyAttempt) -> None:
+    def _leave(self, attempt: JourneyAttempt) -> None:
+        """Another prefill worker fills the blocks that it holds; what comes of the older call is of
+        no use."""
+        journey, prefill = attempt.journey, attempt.prefill
+        assert prefill is not None
+        self._heap.after(self._cluster.call_seconds, prefill.cancel, attempt)
+        self._pictures.prefill_ended(attempt)
+        journey.attempts.failed(Blame.of(prefill.worker_id), self._heap.now, busy=True)
+        journey.attempt = attempt.renewed()
+        self._choose_prefill(journey.attempt, attempt)
+
+    def _choose_prefill(self, attempt: JourneyAttempt, older: JourneyAttempt | None = None) -> None:
         """Another prefill worker fills the blocks; without one that has not failed it, all begins
-        anew."""
+        anew. `older`: was to fill them, and may have begun."""
         journey, decode = attempt.journey, attempt.decode
         asked = self._placer.ask(journey, None if decode is None else decode.worker_id)
         placement = self._placer.place_prefill(asked)
@@ -210,7 +220,10 @@ class SimulatedRouter:
         attempt.residual_tokens = asked.request.residual_tokens(placement.prefill)
         attempt.most_tokens_ahead = placement.most_tokens_ahead
         self._pictures.prefill_placed(attempt, self._heap.now)
-        self.reserved(attempt)
+        if older is not None and decode is not None:
+            self._heap.after(self._cluster.call_seconds, decode.renew, attempt, older)
+        else:
+            self.reserved(attempt)
 
     def attempt_failed(
         self,
