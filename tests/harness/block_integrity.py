@@ -17,11 +17,11 @@ def check_pool(pool: BlockPool) -> None:
 def check_cache(cache: PrefixCache) -> None:
     """Every block is in exactly one state."""
     check_pool(cache._pool)
-    in_use = sum(1 for references in cache._references if references)
+    in_use = sum(1 for references in cache._references if references > 0)
     evictable = [*cache._ordinary, *cache._returning]
     assert cache._pool.num_free + len(evictable) + in_use == cache.num_blocks, "blocks leaked"
     for block_id in evictable:
-        assert not cache._references[block_id]
+        assert cache._references[block_id] < 0
         assert cache._names[block_id] is not None
         assert block_id in cache._queue_of(block_id)
     named = {name: block for block, name in enumerate(cache._names) if name is not None}

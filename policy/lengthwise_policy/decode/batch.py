@@ -12,7 +12,7 @@ Invariant: a junior never takes anything from a senior.
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lengthwise_policy.cost.model import CostModel
@@ -22,6 +22,9 @@ from lengthwise_policy.decode.step import DecodeStep, StepRule
 from lengthwise_policy.kv.prefix_cache import PrefixCache
 from lengthwise_policy.objectives import Objectives
 from lengthwise_policy.types import PromptChunk, RequestId
+
+PlannedStep = tuple[DecodeStep, Sequence[DecodeRequest]]
+"""A step, and the requests that decode in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,7 @@ class DecodeBatch:
         self._block_size = block_size
         self._requests: list[DecodeRequest] = []
         self._starved: DecodeRequest | None = None
+        self._last: PlannedStep | None = None  # if all of the batch decoded in it
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -101,7 +105,7 @@ class DecodeBatch:
     def leave(self, request: DecodeRequest) -> None:
         del self._requests[bisect_left(self._requests, seniority(request), key=seniority)]
 
-    def plan(self, cost: CostModel, *, ahead: bool) -> DecodeStep | None:
+    def plan(self, cost: CostModel, *, ahead: bool) -> PlannedStep | None:
         """The next step. The requests that it names as preempted have left and hold no blocks.
 
         None: nothing can run, or a request has no block for its next token and `ahead` none may be
@@ -111,13 +115,16 @@ class DecodeBatch:
         rows = self._rows(None if ahead else preempted)
         if ahead and self._starved is not None:
             return None
+        is_plain = not preempted and len(rows) == len(self._requests)
+        if is_plain and self._last is not None and rows == self._last[1]:
+            return self._last
         computing = [
             request
             for request in self._requests
             if request.phase == "computing" and not request.num_awaited
         ]
         chunks: tuple[PromptChunk, ...] = ()
-        if computing:  # most steps have none, and the room asks every row
+        if computing:  # the room asks every row
             room = self._room(rows, cost)
             chunks = plan_chunks(computing, room, cost, self._block_size)
         if not rows and not chunks and not preempted:
@@ -129,13 +136,15 @@ class DecodeBatch:
             reason += f", {num_tokens} tokens in {len(chunks)} chunks, {room}"
         if preempted:
             reason += f"; {len(preempted)} preempted, no block was free for their seniors"
-        return DecodeStep(
-            request_ids=tuple(request.request_id for request in rows),
+        step = DecodeStep(
+            request_ids=tuple([request.request_id for request in rows]),
             chunks=chunks,
             preempted=tuple(preempted),
             rule=rule,
             reason=reason,
         )
+        self._last = (step, rows) if is_plain else None
+        return step, rows
 
     def _rows(self, preempted: list[RequestId] | None) -> list[DecodeRequest]:
         """Running requests whose next token has a slot, most senior first.
@@ -143,7 +152,6 @@ class DecodeBatch:
         `preempted` receives those whose blocks went to others; None: none may be preempted.
         """
         rows: list[DecodeRequest] = []
-        block_size = self._block_size
         self._starved = None
         for request in tuple(self._requests):
             if len(rows) == self._policy.max_running:
@@ -155,8 +163,7 @@ class DecodeBatch:
                 num_tokens += awaited
             if (request.phase != "running" and not awaited) or request.tokens_left <= awaited:
                 continue
-            is_full = num_tokens > len(request.block_ids) * block_size
-            if is_full and not self._has_grown(request, preempted):
+            if num_tokens > request.num_slots and not self._has_grown(request, preempted):
                 # It keeps its blocks: seniors have theirs, and a junior that could give up one is
                 # not there. What is filled by a transfer will be, or will be gone.
                 self._starved = request
@@ -170,6 +177,7 @@ class DecodeBatch:
             fresh = self._blocks.extend(1)
             if fresh is not None:
                 request.block_ids += fresh
+                request.num_slots += self._block_size
                 return True
             if preempted is None:
                 return False

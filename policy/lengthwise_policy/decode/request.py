@@ -78,6 +78,7 @@ class DecodeRequest:
     num_launched: int = 0  # as `num_computed`, once the steps in flight have ended
     steps_in_flight: int = 0  # that write to its blocks
     block_ids: tuple[int, ...] = ()
+    num_slots: int = 0  # of KV, in these blocks
     num_shared: int = 0  # of the blocks: held by others, or kept from others, when granted
     num_published: int = 0
     own_slots: int  # KV slots needed now in blocks that are not shared: what Past-Future counts
@@ -123,6 +124,7 @@ class DecodeRequest:
         filled = not (self.reservation.local or self.resumed)
         self.phase = "filling" if filled else "computing"
         self.block_ids = block_ids
+        self.num_slots = len(block_ids) * block_size
         self.num_shared = self.num_published = num_shared
         self.num_computed = self.num_launched = num_shared * block_size
         self.own_slots = self.sequence_tokens - self.num_computed
@@ -150,7 +152,8 @@ class DecodeRequest:
         self.phase = "queued"
         self.resumed = True
         self.block_ids = ()
-        self.num_shared = self.num_published = self.num_computed = self.num_launched = 0
+        self.num_slots = self.num_shared = self.num_published = 0
+        self.num_computed = self.num_launched = 0
         self.own_slots = self.sequence_tokens
 
     def shareable_hashes(self, block_size: int) -> list[BlockHash]:

@@ -24,7 +24,7 @@ from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.deadlines import Deadlines
 from lengthwise_policy.decode.admission import DecodeAdmission
-from lengthwise_policy.decode.batch import DecodeBatch
+from lengthwise_policy.decode.batch import DecodeBatch, PlannedStep
 from lengthwise_policy.decode.held import HeldRequests
 from lengthwise_policy.decode.policy import DecodePolicy
 from lengthwise_policy.decode.request import DecodeQueue, DecodeRequest, Grant, Reservation
@@ -67,7 +67,7 @@ class DecodeScheduler:
         self._num_reservations = 0
         self._changed = False  # since the queue was looked at
         self._deadlines = Deadlines()
-        self._in_flight: deque[DecodeStep] = deque()
+        self._in_flight: deque[PlannedStep] = deque()
 
     @property
     def num_queued(self) -> int:
@@ -92,7 +92,7 @@ class DecodeScheduler:
     @property
     def context_tokens(self) -> int:
         """Tokens whose KV the running requests read in a step."""
-        return sum(request.num_computed for request in self._batch)
+        return sum([request.num_computed for request in self._batch])
 
     def predicted_blocks(self) -> int:
         """The most blocks that the admitted requests are predicted to hold at once."""
@@ -166,16 +166,17 @@ class DecodeScheduler:
         """
         if len(self._in_flight) == MAX_IN_FLIGHT:
             raise RuntimeError("next_step: two steps are in flight; call emitted() first")
-        step = self._batch.plan(cost, ahead=bool(self._in_flight))
-        if step is None:
+        planned = self._batch.plan(cost, ahead=bool(self._in_flight))
+        if planned is None:
             return None
+        step, rows = planned
         for request_id in step.preempted:
             self._queue.add(self._admitted.pop(request_id))
-        for request_id in step.request_ids:
-            self._held[request_id].launched(1)
+        for request in rows:
+            request.launched(1)
         for chunk in step.chunks:
             self._held[chunk.request_id].launched(chunk.num_tokens)
-        self._in_flight.append(step)
+        self._in_flight.append(planned)
         return step
 
     def emitted(self, step: DecodeStep) -> tuple[RequestId, ...]:
@@ -184,20 +185,19 @@ class DecodeScheduler:
         Returns their requests in the order of the step, without those that ended meanwhile. Raises
         ValueError if `step` is not the oldest in flight.
         """
-        oldest = self._in_flight[0] if self._in_flight else None
+        oldest, rows = self._in_flight[0] if self._in_flight else (None, ())
         if step is not oldest and step != oldest:
             raise ValueError(
-                f"emitted: expected the oldest of the steps in flight {[*self._in_flight]}, got "
-                f"{step}"
+                f"emitted: expected the oldest of the steps in flight"
+                f" {[step for step, _ in self._in_flight]}, got {step}"
             )
         self._in_flight.popleft()
         self._changed = True
         kept = []
-        for request_id in step.request_ids:
-            request = self._held[request_id]
+        for request in rows:
             if self._held.step_ended(request):
                 request.advanced(request.sequence_tokens)
-                kept.append(request_id)
+                kept.append(request.request_id)
         for chunk in step.chunks:
             request = self._held[chunk.request_id]
             if self._held.step_ended(request):

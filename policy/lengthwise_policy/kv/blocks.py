@@ -8,7 +8,7 @@ refused before anything has changed.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lengthwise_policy.checks import require_at_least
 
@@ -39,6 +39,19 @@ def consecutive_runs(block_ids: Sequence[int]) -> list[tuple[int, int]]:
         previous = block_id
     runs.append((start, previous + 1 - start))
     return runs
+
+
+def _ascending_runs(block_ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The same of ids that grow, none twice: the end of a run is found by bisection."""
+    begin = 0
+    while begin < len(block_ids):
+        first = block_ids[begin]
+        # Of such ids one is as many above the first as it comes after it, until the run ends.
+        end = bisect_left(
+            range(len(block_ids)), True, begin, key=lambda at: block_ids[at] - first > at - begin
+        )
+        yield first, end - begin
+        begin = end
 
 
 class BlockPool:
@@ -82,7 +95,7 @@ class BlockPool:
         returned = sorted(block_ids)
         if len(set(returned)) != len(returned):
             raise ValueError(f"a block is given back twice in one call: {returned}")
-        runs = consecutive_runs(returned)
+        runs = list(_ascending_runs(returned))
         for start, length in runs:
             self._check_in_use(start, length)
         for start, length in runs:

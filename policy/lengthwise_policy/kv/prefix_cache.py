@@ -15,20 +15,23 @@ ones beyond it are evicted in plain LRU order.
 """
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from struct import unpack
+from itertools import groupby
+from operator import attrgetter
+from sys import byteorder
 from typing import NewType
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.kv.blocks import BlockPool
+from lengthwise_policy.kv.eviction_queue import EvictionQueue
 
 BlockHash = NewType("BlockHash", bytes)
 """16 bytes: of a block's tokens and all before them."""
 
-_TOKEN = "I"
+_TOKEN, _HEAD = "I", "Q"
 _HASH_BYTES = 16
 
 
@@ -68,7 +71,10 @@ def short_hashes(hashes: Collection[BlockHash]) -> tuple[int, ...]:
 
     Two of a million blocks share one with probability 3e-8; the router then expects a hit too many.
     """
-    return unpack(f">{2 * len(hashes)}Q", b"".join(hashes))[::2]
+    heads = array(_HEAD, b"".join(hashes))[::2]
+    if byteorder == "little":
+        heads.byteswap()
+    return tuple(heads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +110,12 @@ class PrefixCache:
         self._pool = BlockPool(num_blocks)
         self._enabled = enabled
         self._max_returning = int(max_returning_share * num_blocks)
-        self._references = [0] * num_blocks
+        self._references = [0] * num_blocks  # below 0: evictable
         self._names: list[BlockHash | None] = [None] * num_blocks
         self._block_of: dict[BlockHash, int] = {}
         self._returns = bytearray(num_blocks)  # some user since the block was last unused returns
-        # Evictable blocks, oldest release first -> the number of that release.
-        self._ordinary: OrderedDict[int, int] = OrderedDict()
-        self._returning: OrderedDict[int, int] = OrderedDict()
+        self._ordinary = EvictionQueue(self._references)
+        self._returning = EvictionQueue(self._references)
         self._releases = 0
         self._added: dict[BlockHash, None] = {}  # in order: neighbours are looked up together
         self._removed: dict[BlockHash, None] = {}
@@ -134,7 +139,7 @@ class PrefixCache:
         count = 0
         for name in hashes:
             block_id = self._block_of.get(name)
-            if block_id is None or not self._references[block_id]:
+            if block_id is None or self._references[block_id] <= 0:
                 break
             count += 1
         return count
@@ -147,12 +152,12 @@ class PrefixCache:
         """
         require_at_least("num_blocks", num_blocks, 1)
         shared = self._matched(hashes[:num_blocks])
-        unused = [block_id for block_id in shared if not self._references[block_id]]
+        unused = [block_id for block_id in shared if self._references[block_id] < 0]
         num_fresh = num_blocks - len(shared)
         if num_fresh > self.num_free - len(unused):
             return None
         for block_id in unused:
-            self._queue_of(block_id).pop(block_id)
+            self._queue_of(block_id).leave(block_id)
             self._returns[block_id] = False
         for block_id in shared:
             self._references[block_id] += 1
@@ -174,20 +179,21 @@ class PrefixCache:
         """
         if len(hashes) > len(block_ids):
             raise ValueError(
-                f"hashes: expected at most one per block, got {len(hashes)} for "
-                f"{len(block_ids)} blocks"
+                f"hashes: expected at most one per block, got {len(hashes)} for {len(block_ids)}"
             )
-        self._check_in_use(block_ids[: len(hashes)])
+        block_ids = block_ids[: len(hashes)]
+        self._check_in_use(block_ids)
         if not self._enabled:
             return
         names, block_of = self._names, self._block_of
-        added = []
-        for block_id, name in zip(block_ids, hashes, strict=False):
-            if names[block_id] is None and name not in block_of:
-                names[block_id] = name
-                block_of[name] = block_id
-                added.append(name)
-        _note(added, self._removed, self._added)
+        if any(map(names.__getitem__, block_ids)) or not block_of.keys().isdisjoint(hashes):
+            pairs = zip(block_ids, hashes, strict=True)
+            new = {name: each for each, name in pairs if not names[each] and name not in block_of}
+            block_ids, hashes = list(new.values()), list(new)
+        block_of.update(zip(hashes, block_ids, strict=True))
+        for block_id, name in zip(block_ids, hashes, strict=True):
+            names[block_id] = name
+        _note(hashes, self._removed, self._added)
 
     def release(self, block_ids: Iterable[int], *, returning: bool = False) -> None:
         """Gives up one reference of each block; `returning`: their conversation will go on.
@@ -200,21 +206,23 @@ class PrefixCache:
         self._check_in_use(released)
         if len(set(released)) != len(released):
             raise ValueError(f"a block is given back twice in one call: {released}")
-        empty = []
-        references, names = self._references, self._names
-        for block_id in reversed(released):
-            references[block_id] -= 1
-            if returning:
-                self._returns[block_id] = True
-            if references[block_id]:
-                continue
-            if names[block_id] is None:
+        references, names, returns = self._references, self._names, self._returns
+        empty, unused = [], []
+        for block_id in released:
+            left = references[block_id] = references[block_id] - 1
+            if not left and names[block_id] is None:
                 empty.append(block_id)
-            else:
-                self._releases += 1
-                self._queue_of(block_id)[block_id] = self._releases
+                continue
+            if returning:
+                returns[block_id] = True
+            if not left:
+                unused.append(block_id)
         if empty:
             self._pool.release(empty)
+        runs = [(hint, list(run)) for hint, run in groupby(unused, returns.__getitem__)]
+        for is_returning, run in reversed(runs):
+            self._releases += len(run)
+            (self._returning if is_returning else self._ordinary).add(run, self._releases)
 
     def take_events(self) -> BlockEvents | None:
         """What came and went since the last call, or None when nothing did."""
@@ -226,12 +234,9 @@ class PrefixCache:
         return events
 
     def _matched(self, hashes: Sequence[BlockHash]) -> list[int]:
-        matched = []
-        for name in hashes:
-            block_id = self._block_of.get(name)
-            if block_id is None:
-                break
-            matched.append(block_id)
+        matched: list[int] = []
+        with suppress(KeyError):  # of the first that is not held; those before it stay
+            matched.extend(map(self._block_of.__getitem__, hashes))
         return matched
 
     def _fresh(self, num_blocks: int) -> tuple[int, ...]:
@@ -246,52 +251,50 @@ class PrefixCache:
         assert fresh is not None
         for block_id in fresh:
             self._references[block_id] = 1
-            self._returns[block_id] = False
         return fresh
 
     def _evict(self, num_blocks: int) -> list[int]:
         """Forgets the contents of the blocks that are to go first."""
-        names, ordinary, returning = self._names, self._ordinary, self._returning
-        evicted, removed = [], []
-        for _ in range(num_blocks):
-            queue = ordinary or returning
-            if ordinary and len(returning) > self._max_returning:
-                queue = min(ordinary, returning, key=_oldest)
-            block_id, _ = queue.popitem(last=False)
-            name = names[block_id]
-            assert name is not None
+        evicted: list[int] = []
+        while len(evicted) < num_blocks:
+            evicted += self._first_to_go(num_blocks - len(evicted))
+        names = self._names
+        removed = [name for each in evicted if (name := names[each])]
+        for block_id, name in zip(evicted, removed, strict=True):
             names[block_id] = None
             del self._block_of[name]
-            evicted.append(block_id)
-            removed.append(name)
         _note(removed, self._added, self._removed)
         return evicted
 
-    def _queue_of(self, block_id: int) -> OrderedDict[int, int]:
+    def _first_to_go(self, most: int) -> list[int]:
+        """Takes from the evictable blocks, one at least, up to `most` that follow one another."""
+        queue = self._ordinary or self._returning
+        if self._ordinary and len(self._returning) > self._max_returning:
+            queue, most = min(self._ordinary, self._returning, key=attrgetter("oldest")), 1
+        taken = queue.pop(most)
+        for block_id in taken if queue is self._returning else ():
+            self._returns[block_id] = False
+        return taken
+
+    def _queue_of(self, block_id: int) -> EvictionQueue:
         return self._returning if self._returns[block_id] else self._ordinary
 
     def _check_in_use(self, block_ids: Sequence[int]) -> None:
-        if not block_ids:
-            return
-        for block_id in (min(block_ids), max(block_ids)):
+        for block_id in (min(block_ids), max(block_ids)) if block_ids else ():
             if not 0 <= block_id < self.num_blocks:
                 raise ValueError(
                     f"foreign block: expected ids in [0, {self.num_blocks}), got {block_id}"
                 )
-        if not all(map(self._references.__getitem__, block_ids)):
-            free = next(each for each in block_ids if not self._references[each])
+        if block_ids and min(map(self._references.__getitem__, block_ids)) <= 0:
+            free = next(each for each in block_ids if self._references[each] <= 0)
             raise ValueError(f"block {free} is not in use: it is free already")
 
 
 def _note(
-    contents: list[BlockHash], cancelled: dict[BlockHash, None], noted: dict[BlockHash, None]
+    contents: Sequence[BlockHash], cancelled: dict[BlockHash, None], noted: dict[BlockHash, None]
 ) -> None:
     """Notes events, or takes back their opposites where those were not reported yet."""
     opposites = cancelled.keys() & contents if cancelled else ()
     noted.update(dict.fromkeys(contents))
     for name in opposites:
         del cancelled[name], noted[name]
-
-
-def _oldest(queue: OrderedDict[int, int]) -> int:
-    return next(iter(queue.values()))

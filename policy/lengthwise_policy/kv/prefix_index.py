@@ -8,7 +8,8 @@ are bounded, and those neither reported nor asked for longest are forgotten firs
 generations, of which the older is dropped whole when the younger is full).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import groupby
 
 from lengthwise_policy.checks import require_at_least
 from lengthwise_policy.types import WorkerId
@@ -40,7 +41,7 @@ class PrefixIndex:
         return len(self._young) + len(self._old)
 
     def update(
-        self, worker_id: WorkerId, *, reset: bool, added: Iterable[int], removed: Iterable[int]
+        self, worker_id: WorkerId, *, reset: bool, added: Collection[int], removed: Collection[int]
     ) -> None:
         """Takes over one status' events; with `reset` the worker holds `added` and nothing else."""
         if reset:
@@ -67,45 +68,57 @@ class PrefixIndex:
         """
         matched: dict[WorkerId, int] = {}
         asked_again = []
-        holders = self._live
-        depth = 0
-        for content in hashes:
-            mask = self._young.get(content)
+        young, old = self._young, self._old
+
+        def held_by(content: int) -> int:
+            mask = young.get(content)
             if mask is None:
-                mask = self._old.get(content, 0)
+                mask = old.get(content, 0)
                 if mask:
                     asked_again.append(content)
-            left = holders & mask
+            return mask
+
+        mask_of: Callable[[int], int | None] = held_by if old else young.get
+        holders = self._live
+        depth = 0
+        for mask, run in groupby(hashes, mask_of):
+            left = holders & (mask or 0)
             if left != holders:
                 if depth:
-                    self._credit(holders & ~mask, depth, matched)
+                    self._credit(holders & ~left, depth, matched)
                 holders = left
                 if not holders:
                     break
-            depth += 1
+            depth += len(list(run))
         if depth:
             self._credit(holders, depth, matched)
         if asked_again:
             self._renew(asked_again)
         return matched
 
-    def _remove(self, bit: int, contents: Iterable[int]) -> None:
-        young, old = self._young, self._old
-        for content in contents:
-            generation = young if content in young else old
-            mask = generation.get(content, 0)
-            if mask == bit:
-                del generation[content]
-            elif mask & bit:
-                generation[content] = mask ^ bit
+    def _remove(self, bit: int, contents: Collection[int]) -> None:
+        for generation in (self._young, self._old):
+            for mask, run in _runs(contents, generation) if generation else ():
+                if mask == bit:
+                    for content in run:
+                        generation.pop(content, None)
+                elif mask is not None and mask & bit:
+                    generation.update(dict.fromkeys(run, mask ^ bit))
 
-    def _add(self, bit: int, contents: Iterable[int]) -> None:
-        for content in contents:
-            mask = self._young.get(content)
-            if mask is None:
-                self._insert(content, self._old.pop(content, 0) | bit)
-            elif not mask & bit:
-                self._young[content] = mask | bit
+    def _add(self, bit: int, contents: Collection[int]) -> None:
+        young, old = self._young, self._old
+        if len(young) + len(contents) > self._generation_blocks:
+            for content in contents:  # on the way the young become the old ones
+                self._insert(content, bit)
+            return
+        for mask, run in _runs(contents, young):
+            if mask is not None:
+                young.update(dict.fromkeys(run, mask | bit))
+            elif not old or old.keys().isdisjoint(run):
+                young.update(dict.fromkeys(run, bit))
+            else:
+                for content in run:
+                    self._insert(content, bit)
 
     def _renew(self, contents: Sequence[int]) -> None:
         """Moves old entries to the young, all at once: the first moved may drop the old ones."""
@@ -134,10 +147,14 @@ class PrefixIndex:
         return bit
 
     def _insert(self, content: int, mask: int) -> None:
-        if len(self._young) >= self._generation_blocks:
-            self._old = self._young
-            self._young = {}
-        self._young[content] = mask
+        """These workers too hold it."""
+        held = self._young.get(content)
+        if held is None:
+            held = self._old.pop(content, 0)
+            if len(self._young) >= self._generation_blocks:
+                self._old = self._young
+                self._young = {}
+        self._young[content] = held | mask
 
     def _sweep(self) -> None:
         """Clears the retired slots' bits everywhere and frees the slots."""
@@ -152,3 +169,14 @@ class PrefixIndex:
         slots = range(self._retired.bit_length())
         self._free.extend(slot for slot in reversed(slots) if self._retired >> slot & 1)
         self._retired = 0
+
+
+def _runs(
+    contents: Collection[int], masks: Mapping[int, int]
+) -> list[tuple[int | None, Collection[int]]]:
+    """Contents that follow one another and are held by the same workers, as those of a prompt
+    usually are: all that is done with them is done at once."""
+    found = list(map(masks.get, contents))
+    if found and found.count(found[0]) == len(found):
+        return [(found[0], contents)]
+    return [(mask, list(run)) for mask, run in groupby(contents, masks.get)]

@@ -71,25 +71,26 @@ class Draft:
 
     def seconds(self, cost: CostModel) -> float:
         """Predicted time of the batch."""
-        chunks = (cost.chunk_seconds(n, prompt.num_computed) for prompt, n in self._planned)
+        chunks = [cost.chunk_seconds(n, prompt.num_computed) for prompt, n in self._planned]
         return cost.step_seconds + sum(chunks)
 
-    def start(self, now: float, cost: CostModel) -> PrefillBatch:
-        """Marks the prompts as running."""
-        seconds = self.seconds(cost)
+    def start(self, now: float, seconds: float) -> PrefillBatch:
+        """Marks the prompts as running, for so long as predicted."""
         for prompt, _ in self._planned:
             prompt.in_batch = True
             prompt.served_seconds += seconds
         lengths = {prompt.length for prompt, _ in self._planned}
-        waited = now - min(prompt.job.arrived_at for prompt, _ in self._planned)
+        waited = now - min([prompt.job.arrived_at for prompt, _ in self._planned])
         chunks = tuple(
-            PromptChunk(
-                request_id=prompt.job.request_id,
-                start=prompt.num_computed,
-                num_tokens=num_tokens,
-                is_last=num_tokens == prompt.num_missing,
-            )
-            for prompt, num_tokens in self._planned
+            [
+                PromptChunk(
+                    request_id=prompt.job.request_id,
+                    start=prompt.num_computed,
+                    num_tokens=num_tokens,
+                    is_last=num_tokens == prompt.num_missing,
+                )
+                for prompt, num_tokens in self._planned
+            ]
         )
         what = f"{len(chunks)} {' and '.join(sorted(lengths))}"
         return PrefillBatch(

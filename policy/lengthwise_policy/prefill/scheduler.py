@@ -129,7 +129,7 @@ class PrefillScheduler:
         Returns the requests whose prompts are complete then. The blocks of those released meanwhile
         return to the cache here. Raises ValueError if `batch` is not the running one.
         """
-        if batch != self._running:
+        if batch is not self._running and batch != self._running:
             raise ValueError(f"computed: expected the running batch {self._running}, got {batch}")
         self._running = None
         complete = []
@@ -270,9 +270,10 @@ class PrefillScheduler:
         return None
 
     def _start(self, draft: Draft, now: float, cost: CostModel) -> PrefillBatch:
-        self._running = draft.start(now, cost)
+        seconds = draft.seconds(cost)
+        self._running = draft.start(now, seconds)
         first = self._prompts[self._running.chunks[0].request_id]
-        self._discipline.planned(first.length, draft.seconds(cost))
+        self._discipline.planned(first.length, seconds)
         return self._running
 
     def _publish(self, prompt: Prompt, chunk: PromptChunk) -> None:

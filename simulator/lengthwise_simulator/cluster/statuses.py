@@ -7,15 +7,14 @@ status that was due would have shown.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from lengthwise_policy.kv.prefix_cache import BlockEvents, PrefixCache
 from lengthwise_simulator.cluster.spec import ClusterSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedState:
+class ReportedState(NamedTuple):
     """The fields of a status that change."""
 
     blocks_free: int
@@ -29,8 +28,7 @@ class ReportedState:
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(NamedTuple):
     """One status."""
 
     number: int

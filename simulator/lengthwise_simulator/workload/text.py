@@ -6,7 +6,7 @@ texts are equal up to a token where that token lies at one place of spans with o
 
 from array import array
 from struct import unpack
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from lengthwise_policy.kv.prefix_cache import BlockHash
 
@@ -42,6 +42,6 @@ def block_names(text: Text, block_size: int, first: int, end: int) -> list[Block
             wide = array("Q", bytes(16 * len(ends)))
             wide[::2] = array("Q", ends)
             wide.byteswap()
-            names += map(BlockHash, unpack("16s" * len(ends), wide))
+            names += cast(tuple[BlockHash, ...], unpack("16s" * len(ends), wide))
         begin += num_tokens
     return names
