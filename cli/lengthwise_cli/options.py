@@ -37,6 +37,14 @@ PrivateKey = Annotated[Path | None, Option(help="PEM file of its key.")]
 ModelName = Annotated[
     str | None, Option("--model", help="Which one; needed where several are served.")
 ]
+Adapters = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAME=FOLDER",
+        help="A LoRA adapter, in PEFT's format: a folder or a hub id; served as MODEL:NAME; repeat"
+        " for several.",
+    ),
+]
 MaxInFlight = Annotated[int, Option(min=1, help="More wait for their turn.")]
 RequestSeconds = Annotated[float, Option(help="Seconds after which a request has failed.")]
 RequestRows = Annotated[Path | None, Option(help="Write a row per request here.")]

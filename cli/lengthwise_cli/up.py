@@ -23,7 +23,7 @@ from lengthwise._session import join
 from lengthwise.client import Client
 from lengthwise.types import Model
 from lengthwise_cli.interrupts import Interrupts
-from lengthwise_cli.options import is_loopback, parse_bytes
+from lengthwise_cli.options import Adapters, is_loopback, parse_bytes
 from lengthwise_cli.requests import statistics
 from lengthwise_cli.table import ClusterTable, StartView
 from lengthwise_cli.terminal import fit_encoding, knows_unicode, own_name
@@ -50,7 +50,7 @@ _MODEL_HELP = (
 def up(
     models: Annotated[list[str] | None, Argument(metavar="MODEL", help="As --model.")] = None,
     model: Annotated[list[str] | None, Option(metavar="MODEL", help=_MODEL_HELP)] = None,
-    adapter: Annotated[list[str] | None, Option(metavar="NAME=FOLDER", help="Of LoRA.")] = None,
+    adapter: Adapters = None,
     prefill: Annotated[int, Option(help="Prefill workers of each model; 0: none.")] = 1,
     decode: Annotated[int, Option(help="Decode workers of each model.")] = 2,
     routers: Annotated[int, Option(help="Routers.")] = 1,

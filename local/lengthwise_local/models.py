@@ -54,9 +54,14 @@ def _adapters(texts: Iterable[str]) -> Iterator[dict[str, str]]:
     for text in texts:
         name, equals, path = text.partition("=")
         folder = Path(path).expanduser()
-        if not (equals and name and path) or not (folder.is_dir() or is_hub_id(path)):
+        if not (equals and name and path):
             raise LocalClusterError(
                 f"--adapter: got {text!r}, expected NAME=FOLDER or NAME=OWNER/REPOSITORY"
+            )
+        if not folder.is_dir() and not is_hub_id(path):
+            raise LocalClusterError(
+                f"--adapter {name}: no adapter in {path}, which does not exist; expected a folder"
+                " with adapter_config.json or a hub id (owner/name)"
             )
         if folder.is_dir():
             path = str(folder.absolute())

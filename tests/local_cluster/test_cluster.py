@@ -70,6 +70,23 @@ def test_models_are_named_by_their_last_part_or_as_one_says(model: Path, tmp_pat
         LocalCluster(model="x", models={"a": model})
 
 
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("a", "got 'a', expected NAME=FOLDER"),
+        ("=/somewhere", "got '=/somewhere', expected NAME=FOLDER"),
+        ("a=/nowhere", "a: no adapter in /nowhere, which does not exist; expected a folder"),
+        ("a=.", "a: adapter_config.json: not found"),
+    ],
+)
+def test_an_adapter_that_no_worker_could_load_is_refused_at_once(
+    model: Path, tmp_path: Path, adapter: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LocalClusterError, match=f"--adapter:? {said}"):
+        LocalCluster(model=model, adapters=[adapter])
+
+
 def test_a_clean_exit_ends_every_process_and_removes_the_folder(make_cluster: MakeCluster) -> None:
     with make_cluster() as cluster:
         folder, processes = cluster.folder, cluster.processes
