@@ -159,7 +159,7 @@ async def test_a_leader_that_cannot_renew_stops_leading_before_its_lease_can_be_
         objects.answers.clear()
     else:
         getattr(objects, fault).update({"get leases", "update leases"})
-    await eventually(lambda: not first.leads, 3.0)
+    await eventually(lambda: not first.leads)
     assert time.monotonic() - began_at < LEASE_SECONDS - 0.1
     reason = "forbidden" if fault == "forbidden" else "api_server_unreachable"
     await eventually(lambda: first.errors(reason))
@@ -168,7 +168,7 @@ async def test_a_leader_that_cannot_renew_stops_leading_before_its_lease_can_be_
     objects.answers.set()
     objects.broken.clear()
     objects.forbidden.clear()
-    await eventually(lambda: first.leads, 3.0)
+    await eventually(lambda: first.leads)
 
 
 @pytest.mark.slow

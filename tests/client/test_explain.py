@@ -80,7 +80,7 @@ def test_a_silent_router_does_not_take_the_time_of_the_others(
     began_at = time.monotonic()
     with Client([one.address, other.address], timeout=Timeout(silence=0.3)) as client:
         assert client.explain("r1").request_id == "r1"
-    assert time.monotonic() - began_at < 3
+    assert time.monotonic() - began_at < 8
 
 
 @pytest.mark.parametrize("request_id", ["", "r" * 129, "\ud800"], ids=["none", "long", "surrogate"])

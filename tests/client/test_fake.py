@@ -44,11 +44,11 @@ def test_a_lost_attempt_goes_on_with_the_next_reply() -> None:
 
 @pytest.mark.slow
 def test_replies_come_with_delays_and_silence() -> None:
-    fake = FakeTransport(["a", 0.1, "b", 5.0, "never"], "abc")
+    fake = FakeTransport(["a", 0.1, "b", 30.0, "never"], "abc")
     with Client(transports=[fake], timeout=Timeout(silence=0.3)) as client:
         started = time.monotonic()
         assert client.generate("hi").text == "abc"
-        assert 0.4 <= time.monotonic() - started < 2.0
+        assert 0.4 <= time.monotonic() - started < 15.0
 
 
 def test_two_fakes_are_two_endpoints() -> None:

@@ -90,7 +90,7 @@ def test_a_silent_router_is_left(routers: tuple[Router, Router], caller: Caller)
     patience = Timeout(silence=0.3)
     chunks = caller.stream([router.address for router in routers], "hi", timeout=patience)
     assert text_of(chunks) == "ab"
-    assert 0.3 <= time.monotonic() - started < 3.0
+    assert 0.3 <= time.monotonic() - started < 15.0
     assert routers[0].ended.wait(5), "the silent call was not cancelled"
 
 

@@ -128,5 +128,5 @@ async def test_a_prefill_worker_without_a_transfer_process_does_not_say_that_it_
 
     await eventually(is_ready, 60)
     async with without_transfer_process(cluster.prefill[0]):
-        await eventually(is_not_ready, 3)
+        await eventually(is_not_ready, 10)
     await eventually(is_ready, 60)

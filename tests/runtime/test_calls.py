@@ -173,7 +173,7 @@ async def test_watchers_of_health_keep_no_probe_out_and_no_change_waiting(
             for _ in range(4):
                 watcher.call(WATCH, b"", seconds=60)
         await eventually(lambda: running.refused.total() >= 4)
-        await asyncio.wait_for(running.server.set_serving(True), 0.4)
+        await asyncio.wait_for(running.server.set_serving(True), 10)
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", LIVE):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)

@@ -137,7 +137,7 @@ def test_stop_ends_a_sound_and_a_frozen_process_in_bounded_time() -> None:
     for end in ends:
         pid, started_at = end.transfer.pid, time.monotonic()
         end.transfer.stop()
-        assert time.monotonic() - started_at < 4.0
+        assert time.monotonic() - started_at < 8.0
         assert not psutil.pid_exists(pid)
 
 

@@ -208,7 +208,7 @@ async def test_the_last_known_workers_stay_while_the_api_server_is_away(
     api.put(endpoint_slice("workers-1", endpoint("10.0.0.1"), endpoint("10.0.0.2")))
     assert follower.now == {"10.0.0.1"}
     await server.start()
-    await follower.until("10.0.0.1", "10.0.0.2", seconds=4.0)
+    await follower.until("10.0.0.1", "10.0.0.2", seconds=15.0)
     await eventually(lambda: "watched again" in caplog.text)
     assert caplog.text.count("cannot reach") == 1, "once per trouble"
     assert set(follower.failures) == {"unreachable"}, "each time, unlike the log"
