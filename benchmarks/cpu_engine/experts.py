@@ -21,7 +21,7 @@ from rows import append_rows
 
 from cpu_engine.ours import NUM_BLOCKS, chunks
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
-from lengthwise_engine.models.experts import Experts
+from lengthwise_engine.models.experts.routed import Experts
 from lengthwise_kernels.host_memory import keep_freed_memory
 
 SHAPE: Final[Mapping[str, Any]] = {

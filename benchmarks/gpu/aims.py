@@ -162,6 +162,12 @@ AIMS: Final = (
         table=KERNELS,
         find=over("int4_linear", "torch", "1 x 5120 x 55296"),
     ),
+    Aim(
+        what="experts / torch's grouped products",
+        wanted=1.0,
+        table=KERNELS,
+        find=over("experts", "grouped_mm"),
+    ),
     Aim(what="prefill, of peak", wanted=0.0, table=ENGINE, find=of_ceiling("prefill")),
     *(
         Aim(

@@ -49,25 +49,20 @@ def read_limits(config: ConfigJson) -> ModelLimits:
     return read_foreign_limits(config)
 
 
-def is_native(config: ConfigJson, backend: ModelBackend = "auto", *, on_gpu: bool = False) -> bool:
-    """Whether a checkpoint is computed by our own code, which has experts on CPUs alone.
+def is_native(config: ConfigJson, backend: ModelBackend = "auto") -> bool:
+    """Whether a checkpoint is computed by our own code.
 
     Raises `UnsupportedModel` where it cannot be by `backend`, `CheckpointError` for a config of
     ours that contradicts itself.
     """
     if backend == "native" or (backend == "auto" and config.text("model_type") in FAMILIES):
         try:
-            if read_decoder_spec(config).experts is None or not on_gpu:
-                return True
+            read_decoder_spec(config)
         except UnsupportedModel:
             if backend == "native" or "quantization_config" in config:
                 raise
-        if backend == "native":
-            message = (
-                "our own code computes experts on CPUs alone; set model_backend to auto, and"
-                " transformers' code computes them"
-            )
-            raise config.unsupported("model_type", message)
+        else:
+            return True
     _refuse(config)
     return False
 

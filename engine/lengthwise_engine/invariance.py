@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lengthwise_engine.models.decoder import Decoder
+from lengthwise_engine.models.experts.routed import Experts
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_engine.models.weights import DenseLayerWeights, LayerWeights, RoutedLayerWeights
@@ -110,10 +111,11 @@ def _projections(model: Decoder) -> Iterator[tuple[str, int, Projection]]:
             yield "gate_up", hidden, layer.gate_up
             yield "down", spec.intermediate_size, layer.down
         if isinstance(layer, RoutedLayerWeights) and spec.experts is not None:
-            expert = layer.experts.experts[0]
             yield "router", hidden, layer.experts.router
-            yield "gate_up of experts", hidden, expert.gate_up
-            yield "down of experts", spec.experts.intermediate_size, expert.down
+            if isinstance(layer.experts, Experts):
+                expert = layer.experts.experts[0]
+                yield "gate_up of experts", hidden, expert.gate_up
+                yield "down of experts", spec.experts.intermediate_size, expert.down
     yield "head", hidden, model.weights.head
 
 

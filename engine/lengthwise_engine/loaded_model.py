@@ -29,7 +29,7 @@ from lengthwise_engine.models.decoder_loader import (
     Quantization,
     compute_dtype,
     load_model,
-    read_spec,
+    read_shard,
 )
 from lengthwise_engine.models.foreign.loader import load_foreign
 from lengthwise_engine.models.foreign.skeleton import read_foreign_spec, refuse_settings
@@ -119,6 +119,7 @@ def load_runner(
     numerics: Numerics = "fast",
     graphs: GraphPlan = NO_GRAPHS,
     tensor_parallel_size: int = 1,
+    expert_parallel: bool = False,
     stall_seconds: float = 5.0,
     model_backend: ModelBackend = "auto",
     adapters: AdapterSettings = NO_ADAPTERS,
@@ -127,14 +128,13 @@ def load_runner(
 
     The cache, of `kv_dtype`, has `num_blocks` blocks, or as many as fit into `kv_memory_bytes`, or
     into what the rest leaves of a share of a GPU's memory, or of `memory_bytes`; `max_context` and
-    what it holds clamp the context. `dtype` is the type real models compute in, see `load_model`,
-    and `quantization` what becomes of their projections; `numerics` is the promise, `model_backend`
-    whose code computes. On a GPU every kernel is compiled and `graphs` are captured before this
-    returns. With more ranks than one (`tensor_parallel_size`), each has a device on GPUs,
-    `kv_memory_bytes` for its KV heads and the memory of `graphs`; one that keeps the others waiting
-    for `stall_seconds` is lost. Raises `CheckpointError` for a checkpoint that cannot be served, or
-    not by so many ranks, `CacheSizeError` for a cache or context and `NumericsError` for `numerics`
-    that cannot be had, `DeviceMemoryError` for too little memory, `RankError` for a lost rank.
+    what it holds clamp the context. `dtype` is what real models compute in, see `load_model`, and
+    `quantization` what becomes of projections; `numerics` is the promise, `model_backend` whose
+    code computes. On a GPU all kernels are compiled and `graphs` captured before this returns. Of
+    several ranks (`tensor_parallel_size`) each has a device on GPUs, `kv_memory_bytes` for its KV
+    heads, the memory of `graphs`, if `expert_parallel` its own experts, and `stall_seconds` to
+    answer the others. Raises `CheckpointError` for what cannot be served, or not by so many ranks,
+    `CacheSizeError`, `NumericsError` and `DeviceMemoryError` for what cannot be had, `RankError`.
     """
     config, target = read_config(checkpoint), torch.device(device)
     settings = MemorySettings(
@@ -149,11 +149,11 @@ def load_runner(
     if config.text("model_type") == TOY:
         refuse_toy_settings(config, tensor_parallel_size, quantization, bool(adapters))
         return _toy(checkpoint, memory, read_toy_spec(config))
-    if not is_native(config, model_backend, on_gpu=target.type == "cuda"):
+    if not is_native(config, model_backend):
         refuse_settings(config, tensor_parallel_size, quantization, bool(adapters))
         return _foreign(config, memory, dtype, numerics)
     logger.info("model: %s, computed by our own code", config.text("model_type"))
-    shard = ModelShard(whole=_stored(checkpoint, quantization), size=tensor_parallel_size)
+    shard = read_shard(checkpoint, quantization, tensor_parallel_size, expert_parallel)
     kind = compute_dtype(shard.whole, target, dtype)
     room = adapters.room(shard, target, kind)
     plan = memory.beside(0 if room is None else room.num_bytes).plan(shard, kind)
@@ -165,10 +165,10 @@ def load_runner(
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs, room)
 
 
-def check_servable(checkpoint: Path, model_backend: ModelBackend, device: str) -> None:
+def check_servable(checkpoint: Path, model_backend: ModelBackend) -> None:
     """From config.json alone, before there are weights. Errors: CheckpointError."""
-    config, on_gpu = read_config(checkpoint), device == "cuda"
-    if config.text("model_type") != TOY and not is_native(config, model_backend, on_gpu=on_gpu):
+    config = read_config(checkpoint)
+    if config.text("model_type") != TOY and not is_native(config, model_backend):
         read_foreign_spec(config)
 
 
@@ -179,20 +179,11 @@ def _clamped(spec: SpecT, plan: MemoryPlan) -> SpecT:
     return replace(spec, context_length=plan.context_length)
 
 
-def _stored(checkpoint: Path, quantization: Quantization) -> DecoderSpec:
-    """As transformers: a stored head wins over a config that says it is tied."""
-    spec = read_spec(checkpoint, quantization)
-    if spec.tied_embeddings and "lm_head.weight" in WeightFiles(checkpoint):
-        return replace(spec, tied_embeddings=False)
-    return spec
-
-
 def _toy(checkpoint: Path, memory: MemoryBudget, toy: ToySpec) -> LoadedModel:
     plan = memory.plan(toy, torch.float32)
     cache = KVCache.allocate(plan.layout, plan.num_blocks, memory.device)
     make = AsynchronousToyRunner if toy.asynchronous else ToyRunner
-    fingerprint = model_fingerprint(checkpoint)
-    return _one_rank(cache, make(cache, toy), _clamped(toy, plan), fingerprint)
+    return _one_rank(cache, make(cache, toy), _clamped(toy, plan), model_fingerprint(checkpoint))
 
 
 def _foreign(
@@ -277,6 +268,7 @@ def _parallel(
         block_size=memory.layout.block_size,
         stall_seconds=stall_seconds,
         graphs=graphs if device.type == "cuda" else NO_GRAPHS,
+        expert_parallel=shard.expert_parallel,
     )
     parallel = load_parallel(plan, adapters)
     return LoadedModel(

@@ -30,7 +30,7 @@ from lengthwise_kernels.low_rank import StepAdapters as StepAdapters
 from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
-from lengthwise_kernels.reference import attention, fp8, kv, layers, sampling
+from lengthwise_kernels.reference import attention, fp8, kv, layers, routing, sampling
 from lengthwise_kernels.reference import digest as digests
 from lengthwise_kernels.reference import invariant_linear as invariant
 from lengthwise_kernels.reference.digest import num_digests as num_digests
@@ -39,7 +39,7 @@ from lengthwise_kernels.reference.fp8 import Fp8Rows as Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms as HeadNorms
 from lengthwise_kernels.reference.kv8 import SCALE_BYTES as SCALE_BYTES
 from lengthwise_kernels.reference.penalties import Penalties as Penalties
-from lengthwise_kernels.reference.routing import route as route
+from lengthwise_kernels.reference.routing import Routes as Routes
 from lengthwise_kernels.staging import Arrays
 
 P = ParamSpec("P")
@@ -77,6 +77,10 @@ silu_mul_fp8 = _by_device(fp8.silu_mul_fp8, "quantise_rows")
 scaled_linear = _by_device(fp8.scaled_linear, "scaled_linear")
 invariant_linear = _by_device(invariant.invariant_linear, "invariant_linear")
 is_alike_alone = _by_device(invariant.is_alike_alone, "invariant_linear")
+route = _by_device(routing.route, "experts.routing")
+gathered_linear = _by_device(routing.gathered_linear, "experts.grouped_linear")
+scattered_linear = _by_device(routing.scattered_linear, "experts.grouped_linear")
+combine = _by_device(routing.combine, "experts.combine")
 store = kv.store
 """Without a kernel of its own: one `index_copy_` on every device."""
 rotate_and_store = _by_device(kv.rotate_and_store, "kv_store")

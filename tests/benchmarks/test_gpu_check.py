@@ -33,6 +33,7 @@ def test_every_case_runs_and_agrees_with_its_rivals(device: str) -> None:
         "silu_mul_fp8",
         "scaled_linear",
         "int4_linear",
+        "experts",
         "sample_tokens",
         "prefill_attention",
         "decode_attention",

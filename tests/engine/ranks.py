@@ -126,6 +126,7 @@ def ranks_in_threads(
     num_blocks: int,
     *,
     graphs: GraphPlan = NO_GRAPHS,
+    expert_parallel: bool = False,
     make_recorder: Callable[[], Recorder | None] = lambda: None,
     adapters: AdapterRoom | None = None,
 ) -> Iterator[RanksInThreads]:
@@ -139,6 +140,7 @@ def ranks_in_threads(
         block_size=BLOCK_SIZE,
         stall_seconds=STALL_SECONDS,
         graphs=graphs,
+        expert_parallel=expert_parallel,
     )
     if adapters is not None:
         plan = replace(plan, adapters=adapters.plan)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_checkpoint.architectures import is_native
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.families import read_config, read_decoder_spec
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models.decoder_loader import load_model, read_spec
-from lengthwise_engine.models.experts import Experts
+from lengthwise_engine.models import weights
+from lengthwise_engine.models.decoder_loader import Quantization, load_model, read_spec
+from lengthwise_engine.models.experts.grouped import GroupedExperts
+from lengthwise_engine.models.experts.routed import Experts
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weights import RoutedLayerWeights
 from lengthwise_engine.runner.base import SequenceChunk
@@ -36,12 +38,15 @@ def test_every_row_goes_to_the_experts_of_its_largest_scores(
     logits = torch.tensor(order).view(num_rows, num_experts) / 4
     routes = route(logits, num_chosen, is_normalised=is_normalised)
     found: list[tuple[int, int, float]] = []
-    for expert, rows, weights in routes.segments():
-        assert rows.tolist() == sorted(rows.tolist())
+    for expert, own in routes.segments():
+        places = routes.order[own]
+        assert places.tolist() == sorted(places.tolist())
+        weights = routes.shares.flatten()[places]
         found += [
-            (row, expert, weight)
-            for row, weight in zip(rows.tolist(), weights.flatten().tolist(), strict=True)
+            (place // num_chosen, expert, weight)
+            for place, weight in zip(places.tolist(), weights.tolist(), strict=True)
         ]
+    assert routes.counts() == [sum(each[1] == e for each in found) for e in range(num_experts)]
     expected: list[tuple[int, int, Any]] = []
     for row, scores in enumerate(logits.double()):
         shares = (scores - scores.max()).exp() / (scores - scores.max()).exp().sum()
@@ -51,9 +56,12 @@ def test_every_row_goes_to_the_experts_of_its_largest_scores(
     assert sorted(found) == sorted(expected, key=lambda each: each[:2])
 
 
-def _experts(folder: Path, dtype: torch.dtype, layer: int = 1) -> Experts:
-    found = load_model(folder, CPU, dtype).weights.layers[layer]
+def _experts(
+    folder: Path, dtype: torch.dtype, layer: int = 1, quantization: Quantization = "none"
+) -> Experts:
+    found = load_model(folder, CPU, dtype, quantization).weights.layers[layer]
     assert isinstance(found, RoutedLayerWeights)
+    assert isinstance(found.experts, Experts)
     return found.experts
 
 
@@ -110,12 +118,47 @@ def test_a_runner_counts_what_experts_compute(make_checkpoint: MakeCheckpoint) -
     assert last == [2, 1, 2]
 
 
-def test_experts_are_ours_on_cpus_alone(make_checkpoint: MakeCheckpoint) -> None:
-    config = read_config(make_checkpoint("mixtral"))
-    assert is_native(config)
-    assert not is_native(config, on_gpu=True)
-    with pytest.raises(UnsupportedModel, match="experts on CPUs alone; set model_backend to auto"):
-        is_native(config, "native", on_gpu=True)
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+@torch.inference_mode()
+def test_all_experts_at_once_find_what_they_find_one_by_one(
+    quantization: Quantization, make_checkpoint: MakeCheckpoint
+) -> None:
+    """As GPUs compute them, by plain PyTorch; `tests/kernels` has the kernels."""
+    experts = _experts(make_checkpoint("qwen3_moe"), torch.float32, quantization=quantization)
+    settings: Any = {"num_chosen": experts.num_chosen, "is_normalised": experts.is_normalised}
+    x = torch.randn(23, 64, generator=torch.Generator().manual_seed(1))
+    parts = []
+    for own in (range(6), range(2), range(2, 6)):
+        grouped = GroupedExperts.of(
+            experts.experts[own.start : own.stop], len(own), experts.router, first=own.start,
+            **settings,
+        )  # fmt: skip
+        parts.append(grouped(x))
+        torch.testing.assert_close(grouped.in_any_batch()(x), parts[-1])
+    torch.testing.assert_close(parts[0], experts(x))
+    torch.testing.assert_close(parts[1] + parts[2], experts(x))
+
+
+def test_experts_on_gpus_are_not_rounded_to_integers(
+    make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint("qwen3_moe")
+    monkeypatch.setattr(weights, "groups_experts", lambda device: True)
+    with pytest.raises(UnsupportedModel, match="in full or in FP8 on GPUs, got integers; set"):
+        load_model(folder, CPU, torch.float32, "int4")
+
+
+@torch.inference_mode()
+def test_ranks_with_some_experts_each_find_parts_of_the_sum(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    experts = _experts(make_checkpoint("qwen3_moe"), torch.float32)
+    x = torch.randn(23, 64, generator=torch.Generator().manual_seed(1))
+    parts = [
+        replace(experts, experts=experts.experts[own.start : own.stop], first=own.start)(x)
+        for own in (range(2), range(2, 6))
+    ]
+    torch.testing.assert_close(parts[0] + parts[1], experts(x))
 
 
 @pytest.mark.parametrize(
@@ -150,3 +193,13 @@ def test_experts_that_ranks_cannot_share_are_refused(make_checkpoint: MakeCheckp
     whole = read_spec(make_checkpoint("qwen3_moe", moe_intermediate_size=41))
     with pytest.raises(UnsupportedModel, match=r"experts' intermediate_size 41 is no multiple of"):
         ModelShard(whole=whole, size=2)
+    halves = [ModelShard(whole=whole, rank=n, size=2, expert_parallel=True) for n in range(2)]
+    assert [half.experts for half in halves] == [range(3), range(3, 6)]
+    assert [half.expert_neurons for half in halves] == [range(41)] * 2
+    four = [ModelShard(whole=whole, rank=n, size=4, expert_parallel=True) for n in range(4)]
+    assert [each.experts for each in four] == [range(2), range(2, 3), range(3, 5), range(5, 6)]
+    few = read_spec(make_checkpoint("mixtral", num_attention_heads=8, num_key_value_heads=8))
+    with pytest.raises(UnsupportedModel, match="4 experts are fewer than tensor_parallel_size 8"):
+        ModelShard(whole=few, size=8, expert_parallel=True)
+    with pytest.raises(UnsupportedModel, match="expert_parallel: the model has no experts"):
+        ModelShard(whole=read_spec(make_checkpoint("llama")), size=2, expert_parallel=True)

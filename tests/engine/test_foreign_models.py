@@ -71,7 +71,7 @@ def test_what_cannot_be_served_is_refused_without_weights(
 ) -> None:
     folder = _config(tmp_path / "model", model_type, changes)
     with pytest.raises(UnsupportedModel, match=message) as caught:
-        check_servable(folder, "auto", "cpu")
+        check_servable(folder, "auto")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"{folder / 'config.json'}: ")
 

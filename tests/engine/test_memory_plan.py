@@ -12,11 +12,12 @@ from harness.checkpoints import CHECKPOINT_VARIANTS
 from lengthwise_engine.errors import CacheSizeError, DeviceMemoryError
 from lengthwise_engine.loaded_model import load_runner
 from lengthwise_engine.models.decoder_loader import load_model, read_spec
-from lengthwise_engine.models.experts import Experts
+from lengthwise_engine.models.experts.routed import Experts
 from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.linear import Fp8Linear, Linear
 from lengthwise_engine.models.shard import ModelShard
-from lengthwise_engine.models.weights import DecoderWeights, LayerWeights
+from lengthwise_engine.models.weight_files import WeightFiles
+from lengthwise_engine.models.weights import DecoderWeights, LayerWeights, load_weights
 from lengthwise_engine.runner.memory_plan import (
     MAX_BLOCKS,
     MemoryPlan,
@@ -93,6 +94,17 @@ def test_rounded_weights_are_counted_and_are_fewer(
     full = weight_bytes(ModelShard(whole=read_spec(folder)), "cpu", "bfloat16")
     assert taken <= counted < full
     assert counted == taken or bits == 8
+
+
+def test_the_experts_of_a_rank_are_counted_to_the_byte(
+    make_checkpoint: Callable[..., Path],
+) -> None:
+    folder = make_checkpoint("qwen3_moe")
+    shard = ModelShard(whole=read_spec(folder), rank=1, size=2, expert_parallel=True)
+    files = WeightFiles(folder)
+    weights = load_weights(files, shard, device=torch.device("cpu"), dtype=torch.bfloat16)
+    taken = sum(tensor.nbytes for tensor in tensors(weights).values())
+    assert weight_bytes(shard, "cpu", "bfloat16") == taken
 
 
 def plan(budget_bytes: int, device_type: str = "cpu", **settings: Any) -> MemoryPlan:

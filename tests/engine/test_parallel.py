@@ -27,23 +27,26 @@ PROMPTS = [[(7 * i + 13 * n + i * i) % 320 for i in range(n)] for n in (1, 40, 1
 # KV heads: 2 cut in two, 2 and 1 held by several ranks each, 4 cut in four. 321 and 323 tokens of
 # vocabulary leave the last rank fewer.
 CASES = [
-    ("llama-gqa-tied", 2, 321),
-    ("llama-biases", 4, 320),
-    ("llama-mqa-head-dim", 2, 320),
-    ("llama", 4, 323),
-    ("mistral-window", 2, 320),
-    ("qwen3-biases-layer-types", 4, 320),
-    ("qwen3_moe-some-dense", 2, 320),
-    ("mixtral", 4, 320),
+    ("llama-gqa-tied", 2, 321, False),
+    ("llama-biases", 4, 320, False),
+    ("llama-mqa-head-dim", 2, 320, False),
+    ("llama", 4, 323, False),
+    ("mistral-window", 2, 320, False),
+    ("qwen3-biases-layer-types", 4, 320, False),
+    ("qwen3_moe-some-dense", 2, 320, False),
+    ("qwen3_moe-some-dense", 2, 320, True),
+    ("mixtral", 4, 320, False),
+    ("mixtral", 4, 320, True),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "size", "vocabulary"), CASES)
+@pytest.mark.parametrize(("variant", "size", "vocabulary", "expert_parallel"), CASES)
 def test_ranks_sample_the_tokens_of_one_from_its_logits(
     variant: str,
     size: int,
     vocabulary: int,
+    expert_parallel: bool,
     make_checkpoint: Callable[..., Path],
     generate: Generate,
 ) -> None:
@@ -52,7 +55,7 @@ def test_ranks_sample_the_tokens_of_one_from_its_logits(
     samplings = [ALL_LOGPROBS] * len(PROMPTS)
     settings = {"samplings": samplings, "chunk_sizes": [1, 16, 37]}
     expected = generate(alone, PROMPTS, 6, **settings)
-    with ranks_in_threads(folder, size, NUM_BLOCKS) as ranks:
+    with ranks_in_threads(folder, size, NUM_BLOCKS, expert_parallel=expert_parallel) as ranks:
         loaded = SimpleNamespace(cache=ranks.cache, runner=ranks)
         got = generate(loaded, PROMPTS, 6, **settings)
         whole = alone.cache.tensor

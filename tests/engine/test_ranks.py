@@ -42,13 +42,16 @@ time.sleep(60)
 """
 
 
-def load(folder: Path, size: int, stall_seconds: float = 10.0) -> LoadedModel:
+def load(
+    folder: Path, size: int, stall_seconds: float = 10.0, *, expert_parallel: bool = False
+) -> LoadedModel:
     return load_runner(
         folder,
         device="cpu",
         num_blocks=60,
         kv_memory_bytes=0,
         tensor_parallel_size=size,
+        expert_parallel=expert_parallel,
         stall_seconds=stall_seconds,
     )
 
@@ -100,6 +103,25 @@ def test_processes_say_what_one_does_and_their_caches_are_slices_of_its(
     finally:
         loaded.close()
     assert not children()
+
+
+@pytest.mark.slow
+def test_processes_that_share_out_the_experts_say_what_one_does(
+    make_checkpoint: Callable[..., Path], generate: Generate
+) -> None:
+    """The intermediate size of 41 could not be shared."""
+    folder = make_checkpoint("qwen3_moe", moe_intermediate_size=41)
+    prompts = [list(range(n)) for n in (1, 40)]
+    alone = load(folder, 1)
+    expected = generate(alone, prompts, 8)
+    loaded = load(folder, 2, expert_parallel=True)
+    try:
+        assert generate(loaded, prompts, 8) == expected
+        assert loaded.fingerprint == alone.fingerprint
+        rows = [sum(layer.rows for layer in each.steps.experts) for each in (alone, loaded)]
+        assert rows[0] == rows[1] > 0
+    finally:
+        loaded.close()
 
 
 @pytest.mark.slow

@@ -60,7 +60,9 @@ def _greedy(
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("variant", ["llama-3.1", "mistral-window", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "variant", ["llama-3.1", "mistral-window", "qwen2", "qwen3", "qwen3_moe", "mixtral"]
+)
 def test_greedy_tokens_are_those_of_the_cpu(
     make_checkpoint: Callable[..., Path], variant: str
 ) -> None:

@@ -31,10 +31,13 @@ from lengthwise_kernels.gpu.attention.shared_prefix import (
     PrefixGroups,
     shared_prefix_attention,
 )
+from lengthwise_kernels.gpu.experts import combine, grouped_linear
+from lengthwise_kernels.gpu.experts import routing as gpu_routing
 from lengthwise_kernels.low_rank import AdapterTiles, LowRankProduct
 from lengthwise_kernels.reference.fp8 import E4M3, Fp8Rows
 from lengthwise_kernels.reference.kv import HeadNorms
 from lengthwise_kernels.reference.penalties import Penalties
+from lengthwise_kernels.reference.routing import Routes
 
 BF16, F32 = torch.bfloat16, torch.float32
 
@@ -89,6 +92,43 @@ def _int4(
     weight = weight.in_any_batch() if len(rows) > 1 else weight
     for count in rows:
         weight.product(_empty(count, 5120, dtype=dtype))
+
+
+def _routes(rows: int, chosen: int = 8, experts: int = 128) -> Routes:
+    return Routes(
+        shares=_empty(rows, chosen, dtype=F32),
+        order=_indices(rows * chosen),
+        begins=_indices(experts + 1),
+    )
+
+
+def _experts(dtype: torch.dtype) -> None:
+    """The products of Qwen3-30B-A3B for all numbers of rows, which the same code has to serve."""
+    gate_up, down = _empty(128, 1536, 2048, dtype=dtype), _empty(128, 2048, 768, dtype=dtype)
+    for rows in (1, 16, 37, 4096):
+        routes = _routes(rows)
+        grouped_linear.gathered_linear(_empty(rows, 2048, dtype=dtype), gate_up, routes, dtype)
+        grouped_linear.scattered_linear(_empty(8 * rows, 768, dtype=dtype), down, routes, dtype)
+
+
+def _fp8_experts() -> None:
+    gate_up, down = (
+        Fp8Rows(
+            values=_empty(128, outputs, inputs, dtype=E4M3), scales=_empty(128, outputs, dtype=F32)
+        )
+        for outputs, inputs in ((1536, 2048), (2048, 768))
+    )
+    for rows in (1, 37, 4096):
+        routes = _routes(rows)
+        grouped_linear.gathered_linear(_fp8_rows(rows, 2048), gate_up, routes, BF16)
+        grouped_linear.scattered_linear(_fp8_rows(8 * rows, 768), down, routes, BF16)
+
+
+def _routing() -> None:
+    """Of several sizes, which have to be served by the same code."""
+    for rows in (1, 16, 37):
+        gpu_routing.route(_empty(rows, 128), 8, is_normalised=True)
+        combine.combine(_empty(8 * rows, 2048), _routes(rows))
 
 
 def _fp8_rows(rows: int, size: int) -> Fp8Rows:
@@ -253,6 +293,10 @@ CASES: dict[str, Callable[[], None]] = {
     "int4-few-rows": partial(_int4, (16,), 128),
     "int4-narrow": partial(_int4, (32,), 64, outputs=5120),
     "int4-float32": partial(_int4, (16,), 128, F32),
+    "invariant-experts": partial(_experts, BF16),
+    "invariant-experts-float32": partial(_experts, F32),
+    "invariant-experts-fp8": _fp8_experts,
+    "routing": _routing,
     "splits-window-128": partial(_splits, HEADS["128"], torch.float16, 4096),
     "splits-float32-64": partial(_splits, HEADS["64"], F32, None),
     **{

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_kernels.reference import attention, digest, fp8, kv, layers, sampling
+from lengthwise_kernels.reference import attention, digest, fp8, kv, layers, routing, sampling
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from lengthwise_kernels.gpu import digest as gpu_digest
@@ -21,6 +21,8 @@ from lengthwise_kernels.gpu import (
 )
 from lengthwise_kernels.gpu import sampling as gpu_sampling
 from lengthwise_kernels.gpu.attention import plan as gpu_attention
+from lengthwise_kernels.gpu.experts import combine, grouped_linear
+from lengthwise_kernels.gpu.experts import routing as gpu_routing
 
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (layers.rms_norm, rms_norm.rms_norm),
@@ -30,6 +32,10 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (fp8.add_rms_norm_fp8, quantise_rows.add_rms_norm_fp8),
     (fp8.silu_mul_fp8, quantise_rows.silu_mul_fp8),
     (fp8.scaled_linear, scaled_linear.scaled_linear),
+    (routing.route, gpu_routing.route),
+    (routing.gathered_linear, grouped_linear.gathered_linear),
+    (routing.scattered_linear, grouped_linear.scattered_linear),
+    (routing.combine, combine.combine),
     (kv.rotate_and_store, kv_store.rotate_and_store),
     (kv.pack_blocks, kv_pack.pack_blocks),
     (kv.unpack_blocks, kv_pack.unpack_blocks),

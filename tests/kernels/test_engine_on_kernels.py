@@ -14,8 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models import decoder, linear
+from lengthwise_engine.models import decoder, linear, weights
 from lengthwise_engine.models.decoder_loader import Quantization
+from lengthwise_engine.models.experts import grouped
 from lengthwise_engine.runner import sampler, step_tensors
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
@@ -31,16 +32,21 @@ from lengthwise_kernels.gpu import (
     silu_mul,
 )
 from lengthwise_kernels.gpu.attention import plan
+from lengthwise_kernels.gpu.experts import combine, grouped_linear, routing
 
 KERNELS = {
     "add_rms_norm": rms_norm.add_rms_norm,
     "add_rms_norm_fp8": quantise_rows.add_rms_norm_fp8,
+    "combine": combine.combine,
+    "gathered_linear": grouped_linear.gathered_linear,
     "lay_out_attention": plan.lay_out_attention,
     "quantise_rows": quantise_rows.quantise_rows,
     "clear_blocks": kv_clear.clear_blocks,
     "rms_norm": rms_norm.rms_norm,
     "rotate_and_store": kv_store.rotate_and_store,
+    "route": routing.route,
     "sample_tokens": sampling.sample_tokens,
+    "scattered_linear": grouped_linear.scattered_linear,
     "scaled_linear": scaled_linear.scaled_linear,
     "silu_mul": silu_mul.silu_mul,
     "silu_mul_fp8": quantise_rows.silu_mul_fp8,
@@ -91,7 +97,7 @@ def _generate(folder: Path, quantization: Quantization) -> list[list[int]]:
 def _use_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = set()
     for name, kernel in KERNELS.items():
-        for module in (decoder, linear, step_tensors, sampler):
+        for module in (decoder, grouped, linear, weights, step_tensors, sampler):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, kernel)
                 replaced.add(name)
@@ -113,6 +119,24 @@ def test_text_is_that_of_plain_pytorch(
         "qwen3-biases-layer-types", num_hidden_layers=2, layer_types=layers, sliding_window=8
     )
     expected = _generate(folder, quantization)
+    _use_kernels(monkeypatch)
+    assert _generate(folder, quantization) == expected
+
+
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+def test_text_of_a_mixture_of_experts_is_that_of_plain_pytorch(
+    device: str,
+    quantization: Quantization,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One expert after the other, and all at once."""
+    if device != "cpu":
+        pytest.skip("tests/gpu/test_engine.py runs the engine on the GPU")
+    folder = make_checkpoint("qwen3_moe-some-dense", num_hidden_layers=2, sliding_window=8)
+    expected = _generate(folder, quantization)
+    monkeypatch.setattr(weights, "groups_experts", lambda device: True)
+    assert _generate(folder, quantization) == expected
     _use_kernels(monkeypatch)
     assert _generate(folder, quantization) == expected
 
@@ -149,18 +173,25 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def test_a_layer_of_a_decode_step_takes_ten_launches(
-    device: str, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("variant", "launches_each"), [("llama", 10), ("mixtral", 14)])
+def test_a_layer_of_a_decode_step_takes_few_launches(
+    device: str,
+    variant: str,
+    launches_each: int,
+    make_checkpoint: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Four products, two norms, the gate, rotation with the cache, attention and its merge."""
+    """Four products, two norms, the gate, rotation with the cache, attention and its merge; with
+    experts a product more, of the router, choosing, sorting, and adding what they found."""
     if device != "cpu":
         pytest.skip("counts what the interpreter runs")
     _use_kernels(monkeypatch)
+    monkeypatch.setattr(weights, "groups_experts", lambda device: True)
     state = SamplingState(sampling=HOT, token_ids=[3] * 9, num_prompt_tokens=8)
     chunk = SequenceChunk(token_ids=[3], start=8, block_ids=[1], sampling=state)
     counts = []
     for num_layers in (2, 3):
-        folder = make_checkpoint("llama", num_hidden_layers=num_layers)
+        folder = make_checkpoint(variant, num_hidden_layers=num_layers)
         runner = load_runner(
             folder, device="cpu", num_blocks=4, kv_memory_bytes=0, dtype=torch.float32
         ).runner
@@ -168,4 +199,4 @@ def test_a_layer_of_a_decode_step_takes_ten_launches(
             runner.run([chunk])
         counts.append(launches.names)
     layer = counts[1] - counts[0]
-    assert layer.total() == 10, layer
+    assert layer.total() == launches_each, layer

@@ -23,6 +23,9 @@ from lengthwise_kernels.errors import UnsupportedByKernel
 from lengthwise_kernels.gpu import quantise_rows, rms_norm, sampling, scaled_linear, silu_mul
 from lengthwise_kernels.gpu.attention import fixed_splits, fixed_splits_plan
 from lengthwise_kernels.gpu.attention.plan import check_attention, lay_out_attention
+from lengthwise_kernels.gpu.experts.combine import combine
+from lengthwise_kernels.gpu.experts.grouped_linear import gathered_linear, scattered_linear
+from lengthwise_kernels.gpu.experts.routing import route
 from lengthwise_kernels.gpu.invariant_linear import invariant_linear
 from lengthwise_kernels.reference.fp8 import Fp8Rows
 from lengthwise_kernels.staging import to_device
@@ -84,6 +87,25 @@ def test_a_row_of_an_8_bit_product_is_the_same_beside_any_number_of_others(devic
         return scaled_linear.scaled_linear(part, weight, None, torch.float32, invariant=True)
 
     assert not _varying(product, torch.arange(ROWS, device=device), COUNTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_gets_the_same_from_its_experts_beside_any_number_of_others(
+    device: str, dtype: torch.dtype
+) -> None:
+    gate_up = 0.1 * _normal(5, 74, 96, dtype=dtype).to(device)
+    down = 0.1 * _normal(5, 96, 37, dtype=dtype).to(device)
+    scores = _normal(ROWS, 5).to(device)
+    x = _normal(ROWS, 96, dtype=dtype).to(device)
+
+    def experts(rows: torch.Tensor) -> torch.Tensor:
+        routes = route(scores[rows].contiguous(), 2, is_normalised=True)
+        inner = gathered_linear(x[rows].contiguous(), gate_up, routes, dtype)
+        gated = silu_mul.silu_mul(inner)
+        return combine(scattered_linear(gated, down, routes, dtype), routes)
+
+    assert not _varying(experts, torch.arange(ROWS, device=device), COUNTS)
 
 
 def test_a_row_of_norms_gates_and_draws_is_the_same_beside_any_others(device: str) -> None:

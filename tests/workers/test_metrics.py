@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from lengthwise_decode_worker.metrics import DecodeMetrics
-from lengthwise_engine.models.experts import ExpertCounts
+from lengthwise_engine.models.experts.routed import ExpertCounts
 from lengthwise_engine.runner.graphs import StepCounts
 from lengthwise_policy.cost.model import PRIOR
 from lengthwise_policy.prefill.batch import PrefillBatch

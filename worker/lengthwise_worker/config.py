@@ -99,6 +99,8 @@ class WorkerConfig:
     tensor_parallel_size: int = 1
     """Ranks that compute the model together, each with a share of its heads; on CUDA each has a
     device of its own."""
+    expert_parallel: bool = False
+    """Of a mixture of experts each rank computes some experts, and not a share of every one."""
     memory_share: float = 0.9
     """The worker takes this share of a GPU's memory, or of `memory_bytes`: weights, workspace, CUDA
     graphs, and for the KV cache all the rest. Workers on one GPU divide it."""
@@ -172,6 +174,10 @@ class WorkerConfig:
         require_at_least("adapter_rank", self.adapter_rank, 1)
         require_at_most("adapter_rank", self.adapter_rank, MAX_RANK)
         require_at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
+        if self.expert_parallel and self.tensor_parallel_size == 1:
+            raise ValueError(
+                "expert_parallel: ranks share out the experts, got one; raise tensor_parallel_size"
+            )
         require_at_least("threads", self.threads, 0)
         require_at_least("graph_memory_bytes", self.graph_memory_bytes, 0)
         for name, least, most in (("graph_rows", 1, 256), ("graph_prompt_tokens", 2, 4096)):

@@ -156,9 +156,7 @@ def _graph_plan(config: WorkerConfig) -> GraphPlan:
 def _find(config: WorkerConfig) -> Path:
     """The checkpoint; what cannot be served is told before weights are fetched."""
     if not Path(config.model).expanduser().exists():
-        check_servable(
-            find_checkpoint(config.model, CONFIG_FILES), config.model_backend, _device(config)
-        )
+        check_servable(find_checkpoint(config.model, CONFIG_FILES), config.model_backend)
     return find_checkpoint(config.model, MODEL_FILES)
 
 
@@ -206,5 +204,6 @@ def _load(folder: Path, config: WorkerConfig) -> LoadedModel:
         memory_share=config.memory_share,
         graphs=_graph_plan(config),
         tensor_parallel_size=ranks,
+        expert_parallel=config.expert_parallel,
         stall_seconds=config.stall_seconds,
     )

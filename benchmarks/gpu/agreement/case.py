@@ -50,6 +50,9 @@ class Sizes:
     hidden: int = 5120
     inner: int = 27_648
     linear_rows: Sequence[int] = (16, 128, 8192)
+    # (how many, of which a row takes, hidden size, their own) of Qwen3-30B-A3B
+    experts: tuple[int, int, int, int] = (128, 8, 2048, 768)
+    expert_rows: Sequence[int] = (1, 32, 4096)
     heads: tuple[int, int, int] = (32, 8, 128)
     packed: tuple[int, int] = (32, 256)
     vocabulary: tuple[int, int] = (128, 152_064)

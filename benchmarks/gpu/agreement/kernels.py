@@ -8,6 +8,7 @@ import torch
 
 from gpu.agreement.attention import attention_groups
 from gpu.agreement.case import BLOCK, Case, Run, Sizes, paged_layer
+from gpu.agreement.experts import expert_cases
 from gpu.agreement.fp8 import fp8_cases
 from gpu.agreement.int4 import int4_cases
 from gpu.agreement.low_rank import low_rank_cases
@@ -37,6 +38,7 @@ def case_groups(
         "norms and gates": lambda: _elementwise(sizes, device, dtype),
         "KV cache": lambda: _cache(sizes, device, dtype),
         "sampling": lambda: _sampling(sizes, device),
+        "experts": lambda: expert_cases(sizes, device, dtype),
         "FP8": lambda: fp8_cases(sizes, device, dtype),
         "weights of 4 bits": lambda: int4_cases(sizes, device, dtype),
         "adapters": lambda: low_rank_cases(sizes, device, dtype),

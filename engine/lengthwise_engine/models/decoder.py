@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lengthwise_checkpoint.spec import DecoderSpec
 from lengthwise_engine.models.adapters.stack import AdapterStack
-from lengthwise_engine.models.experts import ExpertCounts
+from lengthwise_engine.models.experts.routed import ExpertCounts, Experts
 from lengthwise_engine.models.frequencies import rope_frequencies
 from lengthwise_engine.models.step import StepTensors
 from lengthwise_engine.models.weights import DecoderWeights, LayerWeights, RoutedLayerWeights
@@ -76,7 +76,8 @@ class Decoder:
     @property
     def expert_counts(self) -> Sequence[ExpertCounts]:
         layers = self.weights.layers
-        return [each.experts.counts for each in layers if isinstance(each, RoutedLayerWeights)]
+        routed = [each.experts for each in layers if isinstance(each, RoutedLayerWeights)]
+        return [experts.counts for experts in routed if isinstance(experts, Experts)]
 
     @property
     def windows(self) -> Sequence[int | None]:

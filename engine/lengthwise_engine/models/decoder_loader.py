@@ -30,6 +30,19 @@ def read_spec(checkpoint: Path, quantization: Quantization = "none") -> DecoderS
     return spec
 
 
+def read_shard(
+    checkpoint: Path, quantization: Quantization, size: int, expert_parallel: bool
+) -> ModelShard:
+    """Rank 0's of so many. As transformers: a stored head wins over a config that says it is tied.
+
+    Raises `UnsupportedModel` for a model that so many ranks cannot share.
+    """
+    spec = read_spec(checkpoint, quantization)
+    if spec.tied_embeddings and "lm_head.weight" in WeightFiles(checkpoint):
+        spec = replace(spec, tied_embeddings=False)
+    return ModelShard(whole=spec, size=size, expert_parallel=expert_parallel)
+
+
 def compute_dtype(spec: ModelSpec, device: torch.device, dtype: torch.dtype | None) -> torch.dtype:
     """The type a model computes in: `dtype`, or if that is None the checkpoint's own; float32
     instead on a CPU, but for bfloat16 where it has instructions for that."""

@@ -17,14 +17,16 @@ from lengthwise_engine.kv.shards import HeadShard
 class ModelShard:
     """The share of rank `rank` of `size` of the model `whole`.
 
-    Ranges are of query heads, KV heads, neurons between gate_up and down (of each expert: ranks
-    share all experts, and choose them alike), and the vocabulary. Where
+    Ranges are of query heads, KV heads, neurons between gate_up and down, and the vocabulary. Where
     the vocabulary is no multiple of `size`, the last ranks have fewer rows of the head.
+    Ranks choose experts alike. With `expert_parallel` each rank has some of the experts, else
+    some neurons of each.
     """
 
     whole: DecoderSpec
     rank: int = 0
     size: int = 1
+    expert_parallel: bool = False
 
     def __post_init__(self) -> None:
         """Raises `UnsupportedModel` for a model that so many ranks cannot share equally."""
@@ -34,7 +36,9 @@ class ModelShard:
         shared = {"num_attention_heads": whole.num_heads}
         if not all(whole.routed):
             shared["intermediate_size"] = whole.intermediate_size
-        if whole.experts is not None:
+        if self.expert_parallel:
+            self._check_experts()
+        elif whole.experts is not None:
             shared["the experts' intermediate_size"] = whole.experts.intermediate_size
         for name, count in shared.items():
             if count % self.size:
@@ -83,13 +87,20 @@ class ModelShard:
         return self._share(self.whole.intermediate_size)
 
     @property
+    def experts(self) -> range:
+        """Those that this rank computes."""
+        count = 0 if self.whole.experts is None else self.whole.experts.count
+        if not self.expert_parallel:
+            return range(count)
+        # Rank 0 has as many as any other.
+        first, end = (-(-rank * count // self.size) for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    @property
     def expert_neurons(self) -> range:
-        """Of each expert."""
-        return (
-            range(0)
-            if self.whole.experts is None
-            else self._share(self.whole.experts.intermediate_size)
-        )
+        """Of each of its experts."""
+        size = 0 if self.whole.experts is None else self.whole.experts.intermediate_size
+        return range(size) if self.expert_parallel else self._share(size)
 
     @property
     def vocabulary(self) -> range:
@@ -100,7 +111,17 @@ class ModelShard:
         whole = self.whole.experts
         if whole is None:
             return None
-        return replace(whole, intermediate_size=whole.intermediate_size // self.size)
+        return replace(whole, intermediate_size=len(self.expert_neurons))
+
+    def _check_experts(self) -> None:
+        experts = self.whole.experts
+        if experts is None:
+            raise UnsupportedModel("expert_parallel: the model has no experts; leave it unset")
+        if experts.count < self.size:
+            raise UnsupportedModel(
+                f"expert_parallel: {experts.count} experts are fewer than tensor_parallel_size"
+                f" {self.size}; use fewer ranks"
+            )
 
     def _share(self, count: int) -> range:
         each = -(-count // self.size)

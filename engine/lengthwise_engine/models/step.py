@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from lengthwise_checkpoint.spec import ModelSpec
-from lengthwise_engine.models.experts import ExpertCounts
+from lengthwise_engine.models.experts.routed import ExpertCounts
 from lengthwise_kernels.dispatch import AttentionForm, AttentionPlan, AttentionSpec, StepAdapters
 
 

@@ -50,7 +50,7 @@ class WeightReader:
         spec: DecoderSpec,
     ) -> None:
         self._files = files
-        self._device = device
+        self.device = device
         self._dtype = dtype
         self._projections = spec.projections
         self._integers = None
@@ -98,6 +98,10 @@ class WeightReader:
             self._used.add(biases.name)
         return self._projection([weight], [scales], [biases] if bias and not rank else None)
 
+    def leave(self, names: Sequence[str]) -> None:
+        """To other ranks."""
+        self._used.update(names)
+
     def _projection(
         self,
         weights: Sequence[TensorPart],
@@ -136,7 +140,7 @@ class WeightReader:
             self._files.require(part)
             self._used.add(part.name)
         self._num_kept += 1
-        codes = [self._files.read_codes(part).to(self._device) for part in weights]
+        codes = [self._files.read_codes(part).to(self.device) for part in weights]
         return stacked(codes, weights[0].name)
 
     def log_kept(self, kept_bits: int) -> None:
@@ -191,13 +195,13 @@ class WeightReader:
         for part in parts:
             self._files.require(part)
         self._used.update(part.name for part in parts)
-        if may_map and self._device.type == "cpu":
+        if may_map and self.device.type == "cpu":
             mapped = self._files.map(parts, dtype)
             if mapped is not None:
                 return mapped
         counts = [len(part.kept[0]) for part in parts]
         rest = [len(kept) for kept in parts[0].kept[1:]]
-        stacked = torch.empty([sum(counts), *rest], dtype=dtype, device=self._device)
+        stacked = torch.empty([sum(counts), *rest], dtype=dtype, device=self.device)
         for target, part in zip(torch.split(stacked, counts), parts, strict=True):
             self._files.copy_into(target, part)
         return stacked

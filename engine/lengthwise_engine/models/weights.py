@@ -9,11 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 
-from lengthwise_engine.models.experts import Expert, Experts
+from lengthwise_checkpoint.errors import UnsupportedModel
+from lengthwise_engine.models.experts.grouped import GroupedExperts
+from lengthwise_engine.models.experts.routed import Expert, Experts
 from lengthwise_engine.models.linear import Linear, Projection
 from lengthwise_engine.models.shard import ModelShard
 from lengthwise_engine.models.weight_files import WeightFiles
@@ -78,7 +80,7 @@ class DenseLayerWeights(LayerWeights):
 class RoutedLayerWeights(LayerWeights):
     """One of a mixture of experts."""
 
-    experts: Experts
+    experts: Experts | GroupedExperts
 
     def mlp(
         self, x: torch.Tensor, residual: torch.Tensor, eps: float
@@ -121,13 +123,18 @@ def load_weights(
 ) -> DecoderWeights:
     """Read a checkpoint in the Hugging Face naming.
 
-    Raises `CheckpointError` if it does not fit, `UnsupportedByKernel` if the device cannot compute
-    it.
+    Raises `CheckpointError` if it does not fit or is not computed on the device,
+    `UnsupportedByKernel` if the device is not able to.
     """
     spec = shard.whole
     reader = WeightReader(files, device, dtype, spec)
     if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
+    elif spec.projections != "full" and spec.experts is not None and groups_experts(device):
+        raise UnsupportedModel(
+            "experts are computed in full or in FP8 on GPUs, got integers; set quantization to none"
+            " or fp8"
+        )
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
     # As transformers: a stored head wins over a config that says it is tied.
@@ -189,17 +196,29 @@ def _load_routed(
     assert experts is not None
     inner = Cut(experts.intermediate_size, shard.expert_neurons)
     names = [f"{prefix}{name}" for name in _EXPERT[spec.model_type]]
-    router = f"{prefix}{_ROUTER[spec.model_type]}"
-    found = Experts(
-        router=reader.full(router, (experts.count, spec.hidden_size), range(experts.count)),
-        experts=tuple(
-            Expert(*_gated(reader, shard, [name.format(n) for name in names], inner, False))
-            for n in range(experts.count)
-        ),
-        num_chosen=experts.num_chosen,
-        is_normalised=experts.is_normalised,
+    name = f"{prefix}{_ROUTER[spec.model_type]}"
+    router = reader.full(name, (experts.count, spec.hidden_size), range(experts.count))
+    own = (
+        Expert(*_gated(reader, shard, [name.format(number) for name in names], inner, False))
+        for number in shard.experts
     )
+    for number in set(range(experts.count)) - set(shard.experts):
+        reader.leave([f"{name.format(number)}.weight" for name in names])
+    settings: dict[str, Any] = {
+        "num_chosen": experts.num_chosen,
+        "is_normalised": experts.is_normalised,
+        "first": shard.experts.start,
+    }
+    if groups_experts(reader.device):
+        grouped = GroupedExperts.of(own, len(shard.experts), router, **settings)
+        return partial(RoutedLayerWeights, experts=grouped)
+    found = Experts(router=router, experts=tuple(own), **settings)
     return partial(RoutedLayerWeights, experts=found)
+
+
+def groups_experts(device: torch.device) -> bool:
+    """Whether all experts of a layer are computed at once there."""
+    return device.type == "cuda"
 
 
 def _gated(

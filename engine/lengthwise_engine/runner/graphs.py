@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import torch
 
-from lengthwise_engine.models.experts import ExpertCounts
+from lengthwise_engine.models.experts.routed import ExpertCounts
 from lengthwise_engine.runner.graph_recorder import Graph, Recorder
 from lengthwise_engine.runner.graph_shapes import DECODE_ROWS, GraphPlan
 from lengthwise_engine.runner.step_tensors import StepLayout

@@ -153,7 +153,7 @@ def _check_int8(model: ModelShard | ModelSpec, device_type: str) -> None:
 def _model_bytes(model: ModelShard | ModelSpec, device_type: str, dtype: str) -> tuple[int, int]:
     """Of weights and of a full step."""
     if isinstance(model, ModelShard):
-        return weight_bytes(model, device_type, dtype), step_bytes(model, dtype)
+        return weight_bytes(model, device_type, dtype), step_bytes(model, device_type, dtype)
     if isinstance(model, ForeignSpec):
         copied = packs(torch.device(device_type), getattr(torch, dtype))
         step = STEP_TOKENS * model.step_width * ITEM_BYTES[dtype] + _logit_bytes(model)
@@ -198,7 +198,8 @@ def weight_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     mlps = part.routed.count(False) * _mlp_bytes(part, part.intermediate_size, item, matrix)
     if (experts := part.experts) is not None:
         each = _mlp_bytes(part, experts.intermediate_size, item, matrix)
-        mlps += part.routed.count(True) * experts.count * (each + item * hidden)  # and the router's
+        router = item * hidden * experts.count
+        mlps += part.routed.count(True) * (len(shard.experts) * each + router)
     # Packed, a tied head is a copy.
     is_view = part.tied_embeddings and not packs(torch.device(device_type), getattr(torch, dtype))
     head = 0 if is_view else len(shard.vocabulary) * hidden
@@ -231,15 +232,18 @@ def _matrix_bytes(spec: DecoderSpec, item: int, on_gpu: bool, inputs: int, outpu
     return max(rounded, kept)
 
 
-def step_bytes(shard: ModelShard, dtype: str) -> int:
+def step_bytes(shard: ModelShard, device_type: str, dtype: str) -> int:
     """Of a full step, at most: one layer's tensors, logits as they are adjusted, in float32, and as
     they were or, on GPUs, counts of tokens for penalties."""
     part = shard.part
     heads = (part.num_heads + 2 * part.num_kv_heads) * part.head_dim
     each = 4 * part.hidden_size + 2 * heads + 3 * part.intermediate_size
     if (experts := part.experts) is not None:
-        # As if one expert had all rows; weighted results are in float32, and so are shares.
-        each += 6 * part.hidden_size + 3 * experts.intermediate_size
+        # All places at once on GPUs; else as if one expert had all rows, whose weighted results are
+        # in float32. So are shares.
+        at_once = experts.num_chosen if device_type == "cuda" else 1
+        each += at_once * (part.hidden_size + 3 * experts.intermediate_size)
+        each += 5 * part.hidden_size
         each += 8 * (experts.count + experts.num_chosen)
     return STEP_TOKENS * each * ITEM_BYTES[dtype] + _logit_bytes(part)
 

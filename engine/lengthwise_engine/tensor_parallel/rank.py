@@ -39,6 +39,7 @@ class RankPlan:
     quantization: Quantization = "none"
     graphs: GraphPlan = NO_GRAPHS
     adapters: StackPlan | None = None
+    expert_parallel: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -49,7 +50,12 @@ class RankPlan:
 
     def shard(self) -> ModelShard:
         spec = read_spec(Path(self.checkpoint), self.quantization)
-        return ModelShard(whole=spec, rank=self.rank, size=self.size)
+        return ModelShard(
+            whole=spec,
+            rank=self.rank,
+            size=self.size,
+            expert_parallel=self.expert_parallel,
+        )
 
     def layout(self) -> KVLayout:
         """Of this rank's KV cache."""

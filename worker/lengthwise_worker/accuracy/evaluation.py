@@ -190,7 +190,7 @@ def _check_memory(
     for kind, quantization in zip(kinds, quantizations, strict=True):
         shard = ModelShard(whole=read_spec(checkpoint, quantization))
         dtype = str(kind).removeprefix("torch.")
-        needed += weight_bytes(shard, device.type, dtype) + step_bytes(shard, dtype)
+        needed += weight_bytes(shard, device.type, dtype) + step_bytes(shard, device.type, dtype)
         needed += 4 * 4 * CHUNK_TOKENS * shard.whole.vocab_size  # logits and what is made of them
     free = usable_memory_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     if needed > free:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lengthwise_engine.models.experts import ExpertCounts
+from lengthwise_engine.models.experts.routed import ExpertCounts
 from lengthwise_engine.models.foreign.attention import CalledAttention, attending
 from lengthwise_engine.models.foreign.projection import projections
 from lengthwise_engine.models.foreign.spec import ForeignSpec

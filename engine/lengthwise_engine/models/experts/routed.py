@@ -1,10 +1,5 @@
-"""The experts of a layer: MLPs of which each token takes a few (Shazeer et al. 2017,
-arXiv:1701.06538).
-
-The rows of a step are computed expert by expert, so that the weights of each are read once for all
-of its rows. What a row gets is the product of its own numbers alone, added in the order of the
-experts: the same whatever rows are beside it, where projections keep that.
-"""
+"""A layer's experts one after the other: each computes all of its rows at once, so that its weights
+are read once for all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -31,9 +26,9 @@ class Expert:
 
 @dataclass(slots=True)
 class ExpertCounts:
-    """What the experts of a layer have done so far; read by other threads. Of all `rows` that they
-    computed `busiest_rows` were those of each step's busiest expert. A step reads the weights of
-    the experts that have any: `reads`."""
+    """What the experts of a layer have done so far, on all ranks; read by other threads. Of all
+    `rows` that they computed `busiest_rows` were those of each step's busiest expert. A step reads
+    the weights of the experts that have any: `reads`."""
 
     rows: int = 0
     busiest_rows: int = 0
@@ -48,23 +43,27 @@ class ExpertCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """All of a layer. `router` scores each of them; `num_chosen` and `is_normalised` are as
-    `ExpertsSpec` has them."""
+    """Those that this rank computes, number `first` and on of all that `router` scores.
+    `num_chosen` and `is_normalised` are as `ExpertsSpec` has them."""
 
     router: Projection
     experts: tuple[Expert, ...]
     num_chosen: int
     is_normalised: bool
+    first: int = 0
     counts: ExpertCounts = field(default_factory=ExpertCounts)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden]: the weighted sum of those that each row takes, added in float32."""
+        """[rows, hidden]: the weighted sum of those that each row takes, added in float32 in the
+        order of the experts."""
         routes = route(self.router(x), self.num_chosen, is_normalised=self.is_normalised)
-        self.counts.add(routes.counts)
+        self.counts.add(routes.counts())
+        rows, shares = routes.order // self.num_chosen, routes.shares.flatten()[routes.order]
+        own = range(self.first, self.first + len(self.experts))
         total = torch.zeros_like(x, dtype=torch.float32)
-        for expert, rows, weights in routes.segments():
-            partial = self.experts[expert](x[rows])
-            total.index_add_(0, rows, partial.float().mul_(weights))
+        for expert, places in routes.of(own).segments():
+            partial = self.experts[expert](x[rows[places]])
+            total.index_add_(0, rows[places], partial.float().mul_(shares[places].unsqueeze(1)))
         return total.to(x.dtype)
 
     def in_any_batch(self) -> "Experts":
