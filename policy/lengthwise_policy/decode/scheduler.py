@@ -207,7 +207,7 @@ class DecodeScheduler:
         return tuple(kept)
 
     def named(self, request_id: RequestId, hashes: Sequence[BlockHash]) -> None:
-        """Adds the hashes of all full blocks of the sequence known so far.
+        """Adds the hashes of all full blocks of the sequence known so far, or of more.
 
         Those that are computed are published: others may share them, and the request itself finds
         them again after a preemption. Raises UnknownRequest unless it computes or runs.

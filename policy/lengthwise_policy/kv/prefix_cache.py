@@ -258,10 +258,9 @@ class PrefixCache:
         evicted: list[int] = []
         while len(evicted) < num_blocks:
             evicted += self._first_to_go(num_blocks - len(evicted))
-        names = self._names
-        removed = [name for each in evicted if (name := names[each])]
+        removed = [name for each in evicted if (name := self._names[each])]
         for block_id, name in zip(evicted, removed, strict=True):
-            names[block_id] = None
+            self._names[block_id] = None
             del self._block_of[name]
         _note(removed, self._added, self._removed)
         return evicted
@@ -280,14 +279,15 @@ class PrefixCache:
         return self._returning if self._returns[block_id] else self._ordinary
 
     def _check_in_use(self, block_ids: Sequence[int]) -> None:
-        for block_id in (min(block_ids), max(block_ids)) if block_ids else ():
-            if not 0 <= block_id < self.num_blocks:
-                raise ValueError(
-                    f"foreign block: expected ids in [0, {self.num_blocks}), got {block_id}"
-                )
-        if block_ids and min(map(self._references.__getitem__, block_ids)) <= 0:
-            free = next(each for each in block_ids if self._references[each] <= 0)
-            raise ValueError(f"block {free} is not in use: it is free already")
+        references, most = self._references.__getitem__, self.num_blocks
+        with suppress(IndexError):
+            if min(block_ids, default=0) >= 0 < min(map(references, block_ids), default=1):
+                return
+        for block_id in block_ids:
+            if not 0 <= block_id < most:
+                raise ValueError(f"foreign block: expected ids in [0, {most}), got {block_id}")
+        free = next(each for each in block_ids if references(each) <= 0)
+        raise ValueError(f"block {free} is not in use: it is free already")
 
 
 def _note(

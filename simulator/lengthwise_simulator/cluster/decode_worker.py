@@ -194,7 +194,7 @@ class SimulatedDecodeWorker(SimulatedWorker):
     def _name_blocks(self, sequence: _Sequence) -> None:
         attempt, block_size = sequence.attempt, self._cluster.block_size
         num_blocks = (sequence.num_tokens - 1) // block_size
-        names = attempt.journey.names_of(num_blocks, block_size)
+        names = attempt.journey.names_from(num_blocks, block_size)
         self.scheduler.named(attempt.request_id, names)
 
     def _finish(self, sequence: _Sequence) -> None:

@@ -143,12 +143,16 @@ class Journey:
     short_hashes: list[int] = field(default_factory=list)
 
     def names_of(self, num_blocks: int, block_size: int) -> list[BlockHash]:
-        """Of the first blocks of its text; not to be changed, and good until more are asked for."""
+        """Of the first blocks of its text; not to be changed."""
+        return self.names_from(num_blocks, block_size)[:num_blocks]
+
+    def names_from(self, num_blocks: int, block_size: int) -> list[BlockHash]:
+        """Of so many blocks of its text, or some more; not to be changed, and it may grow."""
         known = len(self.names)
         if known < num_blocks:
             end = num_blocks + NAMED_AHEAD
             self.names += block_names(self.request.text, block_size, known, end)
-        return self.names if len(self.names) == num_blocks else self.names[:num_blocks]
+        return self.names
 
     @property
     def num_tokens(self) -> int:
