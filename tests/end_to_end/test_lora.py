@@ -148,3 +148,40 @@ async def test_an_adapter_comes_and_goes_while_the_model_is_served(
         await eventually(is_gone, 10.0)
         with pytest.raises(ModelNotFound):
             await client.generate(PROMPT, model="small:third", **asked)
+
+
+async def test_an_adapter_that_is_replaced_under_load_costs_no_request_and_mixes_no_answers(
+    adapted: LocalCluster, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Workers look at the folder each in its own time; a request has one version in both phases."""
+    versions = [write_adapter(tmp_path / name, folders["small"], seed=seed, rank=2)
+                for name, seed in (("old", 8), ("new", 9))]  # fmt: skip
+    prompts = [PROMPT[start : start + 40] for start in range(6)]
+    expected = [
+        [best_tokens(merged(folders["small"], version), prompt, NUM_TOKENS) for prompt in prompts]
+        for version in versions
+    ]
+    asked: dict[str, Any] = {"max_tokens": NUM_TOKENS, "temperature": 0, "ignore_eos": True}
+    place, seen = folders["open"] / "fifth", [0, 0]
+    versions[0].rename(place)
+    async with lengthwise.AsyncClient(adapted.endpoints) as client:
+
+        async def is_listed() -> bool:
+            return "small:fifth" in [model.name for model in await client.models()]
+
+        async def ask(number: int) -> None:
+            """Until the new version answers."""
+            while seen[1] < 20:
+                answer = await client.generate(prompts[number], model="small:fifth", **asked)
+                version = [each[number] for each in expected].index(list(answer.token_ids))
+                seen[version] += 1
+
+        await eventually(is_listed, 10.0)
+        callers = [asyncio.create_task(ask(number)) for number in range(len(prompts))]
+        await eventually(lambda: seen[0] > 10, 20.0)
+        place.rename(tmp_path / "away")
+        versions[1].rename(place)
+        async with asyncio.timeout(60.0):
+            await asyncio.gather(*callers)
+    assert min(seen) > 10
+    shutil.rmtree(place)

@@ -205,6 +205,7 @@ async def test_what_comes_into_the_folder_is_held_until_it_leaves(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(holding, "SCAN_SECONDS", 0.02)
+    monkeypatch.setattr(holding, "LEAVING_SECONDS", 1.0)
     room, folder = make_room("a", places=2, other_rank=4), tmp_path / "open"
     checkpoint = make_checkpoint("qwen3")
     folder.mkdir()
@@ -228,9 +229,16 @@ async def test_what_comes_into_the_folder_is_held_until_it_leaves(
         await eventually(lambda: not held._left)  # routers have had time to hear of it
         with pytest.raises(NoWorkerAvailable):
             await held.lease(b)
-        write_adapter(made, checkpoint, seed=2).rename(folder / "b")
+        write_adapter(made, checkpoint, seed=1).rename(folder / "b")
+        await eventually(lambda: b in held.keys)
+        write_adapter(made, checkpoint, seed=2)
+        shutil.rmtree(folder / "b")
+        made.rename(folder / "b")
+        # Another version has come: for a while both can be asked for.
+        await eventually(lambda: len(held.keys) == 3)
+        assert await held.lease(b) is not None
         await eventually(lambda: len(held.keys) == 2)
-        assert b not in held.keys, "other weights are another version"
+        assert b not in held.keys
         told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert len(told) == 3, told
         assert "adapter 'a' is not served: another one of this name" in told[0]

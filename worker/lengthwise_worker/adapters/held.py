@@ -6,6 +6,7 @@ of their own, while the engine goes on with the other ones.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,10 @@ SCAN_SECONDS: Final = 2.0
 WAIT_SECONDS: Final = 5.0
 """For a place, when all of them are computed with."""
 
+LEAVING_SECONDS: Final = 5.0
+"""For what was replaced: two looks of another worker, so that a request finds one version at both
+that compute it; and for routers to hear of it."""
+
 _LOOK_SECONDS: Final = 0.02
 
 
@@ -44,8 +49,8 @@ class HeldAdapters:
         self._room = room
         self._fixed = {} if room is None else {file.key: file for file in room.files}
         self._files = dict(self._fixed)
-        self._left: Mapping[str, AdapterFile] = {}
-        """Until the folder is looked at again: routers have not heard yet that they are gone."""
+        self._left: dict[str, tuple[AdapterFile, float]] = {}
+        """What is in the folder no more, and since when."""
         self._requests = dict.fromkeys(map(_name, self._files), 0)
         self._folder = None
         if room is not None and folder is not None:
@@ -60,7 +65,8 @@ class HeldAdapters:
 
     @property
     def keys(self) -> list[str]:
-        return list(self._files)
+        names = set(map(_name, self._files))
+        return [*self._files, *(key for key in self._left if _name(key) in names)]
 
     @property
     def requests(self) -> Mapping[str, int]:
@@ -75,7 +81,9 @@ class HeldAdapters:
         """
         if not key:
             return None
-        file = self._files.get(key) or self._left.get(key)
+        file = self._files.get(key)
+        if file is None and key in self._left:
+            file, _ = self._left[key]
         if file is None:
             raise NoWorkerAvailable(f"adapter: got {key[:100]!r}, which this worker does not hold")
         if (name := _name(key)) in self._requests:
@@ -89,7 +97,13 @@ class HeldAdapters:
         """Until cancelled: takes up what comes into the folder, and forgets what leaves it."""
         while self._folder is not None:
             held = {**await asyncio.to_thread(self._folder.scan), **self._fixed}
-            self._left = {key: file for key, file in self._files.items() if key not in held}
+            now = time.monotonic()
+            left = {**{key: (file, now) for key, file in self._files.items()}, **self._left}
+            self._left = {
+                key: (file, since)
+                for key, (file, since) in left.items()
+                if key not in held and now - since < LEAVING_SECONDS
+            }
             self._files = held
             counts = {name: self._requests.get(name, 0) for name in map(_name, held)}
             self._requests = counts
