@@ -22,8 +22,10 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_kernels.host_memory import keep_freed_memory
+from lengthwise_kernels.packed import multiplies_bfloat16
 
 DTYPES: Final = ("float32", "bfloat16")
+"""The second where the CPU has instructions for it."""
 CASES: Final = ((1, 2048, 1), (8, 2048, 1), (32, 2048, 1), (1, 2048, 256))
 """Rows, tokens that they have, and tokens that a step adds to each."""
 AIMS: Final = {(32, 2048, 1): 0.9}
@@ -98,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: list[dict[str, object]] = []
     with large_model(arguments.model) as model:
-        for dtype in DTYPES:
+        for dtype in DTYPES[: 1 + multiplies_bfloat16()]:
             for row in measured(model, dtype, arguments.repeats):
                 print(row, flush=True)
                 found.append(row)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -52,9 +53,9 @@ class _ReferencePlan:
         output = torch.empty_like(queries)
         for chunk in self.prompt_chunks:
             _attend_chunk(queries, layer, chunk, scale, output)
+        attend = partial(_attend_decode, layer, scale)
         for group in self.decode_groups:
-            for tile in group.tiles(layer):
-                _attend_decode(queries, layer, tile, scale, output)
+            group.attend(queries, layer, output, attend)
         return output
 
     def attend_scored(
@@ -188,25 +189,22 @@ def _attend_chunk(
 
 
 def _attend_decode(
-    queries: torch.Tensor,
-    layer: torch.Tensor,
-    group: DecodeGroup,
-    scale: float,
-    output: torch.Tensor,
-) -> None:
+    layer: torch.Tensor, scale: float, queries: torch.Tensor, group: DecodeGroup
+) -> torch.Tensor:
+    """Of the group's own `queries`."""
     num_kv_heads, head_dim = layer.shape[-2], queries.shape[-1]
     num_rows = len(group.rows)
     keys, values = gather(layer, group.halves, queries.dtype)
     shape = (num_rows, -1, num_kv_heads, head_dim)
     # The query heads that share a key head stand in the place of query positions: no key is copied.
     result = functional.scaled_dot_product_attention(
-        queries[group.rows].view(num_rows, num_kv_heads, -1, head_dim),
+        queries.view(num_rows, num_kv_heads, -1, head_dim),
         keys.view(shape).transpose(1, 2),
         values.view(shape).transpose(1, 2),
         attn_mask=group.mask,
         scale=scale,
     )
-    output[group.rows] = result.reshape(num_rows, -1, head_dim)
+    return result.reshape(num_rows, -1, head_dim)
 
 
 def _tiles(

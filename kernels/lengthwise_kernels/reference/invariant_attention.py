@@ -11,6 +11,7 @@ a model is loaded.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -79,9 +80,9 @@ class _InvariantPlan:
             )
             for tile in chunk.tiles:
                 _attend_tile(queries, keys, values, tile, scale, output)
+        attend = partial(_attend_group, layer, scale)
         for group in self.groups:
-            for part in group.tiles(layer):
-                _attend_group(queries, layer, part, scale, output)
+            group.attend(queries, layer, output, attend)
         return output
 
 
@@ -144,12 +145,9 @@ def _attend_tile(
 
 
 def _attend_group(
-    queries: torch.Tensor,
-    layer: torch.Tensor,
-    group: DecodeGroup,
-    scale: float,
-    output: torch.Tensor,
-) -> None:
+    layer: torch.Tensor, scale: float, queries: torch.Tensor, group: DecodeGroup
+) -> torch.Tensor:
+    """Of the group's own `queries`."""
     num_kv_heads, head_dim = layer.shape[-2], queries.shape[-1]
     num_rows, num_keys = len(group.rows), group.mask.shape[-1]
     keys, values = (
@@ -157,13 +155,13 @@ def _attend_group(
         for x in gather(layer, group.halves, queries.dtype)
     )
     # The query heads that share a key head stand in the place of query positions: no key is copied.
-    own = queries[group.rows].view(num_rows, num_kv_heads, -1, head_dim)
+    own = queries.view(num_rows, num_kv_heads, -1, head_dim)
     sharing = own.shape[2]
     own = functional.pad(own, (0, 0, 0, -sharing % _QUERY_STEP))
     result = functional.scaled_dot_product_attention(
         own, keys, values, attn_mask=group.mask, scale=scale
     )
-    output[group.rows] = result[:, :, :sharing].reshape(num_rows, -1, head_dim)
+    return result[:, :, :sharing].reshape(num_rows, -1, head_dim)
 
 
 def _tile(first_query: int, first: int, end: int, start: int, window: int | None) -> _FilledTile:
