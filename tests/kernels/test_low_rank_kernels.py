@@ -115,6 +115,7 @@ def _untouched(product: LowRankProduct, width: int) -> list[tuple[str, int, int]
     return [(f"{end}:{begin}", end, begin) for end, begin in zip(ends, begins, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_is_the_same_to_the_bit_whatever_is_beside_it(
     dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch, exact_products: None
