@@ -209,12 +209,13 @@ AIMS: Final = (
 
 
 def summary(tables: Mapping[str, Rows]) -> list[str]:
-    """Lines of aim, wanted, got and what stands beside it."""
-    lines = [f"{'aim':52} {'shape':36} {'wanted':>7} {'got':>7} {'p50 ms':>10}  beside"]
+    """Lines of aim, wanted, got and what stands beside it. `tables`: of the parts that ran, also
+    those without rows."""
+    lines = []
     for aim in AIMS:
-        if not aim.is_asked():
+        if aim.table not in tables or not aim.is_asked():
             continue
-        found = list(aim.find(tables.get(aim.table, [])))
+        found = list(aim.find(tables[aim.table]))
         wanted = f"{aim.wanted:.2f}" if aim.wanted else "-"
         if not found:
             lines.append(f"{aim.what:52} {'':36} {wanted:>7} {'-':>7} {'':>10}  not measured")
@@ -224,4 +225,5 @@ def summary(tables: Mapping[str, Rows]) -> list[str]:
                 f"{aim.what:52} {got.shape:36} {wanted:>7} {got.value:7.2f}"
                 f" {got.milliseconds:10.3f}  {got.beside}{missed}"
             )
-    return lines
+    header = f"{'aim':52} {'shape':36} {'wanted':>7} {'got':>7} {'p50 ms':>10}  beside"
+    return [header, *lines] if lines else []

@@ -85,6 +85,10 @@ def _row(case: str, value: float, unit: str, presumed: str = "") -> Row:
     }
 
 
+def _of(count: int, what: str = "row") -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _engine(engines: Engines, scale: Scale) -> Engine:
     rows = max(scale.questions_rows)
     return engines.get(scale.questions_model, rows * -(-(scale.questions_history + 1) // BLOCK))
@@ -94,7 +98,7 @@ def _compile(engines: Engines, scale: Scale, deadline: Deadline) -> Iterator[Row
     runner = _engine(engines, scale).runner(graphs=False)
     yield _row("kernels compiled, first steps", runner.warm_up(), "s", "tens")
     for rows in scale.questions_rows:
-        yield _row(f"{rows} rows, launched", _step_ms(runner, rows, GREEDY, scale), "ms")
+        yield _row(f"{_of(rows)}, launched", _step_ms(runner, rows, GREEDY, scale), "ms")
 
 
 def _pipelining(scale: Scale, deadline: Deadline) -> Iterator[Row]:
@@ -113,10 +117,10 @@ def _sampling(engines: Engines, scale: Scale, deadline: Deadline) -> Iterator[Ro
         greedy = _step_ms(runner, rows, GREEDY, scale)
         for name, sampling in SAMPLINGS.items():
             if deadline.left <= 0:
-                raise LeftOut(f"{name} at {rows} rows and what follows")
+                raise LeftOut(f"{name} at {_of(rows)} and what follows")
             if sampling is not GREEDY:
                 more = _step_ms(runner, rows, sampling, scale) - greedy
-                yield _row(f"{name}, {rows} rows, more than greedy", more, "ms", "0.1 to 0.6")
+                yield _row(f"{name}, {_of(rows)}, more than greedy", more, "ms", "0.1 to 0.6")
 
 
 def _step_ms(runner: ModelRunner, rows: int, sampling: SamplingParameters, scale: Scale) -> float:
@@ -167,7 +171,7 @@ def _graphs(engines: Engines, scale: Scale, deadline: Deadline) -> Iterator[Row]
     kept = (free - _free_bytes() - own_bytes - pool_bytes) / 2**10 / max(1, layers)
     yield _row("what the driver keeps", kept, "KiB a graph and layer", "768")
     for rows in scale.questions_rows:
-        yield _row(f"{rows} rows, replayed", _step_ms(runner, rows, GREEDY, scale), "ms")
+        yield _row(f"{_of(rows)}, replayed", _step_ms(runner, rows, GREEDY, scale), "ms")
 
 
 def _captured(engine: Engine) -> tuple[TorchRunner, int, int]:
@@ -229,20 +233,22 @@ def _ranks(scale: Scale, deadline: Deadline) -> Iterator[Row]:
         loaded = load_runner(
             demo,
             device=scale.device,
-            num_blocks=64,
+            num_blocks=256,
             tensor_parallel_size=size,
             graphs=replace(PLAN, memory_bytes=1 << 30),
             stall_seconds=20.0,
         )
         try:
             ms = _step_ms(loaded.runner, 1, GREEDY, replace(scale, questions_history=20))
-            yield _row(f"{size} ranks, 1 row of the demo model", ms, "ms")
+            yield _row(f"{_of(size, 'rank')}, 1 row of the demo model", ms, "ms")
         finally:
             loaded.close()
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
     """The answers, for people."""
+    if rows:
+        yield f"{'question':60} {'answer':>10}"
     for row in rows:
         presumed = f"  (presumed {row['presumed']})" if row["presumed"] else ""
         yield f"{row['case']:60} {row['value']:>10} {row['unit']}{presumed}"
