@@ -134,6 +134,8 @@ class Fleet:
                 worker.lose("silent")
         if now - self._compared_at >= COMPARE_SECONDS:
             self._compared_at = now
+            for worker in self._roster.workers.values():
+                worker.time_passes(now)
             for each in self.models.values():
                 each.compare()
 

@@ -19,7 +19,11 @@ import grpc
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.placement.outstanding import Outstanding, Placed
-from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.placement.worker_view import (
+    LOOK_ANEW_SECONDS,
+    WorkerView,
+    still_queued,
+)
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition, LossReason
 from lengthwise_router.workers.releases import Releases
@@ -69,6 +73,7 @@ class Worker:
         self._refusal = ""
         # That are there, beside those no status shows, until the next one.
         self._told_tokens = self._told_requests = 0
+        self._queued_at = self._looked_at = 0.0
         self._view: WorkerView | None = None
         self._changed = changed
         self.call_through(channel)
@@ -131,7 +136,7 @@ class Worker:
         """A status has come. `models` are the names of which it has to serve one."""
         now = time.monotonic()
         last, self.status = self.status, status
-        self.received_at = now
+        self.received_at = self._queued_at = now
         self.outstanding.status_came(now)
         self._told_tokens = self._told_requests = 0
         self._view_changed()
@@ -222,6 +227,7 @@ class Worker:
     def crowded(self, tokens_ahead: int) -> None:
         """This prefill worker has refused a prompt, for so many tokens wait there."""
         self._told_tokens = tokens_ahead - self.outstanding.unseen_tokens
+        self._queued_at = time.monotonic()
         self._view_changed()
 
     def has_requests(self, requests: int) -> None:
@@ -237,13 +243,28 @@ class Worker:
         """For policies; only of workers that are ready or draining."""
         if self._view is None:
             assert self.status is not None
-            self._view = self._look(self.status)
+            self._looked_at = time.monotonic()
+            self._view = self._look(self.status, self._looked_at)
         return self._view
 
-    def _look(self, status: worker_pb2.WorkerStatus) -> WorkerView:
+    def time_passes(self, now: float) -> None:
+        """Its queue is shorter by now than when it was looked at."""
+        view = self._view
+        has_queue = view is not None and view.role == "prefill" and view.queued_tokens
+        if has_queue and now - self._looked_at >= LOOK_ANEW_SECONDS:
+            self._view_changed()
+
+    def _look(self, status: worker_pb2.WorkerStatus, now: float) -> WorkerView:
         outstanding = self.outstanding
         fresh_requests, fresh_tokens = outstanding.fresh
         queues, has_cost = status.queues, status.HasField("cost")
+        cost = cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR
+        queued = max(sum(queue.tokens for queue in queues), self._told_tokens)
+        short = sum(queue.tokens for queue in queues if queue.length_class == "short")
+        if self.role == "prefill":
+            queued, short = (
+                still_queued(tokens, cost, now - self._queued_at) for tokens in (queued, short)
+            )
         return WorkerView(
             worker_id=WorkerId(status.worker_id),
             role=self.role,
@@ -253,10 +274,8 @@ class Worker:
             context_length=status.context_length,
             running_requests=max(status.running_requests, self._told_requests),
             queued_requests=sum(queue.requests for queue in queues),
-            queued_tokens=max(sum(queue.tokens for queue in queues), self._told_tokens),
-            queued_short_tokens=sum(
-                queue.tokens for queue in queues if queue.length_class == "short"
-            ),
+            queued_tokens=queued,
+            queued_short_tokens=short,
             step=status.step,
             draining=status.draining,
             model_fingerprint=status.model_fingerprint,
@@ -268,7 +287,7 @@ class Worker:
             fresh_tokens=fresh_tokens,
             outstanding_local_tokens=outstanding.local_tokens * max(status.routers, 1),
             short_tokens=self.short_tokens,
-            cost=cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR,
+            cost=cost,
             is_fitted=has_cost or self.presumed_cost is not None,
             context_tokens=status.context_tokens,
             blocks_predicted=status.blocks_predicted,

@@ -10,7 +10,11 @@ from lengthwise_policy.placement.outstanding import (
     QueuedPrompt,
     left_for_newcomer,
 )
-from lengthwise_policy.placement.worker_view import WorkerView
+from lengthwise_policy.placement.worker_view import (
+    LOOK_ANEW_SECONDS,
+    WorkerView,
+    still_queued,
+)
 from lengthwise_policy.types import WorkerId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
 from lengthwise_simulator.cluster.spec import ClusterSpec
@@ -28,6 +32,7 @@ class WorkerPicture:
         self._report = worker.feed.open()
         self._cost = worker.fit.measured or worker.fit.model
         self._told_tokens = self._told_requests = 0  # as the routers' `Worker` has them
+        self._queued_at = self._looked_at = 0.0
         self._view: WorkerView | None = None
 
     def place(self, placed: Placed, now: float) -> None:
@@ -38,9 +43,10 @@ class WorkerPicture:
         self._outstanding.remove(placed)
         self._view = None
 
-    def crowded(self, tokens_ahead: int) -> None:
+    def crowded(self, tokens_ahead: int, now: float) -> None:
         """It has refused a prompt, for so many tokens wait there."""
         self._told_tokens = tokens_ahead - self._outstanding.unseen_tokens
+        self._queued_at = now
         self._view = None
 
     def not_local(self, placed: Placed, requests: int) -> None:
@@ -55,22 +61,33 @@ class WorkerPicture:
 
     def look(self, now: float, index: PrefixIndex) -> WorkerView:
         """What is known now; what the worker reports of its blocks goes into the index."""
-        for report in self.worker.feed.take(self._reader, now):
+        worker = self.worker
+        for report in worker.feed.take(self._reader, now):
             for events in report.events:
                 index.update(
-                    self.worker.worker_id, reset=False, added=events.added, removed=events.removed
+                    worker.worker_id, reset=False, added=events.added, removed=events.removed
                 )
             self._report = report
             self._outstanding.status_came(report.sent_at + self._cluster.call_seconds)
             self._told_tokens = self._told_requests = 0
             self._view = None
-        if self._view is None:
-            self._view = self._look()
-        return self._view
+            self._queued_at = report.sent_at + self._cluster.call_seconds
+        view = self._view
+        has_queue = view is not None and view.role == "prefill" and view.queued_tokens
+        if view is None or (has_queue and now - self._looked_at >= LOOK_ANEW_SECONDS):
+            self._looked_at = now
+            view = self._view = self._look(now)
+        return view
 
-    def _look(self) -> WorkerView:
+    def _look(self, now: float) -> WorkerView:
         worker, state, outstanding = self.worker, self._report.state, self._outstanding
         fresh_requests, fresh_tokens = outstanding.fresh
+        queued, short = max(state.queued_tokens, self._told_tokens), state.queued_short_tokens
+        if worker.role == "prefill":
+            queued, short = (
+                still_queued(tokens, self._cost, now - self._queued_at)
+                for tokens in (queued, short)
+            )
         return WorkerView(
             worker_id=worker.worker_id,
             role=worker.role,
@@ -79,8 +96,8 @@ class WorkerPicture:
             block_size=self._cluster.block_size,
             running_requests=max(state.running_requests, self._told_requests),
             queued_requests=state.queued_requests,
-            queued_tokens=max(state.queued_tokens, self._told_tokens),
-            queued_short_tokens=state.queued_short_tokens,
+            queued_tokens=queued,
+            queued_short_tokens=short,
             step=self._report.number,
             draining=state.draining,
             model_fingerprint="",
@@ -161,12 +178,12 @@ class FleetPicture:
             self._unplace(attempt.prefill.worker_id, attempt.prefill_placed)
             attempt.prefill_placed = None
 
-    def crowded(self, attempt: JourneyAttempt, tokens_ahead: int) -> WorkerId:
+    def crowded(self, attempt: JourneyAttempt, tokens_ahead: int, now: float) -> WorkerId:
         """Its prefill worker has refused it, for so many tokens wait there."""
         assert attempt.prefill is not None
         worker_id = attempt.prefill.worker_id
         self.prefill_ended(attempt)
-        self._pictures[worker_id].crowded(tokens_ahead)
+        self._pictures[worker_id].crowded(tokens_ahead, now)
         return worker_id
 
     def not_local(self, attempt: JourneyAttempt, requests: int) -> None:

@@ -184,7 +184,7 @@ class SimulatedRouter:
     def crowded(self, attempt: JourneyAttempt, tokens_ahead: int) -> None:
         """The prefill worker has not queued it, for so many tokens wait there."""
         if attempt.is_current:
-            blame = Blame.of(self._pictures.crowded(attempt, tokens_ahead))
+            blame = Blame.of(self._pictures.crowded(attempt, tokens_ahead, self._heap.now))
             attempt.journey.attempts.failed(blame, self._heap.now, busy=True)
             self._choose_prefill(attempt)
 

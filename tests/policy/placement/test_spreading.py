@@ -19,7 +19,7 @@ from lengthwise_policy.placement.placement import Placement, PlacementInput
 from lengthwise_policy.placement.policy import PlacementPolicy
 from lengthwise_policy.placement.predicted_ttft import EXPECTED_SHARE, candidate
 from lengthwise_policy.placement.strategies import make_strategy
-from lengthwise_policy.placement.worker_view import wait_seconds
+from lengthwise_policy.placement.worker_view import still_queued, wait_seconds
 from lengthwise_policy.spreading import ALONE, OtherRouters, exceeds, water_level
 from lengthwise_policy.types import STEP_TOKENS, WorkerId
 
@@ -235,6 +235,20 @@ def test_where_nothing_better_can_be_found_no_worker_is_to_refuse() -> None:
     assert most(7, 2, "p00") is None
     assert most(7, 16, "p00", "p01") is not None
     assert most(7, 16, *(f"p{n:02}" for n in range(8))) is None
+
+
+@given(tokens=st.integers(0, 20_000), seconds=st.floats(0, 3), later=st.floats(0, 3))
+def test_a_queue_shrinks_while_no_status_comes_no_faster_than_it_is_computed(
+    tokens: int, seconds: float, later: float
+) -> None:
+    left = still_queued(tokens, COST, seconds)
+    assert 0 <= still_queued(tokens, COST, seconds + later) <= left <= tokens
+    assert wait_seconds(COST, tokens) - wait_seconds(COST, left) <= seconds + COST.step_seconds
+
+
+def test_a_queue_that_costs_nothing_stays_as_it_was_shown() -> None:
+    free = replace(COST, step_seconds=0.0, token_seconds=0.0, attention_seconds=0.0)
+    assert still_queued(100, free, 1.0) == 100
 
 
 @given(st.integers(0, 100_000))

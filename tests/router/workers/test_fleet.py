@@ -54,6 +54,22 @@ async def test_a_silent_worker_is_given_up_before_the_timeout_is_over(deploy: De
     assert 2.0 - 2 * SWEEP_SECONDS < now - came_at < 2.0 + 1e-6
 
 
+async def test_a_queue_is_taken_for_computed_while_no_status_comes(deploy: Deploy) -> None:
+    deployment = await deploy(1, 1, heartbeat_timeout_seconds=60.0)
+    (worker,) = deployment.prefill
+
+    def queued() -> int:
+        (view,), _ = deployment.served.workers.views()
+        return view.queued_tokens
+
+    worker.status["cost"] = worker_pb2.CostModel(step_seconds=0.02)
+    worker.status["queues"] = [worker_pb2.QueueStatus(length_class="long", tokens=2048)]
+    await eventually(lambda: queued() > 1024)
+    worker.freeze()
+    await eventually(lambda: queued() == 0)
+    worker.thaw()
+
+
 async def test_a_killed_worker_is_lost_at_once(deploy: Deploy) -> None:
     deployment = await deploy(heartbeat_timeout_seconds=60.0)
     await deployment.decode[0].stop()
