@@ -41,12 +41,12 @@ AIM: Final = 0.9
 
 
 def write_checkpoint(folder: Path, family: str) -> Path:
-    """Of random weights in float32."""
+    """Of random weights, stored in bfloat16 as most are."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     make: Any = AutoModelForCausalLM.from_config
     torch.manual_seed(0)
-    make(AutoConfig.for_model(family, **SHAPE), dtype=torch.float32).save_pretrained(folder)
+    make(AutoConfig.for_model(family, **SHAPE), dtype=torch.bfloat16).save_pretrained(folder)
     return folder
 
 

@@ -44,13 +44,13 @@ STEPS: Final = 3
 
 
 def write_checkpoint(folder: Path) -> Path:
-    """Of random weights in float32, of which every expert gets its rows."""
+    """Of random weights, of which every expert gets its rows, stored in bfloat16 as most are."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     make: Any = Qwen3MoeForCausalLM
     torch.manual_seed(0)
     model = make(Qwen3MoeConfig(**SHAPE, max_position_embeddings=4096))
-    model.to(torch.float32).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
     return folder
 
 

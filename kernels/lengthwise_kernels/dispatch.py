@@ -30,6 +30,7 @@ from lengthwise_kernels.low_rank import StepAdapters as StepAdapters
 from lengthwise_kernels.packed import linear as linear
 from lengthwise_kernels.packed import pack as pack
 from lengthwise_kernels.packed import packs as packs
+from lengthwise_kernels.packed import packs_copy as packs_copy
 from lengthwise_kernels.reference import attention, fp8, kv, layers, routing, sampling
 from lengthwise_kernels.reference import digest as digests
 from lengthwise_kernels.reference import invariant_linear as invariant

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 def plain_weights() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weight_reader, "packs", lambda device, dtype: False)
+        patch.setattr(weight_reader, "packs_copy", lambda weight: False)
         yield
 
 

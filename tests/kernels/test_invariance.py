@@ -12,6 +12,7 @@ import torch
 from kernels.paged_attention import paged_step
 from torch.nn import functional
 
+from lengthwise_kernels import packed
 from lengthwise_kernels.dispatch import (
     AttentionBatch,
     Penalties,
@@ -20,7 +21,7 @@ from lengthwise_kernels.dispatch import (
     is_alike_alone,
     lay_out_attention,
     pack,
-    packs,
+    packs_copy,
     quantise_rows,
     rms_norm,
     sample_tokens,
@@ -63,10 +64,10 @@ def test_a_row_of_a_projection_is_the_same_beside_any_others(
 ) -> None:
     """The bias takes away all but what rounding to 16 bits would hide. Single rows are computed
     once where the machine is found to allow it."""
-    if is_packed and not packs(torch.device("cpu"), dtype):
-        pytest.skip("is not packed here")
     columns, rows = size
     weight = _normal(rows, columns, dtype=dtype) * 0.05
+    if is_packed and not packs_copy(weight):
+        pytest.skip("is not packed here")
     row = _normal(1, columns, dtype=dtype) + 0.1
     bias = -functional.linear(row, weight)[0]
     stored = pack(weight) if is_packed else weight
@@ -78,6 +79,27 @@ def _invariant(
     weight: torch.Tensor, bias: torch.Tensor, lone: bool, x: torch.Tensor
 ) -> torch.Tensor:
     return invariant_linear(x, weight, bias, lone=lone)
+
+
+@pytest.mark.parametrize("size", [(896, 96), (1025, 64), (97, 33), (300, 1)], ids=str)
+def test_packed_float32_weights_give_the_bits_of_plain_ones(size: tuple[int, int]) -> None:
+    """So that workers that map their weights and those that pack them compute alike."""
+    columns, rows = size
+    weight, x = _normal(rows, columns), _normal(ROWS, columns)
+    if not packs_copy(weight):
+        pytest.skip("is not packed here")
+    bias, stored = _normal(rows), pack(weight)
+    for count in (0, 1, 2, 3, 7, 8, ROWS):
+        plain = invariant_linear(x[:count], weight, bias)
+        assert torch.equal(invariant_linear(x[:count], stored, bias), plain), count
+        assert torch.equal(invariant_linear(x[:count], stored, bias, lone=True), plain), count
+
+
+def test_where_packed_weights_compute_otherwise_they_stay_plain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed, "pack", lambda weight: weight * (1 + 2**-20))
+    assert not packed._is_alike_packed.__wrapped__(64, 96)
 
 
 def test_a_row_of_a_projection_that_is_not_invariant_varies() -> None:

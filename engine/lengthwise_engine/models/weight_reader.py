@@ -19,7 +19,7 @@ from lengthwise_engine.models.integers.linear import IntegerLinear
 from lengthwise_engine.models.integers.stored import StoredIntegers, stacked
 from lengthwise_engine.models.linear import Fp8Linear, Linear, Projection
 from lengthwise_engine.models.weight_files import TensorPart, WeightFiles
-from lengthwise_kernels.dispatch import E4M3, Fp8Rows, packs
+from lengthwise_kernels.dispatch import E4M3, Fp8Rows, packs, packs_copy
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +68,11 @@ class WeightReader:
     def full(self, name: str, shape: tuple[int, int], rows: range) -> Linear:
         """Some `rows` of a projection that is never rounded: the head, a router."""
         part = TensorPart(f"{name}.weight", shape, (rows, range(shape[1])))
-        return self.linear(self._stack([part], self._dtype, may_map=not self._packs))
+        return self._linear([part], None)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        """In the model's type."""
-        linear = Linear(weight=weight, bias=bias)
+    def tied(self, weight: torch.Tensor) -> Linear:
+        """A projection by what is an embedding, too."""
+        linear = Linear(weight=weight, bias=None)
         return linear.packed() if self._packs else linear
 
     def widening(self, outputs: Mapping[str, Cut], in_size: int, bias: bool) -> Projection:
@@ -118,17 +118,24 @@ class WeightReader:
                 codes = Codes.rounded(full, bits)
             bias = None if biases is None else self._stack(biases, self._dtype)
             return IntegerLinear.of(codes, bias, self._dtype)
-        stored = self._projections == "stored fp8"
-        # What is rounded or packed at once is not kept mapped.
-        may_map = stored or (self._projections == "full" and not self._packs)
-        weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=may_map)
         bias = None if biases is None else self._stack(biases, self._dtype)
+        if self._projections == "full":
+            return self._linear(weights, bias)
+        stored = self._projections == "stored fp8"
+        # What is rounded at once is not kept mapped.
+        weight = self._stack(weights, E4M3 if stored else self._dtype, may_map=stored)
         if stored:
             rows = Fp8Rows(values=weight, scales=self._stack(scales, torch.float32).squeeze(1))
             return Fp8Linear(weight=rows, bias=bias, dtype=self._dtype)
-        if self._projections == "fp8":
-            return Fp8Linear.of(Linear(weight=weight, bias=bias))
-        return self.linear(weight, bias)
+        return Fp8Linear.of(Linear(weight=weight, bias=bias))
+
+    def _linear(self, weights: Sequence[TensorPart], bias: torch.Tensor | None) -> Linear:
+        """In the model's type: mapped as it is stored, or packed where that is faster."""
+        mapped = None if self._packs else self._mapped(weights, self._dtype)
+        if mapped is not None:
+            return Linear(weight=mapped, bias=bias)
+        linear = Linear(weight=self._stack(weights, self._dtype, may_map=False), bias=bias)
+        return linear.packed() if packs_copy(linear.weight) else linear
 
     def _kept(self, weights: Sequence[TensorPart], bits: int) -> Codes | None:
         """As a GGUF file has them; None: it has them in more bits, or not all of them alike."""
@@ -192,16 +199,21 @@ class WeightReader:
         self, parts: Sequence[TensorPart], dtype: torch.dtype, *, may_map: bool = True
     ) -> torch.Tensor:
         """The parts one below the other: on a CPU as they lie in their file where they lie so."""
-        for part in parts:
-            self._files.require(part)
-        self._used.update(part.name for part in parts)
-        if may_map and self.device.type == "cpu":
-            mapped = self._files.map(parts, dtype)
-            if mapped is not None:
-                return mapped
+        if may_map and (mapped := self._mapped(parts, dtype)) is not None:
+            return mapped
+        self._use(parts)
         counts = [len(part.kept[0]) for part in parts]
         rest = [len(kept) for kept in parts[0].kept[1:]]
         stacked = torch.empty([sum(counts), *rest], dtype=dtype, device=self.device)
         for target, part in zip(torch.split(stacked, counts), parts, strict=True):
             self._files.copy_into(target, part)
         return stacked
+
+    def _mapped(self, parts: Sequence[TensorPart], dtype: torch.dtype) -> torch.Tensor | None:
+        self._use(parts)
+        return self._files.map(parts, dtype) if self.device.type == "cpu" else None
+
+    def _use(self, parts: Sequence[TensorPart]) -> None:
+        for part in parts:
+            self._files.require(part)
+        self._used.update(part.name for part in parts)

@@ -139,7 +139,7 @@ def load_weights(
     embedding = reader.tensor("model.embed_tokens.weight", vocabulary)
     # As transformers: a stored head wins over a config that says it is tied.
     if spec.tied_embeddings and "lm_head.weight" not in files:
-        head = reader.linear(embedding[shard.vocabulary.start : shard.vocabulary.stop])
+        head = reader.tied(embedding[shard.vocabulary.start : shard.vocabulary.stop])
     else:
         head = reader.full("lm_head", vocabulary, shard.vocabulary)
     layers = tuple(_load_layer(reader, shard, layer) for layer in range(spec.num_layers))
