@@ -3,12 +3,12 @@
 It separates disciplines that a live run of seconds cannot; it leaves out local prefill and
 decoding. Load is the share of its time that the worker computes under `fcfs`.
 
-Run `python -m scheduling.prefill_disciplines [--trace TRACE] [--workload NAME]`; it takes
-15 minutes of a core, and rows go to benchmarks/data/prefill_loads.csv.
+Run `python -m scheduling.prefill_disciplines [--trace TRACE] [--workload NAME] [--load SHARE]`; it
+takes 15 minutes of a core, and rows go to benchmarks/data/prefill_loads.csv.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Final
@@ -79,8 +79,8 @@ def _workers(role: Role, workload: Workload) -> WorkerGroup:
     )
 
 
-def rows_of(name: str, workload: Workload) -> Iterator[dict[str, object]]:
-    rates = {load: rate_of(workload, load) for load in LOADS}
+def rows_of(name: str, workload: Workload, loads: Iterable[float]) -> Iterator[dict[str, object]]:
+    rates = {load: rate_of(workload, load) for load in loads}
     for load, rate in rates.items():
         for policy_name, policy in POLICIES.items():
             runs = [play(workload, policy, seed, rate) for seed in SEEDS]
@@ -106,11 +106,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path, help="A further one, with times.")
     parser.add_argument("--workload", action="append", help="Of those all; repeat for more.")
+    parser.add_argument("--load", action="append", type=float, help="Of 0.5, 0.7 and 0.9 all.")
     asked = parser.parse_args()
     found = workloads(asked.trace)
     table = []
     for name in asked.workload or found:
-        for row in rows_of(name, found[name]):
+        for row in rows_of(name, found[name], asked.load or LOADS):
             print(row, flush=True)
             table.append(row)
     append_rows("prefill_loads", table)

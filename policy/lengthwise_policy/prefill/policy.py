@@ -28,9 +28,10 @@ class PrefillPolicy:
     max_age_seconds: float = 0.5  # a long prompt that waited so long is overtaken no more
     chunk_seconds: float = 0.2  # of a chunk while short ones wait: half of their objective
     min_chunk_tokens: int = 256  # below it, the launch and the weights cost more than the tokens
-    # Up to this share of the tokens whose computing takes as long as the step itself, a batch of
-    # short prompts is topped up with tokens of long ones; 0: they share no batch.
-    top_up_share: float = 0.5
+    # Up to this share of the tokens whose computing takes as long as the step itself, for each long
+    # prompt that waits, a batch of short ones is topped up with tokens of those; 0: they share no
+    # batch.
+    top_up_share: float = 1.0
     # Short prompts are queued by length, up to these, so that a batch holds prompts alike: a graph
     # of the engine pads them to one length.
     graph_lengths: tuple[int, ...] = (8, 16, 32, 64, 128, 256)

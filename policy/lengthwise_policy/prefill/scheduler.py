@@ -261,7 +261,7 @@ class PrefillScheduler:
             begun = [prompt for prompt in self._begun.values() if prompt in queue]
             full = full_batch(queue, self._policy, "begun", "others lack blocks")
             draft = Draft(full, self._block_size)
-            for prompt in begun:
+            for prompt in sorted(begun, key=self._discipline.urgency):
                 if draft.is_full or not self._plan(prompt, draft):
                     break
                 queue.discard(prompt)

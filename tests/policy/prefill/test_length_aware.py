@@ -365,6 +365,9 @@ def test_a_small_batch_of_short_prompts_is_topped_up_with_a_long_one() -> None:
     worker.enqueue(90)
     assert names(worker.run()) == ["r3"]  # it has enough itself
     assert worker.run().chunks[0].start == 64
+    worker.enqueue(5000)
+    worker.enqueue(30)
+    assert worker.run().num_tokens == 30 + 160  # 100 for each of the two
 
 
 def test_a_batch_is_topped_up_within_its_limits() -> None:

@@ -68,7 +68,7 @@ class PrefillMachine(RuleBasedStateMachine):
             min_chunk_tokens=4,
             chunk_seconds=2.0,
             max_age_seconds=6.0,
-            top_up_share=1.0,  # 9 tokens
+            top_up_share=0.5,  # 4 tokens for each long prompt that waits
         )
         self.cache = PrefixCache(NUM_BLOCKS)
         self.scheduler = PrefillScheduler(self.policy, OBJECTIVES, self.cache, BLOCK_SIZE)
@@ -177,7 +177,7 @@ class PrefillMachine(RuleBasedStateMachine):
             residual = prompt.job.num_tokens - prompt.num_computed
             assert length_class(residual, SHORT_TOKENS) == self.scheduler.length_class(request_id)
         if length == "mixed":  # short ones, topped up with long ones
-            assert self.batch.num_tokens <= 9
+            assert self.batch.num_tokens <= int(4.5 * len(self.prompts))
             assert lengths == sorted(lengths, reverse=True)
             return
         assert set(lengths) == {length}
