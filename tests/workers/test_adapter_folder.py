@@ -79,7 +79,7 @@ def test_what_is_damaged_is_told_once_and_served_once_it_is_mended(
     room: AdapterRoom, sound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = tmp_path / "damaged"
-    for name in ("cut", "nan", "pipe", "rank-0", "target", "text", "well"):
+    for name in ("alpha", "cut", "nan", "pipe", "rank-0", "target", "text", "well"):
         (place / name).mkdir(parents=True)
         for file in sound.iterdir():
             (place / name / file.name).write_bytes(file.read_bytes())
@@ -95,10 +95,12 @@ def test_what_is_damaged_is_told_once_and_served_once_it_is_mended(
     renamed = {name.replace("q_proj", "w_proj"): each for name, each in tensors.items()}
     save_file(renamed, weights["target"])
     (place / "text/adapter_config.json").write_text("{")
+    (place / "alpha/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 1e39}))
     folder = AdapterFolder(place, room, frozenset())
     for _ in range(2):
         assert _names(folder) == ["well"]
     expected = {
+        "alpha": "are not when they count 2.5e+38 times",
         "cut": "not a whole safetensors file",
         "nan": "has numbers that are not finite",
         "pipe": "not a regular file",

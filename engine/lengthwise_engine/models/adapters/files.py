@@ -67,7 +67,7 @@ def read_adapter(name: str, folder: Path, spec: DecoderSpec) -> AdapterFile:
         raise CheckpointError(f"{file.path}: has no tensors, expected those of a LoRA adapter")
     parts = projection_parts(ModelShard(whole=spec))
     targets = {_check(tensor, file, adapter, spec, parts) for tensor in file.places}
-    _check_finite(file)
+    _check_finite(file, adapter)
     key = f"{name}@{_digest(file, adapter)}"
     return AdapterFile(key=key, spec=adapter, targets=frozenset(targets), file=file)
 
@@ -133,11 +133,14 @@ def _name(layer: int, projection: str, matrix: str) -> str:
     return f"base_model.model.model.layers.{layer}.{room}.{projection}.lora_{matrix}.weight"
 
 
-def _check_finite(file: TensorFile) -> None:
-    """What a training that diverged has left would make every token of its requests the first."""
+def _check_finite(file: TensorFile, adapter: AdapterSpec) -> None:
+    """A training that diverged leaves others, of which nothing but the first token would come."""
     for name in file.places:
-        if not file.read(name).isfinite().all():
-            raise CheckpointError(f"{file.path}: tensor {name} has numbers that are not finite")
+        if not (file.read(name).float() * adapter.scaling).isfinite().all():
+            raise CheckpointError(
+                f"{file.path}: tensor {name} has numbers that are not finite, or are not when they"
+                f" count {adapter.scaling:g} times"
+            )
 
 
 def _digest(file: TensorFile, adapter: AdapterSpec) -> str:
