@@ -123,14 +123,14 @@ class Fleet:
         return Worker(address, channel, self.router_id, self._presumed_model, changed)
 
     def sweep(self, now: float) -> None:
-        """Gives up workers that would have been silent for too long at the next sweep, and compares
-        the others."""
+        """Gives up workers that would have been silent for too long at the sweep after the next,
+        for the next may be late, and compares the others."""
         stood_still = now - self._swept_at
         self._swept_at = now
         for worker in self._roster.workers.values():
             if stood_still > OWN_PAUSE_SECONDS:
                 worker.received_at += stood_still
-            if now + SWEEP_SECONDS - worker.received_at > self._heartbeat_timeout_seconds:
+            if now + 2 * SWEEP_SECONDS - worker.received_at > self._heartbeat_timeout_seconds:
                 worker.lose("silent")
         if now - self._compared_at >= COMPARE_SECONDS:
             self._compared_at = now
