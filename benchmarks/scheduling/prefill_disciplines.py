@@ -61,8 +61,11 @@ def rate_of(workload: Workload, load: float) -> float:
 
 
 def first_tokens(run: SimulatedRun) -> Seconds:
+    """Of prompts that are not too long for routers: a trace has some."""
     took: Seconds = {name: [] for name in LENGTH_CLASSES}
     for journey in run.journeys:
+        if journey.ending == "refused":
+            continue
         length = length_class(journey.residual_tokens, DEFAULT_SHORT_TOKENS)
         took[length].append(journey.ttft_seconds)
     return took
