@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_engine.loaded_model import LoadedModel, load_runner
-from lengthwise_engine.models.adapters.files import check_computed, read_adapter
+from lengthwise_engine.models.adapters.files import read_adapter
 from lengthwise_engine.models.adapters.room import AdapterRoom, AdapterSettings
 from lengthwise_engine.models.decoder_loader import read_spec
 from lengthwise_engine.models.shard import ModelShard
@@ -283,10 +283,13 @@ def test_where_adapters_are_not_computed_they_are_refused(
         _load(checkpoint, folders, **options)
 
 
-def test_a_mixture_of_experts_has_no_adapters(make_checkpoint: Callable[..., Path]) -> None:
-    spec = read_spec(make_checkpoint("mixtral"))
+def test_a_mixture_of_experts_has_no_adapters(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Told before anything is read of either."""
+    checkpoint = make_checkpoint("mixtral")
     with pytest.raises(UnsupportedModel, match="cannot be added to a mixture of experts"):
-        check_computed(spec)
+        _load(checkpoint, {"one": tmp_path / "nowhere"})
 
 
 def test_the_toy_has_nothing_to_adapt(tmp_path: Path) -> None:
