@@ -12,6 +12,7 @@ from router.test_request_log import facts, lines
 
 from lengthwise_policy.kv.prefix_cache import block_hashes, short_hashes
 from lengthwise_policy.kv.salts import block_salt
+from lengthwise_router.config import DiscoveryConfig
 from lengthwise_router.serving.models.served_models import ServedModels
 from lengthwise_wire.capabilities import CAPABILITIES, adapter_capability, held_adapters
 from lengthwise_wire.errors import InvalidRequest, ModelNotFound
@@ -68,6 +69,12 @@ async def test_an_adapter_that_no_worker_holds_is_not_found(deploy: Deploy) -> N
         "got adapter 'third', the workers of 'stub' hold first"
         in (await deployment.refused(model=f"{MODEL}:third")).details()
     )
+
+
+async def test_before_workers_are_known_callers_are_told_to_ask_again(deploy: Deploy) -> None:
+    """As after a router's restart: a client gives up at once where a model is not found."""
+    deployment = await deploy(0, 0, discovery=DiscoveryConfig(endpoints=("127.0.0.1:1",)))
+    assert (await deployment.refused(model=f"{MODEL}:first")).code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_adapters_are_listed_with_fingerprints_of_their_own(deploy: Deploy) -> None:

@@ -30,6 +30,8 @@ class ModelWorkers:
         self.short_tokens = DEFAULT_SHORT_TOKENS
         """Where most workers that compute prompts draw the line between the length classes."""
         self._adapters: Mapping[str, str] = {}
+        self.has_heard = False
+        """Whether any worker has ever told what it holds."""
         self.other_routers = 0
         """That watch the same workers, as these tell."""
 
@@ -81,6 +83,7 @@ class ModelWorkers:
         views = [view for views in self.views() for view in views]
         keys = Counter(key for view in views for key in held_adapters(view.capabilities))
         if views:
+            self.has_heard = True
             # The last one of a name counts.
             held = sorted(keys, key=lambda key: (keys[key], key))
             self._adapters = {key.partition("@")[0]: key for key in held}

@@ -20,7 +20,7 @@ from lengthwise_router.text.tools.reasoning import BEGIN as REASONING_BEGIN
 from lengthwise_router.text.vocabulary import Vocabulary
 from lengthwise_router.workers.model_workers import ModelWorkers
 from lengthwise_wire.convert import sampling_to_wire
-from lengthwise_wire.errors import ModelNotFound
+from lengthwise_wire.errors import ModelNotFound, NoWorkerAvailable
 from lengthwise_wire.v1 import inference_pb2
 
 SEPARATOR = ":"
@@ -66,11 +66,14 @@ class ServedModel:
 
     def adapter(self, name: str) -> str:
         """The key of the adapter that this name of a served model ends with; empty: it is the model
-        itself. Errors: ModelNotFound."""
+        itself. Errors: ModelNotFound; NoWorkerAvailable before any worker has told what it holds:
+        callers are to ask again."""
         _, separator, adapter = name.removeprefix(self.name).partition(SEPARATOR)
         if not separator:
             return ""
         held = self.workers.adapters
+        if adapter not in held and not self.workers.has_heard:
+            raise NoWorkerAvailable(f"this router has not heard of a worker of {self.name!r} yet")
         if adapter not in held:
             names = ", ".join(sorted(held)[:MAX_LISTED]) or "none"
             raise ModelNotFound(
