@@ -1,10 +1,11 @@
-"""Weights of 8 and 4 bits on a CPU, against our own in bfloat16: decode steps of 1, 8 and 32 rows
-after 128 tokens and a prompt of 128, in turns in one process, and perplexities of the demo model.
+"""Weights of 8 and 4 bits on a CPU, against full ones in the type that workers compute in there:
+decode steps of 1, 8 and 32 rows after 128 tokens and a prompt of 128, in turns in one process, and
+perplexities of the demo model. Modes are named after that type where it is not bfloat16.
 
 Times are of the processor, on one thread, so that what else the machine does counts little. Ratios
-are of bfloat16's, medians of turns: above 1, integers are faster. Aims at one row: int8 1.4, int4
-1.8; at 32 rows 1.0. Perplexity is of Python's standard library, which the demo model has read, in
-pieces of 128 tokens.
+are of the full ones', medians of turns: above 1, integers are faster. Aims at one row: int8 1.4,
+int4 1.8; at 32 rows 1.0. Perplexity is of Python's standard library, which the demo model has read,
+in pieces of 128 tokens.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from lengthwise_engine.loaded_model import LoadedModel, load_runner
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SamplingParameters, SamplingState
 from lengthwise_kernels.host_memory import keep_freed_memory
+from lengthwise_kernels.packed import multiplies_bfloat16
 
 MODES: Final = ("int8", "int4")
 CASES: Final = (("decode", 1), ("decode", 8), ("decode", 32), ("prefill", 1))
@@ -38,7 +40,11 @@ PIECES: Final = 16
 
 def load(model: Path, mode: str) -> LoadedModel:
     options: dict[str, Any] = {"quantization": mode, "num_blocks": NUM_BLOCKS}
-    return load_runner(model, device="cpu", dtype=torch.bfloat16, numerics="auto", **options)
+    return load_runner(model, device="cpu", numerics="auto", **options)
+
+
+def named(mode: str) -> str:
+    return mode if multiplies_bfloat16() else f"{mode}-float32"
 
 
 def seconds(model: LoadedModel, kind: str, rows: int) -> float:
@@ -59,7 +65,7 @@ def speeds(folder: Path, repeats: int) -> Iterator[dict[str, object]]:
         turns = [[seconds(model, kind, rows) for model in models] for _ in range(repeats + 1)][1:]
         for place, mode in enumerate(MODES, 1):
             yield {
-                "mode": mode,
+                "mode": named(mode),
                 "kind": kind,
                 "rows": rows,
                 "repeats": repeats,
@@ -110,7 +116,7 @@ def main() -> None:
     for mode in ("none", *MODES):
         value = f"{perplexity(load(DEMO, mode)):.3f}"
         print(f"demo model, {mode}: perplexity {value}")
-        found.append({**dict.fromkeys(found[0], ""), "mode": mode, "perplexity": value})
+        found.append({**dict.fromkeys(found[0], ""), "mode": named(mode), "perplexity": value})
     append_rows("cpu_quantised", found)
 
 

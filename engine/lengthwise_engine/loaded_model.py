@@ -161,7 +161,7 @@ def load_runner(
         fall_back(numerics, "sums over several ranks were not shown to be")
         return _parallel(checkpoint, shard, plan, target, room, quantization, stall_seconds, graphs)
     with loading_weights(checkpoint, target):
-        model = load_model(checkpoint, target, kind, quantization, room)
+        model = load_model(checkpoint, target, dtype, quantization, room)
     return _over_weights(checkpoint, *choose_numerics(model, numerics), plan, graphs, room)
 
 

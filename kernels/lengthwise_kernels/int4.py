@@ -75,8 +75,9 @@ class Int4Weight:
         return self
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x weight^T, [rows, in] to [rows, out], in the type of x."""
+        """x weight^T, [rows, in] to [rows, out], in the type of the scales."""
         x = functional.pad(x, (0, -self.num_inputs % self.group_size)).contiguous()
+        x = x.to(self.scales.dtype)
         result: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x, self.packed, self.group_size, self.scales
         )

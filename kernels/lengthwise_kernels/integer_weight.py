@@ -12,7 +12,7 @@ class IntegerWeight(Protocol):
     def num_bytes(self) -> int: ...
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x weight^T, in the type of x or in float32."""
+        """x weight^T, in the type of x, in float32, or in what the weights were packed for."""
 
     def in_any_batch(self) -> "IntegerWeight":
         """The same, such that no row of a product depends on how many others there are."""

@@ -52,6 +52,19 @@ def compute_dtype(spec: ModelSpec, device: torch.device, dtype: torch.dtype | No
     return torch.float32 if device.type == "cpu" and not packs(device, stored) else stored
 
 
+def integer_dtype(
+    device: torch.device, asked: torch.dtype | None, kind: torch.dtype
+) -> torch.dtype:
+    """What products with weights of 4 bits are computed in by a model that computes in `kind`.
+
+    In bfloat16 instead of float32 on a CPU, unless that was `asked` for: PyTorch's kernel has
+    instructions for no other type. (896 x 9,728 in groups of 32, one thread of an EPYC with AVX2,
+    float32 and bfloat16: 1 row 19.2 and 1.5 ms, 32 rows 569 and 15.7; full weights 2.7 and 13.9.)
+    """
+    falls_back = asked is None and device.type == "cpu" and kind == torch.float32
+    return torch.bfloat16 if falls_back else kind
+
+
 def load_model(
     checkpoint: Path,
     device: torch.device,
@@ -61,10 +74,12 @@ def load_model(
 ) -> Decoder:
     """Load a checkpoint folder, to compute in `compute_dtype`; opens the room of its adapters."""
     spec = read_spec(checkpoint, quantization)
+    kind = compute_dtype(spec, device, dtype)
     weights = load_weights(
         WeightFiles(checkpoint, hashed=True),
         ModelShard(whole=spec),
         device=device,
-        dtype=compute_dtype(spec, device, dtype),
+        dtype=kind,
+        integer_dtype=integer_dtype(device, dtype, kind),
     )
     return Decoder(spec, weights, adapters=None if adapters is None else adapters.open())

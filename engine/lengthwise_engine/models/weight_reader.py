@@ -48,10 +48,12 @@ class WeightReader:
         device: torch.device,
         dtype: torch.dtype,
         spec: DecoderSpec,
+        integer_dtype: torch.dtype,
     ) -> None:
         self._files = files
         self.device = device
         self._dtype = dtype
+        self._integer_dtype = integer_dtype
         self._projections = spec.projections
         self._integers = None
         if spec.integers is not None:
@@ -117,7 +119,7 @@ class WeightReader:
                 full = self._stack(weights, self._dtype, may_map=False)
                 codes = Codes.rounded(full, bits)
             bias = None if biases is None else self._stack(biases, self._dtype)
-            return IntegerLinear.of(codes, bias, self._dtype)
+            return IntegerLinear.of(codes, bias, self._integer_dtype)
         bias = None if biases is None else self._stack(biases, self._dtype)
         if self._projections == "full":
             return self._linear(weights, bias)
@@ -180,7 +182,7 @@ class WeightReader:
             except ValueError as error:
                 raise UnsupportedModel(f"{name}: {error}; use fewer ranks") from error
         bias = None if biases is None else self._stack(biases, self._dtype)
-        return IntegerLinear.of(stacked(codes, weights[0].name), bias, self._dtype)
+        return IntegerLinear.of(stacked(codes, weights[0].name), bias, self._integer_dtype)
 
     def _copied(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return self._stack([TensorPart.whole(name, shape)], dtype, may_map=False)

@@ -119,15 +119,21 @@ class DecoderWeights:
 
 
 def load_weights(
-    files: WeightFiles, shard: ModelShard, *, device: torch.device, dtype: torch.dtype
+    files: WeightFiles,
+    shard: ModelShard,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    integer_dtype: torch.dtype | None = None,
 ) -> DecoderWeights:
-    """Read a checkpoint in the Hugging Face naming.
+    """Read a checkpoint in the Hugging Face naming. `integer_dtype`: what products with integers
+    for weights are computed in, if not in `dtype`.
 
     Raises `CheckpointError` if it does not fit or is not computed on the device,
     `UnsupportedByKernel` if the device is not able to.
     """
     spec = shard.whole
-    reader = WeightReader(files, device, dtype, spec)
+    reader = WeightReader(files, device, dtype, spec, integer_dtype or dtype)
     if spec.projections in ("fp8", "stored fp8"):
         check_fp8(device)
     elif spec.projections != "full" and spec.experts is not None and groups_experts(device):

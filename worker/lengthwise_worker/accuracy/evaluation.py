@@ -102,7 +102,7 @@ def evaluate(request: EvaluationRequest, tell: Tell) -> AccuracyRecord:
         keep_freed_memory()
     tell(f"loading it in {request.quantization}")
     model = Scorer.load(
-        checkpoint, device, kinds[0], request.quantization, context, request.kv_dtype
+        checkpoint, device, _dtype(request.dtype), request.quantization, context, request.kv_dtype
     )
     tell("loading the full model")
     full = Scorer.load(checkpoint, device, kinds[1], "none", context)
