@@ -18,6 +18,7 @@ from lengthwise_checkpoint.errors import CheckpointError, UnsupportedModel
 from lengthwise_checkpoint.families import read_config
 from lengthwise_engine.errors import DeviceMemoryError, NumericsError
 from lengthwise_engine.loaded_model import LoadedModel, check_servable, load_runner
+from lengthwise_engine.models.foreign.norm import ForeignNorm, put_norms
 from lengthwise_engine.runner.base import SequenceChunk
 from lengthwise_engine.runner.sampler import SampledToken, SamplingParameters
 
@@ -221,6 +222,28 @@ def test_numerics_that_cannot_be_had_are_refused_or_fast(tmp_path: Path) -> None
     with pytest.raises(NumericsError, match="soft caps and sinks are not invariant"):
         _load(folder, numerics="invariant")
     assert _load(folder, numerics="auto").numerics == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("model_type", "is_ours"), [("llama", True), ("gemma", False)])
+@torch.inference_mode()
+def test_norms_become_ours_where_these_compute_the_same(
+    model_type: str, is_ours: bool, dtype: torch.dtype
+) -> None:
+    """Gemma's weights are what is added to 1."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    make: Any = AutoModelForCausalLM.from_config
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = make(AutoConfig.for_model(model_type, **size, **heads), dtype=dtype)
+    norms = [name for name, module in model.named_modules() if "RMSNorm" in str(type(module))]
+    assert len(norms) == 3
+    tokens = torch.arange(7).unsqueeze(0)
+    expected = model(input_ids=tokens).logits
+    put_norms(model)
+    assert {type(model.get_submodule(name)) is ForeignNorm for name in norms} == {is_ours}
+    torch.testing.assert_close(model(input_ids=tokens).logits, expected)
 
 
 def test_a_model_that_mixes_the_tokens_of_a_step_is_found_out(

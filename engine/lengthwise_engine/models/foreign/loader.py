@@ -13,6 +13,7 @@ from lengthwise_checkpoint.config_json import ConfigJson, shorten
 from lengthwise_checkpoint.errors import CheckpointError
 from lengthwise_engine.models.foreign.attention import NAME, paged_attention
 from lengthwise_engine.models.foreign.model import ForeignModel
+from lengthwise_engine.models.foreign.norm import put_norms
 from lengthwise_engine.models.foreign.projection import put_projections
 from lengthwise_engine.models.foreign.registry import Transformers
 from lengthwise_engine.models.foreign.spec import ForeignSpec
@@ -41,6 +42,7 @@ def load_foreign(
     model = _read(library, folder, dtype).to(device).requires_grad_(False)
     _fix_rotations(library, model, spec.context_length)
     put_projections(model)
+    put_norms(model)
     return ForeignModel(spec, model, digest, device, dtype)
 
 
