@@ -158,9 +158,8 @@ class SimulatedDecodeWorker(SimulatedWorker):
 
     def _predict(self, now: float) -> None:
         scheduler = self.scheduler
-        is_empty = not scheduler.num_running and not scheduler.num_reserved
-        if is_empty or now >= self._predict_at:
-            self._predicted = self.scheduler.predicted_blocks()
+        if now >= self._predict_at or not (scheduler.num_running or scheduler.num_reserved):
+            self._predicted = scheduler.predicted_blocks()
             self._predict_at = now + PREDICT_SECONDS
 
     def _grant(self) -> None:
