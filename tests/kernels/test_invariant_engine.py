@@ -64,6 +64,7 @@ def test_an_answer_is_the_same_in_any_batch_and_chunk(
     if device != "cpu":
         pytest.skip("tests/gpu/test_numerics.py computes on the GPU")
     monkeypatch.setattr(weight_reader, "packs", lambda device, dtype: False)
+    monkeypatch.setattr(weight_reader, "packs_copy", lambda weight: False)
     # Which rows and keys do it is tried by test_gpu_invariance.py.
     monkeypatch.setattr(invariance, "_ROWS", 3)
     monkeypatch.setattr(invariance, "_PARTS", ((0, 1), (1, 3)))
