@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 from client.scripted_router import Router, serving
@@ -66,9 +67,10 @@ class Terminal:
         deadline = time.monotonic() + seconds
         while text not in self.output:
             left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._file], [], [], max(left, 0.0))
-            assert ready, f"got no {text!r} within {seconds:g} s:\n{self.output}"
-            assert self._read(), f"ended without {text!r}:\n{self.output}"
+            if not select.select([self._file], [], [], max(left, 0.0))[0]:
+                self._fail(f"got no {text!r} within {seconds:g} s")
+            if not self._read():
+                self._fail(f"ended without {text!r}")
 
     def interrupt_until(self, end: str, seconds: float = 40.0) -> None:
         """Types Ctrl-C until something ends the output that comes. Once may not do: `input`
@@ -76,10 +78,18 @@ class Terminal:
         deadline = time.monotonic() + seconds
         begin = len(self.output)
         while not self.output[begin:].endswith(end):
-            assert time.monotonic() < deadline, f"got no {end!r}:\n{self.output}"
+            if time.monotonic() > deadline:
+                self._fail(f"got no {end!r} within {seconds:g} s")
             self.type("\x03")
             while select.select([self._file], [], [], 0.5)[0]:
-                assert self._read(), f"ended without {end!r}:\n{self.output}"
+                if not self._read():
+                    self._fail(f"ended without {end!r}")
+
+    def _fail(self, said: str) -> NoReturn:
+        self._process.kill()  # or it would trouble the tests that follow
+        self._process.wait(10)
+        os.close(self._file)
+        pytest.fail(f"{said}:\n{self.output}")
 
     def type(self, keys: str) -> None:
         os.write(self._file, keys.encode())
