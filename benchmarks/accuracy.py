@@ -73,14 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="accuracy", description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1024, help="of each text, by SmolLM2")
     arguments = parser.parse_args()
-    found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         text = documents(Path(folder))
         for model, tokens in ((DEMO, DEMO_TOKENS), (smollm2(), arguments.tokens)):
-            for row in rows(model, text, tokens) if model else ():
-                print(row, flush=True)
-                found.append(row)
-    append_rows("accuracy", found)
+            if model:
+                append_rows("accuracy", list(rows(model, text, tokens)))
 
 
 if __name__ == "__main__":
