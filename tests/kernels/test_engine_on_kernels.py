@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from lengthwise_engine.loaded_model import load_runner
-from lengthwise_engine.models import decoder, linear, weights
+from lengthwise_engine.models import decoder, linear, weight_reader, weights
 from lengthwise_engine.models.decoder_loader import Quantization
 from lengthwise_engine.models.experts import grouped
 from lengthwise_engine.runner import sampler, step_tensors
@@ -102,6 +102,9 @@ def _use_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
                 monkeypatch.setattr(module, name, kernel)
                 replaced.add(name)
     assert replaced == KERNELS.keys()
+    # Packed weights are oneDNN's, and of CPUs.
+    monkeypatch.setattr(weight_reader, "packs", lambda device, dtype: False)
+    monkeypatch.setattr(weight_reader, "packs_copy", lambda weight: False)
 
 
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
