@@ -198,7 +198,9 @@ async def test_a_token_leaves_as_soon_as_it_is_there(deploy: Deploy) -> None:
 
 @pytest.mark.slow
 async def test_a_silent_stream_is_kept_alive_in_every_phase(deploy: Deploy) -> None:
-    deployment = await deploy(keepalive_seconds=0.1, prefill_timeout_seconds=5.0)
+    deployment = await deploy(
+        keepalive_seconds=0.1, prefill_timeout_seconds=5.0, step_stall_seconds=5.0
+    )
     deployment.prefill[0].delay_seconds = 0.6
     began_at = time.monotonic()
     answer = await deployment.generate(max_tokens=5)
