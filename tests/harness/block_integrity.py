@@ -20,9 +20,10 @@ def check_cache(cache: PrefixCache) -> None:
     in_use = sum(1 for references in cache._references if references > 0)
     evictable = [*cache._ordinary, *cache._returning]
     assert cache._pool.num_free + len(evictable) + in_use == cache.num_blocks, "blocks leaked"
-    for block_id in evictable:
-        assert cache._references[block_id] < 0
-        assert cache._names[block_id] is not None
-        assert block_id in cache._queue_of(block_id)
+    for queue in (cache._ordinary, cache._returning):
+        for block_id in queue:
+            assert cache._references[block_id] < 0
+            assert cache._names[block_id] is not None
+            assert cache._queue_of(block_id) is queue
     named = {name: block for block, name in enumerate(cache._names) if name is not None}
     assert named == cache._block_of

@@ -143,6 +143,7 @@ async def test_a_second_stream_of_a_router_ends_the_first(
     await router.reserve(router.number(), prompt_of(20), 20)
     second = PlainRouter(cluster.prefill[0].address, cluster.decode[0].address)
     second.router_id = router.router_id
+    second.number()  # which its first stream has had
     await second.open()
     await _blocks_return(cluster)
     assert await second.generate(prompt_of(30), 5)
