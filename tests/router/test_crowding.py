@@ -7,6 +7,7 @@ from router.deployment import PROMPT, SLOW_LINK, Deploy, Deployment
 from router.stub_workers import stub_answer
 
 from lengthwise_policy.placement.outstanding import Placed
+from lengthwise_router.workers import worker as workers
 from lengthwise_router.workers.worker import Worker
 from lengthwise_wire.v1 import worker_pb2
 
@@ -40,7 +41,11 @@ async def test_a_crowded_worker_passes_a_request_on_and_nothing_has_gone_wrong(
     await deployment.nothing_is_held()
 
 
-async def test_what_a_worker_has_told_counts_until_its_next_status() -> None:
+async def test_what_a_worker_has_told_counts_until_its_next_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if no time passed, in which the queue is computed.
+    monkeypatch.setattr(workers, "still_queued", lambda tokens, cost, seconds: tokens)
     status = worker_pb2.WorkerStatus(worker_id="p", role=worker_pb2.ROLE_PREFILL, model="m")
     status.queues.add(length_class="long", requests=1, tokens=300)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
