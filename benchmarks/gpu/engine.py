@@ -11,12 +11,13 @@ from itertools import pairwise
 
 from random_models.engines import Engine, Engines
 from random_models.generate import decode, place, prefill, random_prompts
-from random_models.models import BLOCK, peak_of, prefill_flops, step_bytes
+from random_models.models import BLOCK, prefill_flops, projection_parameters, step_bytes
 
+from gpu.agreement.case import FLOPS_PER_SECOND
 from gpu.measurement import WARM_UPS, Measurement, time_steps
 from gpu.scale import Scale
 from gpu.task import Deadline, Row, Task
-from lengthwise_checkpoint.spec import Projections
+from lengthwise_checkpoint.spec import DecoderSpec, Projections
 from lengthwise_engine.runner.base import ModelRunner
 
 TABLE = "gpu_engine"
@@ -149,3 +150,13 @@ def _short(
             flops=flops,
             tokens=sum(lengths),
         ).row()
+
+
+def peak_of(spec: DecoderSpec, lengths: Sequence[int]) -> float:
+    """Operations per second that a prefill may reach: products in FP8 run at twice the rate, the
+    attention and the head do not."""
+    if spec.projections == "full":
+        return FLOPS_PER_SECOND
+    flops = prefill_flops(spec, lengths)
+    projected = 2 * projection_parameters(spec) * sum(lengths)
+    return flops / (flops - projected / 2) * FLOPS_PER_SECOND

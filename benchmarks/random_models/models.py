@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from gpu.agreement.case import FLOPS_PER_SECOND
 
 from lengthwise_checkpoint.config_json import ConfigJson
 from lengthwise_checkpoint.families import read_decoder_spec
@@ -153,16 +152,6 @@ def prefill_flops(spec: DecoderSpec, lengths: Sequence[int]) -> int:
     attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * pairs
     head = 2 * head_parameters(spec) * len(lengths)
     return 2 * projection_parameters(spec) * sum(lengths) + attention + head
-
-
-def peak_of(spec: DecoderSpec, lengths: Sequence[int]) -> float:
-    """Operations per second that a prefill may reach: products in FP8 run at twice the rate, the
-    attention and the head do not."""
-    if spec.projections == "full":
-        return FLOPS_PER_SECOND
-    flops = prefill_flops(spec, lengths)
-    projected = 2 * projection_parameters(spec) * sum(lengths)
-    return flops / (flops - projected / 2) * FLOPS_PER_SECOND
 
 
 def step_bytes(spec: DecoderSpec, num_keys: int, item_bytes: int) -> int:

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 from gpu.against_transformers import transformers, twin_of
-from gpu.engine import engine_tasks
+from gpu.engine import engine_tasks, peak_of
 from gpu.scale import TINY
 from gpu.task import Deadline
 from random_models.engines import Engine, Engines
@@ -15,7 +15,6 @@ from random_models.generate import generate, random_prompts
 from random_models.models import (
     SHAPES,
     head_parameters,
-    peak_of,
     prefill_flops,
     projection_parameters,
     spec_of,

@@ -23,8 +23,9 @@ def said(request: Request) -> list[tuple[str, str]]:
     return [(each.role, each.content) for each in request.prompt.conversation.messages]
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> None:
+def _amid_an_answer(router: Router) -> Terminal:
+    """Of a conversation: it stops after «Once upon»; the next answer is `hello`."""
+
     def endless(request: Request, _: object) -> Responses:
         yield first(request)
         yield words(0, "Once ", "upon ")
@@ -35,6 +36,12 @@ def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> Non
     terminal.read_until("> ")
     terminal.type("a story\n")
     terminal.read_until("upon ")
+    return terminal
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> None:
+    terminal = _amid_an_answer(router)
     terminal.type("\x03")
     terminal.read_until("upon ^C\r\n> ")
     terminal.type("half a line")
@@ -53,16 +60,7 @@ def test_ctrl_c_ends_an_answer_and_keeps_the_conversation(router: Router) -> Non
 
 @pytest.mark.slow
 def test_ctrl_c_again_and_again_ends_an_answer_and_nothing_else(router: Router) -> None:
-    def endless(request: Request, _: object) -> Responses:
-        yield first(request)
-        yield words(0, "Once ", "upon ")
-        router.freeze()
-
-    router.scripts.extend([endless, hello])
-    terminal = Terminal("chat", "-e", router.address)
-    terminal.read_until("> ")
-    terminal.type("a story\n")
-    terminal.read_until("upon ")
+    terminal = _amid_an_answer(router)
     for _ in range(5):
         terminal.type("\x03")
     terminal.read_until("^C\r\n> ")

@@ -45,7 +45,7 @@ async def test_what_a_worker_has_told_counts_until_its_next_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if no time passed, in which the queue is computed.
-    monkeypatch.setattr(workers, "still_queued", lambda tokens, cost, seconds: tokens)
+    monkeypatch.setattr(workers, "still_queued", lambda role, tokens, cost, seconds: tokens)
     status = worker_pb2.WorkerStatus(worker_id="p", role=worker_pb2.ROLE_PREFILL, model="m")
     status.queues.add(length_class="long", requests=1, tokens=300)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:

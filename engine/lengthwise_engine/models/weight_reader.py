@@ -145,9 +145,7 @@ class WeightReader:
         found = {self._files.kept_bits(part) for part in weights}
         if len(found) > 1 or not 0 < min(found) <= bits:
             return None
-        for part in weights:
-            self._files.require(part)
-            self._used.add(part.name)
+        self._use(weights)
         self._num_kept += 1
         codes = [self._files.read_codes(part).to(self.device) for part in weights]
         return stacked(codes, weights[0].name)

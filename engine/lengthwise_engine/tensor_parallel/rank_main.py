@@ -78,7 +78,7 @@ def _listen(parent: socket.socket, steps: Steps, stack: Stack) -> None:
     try:
         while (message := receive(parent)) is not None:
             if isinstance(message, AdapterLayer):
-                _store(message, stack.result())
+                _store(message, stack.result(0.0))
             else:
                 steps.put_nowait(message)
     except BaseException:

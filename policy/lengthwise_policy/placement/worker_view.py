@@ -113,12 +113,18 @@ def wait_seconds(cost: CostModel, tokens: int) -> float:
     return steps * cost.step_seconds + tokens * per_token
 
 
-def still_queued(tokens: int, cost: CostModel, seconds: float) -> int:
-    """Of the tokens that a prefill worker's status showed as queued, so many seconds later."""
+def still_queued(role: Role, tokens: int, cost: CostModel, seconds: float) -> int:
+    """Of the tokens that a worker's status showed as queued, so many seconds later: a prefill
+    worker computes them, those of decode workers wait for blocks."""
     step_seconds = wait_seconds(cost, STEP_TOKENS)
-    if not step_seconds:
+    if role != "prefill" or not step_seconds:
         return tokens
     return max(tokens - int(COMPUTED_SHARE * seconds / step_seconds * STEP_TOKENS), 0)
+
+
+def is_dated(view: WorkerView, seconds: float) -> bool:
+    """Whether the queue is shorter by now than in a view of so many seconds ago."""
+    return view.role == "prefill" and view.queued_tokens > 0 and seconds >= LOOK_ANEW_SECONDS
 
 
 def presumed_costs(views: Sequence[WorkerView]) -> dict[WorkerId, CostModel]:

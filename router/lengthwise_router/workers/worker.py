@@ -19,11 +19,7 @@ import grpc
 from lengthwise_policy.cost.model import PRIOR, CostModel
 from lengthwise_policy.length_class import DEFAULT_SHORT_TOKENS, LENGTH_CLASSES, LengthClass
 from lengthwise_policy.placement.outstanding import Outstanding, Placed
-from lengthwise_policy.placement.worker_view import (
-    LOOK_ANEW_SECONDS,
-    WorkerView,
-    still_queued,
-)
+from lengthwise_policy.placement.worker_view import WorkerView, is_dated, still_queued
 from lengthwise_policy.types import Role, WorkerId
 from lengthwise_router.labels import Condition, LossReason
 from lengthwise_router.workers.releases import Releases
@@ -249,9 +245,7 @@ class Worker:
 
     def time_passes(self, now: float) -> None:
         """Its queue is shorter by now than when it was looked at."""
-        view = self._view
-        has_queue = view is not None and view.role == "prefill" and view.queued_tokens
-        if has_queue and now - self._looked_at >= LOOK_ANEW_SECONDS:
+        if self._view is not None and is_dated(self._view, now - self._looked_at):
             self._view_changed()
 
     def _look(self, status: worker_pb2.WorkerStatus, now: float) -> WorkerView:
@@ -261,10 +255,8 @@ class Worker:
         cost = cost_from_wire(status.cost) if has_cost else self.presumed_cost or PRIOR
         queued = max(sum(queue.tokens for queue in queues), self._told_tokens)
         short = sum(queue.tokens for queue in queues if queue.length_class == "short")
-        if self.role == "prefill":
-            queued, short = (
-                still_queued(tokens, cost, now - self._queued_at) for tokens in (queued, short)
-            )
+        age = now - self._queued_at
+        queued, short = (still_queued(self.role, each, cost, age) for each in (queued, short))
         return WorkerView(
             worker_id=WorkerId(status.worker_id),
             role=self.role,

@@ -10,11 +10,7 @@ from lengthwise_policy.placement.outstanding import (
     QueuedPrompt,
     left_for_newcomer,
 )
-from lengthwise_policy.placement.worker_view import (
-    LOOK_ANEW_SECONDS,
-    WorkerView,
-    still_queued,
-)
+from lengthwise_policy.placement.worker_view import WorkerView, is_dated, still_queued
 from lengthwise_policy.types import WorkerId
 from lengthwise_simulator.cluster.journey import JourneyAttempt
 from lengthwise_simulator.cluster.spec import ClusterSpec
@@ -73,8 +69,7 @@ class WorkerPicture:
             self._view = None
             self._queued_at = report.sent_at + self._cluster.call_seconds
         view = self._view
-        has_queue = view is not None and view.role == "prefill" and view.queued_tokens
-        if view is None or (has_queue and now - self._looked_at >= LOOK_ANEW_SECONDS):
+        if view is None or is_dated(view, now - self._looked_at):
             self._looked_at = now
             view = self._view = self._look(now)
         return view
@@ -83,11 +78,10 @@ class WorkerPicture:
         worker, state, outstanding = self.worker, self._report.state, self._outstanding
         fresh_requests, fresh_tokens = outstanding.fresh
         queued, short = max(state.queued_tokens, self._told_tokens), state.queued_short_tokens
-        if worker.role == "prefill":
-            queued, short = (
-                still_queued(tokens, self._cost, now - self._queued_at)
-                for tokens in (queued, short)
-            )
+        age = now - self._queued_at
+        queued, short = (
+            still_queued(worker.role, each, self._cost, age) for each in (queued, short)
+        )
         return WorkerView(
             worker_id=worker.worker_id,
             role=worker.role,

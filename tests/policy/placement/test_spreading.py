@@ -241,14 +241,15 @@ def test_where_nothing_better_can_be_found_no_worker_is_to_refuse() -> None:
 def test_a_queue_shrinks_while_no_status_comes_no_faster_than_it_is_computed(
     tokens: int, seconds: float, later: float
 ) -> None:
-    left = still_queued(tokens, COST, seconds)
-    assert 0 <= still_queued(tokens, COST, seconds + later) <= left <= tokens
+    left = still_queued("prefill", tokens, COST, seconds)
+    assert 0 <= still_queued("prefill", tokens, COST, seconds + later) <= left <= tokens
     assert wait_seconds(COST, tokens) - wait_seconds(COST, left) <= seconds + COST.step_seconds
 
 
 def test_a_queue_that_costs_nothing_stays_as_it_was_shown() -> None:
     free = replace(COST, step_seconds=0.0, token_seconds=0.0, attention_seconds=0.0)
-    assert still_queued(100, free, 1.0) == 100
+    assert still_queued("prefill", 100, free, 1.0) == 100
+    assert still_queued("decode", 100, COST, 1.0) == 100
 
 
 @given(st.integers(0, 100_000))
